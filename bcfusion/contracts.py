@@ -1,0 +1,158 @@
+"""The contracts that hold the house together: what a batch, a network, a loss, a metric, a corpus and a simulator are.
+
+Everything here is a Protocol or a plain container: a class of the user's own package fulfils it by having the right
+attributes, without importing or inheriting from bcfusion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+
+if TYPE_CHECKING:  # metrics and manifests are used in worker processes that never load torch
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+
+class Batch(TypedDict, total=False):
+    """What a data loader gives and a training step takes.
+
+    inputs: ``(B, S, T)`` float32 in [-1, 1], sensors in the order of ``task.sensors``.
+    target: ``(B, 1, T)`` clean air-conducted speech.
+    lengths: ``(B,)`` int64, valid samples of each item; what lies behind is zero padding.
+    ids: stable across epochs and runs.
+    noise: ``(B, 1, T)``, only where the task adds noise.
+    unreadable: paths that were replaced by another item because they could not be read.
+    """
+
+    inputs: Tensor
+    target: Tensor
+    lengths: Tensor
+    ids: list[str]
+    noise: Tensor
+    unreadable: list[str]
+
+
+class Judgement(NamedTuple):
+    """What one sub-discriminator says of a waveform.
+
+    logits: ``(B, ...)``, one score per receptive field. features: the activations of its hidden layers, first to last,
+    without the input and without the logits.
+    """
+
+    logits: Tensor
+    features: list[Tensor]
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Restores speech: ``forward(inputs (B, S, T)) -> (B, 1, T)``, or a dict with key ``estimate`` and those of ``provides``.
+
+    The output has the length of the input for any T of at least one sample; the network pads and trims inside.
+    """
+
+    sample_rate: int
+    in_channels: int
+    hop: int  #: samples; a streaming chunk is a multiple of it
+    causal: bool
+    delay: int  #: output sample n depends on no input sample after n + delay
+    provides: tuple[str, ...]  #: keys of the output besides ``estimate``
+
+    def __call__(self, inputs: Tensor) -> Tensor | dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class Discriminator(Protocol):
+    """Judges a waveform ``(B, 1, T)``: one Judgement for each sub-discriminator."""
+
+    def __call__(self, waveform: Tensor) -> list[Judgement]: ...
+
+
+@runtime_checkable
+class Balancer(Protocol):
+    """Turns the weighted losses into one gradient of the generator.
+
+    ``backward`` is the trainer's own backward call (``manual_backward``): ``backward(tensor, gradient=None)``.
+    Returns the share of each loss in the gradient, for the log.
+    """
+
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        weights: Mapping[str, float],
+        anchor: Tensor,
+        backward: Callable[..., None],
+    ) -> dict[str, float | Tensor]: ...
+
+
+@runtime_checkable
+class AdversarialObjective(Protocol):
+    """The game between generator and discriminators, averaged over sub-discriminators. Both return scalars."""
+
+    def discriminator(self, target_judgements: Sequence[Judgement], estimate_judgements: Sequence[Judgement]) -> Tensor: ...
+
+    def generator(self, estimate_judgements: Sequence[Judgement]) -> Tensor: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A quality measure of one utterance, computed in NumPy in a worker process.
+
+    ``score`` returns one value for each name in ``names``, or raises :class:`Skip` with the reason.
+    """
+
+    names: tuple[str, ...]
+    higher_is_better: Mapping[str, bool | None]  #: None: information only (a lag), never selected by
+
+    def score(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]: ...
+
+
+class Skip(Exception):
+    """This utterance cannot be scored by this metric; the text is the reason, counted in the report."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance of a corpus.
+
+    Attributes:
+        id: unique within the corpus, stable across runs and machines (never an absolute path).
+        paths: sensor name to file. ``air`` is the clean air-conducted target; recorded sensors stand beside it.
+        speaker: who speaks. split: ``train``, ``valid`` or ``test``.
+        sample_rate: of the air file, in Hz. offset, duration: the part of the files that is meant, in seconds.
+        lag: seconds by which the recorded body signal comes later than air. polarity: +1, or -1 where it is inverted.
+    """
+
+    id: str
+    paths: Mapping[str, str]
+    speaker: str
+    split: str
+    sample_rate: int
+    duration: float
+    offset: float = 0.0
+    lag: float = 0.0
+    polarity: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Corpus(Protocol):
+    """Where utterances come from. ``rows`` may prepare (synthesise, scan) on its first call."""
+
+    def rows(self, split: str) -> list[Row]: ...
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """Makes one sensor's signal from clean air-conducted speech.
+
+    ``air (1, T)`` at ``sample_rate``; returns a dict with ``signal (1, T)`` and, where it added noise, ``noise (1, T)``.
+    All randomness is drawn from ``generator``. With ``training`` false the simulation is the fixed one of the
+    evaluation: it may draw a noise realisation (the generator is then seeded by the utterance), never other settings.
+    """
+
+    def __call__(
+        self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool
+    ) -> dict[str, Tensor]: ...
