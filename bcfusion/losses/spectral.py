@@ -1,0 +1,154 @@
+"""Losses between magnitude spectrograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.losses.valid import valid_samples
+
+
+class _StftLoss(nn.Module):
+    """One resolution of :class:`MultiResolutionStftLoss`: a value for each item."""
+
+    window: Tensor
+
+    def __init__(
+        self,
+        n_fft: int,
+        hop_length: int,
+        win_length: int,
+        spectral_convergence_weight: float,
+        log_magnitude_weight: float,
+        floor: float,
+        silence_db: float,
+        convergence_limit: float,
+    ) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
+        self.spectral_convergence_weight = spectral_convergence_weight
+        self.log_magnitude_weight = log_magnitude_weight
+        self.floor = floor
+        self.convergence_limit = convergence_limit
+        window = torch.hann_window(win_length)
+        self.register_buffer("window", window, persistent=False)
+        # Mean power in a bin of white noise at the silence level.
+        self.silence_power = 10.0 ** (silence_db / 10.0) * float(window.square().sum())
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """``(B,)`` from float32 ``estimate (B, T)`` and ``target (B, T)``, both zero behind ``lengths (B,)``."""
+        with torch.no_grad():
+            target_power = self._power(target)
+        estimate_power = self._power(estimate)
+
+        frames = lengths // self.hop_length + 1  # those centred within the item, as if it were transformed alone
+        padding = torch.arange(target_power.shape[1], device=lengths.device) >= frames[:, None]  # (B, N)
+        bins = frames * target_power.shape[2]
+
+        loss = torch.zeros_like(lengths, dtype=torch.float32)
+        if self.spectral_convergence_weight:
+            convergence = self._spectral_convergence(estimate_power.sqrt(), target_power.sqrt(), padding, bins)
+            loss = loss + self.spectral_convergence_weight * convergence
+        if self.log_magnitude_weight:
+            log_distance = (estimate_power.log() - target_power.log()).abs().sum(-1).masked_fill(padding, 0.0)
+            # The logarithm of a magnitude is half that of its power.
+            loss = loss + self.log_magnitude_weight * 0.5 * log_distance.sum(-1) / bins
+        return loss
+
+    def _power(self, signal: Tensor) -> Tensor:
+        """Power spectrogram plus floor ``(B, N, F)``, frames centred on multiples of the hop, zeros around the signal.
+
+        A frame holds only the samples under the window; the transform pads it at its end, not on both sides. Magnitudes
+        are those of ``torch.stft``, without windowing ``n_fft - win_length`` zeros in every frame.
+        """
+        half = self.win_length // 2
+        padded = nn.functional.pad(signal, (half, self.win_length - half))
+        spectrum = torch.fft.rfft(padded.unfold(-1, self.win_length, self.hop_length) * self.window, n=self.n_fft)
+        return spectrum.real.square() + spectrum.imag.square() + self.floor
+
+    def _spectral_convergence(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
+        def frobenius(magnitude: Tensor) -> Tensor:
+            # vector_norm, unlike the root of a sum of squares, has gradient 0 where a frame is matched exactly.
+            per_frame = torch.linalg.vector_norm(magnitude, dim=-1).masked_fill(padding, 0.0)
+            return torch.linalg.vector_norm(per_frame, dim=-1)
+
+        with torch.no_grad():
+            reference = torch.maximum(frobenius(target), frobenius(estimate) / self.convergence_limit)
+            reference = torch.maximum(reference, (self.silence_power * bins).sqrt())
+        return frobenius(estimate - target) / reference
+
+
+class MultiResolutionStftLoss(nn.Module):
+    r"""Spectral convergence and log-magnitude distance over several STFTs (Yamamoto et al. 2020, "Parallel WaveGAN",
+    eq. 4-6), per item, then averaged over resolutions and items.
+
+    Spectral convergence is :math:`\|\,|S| - |E|\,\|_F / \|S\|_F` over the frames of one item (public versions take the
+    norm over the batch, where the loudest item hides the others); the log-magnitude distance is the mean of
+    :math:`|\ln |S| - \ln |E||`. Frames are centred on multiples of the hop up to the item's length; what lies around
+    the item counts as zero, so that its value is the same alone or padded in a batch, and any length is long enough.
+
+    On silence the plain definition divides by nothing. Here the denominator of spectral convergence is never less than
+    the norm of white noise at ``silence_db``, nor than the estimate's norm over ``convergence_limit`` (a constant for
+    the gradient): the term stays below ``1 + convergence_limit`` whatever the target, and is the plain definition for
+    any target above the silence level whose estimate is not ``convergence_limit`` times as loud. ``floor`` is added to
+    every power, which bounds the log-magnitude distance and its gradient. Added, where public versions clamp: bins that
+    are still empty in the estimate, as at the start of bandwidth extension, keep a gradient.
+
+    Args:
+        resolutions: ``(n_fft, hop_length, win_length)`` of each STFT, in samples, with a Hann window.
+        spectral_convergence_weight: 0 leaves the term out.
+        log_magnitude_weight: 0 leaves the term out.
+        floor: power added to each bin, of a signal in [-1, 1] and a window that is not normalised; 1e-8 is about the
+            quantisation noise of 16-bit audio.
+        silence_db: RMS level in dBFS of the white noise that a silent target is measured against.
+        convergence_limit: how many times louder than the target an estimate may be before the denominator follows it.
+
+    Raises:
+        ConfigError: there is no resolution, or one of them is impossible.
+    """
+
+    def __init__(
+        self,
+        resolutions: Sequence[Sequence[int]] = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200)),
+        spectral_convergence_weight: float = 1.0,
+        log_magnitude_weight: float = 1.0,
+        floor: float = 1e-8,
+        silence_db: float = -60.0,
+        convergence_limit: float = 10.0,
+    ) -> None:
+        super().__init__()
+        problems = [] if resolutions else ["resolutions is empty: give at least one [n_fft, hop_length, win_length]"]
+        problems += [
+            f"resolutions: {list(resolution)} must be [n_fft, hop_length, win_length] with 0 < hop <= win <= n_fft"
+            for resolution in resolutions
+            if len(resolution) != 3 or not 0 < resolution[1] <= resolution[2] <= resolution[0]
+        ]
+        if problems:
+            raise ConfigError(problems)
+        self.resolutions = nn.ModuleList(
+            _StftLoss(
+                n_fft=n_fft,
+                hop_length=hop_length,
+                win_length=win_length,
+                spectral_convergence_weight=spectral_convergence_weight,
+                log_magnitude_weight=log_magnitude_weight,
+                floor=floor,
+                silence_db=silence_db,
+                convergence_limit=convergence_limit,
+            )
+            for n_fft, hop_length, win_length in resolutions
+        )
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: shapes other than these.
+        """
+        with torch.autocast(estimate.device.type, enabled=False):  # magnitudes near the floor need float32
+            estimate, target, _ = valid_samples(estimate, target, lengths)
+            per_resolution = [resolution(estimate, target, lengths) for resolution in self.resolutions]
+            return torch.stack(per_resolution).mean()

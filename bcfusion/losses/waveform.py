@@ -1,0 +1,63 @@
+"""Losses between waveforms: mean absolute error and scale-invariant signal-to-noise ratio."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.losses.valid import valid_samples
+
+
+class L1Loss(nn.Module):
+    """Mean absolute error over an item's valid samples, then over items: a short item counts as much as a long one."""
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: shapes other than these.
+        """
+        estimate, target, _ = valid_samples(estimate, target, lengths)
+        return ((estimate - target).abs().sum(-1) / lengths.clamp_min(1)).mean()
+
+
+class SiSnrLoss(nn.Module):
+    r"""Negative scale-invariant signal-to-noise ratio in dB (Le Roux et al. 2019, "SDR - half-baked or well done?").
+
+    With the target scaled to the estimate, :math:`p = s \langle e, s \rangle / \|s\|^2`, an item's loss is
+    :math:`-10 \log_{10} ((P_p + \epsilon) / (P_{e-p} + \epsilon))`, where P is the mean power over valid samples.
+
+    The ratio says nothing of a silent target, whose every estimate is orthogonal to it: such an item counts as 0 dB and
+    gives no gradient, and silence is left to the other losses. A silent estimate of an audible target is 0 dB as well.
+
+    Args:
+        zero_mean: remove each signal's own mean first (SI-SNR); without it a constant offset counts as noise (SI-SDR).
+        eps: regularising power, relative to full scale. It bounds the loss at the power of the target over ``eps``
+            (-74 dB for speech at -26 dBFS) and the gradient of a nearly perfect or nearly silent estimate.
+        silence_db: RMS level in dBFS at or below which a target is silence.
+    """
+
+    def __init__(self, zero_mean: bool = True, eps: float = 1e-8, silence_db: float = -60.0) -> None:
+        super().__init__()
+        self.zero_mean = zero_mean
+        self.eps = eps
+        self.silence_power = 10.0 ** (silence_db / 10.0)
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Scalar float32, in dB, from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: shapes other than these.
+        """
+        estimate, target, valid = valid_samples(estimate, target, lengths)
+        count = lengths.clamp_min(1)[:, None]
+        if self.zero_mean:
+            estimate = (estimate - estimate.sum(-1, keepdim=True) / count).masked_fill(~valid, 0.0)
+            target = (target - target.sum(-1, keepdim=True) / count).masked_fill(~valid, 0.0)
+        target_power = target.square().sum(-1, keepdim=True) / count
+        # Items below the clamp are silent, and are dropped at the end: the gain of all others is exact.
+        gain = (estimate * target).sum(-1, keepdim=True) / count / target_power.clamp_min(self.silence_power)
+        projection_power = gain.square() * target_power
+        noise_power = (estimate - gain * target).square().sum(-1, keepdim=True) / count
+        decibels = 10.0 * (torch.log10(noise_power + self.eps) - torch.log10(projection_power + self.eps))
+        return torch.where(target_power > self.silence_power, decibels, 0.0).mean()

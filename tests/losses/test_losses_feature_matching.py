@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from bcfusion.contracts import Judgement
+from bcfusion.errors import ConfigError
+from bcfusion.losses.feature_matching import FeatureMatchingLoss
+
+BOTH: tuple[Literal["none", "reference"], ...] = ("none", "reference")
+
+
+def judgement(*features: Tensor) -> Judgement:
+    return Judgement(logits=torch.zeros(1), features=list(features))
+
+
+def constant(value: float, *shape: int) -> Tensor:
+    return torch.full(shape, value)
+
+
+def test_plain_loss_is_the_mean_difference_averaged_over_layers_then_discriminators() -> None:
+    estimate = [judgement(constant(1.5, 2, 4, 10), constant(3.0, 2, 99, 7)), judgement(constant(9.0, 2, 1, 3))]
+    target = [judgement(constant(1.0, 2, 4, 10), constant(2.0, 2, 99, 7)), judgement(constant(4.0, 2, 1, 3))]
+    # first: (0.5 + 1) / 2; second: 5
+    assert FeatureMatchingLoss("none")(estimate, target).item() == pytest.approx((0.75 + 5.0) / 2)
+
+
+def test_reference_form_is_relative_to_the_target_of_each_layer() -> None:
+    estimate = [judgement(constant(1.5, 2, 4, 10), constant(3.0, 2, 99, 7))]
+    target = [judgement(constant(1.0, 2, 4, 10), constant(-2.0, 2, 99, 7))]
+    assert FeatureMatchingLoss("reference")(estimate, target).item() == pytest.approx((0.5 + 5 / 2) / 2)
+
+
+@pytest.mark.parametrize("scale", [0.1, 100.0])
+def test_only_the_reference_form_ignores_the_scale_of_a_discriminators_features(scale: float) -> None:
+    estimate, target = torch.randn(2, 3, 8, 20, generator=torch.Generator().manual_seed(0)).unbind(0)
+    for normalization, factor in zip(BOTH, (scale, 1.0), strict=True):
+        loss = FeatureMatchingLoss(normalization)
+        scaled = loss([judgement(scale * estimate)], [judgement(scale * target)])
+        torch.testing.assert_close(scaled, factor * loss([judgement(estimate)], [judgement(target)]))
+
+
+def test_growing_features_of_the_estimate_do_not_make_the_loss_smaller() -> None:
+    target = [judgement(constant(1.0, 1, 4, 10))]
+    loss = FeatureMatchingLoss("reference")
+    assert loss([judgement(constant(9.0, 1, 4, 10))], target).item() == pytest.approx(8.0)  # the estimate's: 0.89
+
+
+@pytest.mark.parametrize("normalization", BOTH)
+def test_gradient_reaches_the_estimate_and_never_the_target(normalization: Literal["none", "reference"]) -> None:
+    estimate = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = (2 * torch.ones(2, 4, 10)).requires_grad_()
+    FeatureMatchingLoss(normalization)([judgement(estimate)], [judgement(target)]).backward()
+    assert target.grad is None
+    assert estimate.grad is not None
+    # |gradient| = 1 / (items * features), divided by the target's magnitude, a constant, in the reference form
+    expected = torch.sign(estimate.detach() - 2) / 80 / (2 if normalization == "reference" else 1)
+    torch.testing.assert_close(estimate.grad, expected)
+
+
+def test_a_loud_item_does_not_decide_over_the_normalisation_of_a_quiet_one() -> None:
+    target = torch.cat([constant(100.0, 1, 4, 10), constant(0.1, 1, 4, 10)])
+    loss = FeatureMatchingLoss("reference")([judgement(1.5 * target)], [judgement(target)])
+    assert loss.item() == pytest.approx(0.5)
+
+
+def test_layers_that_do_not_respond_to_silence_are_measured_against_eps() -> None:
+    loss = FeatureMatchingLoss("reference", eps=0.1)
+    assert loss([judgement(constant(0.05, 1, 4, 10))], [judgement(torch.zeros(1, 4, 10))]).item() == pytest.approx(0.5)
+
+
+def test_discriminators_or_layers_that_do_not_pair_are_refused() -> None:
+    loss, layer = FeatureMatchingLoss(), torch.zeros(2, 4, 10)
+    for estimate, target in (
+        ([], []),
+        ([judgement(layer)], []),
+        ([judgement(layer)], [judgement(layer, layer)]),
+        ([judgement()], [judgement()]),
+        ([judgement(layer)], [judgement(layer[:1])]),
+    ):
+        with pytest.raises(ValueError):
+            loss(estimate, target)
+
+
+def test_unknown_normalization_names_the_choices() -> None:
+    wrong: dict[str, Any] = {"normalization": "estimate"}
+    with pytest.raises(ConfigError, match=r"'estimate'.*none, reference"):
+        FeatureMatchingLoss(**wrong)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bcfusion.errors import ConfigError
+from bcfusion.losses.spectral import MultiResolutionStftLoss
+
+T = 16000
+
+
+def white(level: float, seed: int, items: int = 1) -> Tensor:
+    return level * torch.randn(items, 1, T, generator=torch.Generator().manual_seed(seed))
+
+
+def speech_like(seed: int) -> Tensor:
+    """A harmonic sound of changing pitch and loudness over a noise floor, -26 dBFS, with silence at both ends."""
+    time = torch.arange(T, dtype=torch.float64) / 16000
+    phase = 2 * math.pi * (120 * time + 5 * torch.sin(4 * time + seed))
+    voice = sum(torch.sin(k * phase) / k for k in range(1, 30)) * (1.1 + torch.sin(9 * time))
+    signal = (0.05 * voice / voice.std())[None, None].float() + white(1e-3, seed)
+    signal[..., :1100] = 0.0
+    signal[..., -1100:] = 0.0
+    return signal
+
+
+def full(signal: Tensor) -> Tensor:
+    return torch.full((signal.shape[0],), signal.shape[-1])
+
+
+@pytest.mark.parametrize(("convergence", "log_magnitude"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.3, 2.0)])
+def test_is_the_published_definition_on_speech(convergence: float, log_magnitude: float) -> None:
+    freq = pytest.importorskip("auraloss.freq")
+    # Silent ends, since auraloss reflects a signal at its ends; a small floor, since it clamps where we add.
+    published = freq.MultiResolutionSTFTLoss(
+        [512, 1024, 2048], [50, 120, 240], [240, 600, 1200], w_sc=convergence, w_log_mag=log_magnitude, eps=1e-12
+    )
+    ours = MultiResolutionStftLoss(
+        spectral_convergence_weight=convergence, log_magnitude_weight=log_magnitude, floor=1e-12
+    )
+    target = speech_like(1)
+    estimate = 0.7 * target + speech_like(2)
+    expected = published(estimate, target).item()
+    assert expected > 0.1
+    assert ours(estimate, target, full(target)).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_half_the_amplitude_costs_one_half_in_convergence_and_ln_2_in_log_magnitude() -> None:
+    target = white(0.1, 1)
+    convergence = MultiResolutionStftLoss(log_magnitude_weight=0.0)(0.5 * target, target, full(target))
+    log_magnitude = MultiResolutionStftLoss(spectral_convergence_weight=0.0)(0.5 * target, target, full(target))
+    assert convergence.item() == pytest.approx(0.5, abs=1e-3)
+    assert log_magnitude.item() == pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_polarity_does_not_count() -> None:
+    target = white(0.1, 1)
+    assert MultiResolutionStftLoss()(-target, target, full(target)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("target_level", [0.0, 1e-6, 1e-4, 1e-3])
+@pytest.mark.parametrize("estimate_level", [1e-6, 1e-3, 0.05, 1.0])
+def test_a_silent_target_neither_jumps_in_value_nor_in_gradient(target_level: float, estimate_level: float) -> None:
+    loss = MultiResolutionStftLoss()
+    estimate = white(estimate_level, 2).requires_grad_()
+    silent = loss(estimate, white(target_level, 3), full(estimate))
+    silent.backward()
+    # 11 at most of convergence, and ln(|E| / 1e-4) of log magnitude; public versions reach thousands.
+    assert silent.item() < 11 + 13
+    assert estimate.grad is not None
+    # 1 / (2 sqrt(floor)) in each bin bounds the log term; its sum over frames and bins stays far below that.
+    assert estimate.grad.norm().item() < 1000
+
+
+@pytest.mark.parametrize(("level", "convergence"), [(1e-3, 1.0), (5e-4, 0.5), (1e-4, 0.1)])
+def test_noise_over_a_silent_target_is_measured_against_noise_of_minus_60_decibels(
+    level: float, convergence: float
+) -> None:
+    loss = MultiResolutionStftLoss(log_magnitude_weight=0.0, floor=1e-12)
+    silence = torch.zeros(1, 1, T)
+    assert loss(white(level, 1), silence, full(silence)).item() == pytest.approx(convergence, rel=0.02)
+
+
+def test_convergence_follows_an_estimate_far_louder_than_its_target_up_to_the_limit() -> None:
+    target = white(0.01, 1)
+    for limit in (5.0, 10.0):
+        loss = MultiResolutionStftLoss(log_magnitude_weight=0.0, convergence_limit=limit)
+        assert loss(3 * target, target, full(target)).item() == pytest.approx(2.0, rel=1e-3)
+        assert loss(100 * target, target, full(target)).item() == pytest.approx(limit * 99 / 100, rel=1e-3)
+
+
+def test_an_empty_band_of_the_estimate_keeps_a_gradient_there() -> None:
+    time = torch.arange(T, dtype=torch.float64) / 16000  # phases in float32 would fill the band with noise
+    low, high = (0.1 * torch.sin(2 * math.pi * f * time)[None, None].float() for f in (300.0, 6000.0))
+    estimate = (low + 1e-7 * high).requires_grad_()  # below the floor at every resolution
+    loss = MultiResolutionStftLoss(spectral_convergence_weight=0.0)
+    loss(estimate, low + high, full(low)).backward()
+    assert estimate.grad is not None
+    inner = slice(4000, 12000)  # the tone's ends are clicks, which fill every band
+    assert (estimate.grad * high)[..., inner].sum().item() < -1.0  # descent makes the band louder
+
+
+def test_a_second_of_padding_is_not_a_second_of_perfect_silence() -> None:
+    target, estimate = white(0.1, 1), white(0.1, 2)
+    loss = MultiResolutionStftLoss()
+    alone = loss(estimate[..., :4000], target[..., :4000], torch.tensor([4000]))
+    padded = loss(estimate, target, torch.tensor([4000]))
+    unmasked = loss(
+        torch.nn.functional.pad(estimate[..., :4000], (0, 12000)),
+        torch.nn.functional.pad(target[..., :4000], (0, 12000)),
+        full(target),
+    )
+    torch.testing.assert_close(padded, alone)
+    assert unmasked < 0.7 * alone
+
+
+def test_odd_windows_have_a_frame_at_every_multiple_of_the_hop_too() -> None:
+    target, estimate = white(0.1, 1)[..., :960], white(0.1, 2)[..., :960]
+    loss = MultiResolutionStftLoss(resolutions=[(256, 60, 121)])
+    padded = [torch.nn.functional.pad(signal, (0, 500)) for signal in (estimate, target)]
+    torch.testing.assert_close(loss(*padded, torch.tensor([960])), loss(estimate, target, torch.tensor([960])))
+
+
+@pytest.mark.parametrize("resolutions", [[], [(512, 50)], [(512, 0, 240)], [(512, 50, 600)], [(512, 300, 240)]])
+def test_impossible_resolutions_are_refused(resolutions: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ConfigError, match="resolutions"):
+        MultiResolutionStftLoss(resolutions=resolutions)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bcfusion.losses.waveform import L1Loss, SiSnrLoss
+
+T = 4000
+FULL = torch.tensor([T])
+
+
+def sine(cycles: int, amplitude: float = 0.1) -> Tensor:
+    """Whole cycles: sines of different frequency are orthogonal, without a mean, of power amplitude^2 / 2."""
+    return amplitude * torch.sin(2 * math.pi * cycles * torch.arange(T, dtype=torch.float64) / T)[None, None].float()
+
+
+def test_l1_of_a_constant_error_is_that_error() -> None:
+    assert L1Loss()(sine(5) + 0.25, sine(5), FULL).item() == pytest.approx(0.25, rel=1e-5)
+
+
+def test_l1_gives_a_short_item_the_same_say_as_a_long_one() -> None:
+    target = torch.zeros(2, 1, T)
+    estimate = torch.stack([torch.full((1, T), 0.1), torch.full((1, T), 0.3)])
+    assert L1Loss()(estimate, target, torch.tensor([T, T // 100])).item() == pytest.approx(0.2, rel=1e-5)
+
+
+def test_shapes_that_would_broadcast_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(B, 1, T\)"):
+        L1Loss()(torch.zeros(4, 1, T), torch.zeros(4, T), torch.full((4,), T))
+    with pytest.raises(ValueError, match="lengths"):
+        L1Loss()(torch.zeros(4, 1, T), torch.zeros(4, 1, T), FULL)
+
+
+@pytest.mark.parametrize(("ratio", "decibels"), [(1.0, 0.0), (0.1, 20.0), (10.0, -20.0), (0.5, 6.0206)])
+def test_si_snr_of_orthogonal_noise_is_the_ratio_of_powers(ratio: float, decibels: float) -> None:
+    loss = SiSnrLoss()(sine(5) + ratio * sine(9), sine(5), FULL)
+    assert loss.item() == pytest.approx(-decibels, abs=1e-3)
+
+
+@pytest.mark.parametrize("gain", [0.1, -1.0, 9.0])
+def test_si_snr_ignores_gain_and_polarity_of_the_estimate(gain: float) -> None:
+    estimate = sine(5) + 0.5 * sine(9)
+    plain, scaled = SiSnrLoss()(estimate, sine(5), FULL), SiSnrLoss()(gain * estimate, sine(5), FULL)
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=5e-3)
+
+
+def test_only_si_sdr_counts_a_constant_offset_as_noise() -> None:
+    offset = sine(5) + 0.1 / math.sqrt(2)  # of the power of the sine
+    assert SiSnrLoss(zero_mean=True)(offset, sine(5), FULL).item() < -50
+    assert SiSnrLoss(zero_mean=False)(offset, sine(5), FULL).item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_si_snr_removes_the_mean_of_the_valid_part_alone() -> None:
+    target = sine(8)
+    estimate = target + 0.3
+    target[..., T // 2 :] = 5.0
+    assert SiSnrLoss()(estimate, target, torch.tensor([T // 2])).item() < -50
+
+
+def test_si_snr_of_a_perfect_estimate_is_bounded_by_eps() -> None:
+    expected = -10 * math.log10(0.005 / 1e-6 + 1)
+    assert SiSnrLoss(eps=1e-6)(sine(5), sine(5), FULL).item() == pytest.approx(expected, abs=0.01)
+
+
+def test_si_snr_lets_a_silent_target_neither_jump_nor_pull() -> None:
+    estimate = (sine(5) + 0.5 * sine(9)).requires_grad_()
+    loss = SiSnrLoss()(estimate, sine(7, amplitude=1e-3), FULL)  # -63 dBFS
+    loss.backward()
+    assert loss.item() == 0.0
+    assert estimate.grad is not None
+    assert torch.count_nonzero(estimate.grad) == 0
+    assert SiSnrLoss(silence_db=-70.0)(estimate, sine(7, amplitude=1e-3), FULL).item() > 20
+
+
+def test_si_snr_of_a_silent_estimate_is_zero_decibels() -> None:
+    assert SiSnrLoss()(torch.zeros(1, 1, T), sine(5), FULL).item() == 0.0
+
+
+def test_gradient_of_si_snr_is_that_of_finite_differences() -> None:
+    estimate = (sine(5) + 0.5 * sine(9)).requires_grad_()
+    SiSnrLoss()(estimate, sine(5), FULL).backward()
+    assert estimate.grad is not None
+    step = 0.01 * sine(9)
+    after, before = (SiSnrLoss()(estimate.detach() + sign * step, sine(5), FULL) for sign in (1, -1))
+    assert (estimate.grad * 2 * step).sum().item() == pytest.approx((after - before).item(), rel=1e-2)
