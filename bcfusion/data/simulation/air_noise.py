@@ -62,6 +62,8 @@ class AirNoise:
         bcfusion.errors.AudioError: when called, a noise file cannot be read.
     """
 
+    provides_noise = True  #: batches hold ``noise``, which losses may ask for
+
     def __init__(
         self,
         noise_root: str | None = None,

@@ -1,0 +1,233 @@
+"""The data of a run, as Lightning wants it; it works without a Trainer too."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import lightning
+import torch
+
+from bcfusion.contracts import Corpus, Row, Simulator
+from bcfusion.data.segments import AIR, EvalItems, SensorReader, TrainSegments
+from bcfusion.data.stream import BatchSchedule, EvalLoader, StepLoader, UnreadableTally
+from bcfusion.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class SpeechDataModule(lightning.LightningDataModule):
+    """One corpus, the sensors of one task, three loaders.
+
+    Each sensor of each row is read where the corpus has a recording of it, and simulated from air otherwise. Training
+    takes random crops, validation and test take whole files. The order of training is that of
+    :class:`~bcfusion.data.stream.BatchSchedule`, already divided among ranks: the Trainer must be told
+    ``use_distributed_sampler=False``. Ranks share evaluation as ``rows[rank::world_size]``.
+
+    Args:
+        corpus: where utterances come from.
+        simulators: by sensor.
+        sensors: of the task, in the order of the network's inputs.
+        sample_rate: of batches, in Hz.
+        segment_seconds: length of a training crop.
+        batch_size: crops in a training batch of one rank.
+        batches_per_pass: batches between two validations.
+        workers: processes that read training data; ``auto``: none on one or two cores, else one a core but one, at
+            most 8. Evaluation uses one where training uses some.
+        resample: whether files of another rate are resampled (else they are refused in :meth:`setup`).
+        seed: of the run.
+        max_unreadable_share: of a split's utterances, in [0, 1], that may fail to be read while the run goes on.
+        max_train_items, max_valid_items: so many utterances of the split are used, spread over it; None: all.
+
+    Raises:
+        DataError: an argument is out of range; later: a sensor that is neither recorded nor simulated, a corpus without
+            the rows that are asked for, files of another rate, two rows with one id, too many unreadable files.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        simulators: Mapping[str, Simulator],
+        sensors: Sequence[str],
+        sample_rate: int,
+        segment_seconds: float = 1.0,
+        batch_size: int = 8,
+        batches_per_pass: int = 1000,
+        workers: int | Literal["auto"] = "auto",
+        resample: bool = True,
+        seed: int = 0,
+        max_unreadable_share: float = 0.05,
+        max_train_items: int | None = None,
+        max_valid_items: int | None = None,
+    ) -> None:
+        super().__init__()
+        problems = []
+        if not sensors:
+            problems.append("task.sensors: no sensor is named")
+        if not segment_seconds * sample_rate >= 1:
+            problems.append(f"data.segment_seconds: {segment_seconds} s is under one sample")
+        if batch_size < 1:
+            problems.append(f"data.batch_size: {batch_size} must be at least 1")
+        if batches_per_pass < 1:
+            problems.append(f"batches_per_pass: {batches_per_pass} must be at least 1")
+        if workers != "auto" and (isinstance(workers, str) or workers < 0):
+            problems.append(f"data.workers: {workers!r} is neither auto nor a number of processes")
+        if not 0 <= max_unreadable_share <= 1:
+            problems.append(f"data.max_unreadable_share: {max_unreadable_share} is not between 0 and 1")
+        self.limits = {"train": max_train_items, "valid": max_valid_items}
+        for name, limit in self.limits.items():
+            if limit is not None and limit < 1:
+                problems.append(f"max_{name}_items: {limit} must be at least 1, or null")
+        if problems:
+            raise DataError("\n".join(problems))
+        self.corpus = corpus
+        self.segment_seconds = segment_seconds
+        self.batch_size = batch_size
+        self.batches_per_pass = batches_per_pass
+        self.workers = automatic_workers() if workers == "auto" else int(workers)
+        self.seed = seed
+        self.max_unreadable_share = max_unreadable_share
+        self.reader = SensorReader(tuple(sensors), dict(simulators), sample_rate, resample)
+        self._rows: dict[str, list[Row]] = {}
+        self._train_loader: StepLoader | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Look at the rows that a stage needs: scan them, and check their sensors, rates and ids.
+
+        Args:
+            stage: Lightning's ``fit``, ``validate`` or ``test``; None for all.
+
+        Raises:
+            DataError: see the class.
+        """
+        if stage in ("fit", None):
+            self._filled("train")
+        if stage in ("fit", "validate", None):
+            self._filled("valid")
+        if stage in ("test", None):
+            self._filled(self.test_split)
+
+    def rows(self, split: str) -> list[Row]:
+        """The checked rows of a split, of all ranks; may be empty.
+
+        Raises:
+            DataError: see the class.
+        """
+        if split not in self._rows:
+            rows = self.corpus.rows(split)
+            self._check(rows, split)
+            limit = self.limits.get(split)
+            # spread, since neighbours are often of one speaker
+            self._rows[split] = rows if limit is None else rows[:: max(1, len(rows) // limit)][:limit]
+        return self._rows[split]
+
+    @property
+    def test_split(self) -> str:
+        """Where test utterances come from: ``test``, or ``valid`` where the corpus has none."""
+        return "test" if self.rows("test") else "valid"
+
+    def audio_seconds(self, split: str) -> float:
+        """Seconds of audio in a split; of ``test`` those of :attr:`test_split`."""
+        return sum(row.duration for row in self.rows(self.test_split if split == "test" else split))
+
+    def describe(self) -> str:
+        """The corpus in a few words, for the first line of a run."""
+        parts = []
+        for split in dict.fromkeys(("train", "valid", self.test_split)):
+            rows = self.rows(split)
+            speakers = len({row.speaker for row in rows})
+            parts.append(f"{split} {len(rows)} files, {speakers} speakers, {self.audio_seconds(split) / 60:.1f} min")
+        return f"{type(self.corpus).__name__}: {'; '.join(parts)}"
+
+    def train_dataloader(self) -> StepLoader:
+        """The endless stream; always the same object, so that its position and its workers outlive a pass."""
+        if self._train_loader is None:
+            rows = self._filled("train")
+            rank, world_size = self._place()
+            segments = TrainSegments(rows, self.reader, self.segment_seconds, self.seed)
+            schedule = BatchSchedule(len(segments), self.batch_size, self.seed, rank, world_size)
+            self._train_loader = StepLoader(
+                segments,
+                schedule,
+                self.batches_per_pass,
+                UnreadableTally(len(rows), self.max_unreadable_share, "train"),
+                self.workers,
+                pin_memory=torch.cuda.is_available(),
+            )
+        return self._train_loader
+
+    def val_dataloader(self) -> EvalLoader:
+        """Whole validation utterances, one in a batch."""
+        return self._eval_loader("valid")
+
+    def test_dataloader(self) -> EvalLoader:
+        """Whole test utterances, one in a batch; those of validation where the corpus has no test split."""
+        if (split := self.test_split) != "test":
+            logger.info("%s has no test split: validation utterances are taken", type(self.corpus).__name__)
+        return self._eval_loader(split)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """End the training workers."""
+        if stage in ("fit", None) and self._train_loader is not None:
+            self._train_loader.close()
+
+    def _eval_loader(self, split: str) -> EvalLoader:
+        rank, world_size = self._place()
+        rows = self._filled(split)
+        return EvalLoader(
+            EvalItems(rows[rank::world_size], self.reader),
+            UnreadableTally(len(rows), self.max_unreadable_share, split),
+            min(1, self.workers),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of ranks."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _filled(self, split: str) -> list[Row]:
+        rows = self.rows(split)
+        if not rows:
+            raise DataError(
+                f"{type(self.corpus).__name__} has no utterances for the split {split!r}: add some, {_HINT}"
+            )
+        return rows
+
+    def _check(self, rows: Sequence[Row], split: str) -> None:
+        name = type(self.corpus).__name__
+        known = {AIR, *self.reader.simulators}
+        for sensor in self.reader.sensors:
+            without = [row.id for row in rows if sensor not in row.paths and sensor not in known]
+            if without:
+                raise DataError(
+                    f"sensor {sensor!r}: {name} has no recording of it for {len(without)} of {len(rows)} utterances of "
+                    f"{split} (first: {without[0]}), and no degradation simulates it"
+                )
+        if without := [row.id for row in rows if AIR not in row.paths]:
+            raise DataError(f"{name} has no clean air-conducted file for {len(without)} rows (first: {without[0]})")
+        if not self.reader.resample:
+            other = [row for row in rows if row.sample_rate != self.reader.sample_rate]
+            if other:
+                raise DataError(
+                    f"{other[0].paths[AIR]} has {other[0].sample_rate} Hz, the task {self.reader.sample_rate} Hz "
+                    f"({len(other)} of {len(rows)} files of {split}), and resampling is off: "
+                    "set data.resample=true or convert them"
+                )
+        seen: dict[str, Row] = {}
+        for row in rows:
+            if row.id in seen:
+                raise DataError(
+                    f"{name}: {seen[row.id].paths[AIR]} and {row.paths[AIR]} have the same id {row.id!r}: rename one"
+                )
+            seen[row.id] = row
+
+
+_HINT = "or choose another corpus with data=..."
+
+
+def automatic_workers() -> int:
+    """How many reader processes suit this machine: none on one or two cores, else a core is left, at most 8."""
+    cores = os.cpu_count() or 1
+    return 0 if cores <= 2 else min(8, cores - 1)

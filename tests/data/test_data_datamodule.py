@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import Tensor
+
+from bcfusion import audio
+from bcfusion.contracts import Corpus, Row
+from bcfusion.data import datamodule
+from bcfusion.data.corpora.folder import FolderCorpus
+from bcfusion.data.corpora.listing import ManifestCorpus
+from bcfusion.data.corpora.pairs import PairsCorpus
+from bcfusion.data.datamodule import SpeechDataModule, automatic_workers
+from bcfusion.errors import AudioError, DataError
+
+RATE = 8000
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def halved(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+    return {"signal": 0.5 * air}
+
+
+class Rows:
+    """A corpus of given rows."""
+
+    def __init__(self, **splits: list[Row]) -> None:
+        self.splits = splits
+
+    def rows(self, split: str) -> list[Row]:
+        return self.splits.get(split, [])
+
+
+def rows(folder: Path, split: str, number: int, rate: int = RATE) -> list[Row]:
+    made = []
+    for index in range(number):
+        path = folder / split / f"{index}.wav"
+        audio.write(path, np.random.default_rng(index).uniform(-0.5, 0.5, rate + 10 * index), rate)
+        made.append(Row(f"{split}/{index}", {"air": str(path)}, "s", split, rate, audio.info(path).duration))
+    return made
+
+
+def module(corpus: Corpus, **changes: object) -> SpeechDataModule:
+    values: dict[str, object] = {
+        "simulators": {"body": halved},
+        "sensors": ["body"],
+        "sample_rate": RATE,
+        "segment_seconds": 0.5,
+        "batch_size": 2,
+        "batches_per_pass": 3,
+        "workers": 0,
+    }
+    return SpeechDataModule(corpus, **{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_three_loaders_without_a_trainer(tmp_path: Path) -> None:
+    corpus = Rows(**{split: rows(tmp_path, split, 3) for split in ("train", "valid", "test")})
+    data = module(corpus)
+    data.setup()
+    batches = list(data.train_dataloader())
+    assert [batch["inputs"].shape for batch in batches] == [(2, 1, RATE // 2)] * 3
+    assert torch.equal(batches[0]["inputs"], 0.5 * batches[0]["target"])
+    assert [batch["ids"] for batch in data.val_dataloader()] == [["valid/0"], ["valid/1"], ["valid/2"]]
+    assert [batch["target"].shape[-1] for batch in data.test_dataloader()] == [RATE, RATE + 10, RATE + 20]
+    assert data.train_dataloader() is data.train_dataloader()
+    data.teardown("fit")
+
+
+def test_without_a_test_split_validation_utterances_are_tested(tmp_path: Path) -> None:
+    data = module(Rows(train=rows(tmp_path, "train", 1), valid=rows(tmp_path, "valid", 2)))
+    data.setup("test")
+    assert data.test_split == "valid"
+    assert len(data.test_dataloader()) == 2
+    both = module(Rows(valid=rows(tmp_path, "valid", 2), test=rows(tmp_path, "test", 1)))
+    assert both.test_split == "test"
+
+
+def test_a_split_without_utterances_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="Rows has no utterances for the split 'valid'"):
+        module(Rows(train=rows(tmp_path, "train", 1))).setup("fit")
+    with pytest.raises(DataError, match="'train'"):
+        module(Rows()).setup("fit")
+
+
+def test_a_sensor_that_is_neither_recorded_nor_simulated_is_told_with_the_corpus(tmp_path: Path) -> None:
+    made = rows(tmp_path, "train", 2)
+    with pytest.raises(DataError, match="sensor 'noisy': Rows has no recording of it for 2 of 2 utterances of train"):
+        module(Rows(train=made), sensors=["body", "noisy"]).rows("train")
+    recorded = [Row(r.id, {**r.paths, "noisy": r.paths["air"]}, "s", "train", RATE, r.duration) for r in made]
+    assert module(Rows(train=recorded), sensors=["body", "noisy"]).rows("train") == recorded
+
+
+def test_ranks_share_evaluation_and_training_without_overlap(tmp_path: Path) -> None:
+    corpus = Rows(train=rows(tmp_path, "train", 4), valid=rows(tmp_path, "valid", 5))
+    ids: dict[str, list[str]] = {"train": [], "valid": []}
+    for rank in range(2):
+        data = module(corpus, segment_seconds=1.0, batches_per_pass=1)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        ids["train"] += [name for batch in data.train_dataloader() for name in batch["ids"]]
+        ids["valid"] += [name for batch in data.val_dataloader() for name in batch["ids"]]
+    for split, names in ids.items():
+        assert sorted(names) == [row.id for row in corpus.rows(split)]
+
+
+def test_another_rate_is_told_at_once_where_resampling_is_off(tmp_path: Path) -> None:
+    corpus = Rows(train=rows(tmp_path, "train", 2, rate=16000))
+    with pytest.raises(DataError, match=r"0\.wav has 16000 Hz, the task 8000 Hz \(2 of 2 files"):
+        module(corpus, resample=False).rows("train")
+    batch = next(iter(module(corpus).train_dataloader()))
+    assert batch["target"].shape == (2, 1, RATE // 2)
+
+
+def test_two_rows_of_one_id_are_told(tmp_path: Path) -> None:
+    [row] = rows(tmp_path, "train", 1)
+    with pytest.raises(DataError, match="same id 'train/0'"):
+        module(Rows(train=[row, row])).rows("train")
+
+
+def test_all_wrong_arguments_are_told_at_once() -> None:
+    with pytest.raises(DataError) as error:
+        module(Rows(), sensors=[], segment_seconds=0, batch_size=0, workers="many", max_unreadable_share=2)
+    assert len(str(error.value).splitlines()) == 5
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(None, 0), (1, 0), (2, 0), (4, 3), (64, 8)])
+def test_automatic_workers_leave_a_core(monkeypatch: pytest.MonkeyPatch, cores: int | None, workers: int) -> None:
+    monkeypatch.setattr(datamodule.os, "cpu_count", lambda: cores)
+    assert automatic_workers() == workers
+    assert module(Rows(), workers="auto").workers == workers
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (["+data=folder", "data.root={root}"], FolderCorpus),
+        (["+data=pairs", "data.body={root}", "data.air={root}"], PairsCorpus),
+        (["+data=manifest", "data.path={root}/m.jsonl"], ManifestCorpus),
+    ],
+)
+def test_the_shipped_configurations_make_their_corpus(tmp_path: Path, overrides: list[str], kind: type) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose(overrides=[override.format(root=tmp_path) for override in overrides])
+    corpus = instantiate(config.data.corpus)
+    assert isinstance(corpus, kind)
+    keys = ("segment_seconds", "batch_size", "workers", "resample", "max_unreadable_share")
+    assert SpeechDataModule(corpus, {}, ["air"], RATE, **{key: config.data[key] for key in keys}).batch_size == 8
+
+
+def test_a_wide_file_in_a_worker_is_told_in_one_line(tmp_path: Path) -> None:
+    made = rows(tmp_path, "train", 1)
+    audio.write(made[0].paths["air"], np.zeros((2, RATE)), RATE)
+    data = module(Rows(train=made), workers=1)
+    with pytest.raises(AudioError, match=r"^\S+0\.wav has 2 channels, sensor 'air' is one") as error:
+        next(iter(data.train_dataloader()))
+    assert "Traceback" not in str(error.value)

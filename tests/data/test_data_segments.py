@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from bcfusion import audio
+from bcfusion.audio import AudioFormatError, UnreadableAudio
+from bcfusion.contracts import Row
+from bcfusion.data.collate import Item, collate
+from bcfusion.data.seeding import generator_for, stable_seed
+from bcfusion.data.segments import EvalItems, SensorReader, TrainSegments
+from bcfusion.errors import DataError
+
+RATE = 8000
+
+
+class Noisy:
+    """A simulator that adds noise of its generator and says whether it is training."""
+
+    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+        noise = torch.randn(air.shape, generator=generator) * (1.0 if training else 0.01)
+        return {"signal": air + noise, "noise": noise}
+
+
+def scale(factor: float) -> object:
+    def simulate(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+        return {"signal": air.mul_(factor)}  # in place on purpose: the target must not notice
+
+    return simulate
+
+
+def ramp(frames: int) -> np.ndarray:
+    """Samples that say where they stand."""
+    return np.arange(1, frames + 1, dtype=np.float32) / 2**17
+
+
+def row(path: Path, name: str, frames: int, **more: object) -> Row:
+    file = path / f"{name}.wav"
+    if not file.exists():
+        audio.write(file, ramp(frames), RATE, "FLOAT")
+    values = {"paths": {"air": str(file)}, "speaker": "s", "split": "train", "sample_rate": RATE}
+    return Row(id=name, duration=frames / RATE, **{**values, **more})  # type: ignore[arg-type]
+
+
+def reader(*sensors: str, **simulators: object) -> SensorReader:
+    return SensorReader(sensors, simulators, RATE)  # type: ignore[arg-type]
+
+
+def same(a: Item, b: Item) -> bool:
+    return all(torch.equal(a[key], b[key]) if isinstance(a[key], Tensor) else a[key] == b[key] for key in a)  # type: ignore[literal-required]
+
+
+def test_seeds_are_equal_on_every_machine_and_distinct_for_distinct_names() -> None:
+    assert stable_seed(0, "crop", 1, 2) == 12813933753196916797  # hash() is salted anew in every process
+    names = [(1, 23), (12, 3), ("1", 23), (1, "23"), (123,), (23, 1)]
+    assert len({stable_seed(*name) for name in names}) == len(names)
+
+
+def test_an_item_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
+    rows = [row(tmp_path, "a", 3 * RATE), row(tmp_path, "b", 5 * RATE)]
+    segments = TrainSegments(rows, reader("noisy", noisy=Noisy()), 0.5, seed=3)
+    first = segments[4, 7]
+    torch.manual_seed(99)
+    segments[0, 0]
+    assert same(segments[4, 7], first)
+    assert same(TrainSegments(rows, segments.reader, 0.5, seed=3)[4, 7], first)
+    for other in (segments[5, 7], segments[4, 8], TrainSegments(rows, segments.reader, 0.5, seed=4)[4, 7]):
+        assert not torch.equal(other["target"], first["target"])
+        assert not torch.equal(other["noise"], first["noise"])
+
+
+def test_reading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
+    segments = TrainSegments([row(tmp_path, "a", RATE)], reader("noisy", noisy=Noisy()), 0.5, seed=3)
+    before = torch.get_rng_state()
+    segments[0, 0]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_long_files_are_visited_in_proportion_and_short_ones_once(tmp_path: Path) -> None:
+    rows = [row(tmp_path, "short", RATE // 10), row(tmp_path, "long", 6 * RATE), row(tmp_path, "one", RATE)]
+    segments = TrainSegments(rows, reader("air"), 1.0, seed=0)
+    assert [segments.row_of(index) for index in range(len(segments))] == [0, 1, 1, 1, 1, 1, 1, 2]
+
+
+def test_crops_reach_every_place_of_a_file_up_to_both_ends(tmp_path: Path) -> None:
+    segments = TrainSegments([row(tmp_path, "a", 12)], reader("air"), 8 / RATE, seed=0)
+    firsts = {round(float(segments[epoch, 0]["target"][0, 0]) * 2**17) for epoch in range(100)}
+    assert firsts == {1, 2, 3, 4, 5}
+
+
+def test_a_short_clip_is_taken_whole_and_padded(tmp_path: Path) -> None:
+    segments = TrainSegments([row(tmp_path, "a", 300)], reader("noisy", noisy=Noisy()), 1000 / RATE, seed=0)
+    item = segments[0, 0]
+    assert item["length"] == 300
+    assert np.array_equal(item["target"][0, :300].numpy(), ramp(300))
+    for key in ("inputs", "target", "noise"):
+        assert item[key].shape == (1, 1000)  # type: ignore[literal-required]
+        assert not item[key][:, 300:].any()  # type: ignore[literal-required]
+
+
+def test_all_sensors_are_cut_at_the_same_place(tmp_path: Path) -> None:
+    audio.write(tmp_path / "n.wav", 2 * ramp(RATE), RATE, "FLOAT")
+    recorded = {"air": str(tmp_path / "a.wav"), "noisy": str(tmp_path / "n.wav")}
+    segments = TrainSegments(
+        [row(tmp_path, "a", RATE, paths=recorded)], reader("noisy", "half", "air", half=scale(0.5)), 0.25, seed=0
+    )
+    item = segments[1, 0]
+    assert item["inputs"].shape == (3, RATE // 4)
+    assert torch.equal(item["inputs"][0:1], 2 * item["target"])
+    assert torch.equal(item["inputs"][1:2], 0.5 * item["target"])
+    assert torch.equal(item["inputs"][2:3], item["target"])
+
+
+def test_a_recording_is_preferred_to_a_simulation(tmp_path: Path) -> None:
+    item_row = row(tmp_path, "a", 100, paths={"air": str(tmp_path / "a.wav"), "body": str(tmp_path / "a.wav")})
+    item = EvalItems([item_row], reader("body", body=scale(0)))[0]
+    assert torch.equal(item["inputs"], item["target"])
+
+
+@pytest.mark.parametrize("lag", [5, -5])
+def test_a_late_and_inverted_body_sensor_is_read_in_step_with_air(tmp_path: Path, lag: int) -> None:
+    frames = 1000
+    body = np.zeros(frames, dtype=np.float32)
+    if lag > 0:
+        body[lag:] = -ramp(frames)[:-lag]
+    else:
+        body[:lag] = -ramp(frames)[-lag:]
+    audio.write(tmp_path / "body.wav", body, RATE, "FLOAT")
+    paths = {"air": str(tmp_path / "a.wav"), "body": str(tmp_path / "body.wav")}
+    item_row = row(tmp_path, "a", frames, paths=paths, lag=lag / RATE, polarity=-1)
+    item = EvalItems([item_row], reader("body"))[0]
+    inside = slice(5, -5)
+    assert torch.equal(item["inputs"][0, inside], item["target"][0, inside])
+
+
+def test_offset_and_duration_bound_what_is_read(tmp_path: Path) -> None:
+    whole = row(tmp_path, "a", 1000)
+    part = Row("p", whole.paths, "s", "train", RATE, duration=100 / RATE, offset=400 / RATE)
+    assert np.array_equal(EvalItems([part], reader("air"))[0]["target"][0].numpy(), ramp(1000)[400:500])
+    segments = TrainSegments([part], reader("air"), 10 / RATE, seed=0)
+    values = torch.cat([segments[epoch, 0]["target"] for epoch in range(100)]) * 2**17
+    assert (int(values.min()), int(values.max())) == (401, 500)
+
+
+def test_a_file_of_another_rate_is_resampled_to_the_task(tmp_path: Path) -> None:
+    time = np.arange(3 * RATE) / (3 * RATE)
+    audio.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 440 * time), 3 * RATE, "FLOAT")
+    target = EvalItems([row(tmp_path, "a", RATE, sample_rate=3 * RATE)], reader("air"))[0]["target"][0]
+    expected = 0.5 * torch.sin(2 * torch.pi * 440 * torch.arange(RATE, dtype=torch.float64) / RATE)
+    assert target.shape == (RATE,)
+    assert float((target - expected)[200:-200].abs().max()) < 1e-4
+
+
+def test_evaluation_is_the_same_in_every_run_and_tells_simulators_so(tmp_path: Path) -> None:
+    rows = [row(tmp_path, "a", 800), row(tmp_path, "b", 800)]
+    items, again = (EvalItems(rows, reader("noisy", noisy=Noisy())) for _ in range(2))
+    assert same(items[0], again[0])
+    assert not torch.equal(items[0]["noise"], items[1]["noise"])
+    assert torch.equal(EvalItems(rows[1:], items.reader)[0]["noise"], items[1]["noise"])
+    assert float(items[0]["noise"].std()) < 0.02
+
+
+def test_the_noise_of_a_sensor_does_not_depend_on_the_sensors_beside_it(tmp_path: Path) -> None:
+    rows = [row(tmp_path, "a", 800)]
+    alone = EvalItems(rows, reader("noisy", noisy=Noisy()))[0]
+    beside = EvalItems(rows, reader("body", "noisy", noisy=Noisy(), body=scale(0.5)))[0]
+    assert torch.equal(alone["noise"], beside["noise"])
+
+
+def test_files_that_cannot_be_read_are_replaced_and_named(tmp_path: Path) -> None:
+    rows = [row(tmp_path, name, RATE) for name in ("good", "cut", "nan", "gone")]
+    content = (tmp_path / "cut.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(content[: len(content) // 2])
+    soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan, dtype=np.float32), RATE, subtype="FLOAT")
+    (tmp_path / "gone.wav").unlink()
+    segments = TrainSegments(rows, reader("air"), 0.5, seed=0)
+    for index in (2, 4, 6):
+        item = segments[0, index]
+        assert item["id"] == "good"
+        assert item["unreadable"][0] == rows[segments.row_of(index)].paths["air"]
+        assert same(segments[0, index], item)
+    assert segments[0, 0]["unreadable"] == []
+    with pytest.raises(UnreadableAudio):
+        EvalItems(rows, reader("air"))[1]
+
+
+def test_training_ends_where_nothing_can_be_read(tmp_path: Path) -> None:
+    rows = [row(tmp_path, "gone", RATE)]
+    (tmp_path / "gone.wav").unlink()
+    with pytest.raises(DataError, match=r"cannot be read.*gone\.wav"):
+        TrainSegments(rows, reader("air"), 0.5, seed=0)[0, 0]
+    with pytest.raises(DataError, match="no utterances"):
+        TrainSegments([], reader("air"), 0.5, seed=0)
+
+
+def test_a_wrong_channel_count_is_not_replaced_but_told(tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.wav", np.zeros((2, RATE)), RATE)
+    with pytest.raises(AudioFormatError, match=r"a\.wav has 2 channels"):
+        TrainSegments([row(tmp_path, "a", RATE)], reader("air"), 0.5, seed=0)[0, 0]
+
+
+def test_a_wrong_rate_is_not_replaced_but_told_where_resampling_is_off(tmp_path: Path) -> None:
+    strict = SensorReader(["air"], {}, 16000, resample=False)
+    with pytest.raises(AudioFormatError, match="8000 Hz, the task at 16000 Hz"):
+        TrainSegments([row(tmp_path, "a", RATE)], strict, 0.5, seed=0)[0, 0]
+
+
+def test_a_simulator_that_changes_the_length_is_named(tmp_path: Path) -> None:
+    def short(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+        return {"signal": air[:, 1:]}
+
+    with pytest.raises(DataError, match=r"simulator of 'body'.*\(1, 99\)"):
+        EvalItems([row(tmp_path, "a", 100)], reader("body", body=short))[0]
+
+
+def test_a_batch_is_padded_to_its_longest_item(tmp_path: Path) -> None:
+    items = EvalItems([row(tmp_path, "a", 100), row(tmp_path, "b", 40)], reader("air", "noisy", noisy=Noisy()))
+    batch = collate([items[0], items[1]])
+    assert batch["inputs"].shape == (2, 2, 100)
+    assert batch["target"].shape == batch["noise"].shape == (2, 1, 100)
+    assert batch["lengths"].tolist() == [100, 40]
+    assert batch["lengths"].dtype == torch.int64
+    assert not batch["inputs"][1, :, 40:].any()
+    assert np.array_equal(batch["target"][1, 0, :40].numpy(), ramp(40))
+    assert batch["ids"] == ["a", "b"]
+    assert "noise" not in collate([items[0], EvalItems([items.rows[1]], reader("air", "air"))[0]])
+
+
+def test_generators_of_one_name_give_the_same_numbers() -> None:
+    a, b, c = (torch.rand(3, generator=generator_for(*name)) for name in ((1, "x"), (1, "x"), (1, "y")))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
