@@ -1,0 +1,1 @@
+"""Networks that restore speech, one file each; ``conf/generator/`` names them by module path."""

@@ -1,0 +1,277 @@
+"""Convolutions over time, causal or centred by one argument.
+
+Frames are counted so that strides compose: a convolution of stride s gives ``ceil(T / s)`` frames, a transposed one
+``s * frames`` samples. The causal ones see zeros to the left of the file: frame j of a strided convolution is computed
+from samples up to ``(j + 1) s - 1``, the last of its own frame, so that a chunk of whole frames gives whole frames.
+
+Memory layout: a tensor ``(B, C, T)`` whose channels lie next to each other in memory (see :func:`channels_last`) goes
+through the 2-D kernels, which are up to twice as fast on CPUs, and comes out in the same layout; any other tensor
+goes through the 1-D kernels. The values are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.streaming import StreamingError, StreamingModule
+
+Norm = Literal["weight_norm", "spectral_norm"]
+PaddingMode = Literal["zeros", "reflect"]
+
+
+def apply_norm(module: nn.Module, norm: Norm | None) -> None:
+    """Puts a reparametrisation on ``module.weight``, in place.
+
+    ``weight_norm`` (Salimans & Kingma 2016) has one gain for each slice of the weight's first dimension: the output
+    channels of a convolution, the input channels of a transposed one. This is torch's default, and much faster than
+    gains along another dimension.
+    ``spectral_norm``: Miyato et al. 2018.
+    """
+    if norm == "weight_norm":
+        parametrizations.weight_norm(module)
+    elif norm == "spectral_norm":
+        parametrizations.spectral_norm(module)
+    elif norm is not None:
+        raise ConfigError([f"{type(module).__name__}: norm={norm!r} is none of weight_norm, spectral_norm, null"])
+
+
+def remove_weight_norm(module: nn.Module) -> nn.Module:
+    """Replaces every weight-normalised weight below ``module`` by the plain parameter it stands for, in place.
+
+    The function computed is the same. Other parametrisations (spectral norm) stay.
+
+    Returns:
+        The module itself.
+    """
+    for layer in list(module.modules()):
+        if not parametrize.is_parametrized(layer):
+            continue
+        parametrised = layer.parametrizations
+        assert isinstance(parametrised, nn.ModuleDict)
+        for name, steps in list(parametrised.items()):
+            assert isinstance(steps, parametrize.ParametrizationList)
+            if any(isinstance(step, parametrizations._WeightNorm) for step in steps):
+                # torch deletes the computed weight from the layer's class, which deep copies share: without a class of
+                # its own for this layer, the copies would be left without a weight
+                shared = type(layer)
+                layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+                parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+    return module
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """``(B, C, T)`` with the channels of one instant next to each other in memory; same shape, same values."""
+    if torch.compiler.is_exporting():
+        return x
+    return x.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
+
+
+class Conv1d(StreamingModule):
+    """Convolution ``(B, in_channels, T) -> (B, out_channels, ceil(T / stride))``, for any T of at least one sample.
+
+    The kernel spans ``extent = (kernel_size - 1) * dilation + 1`` samples, and ``context = extent - stride`` of them
+    lie outside of the frame: all to the left of it when causal, else half on either side (the odd one to the left).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in :class:`torch.nn.Conv1d`.
+        causal: pad to the left only; the layer can stream, ``context`` samples being its state.
+        padding_mode: of the non-causal layer: ``zeros``, or ``reflect``, which mirrors as far as there are samples to
+            mirror and continues with zeros (a file shorter than the kernel).
+        norm: see :func:`apply_norm`.
+
+    Raises:
+        ConfigError: sizes that do not fit, an extent below the stride, or reflection in a causal layer.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        causal: bool = False,
+        padding_mode: PaddingMode = "zeros",
+        norm: Norm | None = None,
+    ) -> None:
+        super().__init__()
+        self.extent = (kernel_size - 1) * dilation + 1
+        self.context = self.extent - stride
+        problems = []
+        if min(in_channels, out_channels, kernel_size, stride, dilation, groups) < 1:
+            problems.append("channels, kernel_size, stride, dilation and groups must be at least 1")
+        elif in_channels % groups or out_channels % groups:
+            problems.append(f"{in_channels} and {out_channels} channels do not divide into {groups} groups")
+        if self.context < 0:
+            problems.append(f"a kernel of {self.extent} samples leaves gaps at stride {stride}")
+        if padding_mode not in ("zeros", "reflect"):
+            problems.append(f"padding_mode={padding_mode!r} is none of zeros, reflect")
+        elif causal and padding_mode != "zeros":
+            problems.append(f"causal=True pads with zeros: padding_mode={padding_mode!r} would need future samples")
+        if problems:
+            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems])
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.stride, self.dilation, self.groups = stride, dilation, groups
+        self.causal = causal
+        self.padding_mode = padding_mode
+        self.left = self.context if causal else self.context - self.context // 2
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        _initialise(self.weight, self.bias, fan_in=in_channels // groups * kernel_size)
+        apply_norm(self, norm)
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """``past (B, in_channels, context)``: the last input samples."""
+        return {"past": like.new_zeros(batch_size, self.in_channels, self.context)} if self.context else {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole files of any length, or chunks of whole frames.
+
+        Raises:
+            StreamingError: a chunk is not a multiple of the stride.
+        """
+        if not self.is_streaming:
+            right = self.context - self.left + -x.shape[-1] % self.stride
+            if self.padding_mode == "zeros" and self.left == right:
+                return self._convolve(x, padding=self.left)  # the kernel pads by itself, without a copy
+            return self._convolve(_pad(x, self.left, right, self.padding_mode))
+        if x.shape[-1] % self.stride:
+            raise StreamingError(f"a chunk of {x.shape[-1]} samples is not a multiple of the stride {self.stride}")
+        if self.context:
+            x = torch.cat([self.recall("past"), x], dim=-1)
+            self.replace(past=x[..., x.shape[-1] - self.context :])
+        return self._convolve(x)
+
+    def input_span(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
+        return first * self.stride - self.left, last * self.stride - self.left + self.extent - 1
+
+    def _convolve(self, x: Tensor, padding: int = 0) -> Tensor:
+        weight = self.weight  # once: under a norm every access computes it anew
+        if not _is_channels_last(x):
+            return F.conv1d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        if x.numel() < weight.numel():  # to reorder the weight would cost more than to reorder the signal
+            y = F.conv1d(x.contiguous(), weight, self.bias, self.stride, padding, self.dilation, self.groups)
+            return channels_last(y)
+        stride, dilation = (1, self.stride), (1, self.dilation)
+        y = F.conv2d(x.unsqueeze(2), weight.unsqueeze(2), self.bias, stride, (0, padding), dilation, self.groups)
+        return y.squeeze(2)
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return f"{sizes}, dilation={self.dilation}, groups={self.groups}, causal={self.causal}"
+
+
+class ConvTranspose1d(StreamingModule):
+    """Transposed convolution ``(B, in_channels, frames) -> (B, out_channels, stride * frames)``.
+
+    The full result is longer by ``overlap = kernel_size - stride`` samples. The causal layer keeps the first
+    ``stride * frames`` samples, the centred one the middle. When streaming, the overlap is held back and added to the
+    next chunk; the bias is added once, after that.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, bias: as in :class:`torch.nn.ConvTranspose1d`.
+        causal: keep the first samples; the layer can stream.
+        norm: see :func:`apply_norm`.
+
+    Raises:
+        ConfigError: sizes below one, or a kernel shorter than the stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        bias: bool = True,
+        causal: bool = False,
+        norm: Norm | None = None,
+    ) -> None:
+        super().__init__()
+        if min(in_channels, out_channels, kernel_size, stride) < 1:
+            raise ConfigError([f"{type(self).__name__}: channels, kernel_size and stride must be at least 1"])
+        if kernel_size < stride:
+            name = type(self).__name__
+            raise ConfigError([f"{name}: a kernel of {kernel_size} samples leaves gaps at stride {stride}"])
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = kernel_size, stride
+        self.causal = causal
+        self.overlap = kernel_size - stride
+        self.left = 0 if causal else self.overlap // 2
+        self.weight = nn.Parameter(torch.empty(in_channels, out_channels, kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        # each output sample is a sum over the input channels and the kernel taps that overlap there
+        _initialise(self.weight, self.bias, fan_in=in_channels * math.ceil(kernel_size / stride))
+        apply_norm(self, norm)
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """``overlap (B, out_channels, overlap)``: what the last frames add to samples not yet given out."""
+        return {"overlap": like.new_zeros(batch_size, self.out_channels, self.overlap)} if self.overlap else {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole files or chunks, of any number of frames."""
+        length = self.stride * x.shape[-1]
+        if not self.is_streaming:
+            if 2 * self.left == self.overlap:
+                return self._convolve(x, self.bias, padding=self.left)  # the kernel cuts by itself, without a copy
+            return self._convolve(x, self.bias)[..., self.left : self.left + length]
+        y = self._convolve(x, bias=None)
+        if self.overlap:
+            y = y + F.pad(self.recall("overlap"), (0, length))
+            self.replace(overlap=y[..., length:])
+            y = y[..., :length]
+        return y if self.bias is None else y + self.bias.unsqueeze(-1)
+
+    def input_span(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input frame that the outputs ``first`` to ``last`` depend on."""
+        # output n is the sum over frames j of the taps n + left - j * stride, those within the kernel
+        return -((self.kernel_size - 1 - first - self.left) // self.stride), (last + self.left) // self.stride
+
+    def _convolve(self, x: Tensor, bias: Tensor | None, padding: int = 0) -> Tensor:
+        weight = self.weight
+        if not _is_channels_last(x):
+            return F.conv_transpose1d(x, weight, bias, self.stride, padding)
+        if x.numel() < weight.numel():
+            return channels_last(F.conv_transpose1d(x.contiguous(), weight, bias, self.stride, padding))
+        y = F.conv_transpose2d(x.unsqueeze(2), weight.unsqueeze(2), bias, (1, self.stride), (0, padding))
+        return y.squeeze(2)
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return f"{sizes}, causal={self.causal}"
+
+
+def _initialise(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
+    """Uniform in +-1/sqrt(fan_in), torch's own default for convolutions."""
+    bound = 1 / math.sqrt(fan_in)
+    nn.init.uniform_(weight, -bound, bound)
+    if bias is not None:
+        nn.init.uniform_(bias, -bound, bound)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    # an exported graph is laid out by the runtime that loads it, and is not to depend on this chunk's length
+    return not torch.compiler.is_exporting() and x.shape[1] > 1 and x.stride(1) == 1
+
+
+def _pad(x: Tensor, left: int, right: int, mode: PaddingMode) -> Tensor:
+    """Pads time. In four dimensions, because padding keeps the channels-last layout only there."""
+    padded = x.unsqueeze(2)
+    if mode == "reflect":
+        mirrored = x.shape[-1] - 1  # as many samples as can be mirrored at either end
+        inner = (min(left, mirrored), min(right, mirrored), 0, 0)
+        padded = F.pad(padded, inner, mode="reflect")
+        left, right = left - inner[0], right - inner[1]
+    return F.pad(padded, (left, right, 0, 0)).squeeze(2)

@@ -1,0 +1,132 @@
+"""Streaming: the same ``forward`` takes a whole file, or one chunk after the other.
+
+A causal layer keeps what it needs of the past in a small dict of named tensors. A chunk REPLACES these tensors and
+never writes into them, so a state that was read with :meth:`StreamingModule.get_state` stays what it was, can be put
+back later, and is the signature of an exported step ``(x, *state) -> (y, *state)``::
+
+    with model.streaming(batch_size=1), torch.inference_mode():
+        for chunk in chunks:  # (1, sensors, a multiple of model.hop)
+            play(model(chunk))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import BcfusionError
+
+
+class StreamingError(BcfusionError):
+    """A network cannot be streamed, or was streamed in a way it does not support."""
+
+
+class StreamingModule(nn.Module):
+    """A layer or a network that can be run chunk by chunk.
+
+    A layer with memory overrides :meth:`initial_state`, asks :attr:`is_streaming` in its ``forward`` and there reads
+    and replaces its state with :meth:`recall` and :meth:`replace`. A network needs nothing but to inherit: streaming
+    reaches every StreamingModule below it, through plain containers too.
+
+    Attributes:
+        causal: whether no output depends on an input behind its own frame. Only causal modules stream.
+    """
+
+    causal: bool = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state: dict[str, Tensor] | None = None  # None: whole files
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """The state before the first sample: what zeros to the left of the file are in whole-file mode.
+
+        Args:
+            batch_size: number of streams that run side by side.
+            like: a parameter of the network, for device and dtype.
+        """
+        return {}
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether ``forward`` takes chunks now."""
+        return self._state is not None
+
+    def recall(self, name: str) -> Tensor:
+        """The tensor that this layer kept under ``name`` at the last chunk."""
+        if self._state is None:
+            raise StreamingError(f"{type(self).__name__} has a state only inside `with model.streaming(batch_size):`")
+        return self._state[name]
+
+    def replace(self, **tensors: Tensor) -> None:
+        """Keeps tensors for the next chunk, in place of those of the same names."""
+        if self._state is None:
+            raise StreamingError(f"{type(self).__name__} has a state only inside `with model.streaming(batch_size):`")
+        self._state = {**self._state, **tensors}
+
+    @contextmanager
+    def streaming(self, batch_size: int) -> Iterator[Self]:
+        """Inside, ``forward`` takes consecutive chunks of ``batch_size`` streams; the state is dropped at the end.
+
+        Raises:
+            StreamingError: a layer is not causal (it is named), or streaming is on already.
+        """
+        layers = list(self._streaming_modules())
+        for path, layer in layers:
+            where = f"{type(layer).__name__} at '{path}'" if path else type(layer).__name__
+            if not layer.causal:
+                raise StreamingError(f"{where} is not causal and cannot stream: build the network with causal=True")
+            if layer.is_streaming:
+                raise StreamingError(f"{where} is streaming already: leave that `with` block first")
+        tensors = chain(self.parameters(), self.buffers())
+        like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.zeros(()))
+        try:
+            for _, layer in layers:
+                layer._state = layer.initial_state(batch_size, like.detach())
+            yield self
+        finally:
+            for _, layer in layers:
+                layer._state = None
+
+    def get_state(self) -> dict[str, Tensor]:
+        """The whole state, flat: ``"path.of.layer.name"`` to tensor, in a fixed order. No copies: it never changes.
+
+        Raises:
+            StreamingError: outside of :meth:`streaming`.
+        """
+        state: dict[str, Tensor] = {}
+        for path, layer in self._streaming_modules():
+            if layer._state is None:
+                raise StreamingError("there is a state only inside `with model.streaming(batch_size):`")
+            state.update({f"{path}.{name}" if path else name: tensor for name, tensor in layer._state.items()})
+        return state
+
+    def set_state(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from a state that :meth:`get_state` gave.
+
+        Raises:
+            StreamingError: outside of :meth:`streaming`, or a tensor is missing, unknown or of another shape.
+        """
+        present = self.get_state()
+        problems = [f"missing '{name}'" for name in present if name not in state]
+        problems += [f"unknown '{name}'" for name in state if name not in present]
+        problems += [
+            f"'{name}' has shape {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+            for name, tensor in present.items()
+            if name in state and state[name].shape != tensor.shape
+        ]
+        if problems:
+            raise StreamingError(f"this state is of another network or batch size: {'; '.join(problems[:3])}")
+        for path, layer in self._streaming_modules():
+            names = layer._state or {}
+            layer._state = {name: state[f"{path}.{name}" if path else name].to(old) for name, old in names.items()}
+
+    def _streaming_modules(self) -> Iterator[tuple[str, StreamingModule]]:
+        for path, module in self.named_modules():
+            if isinstance(module, StreamingModule):
+                yield path, module
