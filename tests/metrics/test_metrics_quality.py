@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import math
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pytest
+from numpy.random import mtrand
+
+from bcfusion.contracts import Metric, Skip
+from bcfusion.metrics.base import MetricBase
+from bcfusion.metrics.lsd import Lsd
+from bcfusion.metrics.pesq import Pesq, most_utterances
+from bcfusion.metrics.si_sdr import SiSdr
+from bcfusion.metrics.stoi import Stoi
+
+RATE = 16_000
+ALL: list[Callable[[], MetricBase]] = [
+    Pesq,
+    lambda: Pesq("nb"),
+    Stoi,
+    lambda: Stoi(extended=True),
+    SiSdr,
+    Lsd,
+    lambda: Lsd(low_frequency=4000, name="lsd_hf"),
+]
+METRIC_IDS = ["pesq_wb", "pesq_nb", "stoi", "estoi", "si_sdr", "lsd", "lsd_hf"]
+all_metrics = pytest.mark.parametrize("make", ALL, ids=METRIC_IDS)
+
+
+def speech_like(seconds: float = 3.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    """Voiced syllables, four a second: harmonics of a gliding pitch and breath, over a faint noise floor."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * np.cumsum(120 + 20 * np.sin(2 * np.pi * 0.7 * time)) / rate
+    harmonics = sum(np.sin(k * phase) / k for k in range(1, 30))
+    syllables = np.maximum(np.sin(2 * np.pi * 4 * time), 0) ** 0.5
+    breath = 0.3 * generator.standard_normal(time.size)
+    return 0.1 * syllables * (harmonics + breath) + 1e-4 * generator.standard_normal(time.size)
+
+
+def noisy(target: np.ndarray, snr_db: float, seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(target.size)
+    return target + noise * np.sqrt(np.mean(target**2) / np.mean(noise**2)) * 10 ** (-snr_db / 20)
+
+
+def reason(metric: Metric, estimate: np.ndarray, target: np.ndarray, rate: int = RATE) -> str:
+    with pytest.raises(Skip) as skip:
+        metric.score(estimate, target, rate)
+    return str(skip.value)
+
+
+@all_metrics
+def test_every_metric_fulfils_the_contract_and_ranks_more_noise_as_worse(make: Callable[[], MetricBase]) -> None:
+    metric, target = make(), speech_like()
+    assert isinstance(metric, Metric)
+    assert set(metric.higher_is_better) == set(metric.names)
+    good, bad = (metric.score(noisy(target, snr), target, RATE) for snr in (25, 5))
+    assert set(good) == set(metric.names)
+    for name, higher in metric.higher_is_better.items():
+        if higher is not None:
+            assert (good[name] > bad[name]) is higher, name
+    assert pickle.loads(pickle.dumps(metric)).score(noisy(target, 5), target, RATE) == bad
+
+
+@all_metrics
+def test_bad_audio_is_skipped_with_a_stable_reason(make: Callable[[], MetricBase]) -> None:
+    metric, target = make(), speech_like(1.0)
+    broken = target.copy()
+    broken[100] = np.nan
+    assert reason(metric, broken, target) == "non-finite estimate"
+    assert reason(metric, target, np.where(np.isnan(broken), np.inf, target)) == "non-finite target"
+    assert reason(metric, target[:-1], target) == "estimate and target differ in length"
+    assert reason(metric, target[:0], target[:0]) == "empty"
+    assert reason(metric, target, 0 * target) in ("target is silent", "target has no utterance")
+
+
+@all_metrics
+def test_a_diverged_estimate_is_scored_or_skipped_but_never_raises(make: Callable[[], MetricBase]) -> None:
+    metric, target = make(), speech_like(1.0)
+    for scale in (1e30, 1e200, 1e-7, 1e-30):
+        try:
+            values = metric.score(noisy(target, 0) * scale, target, RATE)
+        except Skip:
+            continue
+        assert all(math.isfinite(value) for value in values.values())
+
+
+@all_metrics
+def test_an_array_with_a_channel_axis_is_an_error_of_the_caller(make: Callable[[], MetricBase]) -> None:
+    with pytest.raises(ValueError, match="1, 16000"):
+        make().score(np.zeros((1, RATE)), np.zeros((1, RATE)), RATE)
+
+
+@pytest.mark.parametrize("metric", [Pesq(), Pesq("nb"), Stoi(), Stoi(extended=True), SiSdr()], ids=lambda m: m.names[0])
+@pytest.mark.parametrize("silence", [0.0, 0.3, 1e-12], ids=["zeros", "offset", "inaudible"])
+def test_a_silent_estimate_is_skipped(metric: MetricBase, silence: float) -> None:
+    target = speech_like()
+    assert reason(metric, np.full(target.size, silence), target) == "estimate is silent"
+
+
+# PESQ
+
+
+def test_pesq_of_the_target_itself_is_the_top_of_each_scale() -> None:
+    target = speech_like()
+    assert Pesq("wb").score(target, target, RATE)["pesq_wb"] == pytest.approx(4.644, abs=1e-3)
+    assert Pesq("nb").score(target, target, RATE)["pesq_nb"] == pytest.approx(4.549, abs=1e-3)
+
+
+def test_pesq_needs_a_quarter_of_a_second() -> None:
+    target = np.random.default_rng(0).standard_normal(4000)  # without pauses
+    assert reason(Pesq(), noisy(target, 10)[:3999], target[:3999]) == "shorter than 0.25 s"
+    assert Pesq().score(noisy(target, 10), target, RATE)["pesq_wb"] > 1
+    assert reason(Pesq(), noisy(target, 10), target, 48_000) == "shorter than 0.25 s"
+
+
+@pytest.mark.parametrize(("mode", "rate"), [("wb", 8_000), ("wb", 48_000), ("nb", 8_000), ("nb", 44_100)])
+def test_pesq_takes_any_sample_rate(mode: str, rate: int) -> None:
+    target = speech_like(2.0, rate)
+    metric = Pesq(mode)  # type: ignore[arg-type]
+    clean, worse = (metric.score(noisy(target, snr), target, rate)[f"pesq_{mode}"] for snr in (60, 0))
+    assert 1.0 <= worse < clean - 1 < 3.7
+
+
+def test_pesq_knows_two_modes() -> None:
+    with pytest.raises(ValueError, match="mode is wb or nb"):
+        Pesq("swb")  # type: ignore[arg-type]
+
+
+def test_pesq_is_not_asked_about_more_utterances_than_its_tables_hold() -> None:
+    # the reference implementation dies of a segmentation fault on this
+    one = np.concatenate([speech_like(0.6), np.zeros(RATE // 2)])
+    assert most_utterances(np.tile(one, 12), RATE) == 12
+    assert reason(Pesq(), np.tile(one, 60), np.tile(one, 60)) == "50 utterances or more"
+    fits = np.tile(one, 30)
+    assert Pesq().score(fits, fits, RATE)["pesq_wb"] > 4.6
+
+
+# STOI
+
+
+@pytest.mark.parametrize("extended", [False, True])
+@pytest.mark.parametrize("seconds", [0.01, 0.3])
+def test_stoi_of_a_short_clip_is_skipped_and_leaks_no_warning(extended: bool, seconds: float) -> None:
+    target = speech_like()[2000 : 2000 + round(seconds * RATE)]
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        assert reason(Stoi(extended), noisy(target, 10), target) == "fewer than 30 active frames"
+    assert leaked == []
+
+
+def test_the_warning_of_others_is_not_silenced() -> None:
+    Stoi().score(speech_like(), speech_like(), RATE)
+    with pytest.warns(RuntimeWarning, match="Not enough STFT frames"):
+        warnings.warn("Not enough STFT frames", RuntimeWarning, stacklevel=1)
+
+
+def test_extended_stoi_is_reproducible_and_leaves_the_global_generator_alone() -> None:
+    target = speech_like()
+    band_limited = np.fft.irfft(np.where(np.arange(target.size // 2 + 1) < 3000, np.fft.rfft(target), 0), target.size)
+    state = mtrand.get_state(legacy=False)["state"]["key"].tolist()
+    first, second = (Stoi(extended=True).score(band_limited, target, RATE) for _ in range(2))
+    assert first == second
+    assert mtrand.get_state(legacy=False)["state"]["key"].tolist() == state
+
+
+# SI-SDR
+
+
+def test_one_sample_of_delay_collapses_si_sdr_and_alignment_recovers_it() -> None:
+    target = np.random.default_rng(0).standard_normal(RATE)
+    estimate = noisy(target, 30)
+    in_time = SiSdr().score(estimate, target, RATE)
+    late = SiSdr().score(np.r_[0.0, estimate[:-1]], target, RATE)
+    assert in_time["si_sdr"] == pytest.approx(30, abs=0.1)
+    assert in_time["si_sdr_aligned"] == in_time["si_sdr"]
+    assert in_time["si_sdr_lag_ms"] == 0
+    assert late["si_sdr"] < -20
+    assert late["si_sdr_aligned"] == pytest.approx(30, abs=0.1)
+    assert late["si_sdr_lag_ms"] == pytest.approx(1000 / RATE)
+
+
+@pytest.mark.parametrize("shift", [-40, -3, 5, 320])
+@pytest.mark.parametrize("gain", [0.1, -2.0])
+def test_the_lag_is_positive_where_speech_comes_late_and_blind_to_gain_and_polarity(shift: int, gain: float) -> None:
+    target = speech_like()
+    values = SiSdr(max_lag_ms=20).score(gain * np.roll(noisy(target, 20), shift), target, RATE)
+    assert values["si_sdr_lag_ms"] == pytest.approx(1000 * shift / RATE)
+    assert values["si_sdr_aligned"] == pytest.approx(20, abs=0.3)
+    assert values["si_sdr"] < values["si_sdr_aligned"] - 1
+
+
+@pytest.mark.parametrize("length", [2, 3, 50, 800])
+def test_alignment_never_costs_si_sdr_not_even_of_noise_or_of_clips_shorter_than_the_lag(length: int) -> None:
+    generator = np.random.default_rng(length)
+    for _ in range(20):
+        target, estimate = generator.standard_normal((2, length)) * np.linspace(0.1, 1, length) ** 4
+        values = SiSdr(zero_mean=False).score(estimate, target, RATE)
+        assert values["si_sdr_aligned"] >= values["si_sdr"] - 1e-9
+
+
+def test_a_lag_beyond_the_limit_is_not_undone() -> None:
+    target = np.random.default_rng(0).standard_normal(RATE)
+    values = SiSdr(max_lag_ms=5).score(np.roll(target, 81), target, RATE)
+    assert values["si_sdr_aligned"] < 0
+    assert abs(values["si_sdr_lag_ms"]) <= 5
+
+
+def test_si_sdr_of_a_periodic_tone_takes_the_smallest_lag() -> None:
+    # every half period of 8 samples aligns as well, up to rounding
+    tone = np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)
+    lags = {shift: SiSdr().score(np.roll(tone, shift), tone, RATE)["si_sdr_lag_ms"] for shift in range(-3, 4)}
+    assert lags == pytest.approx({shift: 1000 * shift / RATE for shift in lags})
+
+
+def test_si_sdr_has_its_closed_form() -> None:
+    # orthogonal over whole periods: a distortion of a tenth of the amplitude is -20 dB, at any gain and offset
+    time = np.arange(RATE) / RATE
+    target, distortion = np.sin(2 * np.pi * 50 * time), np.sin(2 * np.pi * 70 * time)
+    estimate = 0.5 * (target + 0.1 * distortion)
+    assert SiSdr(0.0).score(estimate + 0.2, target, RATE)["si_sdr"] == pytest.approx(20.0, abs=1e-6)
+    # an offset of 0.2 has the power 0.04, against 0.125 of the tone and 0.00125 of the distortion
+    kept = SiSdr(0.0, zero_mean=False).score(estimate + 0.2, target, RATE)["si_sdr"]
+    assert kept == pytest.approx(10 * math.log10(0.125 / 0.04125), abs=1e-6)
+
+
+def test_si_sdr_is_bounded_at_100_db_either_way() -> None:
+    time = np.arange(RATE) / RATE
+    target = np.sin(2 * np.pi * 50 * time)
+    assert SiSdr().score(3 * target, target, RATE)["si_sdr"] == pytest.approx(100.0)
+    assert SiSdr(0.0).score(np.sin(2 * np.pi * 70 * time), target, RATE)["si_sdr"] == pytest.approx(-100.0)
+
+
+# LSD
+
+
+def test_a_gain_of_10_db_is_an_lsd_of_exactly_one() -> None:
+    target = np.random.default_rng(0).standard_normal(RATE)
+    assert Lsd().score(target, target, RATE)["lsd"] == 0
+    assert Lsd().score(math.sqrt(10) * target, target, RATE)["lsd"] == pytest.approx(1.0, abs=1e-9)
+    assert Lsd().score(target / 1000, target, RATE)["lsd"] == pytest.approx(6.0, abs=1e-2)  # floor under a few bins
+
+
+def test_lsd_of_silence_is_the_distance_to_the_floor() -> None:
+    # an impulse of 1e-2 amidst one Hann frame: 1e-4 of power at every frequency, four decades above 1e-8
+    impulse = np.zeros(2048)
+    impulse[1024] = 1e-2
+    metric = Lsd(n_fft=2048, hop_length=2049)  # frame 0 is centred on sample 0: there the window is 0 at the impulse
+    assert metric.score(np.zeros(2048), impulse, RATE)["lsd"] == pytest.approx(0.0, abs=1e-6)
+    metric = Lsd(n_fft=2048, hop_length=1024)  # frames at 0, 1024 and 2048: one of three sees the impulse
+    assert metric.score(np.zeros(2048), impulse, RATE)["lsd"] == pytest.approx(4.0 / 3, abs=1e-9)
+    lower = Lsd(n_fft=2048, hop_length=1024, floor=1e-10)
+    assert lower.score(np.zeros(2048), impulse, RATE)["lsd"] == pytest.approx(6.0 / 3, abs=1e-9)
+
+
+def test_lsd_hf_sees_only_what_lies_above_the_cutoff() -> None:
+    target = np.random.default_rng(0).standard_normal(RATE)
+    spectrum = np.fft.rfft(target)
+    frequencies = np.fft.rfftfreq(RATE, 1 / RATE)
+    louder_low = np.fft.irfft(np.where(frequencies < 3000, 10, 1) * spectrum)
+    louder_high = np.fft.irfft(np.where(frequencies > 5000, 10, 1) * spectrum)
+    metric = Lsd(low_frequency=4000, name="lsd_hf")
+    assert metric.names == ("lsd_hf",)
+    assert metric.score(louder_low, target, RATE)["lsd_hf"] < 0.1
+    # 2 decades of power in 3 of the 4 kHz
+    assert metric.score(louder_high, target, RATE)["lsd_hf"] == pytest.approx(2 * math.sqrt(0.75), abs=0.03)
+    assert reason(Lsd(low_frequency=8001), target, target) == "no frequency at or above 8001 Hz"
+
+
+def test_lsd_of_a_clip_shorter_than_a_frame_is_scored() -> None:
+    target = np.random.default_rng(0).standard_normal(100)
+    assert Lsd().score(10 * target, target, RATE)["lsd"] == pytest.approx(2.0, abs=1e-6)
+
+
+def test_lsd_in_blocks_equals_lsd_at_once() -> None:
+    # 300 frames are two blocks; a frame's distance does not depend on its block
+    target = np.random.default_rng(0).standard_normal(300 * 64)
+    gains = np.repeat([1.0, 10.0], target.size // 2)
+    half = Lsd(n_fft=64, hop_length=64).score(gains * target, target, RATE)["lsd"]
+    assert half == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("arguments", [{"n_fft": 1}, {"hop_length": 0}, {"floor": 0.0}, {"low_frequency": -1.0}])
+def test_lsd_refuses_settings_that_mean_nothing(arguments: Mapping[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Lsd(**arguments)  # type: ignore[arg-type]
+
+
+# update, compute, reset
+
+
+def test_update_scores_true_lengths_and_counts_what_it_skips() -> None:
+    torch = pytest.importorskip("torch")
+    target = np.stack([speech_like(1.0, seed=seed) for seed in range(3)])[:, np.newaxis]
+    estimate = target + 0.01 * np.random.default_rng(5).standard_normal(target.shape)
+    estimate[1] = 0
+    lengths = [16_000, 16_000, 12_000]
+    estimate[2, :, 12_000:] = 1e3  # behind the valid samples
+    metric = SiSdr()
+    metric.update(
+        torch.tensor(estimate, requires_grad=True), torch.tensor(target), torch.tensor(lengths), sample_rate=RATE
+    )
+    one, three = (SiSdr().score(estimate[i, 0, :n], target[i, 0, :n], RATE) for i, n in ((0, 16_000), (2, 12_000)))
+    assert metric.compute() == pytest.approx({name: (one[name] + three[name]) / 2 for name in metric.names})
+    assert metric.skipped == {"estimate is silent": 1}
+    metric.reset()
+    assert not metric.skipped
+    assert all(math.isnan(value) for value in metric.compute().values())
+    metric.update(estimate[0, 0], target[0, 0], sample_rate=RATE)
+    assert metric.compute() == pytest.approx(one)
+
+
+def test_update_refuses_a_batch_of_another_size() -> None:
+    with pytest.raises(ValueError, match="2 estimates, 2 targets and 1 lengths"):
+        SiSdr().update(np.zeros((2, 1, 8)), np.zeros((2, 1, 8)), [8], sample_rate=RATE)
+    with pytest.raises(ValueError, match=r"\(2, 2, 8\)"):
+        SiSdr().update(np.zeros((2, 2, 8)), np.zeros((2, 2, 8)), sample_rate=RATE)
+
+
+def test_the_metrics_room_never_loads_torch() -> None:
+    modules = ", ".join(f"bcfusion.metrics.{name}" for name in ("pesq", "stoi", "si_sdr", "lsd", "pool"))
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
