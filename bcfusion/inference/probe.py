@@ -1,0 +1,219 @@
+"""What a generator costs and how far it looks, measured on the network itself rather than declared by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bcfusion.contracts import Generator
+
+__all__ = ["count_parameters", "evaluating", "macs_per_second", "measured_delay", "receptive_field"]
+
+FIRST_REACH_SECONDS = 0.2  # of the first window, to either side
+EMPTY_SHARE = 0.4  # of the window on each side that must stay finite, or the window grows
+GROWTH = 3  # of the window, while the trace of the poison still touches its edge
+MAX_PROBES = 40  # frame phases tried at most
+PROBES_AT_ONCE = 2  # more in one batch is slower on a CPU: the activations leave the cache
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers in all parameters of ``module``, shared ones counted once; buffers are not parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def macs_per_second(generator: nn.Module) -> float:
+    """Multiply-accumulate operations for one second of audio.
+
+    Counted: convolutions, matrix products, attention (half of what ``torch.utils.flop_counter`` finds), and recurrent
+    layers (LSTM, GRU, RNN) from their sizes, since their fused kernels escape that counter. Not counted: activations,
+    additions, normalisation, FFTs, resampling by indexing; and biases.
+    """
+    spec = cast("Generator", generator)
+    frames = -(-spec.sample_rate // spec.hop)
+    samples = frames * spec.hop  # whole frames, so that inner padding is not charged to the second
+    inputs = torch.zeros(1, spec.in_channels, samples, device=_device(generator))
+    counter = FlopCounterMode(display=False)
+    recurrent = _RecurrentCounter(counter)
+    layers = [module for module in generator.modules() if isinstance(module, nn.RNNBase)]
+    hooks = [hook for layer in layers for hook in recurrent.watch(layer)]
+    try:
+        # The counter does not see fused attention: a graph and the plain kernel keep it in its parts.
+        with evaluating(generator), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            generator(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    macs = (counter.get_total_flops() - recurrent.double_counted) / 2 + recurrent.macs
+    return macs * spec.sample_rate / samples
+
+
+def receptive_field(generator: nn.Module, max_seconds: float = 3.0) -> tuple[int, int] | None:
+    """How far each output sample looks: output n depends on inputs n - past to n + future, in samples.
+
+    Measured by poisoning: one input sample is NaN, and the outputs that are not finite are those that depend on it.
+    This is done in the middle of a window, at the phases of the frame (position modulo ``hop``) where the reach can be
+    largest: on a stair of the strides the reach grows by one sample for each sample of phase and then falls, so
+    intervals that cannot hold a larger one are left out. A field with a gap as wide as what lies before it, and as
+    0.1 s, would be taken to end there.
+
+    Args:
+        generator: fulfils :class:`bcfusion.contracts.Generator`; left as it was, train or eval mode included.
+        max_seconds: the reach to either side beyond which the search ends.
+
+    Returns:
+        ``(past, future)``, or None where either exceeds ``max_seconds``: recurrent layers, global normalisation.
+    """
+    reach = _reach(generator, max_seconds)
+    return None if reach.past is None or reach.future is None else (reach.past, reach.future)
+
+
+def measured_delay(generator: nn.Module, max_seconds: float = 3.0) -> int | None:
+    """Algorithmic latency in samples: output n depends on no input after n + delay. None beyond ``max_seconds``."""
+    return _reach(generator, max_seconds).future
+
+
+@dataclass(frozen=True)
+class _Reach:
+    past: int | None
+    future: int | None
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """Where one poisoned input sample shows in the output, in samples after (negative: before) that sample."""
+
+    first: int
+    last: int
+    clear_left: bool  # the trace ends inside the window
+    clear_right: bool
+
+
+def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
+    spec = cast("Generator", generator)
+    hop = spec.hop
+    # In frames; the widest window has room for the longest trace that is accepted.
+    limit = math.ceil(max_seconds * spec.sample_rate / (1 - EMPTY_SHARE) / hop) + 3
+    half = min(limit, math.ceil(FIRST_REACH_SECONDS * spec.sample_rate / hop) + 3)
+    with evaluating(generator), torch.no_grad():
+        while True:
+            traces = _traces(generator, half, [0])
+            left, right = traces[0].clear_left, traces[0].clear_right
+            if (left and right) or half == limit:
+                break
+            half = min(limit, half * GROWTH)
+        if left or right:
+            if left and right:  # a window that just holds the trace is enough from here on
+                half = max(-traces[0].first, traces[0].last) // hop + 4
+            if hop > 1:
+                traces.update(_traces(generator, half, [hop - 1]))
+            _refine(generator, half, traces, left, right)
+    past = max(trace.last for trace in traces.values()) if right else None
+    future = max(-trace.first for trace in traces.values()) if left else None
+    furthest = int(max_seconds * spec.sample_rate)
+    return _Reach(
+        past=None if past is None or past > furthest else max(past, 0),
+        future=None if future is None or future > furthest else max(future, 0),
+    )
+
+
+def _refine(generator: nn.Module, half: int, traces: dict[int, _Trace], left: bool, right: bool) -> None:
+    """Try further phases, the most promising first, until none can reach further than those in ``traces``.
+
+    The positions of the first and last poisoned output never move back when the poison moves on. Between two known
+    phases a < b the future is therefore at most ``(b - 1) - (a + first(a))`` and the past at most
+    ``(b + last(b)) - (a + 1)``.
+    """
+    while len(traces) < MAX_PROBES:
+        future = max(-trace.first for trace in traces.values())
+        past = max(trace.last for trace in traces.values())
+        phases = sorted(traces)
+        gains = []
+        for a, b in pairwise(phases):
+            if b - a < 2:
+                continue
+            gain_left = (b - 1 - a) - traces[a].first - future if left else 0
+            gain_right = (b - 1 - a) + traces[b].last - past if right else 0
+            if max(gain_left, gain_right) > 0:
+                gains.append((max(gain_left, gain_right), (a + b) // 2))
+        if not gains:
+            return
+        best = sorted(gains, reverse=True)[:PROBES_AT_ONCE]
+        traces.update(_traces(generator, half, [phase for _, phase in best]))
+
+
+def _traces(generator: nn.Module, half: int, phases: list[int]) -> dict[int, _Trace]:
+    """Poison one sample at each of ``phases`` of the frame in the middle of ``2 * half + 1`` frames."""
+    spec = cast("Generator", generator)
+    samples = (2 * half + 1) * spec.hop
+    # Noise, not silence: a network may divide by the level of its input.
+    noise = torch.randn(1, spec.in_channels, samples, generator=torch.Generator().manual_seed(0))
+    inputs = (0.1 * noise).repeat(len(phases), 1, 1).to(_device(generator))
+    positions = [half * spec.hop + phase for phase in phases]
+    for item, position in enumerate(positions):
+        inputs[item, :, position] = torch.nan
+    poisoned = ~torch.isfinite(_estimate(generator(inputs))[:, 0]).cpu()
+    found = {}
+    for phase, position, trace in zip(phases, positions, poisoned, strict=True):
+        where = trace.nonzero().flatten()
+        if len(where) == 0:  # this input sample reaches no output at all, as in a network that decimates
+            found[phase] = _Trace(0, 0, True, True)
+            continue
+        first, last = int(where[0]), int(where[-1])
+        # Near the edge inner padding may have cut the trace, and a dilated network's trace may go on behind a gap.
+        room = max(2 * spec.hop, int(EMPTY_SHARE * half * spec.hop))
+        clear = first >= room, last < samples - room
+        found[phase] = _Trace(first - position, last - position, *clear)
+    return found
+
+
+class _RecurrentCounter:
+    """Counts recurrent layers by their sizes, and what the flop counter saw inside them, to take it off again."""
+
+    def __init__(self, counter: FlopCounterMode) -> None:
+        self.counter = counter
+        self.macs = 0.0
+        self.double_counted = 0.0
+        self._before = 0
+
+    def watch(self, layer: nn.RNNBase) -> list[torch.utils.hooks.RemovableHandle]:
+        return [layer.register_forward_pre_hook(self._enter), layer.register_forward_hook(self._leave)]
+
+    def _enter(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self._before = self.counter.get_total_flops()
+
+    def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.double_counted += self.counter.get_total_flops() - self._before
+        steps = args[0].data.numel() // args[0].data.shape[-1]  # batch times time
+        # Each matrix of the layer (input, hidden, projection) is used once a step.
+        weights = sum(weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
+        self.macs += steps * weights
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every submodule back in its own mode after."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _estimate(output: Tensor | dict[str, Tensor]) -> Tensor:
+    return output["estimate"] if isinstance(output, dict) else output
+
+
+def _device(module: nn.Module) -> torch.device:
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device

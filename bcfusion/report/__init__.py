@@ -1,0 +1,1 @@
+"""What a person looks at: spectrogram pictures and tables of quality."""

@@ -1,0 +1,113 @@
+"""Spectrogram pictures: input, enhanced and target one above the other, on one colour scale."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+__all__ = ["RANGE_DB", "save_figure", "spectrogram_figure"]
+
+RANGE_DB = 80.0  # shown below the maximum of the reference
+WINDOW_SECONDS = 0.032  # shows harmonics of low voices and still single glottal closures of slow ones
+MAX_FRAMES = 2400  # more than a picture has columns; long signals get a longer hop
+REFERENCE = "target"
+FLOOR = 1e-10  # of the maximum; far below what is shown
+
+
+def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, title: str | None = None) -> Figure:
+    """Draw one panel for each signal, in their order.
+
+    All panels share the colour scale, 80 dB below the maximum of the signal named ``target`` (of the last one where
+    there is none), so that what is too quiet in one panel is seen to be so. Samples that are not finite stay blank.
+
+    Args:
+        signals: by the name of their panel, each ``(T,)`` or ``(1, T)``, not empty; lengths may differ.
+        sample_rate: in Hz.
+        title: above the panels.
+
+    Returns:
+        A figure of its own, which pyplot does not know and no window shows.
+
+    Raises:
+        ValueError: no signals, or one that is empty or has several channels.
+    """
+    if not signals:
+        raise ValueError("no signals to draw")
+    tracks = {name: _mono(name, signal) for name, signal in signals.items()}
+    longest = max(len(track) for track in tracks.values())
+    window = max(16, 2 * round(WINDOW_SECONDS * sample_rate / 2))
+    hop = max(window // 8, -(-longest // MAX_FRAMES))
+    magnitudes = {name: _magnitude(track, window, hop) for name, track in tracks.items()}
+    reference = REFERENCE if REFERENCE in magnitudes else list(magnitudes)[-1]
+    # Where the reference is silent, the loudest panel takes its place; where all are, full scale.
+    top = _peak(magnitudes[reference]) or max(map(_peak, magnitudes.values())) or 1.0
+
+    figure = Figure(figsize=(11, 1.0 + 2.5 * len(tracks)), dpi=110, layout="constrained")
+    panels = figure.subplots(len(tracks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for panel, (name, magnitude) in zip(panels, magnitudes.items(), strict=True):
+        decibels = 20 * np.log10(np.maximum(magnitude, FLOOR * top) / top)
+        # imshow is given the outer edges of the first and last pixel; frames and bins lie in their middle.
+        edge, bin_edge = hop / sample_rate / 2, sample_rate / 2000 / (magnitude.shape[0] - 1) / 2
+        image = panel.imshow(
+            decibels,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=-RANGE_DB,
+            vmax=0.0,
+            extent=(-edge, (2 * magnitude.shape[1] - 1) * edge, -bin_edge, sample_rate / 2000 + bin_edge),
+            interpolation="antialiased",
+        )
+        panel.set_title(name, loc="left", fontsize=13, fontweight="bold")
+        panel.set_ylabel("frequency (kHz)", fontsize=12)
+        panel.tick_params(labelsize=11)
+        panel.set_facecolor("0.8")  # behind what is shorter than the longest, or not finite
+    panels[-1].set_xlim(0.0, longest / sample_rate)
+    panels[-1].set_ylim(0.0, sample_rate / 2000)
+    panels[-1].set_xlabel("time (s)", fontsize=12)
+    bar = figure.colorbar(image, ax=list(panels), pad=0.01, aspect=12 * len(tracks))
+    bar.set_label(f"level (dB re maximum of {reference})", fontsize=12)
+    bar.ax.tick_params(labelsize=11)
+    if title is not None:
+        figure.suptitle(title, fontsize=14)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a picture in the format of its extension (png, pdf, svg); it appears whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        figure.savefig(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _mono(name: str, signal: np.ndarray) -> np.ndarray:
+    track = np.asarray(signal, dtype=np.float64)
+    if track.ndim == 2 and track.shape[0] == 1:
+        track = track[0]
+    if track.ndim != 1 or track.size == 0:
+        raise ValueError(f"{name} has shape {np.shape(signal)}, expected (T,) or (1, T)")
+    return track
+
+
+def _peak(magnitude: np.ndarray) -> float:
+    return float(magnitude[np.isfinite(magnitude)].max(initial=0.0))
+
+
+def _magnitude(track: np.ndarray, window: int, hop: int) -> np.ndarray:
+    """STFT magnitude ``(bins, frames)``, frame i centred on sample ``i * hop``; NaN where samples are not finite."""
+    frames = -(-len(track) // hop)
+    padded = np.pad(track, (window // 2, window // 2 + hop))
+    slices = np.lib.stride_tricks.sliding_window_view(padded, window)[: frames * hop : hop]
+    # Padded to twice the window's length: harmonics become smooth lines.
+    return np.abs(np.fft.rfft(slices * np.hanning(window + 1)[:-1], n=2 * window, axis=1)).T

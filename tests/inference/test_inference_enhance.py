@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from bcfusion import audio
+from bcfusion.errors import AudioError
+from bcfusion.generators.seanet import SEANet
+from bcfusion.inference.bundle import load_generator, save_bundle
+from bcfusion.inference.enhance import enhance_file, enhance_signal
+
+TINY: dict[str, Any] = {"channels": 2, "strides": (2, 4), "dilations": (1, 3), "bottleneck_channels": 4}
+RATE = 16000
+
+
+def seanet(**changes: Any) -> SEANet:
+    torch.manual_seed(0)
+    network = SEANet(**{**TINY, "init_output_scale": 1.0, **changes})
+    return network.eval()
+
+
+class Simple(nn.Module):
+    """``gain`` times the sum of the sensors, sample by sample; keeps the lengths it was given."""
+
+    provides: tuple[str, ...] = ()
+
+    def __init__(self, in_channels: int = 1, sample_rate: int = RATE, gain: float = 1.0) -> None:
+        super().__init__()
+        self.sample_rate, self.in_channels, self.hop, self.causal, self.delay = sample_rate, in_channels, 1, True, 0
+        self.gain = gain
+        self.lengths: list[int] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not inputs.isnan().any():  # not those of the probe
+            self.lengths.append(inputs.shape[-1])
+        return self.gain * inputs.sum(dim=1, keepdim=True)
+
+
+class FirstSensor(Simple):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs[:, :1]
+
+
+class Centred(Simple):
+    """Takes off the mean of all it is given: chunks disagree about it."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs - inputs.mean(dim=-1, keepdim=True)
+
+
+class Recurrent(Simple):
+    def __init__(self) -> None:
+        super().__init__(sample_rate=1000)
+        torch.manual_seed(0)
+        self.layer = nn.GRU(1, 4, batch_first=True)
+        with torch.no_grad():
+            self.layer.bias_ih_l0[4:8] = 4.0  # the update gate stays near one: it remembers some 50 samples
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs.transpose(1, 2))[0].transpose(1, 2)[:, :1]
+
+
+class Broken(Simple):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs.sum(dim=1, keepdim=True) / 0
+
+
+def noise(channels: int, samples: int) -> Tensor:
+    return 0.1 * torch.randn(channels, samples, generator=torch.Generator().manual_seed(1))
+
+
+def write(path: Path, samples: Tensor | np.ndarray, rate: int = RATE, subtype: str = "FLOAT") -> Path:
+    soundfile.write(path, np.asarray(samples).T, rate, subtype=subtype)
+    return path
+
+
+def error_of(generator: nn.Module, source: Any, target: Path, **options: Any) -> str:
+    with pytest.raises(AudioError) as caught:
+        enhance_file(generator, source, target, **options)
+    assert not target.exists()
+    assert not [name for name in os.listdir(target.parent) if name.endswith(".tmp")]
+    assert str(caught.value).count("\n") <= 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 1599, 1600, 1601, 5003])
+@pytest.mark.parametrize("changes", [{}, {"causal": True}, {"in_channels": 2}, {"strides": (3, 5)}])
+def test_chunks_equal_the_whole(changes: dict[str, Any], length: int) -> None:
+    network = seanet(**changes)
+    x = noise(network.in_channels, length)
+    with torch.no_grad():
+        whole = network(x[None])[0]
+    assert (whole - x[-1:]).abs().max() > 0.001  # the network does something
+    for chunk_seconds in (0.1, 0.004):  # longer and shorter than the receptive field
+        torch.testing.assert_close(enhance_signal(network, x, chunk_seconds), whole, rtol=0, atol=1e-5)
+
+
+def test_training_mode_is_left_and_does_not_matter() -> None:
+    network = seanet().train()
+    network.register_module("dropout", nn.Dropout(0.5))
+    enhance_signal(network, noise(1, 100))
+    assert network.training
+    assert network.dropout.training
+
+
+def test_memory_is_that_of_a_chunk() -> None:
+    network = Simple()
+    enhance_signal(network, noise(1, 100_000), chunk_seconds=0.1)
+    assert max(network.lengths[-60:]) <= 1600 + 2 * network.hop
+
+
+def test_recurrent_network_comes_close_to_one_pass() -> None:
+    network, x = Recurrent(), noise(1, 5000)
+    with torch.no_grad():
+        whole = network(x[None])[0]
+    torch.testing.assert_close(enhance_signal(network, x, chunk_seconds=1.0), whole, rtol=0, atol=1e-5)
+
+
+def test_chunks_that_disagree_are_cross_faded() -> None:
+    ramp = torch.linspace(-1, 1, 6 * RATE)[None]
+    output = enhance_signal(Centred(), ramp, chunk_seconds=1.0)
+    assert output.shape == ramp.shape
+    levels = (output - ramp)[0]
+    assert levels.max() - levels.min() > 1  # the chunks took off means far apart
+    assert output.diff().abs().max() < 2 * (1 / 3) / (0.25 * RATE)  # yet no sample jumps
+
+
+def test_signal_that_the_network_cannot_take() -> None:
+    with pytest.raises(AudioError, match=r"takes \(1, T\)"):
+        enhance_signal(Simple(), noise(2, 10))
+    with pytest.raises(AudioError, match=r"takes \(1, T\)"):
+        enhance_signal(Simple(), noise(1, 0))
+    with pytest.raises(AudioError, match="NaN"):
+        enhance_signal(Simple(), torch.full((1, 10), torch.nan))
+
+
+def test_file_equals_signal_and_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, x = seanet(), noise(1, 3 * 60 * RATE + 5)
+    source = write(tmp_path / "long.wav", x)
+    reads: list[int] = []
+    real = soundfile.SoundFile.read
+
+    def read(self: soundfile.SoundFile, frames: int = -1, *args: Any, **kwargs: Any) -> np.ndarray:
+        reads.append(frames)
+        return real(self, frames, *args, **kwargs)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", read)
+    lengths: list[int] = []
+    network.register_forward_hook(lambda _, inputs, output: lengths.append(inputs[0].shape[-1]))
+    result = enhance_file(network, source, tmp_path / "out" / "long.wav", chunk_seconds=2.0, subtype="FLOAT")
+    surroundings = sum(network.receptive_field) + 2 * network.hop
+    assert len(reads) == 90  # the surroundings of the 90th chunk hold the five samples more
+    assert max(reads) <= 2 * RATE + surroundings
+    assert sum(reads) == x.shape[1]
+    assert max(lengths) <= 2 * RATE + surroundings
+    assert result.seconds == pytest.approx(180, abs=0.001)
+    monkeypatch.undo()
+    written, rate = soundfile.read(tmp_path / "out" / "long.wav", dtype="float32", always_2d=True)
+    assert rate == RATE
+    assert written.shape == (x.shape[1], 1)
+    expected = enhance_signal(network, x, chunk_seconds=50.0)
+    np.testing.assert_allclose(written.T, expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [44100, 48000, 22050, 8000, 11025])
+def test_resampling_by_blocks_equals_that_of_the_whole(tmp_path: Path, rate: int) -> None:
+    x = noise(1, 3 * rate + 11)
+    source = write(tmp_path / "in.wav", x, rate)
+    result = enhance_file(Simple(), source, tmp_path / "out.wav", chunk_seconds=0.37, subtype="FLOAT")
+    expected = audio.resample(x, rate, RATE)
+    written, out_rate = soundfile.read(tmp_path / "out.wav", dtype="float32", always_2d=True)
+    assert out_rate == RATE
+    assert len(written) == math.ceil(x.shape[1] * RATE / rate)
+    assert result.seconds == len(written) / RATE
+    np.testing.assert_allclose(written.T, expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("extension", ["flac", "ogg", "mp3"])
+def test_compressed_files_are_decoded_as_a_whole_would_be(tmp_path: Path, extension: str) -> None:
+    source = tmp_path / f"in.{extension}"
+    soundfile.write(source, noise(1, 2 * RATE + 77)[0].numpy(), RATE)
+    enhance_file(Simple(), source, tmp_path / "out.wav", chunk_seconds=0.1, subtype="FLOAT")
+    written, _ = soundfile.read(tmp_path / "out.wav", dtype="float32")
+    np.testing.assert_allclose(written, soundfile.read(source, dtype="float32")[0], rtol=0, atol=1e-6)
+
+
+def test_rate_is_refused_where_resampling_is_off(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.wav", noise(1, 100), 44100)
+    text = error_of(Simple(), source, tmp_path / "out.wav", resample=False)
+    assert "in.wav" in text
+    assert "44100 Hz" in text
+    assert "16000 Hz" in text
+    assert "--no-resample" in text
+
+
+def test_channels_and_sensors(tmp_path: Path) -> None:
+    body, noisy = noise(1, 4000), noise(1, 4000) + 0.5
+    one, two = write(tmp_path / "body.wav", body), write(tmp_path / "noisy.wav", noisy)
+    both = write(tmp_path / "both.wav", torch.cat([body, noisy]))
+    network = FirstSensor(in_channels=2)
+    enhance_file(network, both, tmp_path / "a.wav", subtype="FLOAT", chunk_seconds=0.1)
+    enhance_file(network, [one, two], tmp_path / "b.wav", subtype="FLOAT", chunk_seconds=0.1)
+    enhance_file(network, [two, one], tmp_path / "c.wav", subtype="FLOAT", chunk_seconds=0.1)
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "a.wav")[0], body[0].numpy())
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "b.wav")[0], body[0].numpy())
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "c.wav")[0], noisy[0].numpy())
+
+    assert "both.wav has 2 channels, the model takes 1" in error_of(Simple(), both, tmp_path / "x.wav")
+    assert "body.wav has 1 channel, the model takes 2" in error_of(network, one, tmp_path / "x.wav")
+    assert "a mono file for each sensor" in error_of(network, [one, both], tmp_path / "x.wav")
+    assert "3 files for a model of 2 sensors" in error_of(network, [one, two, one], tmp_path / "x.wav")
+    short = write(tmp_path / "short.wav", body[:, :3000])
+    text = error_of(network, [one, short], tmp_path / "x.wav")
+    assert "body.wav (0.250 s)" in text
+    assert "short.wav (0.188 s)" in text
+
+
+def test_sensors_of_a_bundle_are_named(tmp_path: Path) -> None:
+    config = {
+        "_target_": "bcfusion.generators.seanet.SEANet",
+        **TINY,
+        "strides": [2, 4],
+        "dilations": [1, 3],
+        "in_channels": 2,
+    }
+    network = load_generator(save_bundle(tmp_path / "b", seanet(in_channels=2), config, ["body", "noisy"], {}))
+    assert "(body, noisy)" in error_of(network, write(tmp_path / "in.wav", noise(1, 100)), tmp_path / "out.wav")
+
+
+def test_nan_is_found_with_its_second(tmp_path: Path) -> None:
+    x = noise(1, 2 * RATE)
+    x[0, 24000] = torch.nan
+    text = error_of(Simple(), write(tmp_path / "in.wav", x), tmp_path / "out.wav", chunk_seconds=0.1)
+    assert "in.wav" in text
+    assert "1.500 s" in text
+
+
+def test_file_that_was_cut(tmp_path: Path) -> None:
+    source = tmp_path / "in.flac"
+    soundfile.write(source, noise(1, 4 * RATE)[0].numpy(), RATE)
+    source.write_bytes(source.read_bytes()[:40000])
+    text = error_of(Simple(), source, tmp_path / "out.wav", chunk_seconds=0.5)
+    assert "in.flac" in text
+    assert "truncated" in text or "damaged" in text
+    assert "does not exist" in error_of(Simple(), tmp_path / "absent.wav", tmp_path / "out.wav")
+
+
+def test_samples_beyond_full_scale_are_counted_and_do_not_wrap(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.wav", np.array([[0.1, 0.6, -0.7, 0.5]]))
+    loud = Simple(gain=2.0)
+    result = enhance_file(loud, source, tmp_path / "pcm.wav")
+    assert (result.overs, result.peak) == (2, pytest.approx(1.4))
+    np.testing.assert_allclose(soundfile.read(tmp_path / "pcm.wav")[0], [0.2, 1.0, -1.0, 1.0], atol=1e-4)
+    assert soundfile.info(tmp_path / "pcm.wav").subtype == "PCM_16"
+    assert enhance_file(loud, source, tmp_path / "float.wav", subtype="FLOAT").overs == 2
+    np.testing.assert_allclose(soundfile.read(tmp_path / "float.wav")[0], [0.2, 1.2, -1.4, 1.0], atol=1e-6)
+
+
+def test_target_that_cannot_be_written(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.wav", noise(1, 100))
+    assert "cannot write" in error_of(Simple(), source, tmp_path / "out.mp3")
+    assert "as FLOAT" in error_of(Simple(), source, tmp_path / "out.flac", subtype="FLOAT")
+    with pytest.raises(AudioError, match="cannot write"):
+        enhance_file(Simple(), source, source / "below_a_file.wav")
+
+
+def test_failure_leaves_the_old_output(tmp_path: Path) -> None:
+    source, target = write(tmp_path / "in.wav", noise(1, 100)), write(tmp_path / "out.wav", noise(1, 3))
+    before = target.read_bytes()
+    with pytest.raises(AudioError, match=r"out\.wav was not written: the model gave NaN"):
+        enhance_file(Broken(), source, target)
+    assert target.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["in.wav", "out.wav"]

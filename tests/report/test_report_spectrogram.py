@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bcfusion.report.spectrogram import RANGE_DB, save_figure, spectrogram_figure
+
+RATE = 16000
+
+
+def tone(frequency: float, amplitude: float = 0.5, seconds: float = 1.0) -> np.ndarray:
+    return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * RATE)) / RATE)
+
+
+def panels(figure: Figure) -> list[Axes]:
+    return [axes for axes in figure.axes if axes.get_ylabel() == "frequency (kHz)"]
+
+
+def levels(panel: Axes) -> np.ndarray:
+    return np.asarray(panel.images[0].get_array(), dtype=float)
+
+
+def position(panel: Axes, row: int, column: int) -> tuple[float, float]:
+    """Seconds and kHz of the middle of a pixel."""
+    left, right, bottom, top = panel.images[0].get_extent()
+    rows, columns = levels(panel).shape
+    return left + (column + 0.5) * (right - left) / columns, bottom + (row + 0.5) * (top - bottom) / rows
+
+
+def test_panels_share_a_scale_of_80_db_below_the_maximum_of_the_target() -> None:
+    signals = {"input": tone(1000, 0.05), "enhanced": tone(1000, 1.0), "target": tone(1000, 0.5)}
+    figure = spectrogram_figure(signals, RATE)
+    drawn = panels(figure)
+    assert [panel.get_title(loc="left") for panel in drawn] == ["input", "enhanced", "target"]
+    assert {panel.images[0].get_clim() for panel in drawn} == {(-RANGE_DB, 0.0)}
+    assert RANGE_DB == 80
+    tops = [levels(panel).max() for panel in drawn]
+    assert tops == pytest.approx([-20, 20 * np.log10(2), 0], abs=0.01)
+
+
+def test_tone_lies_at_its_frequency() -> None:
+    panel = panels(spectrogram_figure({"target": tone(3000)}, RATE))[0]
+    row = int(levels(panel)[:, 50].argmax())
+    assert position(panel, row, 50)[1] == pytest.approx(3.0, abs=0.001)
+    assert panel.get_ylim() == (0.0, 8.0)
+
+
+def test_click_lies_at_its_time() -> None:
+    click = np.zeros(RATE)
+    click[6400] = 1.0
+    panel = panels(spectrogram_figure({"target": click}, RATE))[0]
+    column = int(levels(panel)[100].argmax())
+    assert position(panel, 100, column)[0] == pytest.approx(0.4, abs=0.001)
+    assert panel.get_xlim() == (0.0, 1.0)
+
+
+def test_axes_carry_units() -> None:
+    figure = spectrogram_figure({"input": tone(500), "target": tone(500)}, RATE, title="ls19, step 100")
+    assert panels(figure)[-1].get_xlabel() == "time (s)"
+    assert any(axes.get_ylabel() == "level (dB re maximum of target)" for axes in figure.axes)
+    assert figure.get_suptitle() == "ls19, step 100"
+
+
+def test_last_signal_is_the_reference_where_there_is_no_target() -> None:
+    figure = spectrogram_figure({"a": tone(500, 0.05), "b": tone(500, 0.5)}, RATE)
+    assert levels(panels(figure)[0]).max() == pytest.approx(-20, abs=0.01)
+
+
+@pytest.mark.parametrize("samples", [1, 100, 300, 90 * RATE])
+def test_any_length_gives_a_picture_of_bounded_size(samples: int) -> None:
+    signal = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+    panel = panels(spectrogram_figure({"input": signal[None], "target": signal}, RATE))[0]
+    rows, columns = levels(panel).shape
+    assert columns <= 2400
+    assert rows * columns < 2_000_000
+    assert np.isfinite(levels(panel)).all()
+
+
+def test_silence_and_nan_are_drawn(tmp_path: Path) -> None:
+    broken = tone(500)
+    broken[8000:8100] = np.nan
+    figure = spectrogram_figure({"input": np.zeros(RATE), "enhanced": broken, "target": np.zeros(RATE)}, RATE)
+    silent, holed, _ = (levels(panel) for panel in panels(figure))
+    assert silent.max() <= -RANGE_DB
+    assert np.nanmax(holed) == pytest.approx(0, abs=0.01)  # the target is silent: the loudest is the reference
+    assert np.isnan(holed).any(axis=0).sum() in (9, 10)  # 100 samples and a window of 512, in hops of 64
+    save_figure(figure, tmp_path / "x.png")
+
+
+def test_signals_that_cannot_be_drawn_are_named() -> None:
+    with pytest.raises(ValueError, match="no signals"):
+        spectrogram_figure({}, RATE)
+    with pytest.raises(ValueError, match=r"input has shape \(2, 5\)"):
+        spectrogram_figure({"input": np.zeros((2, 5))}, RATE)
+    with pytest.raises(ValueError, match="target has shape"):
+        spectrogram_figure({"target": np.zeros(0)}, RATE)
+
+
+def test_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = spectrogram_figure({"target": tone(500)}, RATE)
+    path = save_figure(figure, tmp_path / "deep" / "picture.png")
+    height, width = matplotlib.image.imread(path).shape[:2]
+    assert width >= 1000
+    assert height >= 300
+    before = path.read_bytes()
+
+    def fail(name: Path) -> None:
+        Path(name).write_bytes(b"half a pict")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_figure(figure, path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["picture.png"]
+
+
+def test_pyplot_and_its_global_figures_are_not_used() -> None:
+    code = (
+        "import sys, numpy; from bcfusion.report.spectrogram import spectrogram_figure;"
+        "spectrogram_figure({'target': numpy.ones(999)}, 8000); print('matplotlib.pyplot' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
