@@ -1,0 +1,100 @@
+"""The command line: parses the verb and imports that one module of :mod:`bcfusion.commands`.
+
+Nothing heavier than the standard library is loaded here, so that ``bcfusion --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from bcfusion import __version__
+from bcfusion.commands import USER_ERROR, exit_status
+
+VERBS = {
+    "train": "train a network and compare its output with the input",
+    "evaluate": "score a trained network on a test or validation set",
+    "enhance": "restore recordings: files, folders or globs in, files out",
+    "check": "verify a configuration; print size, cost, receptive field and latency",
+    "init": "copy a shipped experiment to ./conf to edit it",
+}
+HYDRA_VERBS = ("train", "evaluate", "check")  # they complete their overrides themselves
+
+USAGE = f"""\
+usage: bcfusion VERB [ARGUMENTS]
+
+Train, compare, ship and stream networks that restore speech from bone-conduction sensors.
+
+verbs:
+{chr(10).join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())}
+
+examples:
+  bcfusion train experiment=seanet            # on the built-in demo corpus
+  bcfusion train --help                       # every verb has its own help
+  eval "$(bcfusion train -sc install=bash)"   # tab completion
+
+options:
+  -h, --help  this text
+  --version   version of bcfusion"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script ``bcfusion``. Returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    relaunched = os.environ.get("BCFUSION_VERB")
+    if relaunched and "LOCAL_RANK" in os.environ and not (argv and argv[0] in VERBS):
+        # Lightning starts the further processes of `python -m bcfusion` with the overrides alone.
+        argv.insert(0, relaunched)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else USER_ERROR
+    if argv[0] == "--version":
+        print(f"bcfusion {__version__}")
+        return 0
+    if argv[0] in ("-sc", "--shell-completion"):
+        return _complete(argv)
+    verb, *rest = argv
+    if verb not in VERBS:
+        print(_unknown(verb), file=sys.stderr)
+        return USER_ERROR
+    return exit_status(lambda arguments: _run(verb, arguments), rest)
+
+
+def _run(verb: str, argv: list[str]) -> int | None:
+    if verb in HYDRA_VERBS:
+        from bcfusion.commands.hydra_app import assist
+
+        if assist(verb, argv):
+            return 0
+    status: int | None = import_module(f"bcfusion.commands.{verb}").main(argv)
+    return status
+
+
+def _unknown(verb: str) -> str:
+    from bcfusion.config import nearest
+
+    near = nearest(verb, VERBS)
+    hint = f"did you mean '{near}'? " if near else ""
+    return f"bcfusion has no verb '{verb}'; {hint}verbs: {', '.join(VERBS)}"
+
+
+def _complete(argv: list[str]) -> int:
+    """Answers the shell: verbs here, overrides by the verb itself. The shell calls ``bcfusion -sc query=SHELL``."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if not any(argument.startswith("query=") for argument in argv):
+        verb = HYDRA_VERBS[0]  # install and uninstall are the same for all
+    elif len(words) < 2 or (len(words) == 2 and not line[-1].isspace()):
+        begun = words[1] if len(words) == 2 else ""
+        print("\n".join(verb for verb in VERBS if verb.startswith(begun)))
+        return 0
+    else:
+        verb = words[1]
+    if verb in HYDRA_VERBS:
+        return exit_status(lambda arguments: _run(verb, arguments), argv)
+    return 0  # no suggestion: the shell completes file names
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""One module for each verb of the command line.
+
+A verb's module has ``HELP``, a text with examples, and ``main(argv) -> int | None``, and imports torch and Hydra only
+when it works. It can be run as a script too, since that is how Lightning starts further processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from bcfusion.errors import BcfusionError
+
+USER_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """Runs a verb and gives the exit status of the process.
+
+    A user's error is printed as its text alone, with status 2. Any other exception is a bug and passes through.
+    """
+    # Before torch is loaded: threads that spin while they wait for each other make a training step up to ten times
+    # slower as soon as another process (a metric worker, too) wants the same core; alone, sleeping costs nothing.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    try:
+        return main(argv) or 0
+    except BcfusionError as error:
+        if wants_traceback():
+            traceback.print_exc()
+        else:
+            print(error, file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def wants_traceback() -> bool:
+    """Whether the user asked where errors come from: ``BCFUSION_TRACEBACK=1`` or Hydra's ``HYDRA_FULL_ERROR=1``."""
+    return any(os.environ.get(name) == "1" for name in ("BCFUSION_TRACEBACK", "HYDRA_FULL_ERROR"))

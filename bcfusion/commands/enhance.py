@@ -1,0 +1,273 @@
+"""``bcfusion enhance``: recordings in, restored recordings out."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcfusion.commands import USER_ERROR
+from bcfusion.errors import AudioError, BcfusionError
+
+if TYPE_CHECKING:
+    from bcfusion.inference.enhance import Enhanced
+
+HELP = """\
+Restore recordings with a trained network: files, folders and globs in, mono WAV files out, in the same tree of folders.
+Recordings may be of any length (memory does not grow with it) and of any sample rate; the output has the network's.
+
+examples:
+  bcfusion enhance runs/bone_to_air/seanet/TIME throat.wav
+  bcfusion enhance RUN recordings/ --output restored/
+  bcfusion enhance RUN/checkpoints/best-stoi.ckpt 'recordings/**/*.flac' --subtype FLOAT
+  bcfusion enhance RUN two_channels.wav                           # a channel for each sensor, in the network's order
+  bcfusion enhance RUN --sensor body=throat/ --sensor noisy=mic/  # a folder for each sensor, files matched by name
+
+A recording that cannot be restored is named and the others go on; the exit status is then 2.
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recording: a file with all sensors, or a file for each sensor; and where its restored form goes."""
+
+    sources: tuple[Path, ...]
+    target: Path
+
+
+@dataclass
+class Plan:
+    """What to do, and what cannot be done, each with its reason."""
+
+    jobs: list[Job]
+    problems: list[str]
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; returns the exit status.
+
+    Raises:
+        BcfusionError: nothing can be done at all: no model, no recordings, no such device.
+    """
+    parser = _parser()
+    arguments = parser.parse_intermixed_args(argv)
+    if bool(arguments.inputs) == bool(arguments.sensor):
+        parser.error("give recordings, or --sensor NAME=FOLDER for each sensor")
+    if not {str(Path.cwd()), ""} & set(sys.path):
+        sys.path.append(str(Path.cwd()))  # where a network of the user's own package is found
+    sensors = _parse_sensors(arguments.sensor)
+    plan = _plan(arguments.inputs, arguments.output, arguments.suffix)
+    if arguments.inputs and not plan.jobs:  # answered before torch is loaded
+        raise AudioError("\n".join(plan.problems))
+
+    import torch
+
+    from bcfusion.inference.bundle import bundle_of, load_generator
+    from bcfusion.inference.enhance import enhance_file
+
+    generator = load_generator(arguments.model, device=_device(arguments.device))
+    bundle = bundle_of(generator)
+    assert bundle is not None  # load_generator attaches it
+    if sensors:
+        plan = _match(sensors, bundle.sensors, arguments.output, arguments.suffix)
+
+    def restore(job: Job) -> Enhanced:
+        try:
+            return enhance_file(
+                generator,
+                job.sources,
+                job.target,
+                chunk_seconds=arguments.chunk,
+                resample=not arguments.no_resample,
+                subtype=arguments.subtype,
+            )
+        except torch.OutOfMemoryError as error:
+            size = f"--chunk {arguments.chunk:g}"
+            raise AudioError(
+                f"{job.sources[0]}: the GPU's memory is too small for {size}; give fewer seconds"
+            ) from error
+
+    return _work(plan, restore, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, examples = HELP.partition("examples:")
+    parser = argparse.ArgumentParser(
+        prog="bcfusion enhance",
+        description=description,
+        epilog="examples:" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="run directory, bundle or .ckpt")
+    parser.add_argument("inputs", metavar="INPUT", nargs="*", help="sound files, folders, quoted globs")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("enhanced"), help="default: ./enhanced")
+    parser.add_argument("--suffix", metavar="TEXT", default="", help="put behind each name, as _enhanced")
+    parser.add_argument(
+        "--sensor", metavar="NAME=DIR", action="append", default=[], help="folder (or file) of one sensor"
+    )
+    parser.add_argument("--subtype", choices=("PCM_16", "PCM_24", "FLOAT"), default="PCM_16", help="default: PCM_16")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    parser.add_argument(
+        "--no-resample", action="store_true", help="refuse recordings of another rate than the network's"
+    )
+    parser.add_argument("--chunk", metavar="SECONDS", type=_seconds, default=10.0, help="computed at once; default: 10")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
+    )
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BcfusionError("--device cuda: torch finds no GPU here; leave the option out, or give --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _plan(inputs: Sequence[str], output: Path, suffix: str) -> Plan:
+    """Find the recordings; the output mirrors the tree below the folder that all inputs have in common."""
+    from bcfusion.audio import find_audio
+
+    found: dict[str, Path] = {}  # by absolute path, in order, each once
+    problems = []
+    roots = [_root(given) for given in inputs]
+    inside = os.path.abspath(output.expanduser())
+    for given, root in zip(inputs, roots, strict=True):
+        try:
+            paths = {os.path.abspath(path): path for path in find_audio(given)}
+        except AudioError as error:
+            problems.append(str(error))
+            continue
+        # Outputs of an earlier call, in a folder below the recordings, are no recordings.
+        found |= {key: path for key, path in paths.items() if root == inside or not key.startswith(inside + os.sep)}
+    common = os.path.commonpath(roots) if roots else ""
+    jobs = [Job((path,), _target(Path(key).relative_to(common), output, suffix)) for key, path in found.items()]
+    return _without_clashes(Plan(jobs, problems))
+
+
+def _root(given: str) -> str:
+    """The folder that was given, or that a file is in, or that a glob starts from; absolute."""
+    path = os.path.abspath(os.path.expanduser(given))
+    if os.path.isdir(path):
+        return path
+    while not os.path.exists(path) and glob.has_magic(path):
+        path = os.path.dirname(path)
+    return path if os.path.isdir(path) else os.path.dirname(path)
+
+
+def _parse_sensors(given: Sequence[str]) -> dict[str, Path]:
+    sensors: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder) or name in sensors:
+            raise AudioError(f"--sensor {text}: give NAME=FOLDER, once for each sensor of the network")
+        sensors[name] = Path(folder).expanduser()
+    return sensors
+
+
+def _match(folders: dict[str, Path], sensors: list[str], output: Path, suffix: str) -> Plan:
+    """Join the files of the sensors' folders that have the same path below them, extensions aside."""
+    from bcfusion.audio import find_audio
+
+    if set(folders) != set(sensors):
+        raise AudioError(f"--sensor names {', '.join(folders)}; the network takes {', '.join(sensors)}")
+    plan = Plan([], [])
+    by_key: dict[Path, dict[str, Path]] = {}
+    for sensor in sensors:
+        folder = folders[sensor]
+        for path in find_audio(folder):
+            key = path.relative_to(folder).with_suffix("") if folder.is_dir() else Path(folders[sensors[0]].stem)
+            other = by_key.setdefault(key, {}).setdefault(sensor, path)
+            if other != path:
+                plan.problems.append(f"{path}: {other.name} has the same name; keep one of them")
+    for key, files in sorted(by_key.items()):
+        missing = [str(folders[sensor]) for sensor in sensors if sensor not in files]
+        if missing:
+            plan.problems.append(f"{next(iter(files.values()))}: no recording named {key} in {' and '.join(missing)}")
+        else:
+            plan.jobs.append(Job(tuple(files[sensor] for sensor in sensors), _target(key, output, suffix)))
+    return _without_clashes(plan)
+
+
+def _target(relative: Path, output: Path, suffix: str) -> Path:
+    stem = relative.name if relative.suffix.lower() not in _extensions() else relative.stem
+    return output.expanduser() / relative.parent / f"{stem}{suffix}.wav"
+
+
+def _extensions() -> tuple[str, ...]:
+    from bcfusion.audio import EXTENSIONS
+
+    return EXTENSIONS
+
+
+def _without_clashes(plan: Plan) -> Plan:
+    """Leave out what would overwrite a recording or another output."""
+    sources = {os.path.realpath(path) for job in plan.jobs for path in job.sources}
+    taken: dict[str, Path] = {}
+    kept = []
+    for job in plan.jobs:
+        target, source = os.path.realpath(job.target), job.sources[0]
+        if target in sources:
+            plan.problems.append(
+                f"{source}: its output would replace the recording {job.target}; give --output or --suffix"
+            )
+        elif target in taken:
+            plan.problems.append(
+                f"{source}: its output {job.target} is also that of {taken[target]}; rename one of them"
+            )
+        else:
+            taken[target] = source
+            kept.append(job)
+    return Plan(kept, plan.problems)
+
+
+def _work(plan: Plan, restore: Callable[[Job], Enhanced], arguments: argparse.Namespace) -> int:
+    """Restore one recording after the other, with a line for each; returns the exit status."""
+    problems = list(plan.problems)
+    done: list[Enhanced] = []
+    started = time.perf_counter()
+    for number, job in enumerate(plan.jobs, start=1):
+        print(f"[{number}/{len(plan.jobs)}] {job.sources[0]} -> {job.target}", end="", flush=True)
+        begun = time.perf_counter()
+        try:
+            if job.target.exists() and not arguments.overwrite:
+                raise AudioError(f"{job.target} exists: give --overwrite to replace it, or another --output")
+            result = restore(job)
+        except BcfusionError as error:
+            problems.append(str(error))
+            print("  FAILED")
+            continue
+        done.append(result)
+        print(f"  {result.seconds:.1f} s of audio in {time.perf_counter() - begun:.1f} s")
+        if result.overs:
+            fate = "kept" if arguments.subtype == "FLOAT" else "clipped (--subtype FLOAT keeps them)"
+            print(f"warning: {job.target}: {result.overs} samples beyond full scale, peak {result.peak:.2f}; {fate}")
+    took = time.perf_counter() - started
+    if done:
+        seconds = sum(result.seconds for result in done)
+        files = f"{len(done)} file{'s' * (len(done) != 1)}"
+        print(f"{files}, {seconds:.1f} s of audio, real-time factor {took / seconds:.3f}, in {arguments.output}")
+    if problems:
+        print(f"{len(problems)} not restored:", file=sys.stderr)
+        for problem in problems:
+            print(f"  {problem}", file=sys.stderr)
+    return USER_ERROR if problems else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

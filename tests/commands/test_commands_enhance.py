@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor, nn
+
+from bcfusion.commands import exit_status
+from bcfusion.commands.enhance import HELP, main
+from bcfusion.inference.bundle import save_bundle
+
+RATE = 16000
+
+
+class Double(nn.Module):
+    """Twice the last sensor."""
+
+    provides: tuple[str, ...] = ()
+
+    def __init__(self, in_channels: int = 1) -> None:
+        super().__init__()
+        self.sample_rate, self.in_channels, self.hop, self.causal, self.delay = RATE, in_channels, 1, True, 0
+        self.gain = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.gain * inputs[:, -1:]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    for name, sensors in (("model", ["body"]), ("fusion", ["body", "noisy"])):
+        config = {"_target_": f"{__name__}.Double", "in_channels": len(sensors)}
+        save_bundle(tmp_path / name, Double(len(sensors)), config, sensors, {})
+    return tmp_path
+
+
+def record(path: str, level: float = 0.1, rate: int = RATE, seconds: float = 0.1, channels: int = 1) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full((round(rate * seconds), channels), level), rate)
+
+
+def level(path: str) -> float:
+    return float(np.median(soundfile.read(path)[0]))
+
+
+def run(*argv: str) -> int:
+    return exit_status(main, list(argv))
+
+
+def outputs(folder: str = "enhanced") -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def test_folder_is_mirrored(capsys: pytest.CaptureFixture[str]) -> None:
+    record("rec/a.wav")
+    record("rec/day1/b.flac", seconds=0.2)
+    record("rec/day1/c.d.ogg")
+    assert run("model", "rec") == 0
+    assert outputs() == ["a.wav", "day1/b.wav", "day1/c.d.wav"]
+    assert level("enhanced/day1/b.wav") == pytest.approx(0.2, abs=1e-3)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("]")[0] for line in lines[:3]] == ["[1/3", "[2/3", "[3/3"]
+    assert re.fullmatch(r"3 files, 0\.4 s of audio, real-time factor \d+\.\d+, in enhanced", lines[-1])
+
+
+def test_inputs_keep_apart_what_is_below_their_common_folder() -> None:
+    record("day1/x.wav", 0.1)
+    record("day2/x.wav", 0.2)
+    record("day2/deep/x.wav", 0.3)
+    assert run("model", "day1", "--output", "out", "day2/**/*.wav") == 0
+    assert outputs("out") == ["day1/x.wav", "day2/deep/x.wav", "day2/x.wav"]
+    assert level("out/day2/deep/x.wav") == pytest.approx(0.6, abs=1e-3)
+
+
+def test_single_file_suffix_and_subtype() -> None:
+    record("deep/in/x.wav")
+    assert run("model", "deep/in/x.wav", "--suffix", "_e", "--subtype", "FLOAT", "--output", "o/p") == 0
+    assert outputs("o/p") == ["x_e.wav"]
+    assert soundfile.info("o/p/x_e.wav").subtype == "FLOAT"
+
+
+def test_outputs_of_an_earlier_call_are_not_enhanced_again() -> None:
+    record("a.wav")
+    assert run("model", ".") == 0
+    assert run("model", ".", "--overwrite") == 0
+    assert outputs() == ["a.wav"]
+    assert level("enhanced/a.wav") == pytest.approx(0.2, abs=1e-3)
+
+
+def test_bad_files_are_named_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    record("rec/a.wav")
+    Path("rec/b.wav").write_bytes(b"this is not sound" * 10)
+    record("rec/c.wav", channels=2)
+    record("rec/d.wav", rate=8000)
+    record("rec/e.wav")
+    assert run("model", "rec", "missing.wav", "--no-resample") == 2
+    captured = capsys.readouterr()
+    assert outputs() == ["rec/a.wav", "rec/e.wav"]
+    assert captured.out.count("FAILED") == 3
+    errors = captured.err.splitlines()
+    assert errors[0] == "4 not restored:"
+    for text in ("missing.wav", "rec/b.wav", "rec/c.wav has 2 channels", "rec/d.wav is sampled at 8000 Hz"):
+        assert sum(text in line for line in errors) == 1
+
+
+def test_existing_output_is_kept_unless_told() -> None:
+    record("a.wav", 0.1)
+    record("enhanced/a.wav", 0.5)
+    assert run("model", "a.wav") == 2
+    assert level("enhanced/a.wav") == pytest.approx(0.5, abs=1e-3)
+    assert run("model", "a.wav", "--overwrite") == 0
+    assert level("enhanced/a.wav") == pytest.approx(0.2, abs=1e-3)
+
+
+def test_recordings_are_never_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    record("rec/a.wav", 0.1)
+    assert run("model", "rec", "--output", "rec", "--overwrite") == 2
+    assert "would replace the recording" in capsys.readouterr().err
+    assert level("rec/a.wav") == pytest.approx(0.1, abs=1e-3)
+    assert run("model", "rec", "--output", "rec", "--suffix", "_e") == 0
+    assert outputs("rec") == ["a.wav", "a_e.wav"]
+
+
+def test_two_recordings_do_not_share_an_output(capsys: pytest.CaptureFixture[str]) -> None:
+    record("rec/a.wav", 0.1)
+    record("rec/a.flac", 0.2)
+    assert run("model", "rec") == 2
+    assert "is also that of" in capsys.readouterr().err
+    assert level("enhanced/a.wav") == pytest.approx(0.4, abs=1e-3)  # of a.flac, the first by name
+
+
+def test_clipping_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    record("a.wav", 0.75)
+    assert run("model", "a.wav") == 0
+    assert "warning: enhanced/a.wav: 1600 samples beyond full scale, peak 1.50; clipped" in capsys.readouterr().out
+
+
+def test_folders_of_sensors_are_matched_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    record("throat/s1/a.wav", 0.1)
+    record("mic/s1/a.flac", 0.3)
+    record("throat/s1/b.wav", 0.1)
+    record("mic/c.wav", 0.1)
+    assert run("fusion", "--sensor", "noisy=mic", "--sensor", "body=throat") == 2
+    assert outputs() == ["s1/a.wav"]
+    assert level("enhanced/s1/a.wav") == pytest.approx(0.6, abs=1e-3)  # twice the last sensor, noisy
+    errors = capsys.readouterr().err
+    assert "throat/s1/b.wav: no recording named s1/b in mic" in errors
+    assert "mic/c.wav: no recording named c in throat" in errors
+
+
+def test_one_file_for_each_sensor() -> None:
+    record("t.wav", 0.1)
+    record("m.wav", 0.2)
+    assert run("fusion", "--sensor", "body=t.wav", "--sensor", "noisy=m.wav") == 0
+    assert level("enhanced/t.wav") == pytest.approx(0.4, abs=1e-3)
+
+
+def test_sensors_must_be_those_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+    record("t/a.wav")
+    assert run("fusion", "--sensor", "body=t", "--sensor", "air=t") == 2
+    assert "--sensor names body, air; the network takes body, noisy" in capsys.readouterr().err
+    assert run("fusion", "--sensor", "t") == 2
+    assert "NAME=FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["modle", "a.wav"], "did you mean"),
+        (["model", "b.wav"], "no such file or folder: b.wav"),
+        (["model", "empty"], "no audio in empty"),
+        (["a.wav", "a.wav"], "no checkpoint"),
+    ],
+)
+def test_wrong_input_is_answered_in_two_lines(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    record("a.wav")
+    Path("empty").mkdir()
+    assert run(*argv) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err
+    assert captured.err.count("\n") <= 2
+    assert not captured.out
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["model"], ["model", "a.wav", "--sensor", "body=x"], ["model", "a", "--chunk", "0"]]
+)
+def test_wrong_usage_exits_with_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: bcfusion enhance" in capsys.readouterr().err
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: bcfusion enhance" in text
+    assert HELP.partition("examples:")[2].strip() in text
+
+
+def test_module_is_cheap_to_import() -> None:
+    code = "import sys, bcfusion.commands.enhance; print({'torch', 'numpy', 'soundfile', 'hydra'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
+    assert done.stdout.strip() == "set()"
+
+
+def test_network_of_the_working_directory_is_found(workplace: Path) -> None:
+    (workplace / "my_nets_of_enhance_test.py").write_text(
+        f"from {__name__} import Double\nclass Mine(Double):\n    pass\n", encoding="utf-8"
+    )
+    text = (workplace / "model" / "config.yaml").read_text()
+    (workplace / "model" / "config.yaml").write_text(text.replace(f"{__name__}.Double", "my_nets_of_enhance_test.Mine"))
+    record("a.wav")
+    assert run("model", "a.wav") == 0

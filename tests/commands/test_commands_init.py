@@ -1,0 +1,87 @@
+"""``bcfusion init``: a shipped experiment becomes one's own and can be run as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bcfusion.commands.init import main
+from bcfusion.config import conf_dir, group_members
+from bcfusion.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", group_members("experiment"))
+def test_a_copy_differs_from_the_shipped_experiment_by_its_command_only(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([name])
+    copied = Path("conf/experiment", f"my_{name}.yaml").read_text()
+    shipped = (conf_dir() / "experiment" / f"{name}.yaml").read_text()
+    command = f"bcfusion train experiment=my_{name}"
+    assert yaml.safe_load(copied) == yaml.safe_load(shipped)
+    assert copied.startswith("# @package _global_\n")  # else Hydra would put the overrides into a key `experiment`
+    assert f"# {command}\n" in copied
+    assert f"# bcfusion train experiment={name}\n" not in copied
+    assert capsys.readouterr().out.endswith(f"  {command}\n")
+
+
+def test_the_copy_composes_to_what_the_shipped_experiment_composes_to(work: Path) -> None:
+    from hydra import compose, initialize_config_dir
+
+    main(["seanet"])
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        search = f"hydra.searchpath=[file://{work / 'conf'}]"
+        assert compose("train", ["experiment=my_seanet", search]) == compose("train", ["experiment=seanet"])
+
+
+def test_nothing_is_overwritten_unasked() -> None:
+    target = Path("conf/experiment/my_seanet.yaml")
+    main(["seanet"])
+    target.write_text("edited\n")
+    with pytest.raises(ConfigError, match="--force"):
+        main(["seanet"])
+    assert target.read_text() == "edited\n"
+    main(["seanet", "--force"])
+    assert target.read_text() != "edited\n"
+
+
+def test_elsewhere_the_command_names_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["seanet", "--to", "lab/experiment/wide.yaml"])
+    assert "bcfusion train experiment=wide --config-dir lab\n" in capsys.readouterr().out
+    assert "# bcfusion train experiment=wide --config-dir lab\n" in Path("lab/experiment/wide.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("wide.yaml", "folder named experiment"),  # Hydra would not find it
+        ("conf/experiment/wide.txt", "must be a .yaml file"),
+        ("conf/experiment/seanet.yaml", "choose another name"),  # it would not replace the shipped one
+    ],
+)
+def test_a_place_where_it_would_not_be_used_is_refused(target: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        main(["seanet", "--to", target, "--force"])
+    assert not Path(target).exists()
+
+
+def test_an_unknown_experiment_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'seanet'\?\navailable: seanet, "):
+        main(["senet"])
+
+
+@pytest.mark.parametrize("argv", [["--list"], []])
+def test_the_list_says_what_each_experiment_is(argv: list[str], capsys: pytest.CaptureFixture[str], work: Path) -> None:
+    main(argv)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == group_members("experiment")
+    assert any(line.startswith("seanet ") and "Tagliasacchi" in line for line in lines)
+    assert not list(work.iterdir())
