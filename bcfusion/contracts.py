@@ -48,7 +48,7 @@ class Judgement(NamedTuple):
 
 @runtime_checkable
 class Generator(Protocol):
-    """Restores speech: ``forward(inputs (B, S, T)) -> (B, 1, T)``, or a dict with key ``estimate`` and those of ``provides``.
+    """Restores speech: ``(B, S, T) -> (B, 1, T)``, or to a dict with key ``estimate`` and those of ``provides``.
 
     The output has the length of the input for any T of at least one sample; the network pads and trims inside.
     """
@@ -60,14 +60,18 @@ class Generator(Protocol):
     delay: int  #: output sample n depends on no input sample after n + delay
     provides: tuple[str, ...]  #: keys of the output besides ``estimate``
 
-    def __call__(self, inputs: Tensor) -> Tensor | dict[str, Tensor]: ...
+    def __call__(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Restores a batch."""
+        ...
 
 
 @runtime_checkable
 class Discriminator(Protocol):
     """Judges a waveform ``(B, 1, T)``: one Judgement for each sub-discriminator."""
 
-    def __call__(self, waveform: Tensor) -> list[Judgement]: ...
+    def __call__(self, waveform: Tensor) -> list[Judgement]:
+        """Judges a batch."""
+        ...
 
 
 @runtime_checkable
@@ -84,16 +88,22 @@ class Balancer(Protocol):
         weights: Mapping[str, float],
         anchor: Tensor,
         backward: Callable[..., None],
-    ) -> dict[str, float | Tensor]: ...
+    ) -> dict[str, float | Tensor]:
+        """Runs the generator's backward pass."""
+        ...
 
 
 @runtime_checkable
 class AdversarialObjective(Protocol):
     """The game between generator and discriminators, averaged over sub-discriminators. Both return scalars."""
 
-    def discriminator(self, target_judgements: Sequence[Judgement], estimate_judgements: Sequence[Judgement]) -> Tensor: ...
+    def discriminator(self, target_judgements: Sequence[Judgement], estimate_judgements: Sequence[Judgement]) -> Tensor:
+        """What the discriminators minimise."""
+        ...
 
-    def generator(self, estimate_judgements: Sequence[Judgement]) -> Tensor: ...
+    def generator(self, estimate_judgements: Sequence[Judgement]) -> Tensor:
+        """What the generator minimises."""
+        ...
 
 
 @runtime_checkable
@@ -106,7 +116,9 @@ class Metric(Protocol):
     names: tuple[str, ...]
     higher_is_better: Mapping[str, bool | None]  #: None: information only (a lag), never selected by
 
-    def score(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]: ...
+    def score(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
+        """Scores one utterance; both signals are ``(T,)``."""
+        ...
 
 
 class Skip(Exception):
@@ -141,18 +153,21 @@ class Row:
 class Corpus(Protocol):
     """Where utterances come from. ``rows`` may prepare (synthesise, scan) on its first call."""
 
-    def rows(self, split: str) -> list[Row]: ...
+    def rows(self, split: str) -> list[Row]:
+        """The utterances of ``train``, ``valid`` or ``test``, always in the same order."""
+        ...
 
 
 @runtime_checkable
 class Simulator(Protocol):
     """Makes one sensor's signal from clean air-conducted speech.
 
-    ``air (1, T)`` at ``sample_rate``; returns a dict with ``signal (1, T)`` and, where it added noise, ``noise (1, T)``.
+    ``air (1, T)`` at ``sample_rate``; returns a dict with ``signal (1, T)`` and, where it added the noise of a room,
+    ``noise (1, T)``, which the class attribute ``provides_noise = True`` announces.
     All randomness is drawn from ``generator``. With ``training`` false the simulation is the fixed one of the
-    evaluation: it may draw a noise realisation (the generator is then seeded by the utterance), never other settings.
+    evaluation: what it still draws (noise and its level) comes from a generator that is seeded by the utterance.
     """
 
-    def __call__(
-        self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool
-    ) -> dict[str, Tensor]: ...
+    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+        """Simulates one utterance or segment."""
+        ...

@@ -21,6 +21,9 @@ class ConfigError(BcfusionError):
         self.problems = list(problems)
         super().__init__("\n".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return type(self), (self.problems,)
+
 
 class AudioError(BcfusionError):
     """An audio file is missing, unreadable, truncated, or not of the shape that was asked for."""

@@ -69,6 +69,8 @@ class DemoCorpus:
         ConfigError: an argument is out of range.
     """
 
+    recorded_sensors: tuple[str, ...] = ()  #: besides air
+
     def __init__(
         self,
         sample_rate: int = 16000,

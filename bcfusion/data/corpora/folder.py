@@ -36,6 +36,8 @@ class FolderCorpus:
         DataError: ``root`` does not exist.
     """
 
+    recorded_sensors: tuple[str, ...] = ()  #: besides air
+
     def __init__(self, root: str, splits: Mapping[str, str] | None = None, max_unreadable_share: float = 0.05) -> None:
         self.root = Path(root).expanduser()
         self.splits = dict(SPLITS if splits is None else splits)

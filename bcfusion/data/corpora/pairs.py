@@ -32,6 +32,8 @@ class PairsCorpus:
         DataError: a folder does not exist, or ``split`` is none.
     """
 
+    recorded_sensors: tuple[str, ...] = ("body",)  #: besides air
+
     def __init__(self, body: str, air: str, split: str = "test", max_unreadable_share: float = 0.05) -> None:
         self.folders = {"body": Path(body).expanduser(), "air": Path(air).expanduser()}
         self.split = split

@@ -1,0 +1,73 @@
+"""SIGINT and SIGTERM end a run in a saved, resumable state."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from bcfusion.training.callbacks.checkpointing import Checkpointing
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class RunInterrupted(Exception):
+    """A signal ended the run after its state was saved."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        self.signum = signum
+        self.step = step
+        super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}")
+
+
+class Interrupt(Callback):
+    """Catches the first SIGINT or SIGTERM, lets the current batch end, saves ``last.ckpt`` and leaves.
+
+    A second signal is not caught, so that a run that hangs can still be ended. Handlers are installed when training
+    starts, after Lightning's own, and taken back when it ends, however it ends.
+    """
+
+    def __init__(self, checkpointing: Checkpointing) -> None:
+        self._checkpointing = checkpointing
+        self._previous: dict[int, Any] = {}
+        self._signum: int | None = None
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self._signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Installs the handlers."""
+        for signum in SIGNALS:
+            self._previous[signum] = signal.getsignal(signum)
+            signal.signal(signum, self._handle)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Saves and leaves where a signal came, at the end of an optimiser step."""
+        self._leave_if_asked(trainer, module)
+
+    def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Leaves a validation at once; the state that is saved is that of the last training step."""
+        if not trainer.sanity_checking:
+            self._leave_if_asked(trainer, module)
+
+    def _leave_if_asked(self, trainer: Trainer, module: LightningModule) -> None:
+        asked = trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False)
+        if asked and self._checkpointing.can_save():
+            self._checkpointing.save_last()
+            raise RunInterrupted(self._signum or signal.SIGTERM, self._checkpointing.module.step)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Takes the handlers back."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Takes the handlers back."""
+        self._restore()

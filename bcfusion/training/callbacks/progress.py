@@ -1,0 +1,102 @@
+"""The progress bar: losses and step rate; on a terminal one line that moves, in a log file one line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.quality import Quality
+from bcfusion.training.callbacks.step_log import StepLog
+from bcfusion.training.module import SpeechModule
+
+SECONDS_BETWEEN_LINES = 20.0
+SHOWN = ("loss/", "discriminator/loss")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class Progress(Callback):
+    """Shows the step, elapsed of budgeted time, step rate, losses and the latest quality.
+
+    Args:
+        clock, step_log, quality: the callbacks whose values are shown.
+    """
+
+    def __init__(self, clock: Clock, step_log: StepLog, quality: Quality) -> None:
+        self._clock = clock
+        self._step_log = step_log
+        self._quality = quality
+        self._bar: tqdm[Any] | None = None
+        self._last_line = 0.0
+        self._last_step = (0, 0.0)
+        self._rate = 0.0
+
+    def text(self, step: int) -> str:
+        """One line about the run at this step."""
+        clock = self._clock
+        of = f" of {_clock(clock.seconds)}" if clock.seconds is not None else ""
+        steps = f"step {step}" + (f" of {clock.max_steps}" if clock.max_steps is not None else "")
+        parts = [steps, f"{_clock(clock.elapsed())}{of}", f"{self._rate:.2f} steps/s"]
+        losses = {
+            ("D" if tag == "discriminator/loss" else tag.removeprefix("loss/")): value
+            for tag, value in self._step_log.latest.items()
+            if tag.startswith(SHOWN)
+        }
+        parts += [" ".join(f"{name} {value:.3g}" for name, value in losses.items())] if losses else []
+        parts += [self._quality.summary()] if self._quality.summary() else []
+        return " | ".join(parts)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Opens the bar."""
+        assert isinstance(module, SpeechModule)
+        self._last_step = (module.step, time.monotonic())
+        if trainer.is_global_zero and sys.stderr.isatty():
+            self._bar = tqdm(bar_format="{desc}", leave=True, dynamic_ncols=True)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Moves the bar."""
+        assert isinstance(module, SpeechModule)
+        step, since = self._last_step
+        now = time.monotonic()
+        if now - since > 2.0:
+            self._rate = (module.step - step) / (now - since)
+            self._last_step = (module.step, now)
+        if not trainer.is_global_zero:
+            return
+        if self._bar is not None:
+            self._bar.set_description_str(self.text(module.step))
+        elif now - self._last_line > SECONDS_BETWEEN_LINES and self._rate:
+            self._last_line = now
+            print(self.text(module.step), file=sys.stderr, flush=True)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Says that a validation begins."""
+        assert isinstance(module, SpeechModule)
+        if self._bar is not None:
+            self._bar.set_description_str(f"step {module.step} | validating ...")
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Says what the validation found."""
+        assert isinstance(module, SpeechModule)
+        self._last_step = (module.step, time.monotonic())
+        if trainer.is_global_zero:
+            line = f"step {module.step} | validation: {self._quality.summary()}"
+            if self._bar is not None:
+                self._bar.write(line, file=sys.stderr)
+            else:
+                print(line, file=sys.stderr, flush=True)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

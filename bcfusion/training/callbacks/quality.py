@@ -1,0 +1,186 @@
+"""Scores validations with quality metrics, keeps the best checkpoints, shows sounds and pictures of fixed items."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from bcfusion.inference.evaluate import ENHANCED, input_signals
+from bcfusion.metrics.pool import Scorer, Scores
+from bcfusion.report.spectrogram import spectrogram_figure
+from bcfusion.training.callbacks.checkpointing import Checkpointing
+from bcfusion.training.loggers import TensorBoardLogger
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.selection import Selection
+
+SHORT_NAMES = {"pesq_wb": "pesq", "pesq_nb": "pesq"}
+
+
+def best_name(metric: str) -> str:
+    """Name of the checkpoint that is best by one metric: ``best-pesq`` for ``pesq_wb``."""
+    return f"best-{SHORT_NAMES.get(metric, metric)}"
+
+
+class Quality(Callback):
+    """Metrics run in worker processes while the network works on the next item.
+
+    Args:
+        scorer: computes the metrics; kept between validations.
+        selection: decides over ``best.ckpt``. keep_best: metrics with a best checkpoint of their own.
+        checkpointing: writes the checkpoints.
+        sensors: names of the input channels. sample_rate: Hz.
+        samples: how many of the first validation items are logged as sound and picture.
+        directory: where the per-utterance tables go.
+        hyperparameters: flat plain values for TensorBoard's HPARAMS.
+        resumed: the ``quality`` entry of the checkpoint of a resumed run.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        selection: Selection,
+        keep_best: Sequence[str],
+        checkpointing: Checkpointing,
+        sensors: Sequence[str],
+        sample_rate: int,
+        samples: int,
+        directory: Path,
+        hyperparameters: dict[str, Any],
+        resumed: dict[str, Any] | None = None,
+    ) -> None:
+        self._scorer = scorer
+        self._selection = selection
+        self._keep_best = tuple(keep_best)
+        self._checkpointing = checkpointing
+        self._sensors = tuple(sensors)
+        self._sample_rate = sample_rate
+        self._samples = samples
+        self._directory = directory
+        self._hyperparameters = hyperparameters
+        resumed = resumed or {}
+        self.best: dict[str, float] = dict(resumed.get("best", {}))  # checkpoint name to its score
+        self.best_values: dict[str, float] = dict(resumed.get("best_values", {}))  # metric means of best.ckpt
+        self.best_step: int = int(resumed.get("best_step", -1))
+        self.latest: dict[str, float] = {}
+        self.input_means: dict[str, float] = {}
+        self._registered = False
+        self._shown = 0
+        self._began = 0.0
+        checkpointing.quality_state = self.state
+
+    def state(self) -> dict[str, Any]:
+        """Best scores so far, as plain containers for the checkpoint."""
+        return {
+            "quality": {
+                "best": dict(self.best),
+                "best_values": dict(self.best_values),
+                "best_step": self.best_step,
+                "latest": dict(self.latest),
+            }
+        }
+
+    def summary(self) -> str:
+        """Latest validation in a few words: value, and the input's in brackets."""
+        shown = [name for name in self.latest if name in ("pesq_wb", "stoi", "lsd")] or list(self.latest)[:2]
+        return " ".join(
+            f"{name} {self.latest[name]:.3f}"
+            + (f" (input {self.input_means[name]:.3f})" if name in self.input_means else "")
+            for name in shown
+        )
+
+    # ---------------------------------------------------------------- hooks
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Starts counting items and time."""
+        self._shown = 0
+        self._began = time.monotonic()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, _: int = 0
+    ) -> None:
+        """Hands the estimate to the metric workers, the input too at the first validation of a session."""
+        assert isinstance(module, SpeechModule)
+        estimates = outputs.cpu().numpy()
+        for position, item in enumerate(batch["ids"]):
+            length = int(batch["lengths"][position])
+            signals = {ENHANCED: estimates[position, 0, :length]}
+            inputs = input_signals(batch["inputs"][position], length, self._sensors)
+            if not self.input_means:
+                signals.update(inputs)
+            target = batch["target"][position, 0, :length].cpu().numpy()
+            self._scorer.submit(item, signals, target)
+            if trainer.is_global_zero and self._shown < self._samples:
+                self._show(module, self._shown, item, {**inputs, ENHANCED: signals[ENHANCED], "target": target})
+                self._shown += 1
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Collects, logs, and writes the checkpoints that this validation made the best."""
+        assert isinstance(module, SpeechModule)
+        scores = self._gather(self._scorer.collect())
+        self.latest = scores.mean(ENHANCED)
+        systems = [system for system in scores.systems if system != ENHANCED]
+        if systems:
+            self.input_means = scores.mean(systems[-1])
+        improved = self._improved(module.step)
+        if trainer.is_global_zero:
+            scores.write_csv(self._directory / f"valid-{module.step:07d}.csv")
+            values = {f"valid/{name}": value for name, value in self.latest.items()}
+            values["valid/selection"] = self._selection.score(self.latest)
+            values["valid/skipped"] = float(sum(sum(c.values()) for c in scores.skipped(ENHANCED).values()))
+            values["rate/validation_seconds"] = time.monotonic() - self._began
+            for system in systems:
+                tag = "valid_input" if len(systems) == 1 else f"valid_{system}"
+                values.update({f"{tag}/{name}": value for name, value in scores.mean(system).items()})
+            self._log(trainer, values, module.step, bool(improved))
+        self._checkpointing.save_best(improved)
+
+    # ---------------------------------------------------------------- parts
+
+    def _gather(self, scores: Scores) -> Scores:
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return scores
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, scores)
+        return Scores.merged(parts)
+
+    def _improved(self, step: int) -> list[str]:
+        candidates = {"best": self._selection.score(self.latest)}
+        for metric in self._keep_best:
+            if metric in self.latest and math.isfinite(self.latest[metric]):
+                sign = 1.0 if self._scorer.higher_is_better[metric] else -1.0
+                candidates[best_name(metric)] = sign * self.latest[metric]
+        improved = [name for name, score in candidates.items() if score > self.best.get(name, -math.inf)]
+        self.best.update({name: candidates[name] for name in improved})
+        if "best" in improved:
+            self.best_values, self.best_step = dict(self.latest), step
+        return improved
+
+    def _log(self, trainer: Trainer, values: dict[str, float], step: int, improved: bool) -> None:
+        bests = {f"best/{name}": value for name, value in self.best_values.items()}
+        bests["best/selection"] = self.best["best"]
+        for logger in trainer.loggers:
+            if not self._registered:
+                logger.log_hyperparams(self._hyperparameters, bests)  # registered once, updated below
+            logger.log_metrics({**values, **(bests if improved or not self._registered else {})}, step=step)
+        self._registered = True
+
+    def _show(self, module: SpeechModule, index: int, item: str, signals: dict[str, np.ndarray]) -> None:
+        for logger in module.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            writer: SummaryWriter = logger.experiment
+            for name, signal in signals.items():
+                if name == ENHANCED or not self._registered:  # input and target do not change
+                    sound = Tensor(np.clip(signal, -1.0, 1.0)).unsqueeze(0)
+                    writer.add_audio(f"sample_{index}/{name}", sound, module.step, self._sample_rate)
+            figure = spectrogram_figure(signals, self._sample_rate, title=f"{item}, step {module.step}")
+            writer.add_figure(f"sample_{index}/spectrogram", figure, module.step, close=False)

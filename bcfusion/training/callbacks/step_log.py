@@ -1,0 +1,45 @@
+"""Writes what the training steps noted to the loggers, by the run's own step count."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from bcfusion.training.module import SpeechModule
+
+
+class StepLog(Callback):
+    """At an interval of steps: mean losses, gradient norms, learning rates, skipped steps, unreadable files, rate."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.latest: dict[str, float] = {}
+        self.unreadable: dict[str, int] = {}
+        self._since = time.monotonic()
+        self._steps = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts, and at the interval writes."""
+        assert isinstance(module, SpeechModule)
+        self._steps += 1
+        for path in batch.get("unreadable", ()):
+            self.unreadable[path] = self.unreadable.get(path, 0) + 1
+        if module.step % self.every:
+            return
+        now = time.monotonic()
+        values = module.take_log()
+        values["rate/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
+        values["data/unreadable_files"] = float(len(self.unreadable))
+        self._since, self._steps = now, 0
+        self.latest = values
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(values, step=module.step)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Validation time does not count as training time."""
+        self._since, self._steps = time.monotonic(), 0

@@ -1,0 +1,107 @@
+"""What a run writes while it trains: TensorBoard events and a CSV, both resumable and both by our own step count."""
+
+from __future__ import annotations
+
+import csv
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class TensorBoardLogger(LightningTensorBoardLogger):
+    """Events directly in the run directory, so that ``tensorboard --logdir runs`` names runs as the folders do.
+
+    Args:
+        run_dir: where the events go. first_step: of this session; later events of an interrupted one are hidden.
+    """
+
+    def __init__(self, run_dir: str | Path, first_step: int = 0) -> None:
+        arguments: dict[str, Any] = {"purge_step": first_step} if first_step else {}
+        super().__init__(save_dir=str(run_dir), name="", version="", default_hp_metric=False, **arguments)
+
+    @property
+    def log_dir(self) -> str:
+        """The run directory itself."""
+        return str(self.save_dir)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Flushes events; the run directory's config.yaml takes the place of Lightning's hparams.yaml."""
+        self.experiment.flush()
+
+
+class CsvLogger(Logger):
+    """``metrics.csv`` in the run directory: one line a step, one column a tag.
+
+    A tag that appears late widens the table: the file is then written anew, atomically. On resume, lines at or after
+    ``first_step`` are dropped, since those steps are done again.
+
+    Args:
+        run_dir: where the file goes. first_step: of this session.
+    """
+
+    def __init__(self, run_dir: str | Path, first_step: int = 0) -> None:
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+        self._columns: list[str] = ["step"]
+        self._rows: list[dict[str, str]] = []
+        self._first_step = first_step
+        self._opened = False
+
+    @property
+    def name(self) -> str:
+        """No name of its own: the directory says it."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """No version of its own: the directory says it."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Hyperparameters stand in the run's config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Adds the values of one step; values of a step that is there already join its line."""
+        if not self._opened:
+            self._open()
+        step_text = str(0 if step is None else step)
+        new_columns = [tag for tag in metrics if tag not in self._columns]
+        values = {tag: repr(float(value)) for tag, value in metrics.items()}
+        joined = bool(self._rows) and self._rows[-1]["step"] == step_text
+        if joined:
+            self._rows[-1].update(values)
+        else:
+            self._rows.append({"step": step_text, **values})
+        if new_columns or joined:
+            self._columns.extend(new_columns)
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self._columns).writerow(self._rows[-1])
+
+    def _open(self) -> None:
+        self._opened = True
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._first_step and self.path.is_file():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(reader.fieldnames or ["step"])
+                self._rows = [row for row in reader if int(row["step"]) <= self._first_step]
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="")
+            writer.writeheader()
+            writer.writerows(self._rows)
+        os.replace(temporary, self.path)

@@ -1,0 +1,283 @@
+"""The Lightning module: a generator, its losses, an optional adversary, two optimisers, one step count.
+
+Optimisation is manual. ``step`` counts batches: schedules, checkpoints, logs and budgets go by it, since Lightning's
+``global_step`` counts every optimiser's steps.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from bcfusion.contracts import Balancer, Batch
+from bcfusion.errors import ConfigError, TrainingError
+from bcfusion.training.adversary import Adversary
+from bcfusion.training.ema import EmaGenerator
+
+JUDGEMENTS = frozenset({"estimate_judgements", "target_judgements"})
+BATCH_NAMES = frozenset({"inputs", "target", "lengths"})
+NETWORKS = ("generator", "discriminator")
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+@dataclass
+class Optimization:
+    """How the two networks are optimised.
+
+    Attributes:
+        optimizers, schedulers, clip: by network, ``generator`` and ``discriminator``; a clip of None only measures.
+        accumulate: batches whose gradients make one optimiser step.
+        max_bad_steps: so many steps with a non-finite gradient in a row end the run.
+    """
+
+    optimizers: Mapping[str, OptimizerFactory]
+    schedulers: Mapping[str, SchedulerFactory | None] = field(default_factory=dict)
+    clip: Mapping[str, float | None] = field(default_factory=dict)
+    accumulate: int = 1
+    max_bad_steps: int = 10
+
+
+class SpeechModule(LightningModule):
+    """Trains a generator by weighted losses and, where there is one, against an adversary.
+
+    Args:
+        generator: fulfils :class:`bcfusion.contracts.Generator`.
+        losses: by name; their ``forward`` asks by argument name for entries of the batch, of the generator's output, or
+            for ``estimate_judgements`` and ``target_judgements``.
+        weights: by the same names; a loss of weight 0 is computed without graph and logged.
+        balancer: makes one gradient of the losses.
+        adversary: None trains by regression.
+        optimization: optimisers, schedulers, clipping, accumulation.
+        ema_decay: of the averaged generator; None: none is kept.
+        batch_names: further keys of a batch that losses may ask for (``noise``).
+
+    Raises:
+        ConfigError: a loss asks for what nobody provides.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        losses: Mapping[str, nn.Module],
+        weights: Mapping[str, float],
+        balancer: Balancer,
+        optimization: Optimization,
+        adversary: Adversary | None = None,
+        ema_decay: float | None = None,
+        batch_names: Iterable[str] = (),
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator = generator
+        self.losses = nn.ModuleDict(losses)
+        self.weights = {name: float(weights[name]) for name in losses}
+        self.balancer = balancer
+        self.adversary = adversary
+        self.optimization = optimization
+        self.ema = None if ema_decay is None else EmaGenerator(generator, ema_decay)
+        self.step = 0
+        self.skipped_steps = dict.fromkeys(NETWORKS, 0)
+        self._bad_in_a_row = 0
+        self._window_bad = False
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = defaultdict(int)
+        self._asks = {name: tuple(inspect.signature(loss.forward).parameters) for name, loss in losses.items()}
+        self._check_names(frozenset(batch_names))
+
+    def _check_names(self, batch_names: frozenset[str]) -> None:
+        provided = BATCH_NAMES | batch_names | {"estimate"} | set(getattr(self.generator, "provides", ()))
+        if self.adversary is not None:
+            provided |= JUDGEMENTS
+        problems = [
+            f"losses.{name}: asks for {', '.join(sorted(set(asks) - provided))}, which neither the batch nor "
+            f"{type(self.generator).__name__} provides"
+            for name, asks in self._asks.items()
+            if not set(asks) <= provided
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def best_generator(self) -> nn.Module:
+        """The generator that is validated and shipped: the average where one is kept."""
+        return self.generator if self.ema is None else self.ema.network
+
+    # ---------------------------------------------------------------- optimisers
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """One optimiser for the generator and, with an adversary, one for the discriminators.
+
+        Schedulers are kept and stepped here: Lightning never steps them in manual optimisation.
+        """
+        optimizers = [self.optimization.optimizers["generator"](self.generator.parameters())]
+        if self.adversary is not None:
+            optimizers.append(self.optimization.optimizers["discriminator"](self.adversary.parameters()))
+        self.schedulers: dict[str, LRScheduler] = {}
+        for network, optimizer in zip(NETWORKS, optimizers, strict=False):
+            make = self.optimization.schedulers.get(network)
+            if make is not None:
+                self.schedulers[network] = make(optimizer)
+        return optimizers
+
+    def _optimizer(self, network: str) -> Any:
+        optimizers = self.optimizers()
+        return optimizers[NETWORKS.index(network)] if isinstance(optimizers, list) else optimizers
+
+    def _optimizer_step(self, network: str, parameters: Iterable[nn.Parameter]) -> bool:
+        """Clips, steps and clears; a step with a non-finite gradient is left out. Returns whether it was taken."""
+        optimizer = self._optimizer(network)
+        limit = self.optimization.clip.get(network)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        finite = bool(torch.isfinite(norm))  # the one synchronisation of a step: the decision has to be the host's
+        if finite:
+            optimizer.step()
+            if network in self.schedulers:
+                self.schedulers[network].step()
+            self._note(f"gradient_norm/{network}", norm)
+        else:
+            self.skipped_steps[network] += 1
+            self._window_bad = True
+        optimizer.zero_grad(set_to_none=True)
+        return finite
+
+    # ---------------------------------------------------------------- training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One batch: discriminators first, on the detached estimate, then the generator against the updated ones."""
+        accumulate = self.optimization.accumulate
+        window = self.step // accumulate  # index of the optimiser step; schedules go by it
+        closes_window = (self.step + 1) % accumulate == 0
+        target = batch["target"]
+        outputs = self._generate(self.generator, batch["inputs"])
+        valid = torch.arange(target.shape[-1], device=target.device) < batch["lengths"].view(-1, 1, 1)
+        estimate = outputs["estimate"]
+
+        adversary = self.adversary if self.adversary is not None and self.adversary.active(window) else None
+        if adversary is not None and adversary.updates(window):
+            loss, statistics = adversary.discriminator_loss(target, estimate.detach() * valid)
+            self.manual_backward(loss / accumulate)
+            self._note("discriminator/loss", loss)
+            for name, value in statistics.items():
+                self._note(f"discriminator/{name}", value)
+            if closes_window:
+                self._optimizer_step("discriminator", adversary.parameters())
+
+        if adversary is None:
+            self._generator_backward({**batch, **outputs}, None, None)
+        else:
+            with adversary.frozen():
+                on_estimate, on_target = adversary.judgements_for_generator(target, estimate * valid)
+                names = {**batch, **outputs, "estimate_judgements": on_estimate, "target_judgements": on_target}
+                self._generator_backward(names, adversary, adversary.objective.generator(on_estimate))
+        if closes_window:
+            taken = self._optimizer_step("generator", self.generator.parameters())
+            if taken and self.ema is not None:
+                self.ema.update(self.generator)
+            self._count_bad(batch)
+        self.step += 1
+
+    def _generator_backward(
+        self, names: Mapping[str, Any], adversary: Adversary | None, adversarial: Tensor | None
+    ) -> None:
+        losses: dict[str, Tensor] = {}
+        weights: dict[str, float] = {}
+        for name, loss in self.losses.items():
+            asks = self._asks[name]
+            if adversary is None and JUDGEMENTS.intersection(asks):
+                continue  # the adversary has not started yet
+            with torch.set_grad_enabled(self.weights[name] != 0.0):
+                value = loss(**{argument: names[argument] for argument in asks})
+            self._note(f"loss/{name}", value)
+            if self.weights[name] != 0.0:
+                losses[name], weights[name] = value, self.weights[name]
+        if adversary is not None and adversarial is not None:
+            self._note("loss/adversarial", adversarial)
+            if adversary.weight != 0.0:
+                losses["adversarial"], weights["adversarial"] = adversarial, adversary.weight
+        scaled = {name: value / self.optimization.accumulate for name, value in losses.items()}
+        shares = self.balancer.backward(scaled, weights, names["estimate"], self.manual_backward)
+        self._note("loss/total", sum((weights[name] * value for name, value in losses.items()), torch.zeros(())))
+        for name, share in shares.items():
+            self._note(f"share/{name}", share)
+
+    def _generate(self, network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+        outputs = network(inputs)
+        return outputs if isinstance(outputs, dict) else {"estimate": outputs}
+
+    def _count_bad(self, batch: Batch) -> None:
+        self._bad_in_a_row = self._bad_in_a_row + 1 if self._window_bad else 0
+        self._window_bad = False
+        if self._bad_in_a_row >= self.optimization.max_bad_steps:
+            raise NonFiniteSteps(self._bad_in_a_row, self.step, list(batch["ids"]))
+
+    # ---------------------------------------------------------------- log
+
+    def _note(self, tag: str, value: Tensor | float) -> None:
+        """Adds to the mean that the next log point shows; nothing leaves the device here."""
+        value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
+        self._sums[tag] = self._sums[tag] + value if tag in self._sums else value
+        self._counts[tag] += 1
+
+    def take_log(self) -> dict[str, float]:
+        """Means of everything noted since the last call, learning rates and skipped steps."""
+        values = {tag: float(total) / self._counts[tag] for tag, total in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        optimizers = self.optimizers()
+        for network, optimizer in zip(
+            NETWORKS, optimizers if isinstance(optimizers, list) else [optimizers], strict=False
+        ):
+            values[f"lr/{network}"] = float(optimizer.param_groups[0]["lr"])
+            values[f"skipped_steps/{network}"] = float(self.skipped_steps[network])
+        return values
+
+    # ---------------------------------------------------------------- validation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The estimate ``(B, 1, T)`` of the averaged generator; the quality callback scores it."""
+        return self._generate(self.best_generator, batch["inputs"])["estimate"].float()
+
+    # ---------------------------------------------------------------- state beyond weights
+
+    def training_state(self) -> dict[str, Any]:
+        """What a resumed run needs besides weights and optimisers, as plain containers."""
+        return {
+            "step": self.step,
+            "skipped_steps": dict(self.skipped_steps),
+            "bad_in_a_row": self._bad_in_a_row,
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
+            "balancer": self.balancer.state_dict() if isinstance(self.balancer, nn.Module) else {},
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Takes up what :meth:`training_state` gave."""
+        self.step = int(state["step"])
+        self.skipped_steps.update(state["skipped_steps"])
+        self._bad_in_a_row = int(state["bad_in_a_row"])
+        for name, scheduler in self.schedulers.items():
+            scheduler.load_state_dict(state["schedulers"][name])
+        if isinstance(self.balancer, nn.Module):
+            self.balancer.load_state_dict(state["balancer"])
+
+
+class NonFiniteSteps(TrainingError):
+    """Too many steps in a row had a non-finite gradient."""
+
+    def __init__(self, count: int, step: int, ids: list[str]) -> None:
+        self.ids = ids
+        super().__init__(
+            f"{count} steps in a row up to step {step} had a non-finite gradient. Last batch: {', '.join(ids[:4])}"
+            f"{', ...' if len(ids) > 4 else ''}\n"
+            "Lower optimizer.lr, set trainer.clip.generator, or listen to these files."
+        )

@@ -1,0 +1,47 @@
+"""Which validation result is the best: one metric, or a named composite of several; never a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One metric value, scaled so that ``worst`` is 0 and ``best`` is 1, and its weight in the composite."""
+
+    weight: float
+    worst: float
+    best: float
+
+    def scaled(self, value: float) -> float:
+        """The value on the scale from 0 to 1, clipped; a value that could not be computed counts as the worst."""
+        if not math.isfinite(value):
+            return 0.0
+        return min(1.0, max(0.0, (value - self.worst) / (self.best - self.worst)))
+
+
+class Selection:
+    """Weighted mean of scaled metric values.
+
+    Args:
+        criteria: metric value name to ``{weight, worst, best}``.
+    """
+
+    def __init__(self, criteria: Mapping[str, Mapping[str, float]]) -> None:
+        if not criteria:
+            raise ValueError("a selection needs at least one metric")
+        self.criteria = {
+            name: Criterion(float(c["weight"]), float(c["worst"]), float(c["best"])) for name, c in criteria.items()
+        }
+
+    @property
+    def name(self) -> str:
+        """For tables and logs: ``stoi``, or ``pesq_wb+stoi``."""
+        return "+".join(self.criteria)
+
+    def score(self, means: Mapping[str, float]) -> float:
+        """Quality in 0..1 of mean metric values; higher is better."""
+        total = sum(c.weight for c in self.criteria.values())
+        return sum(c.weight * c.scaled(means.get(name, math.nan)) for name, c in self.criteria.items()) / total

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from bcfusion.config import conf_dir, register_resolvers
+
+# A SEANet of a few thousand parameters, and short everything: seconds for a whole run.
+TINY = [
+    "generator.channels=2",
+    "generator.bottleneck_channels=4",
+    "data.batch_size=2",
+    "data.segment_seconds=0.128",
+    "data.workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.max_valid_items=1",
+    "trainer.samples=1",
+    "trainer.log_every=1",
+    "metrics=[stoi,si_sdr]",
+    "selection=stoi",
+    "trainer.keep_best=[stoi]",
+]
+TINY_DISCRIMINATOR = ["discriminators.melgan_msd.channels=2", "discriminators.melgan_msd.max_channels=8"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "corpora" in item.keywords and not os.environ.get("BCFUSION_CORPORA"):
+            item.add_marker(pytest.mark.skip(reason="BCFUSION_CORPORA names no folder of real speech"))
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # tiny networks: threads cost more than they give
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real speech, for tests marked `corpora`."""
+    return Path(os.environ["BCFUSION_CORPORA"])
+
+
+@pytest.fixture(scope="session")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small corpus of synthetic speech in the folder layout: train, valid and test, two speakers each."""
+    from bcfusion.data.corpora.demo import DemoCorpus
+
+    corpus = DemoCorpus(
+        cache_dir=str(tmp_path_factory.mktemp("speech")),
+        speakers={"train": 2, "valid": 1, "test": 1},
+        utterances_per_speaker={"train": 2, "valid": 2, "test": 1},
+        seconds=(2.5, 3.0),
+    )
+    corpus.rows("train")
+    return Path(corpus.root)
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two seconds of noise for each split."""
+    folder = tmp_path_factory.mktemp("noise")
+    rng = np.random.default_rng(0)
+    for split in ("train", "valid", "test"):
+        (folder / split).mkdir()
+        soundfile.write(folder / split / "white.flac", 0.1 * rng.standard_normal(32000).clip(-5, 5), 16000)
+    return folder
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[..., DictConfig]]:
+    """Composes the shipped configuration with overrides, as the command line would."""
+    register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield lambda *overrides: compose("train", list(overrides))
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def tiny(composed: Callable[..., DictConfig], speech: Path) -> Callable[..., DictConfig]:
+    """Composes a run of seconds on the small corpus."""
+
+    def build(*overrides: str, discriminators: bool = True) -> DictConfig:
+        game = TINY_DISCRIMINATOR if discriminators else []
+        return composed("experiment=seanet", "data=folder", f"data.root={speech}", *TINY, *game, *overrides)
+
+    return build

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import Tensor, nn
+
+from bcfusion.balancers.fixed import FixedBalancer
+from bcfusion.contracts import Judgement
+from bcfusion.errors import ConfigError
+from bcfusion.losses.adversarial import HingeObjective
+from bcfusion.losses.feature_matching import FeatureMatchingLoss
+from bcfusion.losses.waveform import L1Loss
+from bcfusion.training.adversary import Adversary
+from bcfusion.training.module import NonFiniteSteps, Optimization, SpeechModule
+
+LENGTH = 64
+
+
+class TinyGenerator(nn.Module):
+    provides: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 5, padding=2, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.conv(inputs)
+
+
+class TinyDiscriminator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(1, 4, 5, padding=2)
+        self.out = nn.Conv1d(4, 1, 3, padding=1)
+
+    def forward(self, waveform: Tensor) -> list[Judgement]:
+        features = torch.relu(self.hidden(waveform))
+        return [Judgement(self.out(features), [features])]
+
+
+def batches(count: int, size: int = 2, seed: int = 0) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "inputs": torch.randn(size, 1, LENGTH, generator=generator),
+            "target": torch.randn(size, 1, LENGTH, generator=generator),
+            "lengths": torch.full((size,), LENGTH),
+            "ids": [f"item-{index}-{i}" for i in range(size)],
+        }
+        for index in range(count)
+    ]
+
+
+class Loader:
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.items)
+
+
+def module(
+    adversarial: bool = True,
+    losses: dict[str, nn.Module] | None = None,
+    weights: dict[str, float] | None = None,
+    schedule: dict[str, int] | None = None,
+    seed: int = 0,
+    ema_decay: float | None = None,
+    **optimization: Any,
+) -> SpeechModule:
+    torch.manual_seed(seed)
+    names = ("generator", "discriminator")
+    optimization.setdefault("optimizers", {name: partial(torch.optim.SGD, lr=0.1) for name in names})
+    losses = {"l1": L1Loss()} if losses is None else losses
+    return SpeechModule(
+        TinyGenerator(),
+        losses=losses,
+        weights=weights or dict.fromkeys(losses, 1.0),
+        balancer=FixedBalancer(),
+        optimization=Optimization(**optimization),
+        adversary=Adversary({"tiny": TinyDiscriminator()}, HingeObjective(), **(schedule or {}))
+        if adversarial
+        else None,
+        ema_decay=ema_decay,
+    )
+
+
+def fit(trained: SpeechModule, items: list[dict[str, Any]]) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(trained, train_dataloaders=Loader(items))
+    return trainer
+
+
+def weights_of(network: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+
+
+def test_a_step_is_a_batch_though_lightning_counts_every_optimiser() -> None:
+    trained = module()
+    trainer = fit(trained, batches(10))
+    assert trained.step == 10
+    assert trainer.global_step == 20  # why bcfusion keeps a count of its own
+
+
+def test_discriminators_are_untouched_before_their_start_step() -> None:
+    trained = module(schedule={"start_step": 3})
+    before = weights_of(trained.adversary)
+    fit(trained, batches(3))
+    torch.testing.assert_close(weights_of(trained.adversary), before, rtol=0, atol=0)
+    later = module(schedule={"start_step": 3})
+    fit(later, batches(4))
+    assert not torch.equal(weights_of(later.adversary), before)
+
+
+def test_schedulers_are_stepped_once_for_each_optimiser_step() -> None:
+    halve = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
+    trained = module(schedulers={"generator": halve, "discriminator": None}, accumulate=2)
+    trainer = fit(trained, batches(6))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.5**3)
+    assert trainer.optimizers[1].param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_clipping_bounds_each_network_alone() -> None:
+    trained = module(clip={"generator": 1e-4, "discriminator": None})
+    before = weights_of(trained.generator), weights_of(trained.adversary)
+    fit(trained, batches(1))
+    assert (weights_of(trained.generator) - before[0]).norm() == pytest.approx(0.1 * 1e-4, rel=1e-2)
+    assert (weights_of(trained.adversary) - before[1]).norm() > 1e-4
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_accumulation_equals_a_larger_batch(adversarial: bool) -> None:
+    small = batches(2)
+    joined = [
+        {
+            key: torch.cat([b[key] for b in small])
+            if isinstance(small[0][key], Tensor)
+            else small[0][key] + small[1][key]
+            for key in small[0]
+        }
+    ]
+    one, two = module(adversarial), module(adversarial, accumulate=2)
+    fit(one, joined)
+    if adversarial:  # within a window the generator plays against discriminators that were not updated yet in `two`
+        assert two.adversary is not None
+        fit(two, small)
+        torch.testing.assert_close(weights_of(two.adversary), weights_of(one.adversary), rtol=1e-5, atol=1e-7)
+    else:
+        fit(two, small)
+        torch.testing.assert_close(weights_of(two.generator), weights_of(one.generator), rtol=1e-5, atol=1e-7)
+
+
+def test_a_non_finite_step_is_left_out_and_counted() -> None:
+    items = batches(3)
+    items[1]["inputs"][0, 0, 5] = float("nan")
+    trained = module(ema_decay=0.9)
+    fit(trained, items)
+    assert trained.skipped_steps == {"generator": 1, "discriminator": 1}
+    assert torch.isfinite(weights_of(trained)).all()
+    without = module(ema_decay=0.9)
+    fit(without, [items[0], items[2]])
+    torch.testing.assert_close(weights_of(trained.generator), weights_of(without.generator), rtol=0, atol=0)
+
+
+def test_too_many_non_finite_steps_in_a_row_end_the_run_with_the_ids() -> None:
+    items = batches(6)
+    for item in items[2:]:
+        item["target"][:] = float("inf")
+    trained = module(max_bad_steps=3)
+    with pytest.raises(NonFiniteSteps) as caught:
+        fit(trained, items)
+    assert caught.value.ids == items[4]["ids"]
+    assert "3 steps in a row" in str(caught.value)
+
+
+def test_a_loss_of_weight_zero_is_logged_and_has_no_influence() -> None:
+    both = module(False, losses={"l1": L1Loss(), "again": L1Loss()}, weights={"l1": 1.0, "again": 0.0})
+    alone = module(False)
+    fit(both, batches(3))
+    fit(alone, batches(3))
+    torch.testing.assert_close(weights_of(both.generator), weights_of(alone.generator), rtol=0, atol=0)
+    trained = module(False, losses={"l1": L1Loss(), "again": L1Loss()}, weights={"l1": 1.0, "again": 0.0})
+    logged: dict[str, float] = {}
+    trained.on_train_epoch_end = lambda: logged.update(trained.take_log())  # type: ignore[method-assign]
+    fit(trained, batches(2))
+    assert logged["loss/again"] == pytest.approx(logged["loss/l1"])
+    assert logged["loss/total"] == pytest.approx(logged["loss/l1"])
+
+
+class AsksForAMask(nn.Module):
+    def forward(self, estimate: Tensor, mask: Tensor) -> Tensor:
+        return (estimate * mask).mean()
+
+
+def test_a_loss_that_asks_for_what_nobody_provides_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"losses\.masked: asks for mask"):
+        module(losses={"masked": AsksForAMask()})
+
+
+def test_feature_matching_needs_a_discriminator() -> None:
+    with pytest.raises(ConfigError, match="estimate_judgements"):
+        module(adversarial=False, losses={"feature_matching": FeatureMatchingLoss()})
+
+
+def test_feature_matching_waits_for_the_adversary() -> None:
+    trained = module(losses={"l1": L1Loss(), "feature_matching": FeatureMatchingLoss()}, schedule={"start_step": 2})
+    logged: list[dict[str, float]] = []
+    trained.on_train_batch_end = lambda *_: logged.append(trained.take_log())  # type: ignore[method-assign]
+    fit(trained, batches(3))
+    assert ["loss/feature_matching" in values for values in logged] == [False, False, True]
+    assert ["loss/adversarial" in values for values in logged] == [False, False, True]
+
+
+def test_padding_behind_the_length_does_not_reach_the_generator() -> None:
+    items = batches(1)
+    items[0]["lengths"] = torch.tensor([LENGTH, LENGTH // 2])
+    changed = copy.deepcopy(items)
+    changed[0]["target"][1, :, LENGTH // 2 :] += 100.0
+    one, two = module(False), module(False)
+    fit(one, items)
+    fit(two, changed)
+    torch.testing.assert_close(weights_of(one.generator), weights_of(two.generator), rtol=0, atol=0)

@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning import Callback
+from omegaconf import DictConfig, open_dict
+
+import bcfusion
+from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.training import checkpoint
+from bcfusion.training.callbacks.interrupt import RunInterrupted
+from bcfusion.training.record import Provenance
+from bcfusion.training.run import Result, train
+
+Compose = Callable[..., DictConfig]
+PROVENANCE = Provenance(recipe="bone_to_air", experiment="seanet", overrides=["experiment=seanet"])
+
+
+def run(cfg: DictConfig, run_dir: Path) -> Result:
+    return train(cfg, run_dir, PROVENANCE)
+
+
+def weights(run_dir: Path) -> dict[str, Any]:
+    return checkpoint.read(run_dir / "checkpoints" / "last.ckpt")
+
+
+def assert_equal_states(one: Any, two: Any, path: str = "") -> None:
+    """Bit-exact equality of nested containers."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, two), path
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), path
+        for key in one:
+            assert_equal_states(one[key], two[key], f"{path}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), path
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_equal_states(a, b, f"{path}[{index}]")
+    else:
+        assert one == two, path
+
+
+def test_a_run_leaves_everything_that_a_person_needs(tiny: Compose, tmp_path: Path) -> None:
+    result = run(tiny("trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=1"), tmp_path / "run")
+    for name in (
+        "config.yaml",
+        "overrides.yaml",
+        "run.json",
+        "metrics.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/best-stoi.ckpt",
+        "checkpoints/last.ckpt",
+        "bundle/generator.safetensors",
+        "bundle/config.yaml",
+        "quality/valid-0000002.csv",
+        "quality/test.csv",
+        "quality/test.md",
+    ):
+        assert (result.run_dir / name).stat().st_size > 0, name
+    samples = result.run_dir / "samples"
+    assert len(list(samples.glob("*.png"))) == 1
+    assert {path.name.split(".")[-2] for path in samples.glob("*.wav")} == {"input", "enhanced", "target"}
+    assert list(result.run_dir.glob("events.out.tfevents.*"))
+    assert result.step == 4
+    assert set(result.closing.scores.systems) == {"input", "enhanced"}
+    assert result.closing.split == "test"
+    record = json.loads((result.run_dir / "run.json").read_text())
+    assert record["sessions"][0]["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert yaml.safe_load((result.run_dir / "config.yaml").read_text())["sample_rate"] == 16000
+    with (result.run_dir / "metrics.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["step"] for line in lines] == ["1", "2", "3", "4"]
+    assert math.isfinite(float(lines[-1]["loss/feature_matching"]))
+    assert lines[0]["loss/feature_matching"] == ""  # the adversary joined at step 1
+
+
+def test_the_bundle_is_the_best_checkpoint_and_has_no_weight_norm(tiny: Compose, tmp_path: Path) -> None:
+    result = run(tiny("trainer.max_steps=3", "trainer.validate_every=1"), tmp_path / "run")
+    bundle = bcfusion.load_generator(result.run_dir / "bundle")
+    best = bcfusion.load_generator(result.run_dir / "checkpoints" / "best.ckpt")
+    x = torch.randn(1, 1, 4000) * 0.05
+    torch.testing.assert_close(bundle(x), best(x), rtol=0, atol=1e-6)
+    assert not any("parametrizations" in name for name in bundle.state_dict())
+
+
+INTERRUPT_AT = 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop_at", [3, 4, INTERRUPT_AT], ids=["mid-pass", "validation", "after"])
+def test_a_resumed_run_is_bit_exact(tiny: Compose, tmp_path: Path, workers: int, stop_at: int) -> None:
+    settings = [
+        "trainer.validate_every=4",
+        "adversarial.start_step=2",
+        f"data.workers={workers}",
+        "trainer.log_every=2",
+    ]
+    run(tiny(*settings, "trainer.max_steps=7"), tmp_path / "whole")
+    run(tiny(*settings, f"trainer.max_steps={stop_at}"), tmp_path / "parts")
+    torch.manual_seed(1234)  # another session begins with other random states
+    run(tiny(*settings, "trainer.max_steps=7", f"resume={tmp_path / 'parts'}"), tmp_path / "parts")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    for key in ("step", "generator", "generator_ema", "ema_updates", "discriminators", "optimizers", "state", "random"):
+        assert_equal_states(whole[key], parts[key], key)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_in_a_saved_resumable_state(tiny: Compose, tmp_path: Path, signum: int) -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    cfg = tiny("trainer.max_steps=50", "trainer.validate_every=50")
+    with open_dict(cfg):
+        cfg.callbacks = {"stop": {"_target_": "test_training_run.SignalAt", "step": 3, "signum": int(signum)}}
+    with pytest.raises(RunInterrupted, match="at step 3"):
+        run(cfg, tmp_path / "run")
+    assert weights(tmp_path / "run")["step"] == 3
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    result = run(
+        tiny("trainer.max_steps=5", "trainer.validate_every=5", f"resume={tmp_path / 'run'}"), tmp_path / "run"
+    )
+    assert result.step == 5
+
+
+class SignalAt(Callback):
+    def __init__(self, step: int, signum: int) -> None:
+        self.step = step
+        self.signum = signum
+
+    def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+        if module.step == self.step - 1:
+            os.kill(os.getpid(), self.signum)
+
+
+def test_checkpoints_are_plain_containers(tiny: Compose, tmp_path: Path) -> None:
+    run(tiny("trainer.max_steps=2", "trainer.validate_every=2"), tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
+        assert torch.load(path, weights_only=True)["kind"] == "bcfusion-checkpoint"
+    assert "optimizers" not in torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+def test_resuming_from_best_is_refused_with_the_way_out(tiny: Compose, tmp_path: Path) -> None:
+    run(tiny("trainer.max_steps=1", "trainer.validate_every=1"), tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "best.ckpt").replace(checkpoints / "last.ckpt")
+    with pytest.raises(CheckpointError, match="init_from="):
+        run(tiny("trainer.max_steps=2", f"resume={tmp_path / 'run'}"), tmp_path / "run")
+
+
+def test_a_finished_run_says_how_to_go_on(tiny: Compose, tmp_path: Path) -> None:
+    cfg = tiny("trainer.max_steps=1", "trainer.validate_every=1", f"resume={tmp_path / 'run'}")
+    with open_dict(cfg):
+        cfg.resume = None
+    run(cfg, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"Raise budget\.minutes or trainer\.max_steps"):
+        run(tiny("trainer.max_steps=1", f"resume={tmp_path / 'run'}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("source", ["run", "run/checkpoints/best.ckpt", "run/bundle"])
+def test_init_from_starts_a_fresh_run_with_those_weights(tiny: Compose, tmp_path: Path, source: str) -> None:
+    run(tiny("trainer.max_steps=2", "trainer.validate_every=1"), tmp_path / "run")
+    first = bcfusion.load_generator(tmp_path / "run" / "bundle")
+    cfg = tiny(
+        "trainer.max_steps=1",
+        "trainer.validate_every=1",
+        f"init_from={tmp_path / source}",
+        "optimizer.lr=1e-12",
+        "seed=7",
+    )
+    result = run(cfg, tmp_path / "next")
+    assert result.step == 1
+    x = torch.randn(1, 1, 4000) * 0.05
+    torch.testing.assert_close(bcfusion.load_generator(result.run_dir)(x), first(x), rtol=0, atol=1e-5)
+
+
+def test_init_discriminators_takes_both_networks(tiny: Compose, tmp_path: Path) -> None:
+    run(tiny("trainer.max_steps=2", "trainer.validate_every=1", "adversarial.start_step=0"), tmp_path / "run")
+    before = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)["discriminators"]
+    cfg = tiny("trainer.max_steps=1", f"init_from={tmp_path / 'run'}", "init_discriminators=true", "seed=7")
+    after = weights(run(cfg, tmp_path / "next").run_dir)["discriminators"]
+    assert_equal_states(before, after)  # the adversary of the second run has not started
+
+
+def test_regression_leaves_feature_matching_out(
+    tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
+        tiny("discriminators=[]", "trainer.max_steps=1", "trainer.validate_every=1", discriminators=False),
+        tmp_path / "r",
+    )
+    assert "without losses.feature_matching" in capsys.readouterr().out
+    assert weights(tmp_path / "r")["discriminators"] is None
+
+
+def test_the_budget_ends_a_run(tiny: Compose, tmp_path: Path) -> None:
+    result = run(tiny("budget.minutes=0.25", "trainer.validate_every=1000000"), tmp_path / "run")
+    assert result.step > 0
+    assert result.closing is not None
+
+
+def test_seed_zero_is_honoured(tiny: Compose, tmp_path: Path) -> None:
+    settings = ["trainer.max_steps=2", "trainer.validate_every=2", "seed=0"]
+    run(tiny(*settings), tmp_path / "a")
+    torch.manual_seed(99)
+    run(tiny(*settings), tmp_path / "b")
+    assert_equal_states(weights(tmp_path / "a")["generator"], weights(tmp_path / "b")["generator"])
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed"])
+def test_bf16_trains(tiny: Compose, tmp_path: Path, precision: str) -> None:
+    cfg = tiny(
+        f"trainer.precision={precision}", "trainer.max_steps=2", "trainer.validate_every=2", "adversarial.start_step=0"
+    )
+    result = run(cfg, tmp_path / "run")
+    state = weights(result.run_dir)["state"]
+    assert state["skipped_steps"] == {"generator": 0, "discriminator": 0}
+
+
+@pytest.mark.parametrize("recipe", ["bone_to_air", "fusion", "bandwidth_extension"])
+@pytest.mark.parametrize("experiment", ["seanet", "seanet_streaming"])
+def test_every_recipe_trains_with_every_experiment(
+    composed: Compose, speech: Path, noise: Path, tmp_path: Path, recipe: str, experiment: str
+) -> None:
+    from conftest import TINY, TINY_DISCRIMINATOR
+
+    cfg = composed(
+        f"recipe={recipe}",
+        f"experiment={experiment}",
+        "data=folder",
+        f"data.root={speech}",
+        f"data.noise_root={noise}",
+        *[setting for setting in TINY if not setting.startswith(("metrics", "selection", "trainer.keep_best"))],
+        *TINY_DISCRIMINATOR,
+        "adversarial.start_step=1",
+        "trainer.max_steps=2",
+        "trainer.validate_every=2",
+    )
+    result = run(cfg, tmp_path / "run")
+    assert math.isfinite(result.objective)
+    assert math.isfinite(result.closing.scores.mean("enhanced")["pesq_wb"])
