@@ -42,9 +42,12 @@ def user_conf_dir(cwd: Path) -> Path | None:
 
 
 def group_members(group: str, extra_dirs: Iterable[Path] = ()) -> list[str]:
-    """Names that may stand behind ``group=``, sorted: the group's YAML files in the shipped and further folders."""
+    """Names that may stand behind ``group=``, sorted: the group's YAML files in the shipped and further folders.
+
+    A file whose name begins with an underscore is a part that others include.
+    """
     folders = [folder / group for folder in (conf_dir(), *extra_dirs)]
-    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    return sorted({file.stem for folder in folders for file in folder.glob("[!_]*.yaml")})
 
 
 def groups(extra_dirs: Iterable[Path] = ()) -> list[str]:
@@ -115,6 +118,13 @@ def find_run(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise ConfigError([f"resume: there is no {path}; give a run directory, or a checkpoint inside one, or auto"])
+    if path.is_file() and path.suffix == ".ckpt" and path.name != LAST_CHECKPOINT.name:
+        raise ConfigError(
+            [
+                f"resume: {path} holds weights, not the state of a run: give {path.with_name(LAST_CHECKPOINT.name)}, "
+                f"or start anew with init_from={path}"
+            ]
+        )
     if path.is_file():
         run = path.parent.absolute().parent
     else:
@@ -154,7 +164,7 @@ def build(node: Any, **arguments: Any) -> Any:
     """Instantiates a ``_target_`` node; further arguments are added to those of the node.
 
     Raises:
-        BcfusionError: the class refused its arguments with one; Hydra would wrap it.
+        BcfusionError: the class refused its arguments; Hydra would wrap what it said.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -162,8 +172,11 @@ def build(node: Any, **arguments: Any) -> Any:
     try:
         return instantiate(node, **arguments)
     except InstantiationException as error:
-        if isinstance(error.__cause__, BcfusionError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, BcfusionError):
+            raise cause from None
+        if isinstance(cause, TypeError | ValueError):  # what constructors say of unsuitable arguments
+            raise ConfigError([f"{node['_target_']}: {cause}"]) from error
         raise
 
 

@@ -10,41 +10,59 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from bcfusion.config import nearest
-from bcfusion.config_keys import WEIGHT, at, misspelt_keys, nodes, number_problems, shown
+from bcfusion.config_keys import WEIGHT, at, choice_problems, misspelt_keys, nodes, number_problems, shown
 from bcfusion.config_targets import UNRESOLVED, UnknownTarget, argument_problems, is_number, locate
 from bcfusion.errors import BcfusionError, ConfigError
 
 BATCH_NAMES = ("inputs", "target", "lengths", "estimate")
 JUDGEMENTS = ("estimate_judgements", "target_judgements")
+#: groups that an evaluation does not build
+TRAINING_GROUPS = (
+    "losses",
+    "discriminators",
+    "adversarial",
+    "balancer",
+    "optimizer",
+    "scheduler",
+    "logger",
+    "callbacks",
+)
 #: arguments that the program adds when it builds a node of these groups
 GIVEN_WHEN_BUILT = {"logger": ("run_dir", "first_step")}
 
 
-def verify_or_raise(cfg: DictConfig) -> None:
+def verify_or_raise(cfg: DictConfig, training: bool = True) -> None:
     """Raises a ConfigError with all that :func:`verify` finds."""
-    problems = verify(cfg)
+    problems = verify(cfg, training)
     if problems:
         raise ConfigError(problems)
 
 
-def verify(cfg: DictConfig) -> list[str]:
+def verify(cfg: DictConfig, training: bool = True) -> list[str]:
     """Every problem of a composed configuration, one line each, beginning with its YAML path.
 
     Found are: missing mandatory values and interpolations that lead nowhere; names that resemble a known one;
     ``_target_`` nodes whose class does not exist or takes other arguments; sample rates that disagree; numbers out of
     range; a selection by values that no metric gives; losses that ask for what nobody provides; sensors without source.
     Nothing is built but the metrics.
+
+    Args:
+        cfg: composed configuration.
+        training: false leaves out what an evaluation does not use: losses, discriminators, selection.
     """
     tree, problems = _resolved(cfg)
     problems += misspelt_keys(tree, OmegaConf.to_yaml(cfg))
     targets: dict[str, Any] = {}
     for path, node in nodes(tree):
-        if "_target_" in node:
+        if "_target_" in node and (training or path.partition(".")[0] not in TRAINING_GROUPS):
             problems += _target_problems(path, node, targets)
     problems += _sample_rates(tree)
     problems += number_problems(tree)
-    problems += _losses(tree, targets)
-    problems += _quality(cfg, tree, problems)
+    if training:
+        problems += choice_problems(tree)
+        problems += _losses(tree, targets)
+        problems += _windows(tree)
+    problems += _quality(cfg, tree, problems, training)
     problems += _sensors(tree, targets)
     return list(dict.fromkeys(problems))
 
@@ -56,7 +74,7 @@ def provides_noise(cfg: DictConfig) -> bool:
     return any(getattr(locate(node["_target_"]), "provides_noise", False) for node in nodes)
 
 
-def needs_discriminators(loss: type) -> bool:
+def needs_discriminators(loss: Any) -> bool:
     """Whether a loss compares judgements of discriminators; without any, the trainer leaves it out."""
     return not set(JUDGEMENTS).isdisjoint(_asks(loss))
 
@@ -160,6 +178,12 @@ def _losses(tree: dict[str, Any], targets: dict[str, Any]) -> list[str]:
             problems.append(f"losses.{name}.weight: {problem}")
     if not adversary and not any(isinstance(node, dict) and node.get("weight") for node in losses.values()):
         problems.append("losses: nothing to learn from; give a loss with a weight, or discriminators")
+    first = at(tree, "adversarial.start_step")
+    if adversary and isinstance(first, int) and first > 0 and not _teaches_alone(losses, targets):
+        problems.append(
+            f"losses: nothing to learn from in the first {first} steps, before the discriminators join; "
+            "give a loss of the signals with a weight, or set adversarial.start_step=0"
+        )
     generator = targets.get("generator")
     provided = {*BATCH_NAMES, *JUDGEMENTS}  # a loss that lacks nothing but judgements is left out by the trainer
     provided |= set(getattr(generator, "provides", ()))
@@ -177,7 +201,29 @@ def _losses(tree: dict[str, Any], targets: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _quality(cfg: DictConfig, tree: dict[str, Any], known: list[str]) -> list[str]:
+def _teaches_alone(losses: dict[str, Any], targets: dict[str, Any]) -> bool:
+    """Whether some loss has a weight and needs no discriminator."""
+    return any(
+        isinstance(node, dict) and node.get("weight") and not needs_discriminators(targets.get(f"losses.{name}"))
+        for name, node in losses.items()
+    )
+
+
+def _windows(tree: dict[str, Any]) -> list[str]:
+    """Steps at which a state is saved must not lie between batches whose gradients are accumulated."""
+    accumulate = at(tree, "trainer.accumulate")
+    if not isinstance(accumulate, int) or accumulate < 2:
+        return []
+    keys = ("validate_every", "checkpoint_every", "max_steps")
+    values = {key: at(tree, f"trainer.{key}") for key in keys}
+    return [
+        f"trainer.{key}: {value} must be a multiple of trainer.accumulate, {accumulate}"
+        for key, value in values.items()
+        if isinstance(value, int) and value % accumulate
+    ]
+
+
+def _quality(cfg: DictConfig, tree: dict[str, Any], known: list[str], training: bool) -> list[str]:
     """Selection and best checkpoints, against the values that the metrics give."""
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
@@ -196,6 +242,8 @@ def _quality(cfg: DictConfig, tree: dict[str, Any], known: list[str]) -> list[st
             problems.append(f"metrics.{name}: {str(error.__cause__ or error).splitlines()[0]}")
     if not directions and not broken:
         problems.append("metrics: name at least one; the best checkpoint is chosen by them")
+    if not training:
+        return problems
     selection = _group(tree, "selection")
     if not selection:
         problems.append("selection: name at least one metric value, as in selection=stoi")

@@ -46,7 +46,7 @@ POSITIVE = Number()
 POSITIVE_OR_NULL = Number(optional=True)
 NUMBERS = {
     "sample_rate": COUNT,
-    "seed": FROM_ZERO,
+    "seed": Number(low_allowed=True, high=2**32 - 1, whole=True),
     "cutoff_frequency": POSITIVE,
     "narrow_rate": POSITIVE,
     "budget.minutes": POSITIVE_OR_NULL,
@@ -70,8 +70,15 @@ NUMBERS = {
     "trainer.clip.generator": POSITIVE_OR_NULL,
     "trainer.clip.discriminator": POSITIVE_OR_NULL,
     "trainer.max_bad_steps": COUNT,
-    "trainer.ema_decay": Number(low_allowed=True, high=1.0, optional=True),
+    "trainer.ema_decay": Number(low_allowed=True, high=0.999999, optional=True),
     "trainer.samples": FROM_ZERO,
+}
+
+
+# fp16 is not among them: its scaled gradients would be clipped as they are, and overflow is its daily bread
+CHOICES = {
+    "trainer.precision": ("32-true", "bf16-mixed"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
 }
 
 
@@ -104,6 +111,15 @@ def number_problems(tree: Mapping[str, Any]) -> list[str]:
     values = {path: at(tree, path) for path in NUMBERS}
     found = {path: NUMBERS[path].problem(value) for path, value in values.items() if value is not UNRESOLVED}
     return [f"{path}: {problem}" for path, problem in found.items() if problem]
+
+
+def choice_problems(tree: Mapping[str, Any]) -> list[str]:
+    """Values of keys that take one of a few words."""
+    return [
+        f"{path}: must be {' or '.join(choices)}, not {shown(at(tree, path))}"
+        for path, choices in CHOICES.items()
+        if at(tree, path) is not UNRESOLVED and at(tree, path) not in choices
+    ]
 
 
 def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:

@@ -52,13 +52,12 @@ def task(cfg: DictConfig) -> None:
 
 
 def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    from hydra.utils import instantiate
-
+    from bcfusion.config import build
     from bcfusion.config_check import needs_discriminators
     from bcfusion.config_targets import locate
     from bcfusion.inference.probe import macs_per_second, receptive_field
 
-    generator = instantiate(cfg.generator)
+    generator = build(cfg.generator)
     rate = int(generator.sample_rate)
     yield "sensors", ", ".join(cfg.task.sensors)
     yield "sample rate", f"{rate} Hz"
@@ -73,7 +72,7 @@ def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
     yield "causal", "yes" if generator.causal else "no"
     discriminators = cfg.get("discriminators") or {}
     for name, node in discriminators.items():
-        yield f"discriminator {name}", f"{_millions(instantiate(node))} parameters"
+        yield f"discriminator {name}", f"{_millions(build(node))} parameters"
     if not discriminators:
         yield "discriminators", "none: regression"
     for name, node in (cfg.get("losses") or {}).items():

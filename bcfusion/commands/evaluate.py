@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         if override.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY
     ]
     output = Path(settings.get("output", _output(model)))
-    overrides = [*merge_overrides(recorded, given), f"hydra.run.dir='{output}'"]
+    overrides = [*merge_overrides(recorded, given), "hydra.run.dir='{}'".format(str(output).replace("'", "\\'"))]
     split = settings.get("split", "test")
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
@@ -81,14 +81,14 @@ def _own_settings(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 def _output(model: Path) -> str:
     run_dir = next((folder for folder in (model, *model.parents[:2]) if (folder / "overrides.yaml").is_file()), None)
     parent = run_dir / "evaluation" if run_dir is not None else Path("runs") / "evaluation"
-    return str(parent / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    return str(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
 
 
 def task(cfg: DictConfig, model: Path, split: str, output: Path) -> None:
     """Evaluates, prints the table, and writes scores and samples."""
     from bcfusion.config_check import verify_or_raise
 
-    verify_or_raise(cfg)
+    verify_or_raise(cfg, training=False)
     import torch
 
     from bcfusion.config import build
@@ -97,9 +97,9 @@ def task(cfg: DictConfig, model: Path, split: str, output: Path) -> None:
     from bcfusion.metrics.pool import Scorer
     from bcfusion.report.table import markdown_table
     from bcfusion.training import device
+    from bcfusion.training.assemble import build_datamodule
     from bcfusion.training.closing import SampleWriter, print_scores
     from bcfusion.training.record import write_text
-    from bcfusion.training.run import build_datamodule
 
     generator = load_generator(model, device="cuda" if device.on_gpu(cfg.trainer.accelerator) else "cpu")
     bundle = bundle_of(generator)
@@ -112,12 +112,12 @@ def task(cfg: DictConfig, model: Path, split: str, output: Path) -> None:
         )
     datamodule = build_datamodule(cfg)
     datamodule.setup("test" if split == "test" else "validate")
-    loader = datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
+    shown = datamodule.test_split if split == "test" else split
+    loader = datamodule.whole_dataloader(shown)
     samples = SampleWriter(output / "samples", cfg.trainer.samples, cfg.sample_rate)
     torch.manual_seed(cfg.seed)
     with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
-        scores = evaluate_generator(generator, loader, scorer, sensors, cfg.sample_rate, on_item=samples)
-    shown = datamodule.test_split if split == "test" else split
+        scores = evaluate_generator(generator, loader, scorer, sensors, on_item=samples)
     scores.write_csv(output / "scores.csv")
     means = {system: scores.mean(system) for system in scores.systems}
     write_text(output / "scores.md", markdown_table(means, scores.higher_is_better) + "\n")

@@ -42,15 +42,21 @@ hydra options:
 
 def main(argv: list[str]) -> int:
     """Runs the verb; returns the exit status."""
-    started = time.monotonic()
+    begun = [time.monotonic()]  # the budget of a sweep's first job counts from here, of the others from their own start
     argv = with_recorded_overrides(argv, "resume")
-    run(lambda cfg: task(cfg, started), argv, config_name="train", module_file=__file__, verb="train")
+    run(
+        lambda cfg: task(cfg, begun.pop() if begun else time.monotonic()),
+        argv,
+        config_name="train",
+        module_file=__file__,
+        verb="train",
+    )
     return 0
 
 
 def with_recorded_overrides(argv: list[str], key: str) -> list[str]:
     """Where ``key=RUN`` names a run, the command line with that run's own overrides in front."""
-    values = [argument.partition("=")[2] for argument in argv if argument.startswith(f"{key}=")]
+    values = [argument.partition("=")[2].strip("'\"") for argument in argv if argument.startswith(f"{key}=")]
     if not values or values[-1] in ("auto", "null", ""):
         return argv
     return merge_overrides(recorded_overrides(values[-1]), argv)

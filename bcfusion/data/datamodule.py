@@ -39,7 +39,8 @@ class SpeechDataModule(lightning.LightningDataModule):
         resample: whether files of another rate are resampled (else they are refused in :meth:`setup`).
         seed: of the run.
         max_unreadable_share: of a split's utterances, in [0, 1], that may fail to be read while the run goes on.
-        max_train_items, max_valid_items: so many utterances of the split are used, spread over it; None: all.
+        max_train_items: train on so many utterances, spread over the split; None: on all.
+        max_valid_items: validate on so many while training; None: on all.
 
     Raises:
         DataError: an argument is out of range; later: a sensor that is neither recorded nor simulated, a corpus without
@@ -118,9 +119,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         if split not in self._rows:
             rows = self.corpus.rows(split)
             self._check(rows, split)
-            limit = self.limits.get(split)
-            # spread, since neighbours are often of one speaker
-            self._rows[split] = rows if limit is None else rows[:: max(1, len(rows) // limit)][:limit]
+            self._rows[split] = rows
         return self._rows[split]
 
     @property
@@ -144,7 +143,7 @@ class SpeechDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """The endless stream; always the same object, so that its position and its workers outlive a pass."""
         if self._train_loader is None:
-            rows = self._filled("train")
+            rows = spread(self._filled("train"), self.limits["train"])
             rank, world_size = self._place()
             segments = TrainSegments(rows, self.reader, self.segment_seconds, self.seed)
             schedule = BatchSchedule(len(segments), self.batch_size, self.seed, rank, world_size)
@@ -159,26 +158,23 @@ class SpeechDataModule(lightning.LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> EvalLoader:
-        """Whole validation utterances, one in a batch."""
-        return self._eval_loader("valid")
+        """This rank's share of the validation utterances, one in a batch, as many as ``max_valid_items`` says."""
+        rank, world_size = self._place()
+        return self._eval_loader("valid", spread(self._filled("valid"), self.limits["valid"])[rank::world_size])
 
-    def test_dataloader(self) -> EvalLoader:
-        """Whole test utterances, one in a batch; those of validation where the corpus has no test split."""
-        if (split := self.test_split) != "test":
-            logger.info("%s has no test split: validation utterances are taken", type(self.corpus).__name__)
-        return self._eval_loader(split)
+    def whole_dataloader(self, split: str) -> EvalLoader:
+        """All utterances of a split, on every rank, one in a batch."""
+        return self._eval_loader(split, self._filled(split))
 
     def teardown(self, stage: str | None = None) -> None:
         """End the training workers."""
         if stage in ("fit", None) and self._train_loader is not None:
             self._train_loader.close()
 
-    def _eval_loader(self, split: str) -> EvalLoader:
-        rank, world_size = self._place()
-        rows = self._filled(split)
+    def _eval_loader(self, split: str, rows: Sequence[Row]) -> EvalLoader:
         return EvalLoader(
-            EvalItems(rows[rank::world_size], self.reader),
-            UnreadableTally(len(rows), self.max_unreadable_share, split),
+            EvalItems(rows, self.reader),
+            UnreadableTally(len(self.rows(split)), self.max_unreadable_share, split),
             min(1, self.workers),
             pin_memory=torch.cuda.is_available(),
         )
@@ -225,6 +221,13 @@ class SpeechDataModule(lightning.LightningDataModule):
 
 
 _HINT = "or choose another corpus with data=..."
+
+
+def spread(rows: list[Row], limit: int | None) -> list[Row]:
+    """At most ``limit`` rows, evenly spread, since neighbours are often of one speaker."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[position * len(rows) // limit] for position in range(limit)]
 
 
 def automatic_workers() -> int:

@@ -266,7 +266,7 @@ def _loader(
         pin_memory=pin_memory,
         generator=generator,
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_interrupt if workers else None,
+        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
     )
 
 
@@ -275,6 +275,7 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_interrupt(_worker: int) -> None:
-    """Leave Ctrl-C to the trainer, which ends the run in a saved state and then closes its workers."""
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """Ctrl-C and a cluster's SIGTERM reach the whole group; the trainer saves its state and then closes its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bcfusion.contracts import Batch
+from bcfusion.contracts import Batch, Generator
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.metrics.pool import Scorer, Scores
 
@@ -26,10 +27,10 @@ def input_signals(inputs: Tensor, length: int, sensors: Sequence[str]) -> dict[s
 
 
 @torch.inference_mode()
-def enhance_item(generator: nn.Module, inputs: Tensor, sample_rate: int) -> np.ndarray:
-    """Enhances one item ``(S, T)``; returns ``(T,)``."""
+def enhance_item(generator: nn.Module, inputs: Tensor) -> np.ndarray:
+    """Enhances one item ``(S, T)`` of any length in bounded memory; returns ``(T,)`` float32."""
     device = next((p.device for p in generator.parameters()), torch.device("cpu"))
-    if inputs.shape[-1] <= WHOLE_SECONDS * sample_rate:
+    if inputs.shape[-1] <= WHOLE_SECONDS * cast("Generator", generator).sample_rate:
         output = generator(inputs.unsqueeze(0).to(device))
         estimate = output["estimate"] if isinstance(output, dict) else output
         return estimate[0, 0].float().cpu().numpy()
@@ -41,7 +42,6 @@ def evaluate_generator(
     batches: Iterable[Batch],
     scorer: Scorer,
     sensors: Sequence[str],
-    sample_rate: int,
     on_item: Callable[[int, str, Mapping[str, np.ndarray]], None] | None = None,
 ) -> Scores:
     """Metrics of the enhanced signals and of the input, for each item of the batches.
@@ -50,7 +50,7 @@ def evaluate_generator(
         generator: in evaluation mode, on the device where it shall run.
         batches: whole files, see :class:`bcfusion.contracts.Batch`.
         scorer: computes the metrics in its processes while the generator works on.
-        sensors: names of the input channels. sample_rate: Hz.
+        sensors: names of the input channels.
         on_item: called with index, id and signals (inputs, ``enhanced``, ``target``) of each item.
     """
     index = 0
@@ -59,7 +59,7 @@ def evaluate_generator(
             length = int(batch["lengths"][position])
             inputs = batch["inputs"][position, :, :length]
             target = batch["target"][position, 0, :length].cpu().numpy()
-            signals = {**input_signals(inputs, length, sensors), ENHANCED: enhance_item(generator, inputs, sample_rate)}
+            signals = {**input_signals(inputs, length, sensors), ENHANCED: enhance_item(generator, inputs)}
             scorer.submit(item, signals, target)
             if on_item is not None:
                 on_item(index, item, {**signals, "target": target})

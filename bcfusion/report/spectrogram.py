@@ -63,7 +63,7 @@ def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, titl
             extent=(-edge, (2 * magnitude.shape[1] - 1) * edge, -bin_edge, sample_rate / 2000 + bin_edge),
             interpolation="antialiased",
         )
-        panel.set_title(name, loc="left", fontsize=13, fontweight="bold")
+        panel.set_title(name, loc="left", fontsize=13, fontweight="bold", parse_math=False)
         panel.set_ylabel("frequency (kHz)", fontsize=12)
         panel.tick_params(labelsize=11)
         panel.set_facecolor("0.8")  # behind what is shorter than the longest, or not finite
@@ -74,7 +74,7 @@ def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, titl
     bar.set_label(f"level (dB re maximum of {reference})", fontsize=12)
     bar.ax.tick_params(labelsize=11)
     if title is not None:
-        figure.suptitle(title, fontsize=14)
+        figure.suptitle(title, fontsize=14, parse_math=False)  # ids come from file names
     return figure
 
 

@@ -51,11 +51,14 @@ class SampleWriter:
         """Takes item number ``index`` with its signals by name."""
         if index >= self.count:
             return
-        stem = item.replace("/", "_")
+        stem = (
+            f"{index}-{item.replace('/', '_')[-80:]}"  # the index tells items apart whose ids differ in / and _ alone
+        )
+        peak = max(1.0, *(float(np.abs(signal).max()) for signal in signals.values()))
         for name, signal in signals.items():
             label = name.replace("(", "").replace(")", "").replace(" ", "_")
-            path = self.directory / f"{stem}.{label}.wav"
-            audio.write(path, np.clip(signal, -1.0, 1.0), self.sample_rate)
+            # loud noise may exceed full scale: all signals of the item are lowered together, none is clipped
+            audio.write(self.directory / f"{stem}.{label}.wav", signal / peak, self.sample_rate)
         figure = spectrogram_figure(signals, self.sample_rate, title=item)
         picture = self.directory / f"{stem}.png"
         save_figure(figure, picture)
@@ -90,7 +93,11 @@ def close_run(
     datamodule.setup("test")
     samples = SampleWriter(run_dir / "samples", cfg.trainer.samples, cfg.sample_rate)
     scores = evaluate_generator(
-        generator, datamodule.test_dataloader(), scorer, list(cfg.task.sensors), cfg.sample_rate, on_item=samples
+        generator,
+        datamodule.whole_dataloader(datamodule.test_split),
+        scorer,
+        list(cfg.task.sensors),
+        on_item=samples,
     )
     split = datamodule.test_split
     scores.write_csv(run_dir / "quality" / f"{split}.csv")
@@ -98,15 +105,20 @@ def close_run(
     table = markdown_table(means, scores.higher_is_better)
     write_text(run_dir / "quality" / f"{split}.md", table + "\n")
     step = int(description.training.get("step", -1))
-    report(run_dir, scores, split, step, samples, bundle, time.monotonic() - started)
+    heard = {row.speaker for row in datamodule.rows("train")}
+    shared = len({row.speaker for row in datamodule.rows(split)} & heard)
+    speakers = f"{shared} of their speakers are trained on" if shared else "none of their speakers is trained on"
+    of = "test files" if split == "test" else "valid files, which chose it too (the corpus has no test split)"
+    title = f"\nBest checkpoint (step {step}) on the whole {of}; {speakers}:"
+    report(run_dir, scores, split, title, samples, bundle, time.monotonic() - started)
     return Closing(scores=scores, split=split, table=table, step=step)
 
 
 def report(
-    run_dir: Path, scores: Scores, split: str, step: int, samples: SampleWriter, bundle: Path, seconds: float
+    run_dir: Path, scores: Scores, split: str, title: str, samples: SampleWriter, bundle: Path, seconds: float
 ) -> None:
     """Prints the closing table and where everything lies."""
-    print_scores(scores, f"\nBest checkpoint (step {step}) on whole {split} files of speakers not trained on:")
+    print_scores(scores, title)
     lines = {
         "checkpoints": ", ".join(str(path) for path in sorted((run_dir / "checkpoints").glob("*.ckpt"))),
         "bundle": str(bundle),
@@ -124,10 +136,12 @@ def print_scores(scores: Scores, title: str) -> None:
     """Prints the table of all systems, and what was skipped, with the reasons."""
     console = Console()
     utterances = len({row.id for row in scores.rows})
-    console.print(title, highlight=False)
+    console.print(title, highlight=False, markup=False)
     console.print(quality_table({system: scores.mean(system) for system in scores.systems}, scores.higher_is_better))
-    console.print(f"means over {utterances} files", highlight=False)
+    console.print(f"means over {utterances} files", highlight=False, markup=False)
     for system in scores.systems:
         for name, reasons in scores.skipped(system).items():
             for reason, count in reasons.items():
-                console.print(f"{system}: {name} skipped {count} of {utterances} ({reason})", highlight=False)
+                console.print(
+                    f"{system}: {name} skipped {count} of {utterances} ({reason})", highlight=False, markup=False
+                )

@@ -11,9 +11,9 @@ import torch
 
 def configure(trainer: Mapping[str, Any]) -> None:
     """Applies the keys ``tf32``, ``cudnn_benchmark`` and ``deterministic`` of the trainer's configuration."""
-    precision = "tf32" if trainer["tf32"] else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    # torch's older switch for matrix products: Lightning reads it, and torch refuses to answer where both were used
+    torch.set_float32_matmul_precision("high" if trainer["tf32"] else "highest")
+    torch.backends.cudnn.allow_tf32 = bool(trainer["tf32"])
     torch.backends.cudnn.benchmark = bool(trainer["cudnn_benchmark"]) and not trainer["deterministic"]
     if trainer["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -26,7 +26,7 @@ class EmaGenerator(nn.Module):
             raise ValueError(f"decay must lie in [0, 1), not {decay}")
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay
-        self.updates = 0
+        self.updates = 0  # decides over the decay; part of a checkpoint
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
@@ -38,14 +38,6 @@ class EmaGenerator(nn.Module):
         torch._foreach_lerp_(averaged, trained, 1.0 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)
-
-    def get_extra_state(self) -> dict[str, int]:
-        """The number of updates, which decides over the decay."""
-        return {"updates": self.updates}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Takes up the number of updates of a saved state."""
-        self.updates = int(state["updates"])
 
     def train(self, mode: bool = True) -> EmaGenerator:
         """Stays in evaluation mode, whatever the module around it does."""

@@ -22,7 +22,8 @@ class TensorBoardLogger(LightningTensorBoardLogger):
     """
 
     def __init__(self, run_dir: str | Path, first_step: int = 0) -> None:
-        arguments: dict[str, Any] = {"purge_step": first_step} if first_step else {}
+        # the validation of the step that a checkpoint was written at belongs to what stays
+        arguments: dict[str, Any] = {"purge_step": first_step + 1} if first_step else {}
         super().__init__(save_dir=str(run_dir), name="", version="", default_hp_metric=False, **arguments)
 
     @property
@@ -39,7 +40,7 @@ class TensorBoardLogger(LightningTensorBoardLogger):
 class CsvLogger(Logger):
     """``metrics.csv`` in the run directory: one line a step, one column a tag.
 
-    A tag that appears late widens the table: the file is then written anew, atomically. On resume, lines at or after
+    A tag that appears late widens the table: the file is then written anew, atomically. On resume, lines after
     ``first_step`` are dropped, since those steps are done again.
 
     Args:

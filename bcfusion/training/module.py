@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bcfusion.contracts import Balancer, Batch
 from bcfusion.errors import ConfigError, TrainingError
+from bcfusion.inference.evaluate import enhance_item
 from bcfusion.training.adversary import Adversary
 from bcfusion.training.ema import EmaGenerator
 
@@ -90,6 +91,8 @@ class SpeechModule(LightningModule):
         self.skipped_steps = dict.fromkeys(NETWORKS, 0)
         self._bad_in_a_row = 0
         self._window_bad = False
+        self._ids: list[tuple[int, list[str]]] = []  # step and ids of the batches of this window
+        self._bad_batches: list[tuple[int, list[str]]] = []  # those of the bad windows in a row
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._asks = {name: tuple(inspect.signature(loss.forward).parameters) for name, loss in losses.items()}
@@ -180,11 +183,12 @@ class SpeechModule(LightningModule):
                 on_estimate, on_target = adversary.judgements_for_generator(target, estimate * valid)
                 names = {**batch, **outputs, "estimate_judgements": on_estimate, "target_judgements": on_target}
                 self._generator_backward(names, adversary, adversary.objective.generator(on_estimate))
+        self._ids.append((self.step, list(batch["ids"])))
         if closes_window:
             taken = self._optimizer_step("generator", self.generator.parameters())
             if taken and self.ema is not None:
                 self.ema.update(self.generator)
-            self._count_bad(batch)
+            self._count_bad()
         self.step += 1
 
     def _generator_backward(
@@ -215,11 +219,13 @@ class SpeechModule(LightningModule):
         outputs = network(inputs)
         return outputs if isinstance(outputs, dict) else {"estimate": outputs}
 
-    def _count_bad(self, batch: Batch) -> None:
+    def _count_bad(self) -> None:
         self._bad_in_a_row = self._bad_in_a_row + 1 if self._window_bad else 0
+        self._bad_batches = [*self._bad_batches, *self._ids] if self._window_bad else []
+        self._ids = []
         self._window_bad = False
         if self._bad_in_a_row >= self.optimization.max_bad_steps:
-            raise NonFiniteSteps(self._bad_in_a_row, self.step, list(batch["ids"]))
+            raise NonFiniteSteps(self._bad_in_a_row, self._bad_batches)
 
     # ---------------------------------------------------------------- log
 
@@ -246,7 +252,8 @@ class SpeechModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The estimate ``(B, 1, T)`` of the averaged generator; the quality callback scores it."""
-        return self._generate(self.best_generator, batch["inputs"])["estimate"].float()
+        estimates = [enhance_item(self.best_generator, inputs) for inputs in batch["inputs"]]
+        return torch.stack([torch.from_numpy(estimate) for estimate in estimates]).unsqueeze(1)
 
     # ---------------------------------------------------------------- state beyond weights
 
@@ -274,8 +281,9 @@ class SpeechModule(LightningModule):
 class NonFiniteSteps(TrainingError):
     """Too many steps in a row had a non-finite gradient."""
 
-    def __init__(self, count: int, step: int, ids: list[str]) -> None:
-        self.ids = ids
+    def __init__(self, count: int, batches: list[tuple[int, list[str]]]) -> None:
+        self.batches = batches
+        step, ids = batches[-1]
         super().__init__(
             f"{count} steps in a row up to step {step} had a non-finite gradient. Last batch: {', '.join(ids[:4])}"
             f"{', ...' if len(ids) > 4 else ''}\n"

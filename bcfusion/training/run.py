@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
-from torch import nn
 
 from bcfusion.config import build, plain
-from bcfusion.config_check import provides_noise
 from bcfusion.data.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError
 from bcfusion.metrics.pool import Scorer
-from bcfusion.training import checkpoint, device
-from bcfusion.training.adversary import Adversary
-from bcfusion.training.callbacks.checkpointing import Checkpointing, require_resumable
+from bcfusion.training import device
+from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
+from bcfusion.training.beginning import initialise, resumed_content
+from bcfusion.training.callbacks.checkpointing import Checkpointing, restore_networks
 from bcfusion.training.callbacks.clock import Clock
-from bcfusion.training.callbacks.interrupt import Interrupt
-from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.callbacks.quality import Quality
-from bcfusion.training.callbacks.step_log import StepLog
 from bcfusion.training.closing import Closing, close_run
-from bcfusion.training.module import JUDGEMENTS, NonFiniteSteps, Optimization, SpeechModule
+from bcfusion.training.module import NonFiniteSteps, SpeechModule
 from bcfusion.training.record import Provenance, hyperparameters, write_record
 from bcfusion.training.selection import Selection
 
@@ -49,100 +45,11 @@ class Result:
     closing: Closing | None
 
 
-def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
-    """The data of a configuration: corpus, simulators, segments."""
-    data = cfg.data
-    return SpeechDataModule(
-        corpus=build(data.corpus),
-        simulators={name: build(node) for name, node in cfg.degradation.items() if name in cfg.task.sensors},
-        sensors=list(cfg.task.sensors),
-        sample_rate=cfg.sample_rate,
-        segment_seconds=data.segment_seconds,
-        batch_size=data.batch_size,
-        batches_per_pass=cfg.trainer.validate_every,
-        workers=data.workers,
-        resample=data.resample,
-        seed=cfg.seed,
-        max_unreadable_share=data.max_unreadable_share,
-        max_valid_items=cfg.trainer.max_valid_items,
-        max_train_items=data.max_train_items,
-    )
-
-
-def build_losses(cfg: DictConfig) -> tuple[dict[str, nn.Module], dict[str, float], list[str]]:
-    """Losses and weights by name, and the names of those left out because there is no discriminator to feed them."""
-    losses: dict[str, nn.Module] = {}
-    weights: dict[str, float] = {}
-    left_out = []
-    for name, node in cfg.losses.items():
-        arguments = {key: value for key, value in node.items() if key != "weight"}
-        loss = build(arguments)
-        if not cfg.discriminators and JUDGEMENTS.intersection(loss.forward.__code__.co_varnames):
-            left_out.append(name)
-            continue
-        losses[name], weights[name] = loss, float(node.weight)
-    return losses, weights, left_out
-
-
-def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
-    """The Lightning module of a configuration, and the names of the losses that were left out."""
-    losses, weights, left_out = build_losses(cfg)
-    if not any(weights.values()) and not cfg.discriminators:
-        raise ConfigError(["losses: nothing to learn from: give a loss with a weight, or discriminators"])
-    adversary = None
-    if cfg.discriminators:
-        adversary = Adversary(
-            {name: build(node) for name, node in cfg.discriminators.items()},
-            objective=build(cfg.adversarial.objective),
-            weight=cfg.adversarial.weight,
-            start_step=cfg.adversarial.start_step,
-            interval=cfg.adversarial.interval,
-        )
-    names = ("generator", "discriminator")
-    optimization = Optimization(
-        optimizers={name: build(cfg.optimizer[name]) for name in names},
-        schedulers={name: build(cfg.scheduler[name]) for name in names},
-        clip={name: cfg.trainer.clip[name] for name in names},
-        accumulate=cfg.trainer.accumulate,
-        max_bad_steps=cfg.trainer.max_bad_steps,
-    )
-    module = SpeechModule(
-        generator=build(cfg.generator),
-        losses=losses,
-        weights=weights,
-        balancer=build(cfg.balancer),
-        optimization=optimization,
-        adversary=adversary,
-        ema_decay=cfg.trainer.ema_decay,
-        batch_names=["noise"] if provides_noise(cfg) else [],
-    )
-    return module, left_out
-
-
 def budget_seconds(cfg: DictConfig) -> float:
     """Wall-clock seconds that the run may take, by the configuration and the device."""
     if cfg.budget.minutes is not None:
         return 60.0 * cfg.budget.minutes
     return 60.0 * (cfg.budget.minutes_gpu if device.on_gpu(cfg.trainer.accelerator) else cfg.budget.minutes_cpu)
-
-
-def initialise(module: SpeechModule, cfg: DictConfig) -> None:
-    """Starts from the weights of another run, checkpoint or bundle.
-
-    Raises:
-        CheckpointError: there are none, or they are those of another network.
-    """
-    source = Path(cfg.init_from)
-    state, discriminators = checkpoint.weights_of(source)
-    checkpoint.load_weights(module.generator, state, source)
-    if module.ema is not None:
-        checkpoint.load_weights(module.ema.network, state, source)
-    if cfg.init_discriminators:
-        if module.adversary is None or discriminators is None:
-            raise ConfigError(
-                [f"init_discriminators: {'this run has none' if discriminators else f'{source} holds none'}"]
-            )
-        checkpoint.load_weights(module.adversary.discriminators, discriminators, source)
 
 
 def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float | None = None) -> Result:
@@ -162,42 +69,28 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
     settings = cfg.trainer
     device.configure(settings)
     seed_everything(cfg.seed, workers=False, verbose=False)
+    config = plain(cfg)
     last = run_dir / "checkpoints" / "last.ckpt"
-    resumed: dict[str, Any] | None = None
-    if cfg.resume is not None and last.is_file():
-        resumed = checkpoint.read(last)
-        require_resumable(resumed, last)
-    elif cfg.resume is not None and cfg.resume != "auto":
-        raise ConfigError([f"resume: {run_dir} holds no checkpoints/last.ckpt"])
-
+    resumed = resumed_content(config, last)
     datamodule = build_datamodule(cfg)
+    datamodule.setup("fit")
     module, left_out = build_module(cfg)
-    if cfg.init_from is not None and resumed is None:
+    if resumed is not None:
+        restore_networks(module, resumed, last)
+    elif cfg.init_from is not None:
         initialise(module, cfg)
     if settings.compile:
         module.generator.compile()
-        if module.adversary is not None:
-            module.adversary.discriminators.compile()
-    config = plain(cfg)
-    write_record(run_dir, config, provenance, resumed_at=None if resumed is None else int(resumed["step"]))
-
-    datamodule.setup("fit")
-    step = 0 if resumed is None else int(resumed["step"])
-    used = 0.0 if resumed is None else float(resumed["elapsed"])
+        for network in module.adversary.discriminators.values() if module.adversary is not None else ():
+            network.compile()
     clock = Clock(
         budget_seconds(cfg),
         started,
+        validate_every=settings.validate_every,
         max_steps=settings.max_steps,
         closing_ratio=datamodule.audio_seconds("test") / max(datamodule.audio_seconds("valid"), 1e-9),
-        used=used,
+        **({} if resumed is None else resumed["clock"]),
     )
-    if resumed is not None and (clock.spent() or step >= (settings.max_steps or step + 1)):
-        raise ConfigError(
-            [
-                f"resume: {run_dir} is finished: step {step}, {used / 60:.1f} minutes of a budget of "
-                f"{budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to go on"
-            ]
-        )
     description = {
         "config": config,
         "training": {
@@ -213,16 +106,13 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
         description,
         every=settings.checkpoint_every,
         validate_every=settings.validate_every,
-        elapsed=clock.elapsed,
+        clock=clock.state,
         resumed=resumed,
     )
-    selection = Selection(config["selection"])
-    metrics = {name: build(node) for name, node in cfg.metrics.items()}
-    with Scorer(metrics, cfg.sample_rate) as scorer:
-        step_log = StepLog(settings.log_every)
+    with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
         quality = Quality(
             scorer,
-            selection,
+            Selection(config["selection"]),
             keep_best=settings.keep_best,
             checkpointing=checkpointing,
             sensors=cfg.task.sensors,
@@ -230,60 +120,61 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
             samples=settings.samples,
             directory=run_dir / "quality",
             hyperparameters=hyperparameters(config, provenance),
-            resumed=None if resumed is None else resumed["training"].get("quality"),
+            resumed=None if resumed is None else resumed["training"]["quality"],
         )
-        callbacks: list[Callback] = [step_log, quality, checkpointing, Interrupt(checkpointing), clock]
-        callbacks += [Progress(clock, step_log, quality)]
-        callbacks += [build(node) for node in cfg.callbacks.values()]
-        trainer = Trainer(
-            accelerator=settings.accelerator,
-            devices=1 if settings.devices == "auto" and not device.on_gpu(settings.accelerator) else settings.devices,
-            strategy=_strategy(settings),
-            precision=settings.precision,
-            max_epochs=-1,
-            logger=[build(node, run_dir=run_dir, first_step=step) for node in cfg.logger.values()],
-            callbacks=callbacks,
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            default_root_dir=run_dir,
-        )
+        trains = resumed is None or not (clock.spent() or module.step >= (settings.max_steps or module.step + 1))
+        # a run that was stopped in a validation makes up for it, one that was stopped in its closing closes
+        due = resumed is not None and quality.validated_step != module.step
+        due = due and (not trains or module.step % settings.validate_every == 0)
+        if not trains and not due and (run_dir / "bundle").is_dir():
+            raise ConfigError(
+                [
+                    f"resume: {run_dir} is finished: step {module.step}, {clock.elapsed() / 60:.1f} minutes of a "
+                    f"budget of {budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to go on"
+                ]
+            )
+        trainer = build_trainer(cfg, run_dir, module.step, clock, quality, checkpointing)
         datamodule.trainer = trainer  # it divides the data among the ranks
-        loader = datamodule.train_dataloader()
-        loader.start_batch = step
+        torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
         if trainer.is_global_zero:
-            _announce(cfg, module, datamodule, left_out, step, run_dir)
-        try:
-            with warnings.catch_warnings():
-                # the averaged generator is meant to be in evaluation mode
-                warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
-                # a pass has no length: after a resume the first one is shorter
-                warnings.filterwarnings("ignore", message=r".*does not have many workers")
-                # Lightning's own use of torch
-                warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-                trainer.fit(module, train_dataloaders=loader, val_dataloaders=datamodule.val_dataloader())
-        except NonFiniteSteps as error:
-            if trainer.is_global_zero:
-                (run_dir / "non_finite_batch.txt").write_text("\n".join(error.ids) + "\n")
-            raise
+            shutil.rmtree(run_dir / "bundle", ignore_errors=True)  # an earlier session's; this one writes its own
+            write_record(run_dir, config, provenance, resumed_at=None if resumed is None else module.step)
+            _announce(cfg, module, datamodule, left_out, run_dir)
+        _fit(trainer, module, datamodule, run_dir, due, trains)
         closing = close_run(run_dir, datamodule, scorer, cfg, trainer, started=started)
     return Result(
         run_dir=run_dir,
         step=module.step,
-        objective=quality.best.get("best", 0.0),
+        objective=quality.best["best"],
         best=quality.best_values,
         closing=closing,
     )
 
 
-def _strategy(settings: DictConfig) -> str:
-    if settings.strategy != "auto":
-        return str(settings.strategy)
-    several = settings.devices not in ("auto", 1, "1") or (settings.devices == "auto" and torch.cuda.device_count() > 1)
-    # the generator's and the discriminators' backward passes leave each other's parameters without gradient
-    return "ddp_find_unused_parameters_true" if several else "auto"
+def _fit(
+    trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, run_dir: Path, due: bool, trains: bool
+) -> None:
+    loader = datamodule.train_dataloader()
+    loader.start_batch = module.step
+    valid = datamodule.val_dataloader()
+    try:
+        with warnings.catch_warnings():
+            # the averaged generator is meant to be in evaluation mode
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+            # reading takes a few milliseconds of a step: data.workers is the user's choice
+            warnings.filterwarnings("ignore", message=r".*does not have many workers")
+            # Lightning's own use of torch
+            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+            if due:
+                trainer.validate(module, dataloaders=valid, verbose=False)
+            if trains:
+                trainer.fit(module, train_dataloaders=loader, val_dataloaders=valid)
+    except NonFiniteSteps as error:
+        lines = [f"step {step}: {' '.join(ids)}" for step, ids in error.batches]
+        (run_dir / f"non_finite_batches-{trainer.global_rank}.txt").write_text("\n".join(lines) + "\n")
+        raise
+    finally:
+        loader.close()
 
 
 def _announce(
@@ -291,7 +182,6 @@ def _announce(
     module: SpeechModule,
     datamodule: SpeechDataModule,
     left_out: Sequence[str],
-    step: int,
     run_dir: Path,
 ) -> None:
     parameters = sum(p.numel() for p in module.generator.parameters()) / 1e6
@@ -306,5 +196,5 @@ def _announce(
     )
     if left_out:
         print(f"No discriminators: regression, without {', '.join(f'losses.{name}' for name in left_out)}")
-    if step:
-        print(f"Resumed at step {step}")
+    if module.step:
+        print(f"Resumed at step {module.step}")

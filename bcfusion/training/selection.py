@@ -16,10 +16,11 @@ class Criterion:
     best: float
 
     def scaled(self, value: float) -> float:
-        """The value on the scale from 0 to 1, clipped; a value that could not be computed counts as the worst."""
-        if not math.isfinite(value):
-            return 0.0
-        return min(1.0, max(0.0, (value - self.worst) / (self.best - self.worst)))
+        """The value on the scale from 0 (worst) to 1 (best), and beyond: a clipped scale could not tell bad from worse.
+
+        A value that could not be computed is as far below the worst as the best is above it.
+        """
+        return (value - self.worst) / (self.best - self.worst) if math.isfinite(value) else -1.0
 
 
 class Selection:
@@ -42,6 +43,6 @@ class Selection:
         return "+".join(self.criteria)
 
     def score(self, means: Mapping[str, float]) -> float:
-        """Quality in 0..1 of mean metric values; higher is better."""
+        """Quality of mean metric values, usually in 0..1; higher is better, and it is always finite."""
         total = sum(c.weight for c in self.criteria.values())
         return sum(c.weight * c.scaled(means.get(name, math.nan)) for name, c in self.criteria.items()) / total

@@ -35,16 +35,6 @@ def test_buffers_are_copied_not_averaged() -> None:
     torch.testing.assert_close(ema.network.running_mean, network.running_mean)
 
 
-def test_number_of_updates_is_part_of_the_state() -> None:
-    network = nn.Linear(1, 1)
-    ema = EmaGenerator(network, 0.9)
-    for _ in range(3):
-        ema.update(network)
-    other = EmaGenerator(network, 0.9)
-    other.load_state_dict(ema.state_dict())
-    assert other.updates == 3
-
-
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_decay_outside_of_zero_to_one_is_refused(decay: float) -> None:
     with pytest.raises(ValueError, match="decay"):

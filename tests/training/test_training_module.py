@@ -183,7 +183,7 @@ def test_too_many_non_finite_steps_in_a_row_end_the_run_with_the_ids() -> None:
     trained = module(max_bad_steps=3)
     with pytest.raises(NonFiniteSteps) as caught:
         fit(trained, items)
-    assert caught.value.ids == items[4]["ids"]
+    assert caught.value.batches == [(step, items[step]["ids"]) for step in (2, 3, 4)]
     assert "3 steps in a row" in str(caught.value)
 
 

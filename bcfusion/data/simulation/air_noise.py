@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bcfusion.audio import UnreadableAudio
 from bcfusion.data.simulation import checked_range, choice, uniform
 from bcfusion.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
 
 #: level of a speech slice that stands in for one without speech: the nominal -26 dBov of ITU-T P.56
 NOMINAL_LEVEL = 10.0 ** (-26.0 / 20.0)
@@ -58,8 +62,8 @@ class AirNoise:
 
     Raises:
         ConfigError: an argument is out of range.
-        DataError: there is no such folder, or it holds no audio; when called, a noise file holds next to nothing.
-        bcfusion.errors.AudioError: when called, a noise file cannot be read.
+        DataError: there is no such folder, or it holds no audio; when called, a noise file holds next to nothing, or
+            file after file cannot be read (single ones are named in a warning, and others taken).
     """
 
     provides_noise = True  #: batches hold ``noise``, which losses may ask for
@@ -74,6 +78,7 @@ class AirNoise:
         if evaluation_snr is not None and not -100.0 <= evaluation_snr <= 100.0:
             raise ConfigError([f"AirNoise: evaluation_snr={evaluation_snr!r} must be null or a number of dB"])
         self.evaluation_snr = evaluation_snr
+        self._unreadable: set[str] = set()
         # a folder is looked at now, so that a wrong path is told before training; the demo's is made only when used
         self._files = None if noise_root is None else folder_noises(Path(noise_root).expanduser())
 
@@ -103,11 +108,20 @@ class AirNoise:
         low, high = 0.0, 1.0
         if self._files.shared:
             low, high = (0.0, TRAINING_SHARE) if training else (TRAINING_SHARE, 1.0)
+        noise = None
         for _ in range(DRAWS):
             path = files[choice(len(files), generator)]
-            noise = read_looped(path, low, high, length, sample_rate, generator)
+            try:
+                noise = read_looped(path, low, high, length, sample_rate, generator)
+            except UnreadableAudio as error:  # not the utterance's fault: another noise takes its place
+                if path not in self._unreadable:
+                    self._unreadable.add(path)
+                    logger.warning("noise left out: %s", error)
+                continue
             if _level(noise) > NOISE_FLOOR:
                 break
+        if noise is None:
+            raise DataError(f"no noise could be read in {DRAWS} draws; the last: {path}. Check data.noise_root")
         return noise
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from bcfusion.errors import CheckpointError
 from bcfusion.training import checkpoint
@@ -24,7 +25,7 @@ class Checkpointing(Callback):
         directory: the run's ``checkpoints`` folder.
         description: plain containers that go into each checkpoint: ``config`` and ``training``.
         every: batches between writes of ``last.ckpt``. validate_every: it is also written after each validation.
-        elapsed: gives the seconds that the run has used.
+        clock: gives the state of the run's clock.
         resumed: content of the ``last.ckpt`` to go on from, or None.
     """
 
@@ -35,7 +36,7 @@ class Checkpointing(Callback):
         description: Mapping[str, Any],
         every: int,
         validate_every: int,
-        elapsed: Callable[[], float],
+        clock: Callable[[], dict[str, Any]],
         resumed: Mapping[str, Any] | None = None,
     ) -> None:
         self.module = module
@@ -44,7 +45,7 @@ class Checkpointing(Callback):
         self.every = every
         self.validate_every = validate_every
         self.quality_state: Callable[[], dict[str, Any]] = dict
-        self._elapsed = elapsed
+        self._clock = clock
         self._resumed = resumed
         self._saved_step = -1
 
@@ -86,7 +87,7 @@ class Checkpointing(Callback):
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "state": module.training_state(),
                 "random": states,
-                "elapsed": self._elapsed(),
+                "clock": self._clock(),
             }
             checkpoint.write(self.last, content)
             self._saved_step = module.step
@@ -110,7 +111,7 @@ class Checkpointing(Callback):
         if self._resumed is None:
             return
         content, self._resumed = self._resumed, None
-        restore(self.module, trainer, content, self.last)
+        restore_session(self.module, trainer, content)
         self._saved_step = self.module.step
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
@@ -121,7 +122,7 @@ class Checkpointing(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Writes ``last.ckpt`` with the scores of this validation."""
-        if self.can_save():
+        if trainer.state.fn == TrainerFn.FITTING and self.can_save():
             self._saved_step = -1  # the step may have been saved before the validation, without its scores
             self.save_last()
 
@@ -138,11 +139,11 @@ def require_resumable(content: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def restore(module: SpeechModule, trainer: Trainer, content: Mapping[str, Any], path: Path) -> None:
-    """Puts a run back to where ``content`` was saved.
+def restore_networks(module: SpeechModule, content: Mapping[str, Any], path: Path) -> None:
+    """Loads the weights of all networks and the step count, before training starts.
 
     Raises:
-        CheckpointError: the checkpoint is of other networks, or of another number of processes.
+        CheckpointError: the checkpoint is of other networks.
     """
     checkpoint.load_weights(module.generator, content["generator"], path)
     if module.ema is not None and content["generator_ema"] is not None:
@@ -152,8 +153,13 @@ def restore(module: SpeechModule, trainer: Trainer, content: Mapping[str, Any], 
         raise CheckpointError(f"{path} was trained {'with' if module.adversary is None else 'without'} discriminators")
     if module.adversary is not None:
         checkpoint.load_weights(module.adversary.discriminators, content["discriminators"], path)
+    module.step = int(content["step"])
+
+
+def restore_session(module: SpeechModule, trainer: Trainer, content: Mapping[str, Any]) -> None:
+    """Puts optimisers, schedulers, counters and random states back to where ``content`` was saved."""
     for optimizer, state in zip(trainer.optimizers, content["optimizers"], strict=True):
         optimizer.load_state_dict(state)
     module.load_training_state(content["state"])
-    if len(content["random"]) == trainer.world_size:  # otherwise it is another run anyway
+    if len(content["random"]) == trainer.world_size:  # with other processes the batches are others anyway
         checkpoint.restore_random_states(content["random"][trainer.global_rank])

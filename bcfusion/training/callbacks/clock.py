@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from bcfusion.training.module import SpeechModule
+
 
 class Clock(Callback):
     """Stops training when what is left of the budget is what the last validation and the closing need.
@@ -16,9 +18,9 @@ class Clock(Callback):
     Args:
         seconds: of the whole run, closing included; None: no limit.
         started: ``time.monotonic()`` when the command started.
-        max_steps: stop after so many batches; None: no limit.
+        validate_every: batches between scheduled validations. max_steps: stop after so many batches; None: no limit.
         closing_ratio: seconds of audio of the closing evaluation per second of validation audio.
-        used: seconds that earlier sessions have used.
+        used: seconds that earlier sessions have used. validation_seconds: what a validation took there.
     """
 
     # Before the first validation is measured, this share of the budget is kept back for it and for the closing.
@@ -28,19 +30,25 @@ class Clock(Callback):
         self,
         seconds: float | None,
         started: float,
+        validate_every: int,
         max_steps: int | None = None,
         closing_ratio: float = 1.0,
         used: float = 0.0,
+        validation_seconds: float | None = None,
     ) -> None:
         self.seconds = seconds
+        self.validate_every = validate_every
         self.max_steps = max_steps
         self.closing_ratio = closing_ratio
         self._started = started - used
         self._validation_began = 0.0
-        self._validation_seconds: float | None = None
-        self._checkpoint_seconds = 0.0
+        self._validation_seconds = validation_seconds
         self._step_began: float | None = None
         self._step_seconds = 0.0
+
+    def state(self) -> dict[str, float | None]:
+        """What a resumed run has to know, as plain containers."""
+        return {"used": self.elapsed(), "validation_seconds": self._validation_seconds}
 
     def elapsed(self) -> float:
         """Seconds that the run has used, earlier sessions included."""
@@ -54,9 +62,16 @@ class Clock(Callback):
         # pictures, sample files and the bundle take seconds of their own
         return self._validation_seconds * (1.0 + self.closing_ratio) * 1.2 + 8.0 + 2 * self._step_seconds
 
-    def spent(self) -> bool:
-        """Whether training has to end now."""
-        return self.seconds is not None and self.elapsed() + self.reserve() >= self.seconds
+    def spent(self, validation_follows: bool = False) -> bool:
+        """Whether training has to end now.
+
+        Args:
+            validation_follows: a scheduled validation comes next: it is the last one unless there is time for another.
+        """
+        if self.seconds is None:
+            return False
+        scheduled = (self._validation_seconds or 0.0) if validation_follows else 0.0
+        return self.elapsed() + self.reserve() + scheduled >= self.seconds
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Notes the time."""
@@ -66,8 +81,10 @@ class Clock(Callback):
         """Asks Lightning to stop; it validates once more on its way out."""
         if self._step_began is not None:
             self._step_seconds = max(0.9 * self._step_seconds, time.monotonic() - self._step_began)
-        done = self.max_steps is not None and int(module.step) >= self.max_steps  # type: ignore[arg-type]
-        if trainer.strategy.reduce_boolean_decision(done or self.spent(), all=False):
+        assert isinstance(module, SpeechModule)
+        done = self.max_steps is not None and module.step >= self.max_steps
+        done = done or self.spent(validation_follows=module.step % self.validate_every == 0)
+        if trainer.strategy.reduce_boolean_decision(done, all=False):
             trainer.should_stop = True
 
     def on_validation_start(self, *_: Any) -> None:

@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 
@@ -54,8 +55,11 @@ class Interrupt(Callback):
         self._leave_if_asked(trainer, module)
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Leaves a validation at once; the state that is saved is that of the last training step."""
-        if not trainer.sanity_checking:
+        """Leaves a validation at once; it is made up for when the run goes on.
+
+        Several processes end their validation first: they may be at different items, and must not wait for each other.
+        """
+        if trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING:
             self._leave_if_asked(trainer, module)
 
     def _leave_if_asked(self, trainer: Trainer, module: LightningModule) -> None:

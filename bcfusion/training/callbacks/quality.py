@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -70,9 +71,10 @@ class Quality(Callback):
         self.best: dict[str, float] = dict(resumed.get("best", {}))  # checkpoint name to its score
         self.best_values: dict[str, float] = dict(resumed.get("best_values", {}))  # metric means of best.ckpt
         self.best_step: int = int(resumed.get("best_step", -1))
-        self.latest: dict[str, float] = {}
+        self.validated_step: int = int(resumed.get("validated_step", -1))
+        self.latest: dict[str, float] = dict(resumed.get("latest", {}))
         self.input_means: dict[str, float] = {}
-        self._registered = False
+        self._registered = bool(self.best)  # an earlier session has done so
         self._shown = 0
         self._began = 0.0
         checkpointing.quality_state = self.state
@@ -84,6 +86,7 @@ class Quality(Callback):
                 "best": dict(self.best),
                 "best_values": dict(self.best_values),
                 "best_step": self.best_step,
+                "validated_step": self.validated_step,
                 "latest": dict(self.latest),
             }
         }
@@ -100,8 +103,11 @@ class Quality(Callback):
     # ---------------------------------------------------------------- hooks
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Starts counting items and time."""
+        """Starts counting items and time; what an interrupted validation left is forgotten."""
+        self._scorer.reset()
         self._shown = 0
+        self._cudnn_benchmark = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = False  # whole files: each length would be timed anew
         self._began = time.monotonic()
 
     def on_validation_batch_end(
@@ -130,6 +136,7 @@ class Quality(Callback):
         systems = [system for system in scores.systems if system != ENHANCED]
         if systems:
             self.input_means = scores.mean(systems[-1])
+        self.validated_step = module.step
         improved = self._improved(module.step)
         if trainer.is_global_zero:
             scores.write_csv(self._directory / f"valid-{module.step:07d}.csv")
@@ -142,6 +149,7 @@ class Quality(Callback):
                 values.update({f"{tag}/{name}": value for name, value in scores.mean(system).items()})
             self._log(trainer, values, module.step, bool(improved))
         self._checkpointing.save_best(improved)
+        torch.backends.cudnn.benchmark = self._cudnn_benchmark
 
     # ---------------------------------------------------------------- parts
 
@@ -168,9 +176,11 @@ class Quality(Callback):
         bests = {f"best/{name}": value for name, value in self.best_values.items()}
         bests["best/selection"] = self.best["best"]
         for logger in trainer.loggers:
-            if not self._registered:
-                logger.log_hyperparams(self._hyperparameters, bests)  # registered once, updated below
-            logger.log_metrics({**values, **(bests if improved or not self._registered else {})}, step=step)
+            if not self._registered and isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self._hyperparameters, bests)  # HPARAMS: registered once, updated below
+            elif not self._registered:
+                logger.log_hyperparams(self._hyperparameters)
+            logger.log_metrics({**values, **(bests if improved else {})}, step=step)
         self._registered = True
 
     def _show(self, module: SpeechModule, index: int, item: str, signals: dict[str, np.ndarray]) -> None:

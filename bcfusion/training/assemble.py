@@ -1,0 +1,142 @@
+"""Builds what a configuration describes: data, module, trainer."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+from hydra.utils import get_class
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from omegaconf import DictConfig, open_dict
+from torch import nn
+
+from bcfusion.config import build
+from bcfusion.config_check import needs_discriminators, provides_noise
+from bcfusion.data.datamodule import SpeechDataModule
+from bcfusion.errors import ConfigError
+from bcfusion.training import device
+from bcfusion.training.adversary import Adversary
+from bcfusion.training.callbacks.checkpointing import Checkpointing
+from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.interrupt import Interrupt
+from bcfusion.training.callbacks.progress import Progress
+from bcfusion.training.callbacks.quality import Quality
+from bcfusion.training.callbacks.step_log import StepLog
+from bcfusion.training.module import Optimization, SpeechModule
+
+
+def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
+    """The data of a configuration: corpus, simulators, segments."""
+    data = cfg.data
+    return SpeechDataModule(
+        corpus=build(data.corpus),
+        simulators={name: build(node) for name, node in cfg.degradation.items() if name in cfg.task.sensors},
+        sensors=list(cfg.task.sensors),
+        sample_rate=cfg.sample_rate,
+        segment_seconds=data.segment_seconds,
+        batch_size=data.batch_size,
+        batches_per_pass=cfg.trainer.validate_every,
+        workers=data.workers,
+        resample=data.resample,
+        seed=cfg.seed,
+        max_unreadable_share=data.max_unreadable_share,
+        max_valid_items=cfg.trainer.max_valid_items,
+        max_train_items=data.max_train_items,
+    )
+
+
+def build_losses(cfg: DictConfig) -> tuple[dict[str, nn.Module], dict[str, float], list[str]]:
+    """Losses and weights by name, and the names of those left out because there is no discriminator to feed them."""
+    losses: dict[str, nn.Module] = {}
+    weights: dict[str, float] = {}
+    left_out = []
+    for name, node in cfg.losses.items():
+        arguments = node.copy()  # keeps its place in the tree, which interpolations start from
+        with open_dict(arguments):
+            weight = float(arguments.pop("weight"))
+        loss = build(arguments)
+        if not cfg.discriminators and needs_discriminators(type(loss)):
+            left_out.append(name)
+        else:
+            losses[name], weights[name] = loss, weight
+    return losses, weights, left_out
+
+
+def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
+    """The Lightning module of a configuration, and the names of the losses that were left out."""
+    losses, weights, left_out = build_losses(cfg)
+    if not any(weights.values()) and not cfg.discriminators:
+        raise ConfigError(["losses: nothing to learn from: give a loss with a weight, or discriminators"])
+    adversary = None
+    if cfg.discriminators:
+        adversary = Adversary(
+            {name: build(node) for name, node in cfg.discriminators.items()},
+            objective=build(cfg.adversarial.objective),
+            weight=cfg.adversarial.weight,
+            start_step=cfg.adversarial.start_step,
+            interval=cfg.adversarial.interval,
+        )
+    names = ("generator", "discriminator")
+    optimization = Optimization(
+        optimizers={name: build(cfg.optimizer[name]) for name in names},
+        schedulers={name: build(cfg.scheduler[name]) for name in names},
+        clip={name: cfg.trainer.clip[name] for name in names},
+        accumulate=cfg.trainer.accumulate,
+        max_bad_steps=cfg.trainer.max_bad_steps,
+    )
+    module = SpeechModule(
+        generator=build(cfg.generator),
+        losses=losses,
+        weights=weights,
+        balancer=build(cfg.balancer),
+        optimization=optimization,
+        adversary=adversary,
+        ema_decay=cfg.trainer.ema_decay,
+        batch_names=["noise"] if provides_noise(cfg) else [],
+    )
+    return module, left_out
+
+
+def build_trainer(
+    cfg: DictConfig, run_dir: Path, first_step: int, clock: Clock, quality: Quality, checkpointing: Checkpointing
+) -> Trainer:
+    """The Lightning trainer of a run, with the engine's callbacks and those of the configuration."""
+    settings = cfg.trainer
+    step_log = StepLog(settings.log_every)
+    callbacks: list[Callback] = [step_log, quality, checkpointing, Interrupt(checkpointing), clock]
+    callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=1 if settings.devices == "auto" and not device.on_gpu(settings.accelerator) else settings.devices,
+        strategy=_strategy(settings),
+        precision=settings.precision,
+        max_epochs=-1,
+        logger=[_logger(node, run_dir, first_step) for node in cfg.logger.values()],
+        callbacks=callbacks,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=run_dir,
+    )
+
+
+def _logger(node: DictConfig, run_dir: Path, first_step: int) -> Logger:
+    """A logger of the configuration; ours are told where the run is, others take what their node says."""
+    known = inspect.signature(get_class(node["_target_"])).parameters
+    given = {"run_dir": run_dir, "first_step": first_step}
+    return build(node, **{name: value for name, value in given.items() if name in known})
+
+
+def _strategy(settings: DictConfig) -> str | Strategy:
+    if settings.strategy != "auto":
+        return str(settings.strategy)
+    several = settings.devices not in ("auto", 1, "1") or (settings.devices == "auto" and torch.cuda.device_count() > 1)
+    # The backward passes of generator and discriminators leave each other's parameters without gradient. Buffers are
+    # the same on all ranks (windows, power iterations); sending them around would make ranks wait for each other in
+    # validations of different length.
+    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if several else "auto"
