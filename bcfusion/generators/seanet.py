@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import AudioError, ConfigError
-from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, apply_norm, channels_last
+from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, channels_last, set_weight
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 
 
@@ -122,8 +122,10 @@ class SEANet(StreamingModule):
         causal: no look-ahead beyond the frame of ``hop`` samples; the network streams in chunks of whole frames.
         weight_norm: weight normalisation of all convolutions (Salimans & Kingma 2016).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
-        init_output_scale: factor on the initial weight of the last convolution. Well below one, the untrained network
-            passes the sensor on nearly unchanged and training starts from there, not from noise.
+        speech_level: root mean square of the speech that the initial weights are scaled for (0.07 is -23 dBFS). Variance is
+            kept from layer to layer, and the first and last convolution bring this level to one and back: ELU is
+            linear for signals far below one, and a network that begins linear takes long to make harmonics.
+        init_output_scale: level of the untrained network's correction, relative to that of the speech.
 
     Attributes:
         hop: samples; a streaming chunk is a multiple of it.
@@ -150,7 +152,8 @@ class SEANet(StreamingModule):
         causal: bool = False,
         weight_norm: bool = True,
         skip_channel: int = -1,
-        init_output_scale: float = 0.1,
+        speech_level: float = 0.07,
+        init_output_scale: float = 0.3,
     ) -> None:
         super().__init__()
         problems = []
@@ -158,8 +161,10 @@ class SEANet(StreamingModule):
             problems.append(f"SEANet: skip_channel={skip_channel} is none of the {in_channels} sensors")
         if not strides or min(strides) < 1:
             problems.append(f"SEANet: strides={list(strides)} must be one or more numbers of at least 1")
-        if init_output_scale <= 0:
-            problems.append(f"SEANet: init_output_scale={init_output_scale} must be above 0")
+        if init_output_scale <= 0 or speech_level <= 0:
+            problems.append(
+                f"SEANet: init_output_scale={init_output_scale} and speech_level={speech_level} must be above 0"
+            )
         if problems:
             raise ConfigError(problems)
         self.sample_rate = sample_rate
@@ -180,10 +185,8 @@ class SEANet(StreamingModule):
         self.reduce = conv(widths[-1], bottleneck_channels)
         self.expand = conv(bottleneck_channels, widths[-1])
         self.decoder = nn.ModuleList(DecoderBlock(width, stride, *shared) for width, stride in reversed(blocks))
-        self.last = Conv1d(widths[0], 1, kernel_size, bias=False, causal=causal)
-        with torch.no_grad():
-            self.last.weight.mul_(init_output_scale)
-        apply_norm(self.last, norm)
+        self.last = conv(widths[0], 1)
+        self._initialise(speech_level, init_output_scale)
         self.receptive_field = self._receptive_field()
         self.delay = self.receptive_field[1]
 
@@ -229,6 +232,15 @@ class SEANet(StreamingModule):
             span = _span_through([encode], _union(span, joints.pop()))
         span = self.first.input_span(*_union(span, joints.pop()))
         return _union(span, (first, last))
+
+    def _initialise(self, speech_level: float, output_scale: float) -> None:
+        with torch.no_grad():
+            for layer in self.modules():
+                if isinstance(layer, Conv1d | ConvTranspose1d):
+                    scale = 3.0**0.5  # of uniform weights within 1 / sqrt(fan in), for outputs of the inputs' variance
+                    scale *= 1.0 / speech_level if layer is self.first else 1.0
+                    scale *= speech_level * output_scale if layer is self.last else 1.0
+                    set_weight(layer, scale * layer.weight)
 
     def _receptive_field(self) -> tuple[int, int]:
         spans = [self.input_span(n, n) for n in range(self.hop)]  # it repeats every hop

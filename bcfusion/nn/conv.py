@@ -42,6 +42,15 @@ def apply_norm(module: nn.Module, norm: Norm | None) -> None:
         raise ConfigError([f"{type(module).__name__}: norm={norm!r} is none of weight_norm, spectral_norm, null"])
 
 
+def set_weight(layer: Conv1d | ConvTranspose1d, weight: Tensor) -> None:
+    """Gives a layer a weight of the same shape; under weight norm, the direction and gains that make it."""
+    with torch.no_grad():
+        if parametrize.is_parametrized(layer, "weight"):
+            layer.weight = weight
+        else:
+            layer.weight.copy_(weight)
+
+
 def remove_weight_norm(module: nn.Module) -> nn.Module:
     """Replaces every weight-normalised weight below ``module`` by the plain parameter it stands for, in place.
 
