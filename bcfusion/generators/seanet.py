@@ -122,8 +122,8 @@ class SEANet(StreamingModule):
         causal: no look-ahead beyond the frame of ``hop`` samples; the network streams in chunks of whole frames.
         weight_norm: weight normalisation of all convolutions (Salimans & Kingma 2016).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
-        speech_level: root mean square of the speech that the initial weights are scaled for (0.07 is -23 dBFS). Variance is
-            kept from layer to layer, and the first and last convolution bring this level to one and back: ELU is
+        speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS). Variance
+            is kept from layer to layer, and the first and last convolution bring this level to one and back: ELU is
             linear for signals far below one, and a network that begins linear takes long to make harmonics.
         init_output_scale: level of the untrained network's correction, relative to that of the speech.
 

@@ -46,7 +46,7 @@ def set_weight(layer: Conv1d | ConvTranspose1d, weight: Tensor) -> None:
     """Gives a layer a weight of the same shape; under weight norm, the direction and gains that make it."""
     with torch.no_grad():
         if parametrize.is_parametrized(layer, "weight"):
-            layer.weight = weight
+            nn.Module.__setattr__(layer, "weight", weight)  # by the parametrisation's inverse
         else:
             layer.weight.copy_(weight)
 

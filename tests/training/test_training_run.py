@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 import yaml
 from lightning import Callback
 from omegaconf import DictConfig, open_dict
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bcfusion
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.training import checkpoint
 from bcfusion.training.callbacks.interrupt import RunInterrupted
+from bcfusion.training.device import configure
 from bcfusion.training.record import Provenance
 from bcfusion.training.run import Result, train
 
@@ -130,6 +133,37 @@ def test_a_signal_ends_in_a_saved_resumable_state(tiny: Compose, tmp_path: Path,
     assert result.step == 5
 
 
+def test_an_interrupted_validation_is_made_up_for(tiny: Compose, tmp_path: Path) -> None:
+    settings = ["trainer.validate_every=2", "trainer.max_valid_items=null"]
+    cfg = tiny("trainer.max_steps=4", *settings)
+    with open_dict(cfg):
+        cfg.callbacks = {"stop": {"_target_": "test_training_run.SignalInValidation"}}
+    with pytest.raises(RunInterrupted, match="at step 2"):
+        run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run" / "quality" / "valid-0000002.csv").exists()
+    run(tiny("trainer.max_steps=4", *settings, f"resume={tmp_path / 'run'}"), tmp_path / "run")
+    run(tiny("trainer.max_steps=4", *settings), tmp_path / "whole")
+    for name in ("valid-0000002.csv", "valid-0000004.csv", "test.csv"):
+        assert (tmp_path / "run" / "quality" / name).read_text() == (tmp_path / "whole" / "quality" / name).read_text()
+    parts, whole = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert_equal_states(parts["generator"], whole["generator"])
+    assert_equal_states(parts["training"]["quality"], whole["training"]["quality"])
+
+
+def test_a_run_that_was_stopped_in_its_closing_closes_when_it_goes_on(tiny: Compose, tmp_path: Path) -> None:
+    settings = ["trainer.max_steps=2", "trainer.validate_every=2"]
+    run(tiny(*settings), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    result = run(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run")
+    assert result.step == 2
+    assert (tmp_path / "run" / "bundle" / "config.yaml").is_file()
+
+
+class SignalInValidation(Callback):
+    def on_validation_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class SignalAt(Callback):
     def __init__(self, step: int, signum: int) -> None:
         self.step = step
@@ -214,16 +248,69 @@ def test_seed_zero_is_honoured(tiny: Compose, tmp_path: Path) -> None:
     assert_equal_states(weights(tmp_path / "a")["generator"], weights(tmp_path / "b")["generator"])
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed"])
-def test_bf16_trains(tiny: Compose, tmp_path: Path, precision: str) -> None:
+def test_bf16_trains(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny(
-        f"trainer.precision={precision}", "trainer.max_steps=2", "trainer.validate_every=2", "adversarial.start_step=0"
+        "trainer.precision=bf16-mixed", "trainer.max_steps=2", "trainer.validate_every=2", "adversarial.start_step=0"
     )
     result = run(cfg, tmp_path / "run")
     state = weights(result.run_dir)["state"]
     assert state["skipped_steps"] == {"generator": 0, "discriminator": 0}
 
 
+def test_tensorboard_shows_scalars_by_group_sounds_pictures_and_hparams_once(tiny: Compose, tmp_path: Path) -> None:
+    settings = ["trainer.validate_every=2", "adversarial.start_step=0"]
+    run(tiny(*settings, "trainer.max_steps=2"), tmp_path / "run")
+    run(tiny(*settings, "trainer.max_steps=4", f"resume={tmp_path / 'run'}"), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"audio": 0, "images": 0, "scalars": 0}).Reload()
+    tags = events.Tags()
+    groups = {tag.partition("/")[0] for tag in tags["scalars"]}
+    assert {
+        "loss",
+        "discriminator",
+        "gradient_norm",
+        "lr",
+        "skipped_steps",
+        "rate",
+        "valid",
+        "valid_input",
+        "best",
+    } <= groups
+    assert [event.step for event in events.Scalars("valid/stoi")] == [2, 4]
+    assert [event.step for event in events.Scalars("loss/l1")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Audio("sample_0/enhanced")] == [2, 4]
+    assert [event.step for event in events.Audio("sample_0/target")] == [2]
+    assert [event.step for event in events.Images("sample_0/spectrogram")] == [2, 4]
+    hparams = [path for path in (tmp_path / "run").glob("events*") if b"_hparams_/experiment" in path.read_bytes()]
+    assert len(hparams) == 1
+
+
+def test_compiled_networks_train(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    run(tiny("trainer.compile=true", "trainer.max_steps=1", "trainer.validate_every=1"), tmp_path / "run")
+    assert compiled == ["SEANet", "MultiScaleDiscriminator"]
+
+
+def test_settings_of_the_gpu_leave_lightning_able_to_ask_for_them(tiny: Compose) -> None:
+    for tf32, precision in ((True, "high"), (False, "highest")):
+        configure({"tf32": tf32, "cudnn_benchmark": True, "deterministic": False})
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cudnn.allow_tf32 is tf32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_gpu_trains_and_its_bundle_runs_on_the_cpu(tiny: Compose, tmp_path: Path, precision: str) -> None:
+    cfg = tiny(
+        *("trainer.accelerator=gpu", f"trainer.precision={precision}", "adversarial.start_step=0"),
+        *("trainer.max_steps=4", "trainer.validate_every=2"),
+    )
+    result = run(cfg, tmp_path / "run")
+    x = torch.randn(1, 1, 4000) * 0.05
+    assert torch.isfinite(bcfusion.load_generator(result.run_dir)(x)).all()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["bone_to_air", "fusion", "bandwidth_extension"])
 @pytest.mark.parametrize("experiment", ["seanet", "seanet_streaming"])
 def test_every_recipe_trains_with_every_experiment(

@@ -1,0 +1,232 @@
+"""Train and evaluate as a user types them: real processes, small networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TINY, TINY_DISCRIMINATOR
+
+from bcfusion.commands.recorded import recorded_overrides
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "LOCAL_RANK")} | {
+    "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+}
+SMALL = [*TINY, *TINY_DISCRIMINATOR]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bcfusion.cli", *arguments]
+
+
+def bcfusion(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def corpus(speech: Path) -> list[str]:
+    return ["data=folder", f"data.root={speech}"]
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The directory of a finished run, and what it printed."""
+    cwd = tmp_path_factory.mktemp("train")
+    done = bcfusion(
+        *("train", "experiment=seanet", *corpus(speech), *SMALL),
+        *("trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=1"),
+        cwd=cwd,
+    )
+    assert done.returncode == 0, done.stderr
+    return only(cwd, "runs/bone_to_air/seanet/*"), done.stdout
+
+
+def test_train_announces_its_budget_and_closes_with_table_and_paths(finished: tuple[Path, str]) -> None:
+    run, output = finished
+    assert "Budget: 9 minutes" in output
+    assert "none of their speakers is trained on" in output
+    for word in ("input", "enhanced", "STOI", "SI-SDR", "tensorboard --logdir runs"):
+        assert word in output, word
+    paths = [
+        line.split(":", 1)[1].strip() for line in output.splitlines() if line.startswith(("bundle:", "spectrogram:"))
+    ]
+    assert len(paths) == 2
+    for path in paths:
+        assert (run.parents[3] / path).exists(), path
+
+
+def test_a_run_knows_how_it_was_configured(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    overrides = yaml.safe_load((run / "overrides.yaml").read_text())
+    assert "experiment=seanet" in overrides
+    for source in (run, run / "bundle", run / "checkpoints" / "best.ckpt"):
+        assert recorded_overrides(source) == overrides, source
+    record = json.loads((run / "run.json").read_text())
+    assert record["choices"]["generator"] == "seanet"
+    assert record["sessions"][0]["command"][:3] == ["bcfusion", "train", "experiment=seanet"]
+
+
+@pytest.mark.parametrize("model", ["", "bundle", "checkpoints/best-stoi.ckpt"])
+def test_evaluate_starts_from_the_settings_of_the_run(finished: tuple[Path, str], tmp_path: Path, model: str) -> None:
+    run, _ = finished
+    done = bcfusion(
+        "evaluate", str(run / model), "metrics=[lsd]", "split=valid", f"output={tmp_path / 'out'}", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
+    assert lines[0] == "id,system,lsd,skipped"
+    assert len(lines) == 1 + 2 * 2  # both validation files, though training validated on one
+    assert (tmp_path / "out" / "scores.md").read_text().count("|") > 6
+
+
+def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    for name in ("a", "b"):
+        assert bcfusion("evaluate", str(run), f"output={tmp_path / name}", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "a" / "scores.csv").read_bytes() == (tmp_path / "b" / "scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "name a model first"),
+        (["nowhere"], "no model at nowhere"),
+        (["{run}/metrics.csv"], "no checkpoint"),
+        (["{run}", "data=fodler"], "folder"),
+        (["{run}", "split=trian"], "valid or test"),
+        (["{run}", "recipe=fusion"], "takes body at 16000 Hz"),
+        (["{run}", "data.root=/nowhere"], "/nowhere"),
+    ],
+    ids=["none", "missing", "no-model", "group", "split", "sensors", "root"],
+)
+def test_wrong_input_of_evaluate_is_one_or_two_lines(
+    finished: tuple[Path, str], tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    run, _ = finished
+    done = bcfusion("evaluate", *(argument.format(run=run) for argument in arguments), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_resume_by_path_needs_no_other_argument(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    again = bcfusion("train", f"resume={run}", "trainer.max_steps=6", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Resumed at step 4" in again.stdout
+    sessions = json.loads((run / "run.json").read_text())["sessions"]
+    assert [session["resumed_at_step"] for session in sessions] == [None, 4]
+    changed = bcfusion("train", f"resume={run}", "trainer.max_steps=8", "optimizer.lr=0.5", cwd=tmp_path)
+    assert changed.returncode == 2
+    assert "optimizer.lr: was 0.001, now 0.5" in changed.stderr
+    weights = bcfusion("train", f"resume={run / 'checkpoints' / 'best.ckpt'}", cwd=tmp_path)
+    assert weights.returncode == 2
+    assert "init_from=" in weights.stderr
+
+
+def test_sigterm_to_the_whole_group_leaves_a_resumable_run(speech: Path, tmp_path: Path) -> None:
+    arguments = ["train", "experiment=seanet", *corpus(speech), *SMALL, "data.workers=2", "trainer.validate_every=2"]
+    arguments = [argument for argument in arguments if argument != "data.workers=0"]
+    process = subprocess.Popen(
+        command(*arguments, "budget.minutes=5"),
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(tmp_path.glob("runs/*/*/*/checkpoints/last.ckpt")):  # it trains
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "bcfusion train resume=runs/bone_to_air/seanet/" in errors
+    assert "Traceback" not in errors
+    done = bcfusion(*arguments, "resume=auto", "budget.minutes=5", "trainer.max_steps=1000000", "seed=1", cwd=tmp_path)
+    assert done.returncode == 2  # it found the run, which was started with another seed
+    assert "seed: was 0, now 1" in done.stderr
+
+
+def test_a_sweep_trains_every_job(speech: Path, tmp_path: Path) -> None:
+    done = bcfusion(
+        *("train", "-m", "experiment=seanet", "optimizer.lr=1e-4,3e-4", *corpus(speech), *SMALL),
+        *("trainer.max_steps=2", "trainer.validate_every=2"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    runs = sorted(path.parent.parent for path in tmp_path.glob("runs/sweeps/*/*/bundle/config.yaml"))
+    assert [run.name for run in runs] == ["0", "1"]
+    rates = [yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["lr"] for run in runs]
+    assert rates == [1e-4, 3e-4]
+
+
+def test_two_processes_share_the_work_and_stay_in_step(speech: Path, tmp_path: Path) -> None:
+    done = bcfusion(
+        *("train", "experiment=seanet", *corpus(speech), *SMALL, "trainer.devices=2", "trainer.max_valid_items=null"),
+        *("trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=2", "data.batch_size=1"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    run = only(tmp_path, "runs/bone_to_air/seanet/*")
+    lines = (run / "quality" / "valid-0000004.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2  # each rank validated its half, and rank 0 wrote both
+    assert "test 1 files" in done.stdout
+    import torch
+
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert content["step"] == 4
+    assert len(content["random"]) == 2
+    assert len(json.loads((run / "run.json").read_text())["sessions"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["experiment=saenet"], "seanet"),
+        (["experiment=seanet", "generator.kernel_size=0", "trainer.max_steps=1"], "kernel_size"),
+        (["experiment=seanet", "data=folder", "data.root=nowhere"], "nowhere"),
+        (["experiment=seanet", "init_from=nowhere.ckpt"], "nowhere.ckpt"),
+        (["experiment=seanet", "resume=nowhere"], "nowhere"),
+        (["experiment=seanet", "trainer.precision=16-mixed"], "bf16-mixed"),
+    ],
+    ids=["experiment", "argument", "root", "init_from", "resume", "precision"],
+)
+def test_wrong_input_of_train_is_one_or_two_lines(tmp_path: Path, arguments: list[str], says: str) -> None:
+    done = bcfusion("train", *arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_all_problems_of_a_configuration_come_at_once(tmp_path: Path) -> None:
+    done = bcfusion(
+        "train",
+        "experiment=seanet",
+        "data.batch_size=0",
+        "selection=lsd",
+        "metrics=[stoi]",
+        "trainer.log_every=-1",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    for path in ("data.batch_size", "selection.lsd", "trainer.keep_best", "trainer.log_every"):
+        assert any(line.startswith(path) for line in done.stderr.splitlines()), done.stderr
+    assert not (tmp_path / "runs").exists() or not list(tmp_path.glob("runs/**/checkpoints"))

@@ -1,0 +1,81 @@
+"""What is shipped: the wheel, its requirements, the pinned versions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from this checkout and unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    (wheel,) = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
+
+
+def test_every_yaml_is_in_the_wheel(unpacked: Path) -> None:
+    shipped = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    assert {
+        path.relative_to(unpacked / "bcfusion" / "conf") for path in (unpacked / "bcfusion").rglob("*.yaml")
+    } == shipped
+    assert not [path for path in unpacked.iterdir() if path.name not in ("bcfusion",) and ".dist-info" not in path.name]
+
+
+def test_the_wheel_composes_from_an_empty_directory(unpacked: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from bcfusion.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(unpacked), "train", "experiment=seanet", "--cfg", "job"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bcfusion.generators.seanet.SEANet" in done.stdout
+
+
+@pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])
+def test_compromised_releases_of_lightning_are_excluded(version: str) -> None:
+    assert Version(version) not in REQUIREMENTS["lightning"].specifier
+    assert Version("2.6.6") in REQUIREMENTS["lightning"].specifier
+
+
+def test_torch_and_torchaudio_fit_each_other() -> None:
+    assert Version("2.11.0") in REQUIREMENTS["torch"].specifier
+    assert Version("2.14.0") in REQUIREMENTS["torch"].specifier
+    assert Version("2.15.0") not in REQUIREMENTS["torch"].specifier
+
+
+def test_constraints_hold_names_and_versions_only() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {}
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+!]+)( ; [^/]+)?", line)
+        assert match, line
+        pinned[match[1].lower()] = match[2]
+    assert pinned["torch"] == pinned["torchaudio"] == "2.11.0"
+    for name, requirement in REQUIREMENTS.items():
+        assert Version(pinned[name.lower()]) in requirement.specifier, name
