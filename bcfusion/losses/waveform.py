@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcfusion.errors import ConfigError
 from bcfusion.losses.valid import valid_samples
 
 
 class L1Loss(nn.Module):
-    """Mean absolute error over an item's valid samples, then over items: a short item counts as much as a long one."""
+    r"""Mean absolute error over an item's valid samples, then over items: a short item counts as much as a long one.
+
+    With pre-emphasis it is the error of :math:`y_n = x_n - a x_{n-1}` (:math:`x_{-1} = 0`) of both signals. Speech
+    falls by 6 to 12 dB an octave, so that the plain error is nearly all below 1 kHz, where a body sensor needs the
+    least help; a = 0.95 makes up for most of that.
+
+    Args:
+        pre_emphasis: a, in [0, 1); 0 is the plain error.
+
+    Raises:
+        ConfigError: ``pre_emphasis`` is out of range.
+    """
+
+    def __init__(self, pre_emphasis: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= pre_emphasis < 1.0:
+            raise ConfigError([f"L1Loss: pre_emphasis={pre_emphasis} must be at least 0 and below 1"])
+        self.pre_emphasis = pre_emphasis
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
@@ -17,8 +36,12 @@ class L1Loss(nn.Module):
         Raises:
             ValueError: shapes other than these.
         """
-        estimate, target, _ = valid_samples(estimate, target, lengths)
-        return ((estimate - target).abs().sum(-1) / lengths.clamp_min(1)).mean()
+        estimate, target, valid = valid_samples(estimate, target, lengths)
+        error = estimate - target
+        if self.pre_emphasis:  # linear, so that the filtered error is the error of the filtered signals
+            error = error - self.pre_emphasis * F.pad(error, (1, 0))[..., :-1]
+            error = error.masked_fill(~valid, 0.0)  # the sample behind the last one still hears it
+        return (error.abs().sum(-1) / lengths.clamp_min(1)).mean()
 
 
 class SiSnrLoss(nn.Module):

@@ -134,14 +134,11 @@ def report(
 
 def print_scores(scores: Scores, title: str) -> None:
     """Prints the table of all systems, and what was skipped, with the reasons."""
-    console = Console()
     utterances = len({row.id for row in scores.rows})
-    console.print(title, highlight=False, markup=False)
-    console.print(quality_table({system: scores.mean(system) for system in scores.systems}, scores.higher_is_better))
-    console.print(f"means over {utterances} files", highlight=False, markup=False)
+    print(title)
+    Console().print(quality_table({system: scores.mean(system) for system in scores.systems}, scores.higher_is_better))
+    print(f"means over {utterances} files")
     for system in scores.systems:
         for name, reasons in scores.skipped(system).items():
             for reason, count in reasons.items():
-                console.print(
-                    f"{system}: {name} skipped {count} of {utterances} ({reason})", highlight=False, markup=False
-                )
+                print(f"{system}: {name} skipped {count} of {utterances} ({reason})")

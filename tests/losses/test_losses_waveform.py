@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bcfusion.errors import ConfigError
 from bcfusion.losses.waveform import L1Loss, SiSnrLoss
 
 T = 4000
@@ -86,3 +87,25 @@ def test_gradient_of_si_snr_is_that_of_finite_differences() -> None:
     step = 0.01 * sine(9)
     after, before = (SiSnrLoss()(estimate.detach() + sign * step, sine(5), FULL) for sign in (1, -1))
     assert (estimate.grad * 2 * step).sum().item() == pytest.approx((after - before).item(), rel=1e-2)
+
+
+def test_pre_emphasis_compares_the_signals_less_their_previous_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    estimate, target = torch.randn(2, 2, 1, 50, generator=generator)
+    lengths = torch.tensor([50, 30])
+
+    def emphasised(x: torch.Tensor) -> torch.Tensor:
+        return x - 0.95 * torch.cat([torch.zeros(1), x[:-1]])
+
+    expected = [
+        (emphasised(estimate[item, 0, :length]) - emphasised(target[item, 0, :length])).abs().mean()
+        for item, length in enumerate((50, 30))
+    ]
+    loss = L1Loss(pre_emphasis=0.95)(estimate, target, lengths)
+    torch.testing.assert_close(loss, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("pre_emphasis", [-0.1, 1.0])
+def test_pre_emphasis_out_of_range_is_refused(pre_emphasis: float) -> None:
+    with pytest.raises(ConfigError, match="pre_emphasis"):
+        L1Loss(pre_emphasis)
