@@ -20,6 +20,7 @@ class Number:
     low: float = 0.0
     low_allowed: bool = False
     high: float | None = None
+    high_allowed: bool = True
     whole: bool = False
     optional: bool = False
 
@@ -29,12 +30,12 @@ class Number:
             return None
         fits = is_number(value) and (not self.whole or isinstance(value, int))
         fits = fits and (value > self.low or (self.low_allowed and value == self.low))
-        fits = fits and (self.high is None or value <= self.high)
+        fits = fits and (self.high is None or value < self.high or (self.high_allowed and value == self.high))
         if fits:
             return None
         kind = "a whole number" if self.whole else "a number"
         bound = f"{'of at least' if self.low_allowed else 'above'} {self.low:g}"
-        upper = "" if self.high is None else f" and of at most {self.high:g}"
+        upper = "" if self.high is None else f" and {'of at most' if self.high_allowed else 'below'} {self.high:.10g}"
         return f"must be {kind} {bound}{upper}{' or null' if self.optional else ''}, not {shown(value)}"
 
 
@@ -70,7 +71,7 @@ NUMBERS = {
     "trainer.clip.generator": POSITIVE_OR_NULL,
     "trainer.clip.discriminator": POSITIVE_OR_NULL,
     "trainer.max_bad_steps": COUNT,
-    "trainer.ema_decay": Number(low_allowed=True, high=0.999999, optional=True),
+    "trainer.ema_decay": Number(low_allowed=True, high=1.0, high_allowed=False, optional=True),
     "trainer.samples": FROM_ZERO,
 }
 

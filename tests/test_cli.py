@@ -132,7 +132,7 @@ def test_an_unknown_verb_gets_the_nearest_one(tmp_path: Path) -> None:
         ("losses=null", "write losses=[] for none"),
         ("~losses", "write losses=[] for none"),
         ("+seed=1", "leave out the +"),
-        ("seed=abc", "seed: must be a whole number of at least 0, not 'abc'"),
+        ("seed=abc", "seed: must be a whole number of at least 0 and of at most 4294967295, not 'abc'"),
         ("optimizer.lr=${nosuch}", "optimizer.lr: Interpolation key 'nosuch' not found"),
         ("hydra.run.dir=${nosuch}", "hydra.run.dir: Interpolation key 'nosuch' not found"),
         ("--config-dir=nosuch", "not found"),

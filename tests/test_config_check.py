@@ -117,7 +117,7 @@ def test_regression_is_sound_though_a_loss_lacks_judgements() -> None:
         (["data.segment_seconds=0"], "data.segment_seconds: must be a number above 0, not 0"),
         (["budget.minutes=-1"], "budget.minutes: must be a number above 0 or null, not -1"),
         (["budget.minutes_cpu=null"], "budget.minutes_cpu: must be a number above 0, not null"),
-        (["trainer.ema_decay=2"], "trainer.ema_decay: must be a number of at least 0 and of at most 1 or null, not 2"),
+        (["trainer.ema_decay=2"], "trainer.ema_decay: must be a number of at least 0 and below 1 or null, not 2"),
         (["metrics=[stoi]"], "selection.pesq_wb: no metric gives 'pesq_wb'"),
         (["trainer.keep_best=[stio]"], "trainer.keep_best: no metric gives 'stio'; did you mean 'stoi'?"),
         (

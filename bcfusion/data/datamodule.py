@@ -162,6 +162,10 @@ class SpeechDataModule(lightning.LightningDataModule):
         rank, world_size = self._place()
         return self._eval_loader("valid", spread(self._filled("valid"), self.limits["valid"])[rank::world_size])
 
+    def test_dataloader(self) -> EvalLoader:
+        """All utterances of :attr:`test_split`, on every rank, one in a batch."""
+        return self.whole_dataloader(self.test_split)
+
     def whole_dataloader(self, split: str) -> EvalLoader:
         """All utterances of a split, on every rank, one in a batch."""
         return self._eval_loader(split, self._filled(split))

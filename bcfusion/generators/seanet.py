@@ -125,7 +125,8 @@ class SEANet(StreamingModule):
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS). Variance
             is kept from layer to layer, and the first and last convolution bring this level to one and back: ELU is
             linear for signals far below one, and a network that begins linear takes long to make harmonics.
-        init_output_scale: level of the untrained network's correction, relative to that of the speech.
+        init_output_scale: further factor on the initial weight of the last convolution; at 0.3 the untrained network's
+            correction is somewhat below the speech.
 
     Attributes:
         hop: samples; a streaming chunk is a multiple of it.
