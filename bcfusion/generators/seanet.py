@@ -123,8 +123,8 @@ class SEANet(StreamingModule):
         weight_norm: weight normalisation of all convolutions (Salimans & Kingma 2016).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS). Variance
-            is kept from layer to layer, and the first and last convolution bring this level to one and back. With torch's
-            own start, signals shrink to a thousandth in the bottleneck, where ELU is linear.
+            is kept from layer to layer, and the first and last convolution bring this level to one and back. With
+            torch's own start the bottleneck is at 0.003, where ELU is all but linear.
         init_output_scale: further factor on the initial weight of the last convolution; at 0.3 the untrained network's
             correction is somewhat below the speech.
 
