@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -12,31 +13,49 @@ from bcfusion.contracts import Judgement
 from bcfusion.errors import ConfigError
 
 GeneratorForm = Literal["plain", "clipped"]
+Reduction = Literal["mean", "sum"]
 
 
-class HingeObjective:
-    """Hinge game (Lim and Ye 2017, "Geometric GAN").
-
-    Each term is the mean over one sub-discriminator's logits (items have equally many), and sub-discriminators are then
-    averaged: each has the same say however many logits it gives, and the scale does not grow with their number. Logits
-    are taken as float32. The padding behind an item's length is judged like the rest.
-
-    Args:
-        generator_form: ``plain``: -D(x) (MelGAN, Kumar et al. 2019), a gradient that never fades; ``clipped``:
-            relu(1 - D(x)) (SEANet, EBEN), none where the discriminator is already deceived by the margin.
+def check_choice(owner: object, argument: str, value: str, choices: Sequence[str]) -> None:
+    """Refuses a word that an argument does not know.
 
     Raises:
-        ConfigError: another ``generator_form``.
+        ConfigError: ``value`` is none of ``choices``; it names the class of ``owner``.
+    """
+    if value not in choices:
+        raise ConfigError([f"{type(owner).__name__}: {argument} is {value!r}: choose one of {', '.join(choices)}"])
+
+
+def reduce_list(values: Sequence[Tensor], reduction: Reduction) -> Tensor:
+    """Mean or sum, element by element, of at least one tensor; all have the same shape."""
+    stacked = torch.stack(list(values))
+    return stacked.sum(0) if reduction == "sum" else stacked.mean(0)
+
+
+class _LogitObjective(ABC):
+    """A game that is played logit by logit, over any number of sub-discriminators.
+
+    Each term is the mean over one sub-discriminator's logits (items have equally many), so that each sub-discriminator
+    has the same say however many logits it gives. Logits are taken as float32. The padding behind an item's length is
+    judged like the rest.
+
+    Args:
+        per_discriminator: ``mean``: sub-discriminators are averaged, and the scale does not depend on their number;
+            ``sum``: they are added up (MelGAN, HiFi-GAN), and the weight beside the other losses grows with their
+            number.
+
+    Raises:
+        ConfigError: another ``per_discriminator``.
     """
 
-    def __init__(self, generator_form: GeneratorForm = "plain") -> None:
-        forms = get_args(GeneratorForm)
-        if generator_form not in forms:
-            raise ConfigError([f"generator_form is {generator_form!r}: choose one of {', '.join(forms)}"])
-        self.generator_form = generator_form
+    boundary: float
+
+    def __init__(self, per_discriminator: Reduction = "mean") -> None:
+        check_choice(self, "per_discriminator", per_discriminator, get_args(Reduction))
+        self.per_discriminator = per_discriminator
 
     def discriminator(self, target_judgements: Sequence[Judgement], estimate_judgements: Sequence[Judgement]) -> Tensor:
-        """Scalar: mean relu(1 - D(target)) + mean relu(1 + D(estimate)). The estimate must come detached.
+        """Scalar: the cost of logits of the target plus that of logits of the estimate, which must come detached.
 
         Raises:
             ValueError: no judgement, or not as many of the one as of the other.
@@ -45,23 +64,90 @@ class HingeObjective:
             raise ValueError(
                 f"{len(target_judgements)} judgements of the target, {len(estimate_judgements)} of the estimate"
             )
-        of_target = _mean_over_judgements(target_judgements, lambda logits: torch.relu(1.0 - logits))
-        of_estimate = _mean_over_judgements(estimate_judgements, lambda logits: torch.relu(1.0 + logits))
+        of_target = self._over_discriminators(target_judgements, self._cost_as_target)
+        of_estimate = self._over_discriminators(estimate_judgements, self._cost_as_estimate)
         return of_target + of_estimate
 
     def generator(self, estimate_judgements: Sequence[Judgement]) -> Tensor:
-        """Scalar: mean -D(estimate), or mean relu(1 - D(estimate)) in the clipped form.
+        """Scalar: what it costs the generator not to deceive.
 
         Raises:
             ValueError: no judgement.
         """
-        if self.generator_form == "plain":
-            return _mean_over_judgements(estimate_judgements, torch.neg)
-        return _mean_over_judgements(estimate_judgements, lambda logits: torch.relu(1.0 - logits))
+        return self._over_discriminators(estimate_judgements, self._cost_to_generator)
+
+    @abstractmethod
+    def _cost_as_target(self, logits: Tensor) -> Tensor:
+        """What the discriminators pay for each logit of the target."""
+
+    @abstractmethod
+    def _cost_as_estimate(self, logits: Tensor) -> Tensor:
+        """What the discriminators pay for each logit of the estimate."""
+
+    def _cost_to_generator(self, logits: Tensor) -> Tensor:
+        """What the generator pays for each logit of the estimate: as if the discriminators were shown a target."""
+        return self._cost_as_target(logits)
+
+    def _over_discriminators(self, judgements: Sequence[Judgement], cost: Callable[[Tensor], Tensor]) -> Tensor:
+        if not judgements:
+            raise ValueError("no sub-discriminator gave a judgement")
+        means = [cost(judgement.logits.float()).mean() for judgement in judgements]
+        return reduce_list(means, self.per_discriminator)
 
 
-def _mean_over_judgements(judgements: Iterable[Judgement], of_logits: Callable[[Tensor], Tensor]) -> Tensor:
-    means = [of_logits(judgement.logits.float()).mean() for judgement in judgements]
-    if not means:
-        raise ValueError("no sub-discriminator gave a judgement")
-    return torch.stack(means).mean()
+class HingeObjective(_LogitObjective):
+    """Hinge game (Lim and Ye 2017, "Geometric GAN"), with margins of 1 on either side of the boundary 0.
+
+    The discriminators minimise mean relu(1 - D(target)) + mean relu(1 + D(estimate)). Means are over the logits of one
+    sub-discriminator; logits are taken as float32, and the padding behind an item's length is judged like the rest.
+
+    Args:
+        generator_form: ``plain``: mean -D(estimate) (MelGAN, Kumar et al. 2019), a gradient that never fades;
+            ``clipped``: mean relu(1 - D(estimate)) (SEANet, EBEN), none where the discriminator is already deceived by
+            the margin.
+        per_discriminator: ``mean``: sub-discriminators are averaged, and the scale does not depend on their number;
+            ``sum``: they are added up, as MelGAN does.
+
+    Raises:
+        ConfigError: another ``generator_form`` or ``per_discriminator``.
+    """
+
+    boundary = 0.0
+
+    def __init__(self, generator_form: GeneratorForm = "plain", per_discriminator: Reduction = "mean") -> None:
+        super().__init__(per_discriminator)
+        check_choice(self, "generator_form", generator_form, get_args(GeneratorForm))
+        self.generator_form = generator_form
+
+    def _cost_as_target(self, logits: Tensor) -> Tensor:
+        return torch.relu(1.0 - logits)
+
+    def _cost_as_estimate(self, logits: Tensor) -> Tensor:
+        return torch.relu(1.0 + logits)
+
+    def _cost_to_generator(self, logits: Tensor) -> Tensor:
+        return -logits if self.generator_form == "plain" else super()._cost_to_generator(logits)
+
+
+class LeastSquaresObjective(_LogitObjective):
+    """Least-squares game (Mao et al. 2017, "Least Squares Generative Adversarial Networks"), as HiFi-GAN plays it.
+
+    The discriminators minimise mean (1 - D(target))^2 + mean D(estimate)^2, the generator mean (1 - D(estimate))^2: a
+    gradient that grows with the distance from the wanted logit, also beyond it. Means are over the logits of one
+    sub-discriminator; logits are taken as float32, and the padding behind an item's length is judged like the rest.
+
+    Args:
+        per_discriminator: ``mean``: sub-discriminators are averaged, and the scale does not depend on their number;
+            ``sum``: they are added up, as HiFi-GAN does.
+
+    Raises:
+        ConfigError: another ``per_discriminator``.
+    """
+
+    boundary = 0.5
+
+    def _cost_as_target(self, logits: Tensor) -> Tensor:
+        return (1.0 - logits).square()
+
+    def _cost_as_estimate(self, logits: Tensor) -> Tensor:
+        return logits.square()

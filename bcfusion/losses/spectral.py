@@ -8,13 +8,31 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
+from bcfusion.losses.stft import Stft, behind
 from bcfusion.losses.valid import valid_samples
 
 
-class _StftLoss(nn.Module):
-    """One resolution of :class:`MultiResolutionStftLoss`: a value for each item."""
+def a_weighting_gain(frequencies: Tensor) -> Tensor:
+    r"""Gain of the A-weighting of IEC 61672-1 (annex E), in the shape of ``frequencies``, which are in Hz.
 
-    window: Tensor
+    :math:`R(f) = f_4^2 f^4 / ((f^2 + f_1^2) \sqrt{(f^2 + f_2^2)(f^2 + f_3^2)} (f^2 + f_4^2))` over its value at 1 kHz,
+    with the poles of the standard at 20.6, 107.7, 737.9 and 12194 Hz. A gain of amplitudes: 0 at 0 Hz, 1 at 1 kHz.
+    """
+
+    def response(squared: Tensor) -> Tensor:
+        low, mid = squared + 20.598997**2, (squared + 107.65265**2) * (squared + 737.86223**2)
+        return squared.square() / (low * mid.sqrt() * (squared + 12194.217**2))
+
+    return response(frequencies.square()) / response(torch.full_like(frequencies, 1000.0).square())
+
+
+class _StftLoss(nn.Module):
+    """One resolution of :class:`MultiResolutionStftLoss`: a value for each item.
+
+    ``weighted_rate`` is the sample rate in Hz that A-weighting needs, or ``None`` for none.
+    """
+
+    power_gain: Tensor | None
 
     def __init__(
         self,
@@ -26,17 +44,22 @@ class _StftLoss(nn.Module):
         floor: float,
         silence_db: float,
         convergence_limit: float,
+        weighted_rate: int | None,
     ) -> None:
         super().__init__()
-        self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
+        self.stft = Stft(n_fft, hop_length, win_length)
         self.spectral_convergence_weight = spectral_convergence_weight
         self.log_magnitude_weight = log_magnitude_weight
         self.floor = floor
         self.convergence_limit = convergence_limit
-        window = torch.hann_window(win_length)
-        self.register_buffer("window", window, persistent=False)
         # Mean power in a bin of white noise at the silence level.
-        self.silence_power = 10.0 ** (silence_db / 10.0) * float(window.square().sum())
+        self.silence_power = 10.0 ** (silence_db / 10.0) * float(self.stft.window.square().sum())
+        power_gain = None
+        if weighted_rate is not None:
+            frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (weighted_rate / n_fft)
+            power_gain = a_weighting_gain(frequencies).square().float()
+            self.silence_power *= float(power_gain.mean())
+        self.register_buffer("power_gain", power_gain, persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         """``(B,)`` from float32 ``estimate (B, T)`` and ``target (B, T)``, both zero behind ``lengths (B,)``."""
@@ -44,8 +67,8 @@ class _StftLoss(nn.Module):
             target_power = self._power(target)
         estimate_power = self._power(estimate)
 
-        frames = lengths // self.hop_length + 1  # those centred within the item, as if it were transformed alone
-        padding = torch.arange(target_power.shape[1], device=lengths.device) >= frames[:, None]  # (B, N)
+        frames = self.stft.frames(lengths)
+        padding = behind(frames, target_power.shape[1])  # (B, N)
         bins = frames * target_power.shape[2]
 
         loss = torch.zeros_like(lengths, dtype=torch.float32)
@@ -59,15 +82,12 @@ class _StftLoss(nn.Module):
         return loss
 
     def _power(self, signal: Tensor) -> Tensor:
-        """Power spectrogram plus floor ``(B, N, F)``, frames centred on multiples of the hop, zeros around the signal.
-
-        A frame holds only the samples under the window; the transform pads it at its end, not on both sides. Magnitudes
-        are those of ``torch.stft``, without windowing ``n_fft - win_length`` zeros in every frame.
-        """
-        half = self.win_length // 2
-        padded = nn.functional.pad(signal, (half, self.win_length - half))
-        spectrum = torch.fft.rfft(padded.unfold(-1, self.win_length, self.hop_length) * self.window, n=self.n_fft)
-        return spectrum.real.square() + spectrum.imag.square() + self.floor
+        """Power spectrogram ``(B, N, F)``, A-weighted where that is asked for, plus floor."""
+        spectrum = self.stft(signal)
+        power = spectrum.real.square() + spectrum.imag.square()
+        if self.power_gain is not None:
+            power = power * self.power_gain
+        return power + self.floor
 
     def _spectral_convergence(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
         def frobenius(magnitude: Tensor) -> Tensor:
@@ -97,6 +117,13 @@ class MultiResolutionStftLoss(nn.Module):
     every power, which bounds the log-magnitude distance and its gradient. Added, where public versions clamp: bins that
     are still empty in the estimate, as at the start of bandwidth extension, keep a gradient.
 
+    A-weighting multiplies every power by the squared gain of IEC 61672-1 before the floor is added. Spectral
+    convergence then goes by how loud a bin is to the ear, and the silence level is that of A-weighted noise. The log
+    distance of two bins that share a gain is what it was, but for those that the gain takes below ``floor`` (-50 dB at
+    20 Hz, nothing is left at 0 Hz). Public versions filter both signals before the STFT, with 101 taps fitted to a
+    bilinear transform of the curve: at 16 kHz the same to 0.5 dB from 0.2 to 4 kHz, but 12 dB lower at 7 kHz and
+    nothing at 8 kHz, where the curve is at -1.1 dB; what bandwidth extension adds would hardly count.
+
     Args:
         resolutions: ``(n_fft, hop_length, win_length)`` of each STFT, in samples, with a Hann window.
         spectral_convergence_weight: 0 leaves the term out.
@@ -105,9 +132,11 @@ class MultiResolutionStftLoss(nn.Module):
             quantisation noise of 16-bit audio.
         silence_db: RMS level in dBFS of the white noise that a silent target is measured against.
         convergence_limit: how many times louder than the target an estimate may be before the denominator follows it.
+        a_weighting: weight the bins by the ear's sensitivity.
+        sample_rate: in Hz; only A-weighting needs it.
 
     Raises:
-        ConfigError: there is no resolution, or one of them is impossible.
+        ConfigError: there is no resolution, one of them is impossible, or A-weighting has no sample rate.
     """
 
     def __init__(
@@ -118,6 +147,8 @@ class MultiResolutionStftLoss(nn.Module):
         floor: float = 1e-8,
         silence_db: float = -60.0,
         convergence_limit: float = 10.0,
+        a_weighting: bool = False,
+        sample_rate: int | None = None,
     ) -> None:
         super().__init__()
         problems = [] if resolutions else ["resolutions is empty: give at least one [n_fft, hop_length, win_length]"]
@@ -126,6 +157,8 @@ class MultiResolutionStftLoss(nn.Module):
             for resolution in resolutions
             if len(resolution) != 3 or not 0 < resolution[1] <= resolution[2] <= resolution[0]
         ]
+        if a_weighting and not (sample_rate and sample_rate > 0):
+            problems.append(f"a_weighting needs a sample_rate in Hz, got {sample_rate}")
         if problems:
             raise ConfigError(problems)
         self.resolutions = nn.ModuleList(
@@ -138,6 +171,7 @@ class MultiResolutionStftLoss(nn.Module):
                 floor=floor,
                 silence_db=silence_db,
                 convergence_limit=convergence_limit,
+                weighted_rate=sample_rate if a_weighting else None,
             )
             for n_fft, hop_length, win_length in resolutions
         )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +8,10 @@ from torch import Tensor
 
 from bcfusion.contracts import Judgement
 from bcfusion.errors import ConfigError
-from bcfusion.losses.feature_matching import FeatureMatchingLoss
+from bcfusion.losses.adversarial import Reduction
+from bcfusion.losses.feature_matching import FeatureMatchingLoss, Normalization
 
-BOTH: tuple[Literal["none", "reference"], ...] = ("none", "reference")
+BOTH: tuple[Normalization, ...] = ("none", "reference")
 
 
 def judgement(*features: Tensor) -> Judgement:
@@ -26,6 +27,38 @@ def test_plain_loss_is_the_mean_difference_averaged_over_layers_then_discriminat
     target = [judgement(constant(1.0, 2, 4, 10), constant(2.0, 2, 99, 7)), judgement(constant(4.0, 2, 1, 3))]
     # first: (0.5 + 1) / 2; second: 5
     assert FeatureMatchingLoss("none")(estimate, target).item() == pytest.approx((0.75 + 5.0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("per_layer", "per_discriminator", "expected"),
+    [
+        ("mean", "mean", (0.75 + 5.0) / 2),
+        ("sum", "mean", (1.5 + 5.0) / 2),
+        ("mean", "sum", 0.75 + 5.0),
+        ("sum", "sum", 1.5 + 5.0),  # MelGAN, HiFi-GAN
+    ],
+)
+def test_layers_and_discriminators_are_averaged_or_added_up(
+    per_layer: Reduction, per_discriminator: Reduction, expected: float
+) -> None:
+    # layers differ by 0.5 and 1 in the first, by 5 in the second; both items alike, which are averaged in every form
+    estimate = [judgement(constant(1.5, 2, 4, 10), constant(3.0, 2, 99, 7)), judgement(constant(9.0, 2, 1, 3))]
+    target = [judgement(constant(1.0, 2, 4, 10), constant(2.0, 2, 99, 7)), judgement(constant(4.0, 2, 1, 3))]
+    loss = FeatureMatchingLoss("none", per_layer=per_layer, per_discriminator=per_discriminator)
+    assert loss(estimate, target).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("normalization", BOTH)
+@pytest.mark.parametrize(("layers", "discriminators"), [(1, 1), (6, 1), (1, 3), (6, 3)])
+def test_the_mean_ignores_the_number_of_layers_and_discriminators_and_the_sum_grows_with_both(
+    normalization: Normalization, layers: int, discriminators: int
+) -> None:
+    estimate, target = torch.randn(2, 3, 8, 20, generator=torch.Generator().manual_seed(0)).unbind(0)
+    alone = FeatureMatchingLoss(normalization)([judgement(estimate)], [judgement(target)])
+    several = [[judgement(*[x] * layers)] * discriminators for x in (estimate, target)]
+    torch.testing.assert_close(FeatureMatchingLoss(normalization)(*several), alone)
+    total = FeatureMatchingLoss(normalization, per_layer="sum", per_discriminator="sum")
+    torch.testing.assert_close(total(*several), layers * discriminators * alone)
 
 
 def test_reference_form_is_relative_to_the_target_of_each_layer() -> None:
@@ -50,7 +83,7 @@ def test_growing_features_of_the_estimate_do_not_make_the_loss_smaller() -> None
 
 
 @pytest.mark.parametrize("normalization", BOTH)
-def test_gradient_reaches_the_estimate_and_never_the_target(normalization: Literal["none", "reference"]) -> None:
+def test_gradient_reaches_the_estimate_and_never_the_target(normalization: Normalization) -> None:
     estimate = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
     target = (2 * torch.ones(2, 4, 10)).requires_grad_()
     FeatureMatchingLoss(normalization)([judgement(estimate)], [judgement(target)]).backward()
@@ -85,7 +118,24 @@ def test_discriminators_or_layers_that_do_not_pair_are_refused() -> None:
             loss(estimate, target)
 
 
-def test_unknown_normalization_names_the_choices() -> None:
-    wrong: dict[str, Any] = {"normalization": "estimate"}
-    with pytest.raises(ConfigError, match=r"'estimate'.*none, reference"):
+@pytest.mark.parametrize(
+    ("argument", "choices"),
+    [("normalization", "none, reference"), ("per_layer", "mean, sum"), ("per_discriminator", "mean, sum")],
+)
+def test_unknown_words_name_the_choices(argument: str, choices: str) -> None:
+    wrong: dict[str, Any] = {argument: "estimate"}
+    with pytest.raises(ConfigError, match=f"FeatureMatchingLoss: {argument} is 'estimate'.*{choices}"):
         FeatureMatchingLoss(**wrong)
+
+
+def test_a_sum_over_channels_counts_each_channel_and_changes_nothing_under_reference() -> None:
+    target, estimate = torch.full((2, 8, 10), 2.0), torch.full((2, 8, 10), 2.5)
+    logits = torch.zeros(2, 1, 10)
+
+    def value(**settings: str) -> float:
+        judged = ([Judgement(logits, [signal])] for signal in (estimate, target))
+        return FeatureMatchingLoss(**settings)(*judged).item()
+
+    assert value(per_channel="mean") == pytest.approx(0.5)
+    assert value(per_channel="sum") == pytest.approx(8 * 0.5)
+    assert value(normalization="reference", per_channel="sum") == pytest.approx(0.25)

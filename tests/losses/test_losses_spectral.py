@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.spectral import MultiResolutionStftLoss
+from bcfusion.losses.spectral import MultiResolutionStftLoss, a_weighting_gain
 
 T = 16000
 
@@ -46,6 +46,32 @@ def test_is_the_published_definition_on_speech(convergence: float, log_magnitude
     expected = published(estimate, target).item()
     assert expected > 0.1
     assert ours(estimate, target, full(target)).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_batch_of_one_is_the_published_definition_to_five_digits_where_all_bins_are_above_the_floors() -> None:
+    freq = pytest.importorskip("auraloss.freq")
+    published = freq.MultiResolutionSTFTLoss([512, 1024, 2048], [50, 120, 240], [240, 600, 1200], eps=1e-12)
+    target, estimate = speech_like(1), 0.7 * speech_like(1) + speech_like(2)
+    ours = MultiResolutionStftLoss(floor=1e-14)(estimate, target, full(target))
+    torch.testing.assert_close(ours, published(estimate, target), rtol=1e-5, atol=1e-5)
+
+
+def test_a_loud_item_hides_a_quiet_one_in_the_published_convergence_alone() -> None:
+    freq = pytest.importorskip("auraloss.freq")
+    published = freq.MultiResolutionSTFTLoss([512, 1024, 2048], [50, 120, 240], [240, 600, 1200], w_log_mag=0.0)
+    ours = MultiResolutionStftLoss(log_magnitude_weight=0.0)
+    target = torch.cat([white(0.5, 1), white(0.005, 2)])
+    estimate = torch.cat([target[:1], 0.2 * target[1:]])  # perfect, and 80 % wrong
+    assert published(estimate, target).item() < 0.01
+    assert ours(estimate, target, full(target)).item() == pytest.approx(0.4, abs=1e-3)
+
+
+def test_a_silent_target_makes_the_published_loss_jump_and_ours_not() -> None:
+    freq = pytest.importorskip("auraloss.freq")
+    published = freq.MultiResolutionSTFTLoss([512, 1024, 2048], [50, 120, 240], [240, 600, 1200])
+    estimate, silence = white(0.05, 1), torch.zeros(1, 1, T)
+    assert published(estimate, silence).item() > 1000
+    assert MultiResolutionStftLoss()(estimate, silence, full(silence)).item() < 20
 
 
 def test_half_the_amplitude_costs_one_half_in_convergence_and_ln_2_in_log_magnitude() -> None:
@@ -128,3 +154,79 @@ def test_odd_windows_have_a_frame_at_every_multiple_of_the_hop_too() -> None:
 def test_impossible_resolutions_are_refused(resolutions: list[tuple[int, ...]]) -> None:
     with pytest.raises(ConfigError, match="resolutions"):
         MultiResolutionStftLoss(resolutions=resolutions)
+
+
+@pytest.mark.parametrize(
+    ("band", "decibels"),  # IEC 61672-1, table 3: exact mid-band frequencies 1000 * 10^(n / 10), values to 0.1 dB
+    [
+        (-20, -70.4),
+        (-15, -39.4),
+        (-12, -26.2),
+        (-9, -16.1),
+        (-6, -8.6),
+        (-3, -3.2),
+        (0, 0.0),
+        (4, 1.3),
+        (9, -1.1),
+        (12, -6.6),
+    ],
+)
+def test_a_weighting_is_the_table_of_the_standard(band: int, decibels: float) -> None:
+    gain = a_weighting_gain(torch.tensor(1000.0 * 10 ** (band / 10), dtype=torch.float64))
+    assert 20 * math.log10(gain.item()) == pytest.approx(decibels, abs=0.06)
+
+
+def tone(frequency: float, amplitude: float = 0.1) -> Tensor:
+    time = torch.arange(T, dtype=torch.float64) / 16000
+    return (amplitude * torch.sin(2 * math.pi * frequency * time) * torch.hann_window(T))[None, None].float()
+
+
+@pytest.mark.parametrize("frequency", [125.0, 500.0, 7000.0])
+def test_an_added_tone_costs_its_a_weighted_level_in_convergence(frequency: float) -> None:
+    weighted = MultiResolutionStftLoss(log_magnitude_weight=0.0, a_weighting=True, sample_rate=16000, floor=1e-12)
+    target = tone(3000.0)
+    gains = a_weighting_gain(torch.tensor([frequency, 3000.0]))
+    loss = weighted(target + tone(frequency), target, full(target))
+    # The curve is steep at 125 Hz, where the shortest window is 130 Hz wide.
+    assert loss.item() == pytest.approx((gains[0] / gains[1]).item(), rel=0.05)
+
+
+def test_a_weighting_leaves_the_log_distance_of_audible_bins_as_it_was() -> None:
+    target, estimate = white(0.1, 1), white(0.05, 2)
+    plain, weighted = (
+        MultiResolutionStftLoss(spectral_convergence_weight=0.0, floor=1e-14, a_weighting=on, sample_rate=16000)
+        for on in (False, True)
+    )
+    expected = plain(estimate, target, full(target)).item()
+    # Only the bin at 0 Hz, of 257, 513 and 1025, is lost.
+    assert weighted(estimate, target, full(target)).item() == pytest.approx(expected, rel=0.004)
+
+
+def test_silence_is_measured_against_a_weighted_noise_where_bins_are_a_weighted() -> None:
+    loss = MultiResolutionStftLoss(log_magnitude_weight=0.0, a_weighting=True, sample_rate=16000, floor=1e-12)
+    silence = torch.zeros(1, 1, T)
+    assert loss(white(1e-3, 1), silence, full(silence)).item() == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_weighting_is_the_published_filter_in_the_telephone_band_and_hears_7_khz_where_that_does_not() -> None:
+    freq = pytest.importorskip("auraloss.freq")
+    published = freq.MultiResolutionSTFTLoss(
+        [512, 1024, 2048], [50, 120, 240], [240, 600, 1200],
+        w_log_mag=0.0, eps=1e-12, sample_rate=16000, perceptual_weighting=True,
+    )  # fmt: skip
+    ours = MultiResolutionStftLoss(log_magnitude_weight=0.0, a_weighting=True, sample_rate=16000, floor=1e-12)
+    target = tone(1000.0)
+    for frequency in (300.0, 2000.0, 3000.0):
+        estimate = target + tone(frequency)
+        assert ours(estimate, target, full(target)).item() == pytest.approx(
+            published(estimate, target).item(), rel=0.03
+        )
+    estimate = target + tone(7000.0)
+    ratio = ours(estimate, target, full(target)) / published(estimate, target)
+    assert 20 * math.log10(ratio.item()) == pytest.approx(12.2, abs=0.5)
+
+
+@pytest.mark.parametrize("sample_rate", [None, 0])
+def test_a_weighting_without_a_sample_rate_is_refused(sample_rate: int | None) -> None:
+    with pytest.raises(ConfigError, match="sample_rate"):
+        MultiResolutionStftLoss(a_weighting=True, sample_rate=sample_rate)

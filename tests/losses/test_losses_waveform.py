@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.waveform import L1Loss, SiSnrLoss
+from bcfusion.losses.waveform import L1Loss, MseLoss, SiSnrLoss
 
 T = 4000
 FULL = torch.tensor([T])
@@ -26,6 +26,23 @@ def test_l1_gives_a_short_item_the_same_say_as_a_long_one() -> None:
     target = torch.zeros(2, 1, T)
     estimate = torch.stack([torch.full((1, T), 0.1), torch.full((1, T), 0.3)])
     assert L1Loss()(estimate, target, torch.tensor([T, T // 100])).item() == pytest.approx(0.2, rel=1e-5)
+
+
+def test_mse_of_a_constant_error_is_its_square_and_of_orthogonal_sines_the_sum_of_their_powers() -> None:
+    assert MseLoss()(sine(5) + 0.25, sine(5), FULL).item() == pytest.approx(0.0625, rel=1e-5)
+    assert MseLoss()(sine(9, 0.2), sine(5, 0.1), FULL).item() == pytest.approx(0.02 + 0.005, rel=1e-5)
+
+
+def test_mse_gives_a_short_item_the_same_say_as_a_long_one() -> None:
+    target = torch.zeros(2, 1, T)
+    estimate = torch.stack([torch.full((1, T), 0.1), torch.full((1, T), 0.3)])
+    assert MseLoss()(estimate, target, torch.tensor([T, T // 100])).item() == pytest.approx(0.05, rel=1e-5)
+
+
+def test_mse_is_that_of_torch_on_full_items() -> None:
+    estimate, target = torch.randn(2, 3, 1, 500, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.mse_loss(estimate, target)
+    torch.testing.assert_close(MseLoss()(estimate, target, torch.full((3,), 500)), expected, rtol=1e-5, atol=0)
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:
@@ -78,6 +95,59 @@ def test_si_snr_lets_a_silent_target_neither_jump_nor_pull() -> None:
 
 def test_si_snr_of_a_silent_estimate_is_zero_decibels() -> None:
     assert SiSnrLoss()(torch.zeros(1, 1, T), sine(5), FULL).item() == 0.0
+
+
+def noisy_with_offset(items: int = 4) -> tuple[Tensor, Tensor]:
+    """Estimates of 14 dB, with a mean, of targets with another."""
+    target, noise = torch.randn(2, items, 1, T, generator=torch.Generator().manual_seed(0))
+    return 0.08 * target + 0.02 * noise + 0.02, 0.1 * target - 0.05
+
+
+@pytest.mark.parametrize("zero_mean", [True, False])
+def test_si_snr_and_si_sdr_are_those_of_torchmetrics(zero_mean: bool) -> None:
+    audio = pytest.importorskip("torchmetrics.audio")
+    estimate, target = noisy_with_offset()
+    published = (
+        audio.ScaleInvariantSignalNoiseRatio()
+        if zero_mean
+        else audio.ScaleInvariantSignalDistortionRatio(zero_mean=False)
+    )
+    expected = -published(estimate.double(), target.double()).float()
+    loss = SiSnrLoss(zero_mean=zero_mean, eps=1e-12)(estimate, target, torch.full((4,), T))
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero_mean", [True, False])
+def test_si_snr_and_si_sdr_are_those_of_auraloss(zero_mean: bool) -> None:
+    time = pytest.importorskip("auraloss.time")
+    estimate, target = noisy_with_offset()
+    expected = time.SISDRLoss(zero_mean=zero_mean, eps=1e-12)(estimate.double(), target.double()).float()
+    loss = SiSnrLoss(zero_mean=zero_mean, eps=1e-12)(estimate, target, torch.full((4,), T))
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_silent_target_takes_over_a_published_mean_and_leaves_ours() -> None:
+    time = pytest.importorskip("auraloss.time")
+    audio = pytest.importorskip("torchmetrics.audio")
+    estimate, target = noisy_with_offset(items=2)
+    full = torch.full((2,), T)
+    audible = SiSnrLoss()(estimate[:1], target[:1], full[:1])
+    target[1] = 0.0
+    # 80 dB of loss for the silent item in the one, 84 dB in the other: what their eps happen to give.
+    assert time.SISDRLoss()(estimate, target).item() > 30
+    assert -audio.ScaleInvariantSignalNoiseRatio()(estimate, target).item() > 20
+    torch.testing.assert_close(SiSnrLoss()(estimate, target, full), audible / 2)
+
+
+def test_padding_that_libraries_average_over_is_left_out_of_si_sdr() -> None:
+    time = pytest.importorskip("auraloss.time")
+    estimate, target = noisy_with_offset(items=1)
+    half = torch.tensor([T // 2])
+    expected = time.SISDRLoss(eps=1e-12)(estimate[..., : T // 2], target[..., : T // 2])
+    estimate[..., T // 2 :] = 0.0
+    target[..., T // 2 :] = 0.0
+    torch.testing.assert_close(SiSnrLoss(eps=1e-12)(estimate, target, half), expected, rtol=1e-4, atol=1e-4)
+    assert abs(time.SISDRLoss(eps=1e-12)(estimate, target) - expected) > 0.1  # means of signal and padding together
 
 
 def test_gradient_of_si_snr_is_that_of_finite_differences() -> None:

@@ -1,0 +1,152 @@
+"""Squared errors between spectra: complex, of magnitudes, and power-law compressed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.losses.stft import Stft, mean_over_frames
+from bcfusion.losses.valid import valid_samples
+
+
+class _SpectrumLoss(nn.Module, ABC):
+    """Mean over an item's frames and bins, then over items, of what :meth:`_error` gives for each bin."""
+
+    def __init__(self, n_fft: int, hop_length: int, win_length: int) -> None:
+        super().__init__()
+        self.stft = Stft(n_fft, hop_length, win_length)
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: shapes other than these.
+        """
+        with torch.autocast(estimate.device.type, enabled=False):
+            estimate, target, _ = valid_samples(estimate, target, lengths)
+            return mean_over_frames(self._error(estimate, target), self.stft.frames(lengths)).mean()
+
+    @abstractmethod
+    def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Error of each bin ``(B, N, F)`` from two signals ``(B, T)``."""
+
+
+class ComplexMseLoss(_SpectrumLoss):
+    r"""Mean of :math:`|S - E|^2`: the squared error of the real part plus that of the imaginary part (Tan and Wang
+    2020, "Learning complex spectral mapping with gated convolutional recurrent networks").
+
+    By Parseval's theorem it is about the squared error of the waveform times the window's energy, 150 for 400 samples
+    of Hann window: what it adds to a network that works on spectra is their scale, and a partner for a magnitude loss.
+
+    Args:
+        n_fft: points of the STFT.
+        hop_length: samples between frames.
+        win_length: samples of the Hann window.
+
+    Raises:
+        ConfigError: an impossible STFT.
+    """
+
+    def __init__(self, n_fft: int = 512, hop_length: int = 100, win_length: int = 400) -> None:
+        super().__init__(n_fft, hop_length, win_length)
+
+    def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
+        return _power(self.stft(estimate - target))  # linear: the spectrum of the error is the error of the spectra
+
+
+class MagnitudeMseLoss(_SpectrumLoss):
+    r"""Mean of :math:`(|S| - |E|)^2`, the squared error of magnitudes; phase does not count.
+
+    Args:
+        n_fft: points of the STFT.
+        hop_length: samples between frames.
+        win_length: samples of the Hann window.
+
+    Raises:
+        ConfigError: an impossible STFT.
+    """
+
+    def __init__(self, n_fft: int = 512, hop_length: int = 100, win_length: int = 400) -> None:
+        super().__init__(n_fft, hop_length, win_length)
+
+    def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
+        # The gradient of a complex abs is 0 at 0, where that of the root of a sum of squares is not a number.
+        return (self.stft(estimate).abs() - self.stft(target).abs()).square()
+
+
+class CompressedSpectrumLoss(_SpectrumLoss):
+    r"""Squared errors of power-law compressed spectra (Braun and Tashev 2021, "A consolidated view of loss functions
+    for supervised deep learning-based speech enhancement"; GTCRN, Rong et al. 2024, with a hundred times the weights).
+
+    The mean of :math:`w_m (|S|^c - |E|^c)^2 + w_c |\,|S|^c e^{j \angle S} - |E|^c e^{j \angle E}\,|^2`. Compression
+    brings loud and faint bins closer, as hearing does: with c = 0.3, 40 dB become 12 dB.
+
+    A compressed magnitude is :math:`(|X|^2 + \epsilon)^{c/2}`, and a compressed spectrum X times
+    :math:`(|X|^2 + \epsilon)^{(c-1)/2}`, whose slope at an empty bin is :math:`\epsilon^{(c-1)/2}`, 631 with the
+    defaults; without the floor it would be infinite.
+
+    Args:
+        n_fft: points of the STFT.
+        hop_length: samples between frames.
+        win_length: samples of the Hann window.
+        compression: c, above 0 and up to 1, which is no compression.
+        magnitude_weight: of the error of compressed magnitudes; 0 leaves it out.
+        complex_weight: of the error of compressed spectra with their phases; 0 leaves it out.
+        floor: power added to each bin, of a signal in [-1, 1] and a window that is not normalised; 1e-8 is about the
+            quantisation noise of 16-bit audio.
+
+    Raises:
+        ConfigError: an impossible STFT, ``compression`` or ``floor`` out of range, a weight below 0, or both weights 0.
+    """
+
+    def __init__(
+        self,
+        n_fft: int = 512,
+        hop_length: int = 128,
+        win_length: int = 512,
+        compression: float = 0.3,
+        magnitude_weight: float = 0.7,
+        complex_weight: float = 0.3,
+        floor: float = 1e-8,
+    ) -> None:
+        super().__init__(n_fft, hop_length, win_length)
+        problems = []
+        if not 0.0 < compression <= 1.0:
+            problems.append(f"CompressedSpectrumLoss: compression={compression} must be above 0 and at most 1")
+        if min(magnitude_weight, complex_weight) < 0 or not (magnitude_weight or complex_weight):
+            problems.append(
+                f"CompressedSpectrumLoss: magnitude_weight={magnitude_weight}, complex_weight={complex_weight}: "
+                "must not be negative, and not both 0"
+            )
+        if floor <= 0:
+            problems.append(f"CompressedSpectrumLoss: floor={floor} must be above 0")
+        if problems:
+            raise ConfigError(problems)
+        self.compression = compression
+        self.magnitude_weight = magnitude_weight
+        self.complex_weight = complex_weight
+        self.floor = floor
+
+    def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
+        estimate_spectrum, target_spectrum = self.stft(estimate), self.stft(target)
+        estimate_power = _power(estimate_spectrum) + self.floor
+        target_power = _power(target_spectrum) + self.floor
+        estimate_gain, target_gain = (
+            power.pow((self.compression - 1.0) / 2.0) for power in (estimate_power, target_power)
+        )
+        error = torch.zeros_like(target_power)
+        if self.magnitude_weight:
+            difference = estimate_gain * estimate_power.sqrt() - target_gain * target_power.sqrt()
+            error = error + self.magnitude_weight * difference.square()
+        if self.complex_weight:
+            error = error + self.complex_weight * _power(
+                estimate_gain * estimate_spectrum - target_gain * target_spectrum
+            )
+        return error
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()

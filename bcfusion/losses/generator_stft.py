@@ -1,0 +1,79 @@
+"""The STFT domain in which a generator gives masks or embeddings, for the losses that judge it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bcfusion.errors import ConfigError
+from bcfusion.losses.stft import Stft
+from bcfusion.losses.valid import valid_samples
+
+Window = Literal["hann", "sqrt_hann", "sine"]
+
+
+def _sine(length: int) -> Tensor:
+    return torch.sin(torch.pi * (torch.arange(length, dtype=torch.float64) + 0.5) / length).float()
+
+
+_WINDOWS: dict[str, Callable[[int], Tensor]] = {
+    "hann": torch.hann_window,
+    "sqrt_hann": lambda length: torch.hann_window(length).sqrt(),
+    "sine": _sine,
+}
+
+
+class GeneratorStft(Stft):
+    """Complex spectrogram in the domain of a generator's own STFT, whose settings these must be.
+
+    Frames are centred on multiples of the hop, with zeros around the signal: N = T // hop_length + 1 frames.
+
+    Args:
+        n_fft: points of the transform; F = n_fft // 2 + 1 bins.
+        hop_length: samples from one frame to the next.
+        win_length: samples under the window.
+        window: ``hann`` (periodic), ``sqrt_hann`` (its root), or ``sine``: sin(pi (n + 0.5) / win_length).
+
+    Raises:
+        ConfigError: another window, or not 0 < hop_length <= win_length <= n_fft.
+    """
+
+    def __init__(self, n_fft: int, hop_length: int, win_length: int, window: Window) -> None:
+        super().__init__(n_fft, hop_length, win_length)
+        if window not in _WINDOWS:
+            raise ConfigError([f"window is {window!r}: choose one of {', '.join(_WINDOWS)}"])
+        self.window = _WINDOWS[window](win_length)
+
+    def frames_first(self, values: Tensor, name: str, target: Tensor) -> Tensor:
+        """``(B, N, F, ...)`` float32 from a generator's ``values (B, F, N, ...)`` for the ``target (B, 1, T)``.
+
+        Raises:
+            ValueError: B, F or N is not that of this STFT of the target.
+        """
+        samples = target.shape[-1]
+        wanted = (target.shape[0], self.n_fft // 2 + 1, samples // self.hop_length + 1)
+        if tuple(values.shape[:3]) != wanted:
+            raise ValueError(
+                f"{name} has (B, F, N) = {tuple(values.shape[:3])}, the loss's STFT of {samples} samples {wanted}: set "
+                "the loss's n_fft (F = n_fft // 2 + 1) and hop_length (N = T // hop_length + 1) to the generator's"
+            )
+        return values.float().transpose(1, 2)
+
+    @torch.no_grad()
+    def spectra(self, target: Tensor, other: Tensor, name: str, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Complex spectrograms ``(B, N, F)`` of ``target (B, 1, T)`` and of ``other (B, 1, T)``, called ``name``.
+
+        Nothing behind ``lengths (B,)`` is left in them, and they are constants for the gradient.
+
+        Raises:
+            ValueError: shapes other than these.
+        """
+        if target.ndim != 3 or target.shape[1] != 1 or other.shape != target.shape:
+            raise ValueError(
+                f"target and {name} must both be (B, 1, T), got {tuple(target.shape)} and {tuple(other.shape)}"
+            )
+        of_other, of_target, _ = valid_samples(other, target, lengths)
+        return self(of_target), self(of_other)

@@ -1,0 +1,180 @@
+"""Losses for generators that give a ``mask (B, F, N)`` of magnitudes in the domain of their own STFT."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.losses.generator_stft import GeneratorStft, Window
+from bcfusion.losses.stft import behind, mean_over_frames
+
+
+class ComponentLoss(nn.Module):
+    r"""Weighs what a mask M does to the speech S against what it does to the noise N (Xu et al. 2019, "Components loss
+    for neural networks in mask-based speech enhancement", eq. 6), where the mixture is S + N.
+
+    Per item, n being the number of its bins, then averaged over items:
+    :math:`\frac{1 - \alpha - \beta}{n} \sum (M|S| - |S|)^2 + \frac{\alpha}{n} \sum (M|N|)^2 + \frac{\beta}{n} \sum
+    \left( \frac{M|N|}{\|M|N|\|} - \frac{|N|}{\||N|\|} \right)^2`: the speech is kept, the noise attenuated, and what is
+    left of the noise keeps its natural sound. The norms are those of each frame (of the whole batch in public code):
+    the third term sees how the noise is coloured, and not how loud it is. With masks of at least 0 a frame adds at most
+    2 to the third sum, whatever the level of the signals; the other two grow with the power of the spectra, hence the
+    paper's large beta.
+
+    Without ``beta`` the loss has two terms, and the speech is weighted :math:`1 - \alpha`.
+
+    Args:
+        alpha: weight of the attenuation of the noise.
+        beta: weight of the natural sound of the noise that is left; None: the loss of two terms.
+        n_fft, hop_length, win_length, window: the generator's STFT, see
+            :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+        silence_db: RMS level in dBFS, that of white noise, below which the noise in a frame, masked or not, is not
+            scaled up to unit norm: frames without noise fade out of the third term, and its gradient is bounded.
+
+    Raises:
+        ConfigError: weights that leave nothing for the speech, a negative one, or an impossible STFT.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.1,
+        beta: float | None = 0.8,
+        n_fft: int = 512,
+        hop_length: int = 128,
+        win_length: int = 512,
+        window: Window = "hann",
+        silence_db: float = -100.0,
+    ) -> None:
+        super().__init__()
+        if alpha < 0 or (beta is not None and beta < 0):
+            raise ConfigError([f"ComponentLoss: alpha={alpha} and beta={beta} must not be negative"])
+        self.alpha, self.beta = alpha, beta
+        self.speech_weight = 1.0 - alpha - (beta or 0.0)
+        if self.speech_weight < 1e-9:  # 1 - 0.7 - 0.3 is not exactly 0
+            raise ConfigError(
+                [
+                    f"ComponentLoss: alpha={alpha} and beta={beta} leave the speech a weight of 1 - alpha - beta <= 0: "
+                    "nothing would keep the mask from removing it; choose alpha + beta < 1 (paper: 0.1 and 0.8)"
+                ]
+            )
+        self.stft = GeneratorStft(n_fft, hop_length, win_length, window)
+        bins = n_fft // 2 + 1
+        self.least_norm = (10.0 ** (silence_db / 10.0) * float(self.stft.window.square().sum()) * bins) ** 0.5
+
+    def forward(self, mask: Tensor, target: Tensor, noise: Tensor, lengths: Tensor) -> Tensor:
+        """Scalar float32 from ``mask (B, F, N)``, ``target`` and ``noise`` ``(B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: shapes other than these, or F and N are not those of the STFT.
+        """
+        speech_spectrum, noise_spectrum = self.stft.spectra(target, noise, "noise", lengths)
+        speech, disturbance = speech_spectrum.abs(), noise_spectrum.abs()
+        frames = self.stft.frames(lengths)
+        mask = _valid_mask(self.stft, mask, target, frames)
+        filtered = mask * disturbance
+
+        loss = self.speech_weight * mean_over_frames((mask * speech - speech).square(), frames)
+        loss = loss + self.alpha * mean_over_frames(filtered.square(), frames)
+        if self.beta is not None:
+            colouring = (self._unit(filtered) - self._unit(disturbance)).square()
+            loss = loss + self.beta * mean_over_frames(colouring, frames)
+        return loss.mean()
+
+    def _unit(self, magnitude: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(magnitude, dim=-1, keepdim=True)
+        return magnitude / norm.clamp_min(self.least_norm)
+
+
+class _MaskedInputLoss(nn.Module, ABC):
+    """Mean distance between the masked magnitude of one input and a magnitude that the target gives."""
+
+    def __init__(
+        self,
+        power: int = 2,
+        channel: int = -1,
+        n_fft: int = 512,
+        hop_length: int = 128,
+        win_length: int = 512,
+        window: Window = "hann",
+    ) -> None:
+        super().__init__()
+        if power not in (1, 2):
+            raise ConfigError([f"{type(self).__name__}: power is {power}: choose 1 (absolute) or 2 (squared error)"])
+        self.power = power
+        self.channel = channel
+        self.stft = GeneratorStft(n_fft, hop_length, win_length, window)
+
+    def forward(self, mask: Tensor, target: Tensor, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """Scalar float32 from ``mask (B, F, N)``, ``target (B, 1, T)``, ``inputs (B, S, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: shapes other than these, no such channel, or F and N are not those of the STFT.
+        """
+        if inputs.ndim != 3 or not -inputs.shape[1] <= self.channel < inputs.shape[1]:
+            raise ValueError(f"inputs of {tuple(inputs.shape)} have no channel {self.channel}: they must be (B, S, T)")
+        masked_input = inputs[:, self.channel].unsqueeze(1)
+        target_spectrum, input_spectrum = self.stft.spectra(target, masked_input, "inputs", lengths)
+        frames = self.stft.frames(lengths)
+        mask = _valid_mask(self.stft, mask, target, frames)
+        error = mask * input_spectrum.abs() - self._wanted(target_spectrum, input_spectrum)
+        return mean_over_frames(error.abs().pow(self.power), frames).mean()
+
+    @abstractmethod
+    def _wanted(self, target: Tensor, masked_input: Tensor) -> Tensor:
+        """Magnitude that the mask should make of the input, from complex spectra of equal shape."""
+
+
+class MagnitudeSpectrumApproximationLoss(_MaskedInputLoss):
+    r"""Distance of the masked input's magnitude from the target's: :math:`\frac{1}{n} \sum \big| |S| - M|X| \big|^p`
+    per item, n being the number of its bins, then the mean over items (Weninger et al. 2014, "Discriminatively trained
+    recurrent neural networks for single-channel speech separation").
+
+    Unlike the distance from an ideal mask it weighs each bin by how loud it is.
+
+    Args:
+        power: p, 1 or 2.
+        channel: which sensor of the inputs is X; the air microphone comes last.
+        n_fft, hop_length, win_length, window: the generator's STFT, see
+            :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+
+    Raises:
+        ConfigError: another power, or an impossible STFT.
+    """
+
+    def _wanted(self, target: Tensor, masked_input: Tensor) -> Tensor:
+        return target.abs()
+
+
+class TruncatedPhaseSensitiveLoss(_MaskedInputLoss):
+    r"""Distance of the masked input's magnitude from the target's part that is in phase with the input (Erdogan et al.
+    2015, "Phase-sensitive and recognition-boosted speech separation using deep recurrent neural networks"; truncated:
+    Kolbaek et al. 2017): :math:`\frac{1}{n} \sum \big| T - M|X| \big|^p` per item, n being the number of its bins,
+    where :math:`T = \mathrm{clip}(|S| \cos(\theta_S - \theta_X), 0, |X|)`, then the mean over items.
+
+    As the output keeps the phase of the input, a bin of wrong phase is better too quiet than of the right magnitude.
+    The truncation is for masks in [0, 1], which can neither amplify nor invert.
+
+    Args:
+        power: p, 1 or 2.
+        channel: which sensor of the inputs is X; the air microphone comes last.
+        n_fft, hop_length, win_length, window: the generator's STFT, see
+            :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+
+    Raises:
+        ConfigError: another power, or an impossible STFT.
+    """
+
+    def _wanted(self, target: Tensor, masked_input: Tensor) -> Tensor:
+        magnitude = masked_input.abs()
+        # An empty bin of the input has no phase, and nothing to be wanted of it: 0 over the clamp.
+        in_phase = (target * masked_input.conj()).real / magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny)
+        return torch.minimum(in_phase.clamp_min(0.0), magnitude)
+
+
+def _valid_mask(stft: GeneratorStft, mask: Tensor, target: Tensor, frames: Tensor) -> Tensor:
+    """Mask ``(B, N, F)`` in float32, 0 in value and in gradient behind each item's frames."""
+    mask = stft.frames_first(mask, "mask", target)
+    return mask.masked_fill(behind(frames, mask.shape[1])[..., None], 0.0)
