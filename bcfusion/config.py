@@ -138,6 +138,34 @@ def _choice(name: str | None) -> str:
     return "default" if name in (None, "null", "") else str(name)
 
 
+#: groups from which several members are chosen, each keyed by its own name
+LIST_GROUPS = ("discriminators", "losses", "metrics")
+
+
+def drop_unchosen(cfg: DictConfig, extra_dirs: Iterable[Path] = ()) -> list[str]:
+    """Removes settings for members of list groups that are not chosen, in place.
+
+    An experiment sets the weights of its losses; with ``losses=[mr_stft]`` typed behind it, or in an experiment that
+    builds on it, those of the others have nothing to apply to. Names that are no members stay, and are reported when
+    the configuration is checked.
+
+    Returns:
+        What was removed, as ``GROUP.NAME``.
+    """
+    from omegaconf import DictConfig, open_dict
+
+    removed = []
+    for group in LIST_GROUPS:
+        chosen = cfg.get(group)
+        members = group_members(group, extra_dirs)
+        for name, node in list(chosen.items()) if isinstance(chosen, DictConfig) else ():
+            if name in members and isinstance(node, DictConfig) and "_target_" not in node:
+                with open_dict(chosen):
+                    del chosen[name]
+                removed.append(f"{group}.{name}")
+    return removed
+
+
 # ---------------------------------------------------------------- values
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from bcfusion.config import nearest
+from bcfusion.config import group_members, nearest
 from bcfusion.config_keys import WEIGHT, at, choice_problems, misspelt_keys, nodes, number_problems, shown
 from bcfusion.config_targets import UNRESOLVED, UnknownTarget, argument_problems, is_number, locate
 from bcfusion.errors import BcfusionError, ConfigError
@@ -61,6 +61,7 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
     if training:
         problems += choice_problems(tree)
         problems += _losses(tree, targets)
+        problems += _adversarial(tree)
         problems += _windows(tree)
     problems += _quality(cfg, tree, problems, training)
     problems += _sensors(tree, targets)
@@ -165,6 +166,26 @@ def _sample_rates(tree: dict[str, Any]) -> list[str]:
         for path, node in nodes(tree)
         if path and node.get("sample_rate", rate) not in (rate, UNRESOLVED)
     ]
+
+
+def _adversarial(tree: dict[str, Any]) -> list[str]:
+    """Combinations that the adversary refuses as well, when it is built."""
+    game = _group(tree, "adversarial") if _group(tree, "discriminators") else {}
+    problems = []
+    intervals = (game.get("interval", 1), game.get("generator_interval", 1))
+    if all(isinstance(n, int) and n > 1 for n in intervals):
+        problems.append(
+            "adversarial: interval or generator_interval must be 1, or there are steps in which nobody learns"
+        )
+    if game.get("order") == "discriminator_first" and game.get("shared_passes") is True:
+        problems.append("adversarial.shared_passes: must be auto or false with adversarial.order=discriminator_first")
+    losses = _group(tree, "losses")
+    for name in game.get("warm_up_losses") or ():
+        if name not in losses and name not in group_members("losses"):  # one that is not chosen does no harm
+            near = nearest(str(name), losses)
+            hint = f"; did you mean '{near}'?" if near else f"; there are {', '.join(losses)}" if losses else ""
+            problems.append(f"adversarial.warm_up_losses: there is no loss '{name}'{hint}")
+    return problems
 
 
 def _losses(tree: dict[str, Any], targets: dict[str, Any]) -> list[str]:

@@ -59,7 +59,9 @@ NUMBERS = {
     "data.max_train_items": COUNT_OR_NULL,
     "adversarial.weight": WEIGHT,
     "adversarial.start_step": FROM_ZERO,
+    "adversarial.ramp_steps": FROM_ZERO,
     "adversarial.interval": COUNT,
+    "adversarial.generator_interval": COUNT,
     "optimizer.lr": POSITIVE,
     "optimizer.lr_discriminator": POSITIVE,
     "trainer.max_steps": COUNT_OR_NULL,
@@ -77,9 +79,11 @@ NUMBERS = {
 
 
 # fp16 is not among them: its scaled gradients would be clipped as they are, and overflow is its daily bread
-CHOICES = {
+CHOICES: dict[str, tuple[str | bool, ...]] = {
     "trainer.precision": ("32-true", "bf16-mixed"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "adversarial.order": ("generator_first", "discriminator_first"),
+    "adversarial.shared_passes": ("auto", True, False),
 }
 
 
@@ -117,7 +121,7 @@ def number_problems(tree: Mapping[str, Any]) -> list[str]:
 def choice_problems(tree: Mapping[str, Any]) -> list[str]:
     """Values of keys that take one of a few words."""
     return [
-        f"{path}: must be {' or '.join(choices)}, not {shown(at(tree, path))}"
+        f"{path}: must be {' or '.join(str(choice).lower() for choice in choices)}, not {shown(at(tree, path))}"
         for path, choices in CHOICES.items()
         if at(tree, path) is not UNRESOLVED and at(tree, path) not in choices
     ]

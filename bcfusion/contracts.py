@@ -74,28 +74,61 @@ class Discriminator(Protocol):
         ...
 
 
+class Anchor(Protocol):
+    """Where the gradients of the single losses are compared: the generator's output, or one of its parameters.
+
+    The losses are computed on a leaf that is cut from the generator's graph, so that measuring a loss costs a pass
+    through that loss alone, and the generator has ONE backward pass whatever the number of losses.
+    """
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """Gradient of a scalar at the generator's output, ``(B, ...)`` float32; 0 where the loss does not depend on it.
+
+        The graph of the loss stays, so that other losses can be measured that share parts of it.
+        """
+        ...
+
+    def norms(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Norms ``(n,)`` of n gradients that :meth:`gradient` gave: float32, the same on every rank.
+
+        At the output the mean over items of each item's norm; at a parameter the norm of what the gradient comes to
+        there. NaN where a gradient is not finite, on any rank.
+        """
+        ...
+
+
 @runtime_checkable
 class Balancer(Protocol):
-    """Turns the weighted losses into one gradient of the generator.
-
-    ``backward`` is the trainer's own backward call (``manual_backward``): ``backward(tensor, gradient=None)``.
-    Returns the share of each loss in the gradient, for the log.
-    """
+    """Turns the weighted losses into one gradient of the generator."""
 
     def backward(
         self,
         losses: Mapping[str, Tensor],
         weights: Mapping[str, float],
-        anchor: Tensor,
-        backward: Callable[..., None],
-    ) -> dict[str, float | Tensor]:
-        """Runs the generator's backward pass."""
+        anchor: Anchor,
+        backward: Callable[[Tensor], None],
+    ) -> Mapping[str, float | Tensor]:
+        """Runs the generator's backward pass: calls ``backward`` once, with the gradient at the generator's output.
+
+        Args:
+            losses: scalars by name. weights: at least one for each loss.
+            anchor: measures the losses' gradients.
+            backward: the trainer's own backward pass of the generator.
+
+        Returns:
+            The share of each loss in the gradient, 0 to 1, for the log.
+        """
         ...
 
 
 @runtime_checkable
 class AdversarialObjective(Protocol):
-    """The game between generator and discriminators, averaged over sub-discriminators. Both return scalars."""
+    """The game between generator and discriminators. Both losses are scalars.
+
+    ``boundary`` is the logit between what the discriminators take for speech and what they take for an estimate.
+    """
+
+    boundary: float
 
     def discriminator(self, target_judgements: Sequence[Judgement], estimate_judgements: Sequence[Judgement]) -> Tensor:
         """What the discriminators minimise."""

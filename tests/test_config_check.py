@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bcfusion.config import conf_dir, group_members, register_resolvers
+from bcfusion.config import conf_dir, drop_unchosen, group_members, register_resolvers
 from bcfusion.config_check import provides_noise, verify, verify_or_raise
 from bcfusion.errors import ConfigError
 
@@ -55,9 +55,55 @@ def test_every_member_of_a_group_is_sound(group: str, member: str) -> None:
     assert verify(composed(f"{group}={member}")) == []
 
 
-@pytest.mark.parametrize("group", ["losses", "discriminators", "metrics"])
+@pytest.mark.parametrize("group", ["discriminators", "metrics"])
 def test_all_members_of_a_list_group_are_sound_together(group: str) -> None:
     assert verify(composed(f"{group}=[{','.join(group_members(group))}]")) == []
+
+
+def test_all_losses_are_sound_together_but_those_of_a_mask_an_embedding_or_a_latent() -> None:
+    """SEANet with a body sensor gives an estimate and nothing else, and its data have no noise."""
+    problems = verify(composed(f"losses=[{','.join(group_members('losses'))}]"))
+    asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
+    asked |= {"msa": "mask", "tpsa": "mask"}
+    assert set(problems) == {
+        f"losses.{name}: asks for {what}, which neither the data nor SEANet provides" for name, what in asked.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("adversarial.order=first", "adversarial.order: must be generator_first or discriminator_first, not 'first'"),
+        ("adversarial.shared_passes=1.5", "adversarial.shared_passes: must be auto or true or false, not 1.5"),
+        ("adversarial.ramp_steps=-1", "adversarial.ramp_steps: must be a whole number of at least 0, not -1"),
+        ("adversarial.warm_up_losses=[l2]", "adversarial.warm_up_losses: there is no loss 'l2'; did you mean 'l1'?"),
+    ],
+)
+def test_a_game_that_cannot_be_played_is_refused(override: str, problem: str) -> None:
+    assert problem in verify(composed(override))
+
+
+def test_games_that_contradict_themselves_are_refused() -> None:
+    assert any(
+        "nobody learns" in problem
+        for problem in verify(composed("adversarial.interval=2", "adversarial.generator_interval=2"))
+    )
+    together = composed("adversarial.order=discriminator_first", "adversarial.shared_passes=true")
+    assert any(problem.startswith("adversarial.shared_passes") for problem in verify(together))
+
+
+def test_settings_of_members_that_are_not_chosen_are_left_out() -> None:
+    """An experiment sets weights for its losses; one that builds on it, or the user, may choose others."""
+    cfg = composed("experiment=seanet", "losses=[mr_stft]", "discriminators=[]")
+    assert sorted(drop_unchosen(cfg)) == ["losses.feature_matching", "losses.l1"]
+    assert list(cfg.losses) == ["mr_stft"]
+    assert verify(cfg) == []
+
+
+def test_settings_of_a_member_that_does_not_exist_are_reported() -> None:
+    cfg = composed("+losses.mrstft.weight=2")
+    assert drop_unchosen(cfg) == []
+    assert verify(cfg) != []
 
 
 @pytest.mark.parametrize("selection", group_members("selection"))

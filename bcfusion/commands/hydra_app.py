@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bcfusion.commands import wants_traceback
 from bcfusion.commands.hydra_arguments import Arguments
-from bcfusion.config import conf_dir, group_members, groups, register_resolvers, user_conf_dir
+from bcfusion.config import conf_dir, drop_unchosen, group_members, groups, register_resolvers, user_conf_dir
 from bcfusion.errors import BcfusionError, ConfigError
 
 if TYPE_CHECKING:
@@ -141,9 +141,13 @@ class _Job(Generic[T]):
     def __call__(self, cfg: DictConfig) -> T | None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
+        from omegaconf import OmegaConf
 
         sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
         register_resolvers()  # a launcher may have brought the job into another process
+        # as they were typed: an override may hold an interpolation, which means nothing here
+        typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+        self._leave_out_unchosen(cfg, typed if isinstance(typed, list) else [])
         argv = sys.argv
         if sweeping:
             argv = self.arguments.for_sweep_job(self.module_file, list(HydraConfig.get().overrides.task))
@@ -159,6 +163,13 @@ class _Job(Generic[T]):
                 return None
         self.results.append(result)
         return result
+
+    def _leave_out_unchosen(self, cfg: DictConfig, typed: list[Any]) -> None:
+        extra = self.arguments.extra_dir(Path.cwd())
+        for path in drop_unchosen(cfg, [extra] if extra else []):
+            if any(override.startswith(f"{path}.") for override in typed):
+                group, _, name = path.partition(".")
+                print(f"bcfusion: {path} has no effect: '{name}' is not among the chosen {group}", file=sys.stderr)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from bcfusion.config_check import needs_discriminators, provides_noise
 from bcfusion.data.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError
 from bcfusion.training import device
-from bcfusion.training.adversary import Adversary
+from bcfusion.training.adversary import Adversary, Schedule
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.callbacks.interrupt import Interrupt
@@ -76,8 +76,15 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
             {name: build(node) for name, node in cfg.discriminators.items()},
             objective=build(cfg.adversarial.objective),
             weight=cfg.adversarial.weight,
-            start_step=cfg.adversarial.start_step,
-            interval=cfg.adversarial.interval,
+            schedule=Schedule(
+                start_step=cfg.adversarial.start_step,
+                ramp_steps=cfg.adversarial.ramp_steps,
+                interval=cfg.adversarial.interval,
+                generator_interval=cfg.adversarial.generator_interval,
+            ),
+            warm_up_losses=cfg.adversarial.warm_up_losses,
+            order=cfg.adversarial.order,
+            shared_passes=None if cfg.adversarial.shared_passes == "auto" else cfg.adversarial.shared_passes,
         )
     names = ("generator", "discriminator")
     optimization = Optimization(

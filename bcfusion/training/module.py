@@ -21,7 +21,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from bcfusion.contracts import Balancer, Batch
 from bcfusion.errors import ConfigError, TrainingError
 from bcfusion.inference.evaluate import enhance_item
-from bcfusion.training.adversary import Adversary
+from bcfusion.training.adversary import Adversary, Pair, detached
+from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
 
 JUDGEMENTS = frozenset({"estimate_judgements", "target_judgements"})
@@ -96,6 +97,9 @@ class SpeechModule(LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._asks = {name: tuple(inspect.signature(loss.forward).parameters) for name, loss in losses.items()}
+        self._compares_judgements = any("target_judgements" in asks for asks in self._asks.values())
+        # in a tuple: the parameter belongs to the generator, and is not to be registered here as well
+        self._anchor_parameter = (anchor_parameter(generator, getattr(balancer, "anchor", OUTPUT)),)
         self._check_names(frozenset(batch_names))
 
     def _check_names(self, batch_names: frozenset[str]) -> None:
@@ -157,60 +161,103 @@ class SpeechModule(LightningModule):
     # ---------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One batch: discriminators first, on the detached estimate, then the generator against the updated ones."""
+        """One batch: the generator learns, the discriminators learn, in the order and at the steps of the adversary."""
         accumulate = self.optimization.accumulate
         window = self.step // accumulate  # index of the optimiser step; schedules go by it
         closes_window = (self.step + 1) % accumulate == 0
-        target = batch["target"]
-        outputs = self._generate(self.generator, batch["inputs"])
-        valid = torch.arange(target.shape[-1], device=target.device) < batch["lengths"].view(-1, 1, 1)
-        estimate = outputs["estimate"]
+        adversary = self.adversary if self.adversary is not None and self.adversary.schedule.active(window) else None
+        generator_learns = adversary is None or adversary.schedule.generator_learns(window)
+        discriminators_learn = adversary is not None and adversary.schedule.discriminators_learn(window)
 
-        adversary = self.adversary if self.adversary is not None and self.adversary.active(window) else None
-        if adversary is not None and adversary.updates(window):
-            loss, statistics = adversary.discriminator_loss(target, estimate.detach() * valid)
-            self.manual_backward(loss / accumulate)
+        target = batch["target"]
+        with torch.set_grad_enabled(generator_learns):
+            outputs = self._generate(self.generator, batch["inputs"])
+        anchor = OutputAnchor(outputs, *self._anchor_parameter) if generator_learns else None
+        outputs = outputs if anchor is None else anchor.outputs
+        valid = torch.arange(target.shape[-1], device=target.device) < batch["lengths"].view(-1, 1, 1)
+        estimate = outputs["estimate"] * valid
+
+        both: Pair | None = None
+        if adversary is not None and adversary.shared_passes and generator_learns and discriminators_learn:
+            both = adversary.judge_for_both(estimate, target)
+        # at a step in which one side alone learns there is no order
+        generator_first = adversary is None or adversary.order == "generator_first" or not discriminators_learn
+        if anchor is not None and generator_first:
+            self._generator_learns(batch, anchor, estimate, window, both, first=True)
+            if closes_window:
+                self._generator_step()
+        if adversary is not None and discriminators_learn:
+            first = anchor is None or not generator_first
+            judgements = both or adversary.judge_for_discriminators(estimate, target, first=first)
+            loss = adversary.objective.discriminator(judgements.target, judgements.estimate)
+            # shared judgements lead to the estimate as well: no gradient is spent on that here
+            self.manual_backward(loss / accumulate, inputs=adversary.learning_parameters())
             self._note("discriminator/loss", loss)
-            for name, value in statistics.items():
+            for name, value in adversary.health(judgements).items():
                 self._note(f"discriminator/{name}", value)
             if closes_window:
                 self._optimizer_step("discriminator", adversary.parameters())
-
-        if adversary is None:
-            self._generator_backward({**batch, **outputs}, None, None)
-        else:
-            with adversary.frozen():
-                on_estimate, on_target = adversary.judgements_for_generator(target, estimate * valid)
-                names = {**batch, **outputs, "estimate_judgements": on_estimate, "target_judgements": on_target}
-                self._generator_backward(names, adversary, adversary.objective.generator(on_estimate))
+        if anchor is not None and not generator_first:
+            self._generator_learns(batch, anchor, estimate, window, None, first=False)
+            if closes_window:
+                self._generator_step()
         self._ids.append((self.step, list(batch["ids"])))
         if closes_window:
-            taken = self._optimizer_step("generator", self.generator.parameters())
-            if taken and self.ema is not None:
-                self.ema.update(self.generator)
             self._count_bad()
         self.step += 1
 
-    def _generator_backward(
-        self, names: Mapping[str, Any], adversary: Adversary | None, adversarial: Tensor | None
+    def _generator_step(self) -> None:
+        """The generator's optimiser step; the average follows where it was taken."""
+        taken = self._optimizer_step("generator", self.generator.parameters())
+        if taken and self.ema is not None:
+            self.ema.update(self.generator)
+
+    def _generator_learns(
+        self, batch: Batch, anchor: OutputAnchor, estimate: Tensor, window: int, both: Pair | None, first: bool
     ) -> None:
+        """The generator's losses and its backward pass.
+
+        Args:
+            anchor: holds the generator's outputs. estimate: that of the outputs, 0 behind each item's length.
+            window: index of the optimiser step.
+            both: judgements that serve both updates; None: the discriminators judge for the generator alone.
+            first: whether those would be the first passes of this batch.
+        """
+        adversary = self.adversary if self.adversary is not None and self.adversary.schedule.active(window) else None
+        names: dict[str, Any] = {**batch, **anchor.outputs}
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        for name, loss in self.losses.items():
-            asks = self._asks[name]
-            if adversary is None and JUDGEMENTS.intersection(asks):
-                continue  # the adversary has not started yet
-            with torch.set_grad_enabled(self.weights[name] != 0.0):
-                value = loss(**{argument: names[argument] for argument in asks})
-            self._note(f"loss/{name}", value)
-            if self.weights[name] != 0.0:
-                losses[name], weights[name] = value, self.weights[name]
-        if adversary is not None and adversarial is not None:
+        ramp = 1.0
+        if adversary is not None:
+            ramp = adversary.schedule.ramp(window)
+            if both is None:
+                target = batch["target"] if self._compares_judgements else None
+                judgements = adversary.judge_for_generator(estimate, target, first)
+            else:
+                judgements = Pair(both.estimate, detached(both.target))
+            names |= {"estimate_judgements": judgements.estimate, "target_judgements": judgements.target}
+            adversarial = adversary.objective.generator(judgements.estimate)
             self._note("loss/adversarial", adversarial)
             if adversary.weight != 0.0:
-                losses["adversarial"], weights["adversarial"] = adversarial, adversary.weight
-        scaled = {name: value / self.optimization.accumulate for name, value in losses.items()}
-        shares = self.balancer.backward(scaled, weights, names["estimate"], self.manual_backward)
+                losses["adversarial"], weights["adversarial"] = adversarial, ramp * adversary.weight
+        for name, loss in self.losses.items():
+            asks = self._asks[name]
+            needs_adversary = bool(JUDGEMENTS.intersection(asks))
+            if needs_adversary and adversary is None:
+                continue  # it has not started yet
+            weight = self.weights[name] * (ramp if needs_adversary else 1.0)
+            if adversary is not None and name in adversary.warm_up_losses:
+                weight *= 1.0 - ramp
+            with torch.set_grad_enabled(weight != 0.0):
+                value = loss(**{argument: names[argument] for argument in asks})
+            self._note(f"loss/{name}", value)
+            if weight != 0.0:
+                losses[name], weights[name] = value, weight
+
+        def backward(gradient: Tensor) -> None:
+            anchor.backward(gradient / self.optimization.accumulate, self.manual_backward)
+
+        shares = self.balancer.backward(losses, weights, anchor, backward)
         self._note("loss/total", sum((weights[name] * value for name, value in losses.items()), torch.zeros(())))
         for name, share in shares.items():
             self._note(f"share/{name}", share)
@@ -246,6 +293,8 @@ class SpeechModule(LightningModule):
         ):
             values[f"lr/{network}"] = float(optimizer.param_groups[0]["lr"])
             values[f"skipped_steps/{network}"] = float(self.skipped_steps[network])
+        for name, count in getattr(self.balancer, "skipped", {}).items():
+            values[f"skipped_losses/{name}"] = float(count)
         return values
 
     # ---------------------------------------------------------------- validation

@@ -16,7 +16,7 @@ from bcfusion.errors import ConfigError
 from bcfusion.losses.adversarial import HingeObjective
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
-from bcfusion.training.adversary import Adversary
+from bcfusion.training.adversary import Adversary, Schedule
 from bcfusion.training.module import NonFiniteSteps, Optimization, SpeechModule
 
 LENGTH = 64
@@ -70,6 +70,10 @@ def module(
     losses: dict[str, nn.Module] | None = None,
     weights: dict[str, float] | None = None,
     schedule: dict[str, int] | None = None,
+    game: dict[str, Any] | None = None,
+    balancer: nn.Module | None = None,
+    discriminator: nn.Module | None = None,
+    generator: nn.Module | None = None,
     seed: int = 0,
     ema_decay: float | None = None,
     **optimization: Any,
@@ -79,12 +83,17 @@ def module(
     optimization.setdefault("optimizers", {name: partial(torch.optim.SGD, lr=0.1) for name in names})
     losses = {"l1": L1Loss()} if losses is None else losses
     return SpeechModule(
-        TinyGenerator(),
+        generator or TinyGenerator(),
         losses=losses,
         weights=weights or dict.fromkeys(losses, 1.0),
-        balancer=FixedBalancer(),
+        balancer=balancer or FixedBalancer(),
         optimization=Optimization(**optimization),
-        adversary=Adversary({"tiny": TinyDiscriminator()}, HingeObjective(), **(schedule or {}))
+        adversary=Adversary(
+            {"tiny": discriminator or TinyDiscriminator()},
+            HingeObjective(),
+            schedule=Schedule(**(schedule or {})),
+            **(game or {}),
+        )
         if adversarial
         else None,
         ema_decay=ema_decay,
@@ -234,3 +243,30 @@ def test_padding_behind_the_length_does_not_reach_the_generator() -> None:
     fit(one, items)
     fit(two, changed)
     torch.testing.assert_close(weights_of(one.generator), weights_of(two.generator), rtol=0, atol=0)
+
+
+def test_warm_up_losses_hand_over_to_the_adversary() -> None:
+    """Before the start they teach; over the ramp they fade; from there on they are logged and teach nothing."""
+    seen: list[dict[str, float]] = []
+
+    class Watching(FixedBalancer):
+        def backward(self, losses: Any, weights: Any, anchor: Any, backward: Any) -> Any:
+            seen.append(dict(weights))
+            return super().backward(losses, weights, anchor, backward)
+
+    trained = module(
+        losses={"l1": L1Loss(), "feature_matching": FeatureMatchingLoss()},
+        weights={"l1": 8.0, "feature_matching": 4.0},
+        schedule={"start_step": 1, "ramp_steps": 2},
+        game={"warm_up_losses": ["l1"]},
+        balancer=Watching(),
+    )
+    logged: list[dict[str, float]] = []
+    trained.on_train_batch_end = lambda *_: logged.append(trained.take_log())  # type: ignore[method-assign]
+    fit(trained, batches(3))
+    assert seen == [
+        {"l1": 8.0},
+        {"adversarial": 0.5, "l1": 4.0, "feature_matching": 2.0},
+        {"adversarial": 1.0, "feature_matching": 4.0},
+    ]
+    assert all("loss/l1" in values for values in logged)

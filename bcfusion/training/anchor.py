@@ -1,0 +1,125 @@
+"""Where the gradients of the losses are measured, and the one backward pass through the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+
+#: ``anchor`` of a balancer that measures at the generator's output
+OUTPUT = "output"
+
+
+class OutputAnchor:
+    """Cuts the generator's graph at its output: losses are computed on a leaf, and lead no further than to it.
+
+    Every tensor that the generator gives and that has a gradient is part of ONE leaf ``(B, n)``, so that a loss on the
+    mask or on the latent variables is measured like one on the estimate. With the estimate alone the leaf is the
+    estimate.
+
+    Fulfils :class:`bcfusion.contracts.Anchor`.
+
+    Args:
+        outputs: what the generator gave, ``estimate (B, 1, T)`` among it.
+        parameter: where norms are measured instead of at the output: a parameter of the generator.
+    """
+
+    def __init__(self, outputs: Mapping[str, Tensor], parameter: nn.Parameter | None = None) -> None:
+        self.parameter = parameter
+        self._attached = {
+            name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.requires_grad
+        }
+        if not self._attached:
+            raise ValueError("no output of the generator has a gradient")
+        shapes = [value.shape for value in self._attached.values()]
+        if len(self._attached) == 1:
+            (value,) = self._attached.values()
+            self.leaf = value.detach().float().requires_grad_()
+            parts = [self.leaf]
+        else:
+            packed = torch.cat([value.detach().float().flatten(1) for value in self._attached.values()], dim=1)
+            self.leaf = packed.requires_grad_()
+            parts = self._unpack(self.leaf, shapes)
+        self._shapes = shapes
+        #: the generator's outputs by name, those with a gradient as float32 parts of the leaf
+        self.outputs: dict[str, Tensor] = {**outputs, **dict(zip(self._attached, parts, strict=True))}
+
+    @staticmethod
+    def _unpack(packed: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+        sizes = [shape[1:].numel() for shape in shapes]
+        pieces = packed.split(sizes, dim=1)
+        return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """See :meth:`bcfusion.contracts.Anchor.gradient`."""
+        if not loss.requires_grad:
+            return torch.zeros_like(self.leaf)
+        (gradient,) = torch.autograd.grad(loss, [self.leaf], retain_graph=True, allow_unused=True)
+        return torch.zeros_like(self.leaf) if gradient is None else gradient
+
+    def norms(self, gradients: Sequence[Tensor]) -> Tensor:
+        """See :meth:`bcfusion.contracts.Anchor.norms`."""
+        if self.parameter is None:
+            per_item = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
+            norms = torch.stack([norm.mean() for norm in per_item])
+        else:
+            norms = torch.stack([self._norm_at_parameter(gradient) for gradient in gradients])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(norms)  # all losses at once; a NaN of one rank reaches all
+            norms = norms / torch.distributed.get_world_size()
+        return torch.where(norms.isfinite(), norms, torch.nan)
+
+    def _norm_at_parameter(self, gradient: Tensor) -> Tensor:
+        assert self.parameter is not None
+        outputs = list(self._attached.values())
+        (found,) = torch.autograd.grad(
+            outputs, [self.parameter], self._like_outputs(gradient), retain_graph=True, allow_unused=True
+        )
+        if found is None:
+            raise ConfigError(
+                ["balancer.anchor: the generator's output does not depend on this parameter; choose another, or output"]
+            )
+        return torch.linalg.vector_norm(found.float())
+
+    def _like_outputs(self, gradient: Tensor) -> list[Tensor]:
+        shapes = self._shapes
+        parts = [gradient] if len(shapes) == 1 else self._unpack(gradient, shapes)
+        return [part.to(value.dtype) for part, value in zip(parts, self._attached.values(), strict=True)]
+
+    def backward(self, gradient: Tensor, run: Callable[..., None]) -> None:
+        """The generator's backward pass.
+
+        Args:
+            gradient: at the leaf. run: the trainer's backward call, ``run(tensor, gradient=...)``.
+        """
+        parts = self._like_outputs(gradient)
+        if len(parts) == 1:
+            (output,) = self._attached.values()
+            run(output, gradient=parts[0])
+        else:  # the trainer takes one tensor: a scalar with these gradients
+            run(sum((value * part).sum() for value, part in zip(self._attached.values(), parts, strict=True)))
+
+
+def anchor_parameter(generator: nn.Module, name: str) -> nn.Parameter | None:
+    """The parameter that a balancer's ``anchor`` names; None for ``output``.
+
+    Under weight norm a layer has no parameter ``weight`` but a gain and a direction: ``LAYER.weight`` then means the
+    direction, ``LAYER.parametrizations.weight.original1``.
+
+    Raises:
+        ConfigError: the generator has no such parameter.
+    """
+    if name == OUTPUT:
+        return None
+    parameters = dict(generator.named_parameters())
+    layer, _, leaf = name.rpartition(".")
+    for candidate in (name, f"{layer}.parametrizations.{leaf}.original1"):
+        if candidate in parameters:
+            return parameters[candidate]
+    last = list(parameters)[-4:]
+    raise ConfigError(
+        [f"balancer.anchor: {type(generator).__name__} has no parameter '{name}'; its last are {', '.join(last)}"]
+    )
