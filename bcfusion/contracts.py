@@ -91,8 +91,9 @@ class Anchor(Protocol):
     def norms(self, gradients: Sequence[Tensor]) -> Tensor:
         """Norms ``(n,)`` of n gradients that :meth:`gradient` gave: float32, the same on every rank.
 
-        At the output the mean over items of each item's norm; at a parameter the norm of what the gradient comes to
-        there. NaN where a gradient is not finite, on any rank.
+        At the output the sum over items of each item's norm, for a loss that is a mean over items the mean norm of the
+        items' own gradients; at a parameter the norm of what the gradient comes to there. The mean over ranks. NaN
+        where a gradient is not finite, on any rank.
         """
         ...
 

@@ -34,8 +34,8 @@ class AdaptiveBalancer(nn.Module):
         anchor: where gradients are measured: ``output``, or a parameter of the generator (VQGAN: the last layer).
         adversarial: names of the losses that are scaled; all others are reconstruction.
         eps: bounds lambda where the adversarial gradient vanishes, in units of its norm. The published 1e-4 is meant
-            for the last layer. At the output a norm is of the order of 1 / (batch size * sqrt(samples)), where so large
-            an ``eps`` would be all of the denominator.
+            for the last layer. At the output the gradient of a mean over samples has a norm of the order of
+            1 / sqrt(samples), and an adversarial one may well be as small as 1e-4: choose less there.
         max_weight: the largest lambda.
 
     Raises:

@@ -45,7 +45,8 @@ class GradientBalancer(nn.Module):
 
     Args:
         decay: of the moving averages; 0 takes each step's own norm.
-        total_norm: R, the norm of the gradient if all losses pull the same way.
+        total_norm: R, the norm of the gradient if all losses pull the same way: at the output the mean over items of
+            that of the item's own gradient, whatever the size of the batch.
         weights: ``given``: shares are in proportion to the weights; ``equal``: every loss with a weight other than 0
             has the same share (EBEN), so that a weight that rises from 0 counts in full from its first step.
         eps: added to every norm.

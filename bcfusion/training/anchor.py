@@ -64,7 +64,9 @@ class OutputAnchor:
         """See :meth:`bcfusion.contracts.Anchor.norms`."""
         if self.parameter is None:
             per_item = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
-            norms = torch.stack([norm.mean() for norm in per_item])
+            # a loss is a mean over items: its gradient in each is that of the item's own loss over their number, and
+            # the sum is the mean norm of the items' own gradients, whatever the size of the batch on this rank
+            norms = torch.stack([norm.sum() for norm in per_item])
         else:
             norms = torch.stack([self._norm_at_parameter(gradient) for gradient in gradients])
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -17,6 +17,7 @@ from bcfusion.config import build
 from bcfusion.config_check import needs_discriminators, provides_noise
 from bcfusion.data.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError
+from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
 from bcfusion.training.adversary import Adversary, Schedule
 from bcfusion.training.callbacks.checkpointing import Checkpointing
@@ -72,8 +73,12 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
         raise ConfigError(["losses: nothing to learn from: give a loss with a weight, or discriminators"])
     adversary = None
     if cfg.discriminators:
+        discriminators = {name: build(node) for name, node in cfg.discriminators.items()}
+        if cfg.adversarial.speech_level is not None:
+            for network in discriminators.values():
+                start_with_unit_variance(network, probe_signal(cfg.adversarial.speech_level))
         adversary = Adversary(
-            {name: build(node) for name, node in cfg.discriminators.items()},
+            discriminators,
             objective=build(cfg.adversarial.objective),
             weight=cfg.adversarial.weight,
             schedule=Schedule(
