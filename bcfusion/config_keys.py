@@ -62,6 +62,7 @@ NUMBERS = {
     "adversarial.ramp_steps": FROM_ZERO,
     "adversarial.interval": COUNT,
     "adversarial.generator_interval": COUNT,
+    "adversarial.speech_level": POSITIVE_OR_NULL,
     "optimizer.lr": POSITIVE,
     "optimizer.lr_discriminator": POSITIVE,
     "trainer.max_steps": COUNT_OR_NULL,

@@ -22,6 +22,7 @@ SCHEDULE = (
     "generator_interval",
     "order",
     "shared_passes",
+    "speech_level",
 )
 
 

@@ -1,0 +1,83 @@
+"""A start in which every layer passes on signals of unit variance, set by a probe."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.utils.hooks import RemovableHandle
+
+from bcfusion.nn.conv import Conv1d
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, Conv1d)
+
+
+def probe_signal(level: float, samples: int = 8192, batch: int = 2, seed: int = 0) -> Tensor:
+    """Noise ``(batch, 1, samples)`` of root mean square ``level``; its power falls by 6 dB an octave, as speech's does.
+
+    Args:
+        level: 1 is full scale. seed: of its own random numbers; torch's global ones are not touched.
+    """
+    white = torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(seed))
+    frequencies = torch.arange(samples // 2 + 1).clamp_min(samples // 200)  # flat below a hundredth of the Nyquist
+    noise = torch.fft.irfft(torch.fft.rfft(white) / frequencies, n=samples)
+    return level * noise / noise.square().mean().sqrt()
+
+
+@torch.no_grad()
+def start_with_unit_variance(network: nn.Module, probe: Tensor) -> int:
+    """Sets biases to 0 and scales weights so that each convolution's output has unit variance on the probe, in place.
+
+    torch's own start shrinks a signal by a factor of some 0.4 in every layer, while the biases keep their size: at the
+    end of a deep network that hears speech at -23 dBFS nearly nothing is left but biases, and its first thousand steps
+    go into finding the signal. The layers are taken in the order in which they run, each on what the scaled layers
+    before it give: layer-sequential unit variance (Mishkin & Matas 2016, "All you need is a good init"), which under
+    weight norm is the data-dependent start of Salimans & Kingma 2016. Layers under spectral norm keep their scale,
+    which is not theirs to choose, and lose their biases only.
+
+    Args:
+        network: called with the probe. probe: as the network's input should be.
+
+    Returns:
+        How many layers were scaled.
+    """
+    scaled = 0
+
+    def scale(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        nonlocal scaled
+        if layer.bias is not None:
+            assert isinstance(layer.bias, Tensor)
+            output = output - layer.bias.view(-1, *[1] * (output.ndim - 2))
+            layer.bias.zero_()
+        deviation = output.square().mean().sqrt()
+        gain = _gain_of(layer)
+        if gain is None or not deviation > 0:
+            return output
+        gain.div_(deviation)
+        scaled += 1
+        return output / deviation
+
+    hooks: list[RemovableHandle] = [
+        module.register_forward_hook(scale) for module in network.modules() if isinstance(module, _CONVOLUTIONS)
+    ]
+    try:
+        network(probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return scaled
+
+
+def _gain_of(layer: nn.Module) -> Tensor | None:
+    """The tensor that the layer's weight is proportional to; None where a norm fixes its scale."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        assert isinstance(layer.weight, Tensor)
+        return layer.weight
+    parametrised = layer.parametrizations
+    assert isinstance(parametrised, nn.ModuleDict)
+    steps = parametrised["weight"]
+    if len(steps) == 1 and isinstance(steps[0], parametrizations._WeightNorm):  # type: ignore[index,arg-type]
+        gain = steps.original0
+        assert isinstance(gain, Tensor)
+        return gain
+    return None
