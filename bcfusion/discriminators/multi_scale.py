@@ -63,9 +63,23 @@ class ScaleDiscriminator(nn.Module):
         h = waveform
         for layer in self.layers:
             # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
+            h = F.leaky_relu(_convolve(layer, h), self.negative_slope, inplace=True)
             features.append(h)
         return Judgement(self.logits(h), features)
+
+
+def _convolve(layer: nn.Module, h: Tensor) -> Tensor:
+    """The layer's output.
+
+    On CPUs the input gradient of a wide strided layer takes three times as long where the input has exactly 1024
+    samples (the third one's, for 16384 of the waveform): the padding is then written out, for another length.
+    """
+    if isinstance(layer, nn.Conv1d) and h.shape[-1] == 1024 and h.shape[1] >= 256 and h.device.type == "cpu":
+        padding = layer.kernel_size[0] // 2
+        padded = F.pad(h, (padding, padding))
+        return F.conv1d(padded, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
+    output: Tensor = layer(h)
+    return output
 
 
 class MultiScaleDiscriminator(nn.Module):

@@ -34,15 +34,18 @@ class OutputAnchor:
         }
         if not self._attached:
             raise ValueError("no output of the generator has a gradient")
-        shapes = [value.shape for value in self._attached.values()]
+        shapes = [_real(value).shape for value in self._attached.values()]
         if len(self._attached) == 1:
             (value,) = self._attached.values()
             self.leaf = value.detach().float().requires_grad_()
             parts = [self.leaf]
         else:
-            packed = torch.cat([value.detach().float().flatten(1) for value in self._attached.values()], dim=1)
-            self.leaf = packed.requires_grad_()
-            parts = self._unpack(self.leaf, shapes)
+            flat = [_real(value.detach()).float().reshape(value.shape[0], -1) for value in self._attached.values()]
+            self.leaf = torch.cat(flat, dim=1).requires_grad_()
+            parts = [
+                torch.view_as_complex(part.contiguous()) if value.is_complex() else part
+                for part, value in zip(self._unpack(self.leaf, shapes), self._attached.values(), strict=True)
+            ]
         self._shapes = shapes
         #: the generator's outputs by name, those with a gradient as float32 parts of the leaf
         self.outputs: dict[str, Tensor] = {**outputs, **dict(zip(self._attached, parts, strict=True))}
@@ -76,7 +79,7 @@ class OutputAnchor:
 
     def _norm_at_parameter(self, gradient: Tensor) -> Tensor:
         assert self.parameter is not None
-        outputs = list(self._attached.values())
+        outputs = [_real(value) for value in self._attached.values()]
         (found,) = torch.autograd.grad(
             outputs, [self.parameter], self._like_outputs(gradient), retain_graph=True, allow_unused=True
         )
@@ -84,12 +87,13 @@ class OutputAnchor:
             raise ConfigError(
                 ["balancer.anchor: the generator's output does not depend on this parameter; choose another, or output"]
             )
-        return torch.linalg.vector_norm(found.float())
+        # a NaN at the output that a dead unit keeps from the parameter is one all the same
+        return torch.where(gradient.isfinite().all(), torch.linalg.vector_norm(found.float()), torch.nan)
 
     def _like_outputs(self, gradient: Tensor) -> list[Tensor]:
         shapes = self._shapes
         parts = [gradient] if len(shapes) == 1 else self._unpack(gradient, shapes)
-        return [part.to(value.dtype) for part, value in zip(parts, self._attached.values(), strict=True)]
+        return [part.to(_real(value).dtype) for part, value in zip(parts, self._attached.values(), strict=True)]
 
     def backward(self, gradient: Tensor, run: Callable[..., None]) -> None:
         """The generator's backward pass.
@@ -102,7 +106,12 @@ class OutputAnchor:
             (output,) = self._attached.values()
             run(output, gradient=parts[0])
         else:  # the trainer takes one tensor: a scalar with these gradients
-            run(sum((value * part).sum() for value, part in zip(self._attached.values(), parts, strict=True)))
+            run(sum((_real(value) * part).sum() for value, part in zip(self._attached.values(), parts, strict=True)))
+
+
+def _real(value: Tensor) -> Tensor:
+    """A complex tensor as pairs of real ones, any other as it is."""
+    return torch.view_as_real(value) if value.is_complex() else value
 
 
 def anchor_parameter(generator: nn.Module, name: str) -> nn.Parameter | None:

@@ -73,12 +73,20 @@ def test_without_adversarial_losses_or_with_nothing_else_it_is_the_weighted_sum(
         assert sum(shares.values()) == pytest.approx(1.0)
 
 
-def test_a_vanishing_adversarial_gradient_is_not_blown_up() -> None:
-    tiny = {"l1": L1, "adversarial": 1e-9 * ADVERSARIAL}
-    gradient, _, _ = step(AdaptiveBalancer(), tiny, {"l1": 1.0, "adversarial": 1.0})
-    torch.testing.assert_close(gradient, L1 + 1e4 * 1e-9 * ADVERSARIAL)  # 3 / 1e-4 is above the limit of 1e4
+@pytest.mark.parametrize(("eps", "max_weight", "factor"), [(1e-4, 5.0, 5.0), (1.3, 1e4, 2.0), (1e-12, 1e4, 15.0)])
+def test_the_factor_is_bounded_by_its_limit_and_by_eps(eps: float, max_weight: float, factor: float) -> None:
+    slopes = {"l1": L1, "adversarial": ADVERSARIAL}  # 3 / 0.2 where nothing bounds it
+    balancer = AdaptiveBalancer(eps=eps, max_weight=max_weight)
+    gradient, shares, _ = step(balancer, slopes, {"l1": 1.0, "adversarial": 1.0})
+    torch.testing.assert_close(gradient, L1 + factor * ADVERSARIAL)
+    assert shares["adversarial"] == pytest.approx(factor * 0.2 / (3.0 + factor * 0.2))
+
+
+def test_a_vanished_adversarial_gradient_leaves_the_reconstruction() -> None:
     nothing = {"l1": L1, "adversarial": 0 * ADVERSARIAL}
-    torch.testing.assert_close(step(AdaptiveBalancer(), nothing, {"l1": 1.0, "adversarial": 1.0})[0], L1)
+    gradient, shares, _ = step(AdaptiveBalancer(), nothing, {"l1": 1.0, "adversarial": 1.0})
+    torch.testing.assert_close(gradient, L1)
+    assert shares == {"l1": 1.0, "adversarial": 0.0}
 
 
 def test_a_perfect_reconstruction_takes_the_adversary_out() -> None:

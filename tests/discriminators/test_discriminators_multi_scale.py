@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bcfusion.discriminators.multi_scale import MultiScaleDiscriminator, ScaleDiscriminator
+from bcfusion.discriminators.multi_scale import MultiScaleDiscriminator, ScaleDiscriminator, _convolve
 from bcfusion.errors import ConfigError
 
 
@@ -86,3 +86,11 @@ def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
         small(groups="all")
     with pytest.raises(ConfigError, match="scales=0"):
         MultiScaleDiscriminator(scales=0)
+
+
+def test_written_out_padding_at_a_slow_length_changes_nothing() -> None:
+    torch.manual_seed(0)
+    judge = ScaleDiscriminator(channels=256, max_channels=256)
+    strided = judge.layers[1]
+    h = torch.randn(1, 256, 1024)
+    torch.testing.assert_close(_convolve(strided, h), strided(h), rtol=1e-5, atol=1e-5)

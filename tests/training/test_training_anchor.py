@@ -232,3 +232,27 @@ def test_bf16_outputs_are_measured_in_float32_and_led_back_in_their_own_type(
         expected = network.get_parameter(name).grad
         assert expected is not None
         assert (gradient - expected).norm() < 0.03 * expected.norm(), name
+
+
+def test_complex_outputs_and_outputs_without_further_dimensions_are_learnt_through() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, requires_grad=True)
+    outputs = {"estimate": weight * torch.ones(2, 1, 4), "mask": torch.complex(weight, 2 * weight).expand(2, 4).clone()}
+    outputs["score"] = weight.sum().expand(2) * 3
+
+    def loss(given: dict[str, Tensor]) -> Tensor:
+        return given["estimate"].square().mean() + (given["mask"] * (1 + 2j)).abs().mean() + given["score"].mean()
+
+    (expected,) = torch.autograd.grad(loss(outputs), [weight], retain_graph=True)
+    anchor = OutputAnchor(outputs)
+    anchor.backward(anchor.gradient(loss(anchor.outputs)), lambda tensor, **arguments: tensor.backward(**arguments))
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_a_nan_behind_a_dead_unit_is_a_nan_at_the_parameter() -> None:
+    layer = nn.Linear(3, 3)
+    with torch.no_grad():
+        layer.bias.fill_(-100.0)
+    anchor = OutputAnchor({"estimate": torch.relu(layer(torch.ones(2, 1, 3)))}, layer.weight)
+    gradient = torch.full((2, 1, 3), float("nan"))
+    assert anchor.norms([gradient]).isnan().all()

@@ -1,0 +1,173 @@
+"""The multi-scale STFT discriminator of EnCodec: 2-D convolutions over complex spectrograms of several resolutions.
+
+Défossez, Copet, Synnaeve & Adi, "High Fidelity Neural Audio Compression", 2022, section 3.4 and figure 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bcfusion.contracts import Judgement
+from bcfusion.errors import ConfigError
+from bcfusion.nn.conv import Norm, apply_norm
+
+
+class StftDiscriminator(nn.Module):
+    """Judges one complex spectrogram: ``(B, 1, T)`` to logits ``(B, 1, frames, bins)``, frames = T // hop_length + 1.
+
+    Convolutions over (time, frequency): ``kernel_size`` to ``channels``; one for each dilation, dilated in time and
+    strided in frequency; ``final_kernel_size``; ``final_kernel_size`` to the logits. Leaky ReLU after all but the last.
+    Features ``(B, channels, frames, bins)``: the number of frames stays, each stride divides the bins, rounding up.
+
+    The arguments are those of :class:`MultiStftDiscriminator`, for one ``n_fft`` and ``hop_length``.
+    """
+
+    window: Tensor
+
+    def __init__(
+        self,
+        n_fft: int,
+        hop_length: int,
+        channels: int = 32,
+        dilations: Sequence[int] = (1, 2, 4),
+        kernel_size: Sequence[int] = (3, 9),
+        frequency_stride: int = 2,
+        final_kernel_size: Sequence[int] = (3, 3),
+        negative_slope: float = 0.2,
+        norm: Norm | None = "weight_norm",
+    ) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.negative_slope = negative_slope
+        window = torch.hann_window(n_fft)
+        self.register_buffer("window", window / torch.linalg.vector_norm(window), persistent=False)
+        layers = [_conv(2, channels, kernel_size, norm)]  # real and imaginary part
+        layers += [_conv(channels, channels, kernel_size, norm, dilation, frequency_stride) for dilation in dilations]
+        layers += [_conv(channels, channels, final_kernel_size, norm)]
+        self.layers = nn.ModuleList(layers)
+        self.logits = _conv(channels, 1, final_kernel_size, norm)
+
+    def forward(self, waveform: Tensor) -> Judgement:
+        """Logits and the activations of the hidden layers, first to last, of ``(B, 1, T)`` for any T."""
+        h = self.spectrogram(waveform)
+        features = []
+        for layer in self.layers:
+            # in place: no convolution needs its own output in the backward pass
+            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
+            features.append(h)
+        return Judgement(self.logits(h), features)
+
+    def spectrogram(self, waveform: Tensor) -> Tensor:
+        """Real and imaginary part ``(B, 2, T // hop_length + 1, n_fft // 2 + 1)`` of ``(B, 1, T)``, in float32.
+
+        Divided by the window's norm, the root of the sum of its squares: white noise has its own variance in each
+        bin but the first and last, whatever the resolution. Channels lie next to each other in memory, the layout in
+        which the convolutions are fastest.
+        """
+        with torch.autocast(waveform.device.type, enabled=False):  # a half-precision FFT loses the quiet bins
+            half = self.n_fft // 2
+            padded = F.pad(waveform.float().squeeze(1), (half, self.n_fft - half))
+            spectrum = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop_length) * self.window)
+            return torch.view_as_real(spectrum).permute(0, 3, 1, 2)
+
+
+class MultiStftDiscriminator(nn.Module):
+    """Independent :class:`StftDiscriminator` networks, one for each resolution. 472,490 parameters with the defaults.
+
+    Frames are centred on multiples of the hop, the first on the first sample, so that the ends are judged as often as
+    the middle; EnCodec's begin with the first whole window, and need one. Around the signal are zeros: they serve any
+    length, and an item is heard alone as it is heard in a padded batch, while a mirrored end would be a spectrum that
+    no speech has.
+
+    The paper's text gives kernels of 3 x 8; those of the networks published with it, 3 x 9, have a middle.
+
+    Args:
+        n_ffts: samples of each Hann window and transform.
+        hop_lengths: samples between frames, one for each of ``n_ffts``.
+        channels: of all hidden layers.
+        dilations: in time, one layer for each.
+        kernel_size: frames and bins, odd, of the first and the dilated layers.
+        frequency_stride: bins, of the dilated layers.
+        final_kernel_size: frames and bins, odd, of the last two layers.
+        negative_slope: of the leaky ReLU.
+        norm: see :func:`bcfusion.nn.conv.apply_norm`.
+
+    Raises:
+        ConfigError: no resolution, not as many hops as windows, a hop longer than its window, sizes below one, or even
+            kernels.
+    """
+
+    def __init__(
+        self,
+        n_ffts: Sequence[int] = (2048, 1024, 512, 256, 128),
+        hop_lengths: Sequence[int] = (512, 256, 128, 64, 32),
+        channels: int = 32,
+        dilations: Sequence[int] = (1, 2, 4),
+        kernel_size: Sequence[int] = (3, 9),
+        frequency_stride: int = 2,
+        final_kernel_size: Sequence[int] = (3, 3),
+        negative_slope: float = 0.2,
+        norm: Norm | None = "weight_norm",
+    ) -> None:
+        super().__init__()
+        problems = [] if n_ffts else ["n_ffts is empty: give at least one"]
+        if len(n_ffts) != len(hop_lengths):
+            problems.append(f"{len(n_ffts)} n_ffts and {len(hop_lengths)} hop_lengths: give a hop for each window")
+        problems += [
+            f"hop_lengths: {hop} must be from 1 to n_fft={n_fft}, and n_fft at least 2"
+            for n_fft, hop in zip(n_ffts, hop_lengths, strict=False)
+            if n_fft < 2 or not 1 <= hop <= n_fft
+        ]
+        problems += [
+            f"{name}={list(size)} must be two odd numbers, of frames and of bins"
+            for name, size in (("kernel_size", kernel_size), ("final_kernel_size", final_kernel_size))
+            if len(size) != 2 or any(length < 1 or length % 2 == 0 for length in size)
+        ]
+        if min(channels, frequency_stride, *dilations) < 1:
+            problems.append("channels, frequency_stride and dilations must be at least 1")
+        if problems:
+            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems])
+        self.resolutions = nn.ModuleList(
+            StftDiscriminator(
+                n_fft=n_fft,
+                hop_length=hop_length,
+                channels=channels,
+                dilations=dilations,
+                kernel_size=kernel_size,
+                frequency_stride=frequency_stride,
+                final_kernel_size=final_kernel_size,
+                negative_slope=negative_slope,
+                norm=norm,
+            )
+            for n_fft, hop_length in zip(n_ffts, hop_lengths, strict=True)
+        )
+
+    def forward(self, waveform: Tensor) -> list[Judgement]:
+        """Judges ``(B, 1, T)`` for any T; one judgement for each resolution, in the order of ``n_ffts``."""
+        return [judge(waveform) for judge in self.resolutions]
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: Sequence[int],
+    norm: Norm | None,
+    dilation: int = 1,
+    frequency_stride: int = 1,
+) -> nn.Conv2d:
+    """Convolution over (time, frequency) that keeps the frames: ``dilation`` is in time."""
+    frames, bins = kernel_size
+    conv = nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=(frames, bins),
+        stride=(1, frequency_stride),
+        padding=(frames // 2 * dilation, bins // 2),
+        dilation=(dilation, 1),
+    )
+    apply_norm(conv, norm)
+    return conv

@@ -1,0 +1,141 @@
+"""EBEN's discriminator: three networks judge the bands of a pseudo-QMF filter bank, a fourth one the waveform.
+
+Hauret et al., "EBEN: Extreme Bandwidth Extension Network applied to speech signals captured with noise-resilient
+body-conduction microphones", ICASSP 2023; "Configurable EBEN", IEEE/ACM TASLP 31, 2023. There the bands are taken from
+inside the generator. Here they are computed from the waveform alone, by the same filters, so that any generator can be
+judged, and so can what its synthesis does to the bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bcfusion.contracts import Judgement
+from bcfusion.discriminators.multi_scale import ScaleDiscriminator
+from bcfusion.errors import ConfigError
+from bcfusion.nn.conv import Conv1d, Norm, apply_norm
+from bcfusion.nn.pqmf import PQMF
+
+
+class BandsDiscriminator(nn.Module):
+    """Judges q bands side by side: ``(B, q, frames)`` to logits ``(B, 1, ceil(frames / 32))`` and seven activations.
+
+    k3 to ``min_channels``; five k7 of stride 2, each doubling the channels; k5; k3 to the logits. All but the last are
+    grouped by band and dilated, and followed by a leaky ReLU: the bands meet in the logits alone. Every layer is padded
+    so that frames stay aligned with those of its input.
+
+    Args:
+        q: number of bands.
+        min_channels: after the first layer, for all bands together; a multiple of ``q``.
+        dilation: of all layers but the last.
+        negative_slope: of the leaky ReLU.
+        norm: see :func:`bcfusion.nn.conv.apply_norm`.
+
+    Raises:
+        ConfigError: channels that do not divide into the bands.
+    """
+
+    def __init__(
+        self,
+        q: int = 4,
+        min_channels: int = 24,
+        dilation: int = 1,
+        negative_slope: float = 0.2,
+        norm: Norm | None = "weight_norm",
+    ) -> None:
+        super().__init__()
+        if q < 1 or min_channels < 1 or min_channels % q:
+            raise ConfigError(
+                [f"BandsDiscriminator: min_channels={min_channels} is not a multiple of q={q}, the bands"]
+            )
+        if dilation < 1:
+            raise ConfigError([f"BandsDiscriminator: dilation={dilation} must be at least 1"])
+        self.negative_slope = negative_slope
+        layers: list[nn.Module] = [
+            Conv1d(q, min_channels, 3, dilation=dilation, groups=q, padding_mode="reflect", norm=norm)
+        ]
+        width = min_channels
+        for _ in range(5):
+            # torch's own layer: equal padding at both ends is without a copy, and ours would have none for stride 2
+            strided = nn.Conv1d(width, 2 * width, 7, stride=2, padding=3 * dilation, dilation=dilation, groups=q)
+            apply_norm(strided, norm)
+            layers.append(strided)
+            width *= 2
+        layers.append(Conv1d(width, width, 5, dilation=dilation, groups=q, norm=norm))
+        self.layers = nn.ModuleList(layers)
+        self.logits = Conv1d(width, 1, 3, norm=norm)
+
+    def forward(self, bands: Tensor) -> Judgement:
+        """Logits and the activations of the hidden layers, first to last."""
+        features = []
+        h = bands
+        for layer in self.layers:
+            # in place: no convolution needs its own output in the backward pass
+            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
+            features.append(h)
+        return Judgement(self.logits(h), features)
+
+
+class PQMFBandsDiscriminator(nn.Module):
+    """One :class:`BandsDiscriminator` for each dilation on the highest bands, and one of MelGAN's on the waveform.
+
+    The gradient passes through the filter bank to the waveform; the filters themselves are not learnt. With 4 of 4
+    bands and 24 channels 23,161,344 parameters, with 3 and 30 27,796,938, as published.
+
+    Args:
+        q: how many bands are judged, of the highest ones. What a body-conduction sensor hears well need not be judged.
+        min_channels, negative_slope, norm: of each :class:`BandsDiscriminator`.
+        bands, taps, beta: of the filter bank, see :class:`bcfusion.nn.pqmf.PQMF`; EBEN's judges the generator's bands.
+        dilations: of the networks on the bands.
+        full_band: whether the waveform is judged too, by a :class:`ScaleDiscriminator` of MelGAN's sizes.
+        full_band_groups: of its strided layers, a number or ``original``.
+
+    Raises:
+        ConfigError: more bands than there are, no dilation, or channels that do not divide into groups.
+    """
+
+    def __init__(
+        self,
+        q: int = 4,
+        min_channels: int = 24,
+        bands: int = 4,
+        taps: int = 32,
+        beta: float = 9.0,
+        dilations: Sequence[int] = (1, 2, 3),
+        negative_slope: float = 0.2,
+        norm: Norm | None = "weight_norm",
+        full_band: bool = True,
+        full_band_groups: int | Literal["original"] = 4,
+    ) -> None:
+        super().__init__()
+        problems = []
+        if not 1 <= q <= bands:
+            problems.append(f"PQMFBandsDiscriminator: q={q} must be 1 to {bands}, the number of bands")
+        if not dilations:
+            problems.append("PQMFBandsDiscriminator: dilations=[] leaves nothing to judge the bands with")
+        if problems:
+            raise ConfigError(problems)
+        self.q = q
+        self.pqmf = PQMF(bands, taps, beta)
+        self.stacks = nn.ModuleList(
+            BandsDiscriminator(q, min_channels, dilation, negative_slope, norm) for dilation in dilations
+        )
+        self.full_band = (
+            ScaleDiscriminator(groups=full_band_groups, negative_slope=negative_slope, norm=norm) if full_band else None
+        )
+
+    def forward(self, waveform: Tensor) -> list[Judgement]:
+        """Judges ``(B, 1, T)`` for any T; one judgement for each dilation, then that of the full band.
+
+        Raises:
+            AudioError: more than one channel.
+        """
+        bands = self.pqmf.analysis(waveform, slice(-self.q, None))  # (B, q, ceil(T / M))
+        judgements = [stack(bands) for stack in self.stacks]
+        if self.full_band is not None:
+            judgements.append(self.full_band(waveform))
+        return judgements

@@ -1,0 +1,182 @@
+"""Pseudo quadrature mirror filters: a waveform to M bands of 1/M of its rate, and back.
+
+Cosine modulation of one low-pass prototype, a Kaiser window of a fixed shape; the one free number, the prototype's
+cutoff, is searched. Lin & Vaidyanathan, "A Kaiser window approach for the design of prototype filters of cosine
+modulated filterbanks", IEEE Signal Processing Letters 5(6), 1998.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcfusion.errors import AudioError, ConfigError
+from bcfusion.nn.streaming import StreamingModule
+
+_GRID = 4001  # candidates of the cutoff: ten times as many change the reconstruction by less than 2 dB, either way
+
+
+class PQMF(StreamingModule):
+    """Near-perfect reconstruction: ``synthesis(analysis(x))`` is x without delay, to some 50 dB below it.
+
+    The synthesis filters are the analysis filters reversed in time, so that the bank as a whole has zero phase. White
+    noise comes back with a signal-to-noise ratio of 49.4 dB (4 bands, 32 taps), 63.8 dB (4, 64) and 50.6 dB (8, 64).
+    As a rule a bank needs ``taps = 8 * bands``; with half of that it reconstructs to no more than 20 dB.
+
+    Filters pass their band with a gain of one: a tone of amplitude a is in its band a tone of amplitude a, whatever
+    the number of bands. In every second band (1, 3, ...) the frequencies run from high to low.
+
+    Within ``edge`` samples from either end the reconstruction wants frames that lie outside of the file: it is
+    incomplete there unless the caller pads the waveform by as many zeros and cuts them off afterwards.
+
+    The filters are buffers, not parameters, and not saved: they follow from the arguments, which a checkpoint's
+    configuration holds, and no checkpoint of a network is to depend on whether it has a filter bank inside.
+
+    Args:
+        bands: M, at least 2.
+        taps: length of the prototype, thus of each band's filter; more than ``2 * bands``.
+        beta: shape of the Kaiser window; 9 attenuates bands that are not neighbours by some 90 dB.
+        cutoff: of the prototype (-6 dB) as a fraction of the Nyquist frequency; ``null`` searches it, see
+            :func:`search_cutoff`.
+
+    Attributes:
+        cutoff: given or found. edge: samples, a multiple of ``bands``.
+        analysis_filters, synthesis_filters: ``(bands, 1, taps)``. torch's convolution correlates, so that both hold the
+            impulse responses of the synthesis, but for a factor of ``bands``.
+
+    Raises:
+        ConfigError: fewer than two bands, too few taps, a negative beta, or a cutoff outside of (0, 1).
+    """
+
+    causal = False
+    analysis_filters: Tensor
+    synthesis_filters: Tensor
+
+    def __init__(self, bands: int = 4, taps: int = 32, beta: float = 9.0, cutoff: float | None = None) -> None:
+        super().__init__()
+        problems = []
+        if bands < 2:
+            problems.append(f"PQMF: bands={bands} must be at least 2")
+        elif taps <= 2 * bands:
+            problems.append(f"PQMF: taps={taps} must be more than {2 * bands}, twice the bands; 8 times is usual")
+        if beta < 0:
+            problems.append(f"PQMF: beta={beta} must not be negative")
+        if cutoff is not None and not 0 < cutoff < 1:
+            problems.append(f"PQMF: cutoff={cutoff} must lie between 0 and 1, the Nyquist frequency")
+        if problems:
+            raise ConfigError(problems)
+        self.bands, self.taps, self.beta = bands, taps, beta
+        self.cutoff = search_cutoff(bands, taps, beta) if cutoff is None else cutoff
+        context = taps - bands  # what of a filter lies outside of its frame
+        self.left, self.right = context - context // 2, context // 2
+        self.edge = bands * math.ceil(self.left / bands)
+        filters = _filters(bands, taps, beta, self.cutoff)
+        with torch.inference_mode(False):  # an inference tensor could never be trained through
+            for name, gain in (("analysis_filters", 1.0), ("synthesis_filters", float(bands))):
+                taken = torch.tensor((gain * filters)[:, None], dtype=torch.get_default_dtype())
+                self.register_buffer(name, taken, persistent=False)
+
+    def analysis(self, waveform: Tensor, bands: slice = slice(None)) -> Tensor:
+        """Splits a waveform into bands.
+
+        Args:
+            waveform: ``(B, 1, T)`` of any T.
+            bands: those to compute, lowest first: ``slice(2)`` the lowest two, ``slice(-3, None)`` the highest three.
+
+        Returns:
+            ``(B, number of bands, ceil(T / M))``. Frame j is centred on samples j M to (j + 1) M - 1; zeros are assumed
+            around the file.
+
+        Raises:
+            AudioError: more than one channel.
+        """
+        if waveform.ndim != 3 or waveform.shape[1] != 1:
+            raise AudioError(f"PQMF analyses (batch, 1, time), not {tuple(waveform.shape)}")
+        return _in_full_precision(self._analyse, waveform, self.analysis_filters[bands])
+
+    def synthesis(self, bands: Tensor) -> Tensor:
+        """Joins all bands, ``(B, M, frames)``, to a waveform ``(B, 1, frames * M)``.
+
+        Raises:
+            AudioError: another number of bands.
+        """
+        if bands.ndim != 3 or bands.shape[1] != self.bands:
+            raise AudioError(f"PQMF joins (batch, {self.bands} bands, frames), not {tuple(bands.shape)}")
+        return _in_full_precision(self._synthesise, bands, self.synthesis_filters)
+
+    def analysis_span(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last sample that the frames ``first`` to ``last`` depend on."""
+        return first * self.bands - self.left, last * self.bands - self.left + self.taps - 1
+
+    def synthesis_span(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last frame that the samples ``first`` to ``last`` depend on."""
+        return -((self.taps - 1 - first - self.left) // self.bands), (last + self.left) // self.bands
+
+    def _analyse(self, waveform: Tensor, filters: Tensor) -> Tensor:
+        right = self.right + -waveform.shape[-1] % self.bands
+        if self.left == right:
+            return F.conv1d(waveform, filters, stride=self.bands, padding=self.left)  # pads without a copy
+        return F.conv1d(F.pad(waveform, (self.left, right)), filters, stride=self.bands)
+
+    def _synthesise(self, bands: Tensor, filters: Tensor) -> Tensor:
+        if self.left == self.right:
+            return F.conv_transpose1d(bands, filters, stride=self.bands, padding=self.left)
+        waveform = F.conv_transpose1d(bands, filters, stride=self.bands)
+        return waveform[..., self.left : self.left + self.bands * bands.shape[-1]]
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"bands={self.bands}, taps={self.taps}, beta={self.beta}, cutoff={self.cutoff:.6f}"
+
+
+@lru_cache
+def search_cutoff(bands: int, taps: int, beta: float) -> float:
+    """The cutoff whose prototype overlaps least with itself: fraction of the Nyquist frequency, -6 dB.
+
+    The bank's overall response is flat where the prototype's autocorrelation is zero at the multiples of ``2 * bands``
+    samples. Of 4001 cutoffs from ``1 / (2 bands)``, half a band's width above zero, to ``1 / bands``, the one is taken
+    whose largest such value is smallest (the objective of the paper): the same one on every machine.
+
+    Args:
+        bands, taps, beta: as in :class:`PQMF`.
+    """
+    cutoffs = np.linspace(1 / (2 * bands), 1 / bands, _GRID)
+    prototypes = _prototype(taps, beta, cutoffs[:, None])  # (4001, taps)
+    energy = (prototypes**2).sum(axis=1)
+    overlap = np.zeros(_GRID)
+    for lag in range(2 * bands, taps, 2 * bands):
+        correlation = np.abs((prototypes[:, lag:] * prototypes[:, :-lag]).sum(axis=1))
+        overlap = np.maximum(overlap, correlation / energy)
+    return float(cutoffs[overlap.argmin()])
+
+
+def _prototype(taps: int, beta: float, cutoff: float | np.ndarray) -> np.ndarray:
+    """The ideal low-pass filter under a Kaiser window."""
+    t = np.arange(taps) - (taps - 1) / 2
+    return np.asarray(cutoff * np.sinc(cutoff * t) * np.kaiser(taps, beta))
+
+
+def _filters(bands: int, taps: int, beta: float, cutoff: float) -> np.ndarray:
+    """The filters ``(bands, taps)`` of the analysis, which pass their band with a gain of one."""
+    k = np.arange(bands)[:, None]
+    t = np.arange(taps) - (taps - 1) / 2
+    phase = (-1.0) ** k * math.pi / 4  # cancels the aliasing of neighbouring bands
+    filters = _prototype(taps, beta, cutoff) * np.cos((2 * k + 1) * math.pi / (2 * bands) * t - phase)
+    # white noise comes back at its own level where the energies of analysis and synthesis filters multiply to bands^2;
+    # the gain of an analysis filter in its band is one where the energy of all of them is one: 1 and bands^2, then
+    return np.asarray(filters / math.sqrt((filters**2).sum()))
+
+
+def _in_full_precision(step: Callable[[Tensor, Tensor], Tensor], signal: Tensor, filters: Tensor) -> Tensor:
+    """Runs outside of autocast: bfloat16 would add noise at the level of what weak bands hold."""
+    device = signal.device.type
+    if not (torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return step(signal, filters)
+    with torch.autocast(device, enabled=False):
+        return step(signal.to(filters.dtype), filters)

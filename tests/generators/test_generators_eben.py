@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bcfusion.errors import AudioError, ConfigError
+from bcfusion.generators.eben import EBEN, DecoderBlock, EncoderBlock, ResidualUnit
+from bcfusion.nn.conv import Conv1d, ConvTranspose1d, remove_weight_norm
+from bcfusion.nn.streaming import StreamingError
+
+SMALL: dict[str, Any] = {"channels": 2, "latent_channels": 2}
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def silenced(**arguments: Any) -> EBEN:
+    """Its network adds nothing: what is left is the filter bank and the tanh on the kept bands."""
+    model = EBEN(**{**SMALL, **arguments})
+    with torch.no_grad():
+        model.last.weight.zero_()
+    return model
+
+
+def tone(frequency: float, samples: int = 4000) -> Tensor:
+    return torch.sin(2 * math.pi * frequency / 16000 * torch.arange(samples)).view(1, 1, -1)
+
+
+@pytest.mark.parametrize(("input_bands", "published"), [(1, 1_946_144), (2, 1_946_240), (4, 1_946_432)])
+def test_eben_has_the_published_number_of_parameters(input_bands: int, published: int) -> None:
+    """The published counts hold the taps of the analysis and of the synthesis filters, which here are buffers."""
+    model = EBEN(input_bands=input_bands)
+    taps = sum(buffer.numel() for buffer in model.buffers())
+    assert taps == 2 * 4 * 32
+    assert parameters(model) == published - taps
+
+
+def test_a_second_sensor_adds_one_kernel_for_each_of_its_bands_and_nothing_else() -> None:
+    assert parameters(EBEN(in_channels=2, input_bands=2)) - parameters(EBEN(input_bands=2)) == 2 * 32 * 3
+
+
+def test_weight_norm_is_on_every_layer_but_the_first_and_last_and_no_layer_has_a_bias() -> None:
+    model = EBEN(**SMALL)
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Conv1d | ConvTranspose1d)}
+    assert {name for name, layer in layers.items() if not parametrize.is_parametrized(layer)} == {"first", "last"}
+    assert all(layer.bias is None for layer in layers.values())
+    assert "last.weight" in dict(model.named_parameters())
+    assert not any(parametrize.is_parametrized(layer) for layer in EBEN(weight_norm=False, **SMALL).modules())
+
+
+def test_the_frame_is_256_samples_and_the_network_looks_204_ms_ahead() -> None:
+    model = EBEN(**SMALL)
+    assert model.hop == 256
+    assert model.delay == 3267
+    with pytest.raises(StreamingError, match="EBEN is not causal"), model.streaming(1):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("bands", "taps", "strides"), [(4, 32, (2, 4)), (3, 25, (2, 3)), (2, 16, (5,)), (8, 64, (2,))], ids=str
+)
+def test_the_receptive_field_is_exactly_what_poison_reaches(bands: int, taps: int, strides: tuple[int, ...]) -> None:
+    model = EBEN(bands=bands, taps=taps, strides=strides, channels=1, latent_channels=1).eval()
+    past, future = model.receptive_field
+    start = model.hop * (2 + future // model.hop)
+    x = torch.zeros(model.hop, 1, start + model.hop * (3 + past // model.hop))
+    for phase in range(model.hop):  # every frame phase at once, one to an item
+        x[phase, 0, start + phase] = torch.nan
+    with torch.inference_mode():
+        bad = model(x).isnan()[:, 0]
+    t = start + torch.arange(model.hop)
+    assert int((t - bad.int().argmax(dim=1)).max()) == future == model.delay
+    assert int((x.shape[-1] - 1 - bad.flip(1).int().argmax(dim=1) - t).max()) == past
+
+
+@pytest.mark.parametrize(("bands", "taps", "input_bands"), [(2, 16, 2), (3, 24, 1), (5, 41, 3), (8, 64, 1)])
+def test_any_number_of_bands_and_any_length(bands: int, taps: int, input_bands: int) -> None:
+    model = EBEN(bands=bands, taps=taps, input_bands=input_bands, **SMALL)
+    with torch.inference_mode():
+        for samples in (1, 2, 7, model.hop - 1, model.hop, model.hop + 1):
+            y = model(torch.randn(2, 1, samples))
+            assert y.shape == (2, 1, samples)
+            assert y.isfinite().all()
+
+
+def test_without_its_network_quiet_speech_passes_whole_from_the_first_sample_to_the_last() -> None:
+    x = 0.01 * torch.randn(2, 1, 1001)  # where tanh is linear
+    with torch.inference_mode():
+        error = silenced(input_bands=4)(x) - x
+    for part in (slice(None), slice(16), slice(-16, None)):
+        assert error[..., part].square().mean() < 1e-4 * x.square().mean()
+
+
+def test_the_lowest_bands_alone_are_heard() -> None:
+    x = 0.01 * (tone(1000) + tone(7000))
+    with torch.inference_mode():
+        y = silenced(input_bands=1)(x)[..., 200:-200]
+        untrained = EBEN(input_bands=1)(0.01 * tone(7000))[..., 200:-200]
+    assert (y - 0.01 * tone(1000)[..., 200:-200]).abs().max() < 1e-3
+    assert untrained.abs().max() < 1e-5, "from nothing, a network without biases makes nothing"
+
+
+def test_no_band_exceeds_one() -> None:
+    with torch.inference_mode():
+        y = silenced(input_bands=1)(5.0 * tone(1000))[..., 200:-200]
+    assert 0.8 < y.abs().max() < 1.3, "the fundamental of a square wave of one has 1.27"
+
+
+def test_the_output_starts_from_the_chosen_sensor() -> None:
+    x = 0.01 * torch.randn(1, 2, 700)
+    for skip in (0, -1):
+        with torch.inference_mode():
+            y = silenced(in_channels=2, input_bands=4, skip_channel=skip)(x)
+        torch.testing.assert_close(y, x[:, skip].unsqueeze(1), atol=3e-4, rtol=0)
+
+
+def test_both_sensors_reach_the_network() -> None:
+    torch.manual_seed(0)
+    model, x = EBEN(in_channels=2, input_bands=2), 0.1 * torch.randn(1, 2, 700)
+    x.requires_grad_()
+    kept = model.pqmf.analysis(x.transpose(0, 1), slice(2))  # (sensors, 2, frames)
+    first = torch.einsum("sbf,osb->of", kept, model.first.weight[..., 1].view(-1, 2, 2))
+    with torch.no_grad():
+        model.first.weight[..., [0, 2]] = 0
+    seen: list[Tensor] = []
+    model.first.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    model(x).sum().backward()
+    inner = seen[0][0, :, 4 : 4 + first.shape[-1]]  # behind the filter bank's edge
+    torch.testing.assert_close(inner, first, atol=1e-5, rtol=1e-4)
+    assert x.grad is not None
+    assert x.grad.any(dim=2).all()
+
+
+def test_a_residual_unit_has_its_one_activation_at_the_end() -> None:
+    torch.manual_seed(0)
+    unit, x = ResidualUnit(4, 3, nn.LeakyReLU(0.01), None), torch.randn(2, 4, 50)
+    assert (unit.dilated.kernel_size, unit.dilated.dilation, unit.pointwise.kernel_size) == (3, 3, 1)
+    inner = F.conv1d(F.conv1d(x, unit.dilated.weight, padding=3, dilation=3), unit.pointwise.weight)
+    torch.testing.assert_close(unit(x), x + F.leaky_relu(inner, 0.01))
+
+
+def test_every_level_of_the_encoder_feeds_the_same_level_of_the_decoder() -> None:
+    torch.manual_seed(0)
+    model, x = EBEN(weight_norm=False, input_bands=4, **SMALL), torch.randn(1, 1, 1024)
+    with torch.no_grad():
+        model.expand.weight.zero_()
+        y = model(x)
+        for decode in model.decoder:  # without biases, a block whose first layer is zero gives zeros
+            assert isinstance(decode, DecoderBlock)
+            decode.up.weight.zero_()
+            without = model(x)
+            assert not torch.allclose(without, y), "this block had nothing but its skip to work on"
+            y = without
+        bands = torch.tanh(model.pqmf.analysis(F.pad(x, (16, 16))))
+    torch.testing.assert_close(y, model.pqmf.synthesis(bands)[..., 16:-16])
+
+
+def test_blocks_halve_and_double_as_in_the_paper() -> None:
+    model, shapes = EBEN(), []
+    for block in (model.first, *model.encoder, model.reduce, model.expand, *model.decoder, model.last):
+        block.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:])))
+    assert all(isinstance(block, EncoderBlock) for block in model.encoder)
+    with torch.inference_mode():
+        model(torch.randn(1, 1, 8160))  # and 32 samples of the filter bank's edge
+    assert shapes == [
+        (32, 2048),
+        (64, 1024),
+        (128, 256),
+        (256, 32),
+        (64, 32),
+        (256, 32),
+        (128, 256),
+        (64, 1024),
+        (32, 2048),
+        (4, 2048),
+    ]
+
+
+def test_the_untrained_networks_correction_is_heard_and_is_below_the_speech() -> None:
+    torch.manual_seed(0)
+    model, x = EBEN(input_bands=4), 0.07 * torch.randn(2, 1, 8000)  # -23 dBFS
+    with torch.inference_mode():
+        error = model(x) - x
+    assert 0.02 * x.std() < error.std() < x.std()
+
+
+def test_weights_do_not_hold_the_filters_and_weight_norm_comes_off_without_a_change() -> None:
+    torch.manual_seed(0)
+    model, x = EBEN(**SMALL).eval(), 0.1 * torch.randn(1, 1, 2000)
+    assert not any(name.startswith("pqmf") for name in model.state_dict())
+    plain = remove_weight_norm(copy.deepcopy(model))
+    assert not any("parametrizations" in name for name in plain.state_dict())
+    torch.testing.assert_close(plain(x), model(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"strides": ()}, {"strides": (2, 0)}, {"input_bands": 5}, {"input_bands": 0}, {"skip_channel": 1}, {"taps": 8}],
+    ids=str,
+)
+def test_sizes_that_make_no_network_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        EBEN(**arguments)
+
+
+def test_another_number_of_sensors_is_refused() -> None:
+    with pytest.raises(AudioError, match="2 sensors"):
+        EBEN(in_channels=2, **SMALL)(torch.zeros(1, 1, 256))

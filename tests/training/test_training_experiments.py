@@ -1,0 +1,100 @@
+"""Every shipped experiment, and every ablation of the recipes, composes, holds its check and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bcfusion.config import conf_dir, drop_unchosen
+from bcfusion.config_check import verify
+from bcfusion.training.record import Provenance
+from bcfusion.training.run import train
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted((conf_dir() / "experiment").glob("*.yaml"))
+ABLATIONS = sorted(ROOT.glob("recipes/*/conf/experiment/*.yaml"))
+FILES = [*EXPERIMENTS, *ABLATIONS]
+
+# sizes at which a step takes milliseconds
+SMALL = {
+    "melgan_msd": {"channels": 4, "max_channels": 8},
+    "hifigan_msd": {"scales": 2, "channels": [4, 4], "kernel_sizes": [5, 5], "strides": [1, 2], "groups": [1, 2]},
+    "hifigan_mpd": {"periods": [2, 3], "channels": [2, 4, 4]},
+    "pqmf_bands": {"min_channels": 4},
+    "multi_stft": {"n_ffts": [256, 128], "hop_lengths": [64, 32], "channels": 2},
+}
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+@pytest.fixture
+def small(composed: Callable[..., DictConfig], speech: Path) -> Callable[..., DictConfig]:
+    def build(path: Path, *overrides: str) -> DictConfig:
+        search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
+        cfg = composed(*search, f"experiment={path.stem}", "data=folder", f"data.root={speech}", *TINY, *overrides)
+        drop_unchosen(cfg)
+        with open_dict(cfg):
+            for name in cfg.discriminators:
+                cfg.discriminators[name] = OmegaConf.merge(cfg.discriminators[name], SMALL[str(name)])
+        return cfg
+
+    return build
+
+
+def test_the_experiments_of_the_paper_are_there() -> None:
+    assert {path.stem for path in EXPERIMENTS} >= {
+        "seanet",
+        "seanet_streaming",
+        "seanet_mrstft",
+        "seanet_lsgan_mpd_msd",
+        "seanet_regression",
+        "seanet_adaptive",
+        "seanet_balanced",
+    }
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_opens_with_its_command(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    option = "" if path in EXPERIMENTS else f"--config-dir {path.parents[1].relative_to(ROOT)} "
+    assert lines[1] == f"# bcfusion train {option}experiment={path.stem}"
+    assert lines[2].startswith("# ")
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=name_of)
+def test_an_ablation_says_what_changes_in_a_few_lines(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert 3 <= len(lines) <= 20
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_composes_without_a_problem_in_every_recipe(composed: Callable[..., DictConfig], path: Path) -> None:
+    search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
+    for recipe in ("bone_to_air", "bandwidth_extension", "fusion"):
+        cfg = composed(*search, f"experiment={path.stem}", f"recipe={recipe}", "data.noise_root=noise")
+        drop_unchosen(cfg)
+        assert verify(cfg) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_trains_two_steps_with_all_of_its_losses(small: Callable[..., DictConfig], path: Path, tmp_path: Path) -> None:
+    cfg = small(path, "trainer.max_steps=2", "trainer.validate_every=2")
+    if cfg.discriminators:
+        cfg.adversarial.start_step = 1  # one step without the adversary, one with it
+        cfg.adversarial.ramp_steps = 2  # and with the losses that hand over to it
+    result = train(cfg, tmp_path / "run", Provenance("bone_to_air", path.stem, []))
+    assert result.step == 2
+    logged = (result.run_dir / "metrics.csv").read_text()
+    for name, node in cfg.losses.items():
+        assert f"train/loss/{name}" in logged or f"loss/{name}" in logged, name
+        assert node.weight >= 0
+    if cfg.discriminators:
+        for tag in ("discriminator/accuracy", "discriminator/feature_distance", "gradient_norm/discriminator"):
+            assert tag in logged

@@ -1,0 +1,85 @@
+"""Two processes with half of a batch each make the update of one process with the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from test_training_module import batches, fit, module
+from torch import Tensor, nn
+
+from bcfusion.balancers.adaptive import AdaptiveBalancer
+from bcfusion.balancers.gradient import GradientBalancer
+from bcfusion.losses.feature_matching import FeatureMatchingLoss
+from bcfusion.losses.waveform import L1Loss
+from bcfusion.training.module import SpeechModule
+
+BALANCERS: dict[str, Any] = {
+    "fixed": lambda: None,
+    "gradient": lambda: GradientBalancer(decay=0.9),
+    "adaptive": lambda: AdaptiveBalancer(eps=1e-8),
+}
+
+
+class Half:
+    """The part of every batch that belongs to this rank."""
+
+    def __init__(self, items: list[dict[str, Any]]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rank = torch.distributed.get_rank()
+        for item in self.items:
+            yield {key: value[rank::2] for key, value in item.items()}
+
+
+def build(balancer: str, **game: Any) -> SpeechModule:
+    losses: dict[str, nn.Module] = {"l1": L1Loss(), "feature_matching": FeatureMatchingLoss()}
+    return module(losses=losses, balancer=BALANCERS[balancer](), game=game)
+
+
+def state(trained: SpeechModule) -> dict[str, Tensor]:
+    assert trained.adversary is not None
+    return {**trained.generator.state_dict(), **trained.adversary.state_dict()}
+
+
+def save(trained: SpeechModule, folder: Path) -> None:
+    torch.save(state(trained), folder / f"{torch.distributed.get_rank()}.pt")
+
+
+@pytest.mark.parametrize("balancer", BALANCERS)
+@pytest.mark.parametrize(
+    "game",
+    [{}, {"shared_passes": False}, {"order": "discriminator_first"}],
+    ids=["shared", "separate", "discriminator_first"],
+)
+def test_two_ranks_make_the_updates_of_one(balancer: str, game: dict[str, Any], tmp_path: Path) -> None:
+    items = batches(3, size=4)
+    whole = build(balancer, **game)
+    fit(whole, items)
+
+    halves = build(balancer, **game)
+    halves.on_train_end = partial(save, halves, tmp_path)  # type: ignore[method-assign]
+    Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=DDPStrategy(start_method="fork", find_unused_parameters=True, broadcast_buffers=False),
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    ).fit(halves, train_dataloaders=Half(items))
+
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, expected in state(whole).items():
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], expected, rtol=0, atol=1e-6)
