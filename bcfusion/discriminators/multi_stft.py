@@ -65,14 +65,13 @@ class StftDiscriminator(nn.Module):
         """Real and imaginary part ``(B, 2, T // hop_length + 1, n_fft // 2 + 1)`` of ``(B, 1, T)``, in float32.
 
         Divided by the window's norm, the root of the sum of its squares: white noise has its own variance in each
-        bin but the first and last, whatever the resolution. Channels lie next to each other in memory, the layout in
-        which the convolutions are fastest.
+        bin but the first and last, whatever the resolution.
         """
         with torch.autocast(waveform.device.type, enabled=False):  # a half-precision FFT loses the quiet bins
             half = self.n_fft // 2
             padded = F.pad(waveform.float().squeeze(1), (half, self.n_fft - half))
             spectrum = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop_length) * self.window)
-            return torch.view_as_real(spectrum).permute(0, 3, 1, 2)
+            return torch.stack([spectrum.real, spectrum.imag], dim=1)
 
 
 class MultiStftDiscriminator(nn.Module):
