@@ -185,6 +185,19 @@ def _adversarial(tree: dict[str, Any]) -> list[str]:
             near = nearest(str(name), losses)
             hint = f"; did you mean '{near}'?" if near else f"; there are {', '.join(losses)}" if losses else ""
             problems.append(f"adversarial.warm_up_losses: there is no loss '{name}'{hint}")
+    passing = set(game.get("warm_up_losses") or ())
+    lasting = [name for name, node in losses.items() if name not in passing and isinstance(node, dict)]
+    if game and not game.get("weight") and not any(losses[name].get("weight") for name in lasting):
+        problems.append(
+            "adversarial: nothing teaches the generator once the warm-up losses have ended; raise adversarial.weight, "
+            "or keep a loss out of adversarial.warm_up_losses"
+        )
+    scaled = at(tree, "balancer.adversarial")
+    for name in scaled if game and isinstance(scaled, list) else ():
+        if name != "adversarial" and name not in losses:
+            problems.append(
+                f"balancer.adversarial: there is no loss '{name}'; there are adversarial, {', '.join(losses)}"
+            )
     return problems
 
 

@@ -30,7 +30,9 @@ def composed(*overrides: str) -> DictConfig:
     ("experiment", "recipe"), list(itertools.product(group_members("experiment"), group_members("recipe")))
 )
 def test_every_experiment_is_sound_with_every_recipe(experiment: str, recipe: str) -> None:
-    assert verify(composed(f"experiment={experiment}", f"recipe={recipe}")) == []
+    cfg = composed(f"experiment={experiment}", f"recipe={recipe}")
+    drop_unchosen(cfg)  # as the command line does
+    assert verify(cfg) == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,10 @@ def test_all_losses_are_sound_together_but_those_of_a_mask_an_embedding_or_a_lat
         ("adversarial.order=first", "adversarial.order: must be generator_first or discriminator_first, not 'first'"),
         ("adversarial.shared_passes=1.5", "adversarial.shared_passes: must be auto or true or false, not 1.5"),
         ("adversarial.ramp_steps=-1", "adversarial.ramp_steps: must be a whole number of at least 0, not -1"),
-        ("adversarial.warm_up_losses=[l2]", "adversarial.warm_up_losses: there is no loss 'l2'; did you mean 'l1'?"),
+        (
+            "adversarial.warm_up_losses=[mrstft]",
+            "adversarial.warm_up_losses: there is no loss 'mrstft'; did you mean 'mr_stft'?",
+        ),
     ],
 )
 def test_a_game_that_cannot_be_played_is_refused(override: str, problem: str) -> None:
@@ -90,6 +95,21 @@ def test_games_that_contradict_themselves_are_refused() -> None:
     )
     together = composed("adversarial.order=discriminator_first", "adversarial.shared_passes=true")
     assert any(problem.startswith("adversarial.shared_passes") for problem in verify(together))
+
+
+def test_a_warm_up_that_hands_over_to_nothing_is_refused() -> None:
+    silent = ["adversarial.weight=0", "adversarial.start_step=5", "losses=[l1,mr_stft]"]
+    assert verify(composed(*silent, "adversarial.warm_up_losses=[l1]")) == []
+    problems = verify(composed(*silent, "adversarial.warm_up_losses=[l1,mr_stft]"))
+    assert [problem.partition(":")[0] for problem in problems] == ["adversarial"]
+
+
+def test_a_loss_that_the_adaptive_balancer_cannot_find_is_named() -> None:
+    assert verify(composed("balancer=adaptive", "balancer.adversarial=[adversarial,feature_matching]")) == []
+    problems = verify(composed("balancer=adaptive", "balancer.adversarial=[adversary]"))
+    assert problems == [
+        "balancer.adversarial: there is no loss 'adversary'; there are adversarial, l1, mr_stft, feature_matching"
+    ]
 
 
 def test_settings_of_members_that_are_not_chosen_are_left_out() -> None:
