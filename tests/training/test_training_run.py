@@ -117,6 +117,25 @@ def test_a_resumed_run_is_bit_exact(tiny: Compose, tmp_path: Path, workers: int,
         assert_equal_states(whole[key], parts[key], key)
 
 
+def test_the_averages_of_a_balancer_and_the_vectors_of_a_spectral_norm_are_resumed_bit_exactly(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    settings = [
+        "balancer=eben",
+        "discriminators.melgan_msd.norm=spectral_norm",
+        "adversarial.start_step=1",
+        "adversarial.ramp_steps=4",
+        "trainer.validate_every=3",
+    ]
+    run(tiny(*settings, "trainer.max_steps=5"), tmp_path / "whole")
+    run(tiny(*settings, "trainer.max_steps=3"), tmp_path / "parts")
+    run(tiny(*settings, "trainer.max_steps=5", f"resume={tmp_path / 'parts'}"), tmp_path / "parts")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert len(whole["state"]["balancer"]["_extra_state"]) == 4  # l1, mr_stft, feature_matching, adversarial
+    for key in ("generator", "discriminators", "optimizers", "state"):
+        assert_equal_states(whole[key], parts[key], key)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_in_a_saved_resumable_state(tiny: Compose, tmp_path: Path, signum: int) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
