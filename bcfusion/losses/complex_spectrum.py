@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.stft import Stft, mean_over_frames
+from bcfusion.losses.stft import Stft, mean_over_frames, power
 from bcfusion.losses.valid import valid_samples
 
 
 class _SpectrumLoss(nn.Module, ABC):
     """Mean over an item's frames and bins, then over items, of what :meth:`_error` gives for each bin."""
 
-    def __init__(self, n_fft: int, hop_length: int, win_length: int) -> None:
+    def __init__(self, n_fft: int = 512, hop_length: int = 100, win_length: int = 400) -> None:
         super().__init__()
         self.stft = Stft(n_fft, hop_length, win_length)
 
@@ -50,11 +50,8 @@ class ComplexMseLoss(_SpectrumLoss):
         ConfigError: an impossible STFT.
     """
 
-    def __init__(self, n_fft: int = 512, hop_length: int = 100, win_length: int = 400) -> None:
-        super().__init__(n_fft, hop_length, win_length)
-
     def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
-        return _power(self.stft(estimate - target))  # linear: the spectrum of the error is the error of the spectra
+        return power(self.stft(estimate - target))  # linear: the spectrum of the error is the error of the spectra
 
 
 class MagnitudeMseLoss(_SpectrumLoss):
@@ -68,9 +65,6 @@ class MagnitudeMseLoss(_SpectrumLoss):
     Raises:
         ConfigError: an impossible STFT.
     """
-
-    def __init__(self, n_fft: int = 512, hop_length: int = 100, win_length: int = 400) -> None:
-        super().__init__(n_fft, hop_length, win_length)
 
     def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
         # The gradient of a complex abs is 0 at 0, where that of the root of a sum of squares is not a number.
@@ -132,21 +126,15 @@ class CompressedSpectrumLoss(_SpectrumLoss):
 
     def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
         estimate_spectrum, target_spectrum = self.stft(estimate), self.stft(target)
-        estimate_power = _power(estimate_spectrum) + self.floor
-        target_power = _power(target_spectrum) + self.floor
-        estimate_gain, target_gain = (
-            power.pow((self.compression - 1.0) / 2.0) for power in (estimate_power, target_power)
-        )
+        estimate_power = power(estimate_spectrum) + self.floor
+        target_power = power(target_spectrum) + self.floor
+        estimate_gain, target_gain = (p.pow((self.compression - 1.0) / 2.0) for p in (estimate_power, target_power))
         error = torch.zeros_like(target_power)
         if self.magnitude_weight:
             difference = estimate_gain * estimate_power.sqrt() - target_gain * target_power.sqrt()
             error = error + self.magnitude_weight * difference.square()
         if self.complex_weight:
-            error = error + self.complex_weight * _power(
+            error = error + self.complex_weight * power(
                 estimate_gain * estimate_spectrum - target_gain * target_spectrum
             )
         return error
-
-
-def _power(spectrum: Tensor) -> Tensor:
-    return spectrum.real.square() + spectrum.imag.square()

@@ -7,7 +7,7 @@ import torchaudio.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.stft import Stft, mean_over_frames
+from bcfusion.losses.stft import Stft, mean_over_frames, power
 from bcfusion.losses.valid import valid_samples
 
 # Power added to each bin under the root, as in HiFi-GAN: the gradient of a magnitude is finite at 0.
@@ -91,6 +91,5 @@ class LogMelLoss(nn.Module):
 
     def _log_mel(self, signal: Tensor) -> Tensor:
         """Log mel spectrogram ``(B, N, M)`` of ``(B, T)``."""
-        spectrum = self.stft(signal)
-        magnitude = (spectrum.real.square() + spectrum.imag.square() + MAGNITUDE_EPS).sqrt()
+        magnitude = (power(self.stft(signal)) + MAGNITUDE_EPS).sqrt()
         return (magnitude @ self.filters + self.floor).log()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.stft import Stft, behind
+from bcfusion.losses.stft import Stft, behind, power
 from bcfusion.losses.valid import valid_samples
 
 
@@ -83,11 +83,10 @@ class _StftLoss(nn.Module):
 
     def _power(self, signal: Tensor) -> Tensor:
         """Power spectrogram ``(B, N, F)``, A-weighted where that is asked for, plus floor."""
-        spectrum = self.stft(signal)
-        power = spectrum.real.square() + spectrum.imag.square()
+        powers = power(self.stft(signal))
         if self.power_gain is not None:
-            power = power * self.power_gain
-        return power + self.floor
+            powers = powers * self.power_gain
+        return powers + self.floor
 
     def _spectral_convergence(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
         def frobenius(magnitude: Tensor) -> Tensor:

@@ -45,6 +45,11 @@ class Stft(nn.Module):
         return lengths // self.hop_length + 1
 
 
+def power(spectrum: Tensor) -> Tensor:
+    """Squared magnitude of a complex tensor; unlike the square of its ``abs`` it has a gradient everywhere."""
+    return spectrum.real.square() + spectrum.imag.square()
+
+
 def behind(frames: Tensor, total: int) -> Tensor:
     """Boolean mask ``(B, total)`` of the frames that lie behind an item's first ``frames (B,)``."""
     return torch.arange(total, device=frames.device) >= frames[:, None]

@@ -29,11 +29,10 @@ def start_with_unit_variance(network: nn.Module, probe: Tensor) -> int:
     """Sets biases to 0 and scales weights so that each convolution's output has unit variance on the probe, in place.
 
     torch's own start shrinks a signal by a factor of some 0.4 in every layer, while the biases keep their size: at the
-    end of a deep network that hears speech at -23 dBFS nearly nothing is left but biases, and its first thousand steps
-    go into finding the signal. The layers are taken in the order in which they run, each on what the scaled layers
-    before it give: layer-sequential unit variance (Mishkin & Matas 2016, "All you need is a good init"), which under
-    weight norm is the data-dependent start of Salimans & Kingma 2016. Layers under spectral norm keep their scale,
-    which is not theirs to choose, and lose their biases only.
+    end of a deep network that hears speech at -23 dBFS nearly nothing is left but biases. The layers are taken in the
+    order in which they run, each on what the scaled layers before it give: layer-sequential unit variance (Mishkin &
+    Matas 2016, "All you need is a good init"), which under weight norm is the data-dependent start of Salimans & Kingma
+    2016. Layers under spectral norm keep their scale, which is not theirs to choose, and lose their biases only.
 
     Args:
         network: called with the probe. probe: as the network's input should be.
@@ -76,7 +75,8 @@ def _gain_of(layer: nn.Module) -> Tensor | None:
     parametrised = layer.parametrizations
     assert isinstance(parametrised, nn.ModuleDict)
     steps = parametrised["weight"]
-    if len(steps) == 1 and isinstance(steps[0], parametrizations._WeightNorm):  # type: ignore[index,arg-type]
+    assert isinstance(steps, parametrize.ParametrizationList)
+    if len(steps) == 1 and isinstance(steps[0], parametrizations._WeightNorm):
         gain = steps.original0
         assert isinstance(gain, Tensor)
         return gain

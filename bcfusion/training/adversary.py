@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -188,17 +188,14 @@ class Adversary(nn.Module):
         depend on how many passes a batch takes.
         """
         steps = [m for m in self.modules() if isinstance(m, parametrize.ParametrizationList) and m.training]
-        with ExitStack() as stack:
-            if not torch.compiler.is_compiling():
-                stack.enter_context(parametrize.cached())
-            if not first:
-                for step in steps:
-                    step.eval()
-            try:
+        for step in steps:
+            step.train(first)
+        try:
+            with parametrize.cached():
                 yield
-            finally:
-                for step in steps:
-                    step.train()
+        finally:
+            for step in steps:
+                step.train()
 
     # ---------------------------------------------------------------- log
 

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 from bcfusion.discriminators.multi_period import MultiPeriodDiscriminator
 from bcfusion.discriminators.multi_scale import MultiScaleDiscriminator
-from bcfusion.nn.conv import Conv1d
+from bcfusion.nn.conv import Conv1d, Norm
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 
 
@@ -42,9 +42,9 @@ def spreads(network: nn.Module, probe: Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("norm", ["weight_norm", None])
-def test_every_layer_gives_unit_variance_afterwards_and_hardly_any_before(norm: str | None) -> None:
+def test_every_layer_gives_unit_variance_afterwards_and_hardly_any_before(norm: Norm | None) -> None:
     torch.manual_seed(0)
-    network = MultiScaleDiscriminator(scales=2, channels=4, max_channels=16, norm=norm)  # type: ignore[arg-type]
+    network = MultiScaleDiscriminator(scales=2, channels=4, max_channels=16, norm=norm)
     probe = probe_signal(0.07)
     assert min(spreads(network, probe)) < 0.1
     assert start_with_unit_variance(network, probe) == 14

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -27,8 +29,8 @@ class TinyDiscriminator(nn.Module):
         return [Judgement(self.out(self.between(features)), [features])]
 
 
-def adversary(network: nn.Module | None = None, **settings: object) -> Adversary:
-    return Adversary({"tiny": network or TinyDiscriminator()}, HingeObjective(), **settings)  # type: ignore[arg-type]
+def adversary(network: nn.Module | None = None, **settings: Any) -> Adversary:
+    return Adversary({"tiny": network or TinyDiscriminator()}, HingeObjective(), **settings)
 
 
 def signals() -> tuple[Tensor, Tensor]:
@@ -126,7 +128,7 @@ def test_spectral_norm_iterates_once_for_each_batch_however_many_passes_it_takes
             game.judge_for_generator(estimate, target, first=True)
             game.judge_for_discriminators(estimate, target, first=False)
         assert all(module.training for module in game.modules())
-        return network.hidden.parametrizations.weight[0]._u  # type: ignore[index,union-attr,return-value]
+        return dict(network.named_buffers())["hidden.parametrizations.weight.0._u"]
 
     torch.testing.assert_close(vectors(shared=True), vectors(shared=False), rtol=0, atol=0)
 
