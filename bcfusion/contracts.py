@@ -57,7 +57,7 @@ class Generator(Protocol):
     in_channels: int
     hop: int  #: samples; a streaming chunk is a multiple of it
     causal: bool
-    delay: int  #: output sample n depends on no input sample after n + delay
+    delay: int | None  #: output sample n depends on no input sample after n + delay; None: on the whole file
     provides: tuple[str, ...]  #: keys of the output besides ``estimate``
 
     def __call__(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:

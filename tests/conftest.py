@@ -14,10 +14,8 @@ from omegaconf import DictConfig
 
 from bcfusion.config import conf_dir, register_resolvers
 
-# A SEANet of a few thousand parameters, and short everything: seconds for a whole run.
-TINY = [
-    "generator.channels=2",
-    "generator.bottleneck_channels=4",
+# Short everything: seconds for a whole run.
+SHORT = [
     "data.batch_size=2",
     "data.segment_seconds=0.128",
     "data.workers=0",
@@ -29,6 +27,8 @@ TINY = [
     "selection=stoi",
     "trainer.keep_best=[stoi]",
 ]
+# A SEANet of a few thousand parameters besides.
+TINY = ["generator.channels=2", "generator.bottleneck_channels=4", *SHORT]
 TINY_DISCRIMINATOR = ["discriminators.melgan_msd.channels=2", "discriminators.melgan_msd.max_channels=8"]
 
 

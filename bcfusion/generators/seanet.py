@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import AudioError, ConfigError
+from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, channels_last, set_weight
-from bcfusion.nn.streaming import StreamingError, StreamingModule
+from bcfusion.nn.network import WaveformNetwork, field_of_spans
 
 
 class _FastELU(torch.autograd.Function):
@@ -100,7 +100,7 @@ class DecoderBlock(nn.Module):
         return self.up.input_span(*_span_through(reversed(self.units), (first, last)))
 
 
-class SEANet(StreamingModule):
+class SEANet(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
     A convolution to ``channels``; an encoder block for each stride, doubling them; a bottleneck; the mirrored decoder.
@@ -138,8 +138,6 @@ class SEANet(StreamingModule):
         ConfigError: sizes that do not fit.
     """
 
-    provides: tuple[str, ...] = ()
-
     def __init__(
         self,
         sample_rate: int = 16000,
@@ -156,10 +154,7 @@ class SEANet(StreamingModule):
         speech_level: float = 0.07,
         init_output_scale: float = 0.3,
     ) -> None:
-        super().__init__()
         problems = []
-        if not -in_channels <= skip_channel < in_channels:
-            problems.append(f"SEANet: skip_channel={skip_channel} is none of the {in_channels} sensors")
         if not strides or min(strides) < 1:
             problems.append(f"SEANet: strides={list(strides)} must be one or more numbers of at least 1")
         if init_output_scale <= 0 or speech_level <= 0:
@@ -168,11 +163,7 @@ class SEANet(StreamingModule):
             )
         if problems:
             raise ConfigError(problems)
-        self.sample_rate = sample_rate
-        self.in_channels = in_channels
-        self.hop = prod(strides)
-        self.causal = causal
-        self.skip_channel = skip_channel
+        super().__init__(sample_rate, in_channels, prod(strides), causal, skip_channel=skip_channel)
         norm: Norm | None = "weight_norm" if weight_norm else None
 
         def conv(inputs: int, outputs: int) -> Conv1d:
@@ -188,29 +179,12 @@ class SEANet(StreamingModule):
         self.decoder = nn.ModuleList(DecoderBlock(width, stride, *shared) for width, stride in reversed(blocks))
         self.last = conv(widths[0], 1)
         self._initialise(speech_level, init_output_scale)
-        self.receptive_field = self._receptive_field()
+        self.receptive_field = field_of_spans([self.input_span(n, n) for n in range(self.hop)])  # it repeats every hop
         self.delay = self.receptive_field[1]
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Restores speech.
-
-        Args:
-            inputs: ``(B, in_channels, T)``; when streaming, T is a multiple of ``hop``.
-
-        Returns:
-            ``(B, 1, T)``.
-
-        Raises:
-            AudioError: another number of sensors.
-            StreamingError: a chunk that is not a multiple of ``hop``.
-        """
-        if inputs.ndim != 3 or inputs.shape[1] != self.in_channels:
-            raise AudioError(f"SEANet takes (batch, {self.in_channels} sensors, time), not {tuple(inputs.shape)}")
-        length = inputs.shape[-1]
-        if self.is_streaming and length % self.hop:
-            raise StreamingError(f"a chunk of {length} samples is not a multiple of the hop, {self.hop} samples")
-        x = F.pad(inputs, (0, -length % self.hop))
-        h = channels_last(self.first(x))  # (B, channels, T)
+    def body(self, inputs: Tensor) -> Tensor:
+        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``."""
+        h = channels_last(self.first(inputs))  # (B, channels, T)
         skips = [h]
         for encode in self.encoder:
             h = encode(h)
@@ -220,8 +194,7 @@ class SEANet(StreamingModule):
         for decode in self.decoder:
             h = decode(h + skips.pop())
         h = self.last(elu(h + skips.pop()))
-        estimate = h + x[:, self.skip_channel].unsqueeze(1)
-        return estimate[..., :length]
+        return h + inputs[:, self.skip_channel].unsqueeze(1)
 
     def input_span(self, first: int, last: int) -> tuple[int, int]:
         """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
@@ -242,10 +215,6 @@ class SEANet(StreamingModule):
                     scale *= 1.0 / speech_level if layer is self.first else 1.0
                     scale *= speech_level * output_scale if layer is self.last else 1.0
                     set_weight(layer, scale * layer.weight)
-
-    def _receptive_field(self) -> tuple[int, int]:
-        spans = [self.input_span(n, n) for n in range(self.hop)]  # it repeats every hop
-        return max(n - start for n, (start, _) in enumerate(spans)), max(end - n for n, (_, end) in enumerate(spans))
 
 
 def _union(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

@@ -51,7 +51,7 @@ class Bundle:
     Attributes:
         generator: ``_target_`` and arguments of the network.
         sample_rate: in Hz. sensors: names, in the order of the input channels.
-        hop, delay: samples. causal: whether the network looks ahead by ``delay`` at most.
+        hop, delay: samples; delay None: it hears the whole file. causal: whether it streams, ``delay`` late in all.
         receptive_field: samples before and after that an output sample depends on, measured; None: not bounded.
         training: recipe, experiment, overrides, config_dir, step and metrics of the run it comes from.
         bcfusion: version that wrote it. format: of the folder.
@@ -61,7 +61,7 @@ class Bundle:
     sample_rate: int
     sensors: list[str]
     hop: int
-    delay: int
+    delay: int | None
     causal: bool
     receptive_field: tuple[int, int] | None
     training: dict[str, Any] = field(default_factory=dict)
@@ -153,7 +153,7 @@ def _describe(
         sample_rate=int(spec.sample_rate),
         sensors=sensors,
         hop=int(spec.hop),
-        delay=int(spec.delay),
+        delay=None if spec.delay is None else int(spec.delay),
         causal=bool(spec.causal),
         receptive_field=known.receptive_field if known else receptive_field(generator),
         training=training,
@@ -199,14 +199,14 @@ def _from_bundle(folder: Path) -> tuple[nn.Module, Bundle]:
         raise CheckpointError(f"{source} is damaged: it holds no keys")
     _check_format(content, FORMAT, source)
     _require(content, ("generator", "sample_rate", "sensors", "hop", "delay", "causal", "receptive_field"), source)
-    field_ = content["receptive_field"]
+    field_, delay = content["receptive_field"], content["delay"]
     try:
         bundle = Bundle(
             generator=dict(content["generator"]),
             sample_rate=int(content["sample_rate"]),
             sensors=[str(sensor) for sensor in content["sensors"]],
             hop=int(content["hop"]),
-            delay=int(content["delay"]),
+            delay=None if delay is None else int(delay),
             causal=bool(content["causal"]),
             receptive_field=None if field_ is None else (int(field_[0]), int(field_[1])),
             training=dict(content.get("training") or {}),

@@ -1,8 +1,15 @@
-"""Every entry of conf/generator fulfils the Generator contract, for one sensor and for two."""
+"""Every entry of conf/generator fulfils the Generator contract, for one sensor and for two.
+
+An entry is built with the sizes of tests/generators/small/<name>.yaml where there is such a file: the same structure,
+in milliseconds.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,19 +19,34 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bcfusion.contracts import Generator
+from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.streaming import StreamingModule
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "generator").glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "conf" / "generator").glob("*.yaml"))
+SMALL = Path(__file__).parent / "small"
 SENSORS = (["body"], ["body", "air"])
 SAMPLE_RATE = 16000
+UTTERANCE = 12000  # samples that are enough for a network which hears the whole file
+CHUNKS = {"1": [1], "2": [2], "3": [3], "7": [7], "ragged": [1, 3, 2, 7, 1, 1, 4]}  # hops
 
 
 def build(path: Path, sensors: list[str]) -> nn.Module:
+    shipped, small = OmegaConf.load(path), SMALL / path.name
+    if small.is_file():
+        sizes = OmegaConf.load(small)
+        assert set(sizes) <= set(shipped), f"{small} has keys that {path} lacks"
+        shipped = OmegaConf.merge(shipped, sizes)
+    root = {
+        "sample_rate": SAMPLE_RATE,
+        "cutoff_frequency": 4000,
+        "task": {"sensors": sensors},
+        "generator": shipped,
+    }
     registered = OmegaConf.has_resolver("n_sensors")
     if not registered:
         OmegaConf.register_new_resolver("n_sensors", len)
     try:
-        root = {"sample_rate": SAMPLE_RATE, "task": {"sensors": sensors}, "generator": OmegaConf.load(path)}
         torch.manual_seed(0)
         model: nn.Module = instantiate(OmegaConf.create(root).generator).eval()
     finally:
@@ -33,10 +55,25 @@ def build(path: Path, sensors: list[str]) -> nn.Module:
     return model
 
 
+def is_causal(path: Path) -> bool:
+    return bool(getattr(build(path, ["body"]), "causal", False))
+
+
+CAUSAL = [path for path in FILES if is_causal(path)]
+
+
 @pytest.fixture(scope="module", params=list(product(FILES, SENSORS)), ids=lambda p: f"{p[0].stem}-{len(p[1])}")
 def model(request: pytest.FixtureRequest) -> nn.Module:
     path, sensors = request.param
     return build(path, sensors)
+
+
+@pytest.fixture(params=list(product(CAUSAL, SENSORS)), ids=lambda p: f"{p[0].stem}-{len(p[1])}")
+def causal(request: pytest.FixtureRequest) -> WaveformNetwork:
+    path, sensors = request.param
+    network = build(path, sensors)
+    assert isinstance(network, WaveformNetwork)
+    return network
 
 
 def estimate(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -46,20 +83,41 @@ def estimate(model: nn.Module, inputs: Tensor) -> Tensor:
     return tensor
 
 
+def stream(model: WaveformNetwork, inputs: Tensor, hops: Sequence[int]) -> Tensor:
+    """The output for chunks of these numbers of hops, from the first again after the last, batch as in the inputs."""
+    total = inputs.shape[-1] // model.hop
+    sizes: list[int] = []
+    while (left := total - sum(sizes)) > 0:
+        sizes.append(min(hops[len(sizes) % len(hops)], left))
+    with model.streaming(inputs.shape[0]):
+        chunks = inputs.split([size * model.hop for size in sizes], dim=-1)
+        return torch.cat([estimate(model, chunk) for chunk in chunks], dim=-1)
+
+
 def speech_like(model: nn.Module, samples: int, batch: int = 1) -> Tensor:
     assert isinstance(model, Generator)
     noise = torch.randn(batch, model.in_channels, samples, generator=torch.Generator().manual_seed(1))
     return 0.07 * noise  # -23 dBFS
 
 
+def a_few_frames(model: nn.Module, at_least: int = 2000) -> int:
+    assert isinstance(model, Generator)
+    return max(at_least, 6 * model.hop + 3)
+
+
 def test_the_group_is_not_empty() -> None:
     assert {"seanet", "seanet_streaming"} <= {path.stem for path in FILES}
+    assert "seanet_streaming" in {path.stem for path in CAUSAL}
+
+
+def test_every_small_size_belongs_to_an_entry() -> None:
+    assert {path.stem for path in SMALL.glob("*.yaml")} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_the_file_opens_with_its_command_and_explains_every_key(path: Path) -> None:
     lines = path.read_text().splitlines()
-    assert lines[0].startswith("# bcfusion "), "the first line is the command that uses the file"
+    assert lines[0] == f"# bcfusion train generator={path.stem}", "the first line is the command that uses the file"
     silent = [line for line in lines if ":" in line and not line.startswith(("#", "_target_")) and " #" not in line]
     assert not silent, "keys without a comment"
 
@@ -69,7 +127,7 @@ def test_it_declares_what_the_trainer_needs_to_know(model: nn.Module) -> None:
     assert model.sample_rate == SAMPLE_RATE
     assert model.in_channels in {len(sensors) for sensors in SENSORS}
     assert model.hop >= 1
-    assert model.delay >= 0
+    assert model.delay is None or model.delay >= 0
     assert "estimate" not in model.provides
 
 
@@ -89,31 +147,43 @@ def test_it_gives_exactly_what_it_provides(model: nn.Module) -> None:
 
 
 def test_silence_gives_finite_output_and_gradients(model: nn.Module) -> None:
-    estimate(model, torch.zeros_like(speech_like(model, 2000))).square().sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    silence = torch.zeros_like(speech_like(model, a_few_frames(model))).requires_grad_()
+    y = estimate(model, silence)
+    assert y.isfinite().all()
+    y.square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in [silence, *model.parameters()])
     model.zero_grad()
 
 
 def test_every_parameter_is_used(model: nn.Module) -> None:
-    estimate(model, speech_like(model, 4000)).square().sum().backward()
+    output = model(speech_like(model, a_few_frames(model, 4000)))
+    outputs = output.values() if isinstance(output, dict) else [output]
+    if any(p.requires_grad for p in model.parameters()):
+        torch.stack([value.square().mean() for value in outputs if value.requires_grad]).sum().backward()
     dead = [name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     model.zero_grad()
     assert not dead
 
 
 def test_an_item_does_not_depend_on_its_neighbours_in_the_batch(model: nn.Module) -> None:
-    batch = speech_like(model, 3000, batch=3)
+    batch = speech_like(model, a_few_frames(model, 3000), batch=3)
     with torch.inference_mode():
         torch.testing.assert_close(estimate(model, batch)[1:2], estimate(model, batch[1:2]), atol=1e-5, rtol=1e-4)
 
 
 def test_no_output_depends_on_an_input_later_than_the_delay(model: nn.Module) -> None:
     assert isinstance(model, Generator)
+    if model.delay is None:  # the first sample hears the last
+        poisoned = speech_like(model, UTTERANCE)
+        poisoned[..., -1] = torch.nan
+        with torch.inference_mode():
+            assert estimate(model, poisoned)[0, 0, 0].isnan()
+        return
     start = -(-2 * model.delay // model.hop) * model.hop + 8 * model.hop
     inputs = speech_like(model, start + model.delay + 4 * model.hop)
     reached = []
     with torch.inference_mode():
-        for phase in sorted({0, 1, model.hop // 3, model.hop // 2, model.hop - 1}):
+        for phase in sorted({0, 1 % model.hop, model.hop // 3, model.hop // 2, model.hop - 1}):
             poisoned = inputs.clone()
             poisoned[..., start + phase :] = torch.nan
             bad = ~estimate(model, poisoned)[0, 0].isfinite()
@@ -123,16 +193,105 @@ def test_no_output_depends_on_an_input_later_than_the_delay(model: nn.Module) ->
     assert max(reached) > model.delay - model.hop, "the declared delay is longer than it needs to be"
 
 
-def test_a_causal_network_streams_to_the_same_output(model: nn.Module) -> None:
-    assert isinstance(model, Generator)
-    if not (model.causal and isinstance(model, StreamingModule)):
-        pytest.skip("not a streaming network")
-    inputs = speech_like(model, 12 * model.hop)
+def test_the_delay_of_a_causal_network_is_its_lookahead_and_the_rest_of_the_frame(causal: WaveformNetwork) -> None:
+    assert causal.delay == causal.lookahead + causal.hop - 1
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_a_causal_network_streams_to_the_same_output(
+    causal: WaveformNetwork, dtype: torch.dtype, tolerance: float
+) -> None:
+    causal.to(dtype)
+    inputs = speech_like(causal, 15 * causal.hop, batch=2).to(dtype)
     with torch.inference_mode():
-        whole = estimate(model, inputs)
+        whole = estimate(causal, torch.cat([inputs, inputs.new_zeros(*inputs.shape[:2], causal.lookahead)], dim=-1))
+        for hops in CHUNKS.values():
+            streamed = stream(causal, inputs, hops)[..., causal.lookahead :]
+            expected = whole[..., : streamed.shape[-1]]
+            assert (streamed - expected).abs().max() <= tolerance * whole.abs().max(), hops
+
+
+def test_a_stream_of_silence_stays_finite(causal: WaveformNetwork) -> None:
+    with torch.inference_mode():
+        silence = torch.zeros_like(speech_like(causal, 9 * causal.hop))
+        assert stream(causal, silence, [2]).isfinite().all()
+
+
+def test_a_stream_starts_again_when_it_is_opened_again(causal: WaveformNetwork) -> None:
+    inputs = speech_like(causal, 5 * causal.hop)
+    with torch.inference_mode():
+        first = stream(causal, inputs, [1])
+        assert torch.equal(stream(causal, inputs, [1]), first)
+
+
+def go_on(path: Path, saved: Path) -> Tensor:
+    """What a network of its own makes of the rest of a stream that was saved."""
+    model = build(path, ["body"])
+    assert isinstance(model, WaveformNetwork)
+    content = torch.load(saved, weights_only=True)
+    with torch.inference_mode(), model.streaming(1):
+        model.set_state(content["state"])
+        return estimate(model, content["rest"]).clone()
+
+
+@pytest.fixture(scope="module")
+def another_process() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("path", CAUSAL, ids=lambda p: p.stem)
+def test_a_saved_stream_goes_on_in_a_new_process(
+    path: Path, tmp_path: Path, another_process: ProcessPoolExecutor
+) -> None:
+    model = build(path, ["body"])
+    assert isinstance(model, WaveformNetwork)
+    inputs = speech_like(model, 10 * model.hop)
+    head, rest = inputs[..., : 4 * model.hop], inputs[..., 4 * model.hop :]
+    with torch.inference_mode(), model.streaming(1):
+        estimate(model, head)
+        torch.save({"state": model.get_state(), "rest": rest}, tmp_path / "stream.pt")
+        straight = estimate(model, rest)
+    assert torch.equal(another_process.submit(go_on, path, tmp_path / "stream.pt").result(), straight)
+
+
+class Step(nn.Module):
+    """A streaming step as a function of chunk and state."""
+
+    def __init__(self, model: StreamingModule, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        with self.model.streaming(x.shape[0]):
+            self.model.set_state(dict(zip(self.names, state, strict=True)))
+            y = estimate(self.model, x)
+            return (y, *self.model.get_state().values())
+
+
+@pytest.mark.parametrize("path", CAUSAL, ids=lambda p: p.stem)
+def test_a_streaming_step_exports(path: Path) -> None:
+    model = build(path, ["body"])
+    assert isinstance(model, WaveformNetwork)
+    chunks = speech_like(model, 8 * model.hop).split(2 * model.hop, dim=-1)
+    with torch.no_grad():
         with model.streaming(1):
-            chunks = [estimate(model, chunk) for chunk in inputs.split(3 * model.hop, dim=-1)]
-    torch.testing.assert_close(torch.cat(chunks, dim=-1), whole, atol=1e-6, rtol=1e-4)
+            start = model.get_state()
+            expected = [estimate(model, chunk) for chunk in chunks]
+        step = torch.export.export(Step(model, list(start)), (chunks[0], *start.values())).module()
+        state: Sequence[Tensor] = list(start.values())
+        for chunk, wanted in zip(chunks, expected, strict=True):
+            y, *state = step(chunk, *state)
+            torch.testing.assert_close(y, wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_the_whole_file_mode_exports(path: Path) -> None:
+    model = build(path, ["body"])
+    inputs = speech_like(model, a_few_frames(model))
+    with torch.no_grad():
+        exported = torch.export.export(model, (inputs,)).module()
+        torch.testing.assert_close(estimate(exported, inputs), estimate(model, inputs), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -145,3 +304,27 @@ def test_weights_carry_over_to_a_new_instance(path: Path) -> None:
     second.load_state_dict(first.state_dict())
     with torch.inference_mode():
         torch.testing.assert_close(estimate(second, inputs), estimate(first, inputs))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_it_learns_from_the_first_steps_on(path: Path) -> None:
+    """One second, low-passed, and itself as the target: 30 steps take a good part of the distance away."""
+    model = build(path, ["body"]).train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        pytest.skip("nothing to train")
+    noise = torch.randn(2, 1, 8000, generator=torch.Generator().manual_seed(0))
+    decay = 0.9 ** torch.arange(31, -1, -1.0)
+    target = torch.nn.functional.conv1d(noise, decay.view(1, 1, -1))  # all bands, more of the low ones
+    target = 0.07 * target / target.std()
+    inputs = torch.nn.functional.avg_pool1d(target, 9, 1, 4)
+    optimizer = torch.optim.Adam(parameters, lr=2e-3)
+    errors = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        torch.manual_seed(0)  # the same dropout in every step
+        loss = (estimate(model, inputs) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        errors.append(loss.item())
+    assert min(errors[-5:]) < 0.7 * errors[0], errors

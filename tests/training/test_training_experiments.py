@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import SHORT
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcfusion.config import conf_dir, drop_unchosen
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted((conf_dir() / "experiment").glob("*.yaml"))
 ABLATIONS = sorted(ROOT.glob("recipes/*/conf/experiment/*.yaml"))
 FILES = [*EXPERIMENTS, *ABLATIONS]
+SIZES = ROOT / "tests" / "generators" / "small"  # of the generators
 
 # sizes at which a step takes milliseconds
 SMALL = {
@@ -34,13 +36,23 @@ def name_of(path: Path) -> str:
     return path.stem
 
 
+def generator_of(*overrides: str) -> str:
+    """The entry of conf/generator that a configuration chooses."""
+    cfg = compose("train", list(overrides), return_hydra_config=True)
+    return str(cfg.hydra.runtime.choices.generator)
+
+
 @pytest.fixture
 def small(composed: Callable[..., DictConfig], speech: Path) -> Callable[..., DictConfig]:
     def build(path: Path, *overrides: str) -> DictConfig:
         search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
-        cfg = composed(*search, f"experiment={path.stem}", "data=folder", f"data.root={speech}", *TINY, *overrides)
+        experiment = f"experiment={path.stem}"
+        cfg = composed(*search, experiment, "data=folder", f"data.root={speech}", *SHORT, *overrides)
         drop_unchosen(cfg)
+        sizes = SIZES / f"{generator_of(*search, experiment)}.yaml"
         with open_dict(cfg):
+            if sizes.is_file():
+                cfg.generator = OmegaConf.merge(cfg.generator, OmegaConf.load(sizes))
             for name in cfg.discriminators:
                 cfg.discriminators[name] = OmegaConf.merge(cfg.discriminators[name], SMALL[str(name)])
         return cfg

@@ -1,0 +1,190 @@
+"""Normalisation of ``(B, C, ..., N)``, frames last: over each frame, over the frames so far, or over the whole file."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.network import refuse_causal
+from bcfusion.nn.streaming import StreamingModule
+
+
+class _Affine(StreamingModule):
+    """Gain and shift of each channel, after a normalisation."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        if channels < 1 or eps <= 0:
+            raise ConfigError([f"{type(self).__name__}: channels={channels} and eps={eps} must be above 0"])
+        self.channels, self.eps = channels, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * self.weight.view(shape) + self.bias.view(shape)
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"{self.channels}, eps={self.eps}, causal={self.causal}"
+
+
+class GlobalLayerNorm(_Affine):
+    """gLN: over all channels and frames of an item (Luo & Mesgarani 2019, eq. 11). Not causal.
+
+    Args:
+        channels: C. eps: added to the variance. causal: must be false.
+
+    Raises:
+        ConfigError: ``causal=True``.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-8, causal: bool = False) -> None:
+        refuse_causal(
+            "GlobalLayerNorm", causal, "its mean and variance are those of the whole file: use CumulativeLayerNorm"
+        )
+        super().__init__(channels, eps)
+        self.causal = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, ..., N)``, shape in, shape out."""
+        over = tuple(range(1, x.ndim))
+        centred = x - x.mean(over, keepdim=True)
+        return self.scaled(centred * (centred.square().mean(over, keepdim=True) + self.eps).rsqrt())
+
+
+class FrameLayerNorm(_Affine):
+    """Over the channels (and bands) of each frame alone; gain and shift for each channel. Causal, without memory.
+
+    Of ``(B, C, N)`` this is the channel-wise layer normalisation that many Conv-TasNets use in place of cLN; of ``(B,
+    C, K, N)`` the normalisation of a causal BSRNN.
+
+    Args:
+        channels: C. eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-8) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, ..., N)``, shape in, shape out."""
+        over = tuple(range(1, x.ndim - 1))
+        centred = x - x.mean(over, keepdim=True)
+        return self.scaled(centred * (centred.square().mean(over, keepdim=True) + self.eps).rsqrt())
+
+
+class CumulativeLayerNorm(_Affine):
+    """cLN: over all channels of this frame and of all before it (Luo & Mesgarani 2019, eq. 12). Causal, with memory.
+
+    Sums are kept in float64: an hour of frames leaves float32 too few digits for a variance.
+
+    Args:
+        channels: C. eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-8) -> None:
+        super().__init__(channels, eps)
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """``total``, ``squares`` and ``count (B, 1)``: sum, sum of squares and number of the values so far."""
+        zeros = torch.zeros(batch_size, 1, dtype=torch.float64, device=like.device)
+        return {"total": zeros, "squares": zeros, "count": zeros}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, ..., N)``, shape in, shape out."""
+        over = tuple(range(1, x.ndim - 1))
+        precise = x.double()
+        total = precise.sum(over).cumsum(-1)  # (B, N)
+        squares = precise.square().sum(over).cumsum(-1)
+        per_frame = x[:1, ..., 0].numel()
+        count = per_frame * torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand_as(total)
+        if self.is_streaming:
+            total, squares = total + self.recall("total"), squares + self.recall("squares")
+            count = count + self.recall("count")
+            self.replace(total=total[:, -1:], squares=squares[:, -1:], count=count[:, -1:])
+        mean = total / count
+        variance = (squares / count - mean.square()).clamp_min(0)
+        shape = (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
+        scale = (variance + self.eps).rsqrt()
+        return self.scaled((x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype))
+
+
+class InstantLayerNorm(StreamingModule):
+    """iLN: over the bins and channels of each frame alone, gain and shift for every bin of every channel (DPCRN).
+
+    Le et al., "DPCRN: Dual-Path Convolution Recurrent Network for Single Channel Speech Enhancement", Interspeech 2021.
+    Causal, without memory.
+
+    Args:
+        channels: C. freq_bins: F. eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, freq_bins: int, eps: float = 1e-3) -> None:
+        super().__init__()
+        if min(channels, freq_bins) < 1 or eps <= 0:
+            raise ConfigError(
+                [f"InstantLayerNorm: channels={channels}, freq_bins={freq_bins}, eps={eps} must be above 0"]
+            )
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels, freq_bins, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, freq_bins, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, F, N)``, shape in, shape out."""
+        centred = x - x.mean((1, 2), keepdim=True)
+        normal = centred * (centred.square().mean((1, 2), keepdim=True) + self.eps).rsqrt()
+        return normal * self.weight + self.bias
+
+
+class InstanceNorm2d(StreamingModule):
+    """Instance normalisation of ``(B, C, F, N)`` over bins and frames, by :class:`torch.nn.InstanceNorm2d`.
+
+    With ``track_running_stats`` it measures each item in training and divides by the running averages of that at
+    inference: causal at inference only. Without, it measures the whole file always and refuses ``causal=True``.
+
+    Args:
+        channels: C. eps: added to the variance. track_running_stats: see above. causal: refuses what cannot be.
+
+    Raises:
+        ConfigError: ``causal=True`` without ``track_running_stats``.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, track_running_stats: bool = True, causal: bool = True) -> None:
+        super().__init__()
+        if not track_running_stats:
+            refuse_causal(
+                "InstanceNorm2d",
+                causal,
+                "it measures the whole file: track_running_stats=True measures in training only",
+            )
+        self.causal = track_running_stats
+        self.norm = nn.InstanceNorm2d(channels, eps, affine=True, track_running_stats=track_running_stats)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape in, shape out."""
+        return cast("Tensor", self.norm(x))
+
+
+class GroupNorm(StreamingModule):
+    """Group normalisation (Wu & He 2018) over the channels of a group and all frames, by :class:`torch.nn.GroupNorm`.
+
+    Args:
+        groups, channels, eps: as there. causal: must be false.
+
+    Raises:
+        ConfigError: ``causal=True``.
+    """
+
+    causal = False
+
+    def __init__(self, groups: int, channels: int, eps: float = 1e-5, causal: bool = False) -> None:
+        super().__init__()
+        refuse_causal("GroupNorm", causal, "its mean and variance are those of the whole file: use FrameLayerNorm")
+        self.norm = nn.GroupNorm(groups, channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, ..., N)``, shape in, shape out."""
+        return cast("Tensor", self.norm(x))

@@ -1,0 +1,115 @@
+"""Recurrent layers over time, which hand their state from chunk to chunk."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.network import refuse_causal
+from bcfusion.nn.streaming import StreamingModule
+
+
+class _Recurrent(StreamingModule):
+    """What LSTM and GRU share: ``(B streams, N, input_size) -> (B streams, N, directions hidden_size)``."""
+
+    cell: type[nn.LSTM] | type[nn.GRU]
+    state_names: tuple[str, ...]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        causal: bool = True,
+        dropout: float = 0.0,
+        streams: int = 1,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if min(input_size, hidden_size, num_layers, streams) < 1:
+            raise ConfigError([f"{name}: input_size, hidden_size, num_layers and streams must be at least 1"])
+        if bidirectional:
+            refuse_causal(name, causal, "its backward direction starts at the end of the file: set bidirectional=False")
+        self.causal = not bidirectional
+        self.streams = streams
+        self.num_layers, self.hidden_size = num_layers, hidden_size
+        self.output_size = hidden_size * (2 if bidirectional else 1)
+        # torch's own layer, which warns of dropout that has no layer to follow
+        between = dropout if num_layers > 1 else 0.0
+        self.layers = self.cell(
+            input_size, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between
+        )
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """``(B, num_layers, streams, hidden_size)`` each."""
+        if not self.causal:
+            return {}
+        shape = (batch_size, self.num_layers, self.streams, self.hidden_size)
+        return {name: like.new_zeros(shape) for name in self.state_names}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B streams, N, input_size)``, an item's streams next to each other, to the same of ``output_size``."""
+        if not self.is_streaming:
+            output: Tensor = self.layers(x)[0]
+            return output
+        before = tuple(self.recall(name).transpose(0, 1).flatten(1, 2).contiguous() for name in self.state_names)
+        output, after = self.layers(x, before if len(before) > 1 else before[0])
+        states = after if len(before) > 1 else (after,)
+        split = {
+            name: state.unflatten(1, (-1, self.streams)).transpose(0, 1)
+            for name, state in zip(self.state_names, states, strict=True)
+        }
+        self.replace(**split)
+        return output
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), by :class:`torch.nn.LSTM`.
+
+    Args:
+        input_size, hidden_size, num_layers, bidirectional: as there. dropout: between layers, where there are several.
+        causal: refuses a bidirectional layer, which hears the end of the file first.
+        streams: sequences of one item, for layers that run along time in every band; the batch is then ``B streams``.
+
+    Raises:
+        ConfigError: sizes below one; ``causal=True`` with ``bidirectional=True``.
+    """
+
+    cell = nn.LSTM
+    state_names = ("hidden", "memory")
+
+
+class GRU(_Recurrent):
+    """Gated recurrent units (Cho et al. 2014), by :class:`torch.nn.GRU`; arguments as in :class:`LSTM`."""
+
+    cell = nn.GRU
+    state_names = ("hidden",)
+
+
+def along_time(layer: nn.Module, x: Tensor) -> Tensor:
+    """Runs a layer of ``(batch, N, channels)`` along the frames of ``x (B, C, K, N)``, each of the K bands alone.
+
+    Returns:
+        ``(B, C', K, N)``. The layer is built with ``streams=K``.
+    """
+    batch, _, bands, _ = x.shape
+    sequences = x.permute(0, 2, 3, 1).flatten(0, 1)  # (B K, N, C)
+    y: Tensor = layer(sequences)
+    return y.unflatten(0, (batch, bands)).permute(0, 3, 1, 2)
+
+
+def along_bands(layer: nn.Module, x: Tensor) -> Tensor:
+    """Runs a layer of ``(batch, K, channels)`` along the bands of ``x (B, C, K, N)``, each of the N frames alone.
+
+    The layer needs no state: a :class:`torch.nn.LSTM` is causal here, however it runs through the bands.
+
+    Returns:
+        ``(B, C', K, N)``.
+    """
+    batch, _, _, frames = x.shape
+    sequences = x.permute(0, 3, 2, 1).flatten(0, 1)  # (B N, K, C)
+    y = layer(sequences)
+    y = y if isinstance(y, torch.Tensor) else y[0]
+    return y.unflatten(0, (batch, frames)).permute(0, 3, 2, 1)

@@ -1,0 +1,145 @@
+"""What networks that work on a spectrogram share: the transform around them, and what their output means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.stft import InverseStft, Stft, Window
+
+Head = Literal["mask", "polar_mask", "mapping", "additive"]
+Complex = tuple[Tensor, Tensor]
+
+
+def _mask(heard: Complex, output: Complex) -> Complex:
+    return heard[0] * output[0] - heard[1] * output[1], heard[0] * output[1] + heard[1] * output[0]
+
+
+def _polar_mask(heard: Complex, output: Complex) -> Complex:
+    # the product, its mask shortened from |M| to tanh |M|: phases add, magnitudes multiply. No angle is computed, whose
+    # gradient has no bound at the origin
+    size = (output[0].square() + output[1].square() + 1e-8).sqrt()
+    shorter = torch.tanh(size) / size
+    return _mask(heard, (shorter * output[0], shorter * output[1]))
+
+
+def _mapping(heard: Complex, output: Complex) -> Complex:
+    return output
+
+
+def _additive(heard: Complex, output: Complex) -> Complex:
+    return heard[0] + output[0], heard[1] + output[1]
+
+
+_HEADS: dict[str, Callable[[Complex, Complex], Complex]] = {
+    "mask": _mask,
+    "polar_mask": _polar_mask,
+    "mapping": _mapping,
+    "additive": _additive,
+}
+
+
+class SpectralHead(nn.Module):
+    """The estimate's spectrum from what one sensor heard and what the network says, real and imaginary parts of both.
+
+    - ``mask``: their complex product. A mask cannot fill a band in which the sensor heard nothing.
+    - ``polar_mask``: the same with the mask's magnitude bounded, tanh(|M|): DCCRN-E (Hu et al. 2020, eq. 10).
+    - ``mapping``: the network's output itself.
+    - ``additive``: the sensor's spectrum and the network's output, added.
+
+    Args:
+        kind: one of these.
+
+    Attributes:
+        masks: whether the output is a mask.
+
+    Raises:
+        ConfigError: another ``kind``.
+    """
+
+    def __init__(self, kind: Head) -> None:
+        super().__init__()
+        if kind not in _HEADS:
+            raise ConfigError([f"head={kind!r} is none of {', '.join(_HEADS)}"])
+        self.kind = kind
+        self.masks = kind in ("mask", "polar_mask")
+        self.combine = _HEADS[kind]
+
+    def forward(self, heard: Complex, output: Complex) -> Complex:
+        """All four of one shape, which is that of the two returned."""
+        return self.combine(heard, output)
+
+    def extra_repr(self) -> str:
+        """Kind, for ``print``."""
+        return self.kind
+
+
+def magnitude(real: Tensor, imag: Tensor, eps: float = 1e-8) -> Tensor:
+    """sqrt(real^2 + imag^2 + eps): of the shape of both, with a bounded gradient at silence."""
+    return (real.square() + imag.square() + eps).sqrt()
+
+
+class SpectralNetwork(WaveformNetwork):
+    """A generator between an STFT and its inverse; see :class:`bcfusion.nn.network.WaveformNetwork`.
+
+    A network inherits from it and writes :meth:`spectrum`. It is late by the overlap of the frames, ``win_length -
+    hop_length``, however causal it is otherwise. Frames that it provides besides (a mask) are given to the losses on
+    the grid of :class:`bcfusion.losses.generator_stft.GeneratorStft`: centred on multiples of the hop, the first one on
+    sample 0.
+
+    Args:
+        sample_rate, in_channels, causal, skip_channel: as in WaveformNetwork.
+        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        future_frames: that a body without causality looks ahead, for the declared delay; None: the whole file.
+
+    Raises:
+        ConfigError: sizes that do not fit; ``win_length`` not a multiple of ``2 hop_length``.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        in_channels: int,
+        n_fft: int,
+        hop_length: int,
+        win_length: int,
+        window: Window,
+        causal: bool,
+        future_frames: int | None = 0,
+        skip_channel: int = -1,
+    ) -> None:
+        overlap = win_length - hop_length
+        delay = None if future_frames is None else overlap + hop_length - 1 + future_frames * hop_length
+        super().__init__(sample_rate, in_channels, hop_length, causal, overlap, delay, skip_channel)
+        if win_length % (2 * hop_length):
+            name = type(self).__name__
+            raise ConfigError(
+                [f"{name}: win_length={win_length} must be a multiple of {2 * hop_length}, twice hop_length"]
+            )
+        self.stft = Stft(n_fft, hop_length, win_length, window, in_channels)
+        self.istft = InverseStft(n_fft, hop_length, win_length, window)
+
+    def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
+        """From the parts ``(B, in_channels, F, N)``, real and imaginary, of what the sensors heard to the estimate's.
+
+        Returns:
+            The estimate's parts, each ``(B, F, N)``, and what is provided besides, ``(B, F, N, ...)`` each.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no spectrum")
+
+    def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Transform, network, inverse transform."""
+        (real, imag), provided = self.spectrum(*self.stft(inputs))
+        estimate = self.istft(real, imag)
+        return {"estimate": estimate, **provided} if provided else estimate
+
+    def trim(self, name: str, value: Tensor, length: int) -> Tensor:
+        """Frames centred on the file, ``length // hop_length + 1`` of them; or the file's part of a waveform."""
+        if name == "estimate":
+            return super().trim(name, value, length)
+        return value[:, :, self.stft.centred : self.stft.centred + length // self.hop + 1]

@@ -1,0 +1,189 @@
+"""Short-time Fourier transform and its inverse as real-valued convolutions, which stream and export.
+
+Frame j holds the last ``win_length`` samples that were heard when hop j was complete, zeros standing before the file:
+samples ``(j + 1) hop_length - win_length`` to ``(j + 1) hop_length - 1``. A sample is complete once the last frame that
+holds it is there: analysis and synthesis together are late by ``win_length - hop_length`` samples, and that is all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcfusion.errors import AudioError, ConfigError
+from bcfusion.nn.streaming import StreamingError, StreamingModule
+
+Window = Literal["hann", "sqrt_hann", "sine"]
+
+_WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of the position within the window, 0 to 1
+    "hann": lambda position: np.sin(np.pi * position) ** 2,
+    "sqrt_hann": lambda position: np.sin(np.pi * position),
+    "sine": lambda position: np.sin(np.pi * position),
+}
+
+
+def window_samples(window: Window, win_length: int) -> np.ndarray:
+    """Samples ``(win_length,)`` of a window, in float64.
+
+    ``hann`` (periodic), ``sqrt_hann`` (its root), or ``sine``: sin(pi (n + 0.5) / win_length).
+    """
+    offset = 0.5 if window == "sine" else 0.0
+    return np.asarray(_WINDOWS[window]((np.arange(win_length) + offset) / win_length))
+
+
+def _check(name: str, n_fft: int, hop_length: int, win_length: int, window: str) -> None:
+    problems = []
+    if not 0 < hop_length <= win_length <= n_fft:
+        sizes = f"n_fft={n_fft}, hop_length={hop_length}, win_length={win_length}"
+        problems.append(f"{name} of {sizes}: need 0 < hop_length <= win_length <= n_fft")
+    if window not in _WINDOWS:
+        problems.append(f"{name}: window={window!r} is none of {', '.join(_WINDOWS)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _basis(n_fft: int, win_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """cos and -sin ``(F, win_length)`` of the transform; angles are reduced first, so that they are exact."""
+    steps = np.outer(np.arange(n_fft // 2 + 1), np.arange(win_length)) % n_fft
+    angles = 2 * np.pi / n_fft * steps
+    return np.cos(angles), -np.sin(angles)
+
+
+class Stft(StreamingModule):
+    """Analysis: a waveform to the real and imaginary parts of its spectrum.
+
+    The values are those of ``torch.fft.rfft`` of each windowed frame, padded with zeros at its end to ``n_fft``.
+
+    Args:
+        n_fft: points of the transform, F = n_fft // 2 + 1 bins.
+        hop_length: samples from one frame to the next; a streaming chunk is a multiple of it.
+        win_length: samples under the window.
+        window: see :func:`window_samples`.
+        channels: of the waveform; each is transformed alone.
+
+    Attributes:
+        bins: F. centred: index of the frame that is centred on sample 0, where ``win_length`` is a multiple of
+            ``2 hop_length``.
+
+    Raises:
+        ConfigError: another window, or not 0 < hop_length <= win_length <= n_fft.
+    """
+
+    kernel: Tensor
+
+    def __init__(
+        self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann", channels: int = 1
+    ) -> None:
+        super().__init__()
+        _check(type(self).__name__, n_fft, hop_length, win_length, window)
+        self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
+        self.window, self.channels = window, channels
+        self.bins = n_fft // 2 + 1
+        self.centred = win_length // (2 * hop_length) - 1
+        self.context = win_length - hop_length
+        kernel = np.concatenate(_basis(n_fft, win_length)) * window_samples(window, win_length)
+        with torch.inference_mode(False):
+            taken = torch.tensor(kernel[:, None], dtype=torch.get_default_dtype())
+            self.register_buffer("kernel", taken, persistent=False)
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """``past (B, channels, win_length - hop_length)``: the last samples."""
+        return {"past": like.new_zeros(batch_size, self.channels, self.context)} if self.context else {}
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Real and imaginary parts, each ``(B, channels, F, N)``, of ``(B, channels, T)``; N = T / hop_length.
+
+        Raises:
+            AudioError: another number of channels. StreamingError: T is not a multiple of ``hop_length``.
+        """
+        if waveform.ndim != 3 or waveform.shape[1] != self.channels:
+            raise AudioError(f"Stft takes (batch, {self.channels}, time), not {tuple(waveform.shape)}")
+        if waveform.shape[-1] % self.hop_length:
+            raise StreamingError(f"{waveform.shape[-1]} samples are not whole hops of {self.hop_length}")
+        if not self.is_streaming:
+            x = F.pad(waveform, (self.context, 0))
+        elif self.context:
+            x = torch.cat([self.recall("past"), waveform], dim=-1)
+            self.replace(past=x[..., x.shape[-1] - self.context :])
+        else:
+            x = waveform
+        spectrum = F.conv1d(x.flatten(0, 1).unsqueeze(1), self.kernel, stride=self.hop_length)
+        spectrum = spectrum.unflatten(0, (-1, self.channels))
+        return spectrum[:, :, : self.bins], spectrum[:, :, self.bins :]
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"n_fft={self.n_fft}, hop_length={self.hop_length}, win_length={self.win_length}, window={self.window}"
+
+
+class InverseStft(StreamingModule):
+    """Synthesis by overlap-add: the inverse of :class:`Stft` with the same sizes, late by ``win_length - hop_length``.
+
+    A frame is transformed back, windowed again, and divided by the sum of the squared windows that overlap there, which
+    is the least-squares inverse (Griffin & Lim 1984, eq. 6) of any spectrum, wherever all frames are heard.
+
+    Args:
+        n_fft, hop_length, win_length, window: as in :class:`Stft`.
+
+    Attributes:
+        lookahead: samples by which the waveform is late.
+
+    Raises:
+        ConfigError: as in :class:`Stft`, or windows that leave samples uncovered.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann") -> None:
+        super().__init__()
+        _check(type(self).__name__, n_fft, hop_length, win_length, window)
+        self.n_fft, self.hop_length, self.win_length, self.window = n_fft, hop_length, win_length, window
+        self.bins = n_fft // 2 + 1
+        self.lookahead = win_length - hop_length
+        samples = window_samples(window, win_length)
+        coverage = np.zeros(hop_length)
+        for start in range(0, win_length, hop_length):
+            part = samples[start : start + hop_length] ** 2
+            coverage[: len(part)] += part
+        if coverage.min() < 1e-8:
+            raise ConfigError(
+                [f"InverseStft: a {window} window of {win_length} leaves gaps at hop_length={hop_length}"]
+            )
+        weight = samples / np.resize(coverage, win_length) / n_fft
+        twice = np.full((self.bins, 1), 2.0)  # a bin stands for its mirror image too, but for the first and the middle
+        twice[0] = 1.0
+        if n_fft % 2 == 0:
+            twice[-1] = 1.0
+        kernel = np.concatenate([part * twice for part in _basis(n_fft, win_length)]) * weight
+        with torch.inference_mode(False):
+            taken = torch.tensor(kernel[:, None], dtype=torch.get_default_dtype())
+            self.register_buffer("kernel", taken, persistent=False)
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """``overlap (B, 1, win_length - hop_length)``: what the last frames add to samples not yet given out."""
+        return {"overlap": like.new_zeros(batch_size, 1, self.lookahead)} if self.lookahead else {}
+
+    def forward(self, real: Tensor, imag: Tensor) -> Tensor:
+        """``(B, 1, N hop_length)`` of real and imaginary parts ``(B, F, N)``.
+
+        Raises:
+            AudioError: another number of bins.
+        """
+        if real.ndim != 3 or real.shape[1] != self.bins or imag.shape != real.shape:
+            raise AudioError(f"InverseStft takes two (batch, {self.bins} bins, frames), not {tuple(real.shape)}")
+        spectrum = torch.cat([real, imag], dim=1)
+        waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)
+        length = self.hop_length * real.shape[-1]
+        if self.is_streaming and self.lookahead:
+            waveform = waveform + F.pad(self.recall("overlap"), (0, length))
+            self.replace(overlap=waveform[..., length:])
+        return waveform[..., :length]
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print``."""
+        return f"n_fft={self.n_fft}, hop_length={self.hop_length}, win_length={self.win_length}, window={self.window}"
