@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.norm import (
+    CumulativeLayerNorm,
+    FrameLayerNorm,
+    GlobalLayerNorm,
+    GroupNorm,
+    InstanceNorm2d,
+    InstantLayerNorm,
+)
+from bcfusion.nn.streaming import StreamingModule
+
+
+def randomised(layer: nn.Module) -> nn.Module:
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, 0.5, 1.5)
+    return layer.double().eval()
+
+
+def spectrogram(frames: int = 12) -> Tensor:
+    return 3 + 2 * torch.randn(2, 4, 5, frames, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 12), (2, 4, 5, 12)])
+def test_cumulative_normalisation_is_over_all_that_was_heard(shape: tuple[int, ...]) -> None:
+    layer, x = randomised(CumulativeLayerNorm(4)), torch.randn(shape, dtype=torch.float64)
+    y = layer(x)
+    for n in range(12):
+        heard = x[..., : n + 1].flatten(1)
+        mean, variance = heard.mean(1), heard.var(1, unbiased=False)
+        each = (-1, *[1] * (x.ndim - 2))
+        normal = (x[..., n] - mean.view(each)) / (variance.view(each) + 1e-8).sqrt()
+        gain, shift = (p.view(1, *each[:-1]) for p in layer.parameters())
+        torch.testing.assert_close(y[..., n], normal * gain + shift, atol=1e-6, rtol=0)
+
+
+def test_an_hour_of_frames_leaves_float32_normalised() -> None:
+    layer = CumulativeLayerNorm(2).eval()
+    with torch.inference_mode(), layer.streaming(1):
+        for _ in range(20):
+            y = layer(5 + 0.1 * torch.randn(1, 2, 50_000))
+    assert abs(float(y.mean())) < 0.02
+    assert float(y.std()) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: FrameLayerNorm(4),
+        lambda: CumulativeLayerNorm(4),
+        lambda: InstantLayerNorm(4, 5),
+        lambda: InstanceNorm2d(4),
+    ],
+)
+def test_causal_ones_stream_and_see_nothing_of_the_future(build: Callable[[], StreamingModule]) -> None:
+    layer, x = randomised(build()), spectrogram()
+    assert isinstance(layer, StreamingModule)
+    whole = layer(x)
+    with layer.streaming(2):
+        parts = torch.cat([layer(part) for part in x.split([1, 2, 3, 6], dim=-1)], dim=-1)
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
+    x[..., 7] = torch.nan
+    assert layer(x)[..., :7].isfinite().all()
+
+
+def test_a_frame_alone_is_normalised_over_its_channels_and_bins() -> None:
+    x = spectrogram()
+    for layer in (FrameLayerNorm(4).double(), InstantLayerNorm(4, 5).double()):
+        y = layer(x)
+        torch.testing.assert_close(y.mean((1, 2)), torch.zeros(2, 12, dtype=torch.float64), atol=1e-9, rtol=0)
+        torch.testing.assert_close(y.square().mean((1, 2)), torch.ones(2, 12, dtype=torch.float64), atol=1e-3, rtol=0)
+    assert sum(p.numel() for p in InstantLayerNorm(2, 201).parameters()) == 2 * 2 * 201
+
+
+def test_the_global_one_is_torchs_group_norm_of_one_group() -> None:
+    x = spectrogram()
+    layer = randomised(GlobalLayerNorm(4))
+    gain, shift = layer.parameters()
+    torch.testing.assert_close(layer(x), nn.functional.group_norm(x, 1, gain, shift, 1e-8))
+    torch.testing.assert_close(GroupNorm(2, 4).double()(x), nn.functional.group_norm(x, 2))
+
+
+def test_instance_norm_with_running_statistics_measures_in_training_only() -> None:
+    layer, x = InstanceNorm2d(4).double(), spectrogram()
+    torch.testing.assert_close(layer(x), nn.functional.instance_norm(x))
+    layer.eval()
+    assert not torch.allclose(layer(x), nn.functional.instance_norm(x))
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: GlobalLayerNorm(4, causal=True), "GlobalLayerNorm"),
+        (lambda: GroupNorm(2, 4, causal=True), "GroupNorm"),
+        (lambda: InstanceNorm2d(4, track_running_stats=False), "InstanceNorm2d"),
+    ],
+)
+def test_what_needs_the_whole_file_refuses_to_be_causal_by_name(build: Callable[[], nn.Module], name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: causal=True is impossible, "):
+        build()
+
+
+def test_silence_is_normalised_to_the_shift_with_a_finite_gradient() -> None:
+    layers: list[nn.Module] = [GlobalLayerNorm(4), FrameLayerNorm(4), CumulativeLayerNorm(4), InstantLayerNorm(4, 5)]
+    for layer in layers:
+        x = torch.zeros(1, 4, 5, 6, requires_grad=True)
+        y = layer(x)
+        y.square().sum().backward()
+        assert torch.equal(y, torch.zeros_like(y))
+        assert x.grad is not None
+        assert x.grad.isfinite().all()

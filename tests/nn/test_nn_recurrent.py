@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.recurrent import GRU, LSTM, along_bands, along_time
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_recurrent_layer_goes_on_where_the_last_chunk_ended(cell: type[LSTM | GRU], layers: int) -> None:
+    torch.manual_seed(0)
+    model = cell(3, 5, layers).double()
+    x = torch.randn(2, 14, 3, dtype=torch.float64)
+    whole = model(x)
+    with model.streaming(2):
+        parts = torch.cat([model(part) for part in x.split([1, 2, 3, 7, 1], dim=1)], dim=1)
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("cell", [LSTM, GRU])
+def test_each_band_of_each_item_has_a_memory_of_its_own(cell: type[LSTM | GRU]) -> None:
+    torch.manual_seed(0)
+    model = cell(3, 5, streams=4).double()
+    x = torch.randn(2, 3, 4, 9, dtype=torch.float64)  # items, channels, bands, frames
+    whole = along_time(model, x)
+    assert whole.shape == (2, 5, 4, 9)
+    alone = model(x[1, :, 2].T[None])
+    torch.testing.assert_close(whole[1, :, 2].T, alone[0])
+    with model.streaming(2):
+        parts = torch.cat([along_time(model, part) for part in x.split([2, 3, 4], dim=-1)], dim=-1)
+        assert all(tensor.shape[0] == 2 for tensor in model.get_state().values()), "the batch comes first"
+    torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
+
+
+def test_a_layer_along_the_bands_sees_one_frame() -> None:
+    layer, x = nn.LSTM(3, 5, batch_first=True, bidirectional=True), torch.randn(2, 3, 4, 9)
+    whole = along_bands(layer, x)
+    assert whole.shape == (2, 10, 4, 9)
+    torch.testing.assert_close(whole[..., 5:6], along_bands(layer, x[..., 5:6]))
+
+
+def test_a_bidirectional_layer_cannot_be_causal_and_does_not_stream() -> None:
+    with pytest.raises(ConfigError, match="LSTM: causal=True is impossible"):
+        LSTM(3, 5, bidirectional=True)
+    both = GRU(3, 5, bidirectional=True, causal=False)
+    assert both.output_size == 10
+    assert not both.causal
+    assert both(torch.randn(2, 7, 3)).shape == (2, 7, 10)
