@@ -1,0 +1,98 @@
+"""Fundamental frequency and voicing of each frame, causal: conditions for a network that listens to a body sensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.stft import Stft, window_samples
+from bcfusion.nn.streaming import StreamingModule
+
+
+class Pitch(StreamingModule):
+    """F0 and voicing from the autocorrelation of each frame, divided by that of its window.
+
+    Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled
+    sound", IFA Proceedings 17, 1993. Voicing is the height of the highest peak: 1 for a periodic frame, r for one whose
+    periodic part has the share r of the power. A frame is judged alone, so that nothing of the future is needed; there
+    is no gradient.
+
+    Args:
+        sample_rate: in Hz.
+        hop_length, win_length: samples; the window must hold three periods of ``f_min``.
+        f_min, f_max: of the voice, in Hz.
+        octave_cost: what a peak an octave lower has to be higher by, so that a period is not taken twice.
+        silence: root mean square below which a frame is less and less voiced; 1 is full scale.
+
+    Raises:
+        ConfigError: frequencies out of order, or a window that is too short.
+    """
+
+    window_correlation: Tensor
+    to_correlation: Tensor
+    cost: Tensor
+
+    def __init__(
+        self,
+        sample_rate: int,
+        hop_length: int,
+        win_length: int,
+        f_min: float = 70.0,
+        f_max: float = 400.0,
+        octave_cost: float = 0.02,
+        silence: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        problems = []
+        if not 0 < f_min < f_max < sample_rate / 4:
+            problems.append(
+                f"Pitch: f_min={f_min}, f_max={f_max} must rise, from above 0 to below {sample_rate / 4:g} Hz"
+            )
+        elif win_length < 3 * sample_rate / f_min:
+            shortest = int(np.ceil(3 * sample_rate / f_min))
+            problems.append(
+                f"Pitch: win_length={win_length} must be at least {shortest}, three periods of f_min={f_min}"
+            )
+        if problems:
+            raise ConfigError(problems)
+        self.sample_rate = sample_rate
+        self.silence = silence
+        first, last = int(sample_rate / f_max) - 1, int(np.ceil(sample_rate / f_min)) + 1  # a lag more at either end
+        self.first_lag = first
+        n_fft = 2 ** int(np.ceil(np.log2(win_length + last)))  # no lag wraps around
+        self.stft = Stft(n_fft, hop_length, win_length, "hann")
+        lags = np.arange(first, last + 1)
+        bins = np.arange(n_fft // 2 + 1)
+        weight = np.where((bins == 0) | (bins == n_fft // 2), 1.0, 2.0) / n_fft
+        cosine = np.cos(2 * np.pi / n_fft * (np.outer(np.concatenate([[0], lags]), bins) % n_fft)) * weight
+        window = window_samples("hann", win_length)
+        correlation = np.array([window[lag:] @ window[: win_length - lag] for lag in lags]) / (window @ window)
+        cost = octave_cost * np.log2(lags * f_min / sample_rate)
+        with torch.inference_mode(False):
+            dtype = torch.get_default_dtype()
+            self.register_buffer("to_correlation", torch.tensor(cosine, dtype=dtype), persistent=False)
+            self.register_buffer(
+                "window_correlation", torch.tensor(correlation[:, None], dtype=dtype), persistent=False
+            )
+            self.register_buffer("cost", torch.tensor(cost[:, None], dtype=dtype), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """F0 in Hz and voicing 0 to 1, each ``(B, 1, N)``, of ``(B, 1, T)``; N = T / hop_length, frames as in Stft."""
+        real, imag = self.stft(waveform)
+        power = (real.square() + imag.square())[:, 0]  # (B, F, N)
+        correlation = self.to_correlation @ power  # (B, 1 + lags, N)
+        energy = correlation[:, :1]
+        floor = self.silence**2 * self.stft.win_length / 2
+        curve = correlation[:, 1:] / (energy + floor) / self.window_correlation
+        inner = curve[:, 1:-1]
+        is_peak = (inner >= curve[:, :-2]) & (inner >= curve[:, 2:])
+        score = torch.where(is_peak, inner - self.cost[1:-1], torch.full_like(inner, -2.0))
+        best = score.argmax(1, keepdim=True) + 1
+        left, middle, right = (curve.gather(1, best + offset) for offset in (-1, 0, 1))
+        bend = (left + right - 2 * middle).clamp_max(-1e-6)
+        shift = (0.5 * (left - right) / bend).clamp(-0.5, 0.5)  # of the parabola through the three
+        f0 = self.sample_rate / (self.first_lag + best + shift)
+        return f0, (middle - 0.25 * (left - right) * shift).clamp(0, 1)

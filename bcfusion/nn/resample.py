@@ -1,0 +1,102 @@
+"""Resampling by a rational factor with a polyphase windowed-sinc filter, for whole files and for streams."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcfusion.errors import AudioError, ConfigError
+from bcfusion.nn.streaming import StreamingError, StreamingModule
+
+
+class Resample(StreamingModule):
+    """``(B, channels, T) -> (B, channels, ceil(T target_rate / source_rate))``.
+
+    One filter for each of the output's phases; all cut off at the lower of the two rates. With Kaiser's window of beta
+    14.77 what lies above the band aliases at -120 dB and below.
+
+    The causal one is late, since half of the filter lies in the future: by ``lookahead`` input samples, which are
+    ``late`` output samples.
+
+    Args:
+        source_rate, target_rate: in Hz; only their ratio counts.
+        channels: resampled alike.
+        causal: the layer can stream, in chunks of a multiple of ``frame`` input samples.
+        zeros: zero crossings of the sinc to either side of its middle; more: a steeper filter.
+        rolloff: the filter's -6 dB point as a fraction of the lower Nyquist frequency.
+        beta: shape of the Kaiser window.
+
+    Attributes:
+        frame: input samples after which the phases repeat; they give ``frame_out`` output samples.
+        lookahead, late: see above; 0 when not causal.
+
+    Raises:
+        ConfigError: rates, channels or zeros below one, or a rolloff outside of (0, 1].
+    """
+
+    kernel: Tensor
+
+    def __init__(
+        self,
+        source_rate: int,
+        target_rate: int,
+        channels: int = 1,
+        causal: bool = False,
+        zeros: int = 48,
+        rolloff: float = 0.95,
+        beta: float = 14.77,
+    ) -> None:
+        super().__init__()
+        if min(source_rate, target_rate, channels, zeros) < 1 or not 0 < rolloff <= 1:
+            sizes = f"source_rate={source_rate}, target_rate={target_rate}, channels={channels}, zeros={zeros}"
+            raise ConfigError([f"Resample: {sizes} must be above 0, rolloff={rolloff} in (0, 1]"])
+        divisor = math.gcd(source_rate, target_rate)
+        self.frame, self.frame_out = source_rate // divisor, target_rate // divisor
+        self.channels, self.causal = channels, causal
+        cutoff = rolloff * min(1.0, target_rate / source_rate)  # as a fraction of the input's Nyquist frequency
+        self.width = math.ceil(zeros / cutoff)  # input samples to either side
+        self.lookahead = self.frame * math.ceil(self.width / self.frame) if causal else 0
+        self.late = self.lookahead // self.frame * self.frame_out
+        position = np.arange(-self.width, self.frame + self.width)  # of the taps, from the frame's first sample
+        middle = np.arange(self.frame_out)[:, None] * self.frame / self.frame_out  # of the outputs
+        away = np.clip((position - middle) / (zeros / cutoff), -1, 1)
+        window = np.i0(beta * np.sqrt(1 - away**2)) / np.i0(beta) * (np.abs(away) < 1)
+        taps = cutoff * np.sinc(cutoff * (position - middle)) * window
+        taps /= taps.sum(axis=1, keepdims=True)  # a constant stays what it is, in every phase
+        with torch.inference_mode(False):
+            kernel = torch.tensor(taps[:, None], dtype=torch.get_default_dtype())
+            self.register_buffer("kernel", kernel, persistent=False)
+
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """``past (B, channels, lookahead + width)``: the last input samples."""
+        return {"past": like.new_zeros(batch_size, self.channels, self.lookahead + self.width)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Whole signals of any length, or chunks of a multiple of ``frame`` samples.
+
+        Raises:
+            AudioError: another number of channels. StreamingError: a chunk of another length.
+        """
+        if x.ndim != 3 or x.shape[1] != self.channels:
+            raise AudioError(f"Resample takes (batch, {self.channels}, time), not {tuple(x.shape)}")
+        length, past = x.shape[-1], self.lookahead + self.width
+        if not self.is_streaming:
+            x = F.pad(x, (past, -length % self.frame))
+        else:
+            if length % self.frame:
+                raise StreamingError(f"a chunk of {length} samples is not a multiple of {self.frame}")
+            x = torch.cat([self.recall("past"), x], dim=-1)
+            self.replace(past=x[..., x.shape[-1] - past :])
+        right = self.width - self.lookahead  # how far the last taps lie behind the frame: before it, when causal
+        x = F.pad(x, (0, right))
+        y = F.conv1d(x.flatten(0, 1).unsqueeze(1), self.kernel, stride=self.frame)  # (B channels, frame_out, frames)
+        y = y.transpose(1, 2).flatten(1).unflatten(0, (-1, self.channels))
+        return y[..., : -(-length * self.frame_out // self.frame)]
+
+    def extra_repr(self) -> str:
+        """Ratio, for ``print``."""
+        return f"{self.frame} to {self.frame_out}, causal={self.causal}, late={self.late}"
