@@ -118,17 +118,22 @@ class TrainSegments(Dataset[Item]):
         reader: reads and simulates the sensors.
         segment_seconds: length of a crop.
         seed: of the run.
+        sensor_dropout: share of the crops, 0 to 1, in which one sensor, any of them, is silent: a fusion network learns
+            to do without it. A single sensor is never taken away.
 
     Raises:
         DataError: there are no rows; or, on access, eight rows in succession cannot be read.
     """
 
-    def __init__(self, rows: Sequence[Row], reader: SensorReader, segment_seconds: float, seed: int) -> None:
+    def __init__(
+        self, rows: Sequence[Row], reader: SensorReader, segment_seconds: float, seed: int, sensor_dropout: float = 0.0
+    ) -> None:
         if not rows:
             raise DataError("no utterances to train on")
         self.rows = list(rows)
         self.reader = reader
         self.seed = seed
+        self.sensor_dropout = sensor_dropout
         self.segment = max(1, round(segment_seconds * reader.sample_rate))
         self._visits_up_to = list(accumulate(max(1, round(row.duration / segment_seconds)) for row in self.rows))
 
@@ -161,6 +166,7 @@ class TrainSegments(Dataset[Item]):
                 unreadable.append(error.path)
                 continue
             item["unreadable"] = unreadable
+            self._drop_sensor(item["inputs"], epoch, index)
             if length < self.segment:
                 behind = (0, self.segment - length)
                 item["inputs"], item["target"] = pad(item["inputs"], behind), pad(item["target"], behind)
@@ -168,6 +174,13 @@ class TrainSegments(Dataset[Item]):
                     item["noise"] = pad(item["noise"], behind)
             return item
         raise DataError(f"{_ATTEMPTS} utterances in succession cannot be read; the last: {problem}")
+
+    def _drop_sensor(self, inputs: Tensor, epoch: int, index: int) -> None:
+        sensors = inputs.shape[0]
+        if sensors > 1 and self.sensor_dropout:
+            generator = generator_for(self.seed, "sensor_dropout", epoch, index)
+            if float(torch.rand((), generator=generator)) < self.sensor_dropout:
+                inputs[int(torch.randint(sensors, (1,), generator=generator))] = 0
 
 
 class EvalItems(Dataset[Item]):

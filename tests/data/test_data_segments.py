@@ -235,3 +235,22 @@ def test_generators_of_one_name_give_the_same_numbers() -> None:
     a, b, c = (torch.rand(3, generator=generator_for(*name)) for name in ((1, "x"), (1, "x"), (1, "y")))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_sensor_dropout_silences_one_sensor_of_some_crops_and_never_the_target(tmp_path: Path) -> None:
+    rows, both = [row(tmp_path, "a", RATE)], reader("air", "noisy", noisy=Noisy())
+    plain, dropped = TrainSegments(rows, both, 0.25, seed=0), TrainSegments(rows, both, 0.25, 0, sensor_dropout=0.5)
+    silent = []
+    for epoch in range(200):
+        item, whole = dropped[epoch, 0], plain[epoch, 0]
+        assert torch.equal(item["target"], whole["target"])
+        gone = [not channel.any() for channel in item["inputs"]]
+        assert sum(gone) <= 1
+        for channel, lost in enumerate(gone):
+            assert lost or torch.equal(item["inputs"][channel], whole["inputs"][channel])
+        silent.append(gone)
+        assert same(dropped[epoch, 0], item)
+    share = torch.tensor(silent).double().mean(0)
+    assert all(0.15 < float(value) < 0.35 for value in share), share
+    alone = TrainSegments(rows, reader("air"), 0.25, 0, sensor_dropout=1.0)
+    assert all(alone[epoch, 0]["inputs"].any() for epoch in range(10))

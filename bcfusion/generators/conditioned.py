@@ -1,0 +1,97 @@
+"""Conditions from the body sensor for any generator: loudness by bands, pitch and voicing, as further inputs.
+
+What a body sensor hears free of noise, put into a form that a network need not learn to compute. All of it is causal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.generators.branches import Build, Inner
+from bcfusion.nn.mel import LogMel
+from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.pitch import Pitch
+
+
+class Conditioned(WaveformNetwork):
+    """A generator that gets features of one sensor besides the sensors.
+
+    Frames of features are joined to ``channels`` numbers by a linear layer; each stands beside the ``hop_length``
+    samples at whose end it was complete, as further input channels of the generator. Causal if that is.
+
+    Args:
+        network: makes the generator; it is called with ``in_channels``, sensors and conditions together, and with
+            ``skip_channel``, so that its output starts from the same sensor as without conditions. In a YAML a
+            ``_target_`` with ``_partial_: true``; any of conf/generator that has both.
+        sample_rate: of input and output, in Hz.
+        in_channels: number of sensors.
+        channels: of the conditions.
+        condition_channel: the sensor that they are taken from; 0 is the first (the body sensor, in fusion).
+        bands: of the log mel filter bank; 0 leaves it out.
+        pitch: whether log2(F0 / 150 Hz) and voicing are among the features.
+        hop_length, win_length, n_fft: of the features, in samples.
+        level: of the conditions, as root mean square in the beginning; that of speech.
+        skip_channel: the sensor that the output starts from; -1 is the last.
+
+    Raises:
+        ConfigError: no features at all, sensors that do not exist, or sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        network: Build,
+        sample_rate: int = 16000,
+        in_channels: int = 1,
+        channels: int = 8,
+        condition_channel: int = 0,
+        bands: int = 32,
+        pitch: bool = True,
+        hop_length: int = 256,
+        win_length: int = 1024,
+        n_fft: int = 1024,
+        level: float = 0.07,
+        skip_channel: int = -1,
+    ) -> None:
+        problems = []
+        if not bands and not pitch:
+            problems.append("Conditioned: bands=0 and pitch=false leave no condition")
+        if not -in_channels <= condition_channel < in_channels:
+            problems.append(f"Conditioned: condition_channel={condition_channel} is none of the {in_channels} sensors")
+        if min(channels, bands + 1) < 1 or level <= 0:
+            problems.append(f"Conditioned: channels={channels}, bands={bands}, level={level} must be above 0")
+        if problems:
+            raise ConfigError(problems)
+        built = network(in_channels=in_channels + channels, skip_channel=skip_channel % in_channels)
+        inner = Inner(built, sample_rate)
+        hop = math.lcm(hop_length, inner.hop)
+        super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, inner.delay, skip_channel)
+        self.condition_channel = condition_channel
+        self.hop_length = hop_length
+        self.mel = LogMel(sample_rate, n_fft, hop_length, win_length, bands) if bands else None
+        self.pitch = Pitch(sample_rate, hop_length, win_length) if pitch else None
+        features = bands + (2 if pitch else 0)
+        self.join = nn.Conv1d(features, channels, 1)
+        with torch.no_grad():
+            self.join.weight.mul_(level)
+        self.network = inner
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """``(B, bands + 2, N)`` of ``(B, 1, T)``: log mel about zero, log2(F0 / 150 Hz) where voiced, voicing."""
+        frames = []
+        if self.mel is not None:
+            frames.append((self.mel(waveform) + 6.0) / 3.0)  # ln of mel magnitudes lies between -11.5 and 1
+        if self.pitch is not None:
+            f0, voicing = self.pitch(waveform)
+            frames += [torch.log2(f0 / 150.0) * voicing, voicing]
+        return torch.cat(frames, dim=1)
+
+    def body(self, inputs: Tensor) -> Tensor:
+        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
+        conditions = self.join(self.features(inputs[:, self.condition_channel].unsqueeze(1)))
+        held = conditions.repeat_interleave(self.hop_length, dim=-1)
+        estimate: Tensor = self.network(torch.cat([inputs, held], dim=1))
+        return estimate

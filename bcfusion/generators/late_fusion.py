@@ -1,0 +1,69 @@
+"""Late fusion: each sensor is restored by a network of its own, and a small one joins the results.
+
+Yu et al., "Time-Domain Multi-Modal Bone/Air Conducted Speech Enhancement", IEEE Signal Processing Letters 27, 2020, who
+compare it with early fusion (sensors as channels of one network).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.generators.branches import Branches, Build
+from bcfusion.nn.conv import Conv1d
+from bcfusion.nn.network import WaveformNetwork
+
+
+class LateFusion(WaveformNetwork):
+    """The mean of what the branches give, and a correction by convolutions over all of them.
+
+    Causal if the branches are.
+
+    Args:
+        sample_rate: of input and output, in Hz.
+        in_channels: number of sensors, each with a branch.
+        branch: makes the generator of one sensor (a ``_target_`` with ``_partial_: true``); any of conf/generator.
+        channels: of the joining convolutions. layers: of them, at least 2. kernel_size: in samples.
+        speech_level: root mean square of speech for which the joining convolutions' start is scaled.
+
+    Raises:
+        ConfigError: sizes that do not fit, or a branch of another sample rate.
+    """
+
+    def __init__(
+        self,
+        branch: Build,
+        sample_rate: int = 16000,
+        in_channels: int = 2,
+        channels: int = 16,
+        layers: int = 3,
+        kernel_size: int = 31,
+        speech_level: float = 0.07,
+    ) -> None:
+        if layers < 2 or speech_level <= 0:
+            raise ConfigError([f"LateFusion: layers={layers} must be 2 or more, speech_level={speech_level} above 0"])
+        branches = Branches(branch, in_channels, sample_rate)
+        causal = branches.causal
+        delay = branches.delay
+        if delay is not None and not causal:
+            delay += layers * ((kernel_size - 1) // 2)
+        super().__init__(sample_rate, in_channels, branches.hop, causal, branches.lookahead, delay)
+        self.branches = branches
+        self.speech_level = speech_level
+        widths = [in_channels, *[channels] * (layers - 1), 1]
+        joints = [Conv1d(inputs, outputs, kernel_size, causal=causal) for inputs, outputs in pairwise(widths)]
+        self.joints = nn.ModuleList(joints)
+        with torch.no_grad():  # a start that is near the mean
+            joints[-1].weight.mul_(0.1)
+
+    def body(self, inputs: Tensor) -> Tensor:
+        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
+        restored = self.branches(inputs)
+        h = restored / self.speech_level
+        for index, joint in enumerate(self.joints):
+            h = joint(nn.functional.elu(h) if index else h)
+        correction: Tensor = h * self.speech_level
+        return restored.mean(1, keepdim=True) + correction

@@ -1,0 +1,159 @@
+"""Two branches: what to keep of the air microphone, and what to put in the place of the rest.
+
+A mask says how far the noisy air microphone is to be trusted in each bin, its confidence; where it is not, speech is
+mapped from the body sensor. A mask alone can clean the air microphone but fills no band that noise has taken; mapping
+alone guesses what the air microphone still hears well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
+from bcfusion.nn.norm import FrameLayerNorm
+from bcfusion.nn.recurrent import GRU
+from bcfusion.nn.spectral import Complex, SpectralNetwork, magnitude
+from bcfusion.nn.stft import Window
+
+
+class Encoder(nn.Module):
+    """Strided convolutions along frequency; gives the outputs of all its levels."""
+
+    def __init__(self, inputs: int, bins: int, channels: Sequence[int], kernel_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        side = kernel_size[0] // 2
+        for width in channels:
+            layer = Conv2d(inputs, width, kernel_size, bins, (2, 1), padding=(side, side), causal=True)
+            self.layers.append(layer)
+            self.norms.append(FrameLayerNorm(width, eps=1e-5))
+            inputs, bins = width, layer.out_bins
+        self.out_bins = bins
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """``(B, inputs, F, N)`` to one ``(B, width, F', N)`` for each level."""
+        levels = []
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = nn.functional.elu(norm(layer(x)))
+            levels.append(x)
+        return levels
+
+
+class Decoder(nn.Module):
+    """The encoder mirrored; each level takes the sum of what comes from below and of the encoder's output there."""
+
+    def __init__(self, encoder: Encoder, outputs: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        self.norms = nn.ModuleList()
+        convolutions = [layer for layer in encoder.layers if isinstance(layer, Conv2d)]
+        for depth, layer in enumerate(reversed(convolutions)):
+            last = depth == len(convolutions) - 1
+            width = outputs if last else layer.in_channels
+            kernel_size, bins = layer.kernel_size, layer.out_bins
+            above = layer.below + 1 - layer.freq_bins % 2  # an even number of bins lost one on the way down
+            missing = layer.freq_bins - ((bins - 1) * 2 + kernel_size[0] - layer.below - above)
+            up = ConvTranspose2d(
+                layer.out_channels, width, kernel_size, bins, 2, (layer.below, above - missing), causal=True
+            )
+            self.layers.append(up)
+            self.norms.append(nn.Identity() if last else FrameLayerNorm(width, eps=1e-5))
+
+    def forward(self, x: Tensor, levels: list[Tensor]) -> Tensor:
+        """``(B, width, F', N)`` of the deepest level, and the encoder's levels, to ``(B, outputs, F, N)``."""
+        for depth, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
+            x = norm(layer(x + levels[-1 - depth]))
+            x = x if depth == len(self.layers) - 1 else nn.functional.elu(x)
+        return x
+
+
+class TwoBranch(SpectralNetwork):
+    """``estimate = confidence * air + (1 - confidence) * mapped``, complex spectra, the confidence real, in every bin.
+
+    One encoder hears the air microphone, one the body sensors; recurrence over time sees both, since what the body
+    sensor hears tells speech from noise; one decoder gives the confidence, from the air's levels, one the mapped
+    spectrum, from the body's. With a single sensor both hear it: kept where it is good, replaced where it is empty.
+
+    Args:
+        sample_rate: of input and output, in Hz.
+        in_channels: number of sensors.
+        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        channels: of the encoders' levels, each of which halves the bins.
+        kernel_size: (frequency, frames); the former odd.
+        hidden_size: of the recurrence. num_layers: of it.
+        compression: exponent on the magnitudes that the encoders hear.
+        skip_channel: the air microphone; -1 is the last sensor.
+
+    Attributes:
+        provides: ``mask``, the confidence ``(B, F, N)``.
+
+    Raises:
+        ConfigError: sizes that do not fit.
+    """
+
+    provides = ("mask",)
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        in_channels: int = 2,
+        n_fft: int = 512,
+        hop_length: int = 128,
+        win_length: int = 512,
+        window: Window = "sqrt_hann",
+        channels: Sequence[int] = (16, 32, 32, 48, 48),
+        kernel_size: Sequence[int] = (5, 2),
+        hidden_size: int = 256,
+        num_layers: int = 2,
+        compression: float = 0.3,
+        skip_channel: int = -1,
+    ) -> None:
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, skip_channel=skip_channel
+        )
+        problems = []
+        if len(kernel_size) != 2 or kernel_size[0] % 2 == 0:
+            problems.append(f"TwoBranch: kernel_size={list(kernel_size)} must be two numbers, the first odd")
+        if not channels:
+            problems.append("TwoBranch: channels must name at least one level")
+        if not 0 < compression <= 1:
+            problems.append(f"TwoBranch: compression={compression} must be above 0 and at most 1")
+        if problems:
+            raise ConfigError(problems)
+        kernel = (kernel_size[0], kernel_size[1])
+        self.compression = compression
+        self.air = skip_channel % in_channels
+        self.body_sensors = [sensor for sensor in range(in_channels) if sensor != self.air] or [self.air]
+        self.air_encoder = Encoder(2, self.stft.bins, channels, kernel)
+        self.body_encoder = Encoder(2 * len(self.body_sensors), self.stft.bins, channels, kernel)
+        width = channels[-1] * self.air_encoder.out_bins
+        self.recurrence = GRU(2 * width, hidden_size, num_layers)
+        self.from_recurrence = nn.Linear(hidden_size, 2 * width)
+        self.confidence = Decoder(self.air_encoder, 1)
+        self.mapping = Decoder(self.body_encoder, 2)
+
+    def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
+        """Confidence and mapping, joined."""
+        air = (real[:, self.air], imag[:, self.air])
+        air_levels = self.air_encoder(self._compressed(real[:, [self.air]], imag[:, [self.air]]))
+        body_levels = self.body_encoder(self._compressed(real[:, self.body_sensors], imag[:, self.body_sensors]))
+        deepest = torch.cat([air_levels[-1], body_levels[-1]], dim=1)  # (B, 2 width, F', N)
+        h = self.from_recurrence(self.recurrence(deepest.flatten(1, 2).transpose(1, 2)))
+        air_h, body_h = h.transpose(1, 2).unflatten(1, deepest.shape[1:3]).chunk(2, dim=1)
+        mask = torch.sigmoid(self.confidence(air_h, air_levels))[:, 0]
+        mapped = self.mapping(body_h, body_levels)
+        estimate = (
+            mask * air[0] + (1 - mask) * mapped[:, 0],
+            mask * air[1] + (1 - mask) * mapped[:, 1],
+        )
+        return estimate, {"mask": mask}
+
+    def _compressed(self, real: Tensor, imag: Tensor) -> Tensor:
+        """Faint bins nearer to loud ones, phases as they are: ``(B, 2 S, F, N)``."""
+        gain = magnitude(real, imag) ** (self.compression - 1)
+        return torch.cat([gain * real, gain * imag], dim=1)

@@ -1,0 +1,155 @@
+"""Networks that join sensors: late fusion, attention, two branches, conditions."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bcfusion.errors import ConfigError
+from bcfusion.generators.attention_fusion import AttentionFusion
+from bcfusion.generators.branches import Branches
+from bcfusion.generators.conditioned import Conditioned
+from bcfusion.generators.late_fusion import LateFusion
+from bcfusion.generators.seanet import SEANet
+from bcfusion.generators.two_branch import TwoBranch
+from bcfusion.nn.delay import Delay
+from bcfusion.nn.network import WaveformNetwork
+
+
+class Late(WaveformNetwork):
+    """Gives its sensor back, late by a number of samples of its own."""
+
+    def __init__(self, in_channels: int = 1, hop: int = 4, lookahead: int = 0, sample_rate: int = 16000) -> None:
+        super().__init__(sample_rate, in_channels, hop, causal=True, lookahead=lookahead)
+        self.delay_line = Delay(lookahead)
+
+    def body(self, inputs: Tensor) -> Tensor:
+        y: Tensor = self.delay_line(inputs)
+        return y
+
+
+class Foreign(nn.Module):
+    """A generator of somebody else's: no base class, not causal."""
+
+    sample_rate, in_channels, hop, causal, delay = 16000, 1, 6, False, 0
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        return {"estimate": 2 * inputs}
+
+
+def set_output(layer: nn.Module, value: float) -> None:
+    """Makes the layer give one value, whatever comes in."""
+    weight, bias = layer.parameters()
+    nn.init.zeros_(weight)
+    nn.init.constant_(bias, value)
+
+
+SMALL = functools.partial(SEANet, channels=2, strides=(2, 4), bottleneck_channels=4, causal=True)
+
+
+def test_branches_of_unequal_lateness_and_frames_are_aligned() -> None:
+    made = iter([functools.partial(Late, hop=4, lookahead=3), functools.partial(Late, hop=6, lookahead=10)])
+    branches = Branches(lambda in_channels: next(made)(in_channels), 2, 16000)
+    assert (branches.hop, branches.lookahead, branches.causal) == (12, 10, True)
+    x = torch.randn(2, 2, 36)
+    assert torch.equal(branches(x)[..., 10:], x[..., :-10])
+
+
+def test_a_generator_of_another_kind_can_be_a_branch_and_one_of_another_rate_cannot() -> None:
+    network = LateFusion(Foreign)
+    set_output(network.joints[-1], 0.0)
+    x = torch.randn(1, 2, 50)
+    torch.testing.assert_close(network(x), 2 * x.mean(1, keepdim=True))
+    assert not network.causal
+    with pytest.raises(ConfigError, match="Late works at 8000 Hz, the network around it at 16000 Hz"):
+        LateFusion(functools.partial(Late, sample_rate=8000))
+
+
+def test_late_fusion_starts_near_the_mean_of_its_branches() -> None:
+    torch.manual_seed(0)
+    x = 0.07 * torch.randn(2, 2, 4000)
+    network = LateFusion(Late)
+    with torch.no_grad():
+        correction = network(x) - x.mean(1, keepdim=True)
+    assert 0 < correction.std() < 0.3 * x.std()
+
+
+def test_attention_gives_each_sensor_a_share_and_silence_the_rest() -> None:
+    torch.manual_seed(0)
+    network = AttentionFusion(Late, None, in_channels=3)
+    weights = network.attention(torch.randn(2, 3, 257, 9))
+    assert weights.shape == (2, 3, 257, 9)
+    assert (weights > 0).all()
+    assert (weights.sum(1) < 1).all()
+    alike = torch.randn(1, 1, 16000).expand(1, 3, -1)
+    with torch.no_grad():
+        estimate = network(0.07 * alike)
+    ratio = estimate[..., 500:-500].std() / (0.07 * alike)[..., 500:-500].std()
+    assert 0.8 < ratio < 1.0, "it starts near the mean of the sensors"
+
+
+def test_attention_can_stand_before_a_network_behind_branches_or_between_both() -> None:
+    x = 0.07 * torch.randn(1, 2, 3000)
+    behind, before = AttentionFusion(SMALL, None), AttentionFusion(None, SMALL)
+    both = AttentionFusion(functools.partial(Late, lookahead=9), SMALL)
+    for network, lookahead in ((behind, 384), (before, 384), (both, 393)):
+        assert network(x).shape == (1, 1, 3000)
+        assert network.lookahead == lookahead
+        assert network.hop == 128
+    with pytest.raises(ConfigError, match="give a branch before the fusion, a network behind it, or both"):
+        AttentionFusion(None, None)
+
+
+@pytest.mark.parametrize("certain", [-100.0, 100.0])
+def test_full_confidence_is_the_air_microphone_and_none_is_the_mapping(certain: float) -> None:
+    torch.manual_seed(0)
+    network = TwoBranch(channels=(4, 4), hidden_size=8, num_layers=1).eval()
+    set_output(network.confidence.layers[-1], certain)
+    x = 0.07 * torch.randn(1, 2, 2000)
+    with torch.no_grad():
+        output = network(x)
+    assert isinstance(output, dict)
+    assert output["mask"].shape == (1, 257, 2000 // 128 + 1)
+    error = (output["estimate"] - x[:, 1:]).abs().max()
+    assert (error < 1e-5) if certain > 0 else (error > 0.01)
+
+
+def test_an_empty_band_of_the_air_microphone_is_filled_by_the_mapping() -> None:
+    torch.manual_seed(0)
+    network = TwoBranch(channels=(4, 4), hidden_size=8, num_layers=1).eval()
+    x = 0.07 * torch.randn(1, 2, 4000)
+    x[:, 1] = 0  # the air microphone is off
+    with torch.no_grad():
+        output = network(x)
+    assert isinstance(output, dict)
+    assert output["estimate"].std() > 1e-3
+
+
+def test_conditions_are_bands_pitch_and_voicing_of_the_sensor_that_is_named() -> None:
+    t = torch.arange(16128) / 16000
+    voice = torch.stack([torch.cos(2 * math.pi * 200 * k * t) for k in (1, 2, 3)]).sum(0) * 0.03
+    x = torch.stack([voice, 0.07 * torch.randn(16128)])[None]
+    network = Conditioned(SMALL, in_channels=2, bands=20)
+    features = network.features(x[:, :1])
+    assert features.shape == (1, 22, 63)
+    settled = features[..., 6:]
+    torch.testing.assert_close(settled[:, 20], torch.full_like(settled[:, 20], math.log2(200 / 150)), atol=0.03, rtol=0)
+    assert (settled[:, 21] > 0.95).all()
+    assert settled[:, :20].abs().max() < 4
+    with torch.no_grad():
+        plain = network(x)
+        x[:, 0] = 0
+        assert not torch.allclose(network(x), plain)
+    assert network.hop == 256
+    assert not Conditioned(SMALL, bands=0).join.in_channels - 2
+    with pytest.raises(ConfigError, match="leave no condition"):
+        Conditioned(SMALL, bands=0, pitch=False)
+    with pytest.raises(ConfigError, match="condition_channel=2 is none of the 1 sensors"):
+        Conditioned(SMALL, condition_channel=2)
