@@ -2,8 +2,9 @@
 
 The signal is cut into chunks that begin at whole frames. Each is computed together with as much of its surroundings as
 the network's receptive field asks for, and the surroundings are thrown away: the chunks together equal one pass over
-the whole signal. A network without a bounded receptive field (recurrence, global normalisation) gets a second of
-surroundings, and neighbouring chunks are cross-faded: close to one pass, not equal to it.
+the whole signal. A network whose receptive field has no bound (recurrence) streams, if it is causal, with the same
+result; one that hears the whole file gets a second of surroundings, and neighbouring chunks are cross-faded: close to
+one pass, not equal to it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from bcfusion.contracts import Generator
 from bcfusion.errors import AudioError
 from bcfusion.inference.bundle import bundle_of
 from bcfusion.inference.probe import evaluating, receptive_field
+from bcfusion.nn.network import WaveformNetwork
 
 __all__ = ["Enhanced", "enhance_file", "enhance_signal"]
 
@@ -139,7 +141,11 @@ def _blocks(
     hop = spec.hop
     device = next((tensor.device for tensor in generator.parameters()), torch.device("cpu"))
     chunk = max(1, round(chunk_seconds * spec.sample_rate / hop)) * hop
-    left, right, fade = _surroundings(generator, chunk) if total > chunk else (0, 0, 0)
+    field = _receptive_field(generator) if total > chunk else (0, 0)
+    if field is None and isinstance(generator, WaveformNetwork) and generator.causal:
+        yield from _streamed(generator, read, total, chunk, device)
+        return
+    left, right, fade = _surroundings(field, spec, chunk)
     tail: Tensor | None = None
     position = 0
     while position < total:
@@ -160,16 +166,35 @@ def _blocks(
         position = stop
 
 
-def _surroundings(generator: nn.Module, chunk: int) -> tuple[int, int, int]:
+def _streamed(
+    network: WaveformNetwork, read: Callable[[int, int], Tensor], total: int, chunk: int, device: torch.device
+) -> Iterator[Tensor]:
+    """The blocks of a causal network, its state handed on; what it gives late is cut off at the head."""
+    late = network.lookahead
+    with torch.inference_mode(), network.streaming(1):
+        for position in range(0, total + late, chunk):
+            begin, end = min(position, total), min(position + chunk, total)
+            heard = read(begin, end) if end > begin else torch.zeros(network.in_channels, 0)
+            behind = min(position + chunk, total + late) - position - heard.shape[1]
+            frames = torch.nn.functional.pad(heard, (0, behind + -(heard.shape[1] + behind) % network.hop))
+            output = network(frames[None].to(device))
+            estimate = output["estimate"] if isinstance(output, dict) else output
+            block = estimate[0, :, : min(position + chunk, total + late) - position].float().cpu()
+            if position + block.shape[1] > late:
+                yield block[:, max(0, late - position) :]
+
+
+def _receptive_field(generator: nn.Module) -> tuple[int, int] | None:
+    bundle = bundle_of(generator)
+    return receptive_field(generator) if bundle is None else bundle.receptive_field
+
+
+def _surroundings(field: tuple[int, int] | None, spec: Generator, chunk: int) -> tuple[int, int, int]:
     """Samples to compute before and after a chunk, and those over which neighbours are cross-faded; whole frames."""
-    spec = cast("Generator", generator)
-    hop = spec.hop
 
     def frames(samples: float) -> int:
-        return math.ceil(samples / hop) * hop
+        return math.ceil(samples / spec.hop) * spec.hop
 
-    bundle = bundle_of(generator)
-    field = receptive_field(generator) if bundle is None else bundle.receptive_field
     if field is not None:
         return frames(field[0]), frames(field[1]), 0
     around = frames(UNBOUNDED_CONTEXT_SECONDS * spec.sample_rate)

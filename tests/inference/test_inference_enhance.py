@@ -16,6 +16,9 @@ from bcfusion.errors import AudioError
 from bcfusion.generators.seanet import SEANet
 from bcfusion.inference.bundle import load_generator, save_bundle
 from bcfusion.inference.enhance import enhance_file, enhance_signal
+from bcfusion.nn.delay import Delay
+from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.recurrent import GRU
 
 TINY: dict[str, Any] = {"channels": 2, "strides": (2, 4), "dilations": (1, 3), "bottleneck_channels": 4}
 RATE = 16000
@@ -122,6 +125,30 @@ def test_recurrent_network_comes_close_to_one_pass() -> None:
     with torch.no_grad():
         whole = network(x[None])[0]
     torch.testing.assert_close(enhance_signal(network, x, chunk_seconds=1.0), whole, rtol=0, atol=1e-5)
+
+
+class Endless(WaveformNetwork):
+    """Causal, 7 samples late, in frames of 5; the memory has no end."""
+
+    def __init__(self) -> None:
+        super().__init__(1000, 2, hop=5, causal=True, lookahead=7)
+        torch.manual_seed(0)
+        self.layer, self.wait = GRU(2, 4), Delay(7)
+        with torch.no_grad():
+            self.layer.layers.bias_ih_l0[4:8] = 8.0  # the update gate stays near one
+
+    def body(self, inputs: Tensor) -> Tensor:
+        y: Tensor = self.wait(self.layer(inputs.transpose(1, 2)).transpose(1, 2)[:, :1])
+        return y
+
+
+@pytest.mark.parametrize("chunk_seconds", [0.005, 0.05, 1.0, 4.0])
+@pytest.mark.parametrize("total", [1, 4, 3999, 4000, 9001])
+def test_a_causal_network_without_a_bound_streams_to_the_result_of_one_pass(chunk_seconds: float, total: int) -> None:
+    network, x = Endless().eval(), torch.randn(2, total, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = network(x[None])[0]
+    torch.testing.assert_close(enhance_signal(network, x, chunk_seconds), whole, atol=1e-6, rtol=0)
 
 
 def test_chunks_that_disagree_are_cross_faded() -> None:
