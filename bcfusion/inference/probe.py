@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bcfusion.contracts import Generator
+from bcfusion.nn.streaming import StreamingModule
 
 __all__ = ["count_parameters", "evaluating", "macs_per_second", "measured_delay", "receptive_field"]
 
@@ -72,6 +73,9 @@ def receptive_field(generator: nn.Module, max_seconds: float = 3.0) -> tuple[int
     Returns:
         ``(past, future)``, or None where either exceeds ``max_seconds``: recurrent layers, global normalisation.
     """
+    endless = any(isinstance(layer, StreamingModule) and layer.endless for layer in generator.modules())
+    if endless or cast("Generator", generator).delay is None:  # to find the same out may cost minutes of computing
+        return None
     reach = _reach(generator, max_seconds)
     return None if reach.past is None or reach.future is None else (reach.past, reach.future)
 

@@ -85,6 +85,8 @@ class CumulativeLayerNorm(_Affine):
         channels: C. eps: added to the variance.
     """
 
+    endless = True
+
     def __init__(self, channels: int, eps: float = 1e-8) -> None:
         super().__init__(channels, eps)
 

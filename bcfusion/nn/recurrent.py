@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,7 @@ from bcfusion.nn.streaming import StreamingModule
 class _Recurrent(StreamingModule):
     """What LSTM and GRU share: ``(B streams, N, input_size) -> (B streams, N, directions hidden_size)``."""
 
+    endless = True
     cell: type[nn.LSTM] | type[nn.GRU]
     state_names: tuple[str, ...]
 
@@ -55,7 +58,10 @@ class _Recurrent(StreamingModule):
             output: Tensor = self.layers(x)[0]
             return output
         before = tuple(self.recall(name).transpose(0, 1).flatten(1, 2).contiguous() for name in self.state_names)
-        output, after = self.layers(x, before if len(before) > 1 else before[0])
+        # oneDNN prepares its weights at every call, which for a few steps costs several times what the steps do
+        few = x.shape[0] * x.shape[1] < 16 and x.device.type == "cpu" and not torch.compiler.is_exporting()
+        with torch.backends.mkldnn.flags(enabled=False) if few else nullcontext():
+            output, after = self.layers(x, before if len(before) > 1 else before[0])
         states = after if len(before) > 1 else (after,)
         split = {
             name: state.unflatten(1, (-1, self.streams)).transpose(0, 1)

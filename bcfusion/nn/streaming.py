@@ -35,9 +35,11 @@ class StreamingModule(nn.Module):
 
     Attributes:
         causal: whether no output depends on an input behind its own frame. Only causal modules stream.
+        endless: whether an output depends on all that was heard before it, however long ago.
     """
 
     causal: bool = True
+    endless: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from bcfusion.generators.seanet import SEANet
 from bcfusion.inference.probe import count_parameters, macs_per_second, measured_delay, receptive_field
+from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.norm import CumulativeLayerNorm
 
 
 class Wrapped(nn.Module):
@@ -150,3 +152,15 @@ def test_macs_of_attention_are_counted_in_eval_mode() -> None:
 def test_parameters_are_counted_once() -> None:
     shared = nn.Conv1d(1, 1, 3)
     assert count_parameters(nn.Sequential(shared, shared, nn.BatchNorm1d(1))) == 4 + 2
+
+
+def test_a_memory_without_an_end_is_known_without_a_measurement() -> None:
+    class Remembering(WaveformNetwork):
+        def __init__(self) -> None:
+            super().__init__(1000, 1, hop=1, causal=True)
+            self.memory = CumulativeLayerNorm(1)
+
+        def body(self, inputs: Tensor) -> Tensor:
+            raise AssertionError("nothing is to be computed")
+
+    assert receptive_field(Remembering()) is None

@@ -1,0 +1,171 @@
+"""The table of networks in the README: size, cost, latency and speed of every entry of conf/generator.
+
+python scripts/networks_table.py                   prints it
+python scripts/networks_table.py --write           puts it into README.md
+python scripts/networks_table.py eben eben_causal  some rows
+
+Parameters, multiply-accumulates and latency follow from the networks. The real-time factor, seconds of computing for a
+second of audio, is measured on one CPU core of this machine, which should have nothing else to do: causal networks in
+streaming mode, a chunk being 16 ms or the network's own frame where that is longer; the others over one file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line sets it: spinning threads distort every timing
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from bcfusion.config import build, conf_dir, register_resolvers
+from bcfusion.contracts import Generator
+from bcfusion.inference.probe import count_parameters, macs_per_second
+from bcfusion.nn.streaming import StreamingModule
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- networks: scripts/networks_table.py --write -->", "<!-- /networks -->"
+HEADER = (
+    "| `generator=` | parameters | GMAC/s | causal | latency | real-time factor |",
+    "| --- | ---: | ---: | --- | ---: | ---: |",
+)
+CHUNK_SECONDS = 0.016
+FILE_SECONDS = 4.0
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network. latency: samples, None for the whole file. speed: seconds of computing for one of audio."""
+
+    name: str
+    parameters: int
+    macs: float
+    causal: bool
+    latency: int | None
+    sample_rate: int
+    speed: float | None
+
+    def markdown(self) -> str:
+        """The row of the table."""
+        latency = "whole file" if self.latency is None else f"{1000 * self.latency / self.sample_rate:.1f} ms"
+        speed = "" if self.speed is None else f"{self.speed:.3f}"
+        size = f"{self.parameters / 1e6:.2f} M" if self.parameters else "none"
+        macs = f"{self.macs / 1e9:.2f}" if self.macs >= 5e6 else "0" if not self.macs else f"{self.macs / 1e9:.4f}"
+        return f"| `{self.name}` | {size} | {macs} | {'yes' if self.causal else 'no'} | {latency} | {speed} |"
+
+
+def entries() -> list[str]:
+    """The names of conf/generator."""
+    return sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml"))
+
+
+def network(name: str) -> nn.Module:
+    """The entry as `bcfusion train generator=<name>` builds it, with the sensors of its recipe."""
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        recipe = "fusion" if f"recipe=fusion generator={name}\n" in _text(name) else "bone_to_air"
+        cfg = compose("train", [f"generator={name}", f"recipe={recipe}"])
+        torch.manual_seed(0)
+        model: nn.Module = build(cfg.generator).eval()
+    return model
+
+
+def measure(name: str, timed: bool = True) -> Row:
+    """One row; ``timed`` false leaves out the real-time factor, which takes seconds to minutes."""
+    model = network(name)
+    spec = cast("Generator", model)
+    return Row(
+        name,
+        count_parameters(model),
+        macs_per_second(model),
+        spec.causal,
+        spec.delay,
+        spec.sample_rate,
+        real_time_factor(model) if timed else None,
+    )
+
+
+def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
+    """Median of some runs on one thread, after one that does not count."""
+    spec = cast("Generator", model)
+    chunk = spec.hop * max(1, round(CHUNK_SECONDS * spec.sample_rate / spec.hop))
+    chunks = max(1, round(seconds * spec.sample_rate / chunk))
+    signal = 0.07 * torch.randn(1, spec.in_channels, chunks * chunk)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            run_through(model, signal[..., : 10 * chunk], chunk)
+            times = []
+            for _ in range(REPEATS):
+                start = time.perf_counter()
+                run_through(model, signal, chunk)
+                times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(times) * spec.sample_rate / signal.shape[-1]
+
+
+def run_through(model: nn.Module, signal: Tensor, chunk: int) -> None:
+    """Streams a signal, or gives it to the network whole where that is not causal."""
+    if not (isinstance(model, StreamingModule) and model.causal):
+        model(signal)
+        return
+    with model.streaming(1):
+        for part in signal.split(chunk, dim=-1):
+            model(part)
+
+
+def table(names: list[str], timed: bool = True) -> Iterator[str]:
+    """The lines of the table, each as soon as it is known."""
+    yield from HEADER
+    for name in names:
+        yield measure(name, timed).markdown()
+
+
+def processor() -> str:
+    """Model of the CPU, as Linux names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def _text(name: str) -> str:
+    return (conf_dir() / "generator" / f"{name}.yaml").read_text()
+
+
+def main() -> None:
+    """Prints or writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=entries(), help="entries of conf/generator; all without any")
+    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(entries()))
+    if unknown:
+        parser.error(f"no generator {', '.join(unknown)}; there are {', '.join(entries())}")
+    lines = []
+    for line in table(arguments.names):
+        print(line, flush=True)
+        lines.append(line)
+    note = f"\nReal-time factors: one core of {processor()}, torch {torch.__version__.partition('+')[0]}."
+    print(note)
+    if arguments.write:
+        text = README.read_text()
+        head, _, rest = text.partition(BEGIN)
+        _, _, tail = rest.partition(END)
+        README.write_text("\n".join([head + BEGIN, *lines, note, END]) + tail)
+
+
+if __name__ == "__main__":
+    main()
