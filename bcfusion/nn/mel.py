@@ -11,8 +11,9 @@ from bcfusion.nn.spectral import magnitude
 from bcfusion.nn.stft import Stft
 from bcfusion.nn.streaming import StreamingModule
 
-# Power added to each bin under the root, as in HiFi-GAN: the gradient of a magnitude is finite at 0.
-MAGNITUDE_EPS = 1e-9
+# Power added to each bin under the root: the gradient of a magnitude is finite at 0. HiFi-GAN's 1e-9 would lift
+# silence by a fifth of the floor.
+MAGNITUDE_EPS = 1e-12
 
 
 class LogMel(StreamingModule):
@@ -29,7 +30,7 @@ class LogMel(StreamingModule):
         f_min: lower edge of the lowest band, in Hz.
         f_max: upper edge of the highest band, in Hz; None: half the sample rate.
         floor: mel magnitude added to each band, of a signal in [-1, 1] and a window that is not normalised; 1e-5 is
-            about the quantisation noise of 16-bit audio. Silence is at about ln(floor).
+            about the quantisation noise of 16-bit audio. Silence is at ln(floor).
 
     Attributes:
         filters: M, ``(n_mels, F)``. bins: F = n_fft // 2 + 1.

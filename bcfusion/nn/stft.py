@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError, ConfigError
+from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 
 Window = Literal["hann", "sqrt_hann", "sine"]
@@ -112,7 +113,9 @@ class Stft(StreamingModule):
             self.replace(past=x[..., x.shape[-1] - self.context :])
         else:
             x = waveform
-        spectrum = F.conv1d(x.flatten(0, 1).unsqueeze(1), self.kernel, stride=self.hop_length)
+        with full_precision(x):
+            x = x.flatten(0, 1).unsqueeze(1).to(self.kernel.dtype)
+            spectrum = F.conv1d(x, self.kernel, stride=self.hop_length)
         spectrum = spectrum.unflatten(0, (-1, self.channels))
         return spectrum[:, :, : self.bins], spectrum[:, :, self.bins :]
 
@@ -176,8 +179,9 @@ class InverseStft(StreamingModule):
         """
         if real.ndim != 3 or real.shape[1] != self.bins or imag.shape != real.shape:
             raise AudioError(f"InverseStft takes two (batch, {self.bins} bins, frames), not {tuple(real.shape)}")
-        spectrum = torch.cat([real, imag], dim=1)
-        waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)
+        with full_precision(real):
+            spectrum = torch.cat([real, imag], dim=1).to(self.kernel.dtype)
+            waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)
         length = self.hop_length * real.shape[-1]
         if self.is_streaming and self.lookahead:
             waveform = waveform + F.pad(self.recall("overlap"), (0, length))

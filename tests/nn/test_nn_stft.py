@@ -89,3 +89,14 @@ def test_wrong_sizes_are_refused() -> None:
         Stft(256, 128, 256)(torch.zeros(1, 1, 300))
     with pytest.raises(AudioError, match="129 bins"):
         InverseStft(256, 128, 256)(torch.zeros(1, 128, 3), torch.zeros(1, 128, 3))
+
+
+def test_mixed_precision_does_not_touch_the_transform() -> None:
+    stft, inverse, x = Stft(512, 128, 512), InverseStft(512, 128, 512), torch.randn(1, 1, 2560)
+    plain = stft(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        real, imag = stft(x)
+        y = inverse(real[:, 0].bfloat16(), imag[:, 0].bfloat16())
+    assert torch.equal(real, plain[0])
+    assert torch.equal(imag, plain[1])
+    assert y.dtype == torch.float32
