@@ -6,7 +6,7 @@ attributes, without importing or inheriting from bcfusion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
@@ -62,6 +62,24 @@ class Generator(Protocol):
 
     def __call__(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Restores a batch."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A generator that takes statistics from the training set before its first step (normalisation, codebooks).
+
+    ``fit`` leaves what it finds in persistent buffers, written in place, and so in every checkpoint and bundle.
+    ``training`` calls it once, where a run begins anew; see :class:`bcfusion.training.fitting.Fitting`.
+    """
+
+    def fit(self, batches: Iterable[Batch]) -> None:
+        """Takes the statistics.
+
+        Args:
+            batches: each ``for`` over it is one pass over the training set, in crops as training has them; on the
+                device of the generator, the same on every rank.
+        """
         ...
 
 

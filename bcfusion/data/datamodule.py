@@ -41,10 +41,13 @@ class SpeechDataModule(lightning.LightningDataModule):
         max_unreadable_share: of a split's utterances, in [0, 1], that may fail to be read while the run goes on.
         max_train_items: train on so many utterances, spread over the split; None: on all.
         max_valid_items: validate on so many while training; None: on all.
+        speakers: train on these speakers alone; None: on all. Validation and test are of all speakers.
+        sensor_dropout: share of the training crops in which one of several sensors is silent.
 
     Raises:
         DataError: an argument is out of range; later: a sensor that is neither recorded nor simulated, a corpus without
-            the rows that are asked for, files of another rate, two rows with one id, too many unreadable files.
+            the rows or speakers that are asked for, files of another rate, two rows with one id, too many unreadable
+            files.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class SpeechDataModule(lightning.LightningDataModule):
         max_unreadable_share: float = 0.05,
         max_train_items: int | None = None,
         max_valid_items: int | None = None,
+        speakers: Sequence[str] | None = None,
+        sensor_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         problems = []
@@ -81,6 +86,10 @@ class SpeechDataModule(lightning.LightningDataModule):
         for name, limit in self.limits.items():
             if limit is not None and limit < 1:
                 problems.append(f"max_{name}_items: {limit} must be at least 1, or null")
+        if not 0 <= sensor_dropout <= 1:
+            problems.append(f"data.sensor_dropout: {sensor_dropout} is not between 0 and 1")
+        if isinstance(speakers, str) or (speakers is not None and not len(speakers)):
+            problems.append(f"data.speakers: {speakers!r} is no list of names, as in data.speakers=[NAME]; null: all")
         if problems:
             raise DataError("\n".join(problems))
         self.corpus = corpus
@@ -91,6 +100,8 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.max_unreadable_share = max_unreadable_share
         self.reader = SensorReader(tuple(sensors), dict(simulators), sample_rate, resample)
+        self.sensor_dropout = sensor_dropout
+        self.speakers = None if speakers is None else [str(name) for name in speakers]
         self._rows: dict[str, list[Row]] = {}
         self._train_loader: StepLoader | None = None
 
@@ -118,6 +129,8 @@ class SpeechDataModule(lightning.LightningDataModule):
         """
         if split not in self._rows:
             rows = self.corpus.rows(split)
+            if split == "train" and self.speakers is not None:
+                rows = self._spoken_by(self.speakers, rows)
             self._check(rows, split)
             self._rows[split] = rows
         return self._rows[split]
@@ -143,19 +156,19 @@ class SpeechDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """The endless stream; always the same object, so that its position and its workers outlive a pass."""
         if self._train_loader is None:
-            rows = spread(self._filled("train"), self.limits["train"])
-            rank, world_size = self._place()
-            segments = TrainSegments(rows, self.reader, self.segment_seconds, self.seed)
-            schedule = BatchSchedule(len(segments), self.batch_size, self.seed, rank, world_size)
-            self._train_loader = StepLoader(
-                segments,
-                schedule,
-                self.batches_per_pass,
-                UnreadableTally(len(rows), self.max_unreadable_share, "train"),
-                self.workers,
-                pin_memory=torch.cuda.is_available(),
-            )
+            segments = self._segments()
+            schedule = BatchSchedule(len(segments), self.batch_size, self.seed, *self._place())
+            self._train_loader = self._step_loader(segments, schedule, self.batches_per_pass)
         return self._train_loader
+
+    def pass_dataloader(self) -> StepLoader:
+        """One pass over the training set, the same on every rank: the crops of the first epoch, for statistics.
+
+        They are those that training begins with. A last batch that they do not fill goes on into the next epoch.
+        """
+        segments = self._segments()
+        schedule = BatchSchedule(len(segments), self.batch_size, self.seed)
+        return self._step_loader(segments, schedule, -(-len(segments) // self.batch_size))
 
     def val_dataloader(self) -> EvalLoader:
         """This rank's share of the validation utterances, one in a batch, as many as ``max_valid_items`` says."""
@@ -183,6 +196,20 @@ class SpeechDataModule(lightning.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def _segments(self) -> TrainSegments:
+        rows = spread(self._filled("train"), self.limits["train"])
+        return TrainSegments(rows, self.reader, self.segment_seconds, self.seed, self.sensor_dropout)
+
+    def _step_loader(self, segments: TrainSegments, schedule: BatchSchedule, batches_per_pass: int) -> StepLoader:
+        return StepLoader(
+            segments,
+            schedule,
+            batches_per_pass,
+            UnreadableTally(len(segments.rows), self.max_unreadable_share, "train"),
+            self.workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
     def _place(self) -> tuple[int, int]:
         """Rank and number of ranks."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
@@ -194,6 +221,17 @@ class SpeechDataModule(lightning.LightningDataModule):
                 f"{type(self.corpus).__name__} has no utterances for the split {split!r}: add some, {_HINT}"
             )
         return rows
+
+    def _spoken_by(self, speakers: Sequence[str], rows: Sequence[Row]) -> list[Row]:
+        known = sorted({row.speaker for row in rows})
+        unknown = [name for name in speakers if name not in known]
+        if unknown:
+            names = f"{', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''}" or "none"
+            raise DataError(
+                f"data.speakers: {', '.join(unknown)} not among the {len(known)} training speakers of "
+                f"{type(self.corpus).__name__}: {names}"
+            )
+        return [row for row in rows if row.speaker in speakers]
 
     def _check(self, rows: Sequence[Row], split: str) -> None:
         name = type(self.corpus).__name__
@@ -225,6 +263,7 @@ class SpeechDataModule(lightning.LightningDataModule):
 
 
 _HINT = "or choose another corpus with data=..."
+_SHOWN = 8  # names of speakers in a message
 
 
 def spread(rows: list[Row], limit: int | None) -> list[Row]:

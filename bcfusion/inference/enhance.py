@@ -27,7 +27,7 @@ from bcfusion import audio
 from bcfusion.contracts import Generator
 from bcfusion.errors import AudioError
 from bcfusion.inference.bundle import bundle_of
-from bcfusion.inference.probe import evaluating, receptive_field
+from bcfusion.inference.probe import device_of, evaluating, receptive_field
 from bcfusion.nn.network import WaveformNetwork
 
 __all__ = ["Enhanced", "enhance_file", "enhance_signal"]
@@ -139,7 +139,7 @@ def _blocks(
     """The output ``(1, total)`` in consecutive blocks; ``read(start, stop)``, ``(S, stop - start)``, only moves on."""
     spec = cast("Generator", generator)
     hop = spec.hop
-    device = next((tensor.device for tensor in generator.parameters()), torch.device("cpu"))
+    device = device_of(generator)
     chunk = max(1, round(chunk_seconds * spec.sample_rate / hop)) * hop
     field = _receptive_field(generator) if total > chunk else (0, 0)
     if field is None and isinstance(generator, WaveformNetwork) and generator.causal:

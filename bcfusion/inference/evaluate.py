@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Batch, Generator
 from bcfusion.inference.enhance import enhance_signal
+from bcfusion.inference.probe import device_of
 from bcfusion.metrics.pool import Scorer, Scores
 
 ENHANCED = "enhanced"  #: name of the system under test in scores and tables
@@ -29,7 +30,7 @@ def input_signals(inputs: Tensor, length: int, sensors: Sequence[str]) -> dict[s
 @torch.inference_mode()
 def enhance_item(generator: nn.Module, inputs: Tensor) -> np.ndarray:
     """Enhances one item ``(S, T)`` of any length in bounded memory; returns ``(T,)`` float32."""
-    device = next((p.device for p in generator.parameters()), torch.device("cpu"))
+    device = device_of(generator)
     if inputs.shape[-1] <= WHOLE_SECONDS * cast("Generator", generator).sample_rate:
         output = generator(inputs.unsqueeze(0).to(device))
         estimate = output["estimate"] if isinstance(output, dict) else output

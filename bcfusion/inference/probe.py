@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bcfusion.contracts import Generator
 from bcfusion.nn.streaming import StreamingModule
 
-__all__ = ["count_parameters", "evaluating", "macs_per_second", "measured_delay", "receptive_field"]
+__all__ = ["count_parameters", "device_of", "evaluating", "macs_per_second", "measured_delay", "receptive_field"]
 
 FIRST_REACH_SECONDS = 0.2  # of the first window, to either side
 EMPTY_SHARE = 0.4  # of the window on each side that must stay finite, or the window grows
@@ -41,7 +41,7 @@ def macs_per_second(generator: nn.Module) -> float:
     spec = cast("Generator", generator)
     frames = -(-spec.sample_rate // spec.hop)
     samples = frames * spec.hop  # whole frames, so that inner padding is not charged to the second
-    inputs = torch.zeros(1, spec.in_channels, samples, device=_device(generator))
+    inputs = torch.zeros(1, spec.in_channels, samples, device=device_of(generator))
     counter = FlopCounterMode(display=False)
     recurrent = _RecurrentCounter(counter)
     layers = [module for module in generator.modules() if isinstance(module, nn.RNNBase)]
@@ -73,9 +73,10 @@ def receptive_field(generator: nn.Module, max_seconds: float = 3.0) -> tuple[int
     Returns:
         ``(past, future)``, or None where either exceeds ``max_seconds``: recurrent layers, global normalisation.
     """
+    spec = cast("Generator", generator)
     endless = any(isinstance(layer, StreamingModule) and layer.endless for layer in generator.modules())
-    if endless or cast("Generator", generator).delay is None:  # to find the same out may cost minutes of computing
-        return None
+    if endless or spec.delay is None or spec.delay > max_seconds * spec.sample_rate:
+        return None  # known from what it is; to measure the same may cost minutes of computing
     reach = _reach(generator, max_seconds)
     return None if reach.past is None or reach.future is None else (reach.past, reach.future)
 
@@ -160,7 +161,7 @@ def _traces(generator: nn.Module, half: int, phases: list[int]) -> dict[int, _Tr
     samples = (2 * half + 1) * spec.hop
     # Noise, not silence: a network may divide by the level of its input.
     noise = torch.randn(1, spec.in_channels, samples, generator=torch.Generator().manual_seed(0))
-    inputs = (0.1 * noise).repeat(len(phases), 1, 1).to(_device(generator))
+    inputs = (0.1 * noise).repeat(len(phases), 1, 1).to(device_of(generator))
     positions = [half * spec.hop + phase for phase in phases]
     for item, position in enumerate(positions):
         inputs[item, :, position] = torch.nan
@@ -218,6 +219,7 @@ def _estimate(output: Tensor | dict[str, Tensor]) -> Tensor:
     return output["estimate"] if isinstance(output, dict) else output
 
 
-def _device(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's parameters lie, or its buffers where it has none; the CPU where it has neither."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device

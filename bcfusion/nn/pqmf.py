@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError, ConfigError
-from bcfusion.nn.streaming import StreamingModule
+from bcfusion.nn.streaming import StreamingError, StreamingModule
 
 _GRID = 4001  # candidates of the cutoff: ten times as many change the reconstruction by less than 2 dB, either way
 
@@ -35,6 +35,11 @@ class PQMF(StreamingModule):
     Within ``edge`` samples from either end the reconstruction wants frames that lie outside of the file: it is
     incomplete there unless the caller pads the waveform by as many zeros and cuts them off afterwards.
 
+    The causal bank has the same filters and streams: frame j of the analysis sees samples up to ``(j + 1) M - 1``, and
+    the synthesis gives what the frames so far add up to. ``synthesis(analysis(x))`` then is x late by ``lookahead``
+    samples, as exact as without causality, and whole from the first sample on. Streams go through :meth:`analysis` and
+    through :meth:`synthesis` once for every chunk.
+
     The filters are buffers, not parameters, and not saved: they follow from the arguments, which a checkpoint's
     configuration holds, and no checkpoint of a network is to depend on whether it has a filter bank inside.
 
@@ -44,21 +49,31 @@ class PQMF(StreamingModule):
         beta: shape of the Kaiser window; 9 attenuates bands that are not neighbours by some 90 dB.
         cutoff: of the prototype (-6 dB) as a fraction of the Nyquist frequency; ``null`` searches it, see
             :func:`search_cutoff`.
+        causal: filters reach into the past only, and the bank is late; it can stream.
+        channels: of the waveforms to analyse, each split alone (sensors).
 
     Attributes:
-        cutoff: given or found. edge: samples, a multiple of ``bands``.
+        cutoff: given or found. edge: samples, a multiple of ``bands``; 0 of the causal bank.
+        lookahead: samples by which the bank as a whole is late: ``taps - bands`` of the causal one, else 0.
         analysis_filters, synthesis_filters: ``(bands, 1, taps)``. torch's convolution correlates, so that both hold the
             impulse responses of the synthesis, but for a factor of ``bands``.
 
     Raises:
-        ConfigError: fewer than two bands, too few taps, a negative beta, or a cutoff outside of (0, 1).
+        ConfigError: fewer than two bands, too few taps, a negative beta, a cutoff outside of (0, 1), or no channel.
     """
 
-    causal = False
     analysis_filters: Tensor
     synthesis_filters: Tensor
 
-    def __init__(self, bands: int = 4, taps: int = 32, beta: float = 9.0, cutoff: float | None = None) -> None:
+    def __init__(
+        self,
+        bands: int = 4,
+        taps: int = 32,
+        beta: float = 9.0,
+        cutoff: float | None = None,
+        causal: bool = False,
+        channels: int = 1,
+    ) -> None:
         super().__init__()
         problems = []
         if bands < 2:
@@ -69,39 +84,56 @@ class PQMF(StreamingModule):
             problems.append(f"PQMF: beta={beta} must not be negative")
         if cutoff is not None and not 0 < cutoff < 1:
             problems.append(f"PQMF: cutoff={cutoff} must lie between 0 and 1, the Nyquist frequency")
+        if channels < 1:
+            problems.append(f"PQMF: channels={channels} must be at least 1")
         if problems:
             raise ConfigError(problems)
         self.bands, self.taps, self.beta = bands, taps, beta
         self.cutoff = search_cutoff(bands, taps, beta) if cutoff is None else cutoff
-        context = taps - bands  # what of a filter lies outside of its frame
-        self.left, self.right = context - context // 2, context // 2
-        self.edge = bands * math.ceil(self.left / bands)
+        self.causal, self.channels = causal, channels
+        self.context = taps - bands  # what of a filter lies outside of its frame
+        self.right = 0 if causal else self.context // 2
+        self.left = self.context - self.right
+        self.head = 0 if causal else self.left  # what the synthesis cuts off at its head
+        self.edge = bands * math.ceil(self.head / bands)
+        self.lookahead = self.left - self.head
         filters = _filters(bands, taps, beta, self.cutoff)
         with torch.inference_mode(False):  # an inference tensor could never be trained through
             for name, gain in (("analysis_filters", 1.0), ("synthesis_filters", float(bands))):
                 taken = torch.tensor((gain * filters)[:, None], dtype=torch.get_default_dtype())
                 self.register_buffer(name, taken, persistent=False)
 
+    def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
+        """Of the analysis ``past (B, channels, taps - M)``, the last samples; of the synthesis ``overlap (B, 1, taps -
+        M)``, what the last frames add to samples not yet given out."""
+        return {
+            "past": like.new_zeros(batch_size, self.channels, self.context),
+            "overlap": like.new_zeros(batch_size, 1, self.context),
+        }
+
     def analysis(self, waveform: Tensor, bands: slice = slice(None)) -> Tensor:
-        """Splits a waveform into bands.
+        """Splits waveforms into bands.
 
         Args:
-            waveform: ``(B, 1, T)`` of any T.
+            waveform: ``(B, channels, T)`` of any T; when streaming, T is a multiple of M.
             bands: those to compute, lowest first: ``slice(2)`` the lowest two, ``slice(-3, None)`` the highest three.
 
         Returns:
-            ``(B, number of bands, ceil(T / M))``. Frame j is centred on samples j M to (j + 1) M - 1; zeros are assumed
-            around the file.
+            ``(B, channels * number of bands, ceil(T / M))``, the bands of the first channel first. Frame j is centred
+            on samples j M to (j + 1) M - 1, or ends with them in the causal bank; zeros are assumed around the file.
 
         Raises:
-            AudioError: more than one channel.
+            AudioError: another number of channels.
+            StreamingError: a chunk that is not a multiple of M.
         """
-        if waveform.ndim != 3 or waveform.shape[1] != 1:
-            raise AudioError(f"PQMF analyses (batch, 1, time), not {tuple(waveform.shape)}")
+        if waveform.ndim != 3 or waveform.shape[1] != self.channels:
+            raise AudioError(f"PQMF analyses (batch, {self.channels}, time), not {tuple(waveform.shape)}")
+        if self.is_streaming and waveform.shape[-1] % self.bands:
+            raise StreamingError(f"a chunk of {waveform.shape[-1]} samples is not a multiple of the {self.bands} bands")
         return _in_full_precision(self._analyse, waveform, self.analysis_filters[bands])
 
     def synthesis(self, bands: Tensor) -> Tensor:
-        """Joins all bands, ``(B, M, frames)``, to a waveform ``(B, 1, frames * M)``.
+        """Joins all bands, ``(B, M, frames)``, to a waveform ``(B, 1, frames * M)``; streams in chunks of any length.
 
         Raises:
             AudioError: another number of bands.
@@ -116,23 +148,36 @@ class PQMF(StreamingModule):
 
     def synthesis_span(self, first: int, last: int) -> tuple[int, int]:
         """The first and last frame that the samples ``first`` to ``last`` depend on."""
-        return -((self.taps - 1 - first - self.left) // self.bands), (last + self.left) // self.bands
+        return -((self.taps - 1 - first - self.head) // self.bands), (last + self.head) // self.bands
 
     def _analyse(self, waveform: Tensor, filters: Tensor) -> Tensor:
-        right = self.right + -waveform.shape[-1] % self.bands
-        if self.left == right:
-            return F.conv1d(waveform, filters, stride=self.bands, padding=self.left)  # pads without a copy
-        return F.conv1d(F.pad(waveform, (self.left, right)), filters, stride=self.bands)
+        if self.is_streaming:
+            x = torch.cat([self.recall("past"), waveform], dim=-1)
+            self.replace(past=x[..., x.shape[-1] - self.context :])
+            left = right = 0
+        else:
+            x, left, right = waveform, self.left, self.right + -waveform.shape[-1] % self.bands
+        x = x.flatten(0, 1).unsqueeze(1)  # a channel is an item: each is filtered alone
+        if left == right:
+            split = F.conv1d(x, filters, stride=self.bands, padding=left)  # pads without a copy
+        else:
+            split = F.conv1d(F.pad(x, (left, right)), filters, stride=self.bands)
+        return split.unflatten(0, (-1, self.channels)).flatten(1, 2)
 
     def _synthesise(self, bands: Tensor, filters: Tensor) -> Tensor:
-        if self.left == self.right:
-            return F.conv_transpose1d(bands, filters, stride=self.bands, padding=self.left)
+        if 2 * self.head == self.context:
+            return F.conv_transpose1d(bands, filters, stride=self.bands, padding=self.head)  # cuts without a copy
         waveform = F.conv_transpose1d(bands, filters, stride=self.bands)
-        return waveform[..., self.left : self.left + self.bands * bands.shape[-1]]
+        length = self.bands * bands.shape[-1]
+        if self.is_streaming:
+            waveform = waveform + F.pad(self.recall("overlap"), (0, length))
+            self.replace(overlap=waveform[..., length:])
+        return waveform[..., self.head : self.head + length]
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
-        return f"bands={self.bands}, taps={self.taps}, beta={self.beta}, cutoff={self.cutoff:.6f}"
+        sizes = f"bands={self.bands}, taps={self.taps}, beta={self.beta}, cutoff={self.cutoff:.6f}"
+        return f"{sizes}, causal={self.causal}, channels={self.channels}"
 
 
 @lru_cache

@@ -64,7 +64,7 @@ class _Recurrent(StreamingModule):
             output, after = self.layers(x, before if len(before) > 1 else before[0])
         states = after if len(before) > 1 else (after,)
         split = {
-            name: state.unflatten(1, (-1, self.streams)).transpose(0, 1)
+            name: state.reshape(self.num_layers, -1, self.streams, self.hidden_size).transpose(0, 1)
             for name, state in zip(self.state_names, states, strict=True)
         }
         self.replace(**split)

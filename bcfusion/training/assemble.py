@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -46,6 +47,8 @@ def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
         max_unreadable_share=data.max_unreadable_share,
         max_valid_items=cfg.trainer.max_valid_items,
         max_train_items=data.max_train_items,
+        speakers=data.speakers,
+        sensor_dropout=data.sensor_dropout,
     )
 
 
@@ -113,12 +116,21 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
 
 
 def build_trainer(
-    cfg: DictConfig, run_dir: Path, first_step: int, clock: Clock, quality: Quality, checkpointing: Checkpointing
+    cfg: DictConfig,
+    run_dir: Path,
+    first_step: int,
+    clock: Clock,
+    quality: Quality,
+    checkpointing: Checkpointing,
+    beginning: Sequence[Callback] = (),
 ) -> Trainer:
-    """The Lightning trainer of a run, with the engine's callbacks and those of the configuration."""
+    """The Lightning trainer of a run, with the engine's callbacks and those of the configuration.
+
+    ``beginning`` holds callbacks that only a run which begins anew has; they come first.
+    """
     settings = cfg.trainer
     step_log = StepLog(settings.log_every)
-    callbacks: list[Callback] = [step_log, quality, checkpointing, Interrupt(checkpointing), clock]
+    callbacks: list[Callback] = [*beginning, step_log, quality, checkpointing, Interrupt(checkpointing), clock]
     callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
     return Trainer(
         accelerator=settings.accelerator,

@@ -14,6 +14,11 @@ from bcfusion.training.callbacks.checkpointing import require_resumable
 from bcfusion.training.module import SpeechModule
 
 
+def learns(module: SpeechModule) -> bool:
+    """Whether there is anything to train: the generator has a parameter that asks for a gradient."""
+    return any(parameter.requires_grad for parameter in module.generator.parameters())
+
+
 def initialise(module: SpeechModule, cfg: DictConfig) -> None:
     """Starts from the weights of another run, checkpoint or bundle.
 

@@ -19,11 +19,12 @@ from bcfusion.errors import ConfigError
 from bcfusion.metrics.pool import Scorer
 from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
-from bcfusion.training.beginning import initialise, resumed_content
+from bcfusion.training.beginning import initialise, learns, resumed_content
 from bcfusion.training.callbacks.checkpointing import Checkpointing, restore_networks
 from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.closing import Closing, close_run
+from bcfusion.training.fitting import Fitting
 from bcfusion.training.module import NonFiniteSteps, SpeechModule
 from bcfusion.training.record import Provenance, hyperparameters, write_record
 from bcfusion.training.selection import Selection
@@ -54,6 +55,8 @@ def budget_seconds(cfg: DictConfig) -> float:
 
 def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float | None = None) -> Result:
     """Trains, validates, and closes with an evaluation of the best generator.
+
+    A generator without anything to train (the identity) is validated and closes like any other, without steps.
 
     Args:
         cfg: composed and verified configuration.
@@ -123,8 +126,10 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
             resumed=None if resumed is None else resumed["training"]["quality"],
         )
         trains = resumed is None or not (clock.spent() or module.step >= (settings.max_steps or module.step + 1))
-        # a run that was stopped in a validation makes up for it, one that was stopped in its closing closes
-        due = resumed is not None and quality.validated_step != module.step
+        trains = trains and learns(module)
+        # a run that was stopped in a validation makes up for it, one that was stopped in its closing closes; one that
+        # has nothing to train is validated as it is
+        due = (resumed is not None or not learns(module)) and quality.validated_step != module.step
         due = due and (not trains or module.step % settings.validate_every == 0)
         if not trains and not due and (run_dir / "bundle").is_dir():
             raise ConfigError(
@@ -133,7 +138,9 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
                     f"budget of {budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to go on"
                 ]
             )
-        trainer = build_trainer(cfg, run_dir, module.step, clock, quality, checkpointing)
+        anew = resumed is None and cfg.init_from is None
+        beginning = [Fitting(datamodule)] if anew else []
+        trainer = build_trainer(cfg, run_dir, module.step, clock, quality, checkpointing, beginning)
         datamodule.trainer = trainer  # it divides the data among the ranks
         torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
         if trainer.is_global_zero:
@@ -189,6 +196,10 @@ def _announce(
         f"bcfusion: {cfg.task.name}, {type(module.generator).__name__} ({parameters:.2f} M parameters), "
         f"{datamodule.describe()}"
     )
+    if not learns(module):
+        name = type(module.generator).__name__
+        print(f"{name} has nothing to train: no steps, it is evaluated as it is. Run directory: {run_dir}")
+        return
     until = f", at most {cfg.trainer.max_steps} steps" if cfg.trainer.max_steps is not None else ""
     print(
         f"Budget: {budget_seconds(cfg) / 60:g} minutes{until}, closing evaluation included "

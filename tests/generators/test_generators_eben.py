@@ -37,10 +37,12 @@ def tone(frequency: float, samples: int = 4000) -> Tensor:
 @pytest.mark.parametrize(("input_bands", "published"), [(1, 1_946_144), (2, 1_946_240), (4, 1_946_432)])
 def test_eben_has_the_published_number_of_parameters(input_bands: int, published: int) -> None:
     """The published counts hold the taps of the analysis and of the synthesis filters, which here are buffers."""
-    model = EBEN(input_bands=input_bands)
-    taps = sum(buffer.numel() for buffer in model.buffers())
-    assert taps == 2 * 4 * 32
-    assert parameters(model) == published - taps
+    for causal in (False, True):
+        with torch.device("meta"):
+            model = EBEN(input_bands=input_bands, causal=causal)
+        taps = sum(buffer.numel() for buffer in model.buffers())
+        assert taps == 2 * 4 * 32
+        assert parameters(model) == published - taps
 
 
 def test_a_second_sensor_adds_one_kernel_for_each_of_its_bands_and_nothing_else() -> None:
@@ -64,11 +66,20 @@ def test_the_frame_is_256_samples_and_the_network_looks_204_ms_ahead() -> None:
         pass
 
 
+def test_the_causal_network_waits_for_its_filter_bank_and_the_rest_of_its_frame_alone() -> None:
+    model = EBEN(causal=True, **SMALL)
+    assert (model.hop, model.lookahead, model.delay) == (256, 28, 283)
+    assert EBEN(causal=True, bands=3, taps=25, **SMALL).lookahead == 22
+
+
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     ("bands", "taps", "strides"), [(4, 32, (2, 4)), (3, 25, (2, 3)), (2, 16, (5,)), (8, 64, (2,))], ids=str
 )
-def test_the_receptive_field_is_exactly_what_poison_reaches(bands: int, taps: int, strides: tuple[int, ...]) -> None:
-    model = EBEN(bands=bands, taps=taps, strides=strides, channels=1, latent_channels=1).eval()
+def test_the_receptive_field_is_exactly_what_poison_reaches(
+    bands: int, taps: int, strides: tuple[int, ...], causal: bool
+) -> None:
+    model = EBEN(bands=bands, taps=taps, strides=strides, causal=causal, channels=1, latent_channels=1).eval()
     past, future = model.receptive_field
     start = model.hop * (2 + future // model.hop)
     x = torch.zeros(model.hop, 1, start + model.hop * (3 + past // model.hop))
@@ -91,12 +102,41 @@ def test_any_number_of_bands_and_any_length(bands: int, taps: int, input_bands: 
             assert y.isfinite().all()
 
 
-def test_without_its_network_quiet_speech_passes_whole_from_the_first_sample_to_the_last() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_its_network_quiet_speech_passes_whole_from_the_first_sample_to_the_last(causal: bool) -> None:
     x = 0.01 * torch.randn(2, 1, 1001)  # where tanh is linear
     with torch.inference_mode():
-        error = silenced(input_bands=4)(x) - x
+        error = silenced(input_bands=4, causal=causal)(x) - x
     for part in (slice(None), slice(16), slice(-16, None)):
         assert error[..., part].square().mean() < 1e-4 * x.square().mean()
+
+
+@pytest.mark.parametrize(("bands", "taps"), [(2, 16), (3, 24), (3, 25), (4, 32), (5, 40)])
+def test_the_causal_network_in_chunks_is_the_network_on_the_whole_file(bands: int, taps: int) -> None:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"bands": bands, "taps": taps, "strides": (2, 3), "channels": 4, "latent_channels": 4}
+    model = EBEN(in_channels=2, input_bands=2, causal=True, **sizes).double().eval()
+    x = 0.1 * torch.randn(2, 2, 21 * model.hop, dtype=torch.float64)
+    with torch.inference_mode():
+        whole = model(x)
+        for hops in (1, 2, 3, 7):
+            with model.streaming(2):
+                late = torch.cat([model(chunk) for chunk in x.split(hops * model.hop, dim=-1)], dim=-1)
+            error = late[..., model.lookahead :] - whole[..., : -model.lookahead]
+            assert error.abs().max() <= 1e-10 * whole.abs().max()
+
+
+@pytest.mark.parametrize(("bands", "taps"), [(2, 16), (3, 25), (4, 32), (5, 40)])
+def test_the_measured_look_ahead_of_a_stream_is_the_filter_banks(bands: int, taps: int) -> None:
+    """Without its network, quiet speech comes out of a stream as it went in, late by ``taps - bands`` samples."""
+    model = silenced(bands=bands, taps=taps, input_bands=bands, strides=(2, 3), causal=True)
+    x = 0.01 * torch.randn(1, 1, 40 * model.hop)
+    with torch.inference_mode(), model.streaming(1):
+        late = torch.cat([model(chunk) for chunk in x.split(model.hop, dim=-1)], dim=-1)
+    correlation = torch.fft.irfft(torch.fft.rfft(late) * torch.fft.rfft(x).conj(), n=x.shape[-1])
+    assert int(correlation.argmax()) == model.lookahead == taps - bands
+    error = late[..., model.lookahead :] - x[..., : -model.lookahead]
+    assert error.square().mean() < 1e-4 * x.square().mean()
 
 
 def test_the_lowest_bands_alone_are_heard() -> None:
@@ -126,8 +166,8 @@ def test_both_sensors_reach_the_network() -> None:
     torch.manual_seed(0)
     model, x = EBEN(in_channels=2, input_bands=2), 0.1 * torch.randn(1, 2, 700)
     x.requires_grad_()
-    kept = model.pqmf.analysis(x.transpose(0, 1), slice(2))  # (sensors, 2, frames)
-    first = torch.einsum("sbf,osb->of", kept, model.first.weight[..., 1].view(-1, 2, 2))
+    kept = model.pqmf.analysis(x, slice(2))  # (1, sensors * 2, frames)
+    first = torch.einsum("bf,ob->of", kept[0], model.first.weight[..., 1])
     with torch.no_grad():
         model.first.weight[..., [0, 2]] = 0
     seen: list[Tensor] = []
@@ -141,7 +181,7 @@ def test_both_sensors_reach_the_network() -> None:
 
 def test_a_residual_unit_has_its_one_activation_at_the_end() -> None:
     torch.manual_seed(0)
-    unit, x = ResidualUnit(4, 3, nn.LeakyReLU(0.01), None), torch.randn(2, 4, 50)
+    unit, x = ResidualUnit(4, 3, nn.LeakyReLU(0.01), False, None), torch.randn(2, 4, 50)
     assert (unit.dilated.kernel_size, unit.dilated.dilation, unit.pointwise.kernel_size) == (3, 3, 1)
     inner = F.conv1d(F.conv1d(x, unit.dilated.weight, padding=3, dilation=3), unit.pointwise.weight)
     torch.testing.assert_close(unit(x), x + F.leaky_relu(inner, 0.01))

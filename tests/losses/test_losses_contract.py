@@ -18,7 +18,8 @@ from bcfusion.errors import ConfigError
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "losses").glob("*.yaml"))
 KNOWN = {"inputs", "target", "lengths", "noise", "estimate", "estimate_judgements", "target_judgements"}
-PROVIDED = {"mask", "embedding", "mu", "log_var"}  # by some generators; a test of such a loss belongs to its own file
+# by some generators; a test of such a loss belongs to its own file
+PROVIDED = {"mask", "embedding", "mu", "log_var", "log_mel", "log_magnitude", "deviation", "scale"}
 
 # Losses that are smallest, and known in value, for a perfect estimate. SI-SNR has no zero: it falls without bound.
 ZERO_WHEN_PERFECT = {

@@ -103,9 +103,13 @@ def test_trains_two_steps_with_all_of_its_losses(small: Callable[..., DictConfig
         cfg.adversarial.start_step = 1  # one step without the adversary, one with it
         cfg.adversarial.ramp_steps = 2  # and with the losses that hand over to it
     result = train(cfg, tmp_path / "run", Provenance("bone_to_air", path.stem, []))
-    assert result.step == 2
+    untrained = path.stem in ("identity", "transposition")
+    assert result.step == (0 if untrained else 2)
     with (result.run_dir / "metrics.csv").open() as file:
         logged = {tag for row in csv.DictReader(file) for tag, value in row.items() if value}
+    if untrained:
+        assert "best/stoi" in logged
+        return
     assert {f"{what}/{name}" for what in ("loss", "share") for name in cfg.losses} <= logged
     networks = ["generator", "discriminator"] if cfg.discriminators else ["generator"]
     for network in networks:

@@ -1,0 +1,307 @@
+"""VoiceFixer: a ResUNet restores the log mel spectrogram, a neural vocoder makes a waveform of it.
+
+Liu et al., "VoiceFixer: Toward General Speech Restoration with Neural Vocoder", 2021 (arXiv 2109.13731). The stages are
+trained apart, the vocoder on clean speech; :class:`VoiceFixer` joins them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.generators.hifigan import Vocoder
+from bcfusion.nn.conv import Conv1d, ConvTranspose1d, remove_weight_norm, set_weight
+from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
+from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
+from bcfusion.nn.spectral import Complex, magnitude
+
+PHASE_EPS = 1e-12  # power: bins fainter than 1e-6 lose their phase, which keeps the gradient at silence finite
+
+
+class VoiceFixerMel(ResUNetGenerator):
+    """Stage one: a ResUNet on the log mel spectrograms of all sensors; its output is ADDED to that of one sensor.
+
+    What it is trained by is ``log_mel (B, n_mels, N)``, frames centred on multiples of the hop, the first on sample 0.
+    So that the stage can be heard alone, ``estimate`` is a waveform of it: the pseudo-inverse of the mel matrix gives a
+    linear magnitude, negative values set to 0, and the sensor gives the phase. That is no vocoder: with an intact
+    input and no correction it is the input at the resolution of the mel bands.
+
+    Each band of each sensor goes through a batch normalisation of its own first. With the defaults and one sensor
+    65.15 M parameters, the published number; the paper's analysis of 44.1 kHz, 2048 points at a hop of 441, has the
+    same network (a window here is a multiple of two hops: 1764 samples of 2048 points).
+
+    Args:
+        sample_rate: of input and output, in Hz.
+        in_channels: number of sensors.
+        n_fft, hop_length, win_length: of the STFT with a Hann window, in samples.
+        n_mels, f_min, f_max, floor: of the mel bands, see :class:`bcfusion.nn.mel.LogMel`.
+        channels, blocks, init_output_scale: of the :class:`bcfusion.nn.resunet.ResUNet`.
+        skip_channel: the sensor whose log mel spectrogram is corrected and whose phase is used; -1 is the last.
+
+    Attributes:
+        settings: those that the weights do not show.
+
+    Raises:
+        ConfigError: sizes that do not fit.
+    """
+
+    provides = ("log_mel",)
+    inverse: Tensor
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        in_channels: int = 1,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        win_length: int = 1024,
+        n_mels: int = 128,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        floor: float = 1e-5,
+        channels: Sequence[int] = (32, 64, 128, 256, 384, 384),
+        blocks: int = 4,
+        init_output_scale: float = 0.1,
+        skip_channel: int = -1,
+    ) -> None:
+        unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
+        super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, "hann", skip_channel)
+        self.settings = _analysis(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
+        self.log_mel = LogMel(**self.settings)
+        self.norm = nn.BatchNorm1d(in_channels * n_mels)
+        with torch.device("cpu"):
+            inverse = torch.linalg.pinv(LogMel(**self.settings).filters.double())
+        with torch.inference_mode(False):
+            taken = torch.tensor(inverse.numpy(), dtype=torch.get_default_dtype())
+            self.register_buffer("inverse", taken, persistent=False)  # (F, n_mels)
+
+    def restore(self, real: Tensor, imag: Tensor) -> Tensor:
+        """Restored log mel magnitudes ``(B, n_mels, N)`` of the parts ``(B, in_channels, F, N)`` of the spectrum."""
+        heard = self.log_mel.of_magnitude(magnitude(real, imag, MAGNITUDE_EPS))  # (B, in_channels, n_mels, N)
+        normal = self.norm(heard.flatten(1, 2)).unflatten(1, heard.shape[1:3])
+        restored: Tensor = heard[:, self.skip_channel] + self.unet(normal).squeeze(1)
+        return restored
+
+    def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
+        """See :meth:`bcfusion.nn.spectral.SpectralNetwork.spectrum`."""
+        log_mel = self.restore(real, imag)
+        wanted = (self.inverse @ (log_mel.exp() - self.log_mel.floor)).clamp_min(0)  # (B, F, N)
+        real, imag = real[:, self.skip_channel], imag[:, self.skip_channel]
+        gain = wanted / magnitude(real, imag, PHASE_EPS)
+        return (gain * real, gain * imag), {"log_mel": log_mel}
+
+
+class VoiceFixerVocoder(WaveformNetwork):
+    """Stage two: the log mel spectrogram of clean speech to its waveform, by HiFi-GAN's generator (Kong et al. 2020).
+
+    The paper's vocoder is TFGAN (Tian et al. 2020), in the same place. It is trained on the air microphone alone; of
+    several sensors it hears one. 14.11 M parameters with 128 mels.
+
+    Args:
+        sample_rate: of input and output, in Hz.
+        in_channels: number of sensors.
+        n_fft, win_length, n_mels, f_min, f_max, floor: of the analysis, see :class:`bcfusion.nn.mel.LogMel`.
+        channels, rates, kernel_sizes, residual_kernel_sizes, dilations, negative_slope: of the
+            :class:`bcfusion.generators.hifigan.Vocoder`; the product of ``rates`` is the analysis' hop.
+        speech_level: root mean square of the untrained network's output (0.07: -23 dBFS).
+        skip_channel: the sensor that is heard; -1 is the last.
+
+    Attributes:
+        settings: those that the weights do not show.
+
+    Raises:
+        ConfigError: sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        in_channels: int = 1,
+        n_fft: int = 1024,
+        win_length: int = 1024,
+        n_mels: int = 128,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        floor: float = 1e-5,
+        channels: int = 512,
+        rates: Sequence[int] = (8, 8, 2, 2),
+        kernel_sizes: Sequence[int] = (16, 16, 4, 4),
+        residual_kernel_sizes: Sequence[int] = (3, 7, 11),
+        dilations: Sequence[Sequence[int]] = ((1, 3, 5), (1, 3, 5), (1, 3, 5)),
+        negative_slope: float = 0.1,
+        speech_level: float = 0.07,
+        skip_channel: int = -1,
+    ) -> None:
+        hop = prod(rates)
+        late = (win_length - hop) // 2  # frame j ends with hop j: so its middle is the middle of the vocoder's hop
+        super().__init__(sample_rate, in_channels, hop, False, max(late, 0), skip_channel=skip_channel)
+        if (win_length - hop) % 2:
+            raise ConfigError(
+                [
+                    f"VoiceFixerVocoder: win_length={win_length} must be longer than the product of rates, {hop}, by "
+                    "an even number"
+                ]
+            )
+        analysis = _analysis(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)
+        steps = {"rates": list(rates), "dilations": [list(d) for d in dilations], "negative_slope": negative_slope}
+        self.settings = {**analysis, **steps}
+        self.log_mel = LogMel(**analysis)
+        self.silence = math.log(floor)
+        self.vocoder = Vocoder(
+            n_mels,
+            channels,
+            rates,
+            kernel_sizes,
+            residual_kernel_sizes,
+            dilations,
+            negative_slope,
+            input_level=-math.log(floor) / 2,
+            output_level=speech_level,
+        )
+        spans = enumerate(self.vocoder.input_spans)
+        self.delay = max((end + 1) * hop - 1 + late - phase for phase, (_, end) in spans)
+
+    def synthesise(self, log_mel: Tensor) -> Tensor:
+        """``(B, 1, N hop)``, late by ``lookahead``, of log mel magnitudes ``(B, n_mels, N)``."""
+        waveform: Tensor = self.vocoder(log_mel - self.silence)  # zeros around the file are silence
+        return waveform
+
+    def body(self, inputs: Tensor) -> Tensor:
+        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
+        return self.synthesise(self.log_mel(inputs[:, self.skip_channel].unsqueeze(1)))
+
+
+class VoiceFixer(WaveformNetwork):
+    """Both stages, joined: ``(B, in_channels, T) -> (B, 1, T)``. The waveform of stage one is not computed.
+
+    The weights of each stage may be taken from a finished run of it. They are part of this network from then on: its
+    own checkpoints and bundles hold them, and loading one of these needs no other file. A source that cannot be read is
+    therefore no error yet when the network is built, but when it is used with no weights having been loaded into it.
+
+    Args:
+        mel: stage one. vocoder: stage two, of the same mel bands.
+        mel_from, vocoder_from: a run of the stage, or its bundle; None: the weights that it has.
+
+    Raises:
+        ConfigError: the stages disagree in sample rate or mel bands. CheckpointError: in ``forward``, see above.
+    """
+
+    provides = ("log_mel",)
+
+    def __init__(
+        self,
+        mel: VoiceFixerMel,
+        vocoder: VoiceFixerVocoder,
+        mel_from: str | None = None,
+        vocoder_from: str | None = None,
+    ) -> None:
+        differing = [
+            f"VoiceFixer: {name} is {value} in mel and {vocoder.settings[name]} in vocoder: they must be the same"
+            for name, value in mel.settings.items()
+            if value != vocoder.settings[name]
+        ]
+        if differing:
+            raise ConfigError(differing)
+        delay = _joined_delay(mel.unet, vocoder)
+        super().__init__(mel.sample_rate, mel.in_channels, mel.hop, False, vocoder.lookahead, delay, mel.skip_channel)
+        self.mel, self.vocoder = mel, vocoder
+        self._unread: list[str] = []
+        for name, stage, source in (("mel_from", mel, mel_from), ("vocoder_from", vocoder, vocoder_from)):
+            if source is not None:
+                try:
+                    load_stage(stage, stage.settings, Path(source).expanduser())
+                except CheckpointError as error:
+                    self._unread.append(f"VoiceFixer: {name}={source}: {error}")
+        self.register_load_state_dict_post_hook(_weights_are_there)
+
+    def body(self, inputs: Tensor) -> dict[str, Tensor]:
+        """``(B, in_channels, T)``, T a multiple of ``hop``, to the waveform and the log mel spectrogram between."""
+        if self._unread:
+            raise CheckpointError("\n".join(self._unread))
+        log_mel = self.mel.restore(*self.mel.stft(inputs))
+        return {"estimate": self.vocoder.synthesise(log_mel), "log_mel": log_mel}
+
+    def trim(self, name: str, value: Tensor, length: int) -> Tensor:
+        """A waveform late by ``lookahead``; frames as stage one gives them."""
+        return super().trim(name, value, length) if name == "estimate" else self.mel.trim(name, value, length)
+
+
+def load_stage(stage: nn.Module, settings: dict[str, Any], source: Path) -> None:
+    """Loads a bundle's weights, in which weight norm is folded, into a network that may have weight norm, in place.
+
+    Args:
+        stage: the network. settings: values that the bundle's configuration, where it has them, must agree with.
+        source: the bundle, or a run that has one in ``bundle/``.
+
+    Raises:
+        CheckpointError: no bundle there, a damaged one, or one of other settings or tensors; the stage is as it was.
+    """
+    folder = next((f for f in (source, source / "bundle") if (f / "generator.safetensors").is_file()), None)
+    if folder is None:
+        raise CheckpointError("there is no bundle: give a finished run, or its bundle")
+    try:
+        state = load_file(folder / "generator.safetensors")
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["generator"]
+    except (SafetensorError, OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the bundle {folder} is damaged: {type(error).__name__}: {error}") from error
+    others = [
+        f"{key} is {config[key]}, not {value}" for key, value in settings.items() if config.get(key, value) != value
+    ]
+    if others:
+        raise CheckpointError(f"the bundle {folder} is of other settings: {'; '.join(others)}")
+    folded = remove_weight_norm(copy.deepcopy(stage)).state_dict()
+    strange = sorted(folded.keys() ^ state.keys())
+    strange += [name for name, tensor in state.items() if name in folded and folded[name].shape != tensor.shape]
+    if strange:
+        raise CheckpointError(
+            f"the bundle {folder} is of another network: {len(strange)} tensors differ, as {strange[0]}"
+        )
+    for path, layer in stage.named_modules():
+        if isinstance(layer, Conv1d | ConvTranspose1d):
+            set_weight(layer, state[f"{path}.weight"])
+    stage.load_state_dict(state, strict=False)  # the names that folded weights have, a layer with weight norm has not
+
+
+def _weights_are_there(network: nn.Module, _: object) -> None:
+    assert isinstance(network, VoiceFixer)
+    network._unread = []
+
+
+def _analysis(
+    sample_rate: int,
+    n_fft: int,
+    hop_length: int,
+    win_length: int,
+    n_mels: int,
+    f_min: float,
+    f_max: float | None,
+    floor: float,
+) -> dict[str, Any]:
+    """The arguments of the LogMel, by name."""
+    sizes = {"n_fft": n_fft, "hop_length": hop_length, "win_length": win_length, "n_mels": n_mels}
+    return {"sample_rate": sample_rate, **sizes, "f_min": f_min, "f_max": f_max, "floor": floor}
+
+
+def _joined_delay(unet: ResUNet, vocoder: VoiceFixerVocoder) -> int:
+    """Samples of which the output is late against what the last frame that it depends on has heard."""
+    hop, late = vocoder.hop, vocoder.lookahead
+    first_phase: dict[tuple[int, int], int] = {}  # of those that hear the same frames the first waits longest
+    for phase, span in enumerate(vocoder.vocoder.input_spans):
+        first_phase.setdefault(span, phase)
+    return max(
+        (unet.frame_span(frame + start, frame + end)[1] + 1) * hop - 1 - (frame * hop + phase - late)
+        for frame in range(unet.period)
+        for (start, end), phase in first_phase.items()
+    )

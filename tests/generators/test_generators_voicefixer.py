@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.generators.voicefixer import VoiceFixer, VoiceFixerMel, VoiceFixerVocoder
+from bcfusion.inference.bundle import load_generator, save_bundle
+
+BANDS = {"n_fft": 256, "win_length": 256, "n_mels": 20, "floor": 1e-5}
+MEL: dict[str, Any] = {**BANDS, "hop_length": 64, "channels": [2, 4], "blocks": 1}
+VOCODER: dict[str, Any] = {**BANDS, "channels": 8, "rates": [8, 8]}
+VOCODER |= {"kernel_sizes": [16, 16], "residual_kernel_sizes": [3], "dilations": [[1, 3]]}
+TARGET = "bcfusion.generators.voicefixer."
+
+
+def stages(seed: int = 0) -> tuple[VoiceFixerMel, VoiceFixerVocoder]:
+    torch.manual_seed(seed)
+    mel, vocoder = VoiceFixerMel(**MEL), VoiceFixerVocoder(**VOCODER)
+    mel(speech())  # in training mode: the normalisations move
+    return mel.eval(), vocoder.eval()
+
+
+def speech(samples: int = 2000, batch: int = 2) -> torch.Tensor:
+    return 0.07 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(3))
+
+
+def config(**sources: str) -> dict[str, Any]:
+    nested = {"mel": {"_target_": f"{TARGET}VoiceFixerMel", **MEL}}
+    nested |= {"vocoder": {"_target_": f"{TARGET}VoiceFixerVocoder", **VOCODER}}
+    return {"_target_": f"{TARGET}VoiceFixer", **nested, **sources}
+
+
+def store(folder: Path, seed: int = 0) -> tuple[str, str]:
+    """A bundle of each stage, one as a run has it."""
+    mel, vocoder = stages(seed)
+    paths = folder / "mel_run" / "bundle", folder / "vocoder"
+    save_bundle(paths[0], mel, {"_target_": f"{TARGET}VoiceFixerMel", **MEL}, ["body"], {})
+    save_bundle(paths[1], vocoder, {"_target_": f"{TARGET}VoiceFixerVocoder", **VOCODER}, ["air"], {})
+    return str(paths[0].parent), str(paths[1])
+
+
+def test_parameters_of_the_published_analysis_module_and_of_both_stages() -> None:
+    with torch.device("meta"):
+        mel, vocoder = VoiceFixerMel(), VoiceFixerVocoder()
+        published = VoiceFixerMel(44100, 1, 2048, 441, 1764)  # a window of 2048 is no multiple of two hops
+    assert sum(p.numel() for p in mel.parameters()) == pytest.approx(65.15e6, rel=1e-4)
+    assert sum(p.numel() for p in published.parameters()) == pytest.approx(65.15e6, rel=1e-4)
+    # HiFi-GAN V1, 13.94 M with 80 mels, whose first convolution hears 48 more
+    assert sum(p.numel() for p in vocoder.parameters()) == pytest.approx(13.94e6 + 48 * 512 * 7, rel=1e-3)
+
+
+def test_without_a_residual_stage_one_gives_the_log_mel_of_the_sensor_that_it_corrects() -> None:
+    torch.manual_seed(0)
+    network = VoiceFixerMel(**MEL, in_channels=2, skip_channel=0).eval()
+    torch.nn.init.zeros_(network.unet.last.weight)
+    heard = 0.07 * torch.randn(1, 2, 2000)
+    with torch.inference_mode():
+        given = network(heard)["log_mel"]
+        padded = torch.nn.functional.pad(heard[:, :1], (0, 3 * 64 - 2000 % 64 + 64))
+        wanted = network.log_mel(padded)[..., network.stft.centred :][..., : 2000 // 64 + 1]
+    torch.testing.assert_close(given, wanted)
+
+
+def test_the_residual_is_added_to_the_logarithm() -> None:
+    mel, _ = stages()
+    torch.nn.init.zeros_(mel.unet.last.weight)
+    with torch.inference_mode():
+        before = mel(speech())
+        assert mel.unet.last.bias is not None
+        mel.unet.last.bias.fill_(0.7)
+        after = mel(speech())
+    torch.testing.assert_close(after["log_mel"], before["log_mel"] + 0.7)
+    # and what is heard of it is louder by as much: 6.1 dB
+    torch.testing.assert_close(
+        after["estimate"].std() / before["estimate"].std(), torch.tensor(0.7).exp(), rtol=0.01, atol=0
+    )
+
+
+def test_what_is_heard_of_an_intact_mel_is_close_to_the_input() -> None:
+    """One band a bin and no correction: magnitudes are right, phases the input's."""
+    torch.manual_seed(0)
+    network = VoiceFixerMel(16000, 1, 512, 64, 256, 40, channels=(2, 4), blocks=1).eval()
+    torch.nn.init.zeros_(network.unet.last.weight)
+    tone = 0.1 * torch.sin(2 * torch.pi * 1000 / 16000 * torch.arange(4000.0)).view(1, 1, -1)
+    with torch.inference_mode():
+        heard = network(tone)["estimate"]
+    inner = slice(500, 3500)
+    assert torch.nn.functional.cosine_similarity(heard[..., inner], tone[..., inner], dim=-1).item() > 0.9
+
+
+def test_with_nothing_to_correct_the_joined_network_is_its_vocoder() -> None:
+    mel, vocoder = stages()
+    torch.nn.init.zeros_(mel.unet.last.weight)
+    joined = VoiceFixer(mel, vocoder).eval()
+    clean = speech(9 * joined.hop - joined.lookahead)  # filled up alike by both
+    with torch.inference_mode():
+        torch.testing.assert_close(joined(clean)["estimate"], vocoder(clean))
+
+
+def test_the_joined_network_is_stage_two_applied_to_stage_one() -> None:
+    mel, vocoder = stages()
+    joined = VoiceFixer(mel, vocoder).eval()
+    heard = speech(9 * joined.hop - mel.lookahead)  # stage one alone fills up the same number of frames
+    frames: list[torch.Tensor] = []
+    hook = mel.unet.register_forward_hook(lambda *call: frames.append(call[2]))
+    with torch.inference_mode():
+        output, alone = joined(heard), mel(heard)
+    hook.remove()
+    torch.testing.assert_close(frames[0], frames[1])
+    torch.testing.assert_close(output["log_mel"], alone["log_mel"])
+    assert not torch.allclose(output["estimate"], vocoder(heard))
+    with torch.inference_mode():
+        late = vocoder.synthesise(alone["log_mel"])  # the first frame here is `centred` frames into the file's
+    inner = slice(1000, 1400)
+    shift = vocoder.lookahead - mel.stft.centred * vocoder.hop
+    torch.testing.assert_close(late[..., shift:][..., inner], output["estimate"][..., inner])
+
+
+def test_weights_come_from_the_runs_and_their_bundle_needs_neither(tmp_path: Path) -> None:
+    """Weight norm is folded in the bundles and is not in the network that takes them."""
+    mel_from, vocoder_from = store(tmp_path / "runs")
+    expected = VoiceFixer(*stages()).eval()
+    torch.manual_seed(9)
+    fresh = (VoiceFixerMel(**MEL), VoiceFixerVocoder(**VOCODER))
+    joined = VoiceFixer(*fresh, mel_from=mel_from, vocoder_from=vocoder_from).eval()
+    with torch.inference_mode():
+        wanted = expected(speech())["estimate"]
+        torch.testing.assert_close(joined(speech())["estimate"], wanted)
+    save_bundle(tmp_path / "joined", joined, config(mel_from=mel_from, vocoder_from=vocoder_from), ["body"], {})
+    with torch.inference_mode():
+        store_of_others = tmp_path / "runs"
+        shutil.rmtree(store_of_others)
+        torch.testing.assert_close(load_generator(tmp_path / "joined")(speech())["estimate"], wanted)
+        store(store_of_others, seed=5)  # in the same place, and not what was trained with
+        torch.testing.assert_close(load_generator(tmp_path / "joined")(speech())["estimate"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"floor": 1e-4}, "floor is 1e-05, not 0.0001"),
+        ({"channels": [2, 2]}, "another network"),
+        (None, "there is no bundle"),
+    ],
+)
+def test_a_source_that_does_not_fit_is_told_when_the_network_is_used(
+    tmp_path: Path, change: dict[str, Any] | None, text: str
+) -> None:
+    mel_from, _ = store(tmp_path) if change else (str(tmp_path / "nowhere"), "")
+    common = {"floor": change["floor"]} if change and "floor" in change else {}
+    mel = VoiceFixerMel(**{**MEL, **(change or {})})
+    untouched = {name: tensor.clone() for name, tensor in mel.state_dict().items()}
+    joined = VoiceFixer(mel, VoiceFixerVocoder(**{**VOCODER, **common}), mel_from=mel_from)
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in mel.state_dict().items())
+    with pytest.raises(CheckpointError, match=f"mel_from=.*{text}"):
+        joined(speech())
+    joined.load_state_dict(joined.state_dict())
+    joined(speech())
+
+
+def test_stages_of_different_mels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"floor is 1e-05 in mel and 0\.001 in vocoder"):
+        VoiceFixer(VoiceFixerMel(**MEL), VoiceFixerVocoder(**{**VOCODER, "floor": 1e-3}))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bcfusion.errors import ConfigError
+from bcfusion.nn.resunet import ResUNet, reach_of
+
+
+def test_with_the_paper_s_sizes_it_has_voicefixer_s_published_count() -> None:
+    """65.15 M: four residual blocks in each of six levels down and six up, one at the bottom and one at the end."""
+    with torch.device("meta"):
+        assert sum(p.numel() for p in ResUNet().parameters()) == 65_152_867
+
+
+@pytest.mark.parametrize("bins", [1, 8, 13, 20])
+def test_any_number_of_bins_comes_back(bins: int) -> None:
+    network = ResUNet(2, 3, (2, 3, 4), blocks=1).eval()
+    with torch.inference_mode():
+        assert network(torch.randn(1, 2, bins, 16)).shape == (1, 3, bins, 16)
+
+
+@pytest.mark.parametrize(("channels", "blocks"), [((2,), 1), ((2, 3), 2), ((2, 3, 4), 1)])
+def test_the_declared_reach_is_the_measured_one_at_every_frame(channels: tuple[int, ...], blocks: int) -> None:
+    torch.manual_seed(0)
+    network = ResUNet(1, 1, channels, blocks).eval()
+    past, future = reach_of(network)
+    middle = -(-(past + future) // network.period) * network.period
+    x = torch.randn(1, 1, 4, 2 * middle + network.period)
+    measured = [0, 0]
+    for phase in range(network.period):
+        poisoned = x.clone()
+        poisoned[..., middle + phase] = torch.nan
+        with torch.inference_mode():
+            heard = (~network(poisoned).isfinite()).any(2).flatten().nonzero().flatten() - (middle + phase)
+        measured = [max(measured[0], int(heard[-1])), max(measured[1], -int(heard[0]))]
+    assert measured == [past, future]
+
+
+def test_a_shift_by_a_period_is_a_shift_of_the_output() -> None:
+    torch.manual_seed(0)
+    network = ResUNet(1, 1, (2, 3), blocks=1).eval()
+    x = torch.randn(1, 1, 8, 64)
+    with torch.inference_mode():
+        there, here = network(torch.roll(x, network.period, -1)), network(x)
+    inner = slice(sum(reach_of(network)) + network.period, -sum(reach_of(network)))
+    torch.testing.assert_close(there[..., inner], torch.roll(here, network.period, -1)[..., inner])
+
+
+def test_variance_is_kept_from_top_to_bottom_and_back() -> None:
+    """At full depth and torch's own start all that comes out is 0."""
+    torch.manual_seed(0)
+    network = ResUNet(channels=(8, 8, 8, 8, 8, 8), blocks=2, init_output_scale=1.0)
+    with torch.no_grad():
+        assert 0.3 < network(torch.randn(2, 1, 64, 64)).std() < 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [({"channels": ()}, "channels="), ({"blocks": 0}, "blocks=0"), ({"init_output_scale": 0.0}, "init_output_scale")],
+)
+def test_wrong_sizes_are_refused(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        ResUNet(**settings)
