@@ -92,15 +92,17 @@ class CumulativeLayerNorm(_Affine):
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
         """``total``, ``squares`` and ``count (B, 1)``: sum, sum of squares and number of the values so far."""
-        zeros = torch.zeros(batch_size, 1, dtype=torch.float64, device=like.device)
-        return {"total": zeros, "squares": zeros, "count": zeros}
+        # three tensors, not one three times: an exported step would take them for one
+        return {
+            name: torch.zeros(batch_size, 1, dtype=torch.float64, device=like.device)
+            for name in ("total", "squares", "count")
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, ..., N)``, shape in, shape out."""
         over = tuple(range(1, x.ndim - 1))
-        precise = x.double()
-        total = precise.sum(over).cumsum(-1)  # (B, N)
-        squares = precise.square().sum(over).cumsum(-1)
+        total = x.sum(over).double().cumsum(-1)  # (B, N)
+        squares = x.square().sum(over).double().cumsum(-1)
         per_frame = x[:1, ..., 0].numel()
         count = per_frame * torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand_as(total)
         if self.is_streaming:
