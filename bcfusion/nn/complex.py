@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
@@ -50,44 +49,13 @@ class _PerPart(StreamingModule):
     def replace(self, **tensors: Tensor) -> None:
         super().replace(**{name: tensor.unflatten(0, (-1, 2)) for name, tensor in tensors.items()})
 
-    def _takes_a_short_chunk(self, x: Tensor, weight: Tensor) -> bool:
-        """Whether a matrix product is quicker than torch's convolution, which on CPUs reorders its weight every time.
-
-        An exported graph is laid out by the runtime that loads it.
-        """
-        short = self.is_streaming and x.device.type == "cpu" and not torch.compiler.is_exporting()
-        return short and x.numel() < weight.numel()
-
 
 class _PartConv2d(_PerPart, Conv2d):
-    """With a stride along frequency alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self._takes_a_short_chunk(x, self.weight):
-            return super().forward(x)
-        if self.context:
-            x = torch.cat([self.recall("past"), x], dim=-1)
-            self.replace(past=x[..., x.shape[-1] - self.context :])
-        x = F.pad(x, (0, 0, self.below, self.above))
-        windows = x.unfold(2, self.kernel_size[0], self.stride[0]).unfold(3, self.kernel_size[1], 1)
-        windows = windows.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (2B, F', N, in_channels kernel)
-        return F.linear(windows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+    pass
 
 
 class _PartConvTranspose2d(_PerPart, ConvTranspose2d):
-    def forward(self, x: Tensor) -> Tensor:
-        if not self._takes_a_short_chunk(x, self.weight):
-            return super().forward(x)
-        bins, frames = x.shape[2:]
-        taps = x.flatten(2).transpose(1, 2) @ self.weight.flatten(1)  # (2B, F N, out_channels kernel)
-        size = ((bins - 1) * self.stride + self.kernel_size[0], frames + self.overlap)
-        y = F.fold(taps.transpose(1, 2), size, self.kernel_size, stride=(self.stride, 1))
-        y = y[:, :, self.below : y.shape[2] - self.above]
-        if self.overlap:
-            y = y + F.pad(self.recall("overlap"), (0, frames))
-            self.replace(overlap=y[..., frames:])
-        y = y[..., :frames]
-        return y if self.bias is None else y + self.bias[:, None, None]
+    pass
 
 
 class ComplexConv2d(StreamingModule):

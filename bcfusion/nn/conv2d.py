@@ -101,7 +101,12 @@ class Conv2d(StreamingModule):
                 x = torch.cat([self.recall("past"), x], dim=-1)
                 self.replace(past=x[..., x.shape[-1] - self.context :])
             x = F.pad(x, (0, 0, self.below, self.above))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        weight = self.weight
+        if _is_short(self, x, weight) and self.dilation == (1, 1):
+            windows = x.unfold(2, self.kernel_size[0], self.stride[0]).unfold(3, self.kernel_size[1], self.stride[1])
+            windows = windows.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (B, F', N, in_channels kernel)
+            return F.linear(windows, weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""
@@ -183,7 +188,13 @@ class ConvTranspose2d(StreamingModule):
     def forward(self, x: Tensor) -> Tensor:
         """Whole spectrograms or chunks, of any number of frames."""
         frames = x.shape[-1]
-        y = F.conv_transpose2d(x, self.weight, None, (self.stride, 1), 0, 0, self.groups)
+        weight = self.weight
+        if _is_short(self, x, weight):
+            taps = x.flatten(2).transpose(1, 2) @ weight.flatten(1)  # (B, F N, out_channels kernel)
+            size = ((x.shape[2] - 1) * self.stride + self.kernel_size[0], frames + self.overlap)
+            y = F.fold(taps.transpose(1, 2), size, self.kernel_size, stride=(self.stride, 1))
+        else:
+            y = F.conv_transpose2d(x, weight, None, (self.stride, 1), 0, 0, self.groups)
         y = y[:, :, self.below : y.shape[2] - self.above]
         if self.is_streaming and self.overlap:
             y = y + F.pad(self.recall("overlap"), (0, frames))
@@ -195,6 +206,15 @@ class ConvTranspose2d(StreamingModule):
         """Sizes, for ``print``."""
         sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         return f"{sizes}, groups={self.groups}, causal={self.causal}"
+
+
+def _is_short(layer: Conv2d | ConvTranspose2d, x: Tensor, weight: Tensor) -> bool:
+    """Whether a matrix product is quicker than torch's convolution, which on CPUs reorders its weight at every call.
+
+    An exported graph is laid out by the runtime that loads it.
+    """
+    chunk = layer.is_streaming and layer.groups == 1 and x.device.type == "cpu" and not torch.compiler.is_exporting()
+    return chunk and x.numel() < weight.numel()
 
 
 def _initialise(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:

@@ -7,6 +7,7 @@ import torchaudio.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError, ConfigError
+from bcfusion.nn.precision import full_precision
 from bcfusion.nn.spectral import magnitude
 from bcfusion.nn.stft import Stft
 from bcfusion.nn.streaming import StreamingModule
@@ -92,7 +93,8 @@ class LogMel(StreamingModule):
 
     def of_magnitude(self, spectrum: Tensor) -> Tensor:
         """Log mel magnitudes ``(B, n_mels, N)`` of magnitudes ``(B, F, N)``, at least 0, of this STFT."""
-        return (self.filters @ spectrum + self.floor).log()
+        with full_precision(spectrum):
+            return (self.filters @ spectrum.to(self.filters.dtype) + self.floor).log()
 
     def extra_repr(self) -> str:
         """Sizes, for ``print``."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
+from bcfusion.nn.precision import full_precision
 from bcfusion.nn.stft import Stft, window_samples
 from bcfusion.nn.streaming import StreamingModule
 
@@ -83,7 +84,8 @@ class Pitch(StreamingModule):
         """F0 in Hz and voicing 0 to 1, each ``(B, 1, N)``, of ``(B, 1, T)``; N = T / hop_length, frames as in Stft."""
         real, imag = self.stft(waveform)
         power = (real.square() + imag.square())[:, 0]  # (B, F, N)
-        correlation = self.to_correlation @ power  # (B, 1 + lags, N)
+        with full_precision(power):
+            correlation = self.to_correlation @ power  # (B, 1 + lags, N)
         energy = correlation[:, :1]
         floor = self.silence**2 * self.stft.win_length / 2
         curve = correlation[:, 1:] / (energy + floor) / self.window_correlation

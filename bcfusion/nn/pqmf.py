@@ -8,7 +8,6 @@ modulated filterbanks", IEEE Signal Processing Letters 5(6), 1998.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError, ConfigError
+from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 
 _GRID = 4001  # candidates of the cutoff: ten times as many change the reconstruction by less than 2 dB, either way
@@ -130,7 +130,9 @@ class PQMF(StreamingModule):
             raise AudioError(f"PQMF analyses (batch, {self.channels}, time), not {tuple(waveform.shape)}")
         if self.is_streaming and waveform.shape[-1] % self.bands:
             raise StreamingError(f"a chunk of {waveform.shape[-1]} samples is not a multiple of the {self.bands} bands")
-        return _in_full_precision(self._analyse, waveform, self.analysis_filters[bands])
+        filters = self.analysis_filters[bands]
+        with full_precision(waveform):
+            return self._analyse(waveform.to(filters.dtype), filters)
 
     def synthesis(self, bands: Tensor) -> Tensor:
         """Joins all bands, ``(B, M, frames)``, to a waveform ``(B, 1, frames * M)``; streams in chunks of any length.
@@ -140,7 +142,8 @@ class PQMF(StreamingModule):
         """
         if bands.ndim != 3 or bands.shape[1] != self.bands:
             raise AudioError(f"PQMF joins (batch, {self.bands} bands, frames), not {tuple(bands.shape)}")
-        return _in_full_precision(self._synthesise, bands, self.synthesis_filters)
+        with full_precision(bands):
+            return self._synthesise(bands.to(self.synthesis_filters.dtype), self.synthesis_filters)
 
     def analysis_span(self, first: int, last: int) -> tuple[int, int]:
         """The first and last sample that the frames ``first`` to ``last`` depend on."""
@@ -216,12 +219,3 @@ def _filters(bands: int, taps: int, beta: float, cutoff: float) -> np.ndarray:
     # white noise comes back at its own level where the energies of analysis and synthesis filters multiply to bands^2;
     # the gain of an analysis filter in its band is one where the energy of all of them is one: 1 and bands^2, then
     return np.asarray(filters / math.sqrt((filters**2).sum()))
-
-
-def _in_full_precision(step: Callable[[Tensor, Tensor], Tensor], signal: Tensor, filters: Tensor) -> Tensor:
-    """Runs outside of autocast: bfloat16 would add noise at the level of what weak bands hold."""
-    device = signal.device.type
-    if not (torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        return step(signal, filters)
-    with torch.autocast(device, enabled=False):
-        return step(signal.to(filters.dtype), filters)

@@ -56,7 +56,8 @@ def budget_seconds(cfg: DictConfig) -> float:
 def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float | None = None) -> Result:
     """Trains, validates, and closes with an evaluation of the best generator.
 
-    A generator without anything to train (the identity) is validated and closes like any other, without steps.
+    A generator without anything to train (the identity), and any with ``trainer.max_steps=0``, is validated as it is
+    and closes like any other.
 
     Args:
         cfg: composed and verified configuration.
@@ -125,11 +126,12 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
             hyperparameters=hyperparameters(config, provenance),
             resumed=None if resumed is None else resumed["training"]["quality"],
         )
-        trains = resumed is None or not (clock.spent() or module.step >= (settings.max_steps or module.step + 1))
-        trains = trains and learns(module)
+        ended = settings.max_steps is not None and module.step >= settings.max_steps
+        untrained = settings.max_steps == 0 or not learns(module)
+        trains = not untrained and (resumed is None or not (clock.spent() or ended))
         # a run that was stopped in a validation makes up for it, one that was stopped in its closing closes; one that
-        # has nothing to train is validated as it is
-        due = (resumed is not None or not learns(module)) and quality.validated_step != module.step
+        # does not train at all is validated as it is
+        due = (resumed is not None or untrained) and quality.validated_step != module.step
         due = due and (not trains or module.step % settings.validate_every == 0)
         if not trains and not due and (run_dir / "bundle").is_dir():
             raise ConfigError(
@@ -196,9 +198,9 @@ def _announce(
         f"bcfusion: {cfg.task.name}, {type(module.generator).__name__} ({parameters:.2f} M parameters), "
         f"{datamodule.describe()}"
     )
-    if not learns(module):
-        name = type(module.generator).__name__
-        print(f"{name} has nothing to train: no steps, it is evaluated as it is. Run directory: {run_dir}")
+    if cfg.trainer.max_steps == 0 or not learns(module):
+        why = "trainer.max_steps=0" if learns(module) else f"{type(module.generator).__name__} has nothing to train"
+        print(f"{why}: no steps, it is evaluated as it is. Run directory: {run_dir}")
         return
     until = f", at most {cfg.trainer.max_steps} steps" if cfg.trainer.max_steps is not None else ""
     print(

@@ -99,6 +99,23 @@ def test_sizes_that_do_not_fit_are_refused(build: Callable[[], nn.Module], messa
         build()
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_short_chunks_of_wide_layers_give_what_the_whole_gives(frames: int) -> None:
+    """These go through matrix products, where a convolution would take longest to prepare its weight."""
+    torch.manual_seed(0)
+    layers: list[Conv2d | ConvTranspose2d] = [
+        Conv2d(32, 24, (5, 2), 8, (2, 1), padding=(2, 1), causal=True),
+        ConvTranspose2d(32, 24, (5, 2), 4, 2, (2, 1), causal=True),
+    ]
+    for layer in layers:
+        layer.double()
+        x = torch.randn(2, 32, 8 if isinstance(layer, Conv2d) else 4, 6, dtype=torch.float64)
+        assert x[..., :frames].numel() < layer.weight.numel()
+        with layer.streaming(2):
+            parts = torch.cat([layer(part) for part in x.split(frames, dim=-1)], dim=-1)
+        torch.testing.assert_close(parts, layer(x), atol=1e-12, rtol=0)
+
+
 def test_a_chunk_must_fit_the_stride() -> None:
     layer: StreamingModule = LAYERS["strided in time"](True)
     with layer.streaming(1), pytest.raises(StreamingError, match="3 frames is not a multiple of the stride 2"):

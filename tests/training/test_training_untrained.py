@@ -89,3 +89,17 @@ def test_check_shows_a_network_without_parameters(untrained: Compose, capsys: py
     rows = capsys.readouterr().out
     assert "0.000 M" in rows
     assert "past 0 samples (0.0 ms), future 0 samples (0.0 ms)" in rows
+
+
+def test_a_network_that_could_learn_is_evaluated_as_it_is_with_no_steps(
+    tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = bcfusion.load_generator(run(tiny("trainer.max_steps=1"), tmp_path / "start").run_dir)
+    cfg = tiny("trainer.max_steps=0", f"init_from={tmp_path / 'start'}")
+    drop_unchosen(cfg)
+    result = run(cfg, tmp_path / "run")
+    assert "trainer.max_steps=0: no steps" in capsys.readouterr().out
+    assert result.step == 0
+    heard = 0.1 * torch.randn(1, 1, 3000)
+    with torch.no_grad():
+        torch.testing.assert_close(bcfusion.load_generator(result.run_dir)(heard), start(heard))

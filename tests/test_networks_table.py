@@ -1,0 +1,82 @@
+"""The README's table of networks says what the networks are."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from bcfusion.config import conf_dir
+from bcfusion.nn.streaming import StreamingModule
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("networks_table", ROOT / "scripts" / "networks_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def rows(script: ModuleType) -> dict[str, list[str]]:
+    """The cells of the README's table, by network."""
+    text = (ROOT / "README.md").read_text()
+    table = text.partition(script.BEGIN)[2].partition(script.END)[0]
+    lines = [line for line in table.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name.strip("`"): rest for name, *rest in cells}
+
+
+def test_every_network_has_a_row_and_every_row_a_network(script: ModuleType) -> None:
+    assert sorted(rows(script)) == sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml")))
+def test_size_latency_and_causality_are_the_networks_own(script: ModuleType, name: str) -> None:
+    with torch.device("meta"):
+        network = script.network(name)
+    row = script.Row(
+        name,
+        sum(parameter.numel() for parameter in network.parameters()),
+        0.0,
+        network.causal,
+        network.delay,
+        network.sample_rate,
+        None,
+    )
+    _, parameters, _, causal, latency, _ = [cell.strip() for cell in row.markdown().strip("|").split("|")]
+    written = rows(script)[name]
+    assert [written[0], written[2], written[3]] == [parameters, causal, latency]
+
+
+def test_a_causal_network_is_timed_as_a_stream_and_another_as_a_file(script: ModuleType) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    class Listening(StreamingModule):
+        sample_rate, in_channels, hop, delay = 1000, 1, 5, 4
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append((inputs.shape[-1], self.is_streaming))
+            return inputs
+
+    network = Listening()
+    assert script.real_time_factor(network, seconds=0.1) > 0
+    assert set(seen) == {(15, True)}, "16 ms, in whole frames"
+    seen.clear()
+    network.causal = False
+    script.real_time_factor(network, seconds=0.1)
+    assert seen[-1] == (105, False)
+
+
+def test_lines_are_markdown_of_as_many_columns_as_the_header(script: ModuleType) -> None:
+    row = script.Row("x", 1_234_567, 2.5e9, True, 399, 16000, 0.25)
+    assert row.markdown() == "| `x` | 1.23 M | 2.50 | yes | 24.9 ms | 0.250 |"
+    assert row.markdown().count("|") == script.HEADER[0].count("|") == script.HEADER[1].count("|")
+    assert script.Row("x", 0, 0, False, None, 16000, None).markdown() == "| `x` | none | 0 | no | whole file |  |"
