@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class GRU(_Recurrent):
 @contextmanager
 def _without_onednn() -> Iterator[None]:
     """torch's own `flags` does the same, with a warning about GPUs of another make."""
-    backend = torch.backends.mkldnn
+    backend: Any = torch.backends.mkldnn
     before = backend.enabled
     backend.enabled = False
     try:
