@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
+from bcfusion.nn.cpu import without_onednn
 from bcfusion.nn.network import WaveformNetwork
 
 Method = Literal["folding", "translation"]
@@ -122,7 +123,8 @@ class Transposition(WaveformNetwork):
         """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``."""
         heard = inputs[:, self.skip_channel].unsqueeze(1)
         # the filters follow the signal: callers find a network's device by its parameters, and here are none
-        parts = F.conv1d(heard, self.kernel.to(heard), padding=self.kernel.shape[-1] // 2)  # (B, 2 bands, T)
+        with without_onednn():
+            parts = F.conv1d(heard, self.kernel.to(heard), padding=self.kernel.shape[-1] // 2)  # (B, 2 bands, T)
         moved = parts.unflatten(-1, (-1, self.hop)) * self.carriers.to(heard)
         return heard + moved.flatten(-2).sum(1, keepdim=True)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
+from bcfusion.nn.cpu import without_onednn
 from bcfusion.nn.network import refuse_causal
 from bcfusion.nn.streaming import StreamingModule
 
@@ -62,7 +61,7 @@ class _Recurrent(StreamingModule):
         before = tuple(self.recall(name).transpose(0, 1).flatten(1, 2).contiguous() for name in self.state_names)
         # oneDNN prepares its weights at every call, which for a few steps costs several times what the steps do
         few = x.shape[0] * x.shape[1] < 16 and x.device.type == "cpu" and not torch.compiler.is_exporting()
-        with _without_onednn() if few else nullcontext():
+        with without_onednn() if few else nullcontext():
             output, after = self.layers(x, before if len(before) > 1 else before[0])
         states = after if len(before) > 1 else (after,)
         split = {
@@ -94,18 +93,6 @@ class GRU(_Recurrent):
 
     cell = nn.GRU
     state_names = ("hidden",)
-
-
-@contextmanager
-def _without_onednn() -> Iterator[None]:
-    """torch's own `flags` does the same, with a warning about GPUs of another make."""
-    backend: Any = torch.backends.mkldnn
-    before = backend.enabled
-    backend.enabled = False
-    try:
-        yield
-    finally:
-        backend.enabled = before
 
 
 def along_time(layer: nn.Module, x: Tensor) -> Tensor:
