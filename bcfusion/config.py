@@ -5,6 +5,7 @@ Importing this module loads neither OmegaConf nor Hydra, so that the command lin
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -70,11 +71,12 @@ def nearest(name: str, options: Iterable[str]) -> str | None:
 
 
 def register_resolvers() -> None:
-    """Makes ``${n_sensors:...}``, ``${divide:...}`` and ``${run_dir:...}`` known to OmegaConf; may be repeated."""
+    """Makes our resolvers (``${n_sensors:...}`` and so on) known to OmegaConf; may be repeated."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("n_sensors", len, replace=True)
     OmegaConf.register_new_resolver("divide", divide, replace=True)
+    OmegaConf.register_new_resolver("bands_up_to", bands_up_to, replace=True)
     # Cached: with resume=auto the newest run is looked up once, not anew whenever the key is read.
     OmegaConf.register_new_resolver("run_dir", run_dir, replace=True, use_cache=True)
 
@@ -84,6 +86,11 @@ def divide(numerator: float, denominator: float) -> float:
     if isinstance(numerator, int) and isinstance(denominator, int) and numerator % denominator == 0:
         return numerator // denominator
     return numerator / denominator
+
+
+def bands_up_to(frequency: float, sample_rate: int, bands: int) -> int:
+    """How many of ``bands`` equal bands, from the lowest, reach ``frequency`` in Hz; at least one, at most all."""
+    return min(bands, max(1, math.ceil(2 * bands * frequency / sample_rate)))
 
 
 def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str | None, now: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,7 @@ def script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for the module of their class
     spec.loader.exec_module(module)
     return module
 
@@ -78,5 +80,13 @@ def test_a_causal_network_is_timed_as_a_stream_and_another_as_a_file(script: Mod
 def test_lines_are_markdown_of_as_many_columns_as_the_header(script: ModuleType) -> None:
     row = script.Row("x", 1_234_567, 2.5e9, True, 399, 16000, 0.25)
     assert row.markdown() == "| `x` | 1.23 M | 2.50 | yes | 24.9 ms | 0.250 |"
+    assert "| 10.1 s |" in script.Row("x", 1, 1e9, False, 162303, 16000, None).markdown()
     assert row.markdown().count("|") == script.HEADER[0].count("|") == script.HEADER[1].count("|")
     assert script.Row("x", 0, 0, False, None, 16000, None).markdown() == "| `x` | none | 0 | no | whole file |  |"
+
+
+def test_single_rows_are_replaced_and_the_others_stay(script: ModuleType) -> None:
+    text = f"before\n{script.BEGIN}\n| `eben` | old |\n| `seanet` | old |\n\nnote\n{script.END}\nafter\n"
+    lines = [*script.HEADER, "| `eben` | new |"]
+    table = "\n".join([*script.HEADER, "| `eben` | new |", "| `seanet` | old |"])
+    assert script.replaced(text, lines, "\nlater") == f"before\n{script.BEGIN}\n{table}\n\nlater\n{script.END}\nafter\n"

@@ -78,7 +78,7 @@ class ApBwe(SpectralNetwork):
         skip_channel: the sensor whose amplitudes and phases are started from; -1 is the last (the air microphone, in
             fusion).
         floor: amplitude of a bin below which it is empty, without a phase, of a signal in [-1, 1] and a window that is
-            not normalised; 1e-4 is half of 16-bit audio's quantisation noise.
+            not normalised; 1e-4 is about 16-bit audio's quantisation noise.
         init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network gives
             nearly its input.
 

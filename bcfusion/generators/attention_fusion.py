@@ -59,9 +59,10 @@ class AttentionFusion(WaveformNetwork):
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        branch: makes the generator of one sensor before the fusion; null: the sensors as they are.
-        network: makes the generator of one channel behind it; null: none. Both are a ``_target_`` with ``_partial_:
-            true``, any of conf/generator.
+        branch: makes the generator of one sensor before the fusion; None: the sensors as they are.
+        air_branch: makes that of the last sensor, the air microphone, where it is to be another one; None: ``branch``.
+        network: makes the generator of one channel behind the fusion; None: none. All three are, in a YAML, a
+            ``_target_`` with ``_partial_: true``.
         n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
         channels: of the attention's convolutions. layers: of these, the one to the weights included.
         kernel_size: (frequency, frames).
@@ -74,6 +75,7 @@ class AttentionFusion(WaveformNetwork):
         self,
         branch: Build | None,
         network: Build | None,
+        air_branch: Build | None = None,
         sample_rate: int = 16000,
         in_channels: int = 2,
         n_fft: int = 512,
@@ -88,7 +90,7 @@ class AttentionFusion(WaveformNetwork):
             raise ConfigError(["AttentionFusion: give a branch before the fusion, a network behind it, or both"])
         if layers < 1:
             raise ConfigError([f"AttentionFusion: layers={layers} must be at least 1"])
-        branches = None if branch is None else Branches(branch, in_channels, sample_rate)
+        branches = None if branch is None else Branches(branch, air_branch, in_channels, sample_rate)
         behind = None if network is None else Inner(network(in_channels=1), sample_rate)
         parts = [part for part in (branches, behind) if part is not None]
         overlap = win_length - hop_length

@@ -29,7 +29,8 @@ _NO_PHASE = 1e-20
 class BiLSTMMapping(SpectralNetwork):
     r"""Log magnitudes to log magnitudes, ``(B, in_channels, T) -> (B, 1, T)``. Not causal: it hears the whole file.
 
-    The sensors are divided by the largest sample s of all of them, so that their ratio stays. Their log magnitudes
+    The sensors are divided by the largest sample s of all of them, so that their ratio stays; that of a training crop,
+    and of the whole file later, which is a little more. Their log magnitudes
     :math:`\tfrac12 \ln(|X|^2 + \epsilon^2)` are normalised bin by bin, by mean and deviation over the training set;
     bidirectional LSTM layers and a linear layer follow; what comes out is de-normalised by the mean and deviation of
     the AIR microphone, made a magnitude, given a phase, and multiplied by s.

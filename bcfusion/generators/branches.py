@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bcfusion.contracts import Generator
+from bcfusion.contracts import Fitted, Generator
 from bcfusion.errors import ConfigError
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork
@@ -30,12 +30,15 @@ class Inner(nn.Module):
         hop, causal, delay: the network's. lookahead: samples.
 
     Raises:
-        ConfigError: another sample rate.
+        ConfigError: another sample rate, or statistics of the training set that it would have to take (``fit``).
     """
 
     def __init__(self, network: nn.Module, sample_rate: int) -> None:
         super().__init__()
         spec = cast("Generator", network)
+        if isinstance(network, Fitted):
+            name = type(network).__name__
+            raise ConfigError([f"{name} takes statistics from the training set, and cannot do so inside of a network"])
         if spec.sample_rate != sample_rate:
             name = type(network).__name__
             raise ConfigError([f"{name} works at {spec.sample_rate} Hz, the network around it at {sample_rate} Hz"])
@@ -54,7 +57,8 @@ class Branches(nn.Module):
     """``(B, S, T) -> (B, S, T)``: what a generator of its own makes of each sensor, all equally late.
 
     Args:
-        build: makes the generator of one sensor. sensors: S. sample_rate: that they all must have, in Hz.
+        build: makes the generator of one sensor. last: makes that of the last sensor, where it is another one.
+        sensors: S. sample_rate: that they all must have, in Hz.
 
     Attributes:
         hop: samples, the least common multiple of theirs. causal: whether all are. lookahead: samples. delay: the
@@ -64,9 +68,10 @@ class Branches(nn.Module):
         ConfigError: generators of another sample rate.
     """
 
-    def __init__(self, build: Build, sensors: int, sample_rate: int) -> None:
+    def __init__(self, build: Build, last: Build | None, sensors: int, sample_rate: int) -> None:
         super().__init__()
-        parts = [Inner(build(in_channels=1), sample_rate) for _ in range(sensors)]
+        builds = [build] * (sensors - 1) + [last or build]
+        parts = [Inner(make(in_channels=1), sample_rate) for make in builds]
         self.parts = nn.ModuleList(parts)
         self.hop = math.lcm(*(part.hop for part in parts))
         self.causal = all(part.causal for part in parts)

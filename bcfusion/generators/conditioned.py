@@ -68,7 +68,9 @@ class Conditioned(WaveformNetwork):
         built = network(in_channels=in_channels + channels, skip_channel=skip_channel % in_channels)
         inner = Inner(built, sample_rate)
         hop = math.lcm(hop_length, inner.hop)
-        super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, inner.delay, skip_channel)
+        # a condition is known at the end of its frame: a network that looks ahead looks as much further
+        delay = None if inner.delay is None else inner.delay + hop_length - 1
+        super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, delay, skip_channel)
         self.condition_channel = condition_channel
         self.hop_length = hop_length
         self.mel = LogMel(sample_rate, n_fft, hop_length, win_length, bands) if bands else None

@@ -25,7 +25,8 @@ class LateFusion(WaveformNetwork):
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors, each with a branch.
-        branch: makes the generator of one sensor (a ``_target_`` with ``_partial_: true``); any of conf/generator.
+        branch: makes the generator of one sensor (a ``_target_`` with ``_partial_: true``).
+        air_branch: makes that of the last sensor, the air microphone, where it is to be another one; None: ``branch``.
         channels: of the joining convolutions. layers: of them, at least 2. kernel_size: in samples.
         speech_level: root mean square of speech for which the joining convolutions' start is scaled.
 
@@ -36,6 +37,7 @@ class LateFusion(WaveformNetwork):
     def __init__(
         self,
         branch: Build,
+        air_branch: Build | None = None,
         sample_rate: int = 16000,
         in_channels: int = 2,
         channels: int = 16,
@@ -45,7 +47,7 @@ class LateFusion(WaveformNetwork):
     ) -> None:
         if layers < 2 or speech_level <= 0:
             raise ConfigError([f"LateFusion: layers={layers} must be 2 or more, speech_level={speech_level} above 0"])
-        branches = Branches(branch, in_channels, sample_rate)
+        branches = Branches(branch, air_branch, in_channels, sample_rate)
         causal = branches.causal
         delay = branches.delay
         if delay is not None and not causal:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from bcfusion.config import build
 from bcfusion.errors import ConfigError
 from bcfusion.generators.attention_fusion import AttentionFusion
+from bcfusion.generators.bilstm_mapping import BiLSTMMapping
 from bcfusion.generators.branches import Branches
 from bcfusion.generators.conditioned import Conditioned
 from bcfusion.generators.late_fusion import LateFusion
 from bcfusion.generators.seanet import SEANet
 from bcfusion.generators.two_branch import TwoBranch
+from bcfusion.inference.probe import measured_delay
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork
 
@@ -30,6 +35,16 @@ class Late(WaveformNetwork):
     def body(self, inputs: Tensor) -> Tensor:
         y: Tensor = self.delay_line(inputs)
         return y
+
+
+class Ahead(WaveformNetwork):
+    """The sum of its channels, 7 samples ahead."""
+
+    def __init__(self, in_channels: int, skip_channel: int) -> None:
+        super().__init__(16000, in_channels, hop=1, causal=False, delay=7, skip_channel=skip_channel)
+
+    def body(self, inputs: Tensor) -> Tensor:
+        return nn.functional.pad(inputs.sum(1, keepdim=True), (0, 7))[..., 7:]
 
 
 class Foreign(nn.Module):
@@ -56,7 +71,7 @@ SMALL = functools.partial(SEANet, channels=2, strides=(2, 4), bottleneck_channel
 
 def test_branches_of_unequal_lateness_and_frames_are_aligned() -> None:
     made = iter([functools.partial(Late, hop=4, lookahead=3), functools.partial(Late, hop=6, lookahead=10)])
-    branches = Branches(lambda in_channels: next(made)(in_channels), 2, 16000)
+    branches = Branches(next(made), next(made), 2, 16000)
     assert (branches.hop, branches.lookahead, branches.causal) == (12, 10, True)
     x = torch.randn(2, 2, 36)
     assert torch.equal(branches(x)[..., 10:], x[..., :-10])
@@ -151,5 +166,43 @@ def test_conditions_are_bands_pitch_and_voicing_of_the_sensor_that_is_named() ->
     assert not Conditioned(SMALL, bands=0).join.in_channels - 2
     with pytest.raises(ConfigError, match="leave no condition"):
         Conditioned(SMALL, bands=0, pitch=False)
+    ahead = Conditioned(Ahead, hop_length=12, win_length=1024, bands=8, n_fft=1024)
+    assert measured_delay(ahead) == ahead.delay == 7 + 11, "a condition is known at the end of its frame"
     with pytest.raises(ConfigError, match="condition_channel=2 is none of the 1 sensors"):
         Conditioned(SMALL, condition_channel=2)
+
+
+def test_a_network_that_wants_statistics_of_the_training_set_cannot_be_inside() -> None:
+    with pytest.raises(ConfigError, match="BiLSTMMapping takes statistics from the training set"):
+        LateFusion(BiLSTMMapping)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["generator=late_fusion", "generator@generator.branch=eben_causal"],
+        [
+            "generator=late_fusion",
+            "+generator@generator.air_branch=dccrn_causal",
+            "+generator.air_branch._partial_=true",
+        ],
+        ["generator=attention_fusion", "generator@generator.network=dpcrn"],
+        ["generator=attention_fusion", "+generator@generator.branch=eben_causal", "+generator.branch._partial_=true"],
+        ["generator=conditioned", "generator@generator.network=eben_causal"],
+    ],
+)
+def test_other_networks_are_put_inside_by_name(composed: Callable[..., DictConfig], overrides: list[str]) -> None:
+    """As the files of conf/generator and the README write it."""
+    network = build(composed("recipe=fusion", *overrides).generator).eval()
+    assert network.causal
+    with torch.inference_mode():
+        assert network(0.07 * torch.randn(1, 2, 3000)).shape == (1, 1, 3000)
+
+
+def test_eben_hears_the_bands_that_the_recipe_says_a_sensor_is_heard_in(composed: Callable[..., DictConfig]) -> None:
+    bands = {"bone_to_air": 1, "fusion": 4, "bandwidth_extension": 2}
+    for recipe, count in bands.items():
+        for name in ("eben", "eben_causal"):
+            assert composed(f"recipe={recipe}", f"generator={name}").generator.input_bands == count
+    narrow = composed("recipe=bandwidth_extension", "narrow_rate=4000", "generator=eben")
+    assert narrow.generator.input_bands == 1

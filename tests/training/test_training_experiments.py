@@ -43,8 +43,10 @@ def generator_of(*overrides: str) -> str:
 
 
 @pytest.fixture
-def small(composed: Callable[..., DictConfig], speech: Path) -> Callable[..., DictConfig]:
+def small(composed: Callable[..., DictConfig], speech: Path, noise: Path) -> Callable[..., DictConfig]:
     def build(path: Path, *overrides: str) -> DictConfig:
+        if path.read_text().splitlines()[1].endswith(" recipe=fusion"):
+            overrides = ("recipe=fusion", f"data.noise_root={noise}", *overrides)
         search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
         experiment = f"experiment={path.stem}"
         cfg = composed(*search, experiment, "data=folder", f"data.root={speech}", *SHORT, *overrides)
@@ -58,6 +60,11 @@ def small(composed: Callable[..., DictConfig], speech: Path) -> Callable[..., Di
         return cfg
 
     return build
+
+
+def test_every_network_has_an_experiment_of_its_name() -> None:
+    networks = {path.stem for path in (conf_dir() / "generator").glob("*.yaml")}
+    assert networks <= {path.stem for path in EXPERIMENTS}
 
 
 def test_the_experiments_of_the_paper_are_there() -> None:
