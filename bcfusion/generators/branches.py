@@ -27,7 +27,7 @@ class Inner(nn.Module):
         sample_rate: that it must have, in Hz.
 
     Attributes:
-        hop, causal, delay: the network's. lookahead: samples.
+        hop, delay: the network's. causal: whether it is causal and can stream. lookahead: samples.
 
     Raises:
         ConfigError: another sample rate, or statistics of the training set that it would have to take (``fit``).
@@ -43,7 +43,8 @@ class Inner(nn.Module):
             name = type(network).__name__
             raise ConfigError([f"{name} works at {spec.sample_rate} Hz, the network around it at {sample_rate} Hz"])
         self.network = network
-        self.hop, self.causal, self.delay = spec.hop, spec.causal, spec.delay
+        self.hop, self.delay = spec.hop, spec.delay
+        self.causal = spec.causal and isinstance(network, WaveformNetwork)  # another has no state for a stream
         self.lookahead = network.lookahead if isinstance(network, WaveformNetwork) else 0
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -27,9 +27,16 @@ _NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
     "BN": lambda channels, causal: nn.BatchNorm1d(channels),
     "channel_LN": lambda channels, causal: FrameLayerNorm(channels),
 }
+
+
+def _softmax(output: Tensor) -> Tensor:
+    """The mask of speech beside that of all the rest."""
+    return output.unflatten(1, (2, -1)).softmax(1)[:, 0]
+
+
 _MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
-    "softmax": lambda output: output.unflatten(1, (2, -1)).softmax(1)[:, 0],
+    "softmax": _softmax,
     "sigmoid": torch.sigmoid,
 }
 _HEADS = ("mask", "mapping", "additive")

@@ -56,11 +56,8 @@ class Decoder(nn.Module):
             last = depth == len(convolutions) - 1
             width = outputs if last else layer.in_channels
             kernel_size, bins = layer.kernel_size, layer.out_bins
-            above = layer.below + 1 - layer.freq_bins % 2  # an even number of bins lost one on the way down
-            missing = layer.freq_bins - ((bins - 1) * 2 + kernel_size[0] - layer.below - above)
-            up = ConvTranspose2d(
-                layer.out_channels, width, kernel_size, bins, 2, (layer.below, above - missing), causal=True
-            )
+            above = (bins - 1) * 2 + kernel_size[0] - layer.below - layer.freq_bins  # as many bins as came in
+            up = ConvTranspose2d(layer.out_channels, width, kernel_size, bins, 2, (layer.below, above), causal=True)
             self.layers.append(up)
             self.norms.append(nn.Identity() if last else FrameLayerNorm(width, eps=1e-5))
 
@@ -117,8 +114,10 @@ class TwoBranch(SpectralNetwork):
             sample_rate, in_channels, n_fft, hop_length, win_length, window, True, skip_channel=skip_channel
         )
         problems = []
-        if len(kernel_size) != 2 or kernel_size[0] % 2 == 0:
-            problems.append(f"TwoBranch: kernel_size={list(kernel_size)} must be two numbers, the first odd")
+        if len(kernel_size) != 2 or kernel_size[0] < 3 or kernel_size[0] % 2 == 0:
+            problems.append(
+                f"TwoBranch: kernel_size={list(kernel_size)} must be two numbers, the first odd and above 1"
+            )
         if not channels:
             problems.append("TwoBranch: channels must name at least one level")
         if not 0 < compression <= 1:

@@ -118,9 +118,9 @@ class ConvTranspose2d(StreamingModule):
     """Transposed convolution ``(B, in_channels, F, N) -> (B, out_channels, F', N)``, its stride along frequency only.
 
     Along the frames the full result is longer by ``kernel_size[1] - 1``. The causal layer keeps its first N frames, of
-    which frame n depends on frames n - kernel_size[1] + 1 to n; the centred one the middle; ``keep="last"`` the last N,
-    with all of the kernel in the future. When streaming, the overlap is held back and added to the next chunk; the
-    bias is added once, after that.
+    which frame n depends on frames n - kernel_size[1] + 1 to n; the centred one the middle; with all of the kernel in
+    the future (``future=kernel_size[1] - 1``) the last N. When streaming, the overlap is held back and added to the
+    next chunk; the bias is added once, after that.
 
     Args:
         in_channels, out_channels, groups, bias: as in :class:`torch.nn.ConvTranspose2d`.

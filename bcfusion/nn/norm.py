@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
 from bcfusion.nn.network import refuse_causal
+from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingModule
 
 
@@ -101,8 +102,10 @@ class CumulativeLayerNorm(_Affine):
     def forward(self, x: Tensor) -> Tensor:
         """``(B, C, ..., N)``, shape in, shape out."""
         over = tuple(range(1, x.ndim - 1))
-        total = x.sum(over).double().cumsum(-1)  # (B, N)
-        squares = x.square().sum(over).double().cumsum(-1)
+        with full_precision(x):  # the squares of bfloat16 are too coarse to take the mean's from
+            x = x if x.dtype == torch.float64 else x.float()
+            total = x.sum(over).double().cumsum(-1)  # (B, N)
+            squares = x.square().sum(over).double().cumsum(-1)
         per_frame = x[:1, ..., 0].numel()
         count = per_frame * torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand_as(total)
         if self.is_streaming:

@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError, ConfigError
+from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 
 
 class Resample(StreamingModule):
     """``(B, channels, T) -> (B, channels, ceil(T target_rate / source_rate))``.
 
-    One filter for each of the output's phases; all cut off at the lower of the two rates. With Kaiser's window of beta
-    14.77 what lies above the band aliases at -120 dB and below.
+    One filter for each of the output's phases; all cut off at the lower of the two rates: -6 dB at 0.95 of its Nyquist
+    frequency, and -120 dB and below from 1.05 of it on.
 
     The causal one is late, since half of the filter lies in the future: by ``lookahead`` input samples, which are
     ``late`` output samples.
@@ -93,7 +94,9 @@ class Resample(StreamingModule):
             self.replace(past=x[..., x.shape[-1] - past :])
         right = self.width - self.lookahead  # how far the last taps lie behind the frame: before it, when causal
         x = F.pad(x, (0, right))
-        y = F.conv1d(x.flatten(0, 1).unsqueeze(1), self.kernel, stride=self.frame)  # (B channels, frame_out, frames)
+        with full_precision(x):
+            x = x.flatten(0, 1).unsqueeze(1).to(self.kernel.dtype)
+            y = F.conv1d(x, self.kernel, stride=self.frame)  # (B channels, frame_out, frames)
         y = y.transpose(1, 2).flatten(1).unflatten(0, (-1, self.channels))
         return y[..., : -(-length * self.frame_out // self.frame)]
 

@@ -21,6 +21,13 @@ from torch import Tensor, nn
 
 from bcfusion.errors import BcfusionError
 
+#: layers that measure the chunk, or draw numbers for it, in training mode
+_ONLY_IN_EVALUATION = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.modules.dropout._DropoutNd,
+)
+
 
 class StreamingError(BcfusionError):
     """A network cannot be streamed, or was streamed in a way it does not support."""
@@ -76,8 +83,14 @@ class StreamingModule(nn.Module):
         """Inside, ``forward`` takes consecutive chunks of ``batch_size`` streams; the state is dropped at the end.
 
         Raises:
-            StreamingError: a layer is not causal (it is named), or streaming is on already.
+            StreamingError: a layer is not causal (it is named), streaming is on already, or a layer that behaves
+                otherwise in training mode (batch and instance normalisation, dropout) is in it.
         """
+        for path, module in self.named_modules():
+            if module.training and isinstance(module, _ONLY_IN_EVALUATION):
+                raise StreamingError(
+                    f"{type(module).__name__} at '{path}' is in training mode: call model.eval() first"
+                )
         layers = list(self._streaming_modules())
         for path, layer in layers:
             where = f"{type(layer).__name__} at '{path}'" if path else type(layer).__name__

@@ -161,6 +161,6 @@ def _strategy(settings: DictConfig) -> str | Strategy:
         return str(settings.strategy)
     several = settings.devices not in ("auto", 1, "1") or (settings.devices == "auto" and torch.cuda.device_count() > 1)
     # The backward passes of generator and discriminators leave each other's parameters without gradient. Buffers are
-    # the same on all ranks (windows, power iterations); sending them around would make ranks wait for each other in
-    # validations of different length.
+    # the same on all ranks (windows, power iterations; running statistics are averaged after each step); sending them
+    # around would make ranks wait for each other in validations of different length.
     return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if several else "auto"

@@ -24,6 +24,7 @@ from bcfusion.inference.evaluate import enhance_item
 from bcfusion.training.adversary import Adversary, Pair, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
+from bcfusion.training.statistics import average_running_statistics
 
 JUDGEMENTS = frozenset({"estimate_judgements", "target_judgements"})
 BATCH_NAMES = frozenset({"inputs", "target", "lengths"})
@@ -209,6 +210,7 @@ class SpeechModule(LightningModule):
     def _generator_step(self) -> None:
         """The generator's optimiser step; the average follows where it was taken."""
         taken = self._optimizer_step("generator", self.generator.parameters())
+        average_running_statistics(self.generator)
         if taken and self.ema is not None:
             self.ema.update(self.generator)
 

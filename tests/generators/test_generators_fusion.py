@@ -83,6 +83,12 @@ def test_a_generator_of_another_kind_can_be_a_branch_and_one_of_another_rate_can
     x = torch.randn(1, 2, 50)
     torch.testing.assert_close(network(x), 2 * x.mean(1, keepdim=True))
     assert not network.causal
+    claims = Foreign(1)
+    claims.causal, claims.delay = True, 50
+    believed = LateFusion(lambda in_channels: claims)
+    assert not believed.causal, "it has no state that could go on from chunk to chunk"
+    assert believed.delay is not None
+    assert believed.delay >= 50
     with pytest.raises(ConfigError, match="Late works at 8000 Hz, the network around it at 16000 Hz"):
         LateFusion(functools.partial(Late, sample_rate=8000))
 

@@ -116,3 +116,10 @@ def test_silence_is_normalised_to_the_shift_with_a_finite_gradient() -> None:
         assert torch.equal(y, torch.zeros_like(y))
         assert x.grad is not None
         assert x.grad.isfinite().all()
+
+
+def test_mixed_precision_keeps_the_cumulative_statistics() -> None:
+    layer, x = CumulativeLayerNorm(8), 10 + torch.randn(2, 8, 200, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x)
+    torch.testing.assert_close(y, layer(x), atol=1e-5, rtol=0)

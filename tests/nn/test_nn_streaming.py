@@ -150,3 +150,17 @@ def test_a_step_exports_as_a_function_of_chunk_and_state() -> None:
         y, *rest = step(chunk, *state)
         state = tuple(rest)
         torch.testing.assert_close(y, wanted)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.Dropout(0.5)])
+def test_what_would_measure_or_drop_chunk_by_chunk_is_refused_in_training_mode(layer: nn.Module) -> None:
+    model, x = Net(), torch.randn(1, 1, 8)
+    model.body.insert(1, layer)
+    with (
+        pytest.raises(StreamingError, match=r"at 'body\.1' is in training mode: call model.eval\(\) first"),
+        model.streaming(1),
+    ):
+        pass
+    model.eval()
+    with torch.inference_mode(), model.streaming(1):
+        assert model(x).shape == x.shape

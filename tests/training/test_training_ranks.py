@@ -53,19 +53,7 @@ def save(trained: SpeechModule, folder: Path) -> None:
     torch.save(state(trained), folder / f"{torch.distributed.get_rank()}.pt")
 
 
-@pytest.mark.parametrize("balancer", BALANCERS)
-@pytest.mark.parametrize(
-    "game",
-    [{}, {"shared_passes": False}, {"order": "discriminator_first"}],
-    ids=["shared", "separate", "discriminator_first"],
-)
-def test_two_ranks_make_the_updates_of_one(balancer: str, game: dict[str, Any], tmp_path: Path) -> None:
-    items = batches(3, size=4)
-    whole = build(balancer, **game)
-    fit(whole, items)
-
-    halves = build(balancer, **game)
-    halves.on_train_end = partial(save, halves, tmp_path)  # type: ignore[method-assign]
+def train_on_two_ranks(halves: SpeechModule, items: list[dict[str, Any]], tmp_path: Path) -> None:
     Trainer(
         accelerator="cpu",
         devices=2,
@@ -79,7 +67,57 @@ def test_two_ranks_make_the_updates_of_one(balancer: str, game: dict[str, Any], 
         default_root_dir=tmp_path,
     ).fit(halves, train_dataloaders=Half(items))
 
+
+@pytest.mark.parametrize("balancer", BALANCERS)
+@pytest.mark.parametrize(
+    "game",
+    [{}, {"shared_passes": False}, {"order": "discriminator_first"}],
+    ids=["shared", "separate", "discriminator_first"],
+)
+def test_two_ranks_make_the_updates_of_one(balancer: str, game: dict[str, Any], tmp_path: Path) -> None:
+    items = batches(3, size=4)
+    whole = build(balancer, **game)
+    fit(whole, items)
+
+    halves = build(balancer, **game)
+    halves.on_train_end = partial(save, halves, tmp_path)  # type: ignore[method-assign]
+    train_on_two_ranks(halves, items, tmp_path)
+
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for name, expected in state(whole).items():
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
         torch.testing.assert_close(first[name], expected, rtol=0, atol=1e-6)
+
+
+class Normalised(nn.Module):
+    """A generator whose batch normalisation measures what it is given."""
+
+    provides: tuple[str, ...] = ()
+    sample_rate, in_channels, hop, causal, delay = 16000, 1, 1, True, 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(1), nn.Conv1d(1, 1, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        y: Tensor = self.last(self.norm(inputs))
+        return y
+
+
+def test_ranks_agree_on_running_statistics(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    losses: dict[str, nn.Module] = {"l1": L1Loss()}
+    halves = module(generator=Normalised(), losses=losses, adversarial=False, ema_decay=0.9)
+
+    def save_generators() -> None:
+        assert halves.ema is not None
+        states = {"trained": halves.generator.state_dict(), "averaged": halves.ema.network.state_dict()}
+        torch.save(states, tmp_path / f"{torch.distributed.get_rank()}.pt")
+
+    halves.on_train_end = save_generators  # type: ignore[method-assign]
+    train_on_two_ranks(halves, batches(3, size=4), tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name in ("trained", "averaged"):
+        assert first[name]["norm.running_mean"].abs() > 0
+        for key, value in first[name].items():
+            assert torch.equal(value, second[name][key]), (name, key)
