@@ -117,7 +117,7 @@ def test_an_unknown_verb_gets_the_nearest_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
-        ("experiment=senet", "did you mean 'seanet'?\navailable: seanet, seanet_adaptive, "),
+        ("experiment=senet", "did you mean 'seanet'?\navailable: ap_bwe, attention_fusion, "),
         ("generator=seanett", "did you mean 'seanet'?"),
         ("losses=[l1,mrstft]", "did you mean 'mr_stft'?\navailable: complex_mse, component, "),
         ("optimizer.lrr=1", "did you mean 'optimizer.lr'?"),
