@@ -74,7 +74,7 @@ def test_a_place_where_it_would_not_be_used_is_refused(target: str, says: str) -
 
 
 def test_an_unknown_experiment_gets_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"did you mean 'seanet'\?\navailable: seanet, "):
+    with pytest.raises(ConfigError, match=r"did you mean 'seanet'\?\navailable: ap_bwe, "):
         main(["senet"])
 
 
