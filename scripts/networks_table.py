@@ -84,8 +84,8 @@ def network(name: str) -> nn.Module:
     return model
 
 
-def measure(name: str, timed: bool = True) -> Row:
-    """One row; ``timed`` false leaves out the real-time factor, which takes seconds to minutes."""
+def measure(name: str) -> Row:
+    """One row; the real-time factor takes seconds to minutes."""
     model = network(name)
     spec = cast("Generator", model)
     return Row(
@@ -95,7 +95,7 @@ def measure(name: str, timed: bool = True) -> Row:
         spec.causal,
         spec.delay,
         spec.sample_rate,
-        real_time_factor(remove_weight_norm(model)) if timed else None,  # as a bundle holds it
+        real_time_factor(remove_weight_norm(model)),  # as a bundle holds it
     )
 
 
@@ -130,11 +130,11 @@ def run_through(model: nn.Module, signal: Tensor, chunk: int) -> None:
             model(part)
 
 
-def table(names: list[str], timed: bool = True) -> Iterator[str]:
+def table(names: list[str]) -> Iterator[str]:
     """The lines of the table, each as soon as it is known."""
     yield from HEADER
     for name in names:
-        yield measure(name, timed).markdown()
+        yield measure(name).markdown()
 
 
 def processor() -> str:

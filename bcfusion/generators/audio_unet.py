@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.generators.wave_unet import whiten
 from bcfusion.nn.conv import Conv1d, channels_last
 from bcfusion.nn.film import TFiLM
+from bcfusion.nn.initial import whiten
 from bcfusion.nn.network import WaveformNetwork
 
 _SLOPE = 0.2  # of the encoder's LeakyReLU, where its input is negative
@@ -91,7 +91,7 @@ class AudioUNet(WaveformNetwork):
         speech_level: root mean square of speech (0.07: -23 dBFS), which the network is to see at a level of one: inputs
             are divided by it, the correction is multiplied. The initial weights keep power from layer to layer and
             biases start at 0; at torch's own start they drown such speech after a few layers. The first layer starts
-            whitened, see :func:`bcfusion.generators.wave_unet.whiten`.
+            whitened, see :func:`bcfusion.nn.initial.whiten`.
         init_output_scale: root mean square of the untrained network's correction, relative to ``speech_level``.
 
     Attributes:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bcfusion.contracts import Fitted, Generator
 from bcfusion.errors import ConfigError
 from bcfusion.nn.delay import Delay
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.network import WaveformNetwork, estimate_of
 
 #: makes a generator when called with ``in_channels``; in a YAML a ``_target_`` with ``_partial_: true``
 Build = Callable[..., nn.Module]
@@ -51,7 +51,7 @@ class Inner(nn.Module):
         """Whole hops."""
         whole = not isinstance(self.network, WaveformNetwork)
         output = self.network(inputs) if whole else cast("WaveformNetwork", self.network).body(inputs)
-        return output["estimate"] if isinstance(output, dict) else output
+        return estimate_of(output)
 
 
 class Branches(nn.Module):

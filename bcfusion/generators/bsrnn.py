@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bcfusion.errors import ConfigError
 from bcfusion.nn.norm import FrameLayerNorm, GroupNorm
 from bcfusion.nn.recurrent import LSTM, along_bands, along_time
-from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, magnitude
+from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
 
 # Power of a bin's real or imaginary part, 38 dB below that of speech at -23 dBFS in frames of 512 samples: quieter
@@ -304,6 +304,5 @@ class BSRNN(SpectralNetwork):
         if not self.head.masks:
             over = (1, 2) if self.causal else (1, 2, 3)
             y = y * (x.square().mean(over, keepdim=True) + LEVEL_FLOOR).sqrt()
-            return self.head(heard, (y[:, 0], y[:, 1])), {}
-        size = magnitude(y[:, 0], y[:, 1])
-        return self.head(heard, (y[:, 0], y[:, 1])), {"mask": size.tanh() if self.head.kind == "polar_mask" else size}
+        output = y[:, 0], y[:, 1]
+        return self.head(heard, output), self.head.provided(output)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bcfusion.errors import ConfigError
 from bcfusion.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ComplexLinear, ComplexLSTM, complex_cat
 from bcfusion.nn.recurrent import LSTM
-from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, magnitude
+from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
 
 
@@ -210,13 +210,10 @@ class DCCRN(SpectralNetwork):
             h = decode(complex_cat(h, skips.pop()))
         output = F.pad(h, (0, 0, 1, 0))  # (B, 2, F, N), with bin 0
         heard = real[:, self.skip_channel], imag[:, self.skip_channel]
-        estimate = self.head(heard, (output[:, 0], output[:, 1]))
-        return estimate, {"mask": self._mask(h)} if self.head.masks else {}
-
-    def _mask(self, output: Tensor) -> Tensor:
-        """Magnitude ``(B, F, N)`` of the mask that the head applies, from ``(B, 2, F - 1, N)``."""
-        size = magnitude(output[:, 0], output[:, 1])
-        return F.pad(torch.tanh(size) if self.head.kind == "polar_mask" else size, (0, 0, 1, 0))
+        provided = self.head.provided((h[:, 0], h[:, 1]))
+        return self.head(heard, (output[:, 0], output[:, 1])), {
+            key: F.pad(y, (0, 0, 1, 0)) for key, y in provided.items()
+        }
 
     def _initialise(self, output_scale: float) -> None:
         last = self.decoder[-1]

@@ -15,7 +15,7 @@ from bcfusion.errors import ConfigError
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.norm import InstanceNorm2d, InstantLayerNorm
 from bcfusion.nn.recurrent import LSTM, along_bands, along_time
-from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, magnitude
+from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
 
 Norm = Literal["batch", "instance"]
@@ -172,10 +172,9 @@ class DPCRN(SpectralNetwork):
             h = decode(torch.cat([h, skips.pop()], dim=1))
         heard = real[:, self.skip_channel], imag[:, self.skip_channel]
         if not self.head.masks:
-            level = (x.var((1, 2), unbiased=False) + self.input_norm.eps).sqrt().unsqueeze(1)  # (B, 1, N)
-            return self.head(heard, (h[:, 0] * level, h[:, 1] * level)), {}
-        size = magnitude(h[:, 0], h[:, 1])
-        return self.head(heard, (h[:, 0], h[:, 1])), {"mask": size.tanh() if self.head.kind == "polar_mask" else size}
+            h = h * (x.var((1, 2), unbiased=False, keepdim=True) + self.input_norm.eps).sqrt()  # of each frame
+        output = h[:, 0], h[:, 1]
+        return self.head(heard, output), self.head.provided(output)
 
 
 def _pointwise(linear: nn.Linear, x: Tensor) -> Tensor:

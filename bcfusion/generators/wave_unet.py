@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, channels_last
+from bcfusion.nn.initial import whiten
 from bcfusion.nn.network import WaveformNetwork
 
 _SLOPE = 0.2  # of every LeakyReLU, where its input is negative
@@ -80,7 +81,8 @@ class WaveUNet(WaveformNetwork):
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of speech (0.07: -23 dBFS), which the network is to see at a level of one: inputs
             are divided by it, the output is multiplied. The initial weights keep power from layer to layer and biases
-            start at 0; at torch's own start they drown such speech after a few layers. See also :func:`whiten`.
+            start at 0; at torch's own start they drown such speech after a few layers. See also
+            :func:`bcfusion.nn.initial.whiten`.
         init_output_scale: root mean square of the untrained network's correction of ``skip_channel``, relative to
             ``speech_level``.
 
@@ -170,24 +172,6 @@ class WaveUNet(WaveformNetwork):
         features.uniform_(-bound, bound).mul_(output_scale)
         direct.zero_()
         direct[:, self.skip_channel] = 1.0
-
-
-@torch.no_grad()
-def whiten(first: Conv1d, correlation: float = 0.95) -> None:
-    """Lets the kernels of a network's first layer hear all bands of speech alike, in place.
-
-    The untrained kernels sum what neighbouring samples share, the lowest band, and the features of a whole network then
-    say nearly the same. Here they are taken to act on samples of unit power in which nothing is shared any more, those
-    of speech being a first-order autoregressive process of the given ``correlation``: the first sample of a kernel,
-    then differences ``(x_n - correlation x_{n - 1}) / sqrt(1 - correlation^2)``. Thirty steps towards the low-passed
-    upper band of noise then get one and a half times to twice as far.
-
-    Args:
-        first: a layer with weights for white input. correlation: of neighbouring samples, above -1 and below 1.
-    """
-    weight = first.weight
-    weight[..., 1:] /= (1 - correlation**2) ** 0.5
-    weight[..., :-1] -= correlation * weight[..., 1:].clone()
 
 
 def _activate(x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from bcfusion.contracts import Generator
 from bcfusion.errors import AudioError
 from bcfusion.inference.bundle import bundle_of
 from bcfusion.inference.probe import device_of, evaluating, receptive_field
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.network import WaveformNetwork, estimate_of
 
 __all__ = ["Enhanced", "enhance_file", "enhance_signal"]
 
@@ -153,8 +153,7 @@ def _blocks(
         reach = min(stop + fade, total)
         begin, end = max(0, position - left), min(total, reach + right)
         with torch.inference_mode():
-            output = generator(read(begin, end)[None].to(device))
-            estimate = output["estimate"] if isinstance(output, dict) else output
+            estimate = estimate_of(generator(read(begin, end)[None].to(device)))
         if estimate.shape != (1, 1, end - begin):
             raise ValueError(f"{type(generator).__name__} made {tuple(estimate.shape)} of {end - begin} samples")
         block = estimate[0, :, position - begin : reach - begin].float().cpu()
@@ -177,8 +176,7 @@ def _streamed(
             heard = read(begin, end) if end > begin else torch.zeros(network.in_channels, 0)
             behind = min(position + chunk, total + late) - position - heard.shape[1]
             frames = torch.nn.functional.pad(heard, (0, behind + -(heard.shape[1] + behind) % network.hop))
-            output = network(frames[None].to(device))
-            estimate = output["estimate"] if isinstance(output, dict) else output
+            estimate = estimate_of(network(frames[None].to(device)))
             block = estimate[0, :, : min(position + chunk, total + late) - position].float().cpu()
             if position + block.shape[1] > late:
                 yield block[:, max(0, late - position) :]

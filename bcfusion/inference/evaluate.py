@@ -13,6 +13,7 @@ from bcfusion.contracts import Batch, Generator
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.inference.probe import device_of
 from bcfusion.metrics.pool import Scorer, Scores
+from bcfusion.nn.network import estimate_of
 
 ENHANCED = "enhanced"  #: name of the system under test in scores and tables
 INPUT = "input"  #: name of its input; with several sensors ``input (<sensor>)``
@@ -33,7 +34,7 @@ def enhance_item(generator: nn.Module, inputs: Tensor) -> np.ndarray:
     device = device_of(generator)
     if inputs.shape[-1] <= WHOLE_SECONDS * cast("Generator", generator).sample_rate:
         output = generator(inputs.unsqueeze(0).to(device))
-        estimate = output["estimate"] if isinstance(output, dict) else output
+        estimate = estimate_of(output)
         return estimate[0, 0].float().cpu().numpy()
     return enhance_signal(generator, inputs.to(device), chunk_seconds=WHOLE_SECONDS)[0].float().cpu().numpy()
 

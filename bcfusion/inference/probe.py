@@ -10,11 +10,12 @@ from itertools import chain, pairwise
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bcfusion.contracts import Generator
+from bcfusion.nn.network import estimate_of
 from bcfusion.nn.streaming import StreamingModule
 
 __all__ = ["count_parameters", "device_of", "evaluating", "macs_per_second", "measured_delay", "receptive_field"]
@@ -165,7 +166,7 @@ def _traces(generator: nn.Module, half: int, phases: list[int]) -> dict[int, _Tr
     positions = [half * spec.hop + phase for phase in phases]
     for item, position in enumerate(positions):
         inputs[item, :, position] = torch.nan
-    poisoned = ~torch.isfinite(_estimate(generator(inputs))[:, 0]).cpu()
+    poisoned = ~torch.isfinite(estimate_of(generator(inputs))[:, 0]).cpu()
     found = {}
     for phase, position, trace in zip(phases, positions, poisoned, strict=True):
         where = trace.nonzero().flatten()
@@ -213,10 +214,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
-
-
-def _estimate(output: Tensor | dict[str, Tensor]) -> Tensor:
-    return output["estimate"] if isinstance(output, dict) else output
 
 
 def device_of(module: nn.Module) -> torch.device:

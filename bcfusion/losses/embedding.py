@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.losses.generator_stft import GeneratorStft, Window
+from bcfusion.losses.generator_stft import GeneratorStft
 from bcfusion.losses.stft import behind
+from bcfusion.nn.stft import Window
 
 # An embedding shorter than this is not scaled up to unit norm, which bounds the gradient at 0.
 _LEAST_NORM = 1e-4

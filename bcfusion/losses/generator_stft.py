@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from bcfusion.errors import ConfigError
 from bcfusion.losses.stft import Stft
 from bcfusion.losses.valid import valid_samples
-
-Window = Literal["hann", "sqrt_hann", "sine"]
-
-
-def _sine(length: int) -> Tensor:
-    return torch.sin(torch.pi * (torch.arange(length, dtype=torch.float64) + 0.5) / length).float()
-
-
-_WINDOWS: dict[str, Callable[[int], Tensor]] = {
-    "hann": torch.hann_window,
-    "sqrt_hann": lambda length: torch.hann_window(length).sqrt(),
-    "sine": _sine,
-}
+from bcfusion.nn.stft import Window, window_samples
 
 
 class GeneratorStft(Stft):
@@ -43,9 +27,7 @@ class GeneratorStft(Stft):
 
     def __init__(self, n_fft: int, hop_length: int, win_length: int, window: Window) -> None:
         super().__init__(n_fft, hop_length, win_length)
-        if window not in _WINDOWS:
-            raise ConfigError([f"window is {window!r}: choose one of {', '.join(_WINDOWS)}"])
-        self.window = _WINDOWS[window](win_length)
+        self.window = torch.tensor(window_samples(window, win_length), dtype=torch.float32)
 
     def frames_first(self, values: Tensor, name: str, target: Tensor) -> Tensor:
         """``(B, N, F, ...)`` float32 from a generator's ``values (B, F, N, ...)`` for the ``target (B, 1, T)``.

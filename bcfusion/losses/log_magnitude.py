@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.generator_stft import GeneratorStft, Window
+from bcfusion.losses.generator_stft import GeneratorStft
 from bcfusion.losses.stft import behind, mean_over_frames, power
 from bcfusion.losses.valid import valid_samples
+from bcfusion.nn.stft import Window
 
 
 class LogMagnitudeMseLoss(nn.Module):

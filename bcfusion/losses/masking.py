@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.generator_stft import GeneratorStft, Window
+from bcfusion.losses.generator_stft import GeneratorStft
 from bcfusion.losses.stft import behind, mean_over_frames
+from bcfusion.nn.stft import Window
 
 
 class ComponentLoss(nn.Module):

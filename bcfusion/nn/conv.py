@@ -135,7 +135,7 @@ class Conv1d(StreamingModule):
         self.left = self.context if causal else self.context - self.context // 2
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        _initialise(self.weight, self.bias, fan_in=in_channels // groups * kernel_size)
+        initialise(self.weight, self.bias, fan_in=in_channels // groups * kernel_size)
         apply_norm(self, norm)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
@@ -221,7 +221,7 @@ class ConvTranspose1d(StreamingModule):
         self.weight = nn.Parameter(torch.empty(in_channels, out_channels, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         # each output sample is a sum over the input channels and the kernel taps that overlap there
-        _initialise(self.weight, self.bias, fan_in=in_channels * math.ceil(kernel_size / stride))
+        initialise(self.weight, self.bias, fan_in=in_channels * math.ceil(kernel_size / stride))
         apply_norm(self, norm)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
@@ -262,7 +262,7 @@ class ConvTranspose1d(StreamingModule):
         return f"{sizes}, causal={self.causal}"
 
 
-def _initialise(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
+def initialise(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
     """Uniform in +-1/sqrt(fan_in), torch's own default for convolutions."""
     bound = 1 / math.sqrt(fan_in)
     nn.init.uniform_(weight, -bound, bound)

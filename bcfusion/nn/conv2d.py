@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.nn.conv import Norm, apply_norm
+from bcfusion.nn.conv import Norm, apply_norm, initialise
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 
 
@@ -76,7 +76,7 @@ class Conv2d(StreamingModule):
         self.future = self.context - self.left
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        _initialise(self.weight, self.bias, in_channels // groups * math.prod(self.kernel_size))
+        initialise(self.weight, self.bias, in_channels // groups * math.prod(self.kernel_size))
         apply_norm(self, norm)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
@@ -177,7 +177,7 @@ class ConvTranspose2d(StreamingModule):
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         # each output bin is a sum over the input channels and the kernel taps that overlap there
         fan_in = in_channels // groups * math.ceil(kernel_size[0] / stride) * kernel_size[1]
-        _initialise(self.weight, self.bias, fan_in)
+        initialise(self.weight, self.bias, fan_in)
         apply_norm(self, norm)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
@@ -215,11 +215,3 @@ def _is_short(layer: Conv2d | ConvTranspose2d, x: Tensor, weight: Tensor) -> boo
     """
     chunk = layer.is_streaming and layer.groups == 1 and x.device.type == "cpu" and not torch.compiler.is_exporting()
     return chunk and x.numel() < weight.numel()
-
-
-def _initialise(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
-    """Uniform in +-1/sqrt(fan_in), torch's own default for convolutions."""
-    bound = 1 / math.sqrt(fan_in)
-    nn.init.uniform_(weight, -bound, bound)
-    if bias is not None:
-        nn.init.uniform_(bias, -bound, bound)

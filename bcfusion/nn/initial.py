@@ -1,4 +1,4 @@
-"""A start in which every layer passes on signals of unit variance, set by a probe."""
+"""Starts for networks: unit variance from layer to layer, set by a probe; first kernels that hear all bands alike."""
 
 from __future__ import annotations
 
@@ -65,6 +65,23 @@ def start_with_unit_variance(network: nn.Module, probe: Tensor) -> int:
         for hook in hooks:
             hook.remove()
     return scaled
+
+
+@torch.no_grad()
+def whiten(first: Conv1d, correlation: float = 0.95) -> None:
+    """Lets the kernels of a network's first layer hear all bands of speech alike, in place.
+
+    The untrained kernels sum what neighbouring samples share, the lowest band, and the features of a whole network then
+    say nearly the same. Here they are taken to act on samples of unit power in which nothing is shared any more, those
+    of speech being a first-order autoregressive process of the given ``correlation``: the first sample of a kernel,
+    then differences ``(x_n - correlation x_{n - 1}) / sqrt(1 - correlation^2)``.
+
+    Args:
+        first: a layer with weights for white input. correlation: of neighbouring samples, above -1 and below 1.
+    """
+    weight = first.weight
+    weight[..., 1:] /= (1 - correlation**2) ** 0.5
+    weight[..., :-1] -= correlation * weight[..., 1:].clone()
 
 
 def _gain_of(layer: nn.Module) -> Tensor | None:

@@ -125,6 +125,11 @@ class WaveformNetwork(StreamingModule):
         return {key: self.trim(key, value, length) for key, value in output.items()}
 
 
+def estimate_of(output: Tensor | dict[str, Tensor]) -> Tensor:
+    """The estimate ``(B, 1, T)`` of what a generator gave: that alone, or a dict with more."""
+    return output["estimate"] if isinstance(output, dict) else output
+
+
 def field_of_spans(spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Receptive field (past, future) in samples, from the input span of each output 0, 1, ... of one frame."""
     return max(n - start for n, (start, _) in enumerate(spans)), max(end - n for n, (_, end) in enumerate(spans))

@@ -74,6 +74,13 @@ class SpectralHead(nn.Module):
         """All four of one shape, which is that of the two returned."""
         return self.combine(heard, output)
 
+    def provided(self, output: Complex) -> dict[str, Tensor]:
+        """What a network provides besides the estimate: the magnitude of its ``mask``, where the output is one."""
+        if not self.masks:
+            return {}
+        size = magnitude(*output)
+        return {"mask": torch.tanh(size) if self.kind == "polar_mask" else size}
+
     def extra_repr(self) -> str:
         """Kind, for ``print``."""
         return self.kind

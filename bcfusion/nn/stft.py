@@ -32,20 +32,20 @@ def window_samples(window: Window, win_length: int) -> np.ndarray:
     """Samples ``(win_length,)`` of a window, in float64.
 
     ``hann`` (periodic), ``sqrt_hann`` (its root), or ``sine``: sin(pi (n + 0.5) / win_length).
+
+    Raises:
+        ConfigError: another window.
     """
+    if window not in _WINDOWS:
+        raise ConfigError([f"window={window!r} is none of {', '.join(_WINDOWS)}"])
     offset = 0.5 if window == "sine" else 0.0
     return np.asarray(_WINDOWS[window]((np.arange(win_length) + offset) / win_length))
 
 
-def _check(name: str, n_fft: int, hop_length: int, win_length: int, window: str) -> None:
-    problems = []
+def _check(name: str, n_fft: int, hop_length: int, win_length: int) -> None:
     if not 0 < hop_length <= win_length <= n_fft:
         sizes = f"n_fft={n_fft}, hop_length={hop_length}, win_length={win_length}"
-        problems.append(f"{name} of {sizes}: need 0 < hop_length <= win_length <= n_fft")
-    if window not in _WINDOWS:
-        problems.append(f"{name}: window={window!r} is none of {', '.join(_WINDOWS)}")
-    if problems:
-        raise ConfigError(problems)
+        raise ConfigError([f"{name} of {sizes}: need 0 < hop_length <= win_length <= n_fft"])
 
 
 def _basis(n_fft: int, win_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ class Stft(StreamingModule):
         self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann", channels: int = 1
     ) -> None:
         super().__init__()
-        _check(type(self).__name__, n_fft, hop_length, win_length, window)
+        _check(type(self).__name__, n_fft, hop_length, win_length)
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
         self.window, self.channels = window, channels
         self.bins = n_fft // 2 + 1
@@ -144,7 +144,7 @@ class InverseStft(StreamingModule):
 
     def __init__(self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann") -> None:
         super().__init__()
-        _check(type(self).__name__, n_fft, hop_length, win_length, window)
+        _check(type(self).__name__, n_fft, hop_length, win_length)
         self.n_fft, self.hop_length, self.win_length, self.window = n_fft, hop_length, win_length, window
         self.bins = n_fft // 2 + 1
         self.lookahead = win_length - hop_length

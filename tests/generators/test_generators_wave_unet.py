@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.generators.wave_unet import DownsamplingBlock, UpsamplingBlock, WaveUNet, whiten
+from bcfusion.generators.wave_unet import DownsamplingBlock, UpsamplingBlock, WaveUNet
 from bcfusion.nn.conv import Conv1d
+from bcfusion.nn.initial import whiten
 
 
 def parameters(model: nn.Module) -> int:
