@@ -25,6 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line sets it: spi
 
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from bcfusion.config import build, conf_dir, register_resolvers
@@ -79,6 +80,8 @@ def network(name: str) -> nn.Module:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         recipe = "fusion" if f"recipe=fusion generator={name}\n" in _text(name) else "bone_to_air"
         cfg = compose("train", [f"generator={name}", f"recipe={recipe}"])
+        for key in OmegaConf.missing_keys(cfg.generator):  # runs that weights are taken from: no matter here
+            OmegaConf.update(cfg, key, None)
         torch.manual_seed(0)
         model: nn.Module = build(cfg.generator).eval()
     return model

@@ -196,9 +196,10 @@ class Vocoder(nn.Module):
 class HifiGan(WaveformNetwork):
     """Waveform to waveform by way of the log mel spectrogram, ``(B, in_channels, T) -> (B, 1, T)`` for any T.
 
-    The log mel spectrograms of all sensors, side by side as features, go through one :class:`Vocoder`. Nothing else of
-    the input is heard: all phases are the vocoder's own. Output and input are aligned: a frame of the vocoder's output
-    lies in the middle of the ``win_length`` samples that its mel frame was computed from. Silence enters as 0.
+    The log mel spectrograms of all sensors, side by side as features, or that of one of them go through one
+    :class:`Vocoder`. Nothing else of the input is heard: all phases are the vocoder's own. Output and input are
+    aligned: a frame of the vocoder's output lies in the middle of the ``win_length`` samples that its mel frame was
+    computed from. Silence enters as 0.
 
     With 80 mels and one sensor: 13.94 M parameters; it looks 244 ms ahead at 16 kHz.
 
@@ -209,9 +210,11 @@ class HifiGan(WaveformNetwork):
         channels, rates, kernel_sizes, residual_kernel_sizes, dilations, negative_slope: of the vocoder. The product of
             ``rates`` is the analysis' hop.
         speech_level: root mean square of the untrained network's output (0.07: -23 dBFS).
+        sensor: the only one that is heard; -1 is the last. None: all are.
 
     Attributes:
         hop: samples in a frame.
+        settings: those that the weights do not show.
         receptive_field: (past, future), in samples: output n depends on input n - past to n + future, at the frame
             phases where they reach farthest.
         delay: the future part of the receptive field.
@@ -237,11 +240,13 @@ class HifiGan(WaveformNetwork):
         dilations: Sequence[Sequence[int]] = ((1, 3, 5), (1, 3, 5), (1, 3, 5)),
         negative_slope: float = 0.1,
         speech_level: float = 0.07,
+        sensor: int | None = None,
     ) -> None:
         hop = prod(rates)
         # the output of frame j lies in the middle of its window once the body is late by half of what surrounds it
         late = (win_length - hop) // 2
-        super().__init__(sample_rate, in_channels, hop, causal=False, lookahead=max(late, 0))
+        fallback = -1 if sensor is None else sensor
+        super().__init__(sample_rate, in_channels, hop, False, max(late, 0), skip_channel=fallback)
         problems = []
         if (win_length - hop) % 2:
             problems.append(
@@ -251,10 +256,13 @@ class HifiGan(WaveformNetwork):
             problems.append(f"HifiGan: floor={floor} must lie between 0 and 1, well below the mels of speech")
         if problems:
             raise ConfigError(problems)
+        self.heard = slice(None) if sensor is None else slice(sensor % in_channels, sensor % in_channels + 1)
         self.mel = LogMel(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)
+        steps = {"rates": list(rates), "dilations": [list(d) for d in dilations], "negative_slope": negative_slope}
+        self.settings = {**self.mel.settings, **steps}
         self.silence = math.log(floor)
         self.vocoder = Vocoder(
-            in_channels * n_mels,
+            n_mels * (in_channels if sensor is None else 1),
             channels,
             rates,
             kernel_sizes,
@@ -272,7 +280,13 @@ class HifiGan(WaveformNetwork):
         )
         self.delay = self.receptive_field[1]
 
+    def synthesise(self, log_mel: Tensor) -> Tensor:
+        """``(B, 1, N hop)``, late by ``lookahead``, of log mel magnitudes ``(B, sensors heard * n_mels, N)``."""
+        waveform: Tensor = self.vocoder(log_mel - self.silence)  # zeros around the file are silence
+        return waveform
+
     def body(self, inputs: Tensor) -> Tensor:
         """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
-        mel = self.mel(inputs.flatten(0, 1).unsqueeze(1)) - self.silence  # (B in_channels, n_mels, N)
-        return self.vocoder(mel.unflatten(0, (-1, self.in_channels)).flatten(1, 2))
+        heard = inputs[:, self.heard]
+        log_mel = self.mel(heard.flatten(0, 1).unsqueeze(1))  # (B sensors, n_mels, N)
+        return self.synthesise(log_mel.unflatten(0, heard.shape[:2]).flatten(1, 2))

@@ -1,15 +1,14 @@
 """VoiceFixer: a ResUNet restores the log mel spectrogram, a neural vocoder makes a waveform of it.
 
 Liu et al., "VoiceFixer: Toward General Speech Restoration with Neural Vocoder", 2021 (arXiv 2109.13731). The stages are
-trained apart, the vocoder on clean speech; :class:`VoiceFixer` joins them.
+trained apart, the vocoder on clean speech; :class:`VoiceFixer` joins them. The paper's vocoder is TFGAN (Tian et al.
+2020); in its place stands :class:`bcfusion.generators.hifigan.HifiGan`, with the mel bands of stage one and one sensor.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bcfusion.errors import CheckpointError, ConfigError
-from bcfusion.generators.hifigan import Vocoder
+from bcfusion.generators.hifigan import HifiGan
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, remove_weight_norm, set_weight
 from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
 from bcfusion.nn.network import WaveformNetwork
@@ -78,8 +77,8 @@ class VoiceFixerMel(ResUNetGenerator):
     ) -> None:
         unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
         super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, "hann", skip_channel)
-        self.settings = _analysis(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
-        self.log_mel = LogMel(**self.settings)
+        self.log_mel = LogMel(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
+        self.settings = self.log_mel.settings
         self.norm = nn.BatchNorm1d(in_channels * n_mels)
         with torch.device("cpu"):
             inverse = torch.linalg.pinv(LogMel(**self.settings).filters.double())
@@ -103,86 +102,6 @@ class VoiceFixerMel(ResUNetGenerator):
         return (gain * real, gain * imag), {"log_mel": log_mel}
 
 
-class VoiceFixerVocoder(WaveformNetwork):
-    """Stage two: the log mel spectrogram of clean speech to its waveform, by HiFi-GAN's generator (Kong et al. 2020).
-
-    The paper's vocoder is TFGAN (Tian et al. 2020), in the same place. It is trained on the air microphone alone; of
-    several sensors it hears one. 14.11 M parameters with 128 mels.
-
-    Args:
-        sample_rate: of input and output, in Hz.
-        in_channels: number of sensors.
-        n_fft, win_length, n_mels, f_min, f_max, floor: of the analysis, see :class:`bcfusion.nn.mel.LogMel`.
-        channels, rates, kernel_sizes, residual_kernel_sizes, dilations, negative_slope: of the
-            :class:`bcfusion.generators.hifigan.Vocoder`; the product of ``rates`` is the analysis' hop.
-        speech_level: root mean square of the untrained network's output (0.07: -23 dBFS).
-        skip_channel: the sensor that is heard; -1 is the last.
-
-    Attributes:
-        settings: those that the weights do not show.
-
-    Raises:
-        ConfigError: sizes that do not fit.
-    """
-
-    def __init__(
-        self,
-        sample_rate: int = 16000,
-        in_channels: int = 1,
-        n_fft: int = 1024,
-        win_length: int = 1024,
-        n_mels: int = 128,
-        f_min: float = 0.0,
-        f_max: float | None = None,
-        floor: float = 1e-5,
-        channels: int = 512,
-        rates: Sequence[int] = (8, 8, 2, 2),
-        kernel_sizes: Sequence[int] = (16, 16, 4, 4),
-        residual_kernel_sizes: Sequence[int] = (3, 7, 11),
-        dilations: Sequence[Sequence[int]] = ((1, 3, 5), (1, 3, 5), (1, 3, 5)),
-        negative_slope: float = 0.1,
-        speech_level: float = 0.07,
-        skip_channel: int = -1,
-    ) -> None:
-        hop = prod(rates)
-        late = (win_length - hop) // 2  # frame j ends with hop j: so its middle is the middle of the vocoder's hop
-        super().__init__(sample_rate, in_channels, hop, False, max(late, 0), skip_channel=skip_channel)
-        if (win_length - hop) % 2:
-            raise ConfigError(
-                [
-                    f"VoiceFixerVocoder: win_length={win_length} must be longer than the product of rates, {hop}, by "
-                    "an even number"
-                ]
-            )
-        analysis = _analysis(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)
-        steps = {"rates": list(rates), "dilations": [list(d) for d in dilations], "negative_slope": negative_slope}
-        self.settings = {**analysis, **steps}
-        self.log_mel = LogMel(**analysis)
-        self.silence = math.log(floor)
-        self.vocoder = Vocoder(
-            n_mels,
-            channels,
-            rates,
-            kernel_sizes,
-            residual_kernel_sizes,
-            dilations,
-            negative_slope,
-            input_level=-math.log(floor) / 2,
-            output_level=speech_level,
-        )
-        spans = enumerate(self.vocoder.input_spans)
-        self.delay = max((end + 1) * hop - 1 + late - phase for phase, (_, end) in spans)
-
-    def synthesise(self, log_mel: Tensor) -> Tensor:
-        """``(B, 1, N hop)``, late by ``lookahead``, of log mel magnitudes ``(B, n_mels, N)``."""
-        waveform: Tensor = self.vocoder(log_mel - self.silence)  # zeros around the file are silence
-        return waveform
-
-    def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
-        return self.synthesise(self.log_mel(inputs[:, self.skip_channel].unsqueeze(1)))
-
-
 class VoiceFixer(WaveformNetwork):
     """Both stages, joined: ``(B, in_channels, T) -> (B, 1, T)``. The waveform of stage one is not computed.
 
@@ -191,7 +110,7 @@ class VoiceFixer(WaveformNetwork):
     therefore no error yet when the network is built, but when it is used with no weights having been loaded into it.
 
     Args:
-        mel: stage one. vocoder: stage two, of the same mel bands.
+        mel: stage one. vocoder: stage two, of the same mel bands; hears one sensor.
         mel_from, vocoder_from: a run of the stage, or its bundle; None: the weights that it has.
 
     Raises:
@@ -203,7 +122,7 @@ class VoiceFixer(WaveformNetwork):
     def __init__(
         self,
         mel: VoiceFixerMel,
-        vocoder: VoiceFixerVocoder,
+        vocoder: HifiGan,
         mel_from: str | None = None,
         vocoder_from: str | None = None,
     ) -> None:
@@ -279,22 +198,7 @@ def _weights_are_there(network: nn.Module, _: object) -> None:
     network._unread = []
 
 
-def _analysis(
-    sample_rate: int,
-    n_fft: int,
-    hop_length: int,
-    win_length: int,
-    n_mels: int,
-    f_min: float,
-    f_max: float | None,
-    floor: float,
-) -> dict[str, Any]:
-    """The arguments of the LogMel, by name."""
-    sizes = {"n_fft": n_fft, "hop_length": hop_length, "win_length": win_length, "n_mels": n_mels}
-    return {"sample_rate": sample_rate, **sizes, "f_min": f_min, "f_max": f_max, "floor": floor}
-
-
-def _joined_delay(unet: ResUNet, vocoder: VoiceFixerVocoder) -> int:
+def _joined_delay(unet: ResUNet, vocoder: HifiGan) -> int:
     """Samples of which the output is late against what the last frame that it depends on has heard."""
     hop, late = vocoder.hop, vocoder.lookahead
     first_phase: dict[tuple[int, int], int] = {}  # of those that hear the same frames the first waits longest

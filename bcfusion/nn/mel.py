@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torchaudio.functional as F
 from torch import Tensor
@@ -34,7 +36,7 @@ class LogMel(StreamingModule):
             about the quantisation noise of 16-bit audio. Silence is at ln(floor).
 
     Attributes:
-        filters: M, ``(n_mels, F)``. bins: F = n_fft // 2 + 1.
+        filters: M, ``(n_mels, F)``. bins: F = n_fft // 2 + 1. settings: the arguments, by name.
 
     Raises:
         ConfigError: an impossible STFT, band edges that are not 0 <= f_min < f_max <= sample_rate / 2, no band, a floor
@@ -65,6 +67,9 @@ class LogMel(StreamingModule):
             problems.append(f"LogMel: floor={floor} must be above 0")
         if problems:
             raise ConfigError(problems)
+        sizes = {"n_fft": n_fft, "hop_length": hop_length, "win_length": win_length, "n_mels": n_mels}
+        bands = {"f_min": f_min, "f_max": f_max, "floor": floor}
+        self.settings: dict[str, Any] = {"sample_rate": sample_rate, **sizes, **bands}
         self.stft = Stft(n_fft, hop_length, win_length)
         self.sample_rate, self.n_mels, self.floor = sample_rate, n_mels, floor
         self.bins = self.stft.bins

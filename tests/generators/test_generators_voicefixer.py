@@ -8,19 +8,21 @@ import pytest
 import torch
 
 from bcfusion.errors import CheckpointError, ConfigError
-from bcfusion.generators.voicefixer import VoiceFixer, VoiceFixerMel, VoiceFixerVocoder
+from bcfusion.generators.hifigan import HifiGan
+from bcfusion.generators.voicefixer import VoiceFixer, VoiceFixerMel
 from bcfusion.inference.bundle import load_generator, save_bundle
 
 BANDS = {"n_fft": 256, "win_length": 256, "n_mels": 20, "floor": 1e-5}
 MEL: dict[str, Any] = {**BANDS, "hop_length": 64, "channels": [2, 4], "blocks": 1}
-VOCODER: dict[str, Any] = {**BANDS, "channels": 8, "rates": [8, 8]}
+VOCODER: dict[str, Any] = {**BANDS, "channels": 8, "rates": [8, 8], "sensor": -1}
 VOCODER |= {"kernel_sizes": [16, 16], "residual_kernel_sizes": [3], "dilations": [[1, 3]]}
 TARGET = "bcfusion.generators.voicefixer."
+VOCODER_TARGET = "bcfusion.generators.hifigan.HifiGan"
 
 
-def stages(seed: int = 0) -> tuple[VoiceFixerMel, VoiceFixerVocoder]:
+def stages(seed: int = 0) -> tuple[VoiceFixerMel, HifiGan]:
     torch.manual_seed(seed)
-    mel, vocoder = VoiceFixerMel(**MEL), VoiceFixerVocoder(**VOCODER)
+    mel, vocoder = VoiceFixerMel(**MEL), HifiGan(**VOCODER)
     mel(speech())  # in training mode: the normalisations move
     return mel.eval(), vocoder.eval()
 
@@ -31,7 +33,7 @@ def speech(samples: int = 2000, batch: int = 2) -> torch.Tensor:
 
 def config(**sources: str) -> dict[str, Any]:
     nested = {"mel": {"_target_": f"{TARGET}VoiceFixerMel", **MEL}}
-    nested |= {"vocoder": {"_target_": f"{TARGET}VoiceFixerVocoder", **VOCODER}}
+    nested |= {"vocoder": {"_target_": VOCODER_TARGET, **VOCODER}}
     return {"_target_": f"{TARGET}VoiceFixer", **nested, **sources}
 
 
@@ -40,13 +42,13 @@ def store(folder: Path, seed: int = 0) -> tuple[str, str]:
     mel, vocoder = stages(seed)
     paths = folder / "mel_run" / "bundle", folder / "vocoder"
     save_bundle(paths[0], mel, {"_target_": f"{TARGET}VoiceFixerMel", **MEL}, ["body"], {})
-    save_bundle(paths[1], vocoder, {"_target_": f"{TARGET}VoiceFixerVocoder", **VOCODER}, ["air"], {})
+    save_bundle(paths[1], vocoder, {"_target_": VOCODER_TARGET, **VOCODER}, ["air"], {})
     return str(paths[0].parent), str(paths[1])
 
 
 def test_parameters_of_the_published_analysis_module_and_of_both_stages() -> None:
     with torch.device("meta"):
-        mel, vocoder = VoiceFixerMel(), VoiceFixerVocoder()
+        mel, vocoder = VoiceFixerMel(), HifiGan(n_mels=128, sensor=-1)
         published = VoiceFixerMel(44100, 1, 2048, 441, 1764)  # a window of 2048 is no multiple of two hops
     assert sum(p.numel() for p in mel.parameters()) == pytest.approx(65.15e6, rel=1e-4)
     assert sum(p.numel() for p in published.parameters()) == pytest.approx(65.15e6, rel=1e-4)
@@ -126,7 +128,7 @@ def test_weights_come_from_the_runs_and_their_bundle_needs_neither(tmp_path: Pat
     mel_from, vocoder_from = store(tmp_path / "runs")
     expected = VoiceFixer(*stages()).eval()
     torch.manual_seed(9)
-    fresh = (VoiceFixerMel(**MEL), VoiceFixerVocoder(**VOCODER))
+    fresh = (VoiceFixerMel(**MEL), HifiGan(**VOCODER))
     joined = VoiceFixer(*fresh, mel_from=mel_from, vocoder_from=vocoder_from).eval()
     with torch.inference_mode():
         wanted = expected(speech())["estimate"]
@@ -155,7 +157,7 @@ def test_a_source_that_does_not_fit_is_told_when_the_network_is_used(
     common = {"floor": change["floor"]} if change and "floor" in change else {}
     mel = VoiceFixerMel(**{**MEL, **(change or {})})
     untouched = {name: tensor.clone() for name, tensor in mel.state_dict().items()}
-    joined = VoiceFixer(mel, VoiceFixerVocoder(**{**VOCODER, **common}), mel_from=mel_from)
+    joined = VoiceFixer(mel, HifiGan(**{**VOCODER, **common}), mel_from=mel_from)
     assert all(torch.equal(tensor, untouched[name]) for name, tensor in mel.state_dict().items())
     with pytest.raises(CheckpointError, match=f"mel_from=.*{text}"):
         joined(speech())
@@ -165,4 +167,4 @@ def test_a_source_that_does_not_fit_is_told_when_the_network_is_used(
 
 def test_stages_of_different_mels_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"floor is 1e-05 in mel and 0\.001 in vocoder"):
-        VoiceFixer(VoiceFixerMel(**MEL), VoiceFixerVocoder(**{**VOCODER, "floor": 1e-3}))
+        VoiceFixer(VoiceFixerMel(**MEL), HifiGan(**{**VOCODER, "floor": 1e-3}))
