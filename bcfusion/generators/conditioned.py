@@ -34,7 +34,8 @@ class Conditioned(WaveformNetwork):
         bands: of the log mel filter bank; 0 leaves it out.
         pitch: whether log2(F0 / 150 Hz) and voicing are among the features.
         hop_length, win_length, n_fft: of the features, in samples.
-        level: of the conditions, as root mean square in the beginning; that of speech.
+        level: of the conditions, as root mean square in the beginning. Well below that of speech, 0.07: several
+            channels that stand still for a frame would drown what the first layer hears of the waveforms.
         skip_channel: the sensor that the output starts from; -1 is the last.
 
     Raises:
@@ -53,7 +54,7 @@ class Conditioned(WaveformNetwork):
         hop_length: int = 256,
         win_length: int = 1024,
         n_fft: int = 1024,
-        level: float = 0.07,
+        level: float = 0.01,
         skip_channel: int = -1,
     ) -> None:
         problems = []

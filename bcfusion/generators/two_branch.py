@@ -16,7 +16,7 @@ from bcfusion.errors import ConfigError
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.recurrent import GRU
-from bcfusion.nn.spectral import Complex, SpectralNetwork, magnitude
+from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, magnitude
 from bcfusion.nn.stft import Window
 
 
@@ -75,6 +75,7 @@ class TwoBranch(SpectralNetwork):
     One encoder hears the air microphone, one the body sensors; recurrence over time sees both, since what the body
     sensor hears tells speech from noise; one decoder gives the confidence, from the air's levels, one the mapped
     spectrum, from the body's. With a single sensor both hear it: kept where it is good, replaced where it is empty.
+    The mapping starts from the first body sensor, whose low bands are free of noise and good as they are.
 
     Args:
         sample_rate: of input and output, in Hz.
@@ -84,6 +85,8 @@ class TwoBranch(SpectralNetwork):
         kernel_size: (frequency, frames); the former odd.
         hidden_size: of the recurrence. num_layers: of it.
         compression: exponent on the magnitudes that the encoders hear.
+        head: what the mapping's output is to the first body sensor, see :class:`bcfusion.nn.spectral.SpectralHead`.
+        init_output_scale: factor on the initial weights of the mapping's last layer.
         skip_channel: the air microphone; -1 is the last sensor.
 
     Attributes:
@@ -108,6 +111,8 @@ class TwoBranch(SpectralNetwork):
         hidden_size: int = 256,
         num_layers: int = 2,
         compression: float = 0.3,
+        head: Head = "additive",
+        init_output_scale: float = 0.1,
         skip_channel: int = -1,
     ) -> None:
         super().__init__(
@@ -122,6 +127,8 @@ class TwoBranch(SpectralNetwork):
             problems.append("TwoBranch: channels must name at least one level")
         if not 0 < compression <= 1:
             problems.append(f"TwoBranch: compression={compression} must be above 0 and at most 1")
+        if init_output_scale <= 0:
+            problems.append(f"TwoBranch: init_output_scale={init_output_scale} must be above 0")
         if problems:
             raise ConfigError(problems)
         kernel = (kernel_size[0], kernel_size[1])
@@ -135,6 +142,12 @@ class TwoBranch(SpectralNetwork):
         self.from_recurrence = nn.Linear(hidden_size, 2 * width)
         self.confidence = Decoder(self.air_encoder, 1)
         self.mapping = Decoder(self.body_encoder, 2)
+        self.head = SpectralHead(head)
+        last = self.mapping.layers[-1]
+        assert isinstance(last, ConvTranspose2d) and last.bias is not None
+        with torch.no_grad():
+            last.weight.mul_(init_output_scale)
+            last.bias.zero_()
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Confidence and mapping, joined."""
@@ -145,10 +158,12 @@ class TwoBranch(SpectralNetwork):
         h = self.from_recurrence(self.recurrence(deepest.flatten(1, 2).transpose(1, 2)))
         air_h, body_h = h.transpose(1, 2).unflatten(1, deepest.shape[1:3]).chunk(2, dim=1)
         mask = torch.sigmoid(self.confidence(air_h, air_levels))[:, 0]
-        mapped = self.mapping(body_h, body_levels)
+        output = self.mapping(body_h, body_levels)
+        first = self.body_sensors[0]
+        mapped = self.head((real[:, first], imag[:, first]), (output[:, 0], output[:, 1]))
         estimate = (
-            mask * air[0] + (1 - mask) * mapped[:, 0],
-            mask * air[1] + (1 - mask) * mapped[:, 1],
+            mask * air[0] + (1 - mask) * mapped[0],
+            mask * air[1] + (1 - mask) * mapped[1],
         )
         return estimate, {"mask": mask}
 

@@ -142,9 +142,20 @@ def test_full_confidence_is_the_air_microphone_and_none_is_the_mapping(certain: 
     assert (error < 1e-5) if certain > 0 else (error > 0.01)
 
 
+def test_without_confidence_the_untrained_mapping_is_near_the_body_sensor() -> None:
+    torch.manual_seed(0)
+    network = TwoBranch(channels=(4, 4), hidden_size=8, num_layers=1, init_output_scale=0.01).eval()
+    set_output(network.confidence.layers[-1], -100.0)
+    x = 0.07 * torch.randn(1, 2, 2000)
+    with torch.no_grad():
+        output = network(x)
+    assert isinstance(output, dict)
+    torch.testing.assert_close(output["estimate"], x[:, :1], atol=0.005, rtol=0)
+
+
 def test_an_empty_band_of_the_air_microphone_is_filled_by_the_mapping() -> None:
     torch.manual_seed(0)
-    network = TwoBranch(channels=(4, 4), hidden_size=8, num_layers=1).eval()
+    network = TwoBranch(channels=(4, 4), hidden_size=8, num_layers=1, head="mapping").eval()
     x = 0.07 * torch.randn(1, 2, 4000)
     x[:, 1] = 0  # the air microphone is off
     with torch.no_grad():
