@@ -144,7 +144,8 @@ class TwoBranch(SpectralNetwork):
         self.mapping = Decoder(self.body_encoder, 2)
         self.head = SpectralHead(head)
         last = self.mapping.layers[-1]
-        assert isinstance(last, ConvTranspose2d) and last.bias is not None
+        assert isinstance(last, ConvTranspose2d)
+        assert last.bias is not None
         with torch.no_grad():
             last.weight.mul_(init_output_scale)
             last.bias.zero_()
