@@ -1,0 +1,85 @@
+"""Quality of a fusion network against the noise: table and figure over the signal-to-noise ratio.
+
+    python scripts/snr_curve.py RUN --snr -10 -5 0 5 10 --figure snr.png
+    python scripts/snr_curve.py RUN data=folder data.root=SPEECH data.noise_root=NOISE   # further overrides of evaluate
+
+It calls `bcfusion evaluate RUN degradation.noisy.evaluation_snr=...` once for each ratio and reads the scores that this
+writes. All rows are of the same files, the same noises at the same places.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bcfusion.report.snr import snr_figure
+from bcfusion.report.spectrogram import save_figure
+from bcfusion.report.table import metric_name
+
+NAMES = {"input (noisy)": "noisy air alone", "input (body)": "body alone", "enhanced": "fused"}
+
+
+def means(scores: Path, metrics: list[str]) -> dict[str, dict[str, float]]:
+    """System to metric to mean over the files of a scores.csv; what was skipped is left out."""
+    with scores.open(encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text))
+    systems = dict.fromkeys(row["system"] for row in rows)
+    return {
+        system: {
+            metric: statistics.fmean(float(row[metric]) for row in rows if row["system"] == system and row[metric])
+            for metric in metrics
+        }
+        for system in systems
+    }
+
+
+def evaluate(run: str, snr: float, overrides: list[str], output: Path) -> Path:
+    """The scores of one ratio; what goes wrong is printed by `bcfusion evaluate` itself."""
+    command = [sys.executable, "-m", "bcfusion", "evaluate", run, f"degradation.noisy.evaluation_snr={snr:g}"]
+    subprocess.run([*command, *overrides, f"output={output}"], check=True, stdout=subprocess.DEVNULL)
+    return output / "scores.csv"
+
+
+def table(ratios: list[float], curves: dict[str, dict[str, list[float]]]) -> str:
+    """Markdown: a row for each system and metric, a column for each ratio."""
+    lines = [
+        "| | | " + " | ".join(f"{ratio:g} dB" for ratio in ratios) + " |",
+        "| --- | --- |" + " ---: |" * len(ratios),
+    ]
+    for metric in next(iter(curves.values())):
+        name = metric_name(metric)
+        for system, values in curves.items():
+            cells = " | ".join(f"{value:.{name.decimals}f}" for value in values[metric])
+            lines.append(f"| {name.text} | {system} | {cells} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="run directory of recipe=fusion")
+    parser.add_argument("overrides", nargs="*", help="further overrides of bcfusion evaluate")
+    parser.add_argument("--snr", type=float, nargs="+", default=[-10, -5, 0, 5, 10], help="dB")
+    parser.add_argument("--metrics", nargs="+", default=["stoi", "pesq_wb", "si_sdr"])
+    parser.add_argument("--figure", type=Path, default=Path("snr.png"))
+    parser.add_argument("--title", default="fusion of body sensor and air microphone")
+    arguments = parser.parse_intermixed_args()
+    ratios = sorted(arguments.snr)
+    curves: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for ratio in ratios:
+            scores = evaluate(arguments.run, ratio, arguments.overrides, Path(folder) / f"{ratio:g}")
+            for system, values in means(scores, arguments.metrics).items():
+                for metric, value in values.items():
+                    curves.setdefault(NAMES.get(system, system), {}).setdefault(metric, []).append(value)
+    print(table(ratios, curves))
+    print(save_figure(snr_figure(ratios, curves, arguments.title), arguments.figure))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
