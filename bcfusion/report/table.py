@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -67,10 +68,11 @@ def quality_table(
         For ``rich.console.Console.print``.
     """
     columns, rows, footer = _cells(systems, higher_is_better, counts, skipped)
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)  # narrow: eight columns fit a terminal of 80
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)  # eight columns and two inputs fit 80
     table.add_column("", no_wrap=True)
     for column in columns:
-        table.add_column(column, justify="right")
+        heading = textwrap.fill(column, width=6, break_long_words=False, break_on_hyphens=False)
+        table.add_column(heading, justify="right", no_wrap=True)
     for position, (name, cells) in enumerate(rows):
         texts = [Text(cell.text, style="bold" if cell.best else "") for cell in cells]
         table.add_row(Text(name), *texts, end_section=position == len(systems) - 1)

@@ -79,7 +79,7 @@ def test_scored_and_skipped_utterances_are_told() -> None:
 def test_terminal_table_says_what_markdown_says() -> None:
     text = printed(quality_table(SYSTEMS, DIRECTION, {"pesq_wb": 30}, {"pesq_wb": 1}, title="test files"))
     assert "test files" in text
-    for word in ("PESQ-WB ↑", "LSD ↓", "0.843", "vs input", "+0.018", "30/31"):
+    for word in ("PESQ-WB", "↑", "LSD ↓", "0.843", "vs input", "+0.018", "30/31"):
         assert word in text
     assert re.search(r"\x1b\[1m *0\.861", text)
     assert not re.search(r"\x1b\[1m *0\.843", text)
@@ -90,11 +90,12 @@ def test_names_in_brackets_are_not_taken_for_markup() -> None:
 
 
 def test_all_metrics_of_a_recipe_fit_a_terminal_of_eighty() -> None:
-    keys = ["pesq_wb", "stoi", "estoi", "si_sdr", "si_sdr_aligned", "si_sdr_lag_ms", "lsd"]
-    systems = {name: dict.fromkeys(keys, value) for name, value in (("input", -11.25), ("enhanced", 10.75))}
+    keys = ["pesq_wb", "stoi", "estoi", "si_sdr", "si_sdr_aligned", "si_sdr_lag_ms", "lsd", "lsd_hf"]
+    values = {"input (body)": -11.25, "input (noisy)": -11.25, "enhanced": 10.75}
+    systems = {name: dict.fromkeys(keys, value) for name, value in values.items()}
     text = printed(quality_table(systems, dict.fromkeys(keys, True)), width=80)
     assert "…" not in text
-    assert text.count("+22.0") == len(keys)
+    assert text.count("+22.0") == 2 * len(keys)
     assert max(len(line) for line in text.splitlines() if "\x1b" not in line) <= 80
 
 
