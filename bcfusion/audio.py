@@ -1,25 +1,29 @@
 """Audio files: look at, read, write, resample, find.
 
 Files go through libsndfile (WAV, FLAC, Ogg Vorbis, Opus, MP3). Samples are float32 of shape ``(channels, time)``, full
-scale is 1. Every failure is an :class:`~bcfusion.errors.AudioError` of one line that names the file:
-:class:`UnreadableAudio` where the file is at fault, :class:`AudioFormatError` where it does not fit the task.
-PyTorch is imported only where something is resampled, so that a process that just reads files stays small.
+scale is 1. What is read need not be a file of its own: ``shard.tar::OFFSET+SIZE`` is the part of an archive that begins
+at byte OFFSET (:func:`part`), and :class:`EncodedAudio` is a file that is in memory. Every failure is an
+:class:`~bcfusion.errors.AudioError` of one line that names the file: :class:`UnreadableAudio` where the file is at
+fault, :class:`AudioFormatError` where it does not fit the task. PyTorch is imported only where something is resampled,
+so that a process that just reads files stays small.
 """
 
 from __future__ import annotations
 
 import difflib
 import glob
+import io
 import math
 import os
+import re
 import secrets
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -40,6 +44,7 @@ _BETA = 14.769656459379492
 # A WAV or FLAC that was written to a pipe cannot know its length: writers leave 0 or a number near the type's largest.
 _UNKNOWN_WAV_BYTES = 0x7FFF0000
 _UNKNOWN_FRAMES = 1 << 40
+_PART = re.compile(r"(?P<archive>.+)::(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 
 
 class AudioFormatError(AudioError):
@@ -61,18 +66,44 @@ class UnreadableAudio(AudioError):
         self.path = os.fspath(path)
 
 
+class EncodedAudio(str):
+    """The path of a sound file whose bytes are in memory, as they came from a stream; it names it in messages.
+
+    Args:
+        path: where it came from. content: the file's bytes, WAV, FLAC or Ogg.
+    """
+
+    content: bytes
+
+    def __new__(cls, path: str, content: bytes) -> EncodedAudio:
+        """Make one."""
+        encoded = super().__new__(cls, path)
+        encoded.content = content
+        return encoded
+
+    def __reduce__(self) -> tuple[type[EncodedAudio], tuple[str, bytes]]:
+        return EncodedAudio, (str(self), self.content)
+
+
+def part(archive: str | os.PathLike[str], offset: int, size: int) -> str:
+    """The path of a sound file that lies within an uncompressed archive, from byte ``offset`` on, ``size`` bytes."""
+    return f"{os.fspath(archive)}::{offset}+{size}"
+
+
 @dataclass(frozen=True)
 class AudioInfo:
     """What the header of a sound file says.
 
     Attributes:
         path: as it was given. frames: samples in each channel. sample_rate: in Hz. channels: how many.
+        subtype: libsndfile's name of how samples are stored, as ``PCM_16``; not compared.
     """
 
     path: str
     frames: int
     sample_rate: int
     channels: int
+    subtype: str = field(default="PCM_16", compare=False)
 
     @property
     def duration(self) -> float:
@@ -88,7 +119,26 @@ def info(path: str | os.PathLike[str]) -> AudioInfo:
             a FLAC was cut off is noticed by :func:`read`, at the missing part; an Ogg file announces no length.
     """
     with _open(path) as sound:
-        return AudioInfo(os.fspath(path), sound.frames, sound.samplerate, sound.channels)
+        return AudioInfo(os.fspath(path), sound.frames, sound.samplerate, sound.channels, sound.subtype)
+
+
+def encoded(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a sound file as they are, wherever it is.
+
+    Raises:
+        UnreadableAudio: the file is missing or unreadable.
+    """
+    if isinstance(path, EncodedAudio):
+        return path.content
+    inside = _PART.fullmatch(os.fspath(path))
+    try:
+        if inside is None:
+            return Path(path).read_bytes()
+        with open(inside["archive"], "rb") as archive:
+            archive.seek(int(inside["offset"]))
+            return archive.read(int(inside["size"]))
+    except OSError as error:
+        raise UnreadableAudio(f"cannot read {path}: {_one_line(error)}", path) from error
 
 
 def read(path: str | os.PathLike[str], start: int = 0, frames: int | None = None) -> tuple[np.ndarray, int]:
@@ -322,20 +372,74 @@ def walk(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _open(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-    if not os.path.isfile(path):
-        kind = "is a folder, not a sound file" if os.path.isdir(path) else f"does not exist{_nearest(Path(path))}"
-        raise UnreadableAudio(f"{path} {kind}", path)
-    try:
-        with open(path, "rb") as raw:
-            _refuse_cut_wav(raw, path)
-        sound = soundfile.SoundFile(os.fspath(path))
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise UnreadableAudio(f"cannot read {path}: {_one_line(error)}", path) from error
-    with sound:
+    name = os.fspath(path)
+    inside = _PART.fullmatch(name)
+    file = name if inside is None else inside["archive"]
+    with ExitStack() as closing:
+        try:
+            source: str | BinaryIO | _Part = file
+            if isinstance(path, EncodedAudio):
+                source = io.BytesIO(path.content)
+            elif inside is not None:
+                archive = closing.enter_context(open(file, "rb", buffering=0))
+                source = _Part(archive, int(inside["offset"]), int(inside["size"]))
+            sound = closing.enter_context(soundfile.SoundFile(source))
+            if sound.format in ("WAV", "WAVEX", "RF64"):
+                raw = closing.enter_context(open(source, "rb")) if isinstance(source, str) else source
+                place = raw.tell()
+                _refuse_cut_wav(raw, path)
+                raw.seek(place)  # where libsndfile left it, and takes it to be
+        except (OSError, soundfile.LibsndfileError) as error:
+            problem = f"cannot read {path}: {_one_line(error)}"
+            if not isinstance(path, EncodedAudio) and not os.path.isfile(file):
+                fault = "is a folder, not a sound file" if os.path.isdir(file) else f"does not exist{_nearest(file)}"
+                problem = f"{file} {fault}"
+            raise UnreadableAudio(problem, name) from error
         if not 0 < sound.frames < _UNKNOWN_FRAMES:
             problem = "holds no samples" if sound.frames <= 0 else "does not say how long it is: encode it again"
-            raise UnreadableAudio(f"{path} {problem}", path)
+            raise UnreadableAudio(f"{path} {problem}", name)
         yield sound
+
+
+class _Part(io.RawIOBase):
+    """A part of an open file as a file of its own, which libsndfile reads through: no more bytes than it asks for.
+
+    Args:
+        archive: open for reading in binary. offset: first byte of the part. size: bytes of it.
+    """
+
+    def __init__(self, archive: io.FileIO, offset: int, size: int) -> None:
+        super().__init__()
+        self._descriptor = archive.fileno()
+        self._offset = offset
+        self._size = size
+        self._position = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the beginning of the part."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves; as for any file."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills ``buffer`` as far as the part, or the file, reaches."""
+        wanted = min(len(buffer), self._size - self._position)
+        if wanted <= 0:
+            return 0
+        got = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._offset + self._position)
+        self._position += got
+        return got
 
 
 def _read_frames(sound: soundfile.SoundFile, path: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:
@@ -360,14 +464,15 @@ def _read_frames(sound: soundfile.SoundFile, path: str | os.PathLike[str], start
     return samples
 
 
-def _refuse_cut_wav(raw: BinaryIO, path: str | os.PathLike[str]) -> None:
+def _refuse_cut_wav(raw: BinaryIO | _Part, path: str | os.PathLike[str]) -> None:
     """Compare the data chunk with the file's size: libsndfile silently plays what is left of a cut WAV."""
-    head = raw.read(12)
+    size = raw.seek(0, os.SEEK_END)
+    raw.seek(0)
+    head = raw.read(12) or b""
     if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
         return
-    size = os.fstat(raw.fileno()).st_size
     long_size, block = 0, 1
-    while len(header := raw.read(8)) == 8:
+    while len(header := raw.read(8) or b"") == 8:
         name, length = struct.unpack("<4sI", header)
         begin = raw.tell()
         if name == b"data":
@@ -381,7 +486,7 @@ def _refuse_cut_wav(raw: BinaryIO, path: str | os.PathLike[str]) -> None:
                     f"{path} is truncated: its header promises {length // block} samples, {there} are there", path
                 )
             return
-        body = raw.read(min(length, 32)) if name in (b"fmt ", b"ds64") else b""
+        body = (raw.read(min(length, 32)) or b"") if name in (b"fmt ", b"ds64") else b""
         if name == b"fmt " and len(body) >= 14:
             block = max(1, struct.unpack_from("<H", body, 12)[0])
         elif name == b"ds64" and len(body) >= 16:
@@ -396,8 +501,9 @@ def _resample_array(samples: np.ndarray, from_rate: int, to_rate: int) -> np.nda
     return resample(torch.from_numpy(samples), from_rate, to_rate).numpy()
 
 
-def _nearest(path: Path) -> str:
+def _nearest(missing: str | os.PathLike[str]) -> str:
     """The nearest existing name beside a missing one, as the end of a message."""
+    path = Path(missing)
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         path, folder = folder, folder.parent

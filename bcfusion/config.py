@@ -6,6 +6,7 @@ Importing this module loads neither OmegaConf nor Hydra, so that the command lin
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -102,12 +103,15 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
             ``checkpoints/last.ckpt`` was written last, or a new run where there is none; else a run directory, its
             checkpoints folder or a checkpoint in it.
         recipe, experiment: names of the chosen group members; None stands as ``default``.
-        now: time stamp that names a new run; given, so that every reader of one process gets the same directory.
+        now: time stamp that names a new run; given, so that every reader of one process gets the same directory. In
+            a Slurm job of several processes the number of the job names it.
 
     Raises:
         ConfigError: ``resume`` is a path, but not that of a run.
     """
     runs = Path(root) / _choice(recipe) / _choice(experiment)
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # srun's processes must agree, and each looks at its own clock
+        now = f"slurm-{os.environ['SLURM_JOB_ID']}"
     if resume is None:
         return str(runs / now)
     if resume == "auto":

@@ -25,6 +25,8 @@ class Batch(TypedDict, total=False):
     ids: stable across epochs and runs.
     noise: ``(B, 1, T)``, only where the task adds noise.
     unreadable: paths that were replaced by another item because they could not be read.
+    air: ``(B, 1, T)``, and pending, for each item: what :mod:`bcfusion.data.device_simulation` still has to make of a
+        batch that comes from the loader; a training step never sees them.
     """
 
     inputs: Tensor
@@ -33,6 +35,8 @@ class Batch(TypedDict, total=False):
     ids: list[str]
     noise: Tensor
     unreadable: list[str]
+    air: Tensor
+    pending: list[list[tuple[int, int, int, int | None]]]
 
 
 class Judgement(NamedTuple):
@@ -177,6 +181,9 @@ class Skip(Exception):
     """This utterance cannot be scored by this metric; the text is the reason, counted in the report."""
 
 
+UNKNOWN_SPEAKER = "unknown"  #: stands in ``Row.speaker`` where a corpus does not tell
+
+
 @dataclass(frozen=True)
 class Row:
     """One utterance of a corpus.
@@ -187,6 +194,10 @@ class Row:
         speaker: who speaks. split: ``train``, ``valid`` or ``test``.
         sample_rate: of the air file, in Hz. offset, duration: the part of the files that is meant, in seconds.
         lag: seconds by which the recorded body signal comes later than air. polarity: +1, or -1 where it is inverted.
+        gain: dB by which the recorded body signal is amplified when it is read; lag and polarity are undone there too.
+        channels: sensor to channel of its file, from 0; a sensor that is not in it has a mono file.
+        bandwidth: Hz up to which air holds speech, as measured; None: not measured.
+        extra: other columns of the manifest.
     """
 
     id: str
@@ -199,6 +210,9 @@ class Row:
     lag: float = 0.0
     polarity: int = 1
     extra: Mapping[str, Any] = field(default_factory=dict)
+    channels: Mapping[str, int] = field(default_factory=dict)
+    gain: float = 0.0
+    bandwidth: float | None = None
 
 
 @runtime_checkable
@@ -215,11 +229,68 @@ class Simulator(Protocol):
     """Makes one sensor's signal from clean air-conducted speech.
 
     ``air (1, T)`` at ``sample_rate``; returns a dict with ``signal (1, T)`` and, where it added the noise of a room,
-    ``noise (1, T)``, which the class attribute ``provides_noise = True`` announces.
+    ``noise (1, T)``, which the class attribute ``provides_noise = True`` announces. ``target (1, T)``, where the dict
+    has it, takes the place of air as what the network learns to give back: speech with the early reflections of a room.
     All randomness is drawn from ``generator``. With ``training`` false the simulation is the fixed one of the
     evaluation: what it still draws (noise and its level) comes from a generator that is seeded by the utterance.
     """
 
     def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
         """Simulates one utterance or segment."""
+        ...
+
+
+@runtime_checkable
+class BodySimulator(Simulator, Protocol):
+    """A simulator that models the wearer: resonances, tilt, which of several measured responses.
+
+    Where ``models_body`` is true it is called with ``body``, a generator that is seeded by the sensor and the SPEAKER
+    (and in training by the run), anew for each call, so that all utterances of a speaker draw the same numbers from it.
+    What changes from utterance to utterance is drawn from ``generator``.
+    """
+
+    models_body: bool
+
+    def __call__(
+        self,
+        air: Tensor,
+        sample_rate: int,
+        generator: torch.Generator,
+        training: bool,
+        *,
+        body: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Simulates one utterance or segment; without ``body`` the wearer too is drawn from ``generator``."""
+        ...
+
+
+@runtime_checkable
+class BatchSimulator(Simulator, Protocol):
+    """A simulator that takes a whole batch, on the device that the batch is on.
+
+    Parameters and noises are drawn on the CPU, each item's from its own generators and in the order of a call of its
+    own, so that the result equals item-by-item calls to 1e-5 on any device and in a batch of any size.
+    """
+
+    def batch(
+        self,
+        air: Tensor,
+        sample_rate: int,
+        generators: Sequence[torch.Generator],
+        training: bool,
+        bodies: Sequence[torch.Generator] | None = None,
+    ) -> dict[str, Tensor]:
+        """Simulates B utterances or segments of one length.
+
+        Args:
+            air: ``(B, 1, T)`` clean speech. Items that are shorter are zero behind their end: what lies there in the
+                result is the caller's to cut off.
+            sample_rate: in Hz.
+            generators: B of them, on the CPU.
+            training: as in a call.
+            bodies: B of them, on the CPU, for a simulator that models the wearer; see :class:`BodySimulator`.
+
+        Returns:
+            ``signal`` and, where there is one, ``noise``: ``(B, 1, T)`` float32 on the device of ``air``.
+        """
         ...

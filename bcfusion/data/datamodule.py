@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import lightning
 import torch
 
-from bcfusion.contracts import Corpus, Row, Simulator
+from bcfusion.contracts import Batch, Corpus, Row, Simulator
+from bcfusion.data.augmentation import Augmentation
+from bcfusion.data.device_simulation import deferrable, simulated
 from bcfusion.data.segments import AIR, EvalItems, SensorReader, TrainSegments
-from bcfusion.data.stream import BatchSchedule, EvalLoader, StepLoader, UnreadableTally
+from bcfusion.data.stream import BatchSchedule, EvalLoader, StepLoader, TrainLoader, UnreadableTally
 from bcfusion.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +46,12 @@ class SpeechDataModule(lightning.LightningDataModule):
         max_valid_items: validate on so many while training; None: on all.
         speakers: train on these speakers alone; None: on all. Validation and test are of all speakers.
         sensor_dropout: share of the training crops in which one of several sensors is silent.
+        augmentation: of the training crops; None: none.
+        simulate_on_device: whether sensors are simulated, in training, on the training device in place of the loader,
+            as far as their simulators can (:mod:`bcfusion.data.device_simulation`). Batches of
+            :meth:`train_dataloader` are complete after :meth:`on_after_batch_transfer`.
+        min_bandwidth: Hz; utterances whose air was measured to hold speech up to less are not trained on, as targets of
+            bandwidth extension that have nothing to extend to. None: all are.
 
     Raises:
         DataError: an argument is out of range; later: a sensor that is neither recorded nor simulated, a corpus without
@@ -67,6 +76,9 @@ class SpeechDataModule(lightning.LightningDataModule):
         max_valid_items: int | None = None,
         speakers: Sequence[str] | None = None,
         sensor_dropout: float = 0.0,
+        augmentation: Augmentation | None = None,
+        min_bandwidth: float | None = None,
+        simulate_on_device: bool = False,
     ) -> None:
         super().__init__()
         problems = []
@@ -88,6 +100,10 @@ class SpeechDataModule(lightning.LightningDataModule):
                 problems.append(f"max_{name}_items: {limit} must be at least 1, or null")
         if not 0 <= sensor_dropout <= 1:
             problems.append(f"data.sensor_dropout: {sensor_dropout} is not between 0 and 1")
+        if augmentation is not None and (problem := augmentation.problem(sensors)):
+            problems.append(problem)
+        if min_bandwidth is not None and not 0 < min_bandwidth <= sample_rate / 2:
+            problems.append(f"data.min_bandwidth: {min_bandwidth} must be null or above 0 and at most half sample_rate")
         if isinstance(speakers, str) or (speakers is not None and not len(speakers)):
             problems.append(f"data.speakers: {speakers!r} is no list of names, as in data.speakers=[NAME]; null: all")
         if problems:
@@ -100,10 +116,13 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.max_unreadable_share = max_unreadable_share
         self.reader = SensorReader(tuple(sensors), dict(simulators), sample_rate, resample)
+        self.deferred = deferrable(simulators) if simulate_on_device else frozenset()
         self.sensor_dropout = sensor_dropout
+        self.augmentation = augmentation
+        self.min_bandwidth = min_bandwidth
         self.speakers = None if speakers is None else [str(name) for name in speakers]
         self._rows: dict[str, list[Row]] = {}
-        self._train_loader: StepLoader | None = None
+        self._train_loader: TrainLoader | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Look at the rows that a stage needs: scan them, and check their sensors, rates and ids.
@@ -131,6 +150,8 @@ class SpeechDataModule(lightning.LightningDataModule):
             rows = self.corpus.rows(split)
             if split == "train" and self.speakers is not None:
                 rows = self._spoken_by(self.speakers, rows)
+            if split == "train" and self.min_bandwidth is not None:
+                rows = self._wide_enough(self.min_bandwidth, rows)
             self._check(rows, split)
             self._rows[split] = rows
         return self._rows[split]
@@ -153,15 +174,15 @@ class SpeechDataModule(lightning.LightningDataModule):
             parts.append(f"{split} {len(rows)} files, {speakers} speakers, {self.audio_seconds(split) / 60:.1f} min")
         return f"{type(self.corpus).__name__}: {'; '.join(parts)}"
 
-    def train_dataloader(self) -> StepLoader:
+    def train_dataloader(self) -> TrainLoader:
         """The endless stream; always the same object, so that its position and its workers outlive a pass."""
         if self._train_loader is None:
-            segments = self._segments()
+            segments = self._segments(self.deferred)
             schedule = BatchSchedule(len(segments), self.batch_size, self.seed, *self._place())
             self._train_loader = self._step_loader(segments, schedule, self.batches_per_pass)
         return self._train_loader
 
-    def pass_dataloader(self) -> StepLoader:
+    def pass_dataloader(self) -> TrainLoader:
         """One pass over the training set, the same on every rank: the crops of the first epoch, for statistics.
 
         They are those that training begins with. A last batch that they do not fill goes on into the next epoch.
@@ -173,7 +194,9 @@ class SpeechDataModule(lightning.LightningDataModule):
     def val_dataloader(self) -> EvalLoader:
         """This rank's share of the validation utterances, one in a batch, as many as ``max_valid_items`` says."""
         rank, world_size = self._place()
-        return self._eval_loader("valid", spread(self._filled("valid"), self.limits["valid"])[rank::world_size])
+        rows = spread(self._filled("valid"), self.limits["valid"])
+        # with more ranks than utterances some score one that another scores too, which then counts once
+        return self._eval_loader("valid", rows[rank::world_size] or [rows[rank % len(rows)]])
 
     def test_dataloader(self) -> EvalLoader:
         """All utterances of :attr:`test_split`, on every rank, one in a batch."""
@@ -196,9 +219,16 @@ class SpeechDataModule(lightning.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _segments(self) -> TrainSegments:
-        rows = spread(self._filled("train"), self.limits["train"])
-        return TrainSegments(rows, self.reader, self.segment_seconds, self.seed, self.sensor_dropout)
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Simulate the sensors that the loader left to the device that the batch is on now."""
+        return simulated(batch, self.reader.sensors, self.reader.simulators, self.reader.sample_rate)
+
+    def _segments(self, deferred: frozenset[str] = frozenset()) -> TrainSegments:
+        return self._segments_of(spread(self._filled("train"), self.limits["train"]), deferred)
+
+    def _segments_of(self, rows: Sequence[Row], deferred: frozenset[str]) -> TrainSegments:
+        reader = replace(self.reader, deferred=deferred)
+        return TrainSegments(rows, reader, self.segment_seconds, self.seed, self.sensor_dropout, self.augmentation)
 
     def _step_loader(self, segments: TrainSegments, schedule: BatchSchedule, batches_per_pass: int) -> StepLoader:
         return StepLoader(
@@ -232,6 +262,32 @@ class SpeechDataModule(lightning.LightningDataModule):
                 f"{type(self.corpus).__name__}: {names}"
             )
         return [row for row in rows if row.speaker in speakers]
+
+    def _wide_enough(self, min_bandwidth: float, rows: list[Row]) -> list[Row]:
+        """The rows that are not known to be narrower, and a line that says how many were left out."""
+        kept = [row for row in rows if row.bandwidth is None or row.bandwidth >= min_bandwidth]
+        unmeasured = sum(row.bandwidth is None for row in rows)
+        name = type(self.corpus).__name__
+        if rows and unmeasured == len(rows):
+            raise DataError(
+                f"data.min_bandwidth: no training utterance of {name} has a measured bandwidth: give a manifest with "
+                "the column bandwidth, as `bcfusion prepare --measure` writes it, or null"
+            )
+        if rows and not kept:
+            raise DataError(
+                f"data.min_bandwidth: all {len(rows)} training utterances of {name} hold speech up to less than "
+                f"{min_bandwidth:g} Hz"
+            )
+        if len(kept) < len(rows) or unmeasured:
+            logger.warning(
+                "data.min_bandwidth: %d of %d training utterances hold speech up to less than %g Hz and are left out; "
+                "%d have no measured bandwidth and stay",
+                len(rows) - len(kept),
+                len(rows),
+                min_bandwidth,
+                unmeasured,
+            )
+        return kept
 
     def _check(self, rows: Sequence[Row], split: str) -> None:
         name = type(self.corpus).__name__

@@ -2,32 +2,36 @@
 
 JSONL (one object a line) or CSV (with a header line), by the file's suffix. UTF-8. Columns:
 
-============  ========  ==============================================================================================
-column        needed    meaning
-============  ========  ==============================================================================================
-air           yes       file of the clean air-conducted speech, the target
-split         yes       ``train``, ``valid`` or ``test``
-speaker       no        who speaks; speakers should not be in two splits
-id            no        unique; without it: the path of air without its suffix (and ``@offset``), if that is relative
-body          no        file of the body sensor. So any other column whose values end in an audio suffix: the column's
-                        name is the sensor's (``noisy``, ``throat``)
-paths         no        JSONL only, in place of the columns above: ``{"air": FILE, "body": FILE}``
-offset        no        where the utterance begins in its files, seconds; 0
-duration      no        how long it is, seconds; to the end of the shortest file
-lag           no        seconds by which body comes later than air; 0
-polarity      no        -1 where body is inverted, else 1
-sample_rate   no        of air, Hz; read from the file
-others        no        kept as they are in ``Row.extra``
-============  ========  ==============================================================================================
+================  ========  ==========================================================================================
+column            needed    meaning
+================  ========  ==========================================================================================
+air               yes       file of the clean air-conducted speech, the target
+split             yes       ``train``, ``valid`` or ``test``
+speaker           no        who speaks; speakers should not be in two splits
+id                no        unique; without it: the path of air without its suffix (and ``@offset``), if it is relative
+body              no        file of the body sensor. So any other column whose values end in an audio suffix: the
+                            column's name is the sensor's (``noisy``, ``throat``)
+paths             no        JSONL only, in place of the columns above: ``{"air": FILE, "body": FILE}``
+<sensor>_channel  no        channel of the sensor's file, from 0 (``air_channel``); without it the file is mono
+offset            no        where the utterance begins in its files, seconds; 0
+duration          no        how long it is, seconds; to the end of the shortest file
+lag               no        seconds by which body comes later than air; 0
+polarity          no        -1 where body is inverted, else 1
+gain              no        dB by which body is amplified when it is read; 0
+sample_rate       no        of air, Hz; read from the file
+bandwidth         no        Hz up to which air holds speech, as measured
+others            no        kept as they are in ``Row.extra``
+================  ========  ==========================================================================================
 
+In a manifest of noise the file is in the column ``noise``, in one of room responses in ``rir``, in place of ``air``.
 Relative paths start at the manifest's own folder. An empty CSV cell is as good as no column.
+docs/manifests.md shows examples.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,12 +40,10 @@ from pathlib import Path, PurePath
 from typing import Any, TextIO
 
 from bcfusion.audio import EXTENSIONS
-from bcfusion.contracts import Row
+from bcfusion.contracts import UNKNOWN_SPEAKER, Row
+from bcfusion.data.manifest_line import CHANNEL, KNOWN, NUMBERS, faults, sensor_files
 from bcfusion.errors import DataError
 
-SPLITS = ("train", "valid", "test")
-_NUMBERS = ("offset", "duration", "lag", "polarity", "sample_rate")
-_KNOWN = ("id", "split", "speaker", "paths", *_NUMBERS)
 _PROBLEMS_SHOWN = 10
 ROUNDING_SECONDS = 0.05  #: durations in manifests are rounded: one may say this much more than the file has
 
@@ -60,6 +62,9 @@ class ManifestEntry:
     lag: float
     polarity: int
     extra: Mapping[str, Any]
+    channels: Mapping[str, int]
+    gain: float
+    bandwidth: float | None
 
     def row(self, duration: float, sample_rate: int) -> Row:
         """Complete it to a row of a corpus: ``duration`` in seconds, ``sample_rate`` of air in Hz."""
@@ -74,11 +79,18 @@ class ManifestEntry:
             lag=self.lag,
             polarity=self.polarity,
             extra=self.extra,
+            channels=self.channels,
+            gain=self.gain,
+            bandwidth=self.bandwidth,
         )
 
 
-def read_manifest(path: str | os.PathLike[str]) -> list[ManifestEntry]:
+def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[ManifestEntry]:
     """Read and check a manifest. Whether the sound files are there is not looked at.
+
+    Args:
+        path: the manifest.
+        needed: the column whose file every line must have: ``air``, or ``noise`` or ``rir`` for corpora without speech.
 
     Raises:
         DataError: the manifest is missing, of another kind, or empty; or its lines have problems: all are reported at
@@ -90,14 +102,17 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestEntry]:
     entries: list[ManifestEntry] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
+    columns: dict[str, None] = {}
     try:
         with source.open(encoding="utf-8-sig", newline="") as text:
             for line, record in _records(text, source.suffix):
-                found = [record] if isinstance(record, str) else _problems(record)
+                if not isinstance(record, str):
+                    columns.update(dict.fromkeys(record))
+                found = [record] if isinstance(record, str) else faults(record, needed)
                 if not found and not isinstance(record, str):
-                    entry = _entry(record, source.parent)
+                    entry = _entry(record, source.parent, needed)
                     if not entry.id:
-                        found = ["id: missing, and air has an absolute path, which is no name on another machine"]
+                        found = [f"id: missing, and {needed} has an absolute path, which is no name on another machine"]
                     elif entry.id in line_of:
                         found = [f"id: {entry.id!r} is that of line {line_of[entry.id]} too"]
                     else:
@@ -106,6 +121,12 @@ def read_manifest(path: str | os.PathLike[str]) -> list[ManifestEntry]:
                 problems.extend(f"line {line}: {problem}" for problem in found)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read manifest {source}: {error}") from error
+    absent = [] if "paths" in columns else [name for name in (needed, "split") if name not in columns]
+    if absent and columns:  # told once, not for each of a million lines
+        raise DataError(
+            f"manifest {source} has no column {' and no column '.join(map(repr, absent))}; its columns: "
+            f"{', '.join(map(repr, columns))}"
+        )
     if problems:
         raise DataError(listed(source, problems))
     if not entries:
@@ -127,7 +148,8 @@ def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     Files beneath the manifest's folder are written relative to it, so that the folder can be moved; others absolute.
 
     Raises:
-        DataError: another suffix, or a place that cannot be written to.
+        DataError: another suffix, a place that cannot be written to, or a column of ``extra`` that would be read as a
+            sensor.
     """
     target = Path(path).expanduser()
     if target.suffix not in (".jsonl", ".csv"):
@@ -155,6 +177,9 @@ def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | 
     """Line number and record, or what is wrong with the line."""
     if suffix == ".csv":
         table = csv.DictReader(text)
+        header = table.fieldnames or []
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            yield 1, f"the header names {', '.join(map(repr, twice))} twice"
         for cells in table:
             if None in cells:
                 yield table.line_num, f"{len(cells[None])} cell(s) more than the header names"
@@ -175,73 +200,33 @@ def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | 
             yield line, "not an object {...}"
 
 
-def _paths(record: Mapping[str, Any]) -> dict[str, str]:
-    """Sensor to file, as written: from ``paths``, or from the columns that are files."""
-    if "paths" in record:
-        return dict(record["paths"])
-    return {
-        column: value
-        for column, value in record.items()
-        if column not in _KNOWN
-        and isinstance(value, str)
-        and (column in ("air", "body") or value.lower().endswith(EXTENSIONS))
-    }
-
-
-def _problems(record: Mapping[str, Any]) -> list[str]:
-    found = []
-    if "paths" in record and not (
-        isinstance(record["paths"], Mapping) and all(isinstance(value, str) for value in record["paths"].values())
-    ):
-        found.append(f"paths: {record['paths']!r} is not an object of sensor names and files")
-    elif "air" not in _paths(record):
-        found.append("air: missing, the file of the clean speech")
-    if record.get("split") not in SPLITS:
-        found.append(f"split: {record.get('split')!r} is none of {', '.join(SPLITS)}")
-    for name in _NUMBERS:
-        if name in record and _number(record[name]) is None:
-            found.append(f"{name}: {record[name]!r} is not a number")
-    values = {name: _number(record[name]) for name in _NUMBERS if name in record}
-    if (offset := values.get("offset")) is not None and offset < 0:
-        found.append(f"offset: {offset:g} s is negative")
-    if (duration := values.get("duration")) is not None and duration <= 0:
-        found.append(f"duration: {duration:g} s is not positive")
-    if (polarity := values.get("polarity")) is not None and polarity not in (-1, 1):
-        found.append(f"polarity: {polarity:g} is neither 1 nor -1")
-    if (rate := values.get("sample_rate")) is not None and (rate < 1 or rate != int(rate)):
-        found.append(f"sample_rate: {rate:g} is not a positive number of Hz")
-    return found
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _entry(record: Mapping[str, Any], folder: Path) -> ManifestEntry:
-    written = _paths(record)
-    number = {name: float(record[name]) for name in _NUMBERS if name in record}
+def _entry(record: Mapping[str, Any], folder: Path, needed: str) -> ManifestEntry:
+    written = sensor_files(record, needed)
+    channel_columns = {sensor: sensor + CHANNEL for sensor in written if sensor + CHANNEL in record}
+    number = {name: float(record[name]) for name in NUMBERS if name in record}
     offset = number.get("offset", 0.0)
     identity = str(record.get("id", ""))
-    air = PurePath(written["air"])
-    if not identity and not air.is_absolute():
-        identity = air.with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
+    main = PurePath(written[needed])
+    if not identity and not main.is_absolute():
+        identity = main.with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
     return ManifestEntry(
         id=identity,
         paths={sensor: os.fspath(folder / Path(file).expanduser()) for sensor, file in written.items()},
-        speaker=str(record.get("speaker", "unknown")),
+        speaker=str(record.get("speaker", UNKNOWN_SPEAKER)),
         split=record["split"],
         sample_rate=int(number["sample_rate"]) if "sample_rate" in number else None,
         duration=number.get("duration"),
         offset=offset,
         lag=number.get("lag", 0.0),
         polarity=int(number.get("polarity", 1)),
-        extra={name: value for name, value in record.items() if name not in _KNOWN and name not in written},
+        extra={
+            name: value
+            for name, value in record.items()
+            if name not in KNOWN and name not in written and name not in channel_columns.values()
+        },
+        channels={sensor: int(float(record[column])) for sensor, column in channel_columns.items()},
+        gain=number.get("gain", 0.0),
+        bandwidth=number.get("bandwidth"),
     )
 
 
@@ -251,15 +236,23 @@ def _record(row: Row, folder: Path) -> dict[str, Any]:
         absolute = Path(os.path.abspath(file))
         resolved = absolute.resolve()
         files[sensor] = resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else str(absolute)
-    return {
+    record: dict[str, Any] = {
         "id": row.id,
         "split": row.split,
         "speaker": row.speaker,
         **files,
+        **{sensor + CHANNEL: channel for sensor, channel in row.channels.items()},
         "offset": row.offset,
         "duration": row.duration,
         "lag": row.lag,
         "polarity": row.polarity,
+        "gain": row.gain,
         "sample_rate": row.sample_rate,
-        **row.extra,
     }
+    if row.bandwidth is not None:
+        record["bandwidth"] = row.bandwidth
+    for name, value in row.extra.items():
+        if name in record or name in KNOWN or (isinstance(value, str) and value.lower().endswith(EXTENSIONS)):
+            raise DataError(f"{row.id}: the extra column {name!r} = {value!r} would be read as something else")
+        record[name] = value
+    return record

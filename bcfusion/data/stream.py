@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -108,8 +109,8 @@ class UnreadableTally:
             )
 
 
-class StepLoader:
-    """Batches of a training run, from any batch on, for Lightning or a plain loop.
+class TrainLoader(ABC):
+    """Batches of a training run without end, in passes, for Lightning or a plain loop.
 
     One ``for`` over it is one pass: the batches from ``position`` up to the next multiple of ``batches_per_pass``. The
     worker processes live from the first batch on across all passes. It has no ``len``: after a resume in the middle of
@@ -118,52 +119,40 @@ class StepLoader:
     trainer's own count and set ``start_batch`` to it.
 
     Args:
-        segments: the items.
-        schedule: their order; its ``start_batch`` is where the stream begins.
         batches_per_pass: see above.
         tally: told of the files that had to be replaced.
-        workers: processes that read; 0 reads in this one.
-        pin_memory: whether batches are copied to page-locked memory, for a GPU.
+        start_batch: global batch that the stream begins at.
     """
 
-    def __init__(
-        self,
-        segments: TrainSegments,
-        schedule: BatchSchedule,
-        batches_per_pass: int,
-        tally: UnreadableTally,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
+    def __init__(self, batches_per_pass: int, tally: UnreadableTally, start_batch: int = 0) -> None:
         if batches_per_pass < 1:
             raise ValueError(f"batches_per_pass={batches_per_pass} must be at least 1")
-        self.segments = segments
-        self.schedule = schedule
         self.batches_per_pass = batches_per_pass
         self.tally = tally
-        self.workers = workers
-        self.pin_memory = pin_memory
-        self.position = schedule.start_batch
+        self.position = start_batch
+        self._start_batch = start_batch
         self._batches: Iterator[Batch | BcfusionError] | None = None
 
     @property
     def start_batch(self) -> int:
         """The global batch that the stream was begun at."""
-        return self.schedule.start_batch
+        return self._start_batch
 
     @start_batch.setter
     def start_batch(self, number: int) -> None:
         if number < 0:
             raise ValueError(f"start_batch={number} must be at least 0")
         self.close()
-        self.schedule.start_batch = self.position = number
+        self._start_batch = self.position = number
 
     def __iter__(self) -> Iterator[Batch]:
         end = (self.position // self.batches_per_pass + 1) * self.batches_per_pass
         while self.position < end:
             if self._batches is None:
                 self._batches = self._begin()
-            batch = next(self._batches)
+            batch = next(self._batches, None)
+            if batch is None:  # a stream that has an end, for a single pass
+                return
             try:
                 if isinstance(batch, BcfusionError):
                     raise batch
@@ -180,9 +169,42 @@ class StepLoader:
         """End the worker processes; a later iteration goes on at ``position`` with new ones."""
         if self._batches is not None:
             self._batches = None
-            self.schedule.start_batch = self.position
+            self._start_batch = self.position
+
+    @abstractmethod
+    def _begin(self) -> Iterator[Batch | BcfusionError]:
+        """Begin the stream at ``start_batch``; an error that is meant for the user stands in the place of its batch."""
+
+
+class StepLoader(TrainLoader):
+    """Batches of crops in the order of a schedule, so that a resumed run goes on exactly where it was.
+
+    Args:
+        segments: the items.
+        schedule: their order; its ``start_batch`` is where the stream begins.
+        batches_per_pass: as of :class:`TrainLoader`.
+        tally: told of the files that had to be replaced.
+        workers: processes that read; 0 reads in this one.
+        pin_memory: whether batches are copied to page-locked memory, for a GPU.
+    """
+
+    def __init__(
+        self,
+        segments: TrainSegments,
+        schedule: BatchSchedule,
+        batches_per_pass: int,
+        tally: UnreadableTally,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(batches_per_pass, tally, schedule.start_batch)
+        self.segments = segments
+        self.schedule = schedule
+        self.workers = workers
+        self.pin_memory = pin_memory
 
     def _begin(self) -> Iterator[Batch | BcfusionError]:
+        self.schedule.start_batch = self.start_batch
         loader = _loader(
             _Reported(self.segments),
             self.workers,
@@ -243,11 +265,13 @@ class _Reported(Dataset[Any]):
     def __getitem__(self, keys: Sequence[Any]) -> Batch | BcfusionError:
         try:
             return collate([self.items[key] for key in keys])
-        except AudioError as error:
-            return error
         except BcfusionError as error:
-            # another class may not survive pickling: ConfigError's constructor takes a list, not the message
-            return DataError(str(error))
+            return portable(error)
+
+
+def portable(error: BcfusionError) -> BcfusionError:
+    """An error that survives the way out of a worker: ConfigError's constructor takes a list, not the message."""
+    return error if isinstance(error, AudioError) else DataError(str(error))
 
 
 def _loader(
@@ -265,17 +289,17 @@ def _loader(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=generator,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
+        collate_fn=as_it_is,
+        worker_init_fn=leave_signals_to_the_trainer if workers else None,
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     """Keep a batch from PyTorch's default conversion, which looks for arrays in it."""
     return batch
 
 
-def _leave_signals_to_the_trainer(_worker: int) -> None:
+def leave_signals_to_the_trainer(_worker: int) -> None:
     """Ctrl-C and a cluster's SIGTERM reach the whole group; the trainer saves its state and then closes its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -17,6 +17,8 @@ from torch import nn
 from bcfusion.config import build
 from bcfusion.config_check import needs_discriminators, provides_noise
 from bcfusion.data.datamodule import SpeechDataModule
+from bcfusion.data.shards.datamodule import StreamedDataModule
+from bcfusion.data.shards.stream import StreamedShards
 from bcfusion.errors import ConfigError
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
@@ -33,8 +35,10 @@ from bcfusion.training.module import Optimization, SpeechModule
 def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
     """The data of a configuration: corpus, simulators, segments."""
     data = cfg.data
-    return SpeechDataModule(
-        corpus=build(data.corpus),
+    corpus = build(data.corpus)
+    kind = StreamedDataModule if isinstance(corpus, StreamedShards) else SpeechDataModule
+    return kind(
+        corpus=corpus,
         simulators={name: build(node) for name, node in cfg.degradation.items() if name in cfg.task.sensors},
         sensors=list(cfg.task.sensors),
         sample_rate=cfg.sample_rate,
@@ -49,6 +53,9 @@ def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
         max_train_items=data.max_train_items,
         speakers=data.speakers,
         sensor_dropout=data.sensor_dropout,
+        augmentation=build(data.augmentation),
+        min_bandwidth=data.min_bandwidth,
+        simulate_on_device=data.simulate_on_device,
     )
 
 
@@ -135,7 +142,9 @@ def build_trainer(
     return Trainer(
         accelerator=settings.accelerator,
         devices=1 if settings.devices == "auto" and not device.on_gpu(settings.accelerator) else settings.devices,
+        num_nodes=settings.num_nodes,
         strategy=_strategy(settings),
+        plugins=None if settings.environment is None else [build(settings.environment)],
         precision=settings.precision,
         max_epochs=-1,
         logger=[_logger(node, run_dir, first_step) for node in cfg.logger.values()],
@@ -157,9 +166,10 @@ def _logger(node: DictConfig, run_dir: Path, first_step: int) -> Logger:
 
 
 def _strategy(settings: DictConfig) -> str | Strategy:
-    if settings.strategy != "auto":
+    if settings.strategy not in ("auto", "ddp"):
         return str(settings.strategy)
-    several = settings.devices not in ("auto", 1, "1") or (settings.devices == "auto" and torch.cuda.device_count() > 1)
+    several = settings.strategy == "ddp" or settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1")
+    several = several or (settings.devices == "auto" and torch.cuda.device_count() > 1)
     # The backward passes of generator and discriminators leave each other's parameters without gradient. Buffers are
     # the same on all ranks (windows, power iterations; running statistics are averaged after each step); sending them
     # around would make ranks wait for each other in validations of different length.

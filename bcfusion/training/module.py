@@ -89,6 +89,9 @@ class SpeechModule(LightningModule):
         self.adversary = adversary
         self.optimization = optimization
         self.ema = None if ema_decay is None else EmaGenerator(generator, ema_decay)
+        #: what the data still does to a batch when it is on the device: that of the datamodule, which Lightning would
+        #: ask itself if it were handed to the trainer whole
+        self.complete_batch: Callable[[Batch, int], Batch] | None = None
         self.step = 0
         self.skipped_steps = dict.fromkeys(NETWORKS, 0)
         self._bad_in_a_row = 0
@@ -160,6 +163,10 @@ class SpeechModule(LightningModule):
         return finite
 
     # ---------------------------------------------------------------- training
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Completes a batch on the device, as with sensors that are simulated there."""
+        return batch if self.complete_batch is None else self.complete_batch(batch, dataloader_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One batch: the generator learns, the discriminators learn, in the order and at the steps of the adversary."""

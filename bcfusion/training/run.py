@@ -79,6 +79,7 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module, left_out = build_module(cfg)
+    module.complete_batch = datamodule.on_after_batch_transfer
     if resumed is not None:
         restore_networks(module, resumed, last)
     elif cfg.init_from is not None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from torch import Tensor
 from bcfusion import audio
 from bcfusion.contracts import Corpus, Row
 from bcfusion.data import datamodule
+from bcfusion.data.augmentation import Augmentation
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
@@ -150,6 +153,36 @@ def test_the_shipped_configurations_make_their_corpus(tmp_path: Path, overrides:
     assert isinstance(corpus, kind)
     keys = ("segment_seconds", "batch_size", "workers", "resample", "max_unreadable_share")
     assert SpeechDataModule(corpus, {}, ["air"], RATE, **{key: config.data[key] for key in keys}).batch_size == 8
+
+
+def test_utterances_of_less_bandwidth_are_left_out_of_training_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    measured = [3000.0, None, 3999.0, 500.0]
+    made = [replace(row, bandwidth=b) for row, b in zip(rows(tmp_path, "train", 4), measured, strict=True)]
+    valid = [replace(row, bandwidth=500.0) for row in rows(tmp_path, "valid", 2)]
+    data = module(Rows(train=made, valid=valid), min_bandwidth=3500)
+    with caplog.at_level(logging.WARNING):
+        assert [row.id for row in data.rows("train")] == ["train/1", "train/2"]
+    assert "2 of 4 training utterances hold speech up to less than 3500 Hz" in caplog.text
+    assert "1 have no measured bandwidth" in caplog.text
+    assert len(data.rows("valid")) == 2
+    with pytest.raises(DataError, match=r"all 2 training utterances of Rows hold speech up to less than 3500 Hz"):
+        module(Rows(train=valid), min_bandwidth=3500).rows("train")
+    with pytest.raises(DataError, match=r"no training utterance of Rows has a measured bandwidth.*bcfusion prepare"):
+        module(Rows(train=made[1:2]), min_bandwidth=3500).rows("train")
+    with pytest.raises(DataError, match=r"data\.min_bandwidth: 5000 must be null or above 0 and at most half"):
+        module(Rows(train=made), min_bandwidth=5000)
+
+
+def test_augmentation_changes_training_and_not_validation(tmp_path: Path) -> None:
+    corpus = Rows(train=rows(tmp_path, "train", 3), valid=rows(tmp_path, "valid", 2))
+    plain, changed = module(corpus), module(corpus, augmentation=Augmentation(gain=(-20, -10)))
+    for before, after in zip(plain.train_dataloader(), changed.train_dataloader(), strict=True):
+        loudness = after["target"].square().mean((1, 2)) / before["target"].square().mean((1, 2))
+        assert bool(((loudness > 0.0099) & (loudness < 0.1001)).all())
+    for before, after in zip(plain.val_dataloader(), changed.val_dataloader(), strict=True):
+        assert torch.equal(before["inputs"], after["inputs"])
 
 
 def test_a_wide_file_in_a_worker_is_told_in_one_line(tmp_path: Path) -> None:

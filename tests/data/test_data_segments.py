@@ -204,6 +204,30 @@ def test_a_wrong_channel_count_is_not_replaced_but_told(tmp_path: Path) -> None:
         TrainSegments([row(tmp_path, "a", RATE)], reader("air"), 0.5, seed=0)[0, 0]
 
 
+@pytest.mark.parametrize("rate", [RATE, 2 * RATE])
+def test_sensors_are_read_from_the_channels_that_the_row_names(tmp_path: Path, rate: int) -> None:
+    levels = np.array([[0.1], [0.2], [0.4]]) * np.ones(rate)
+    audio.write(tmp_path / "a.wav", levels, rate, "FLOAT")
+    paths = dict.fromkeys(("air", "body", "noisy"), str(tmp_path / "a.wav"))
+    three = Row("a", paths, "s", "train", rate, 1.0, channels={"air": 2, "body": 0, "noisy": 1})
+    item = EvalItems([three], reader("body", "noisy"))[0]
+    middle = RATE // 2
+    assert item["target"][0, middle].item() == pytest.approx(0.4, abs=1e-4)
+    assert item["inputs"][:, middle].tolist() == pytest.approx([0.1, 0.2], abs=1e-4)
+    beyond = Row("b", paths, "s", "train", rate, 1.0, channels={"air": 3, "body": 0, "noisy": 1})
+    with pytest.raises(AudioFormatError, match=r"has 3 channel\(s\), but sensor 'air' is channel 3, counted from 0"):
+        EvalItems([beyond], reader("body"))[0]
+
+
+def test_gain_and_polarity_are_undone_on_body_alone(tmp_path: Path) -> None:
+    whole = row(tmp_path, "a", RATE)
+    sensors = dict.fromkeys(("air", "body", "noisy"), whole.paths["air"])
+    turned = row(tmp_path, "a", RATE, paths=sensors, polarity=-1, gain=20.0)
+    item = EvalItems([turned], reader("body", "noisy"))[0]
+    torch.testing.assert_close(item["inputs"][0], -10 * item["target"][0])
+    assert torch.equal(item["inputs"][1], item["target"][0])
+
+
 def test_a_wrong_rate_is_not_replaced_but_told_where_resampling_is_off(tmp_path: Path) -> None:
     strict = SensorReader(["air"], {}, 16000, resample=False)
     with pytest.raises(AudioFormatError, match="8000 Hz, the task at 16000 Hz"):

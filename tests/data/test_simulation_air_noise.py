@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 
 from bcfusion.contracts import Simulator
 from bcfusion.data.corpora import demo_noise
-from bcfusion.data.simulation.air_noise import AirNoise
+from bcfusion.data.level import active_level
+from bcfusion.data.simulation.air_noise import AirNoise, read_looped
 from bcfusion.errors import ConfigError, DataError
 
 RATE = 16000
@@ -54,6 +56,38 @@ def test_the_ratio_is_that_of_the_slice(tmp_path: Path, wanted: float) -> None:
         out = simulator(air, RATE, seeded(seed), True)
         assert ratio(out) == pytest.approx(wanted, abs=0.01)
         torch.testing.assert_close(out["signal"], air + out["noise"], atol=0, rtol=0)
+
+
+def spoken(share: float, length: int = 2 * RATE, floor: float = 1e-3) -> torch.Tensor:
+    """Speech at the beginning, then a pause with a floor 34 dB below it."""
+    air = speech(length)
+    air[:, round(share * length) :] *= floor / 0.05
+    return air
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_the_ratio_counts_speech_while_somebody_speaks_or_over_the_slice(tmp_path: Path, share: float) -> None:
+    root = noise_folder(tmp_path)
+    air = spoken(share)
+    pauses = 10 * np.log10(share)
+    out = AirNoise(root, (3, 3))(air, RATE, seeded(), True)
+    assert ratio(out) == pytest.approx(3 + pauses, abs=0.05)
+    words, around = air[:, : round(share * 2 * RATE)].double(), out["noise"].double()
+    assert float(10 * torch.log10(words.square().mean() / around.square().mean())) == pytest.approx(3, abs=0.05)
+    assert ratio(AirNoise(root, (3, 3), snr_of="slice")(air, RATE, seeded(), True)) == pytest.approx(3, abs=0.01)
+
+
+def test_the_active_level_is_that_of_the_frames_within_30_db_of_the_loudest() -> None:
+    tone = torch.sin(2 * torch.pi * 500 * torch.arange(RATE) / RATE)[None]
+    for drop, counts in ((-29.0, True), (-31.0, False)):
+        air = 0.1 * tone
+        air[:, RATE // 2 :] *= 10 ** (drop / 20)
+        mean = 0.005 * (0.5 * (1 + 10 ** (drop / 10)) if counts else 1.0)
+        assert active_level(air, RATE) == pytest.approx(mean**0.5, rel=1e-4)
+    for length in (1, 100, 319, 320, 333, 5000):  # of a steady signal it is the level, whatever is left behind frames
+        steady = 0.1 * torch.ones(1, length)
+        assert active_level(steady, RATE) == pytest.approx(0.1, rel=1e-6)
+    assert active_level(torch.zeros(1, 1000), RATE) == 0
 
 
 def test_ratios_are_drawn_uniformly_from_the_range(tmp_path: Path) -> None:
@@ -115,6 +149,50 @@ def test_a_lone_train_folder_still_keeps_training_and_evaluation_apart(tmp_path:
     simulator = AirNoise(str(tmp_path))
     assert bool((simulator(speech(1000), RATE, seeded(), True)["noise"] > 0).all())
     assert bool((simulator(speech(1000), RATE, seeded(), False)["noise"] < 0).all())
+
+
+def manifest(root: Path, *lines: dict[str, object]) -> str:
+    (root / "noise.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    return str(root / "noise.jsonl")
+
+
+def test_a_manifest_tells_split_part_and_channel_of_each_noise(tmp_path: Path) -> None:
+    levels = np.repeat(np.array([0.1, 0.2, 0.3, 0.4], np.float32), 4000)
+    store(tmp_path / "a.wav", np.stack([levels, -levels], 1))
+    path = manifest(
+        tmp_path,
+        {"noise": "a.wav", "split": "train", "offset": 0.25, "duration": 0.25, "noise_channel": 1, "id": "a"},
+        {"noise": "a.wav", "split": "valid", "offset": 0.5, "duration": 0.25, "noise_channel": 0, "id": "b"},
+        {"noise": "a.wav", "split": "test", "offset": 0.75, "noise_channel": 0, "id": "c"},
+    )
+    simulator = AirNoise(path)
+    heard: dict[bool, set[float]] = {True: set(), False: set()}
+    for seed in range(12):
+        for training in (True, False):
+            simulator.snr_range = (0.0, 0.0)
+            assert simulator._noises is not None
+            sources = simulator._noises.of(training)
+            source = sources[seed % len(sources)]
+            samples = read_looped(source, 0.0, 1.0, 6000, RATE, seeded(seed))
+            heard[training] |= {round(float(value), 3) for value in samples.unique()}
+            sign = simulator(speech(1000), RATE, seeded(seed), training)["noise"].sign().unique()
+            assert sign.tolist() == [-1.0 if training else 1.0]
+    assert heard == {True: {-0.2}, False: {0.3, 0.4}}
+
+
+def test_a_manifest_must_keep_training_and_evaluation_apart(tmp_path: Path) -> None:
+    store(tmp_path / "a.wav", 0.1 * np.ones(RATE, np.float32))
+    halves = ({"noise": "a.wav", "id": "1", "split": "train", "duration": 0.6},
+              {"noise": "a.wav", "id": "2", "split": "valid", "offset": 0.5})  # fmt: skip
+    with pytest.raises(DataError, match=r"lists 1 stretch\(es\) of noise for training and for evaluation.*a\.wav"):
+        AirNoise(manifest(tmp_path, *halves))
+    AirNoise(manifest(tmp_path, {**halves[0], "duration": 0.5}, halves[1]))
+    with pytest.raises(DataError, match="lists no noise with split valid or test"):
+        AirNoise(manifest(tmp_path, halves[0]))
+    evaluation = AirNoise(manifest(tmp_path, halves[1]))
+    evaluation(speech(100), RATE, seeded(), False)
+    with pytest.raises(DataError, match="lists nothing with split train"):
+        evaluation(speech(100), RATE, seeded(), True)
 
 
 def test_a_short_noise_is_repeated(tmp_path: Path) -> None:
@@ -203,6 +281,8 @@ def test_what_the_user_got_wrong_is_named(tmp_path: Path) -> None:
         AirNoise(None, snr_range=(15, -10))
     with pytest.raises(ConfigError, match="two numbers"):
         AirNoise(None, snr_range=(15,))
+    with pytest.raises(ConfigError, match="snr_of='file'"):
+        AirNoise(None, snr_of="file")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="evaluation_snr"):
         AirNoise(None, evaluation_snr=float("nan"))
     store(tmp_path / "tiny.wav", np.ones(1, dtype=np.float32))

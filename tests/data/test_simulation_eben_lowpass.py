@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchaudio
 
-from bcfusion.contracts import Simulator
+from bcfusion.contracts import BatchSimulator, Simulator
 from bcfusion.data.simulation import reflect
-from bcfusion.data.simulation.eben_lowpass import EbenLowpass
+from bcfusion.data.simulation.eben_lowpass import EbenLowpass, zero_phase_lowpass
 from bcfusion.errors import ConfigError
 
 RATE = 16000
@@ -84,6 +85,30 @@ def test_training_draws_cutoff_and_quality_and_evaluation_only_the_noise() -> No
     air = torch.randn(1, 800, generator=seeded(1))
     noisy = EbenLowpass()
     assert not torch.equal(noisy(air, RATE, seeded(0), False)["signal"], noisy(air, RATE, seeded(1), False)["signal"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_equals_its_items(training: bool) -> None:
+    air = 0.1 * torch.randn(3, 1, 5001, generator=seeded(1))
+    simulator = EbenLowpass(spread=0.5)
+    assert isinstance(simulator, BatchSimulator)
+    together = simulator.batch(air, RATE, [seeded(n) for n in range(3)], training)["signal"]
+    alone = torch.stack([simulator(air[n], RATE, seeded(n), training)["signal"] for n in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("cutoff", "q"), [(600.0, 1.0), (100.0, 3.0), (3000.0, 0.3), (7900.0, 0.7)])
+@pytest.mark.parametrize("length", [1, 2, 50, 4000])
+def test_the_filter_is_the_cookbook_biquad_run_both_ways(cutoff: float, q: float, length: int) -> None:
+    signal = torch.randn(1, 1, length, generator=seeded(2), dtype=torch.float64)
+    angle = 2 * math.pi * cutoff / RATE
+    alpha, cosine = math.sin(angle) / (2 * q), math.cos(angle)
+    numerator = torch.tensor([(1 - cosine) / 2, 1 - cosine, (1 - cosine) / 2], dtype=torch.float64)
+    denominator = torch.tensor([1 + alpha, -2 * cosine, 1 - alpha], dtype=torch.float64)
+    pad = 4000
+    both_ways = torchaudio.functional.filtfilt(reflect(signal, pad), denominator, numerator, clamp=False)
+    expected = both_ways[..., pad : pad + length]
+    torch.testing.assert_close(zero_phase_lowpass(signal, RATE, [cutoff], [q]), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bcfusion import audio
-from bcfusion.audio import AudioFormatError, AudioInfo
+from bcfusion.audio import AudioFormatError, AudioInfo, UnreadableAudio
 from bcfusion.contracts import Row
 from bcfusion.errors import AudioError, DataError
 
@@ -88,17 +88,20 @@ class FolderCorpus:
         mine = {row.speaker for row in self._rows[split]}
         for other, theirs in self._speakers.items():
             if shared := sorted(mine & theirs):
-                some = ", ".join(shared[:_NAMED])
+                first = ", ".join(shared[:_NAMED])
                 message = "%s: %d speaker(s) are both in %s and in %s (%s): scores will be too good"
-                logger.warning(message, self.root, len(shared), other, split, some)
+                logger.warning(message, self.root, len(shared), other, split, first)
         self._speakers[split] = mine
 
 
-def read_headers(files: Iterable[Path], max_unreadable_share: float, where: str) -> dict[Path, AudioInfo]:
-    """Read the headers of mono files with several threads.
+def read_headers(
+    files: Iterable[Path], max_unreadable_share: float, where: str, mono: bool = True
+) -> dict[Path, AudioInfo]:
+    """Read the headers of sound files with several threads.
 
     Args:
         files: to look at. max_unreadable_share: of them, in [0, 1], that may be unreadable. where: for the messages.
+        mono: whether files of several channels are refused.
 
     Returns:
         The header of each readable file. The unreadable are counted, and the first few named, in a warning.
@@ -109,28 +112,49 @@ def read_headers(files: Iterable[Path], max_unreadable_share: float, where: str)
     """
     listed = list(files)
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = dict(zip(listed, pool.map(_header, listed), strict=True))
-    headers = {file: header for file, header in found.items() if isinstance(header, AudioInfo)}
-    broken = [str(problem) for problem in found.values() if isinstance(problem, AudioError)]
+        found = dict(zip(listed, pool.map(header, listed), strict=True))
+    headers = {file: entry for file, entry in found.items() if isinstance(entry, AudioInfo)}
+    broken = [problem for problem in found.values() if isinstance(problem, AudioError)]
     if broken:
-        some = "; ".join(broken[:_NAMED]) + (f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else "")
+        count = f"{where}: {len(broken)} of {len(listed)} files are unreadable"
         if len(broken) > max_unreadable_share * len(listed):
             raise DataError(
-                f"{where}: {len(broken)} of {len(listed)} files are unreadable, more than the share of "
-                f"{max_unreadable_share:g} that data.max_unreadable_share allows: {some}"
+                f"{count}, more than the share of {max_unreadable_share:g} that data.max_unreadable_share allows: "
+                f"{some(broken)}"
             )
-        logger.warning("%s: %d of %d files are unreadable and left out: %s", where, len(broken), len(listed), some)
-    wide = [header for header in headers.values() if header.channels != 1]
-    if wide:
+        logger.warning("%s and left out: %s", count, some(broken))
+    wide = [entry for entry in headers.values() if entry.channels != 1]
+    if mono and wide:
         more = f" (and {len(wide) - 1} more files like it)" if len(wide) > 1 else ""
         raise AudioFormatError(
-            f"{wide[0].path} has {wide[0].channels} channels{more}, 1 was expected: split or mix them"
+            f"{wide[0].path} has {wide[0].channels} channels{more}, 1 was expected: split or mix them, or name the "
+            "channel of each sensor in a manifest (data=manifest)"
         )
     return headers
 
 
-def _header(file: Path) -> AudioInfo | AudioError:
+def header(file: str | os.PathLike[str]) -> AudioInfo | AudioError:
+    """Header of a sound file, or what is wrong with it. Of a missing file it is not asked what might have been meant.
+
+    That question lists the folder, which is a second's work where a corpus lies in one folder; of thousands of missing
+    files it is asked for those that are named, by :func:`some`.
+    """
+    if not os.path.exists(file):
+        return UnreadableAudio(f"{file} does not exist", file)
     try:
         return audio.info(file)
     except AudioError as error:
         return error
+
+
+def some(problems: Sequence[AudioError]) -> str:
+    """The first few problems in one line, the rest as a number. The first missing file is given a nearest name."""
+    named = [str(problem) for problem in problems[:_NAMED]]
+    for place, problem in enumerate(problems[:_NAMED]):
+        if isinstance(problem, UnreadableAudio) and problem.path and not os.path.exists(problem.path):
+            try:
+                audio.info(problem.path)
+            except AudioError as error:
+                named[place] = str(error)
+            break
+    return "; ".join(named) + (f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else "")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from bcfusion import audio
-from bcfusion.contracts import Row
+from bcfusion.contracts import UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.folder import SPLITS, read_headers
 from bcfusion.errors import DataError
 
@@ -57,7 +57,7 @@ class PairsCorpus:
         return [row for row in self._rows if row.split == split]
 
     def _scan(self) -> list[Row]:
-        body, air = (_by_name(self.folders[sensor]) for sensor in ("body", "air"))
+        body, air = (files_by_name(self.folders[sensor]) for sensor in ("body", "air"))
         names = sorted(body.keys() & air.keys())
         if not names:
             raise DataError(
@@ -87,7 +87,12 @@ class PairsCorpus:
         ]
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
+def files_by_name(folder: Path) -> dict[str, Path]:
+    """The sound files beneath a folder, by path without suffix.
+
+    Raises:
+        DataError: two files have one name.
+    """
     files: dict[str, Path] = {}
     for file in audio.walk(folder):
         name = file.relative_to(folder).with_suffix("").as_posix()
@@ -104,4 +109,4 @@ def _split(name: str, otherwise: str) -> str:
 
 def _speaker(name: str) -> str:
     parents = name.split("/")[:-1]
-    return parents[-1] if parents and parents[-1] not in SPLITS else "unknown"
+    return parents[-1] if parents and parents[-1] not in SPLITS else UNKNOWN_SPEAKER

@@ -8,11 +8,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
+from bcfusion.contracts import BatchSimulator, BodySimulator, Simulator
 from bcfusion.errors import ConfigError
+
+
+def simulate(
+    simulator: Simulator,
+    air: Tensor,
+    sample_rate: int,
+    generator: torch.Generator,
+    training: bool,
+    body: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Calls any simulator, with ``body`` where it models the wearer: for simulators that stand within others."""
+    if models_body(simulator) and body is not None:
+        return simulator(air, sample_rate, generator, training, body=body)
+    return simulator(air, sample_rate, generator, training)
+
+
+def models_body(simulator: Simulator | None) -> TypeGuard[BodySimulator]:
+    """Whether a simulator is called with a generator of the wearer."""
+    return isinstance(simulator, BodySimulator) and simulator.models_body
+
+
+def simulate_batch(
+    simulator: Simulator,
+    air: Tensor,
+    sample_rate: int,
+    generators: Sequence[torch.Generator],
+    training: bool,
+    bodies: Sequence[torch.Generator] | None = None,
+) -> dict[str, Tensor]:
+    """Runs any simulator on a batch: at once where it can, else item by item on the CPU.
+
+    Args, result: as of :meth:`bcfusion.contracts.BatchSimulator.batch`. ``bodies`` go to simulators of a wearer alone.
+    """
+    if isinstance(simulator, BatchSimulator):
+        return simulator.batch(air, sample_rate, generators, training, bodies)
+    made = [
+        simulate(simulator, item, sample_rate, generator, training, None if bodies is None else bodies[number])
+        for number, (item, generator) in enumerate(zip(air.cpu(), generators, strict=True))
+    ]
+    return {key: torch.stack([one[key] for one in made]).to(air.device) for key in made[0]}
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-import torchaudio.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from bcfusion.data.simulation import reflect, settling_time, uniform
@@ -57,6 +58,20 @@ class EbenLowpass:
 
     def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
         """The sensor's signal ``(1, T)`` float32 for clean speech ``air (1, T)``, under the key ``signal``."""
+        return {"signal": self.batch(air[None], sample_rate, [generator], training)["signal"][0]}
+
+    def batch(
+        self,
+        air: Tensor,
+        sample_rate: int,
+        generators: Sequence[torch.Generator],
+        training: bool,
+        bodies: Sequence[torch.Generator] | None = None,
+    ) -> dict[str, Tensor]:
+        """The same for ``air (B, 1, T)`` on its device, each item drawn from its own of ``generators``.
+
+        ``bodies`` is what every :class:`~bcfusion.contracts.BatchSimulator` takes; this one models no wearer.
+        """
         highest = self.cutoff_frequency * (1.0 + self.spread)
         if highest >= sample_rate / 2:
             raise ConfigError(
@@ -65,41 +80,57 @@ class EbenLowpass:
                     f"not {sample_rate}; lower cutoff_frequency or spread"
                 ]
             )
-        cutoff_frequency, q = self.cutoff_frequency, self.q
-        if training:
-            cutoff_frequency *= uniform(1.0 - self.spread, 1.0 + self.spread, generator)
-            q *= uniform(1.0 - self.spread, 1.0 + self.spread, generator)
-        filtered = zero_phase_lowpass(air, sample_rate, cutoff_frequency, q)
+        cutoffs, qs, noises = [], [], []
+        for generator in generators:
+            cutoff_frequency, q = self.cutoff_frequency, self.q
+            if training:
+                cutoff_frequency *= uniform(1.0 - self.spread, 1.0 + self.spread, generator)
+                q *= uniform(1.0 - self.spread, 1.0 + self.spread, generator)
+            cutoffs.append(cutoff_frequency)
+            qs.append(q)
+            noises.append(torch.randn(air.shape[1:], generator=generator, dtype=torch.float32))
+        filtered = zero_phase_lowpass(air, sample_rate, cutoffs, qs)
         # the population deviation: that of a single sample is 0 and not NaN
         level = self.noise_std * filtered.std(dim=-1, keepdim=True, correction=0)
-        noise = torch.randn(filtered.shape, generator=generator, dtype=torch.float32)
-        return {"signal": (filtered + level * noise).to(torch.float32)}
+        return {"signal": (filtered + level * torch.stack(noises).to(air.device)).to(torch.float32)}
 
 
-def zero_phase_lowpass(signal: Tensor, sample_rate: int, cutoff_frequency: float, q: float) -> Tensor:
-    """Second-order low-pass, forwards and backwards, with mirrored borders.
+def zero_phase_lowpass(
+    signal: Tensor, sample_rate: int, cutoff_frequencies: Sequence[float], qs: Sequence[float]
+) -> Tensor:
+    """Second-order low-pass, forwards and backwards, with mirrored borders; through the FFT, so that it runs anywhere.
+
+    Run both ways a filter has the response ``|H|**2``. That of the cookbook's biquad is, by the bilinear transform,
+    ``1 / ((1 - x**2)**2 + (x / q)**2)`` with ``x = tan(pi f / sample_rate) / tan(pi cutoff / sample_rate)``.
 
     Args:
-        signal: ``(1, T)``, any T of at least one sample.
+        signal: ``(B, 1, T)``, any T of at least one sample.
         sample_rate: in Hz.
-        cutoff_frequency: in Hz, below half the sample rate.
-        q: quality factor.
+        cutoff_frequencies: of each item in Hz, below half the sample rate.
+        qs: quality factor of each item.
 
     Returns:
-        ``(1, T)`` float64: in float32 the poles of a low cutoff at a high rate would be too coarse.
+        ``(B, 1, T)`` float64.
     """
-    angle = 2.0 * math.pi * cutoff_frequency / sample_rate
+    length, device = signal.shape[-1], signal.device
+    # what wraps around, from one mirrored border to the other, has decayed by 140 dB where the signal begins
+    radius = max(_pole_radius(2.0 * math.pi * f / sample_rate, q) for f, q in zip(cutoff_frequencies, qs, strict=True))
+    pad = settling_time(radius, decibels=140.0)
+    size = next_fast_len(length + 2 * pad, real=True)
+    cutoffs = torch.tensor(cutoff_frequencies, dtype=torch.float64, device=device)[:, None, None]
+    quality = torch.tensor(qs, dtype=torch.float64, device=device)[:, None, None]
+    angles = torch.arange(size // 2 + 1, dtype=torch.float64, device=device) * (math.pi / size)
+    x = angles.tan() / (math.pi * cutoffs / sample_rate).tan()
+    response = 1.0 / ((1.0 - x.square()).square() + (x / quality).square())
+    spectrum = torch.fft.rfft(reflect(signal.to(torch.float64), pad), n=size)
+    return torch.fft.irfft(spectrum * response, n=size)[..., pad : pad + length]
+
+
+def _pole_radius(angle: float, q: float) -> float:
+    """Of the outermost pole of the cookbook's low-pass with its cutoff at ``angle`` (pi: half the sample rate)."""
     alpha = math.sin(angle) / (2.0 * q)
-    cosine = math.cos(angle)
-    numerator = torch.tensor([(1.0 - cosine) / 2.0, 1.0 - cosine, (1.0 - cosine) / 2.0], dtype=torch.float64)
-    denominator = torch.tensor([1.0 + alpha, -2.0 * cosine, 1.0 - alpha], dtype=torch.float64)
-    # (1 + alpha) z^2 - 2 cosine z + (1 - alpha) has a complex pair of roots above Q 1/2, else two real ones
+    # (1 + alpha) z^2 - 2 cos(angle) z + (1 - alpha) has a complex pair of roots above Q 1/2, else two real ones
     discriminant = alpha * alpha - math.sin(angle) ** 2
     if discriminant < 0.0:
-        radius = math.sqrt((1.0 - alpha) / (1.0 + alpha))
-    else:
-        radius = (abs(cosine) + math.sqrt(discriminant)) / (1.0 + alpha)
-    pad = settling_time(radius)
-    # clamp=True, torchaudio's default, would cut peaks off at +-1 between the two passes
-    padded = F.filtfilt(reflect(signal.to(torch.float64), pad), denominator, numerator, clamp=False)
-    return padded[..., pad : pad + signal.shape[-1]]
+        return math.sqrt((1.0 - alpha) / (1.0 + alpha))
+    return (abs(math.cos(angle)) + math.sqrt(discriminant)) / (1.0 + alpha)

@@ -62,7 +62,7 @@ class Narrowband:
         rate: int = 8000,
         cutoff_range: Sequence[float] = (0.8, 1.0),
         orders: Sequence[int] = (2, 10),
-        families: Sequence[str] = ("butterworth", "chebyshev", "elliptic", "bessel", "sinc"),
+        families: Sequence[str] = ("butterworth", "chebyshev", "chebyshev2", "elliptic", "bessel", "sinc"),
     ) -> None:
         problems = []
         if rate <= 0 or rate != int(rate):
@@ -123,6 +123,15 @@ def chebyshev(order: int, cutoff: float, sample_rate: int, generator: torch.Gene
     return _recursive(scipy_signal.cheby1(order, ripple, cutoff, fs=sample_rate, output="sos"))
 
 
+def chebyshev2(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
+    """Chebyshev, second kind: flat, 30 to 60 dB of attenuation a pass beyond; -6 dB at the cutoff after both passes."""
+    attenuation = uniform(30.0, 60.0, generator)
+    # scipy asks where the stop band begins; in the analogue prototype that is so many times the half-power frequency
+    ratio = math.cosh(math.acosh(math.sqrt(10.0 ** (attenuation / 10.0) - 1.0)) / order)
+    edge = math.atan(ratio * math.tan(math.pi * cutoff / sample_rate)) * sample_rate / math.pi
+    return _recursive(scipy_signal.cheby2(order, attenuation, edge, fs=sample_rate, output="sos"))
+
+
 def elliptic(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
     """Elliptic: 0.05 to 1 dB of ripple a pass up to the cutoff, 30 to 60 dB of attenuation a pass beyond."""
     ripple, attenuation = uniform(0.05, 1.0, generator), uniform(30.0, 60.0, generator)
@@ -164,5 +173,5 @@ def _recursive(sections: np.ndarray) -> Lowpass:
 
 #: the random families by name, as in the argument ``families``
 FAMILIES: Mapping[str, Family] = {
-    function.__name__: function for function in (butterworth, chebyshev, elliptic, bessel, sinc)
+    function.__name__: function for function in (butterworth, chebyshev, chebyshev2, elliptic, bessel, sinc)
 }

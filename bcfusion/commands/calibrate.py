@@ -1,0 +1,242 @@
+"""``bcfusion calibrate``: recorded pairs in, a file that simulators of the sensor are built on out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcfusion.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bcfusion.contracts import Row
+    from bcfusion.data.simulation.calibration import Calibration, Response
+    from bcfusion.data.simulation.estimation import Pair
+
+HELP = """\
+Measure a body sensor on simultaneous recordings of it and of an air microphone: its response, how that changes from
+sound to sound, its own noise. A few utterances of a few speakers are enough. Lag and polarity are found and undone.
+The file serves degradation=transfer_function and degradation=magnitude_ratio.
+
+examples:
+  bcfusion calibrate --pairs pairs.jsonl --out throat.json --plot throat.png
+  bcfusion calibrate --body recordings/throat --air recordings/air --limit 4 --out throat.json
+  bcfusion calibrate --pairs pairs.jsonl --split train --sensor temple --out temple.json
+  bcfusion train degradation=transfer_function degradation.body.calibration=throat.json
+
+Recordings of one speaker make one response; those of unknown speakers make one each. What is later evaluated on should
+not be calibrated on: --split, --limit and --ids choose.
+"""
+
+logger = logging.getLogger(__name__)
+
+#: edges in Hz of the bands of the table
+BANDS = (60, 125, 250, 500, 1000, 2000, 4000, 8000)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; returns the exit status.
+
+    Raises:
+        BcfusionError: no pairs, none that can be measured, or a place that cannot be written to.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    folders = [folder is not None for folder in (arguments.body, arguments.air)]
+    if not (all(folders) if arguments.pairs is None else not any(folders)):
+        parser.error("give --pairs MANIFEST, or --body DIR and --air DIR")
+    rows = _chosen(arguments)
+    sample_rate = arguments.sample_rate or rows[0].sample_rate
+    calibration = _calibrated(rows, arguments.sensor, sample_rate)
+    calibration.save(arguments.out)
+    print(table(calibration))
+    print(f"{arguments.out}: bcfusion train degradation=transfer_function degradation.body.calibration={arguments.out}")
+    if arguments.plot:
+        from bcfusion.report.spectrogram import save_figure
+
+        print(save_figure(figure(calibration), arguments.plot))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, examples = HELP.partition("examples:")
+    parser = argparse.ArgumentParser(
+        prog="bcfusion calibrate",
+        description=description,
+        epilog="examples:" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--pairs", metavar="MANIFEST", type=Path, help="manifest with air and the sensor recorded")
+    parser.add_argument("--body", metavar="DIR", help="folder of the sensor's recordings, matched with --air by name")
+    parser.add_argument("--air", metavar="DIR", help="folder of the air microphone's")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="what is written, JSON")
+    parser.add_argument("--sensor", metavar="NAME", default="body", help="column of the manifest; default: body")
+    parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="all", help="default: all")
+    parser.add_argument("--limit", metavar="N", type=_count, help="use the first N recordings alone")
+    parser.add_argument("--ids", metavar="ID", nargs="+", help="use these recordings alone")
+    parser.add_argument("--sample-rate", metavar="HZ", type=_count, help="default: that of the first recording")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="a picture of the curves: png, pdf or svg")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return value
+
+
+def _chosen(arguments: argparse.Namespace) -> list[Row]:
+    from bcfusion.contracts import Corpus
+    from bcfusion.data.corpora.folder import SPLITS
+    from bcfusion.data.corpora.listing import ManifestCorpus
+    from bcfusion.data.corpora.pairs import PairsCorpus
+
+    if arguments.body and arguments.sensor != "body":
+        raise DataError(f"--sensor {arguments.sensor} names a column of a manifest; with --body the sensor is body")
+    corpus: Corpus
+    if arguments.pairs is not None:
+        corpus, where = ManifestCorpus(str(arguments.pairs)), str(arguments.pairs)
+    else:
+        corpus, where = PairsCorpus(arguments.body, arguments.air), f"{arguments.body} and {arguments.air}"
+    splits = tuple(SPLITS) if arguments.split == "all" else (arguments.split,)
+    rows = [row for split in splits for row in corpus.rows(split) if arguments.sensor in row.paths]
+    if not rows:
+        raise DataError(f"{where}: no recording of {arguments.sensor!r} beside air in split {arguments.split}")
+    if arguments.ids:
+        known = {row.id: row for row in rows}
+        if missing := [name for name in arguments.ids if name not in known]:
+            raise DataError(f"{where}: no recording {', '.join(missing)}; there are {', '.join(list(known)[:8])} ...")
+        rows = [known[name] for name in arguments.ids]
+    return rows[: arguments.limit]
+
+
+def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibration:
+    from tqdm import tqdm
+
+    from bcfusion.contracts import UNKNOWN_SPEAKER
+    from bcfusion.data.simulation.calibration import Calibration
+    from bcfusion.data.simulation.estimation import grid, measure
+
+    wearers: dict[tuple[bool, str], list[Row]] = {}
+    for row in rows:
+        known = row.speaker != UNKNOWN_SPEAKER
+        wearers.setdefault((known, row.speaker if known else row.id), []).append(row)
+    responses: list[Response] = []
+    with tqdm(total=len(rows), unit="recording", disable=None, file=sys.stderr) as bar:
+        for (_, identity), recordings in wearers.items():
+            try:
+                responses.append(measure(identity, _pairs(recordings, sensor, sample_rate), sample_rate))
+            except DataError as error:
+                logger.warning("%s is left out: %s", identity, error)
+            bar.update(len(recordings))
+    if not responses:
+        raise DataError(f"none of {len(rows)} recordings could be measured; see the warnings")
+    return Calibration(sensor, sample_rate, grid(sample_rate), tuple(responses))
+
+
+def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:
+    """Read, with what the manifest says of lag, polarity and gain undone, and undo what is found to be left of them."""
+    import numpy as np
+
+    from bcfusion.data.inspect.alignment import ENOUGH, alignment
+    from bcfusion.data.segments import SensorReader
+    from bcfusion.data.simulation.estimation import Pair
+
+    reader = SensorReader((sensor,), {}, sample_rate)
+    for row in rows:
+        item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
+        body, air = item["inputs"][0].numpy(), item["target"][0].numpy()
+        found = alignment(body, air, sample_rate)
+        if found.confidence < ENOUGH:
+            logger.warning("%s: lag and polarity cannot be told and are taken as they are", row.id)
+            yield Pair(row.id, body, air)
+            continue
+        shift = round(found.lag_seconds * sample_rate)
+        size = len(air) - abs(shift)
+        if size < 1:
+            raise DataError(f"{row.id}: {len(air)} samples, too short to undo a lag of {shift}")
+        late, early = max(shift, 0), max(-shift, 0)
+        aligned = np.ascontiguousarray(found.polarity * body[late : late + size])
+        yield Pair(row.id, aligned, air[early : early + size], found.lag_seconds, found.polarity)
+
+
+def table(calibration: Calibration) -> str:
+    """What was measured, a line for each wearer: bands of the response in dB, and what was undone."""
+    import numpy as np
+
+    frequencies = calibration.frequencies
+    bands = [
+        (low, high, (frequencies >= low) & (frequencies < high))
+        for low, high in pairwise(BANDS)
+        if ((frequencies >= low) & (frequencies < high)).any()
+    ]
+    names = [response.id[-24:] for response in calibration.responses]
+    width = max(8, *map(len, names))
+    edges = "".join(f"{f'{low:g}-{high:g}':>10}" for low, high, _ in bands)
+    lines = [
+        f"{calibration.sensor}, {len(names)} wearers, {calibration.sample_rate} Hz; response in dB in bands of Hz",
+        f"{'':{width}}  speech s   lag ms  polarity  level dB{edges}",
+    ]
+
+    def line(name: str, head: str, curve: np.ndarray) -> str:
+        return f"{name:{width}}{head:>38}" + "".join(f"{np.mean(curve[chosen]):>10.1f}" for *_, chosen in bands)
+
+    for name, response in zip(names, calibration.responses, strict=True):
+        head = (
+            f"{response.seconds:.1f}{1000 * response.lag:>9.2f}{response.polarity:>+10d}{response.level_ratio:>10.1f}"
+        )
+        lines.append(line(name, head, response.response_db))
+    for name, curve in (("mean", "response_db"), ("coherence", "coherence"), ("deviation", "deviation_db")):
+        lines.append(line(name, "", calibration.curves(curve).mean(axis=0)))
+    return "\n".join(lines)
+
+
+def figure(calibration: Calibration) -> Figure:
+    """Response, coherence, deviation from frame to frame, and noise over frequency, a thin line for each wearer."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(12, 8), dpi=110, layout="constrained")
+    panels = made.subplots(2, 2, sharex=True).flat
+    shown = (
+        ("response_db", "response", "body re air (dB)"),
+        ("coherence", "coherence of body and air", "magnitude-squared coherence (0 to 1)"),
+        ("deviation_db", "deviation of the short-time ratio of body to air", "standard deviation (dB)"),
+        ("noise_db", "the sensor's own noise", "density re power of speech at air (dB/Hz)"),
+    )
+    frequencies = calibration.frequencies[1:] / 1000
+    for panel, (name, title, label) in zip(panels, shown, strict=True):
+        curves = calibration.curves(name)[:, 1:]
+        for response, curve in zip(calibration.responses, curves, strict=True):
+            named = response.id if len(curves) <= 8 else None
+            panel.plot(frequencies, curve, linewidth=1.0, alpha=0.8 if len(curves) <= 8 else 0.3, label=named)
+        panel.plot(frequencies, curves.mean(axis=0), color="black", linewidth=2.5, label="mean")
+        if name == "response_db":
+            for other, style in (("h1_db", "--"), ("ratio_db", ":")):
+                mean = calibration.curves(other)[:, 1:].mean(axis=0)
+                panel.plot(frequencies, mean, "k" + style, label=f"mean, {other.removesuffix('_db')} alone")
+        if name == "deviation_db":
+            residual = calibration.curves("residual_db")[:, 1:].mean(axis=0)
+            panel.plot(frequencies, residual, "k--", label="mean, not told by air's level")
+        panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
+        panel.set_ylabel(label, fontsize=11)
+        panel.set_xscale("log")
+        ticks = [tick for tick in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if tick <= frequencies[-1]]
+        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.minorticks_off()
+        panel.set_xlim(0.05, frequencies[-1])
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=9)
+        if name == "coherence":
+            panel.set_ylim(0, 1)
+        if panel.get_subplotspec().is_last_row():
+            panel.set_xlabel("frequency (kHz)", fontsize=11)
+    made.suptitle(f"{calibration.sensor}: {len(calibration.responses)} wearers", fontsize=14, parse_math=False)
+    return made

@@ -1,0 +1,229 @@
+"""What is in a shard and where: read from its index, or from the shard itself where the index is missing or old."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bcfusion import audio
+from bcfusion.contracts import Row
+from bcfusion.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+HEADER = "__shard__"  #: first member of a shard; WebDataset leaves out names like this one
+HEADER_BYTES = 256  #: of its content, filled up with blanks
+VERSION = 1
+_DEFAULTS = {
+    field.name: field.default if field.default_factory is MISSING else field.default_factory() for field in fields(Row)
+}
+
+
+class ShardError(DataError):
+    """A file is no shard, or one that this version cannot read."""
+
+
+class Header(NamedTuple):
+    """What a shard says of itself.
+
+    Attributes:
+        split: of its utterances. number: which shard of the split it is, from 0. shards: how many the split has.
+        rows: utterances in it. corpus: fingerprint of the whole split, the same in all its shards.
+    """
+
+    split: str
+    number: int
+    shards: int
+    rows: int
+    corpus: str
+
+
+class Entry(NamedTuple):
+    """One utterance in a shard: its row as :func:`record` writes it, and of each sensor's file offset and size."""
+
+    row: dict[str, Any]
+    files: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard that was looked at.
+
+    Attributes:
+        tar: its path. header: what it says of itself. entries: what can be read of it.
+        problem: why entries are missing, or None.
+    """
+
+    tar: Path
+    header: Header
+    entries: list[Entry]
+    problem: str | None = None
+
+    def rows(self) -> Iterator[Row]:
+        """The utterances as rows of a corpus, whose paths are parts of the shard."""
+        archive = os.fspath(self.tar)
+        for entry in self.entries:
+            yield row_of(entry.row, {name: audio.part(archive, *place) for name, place in entry.files.items()})
+
+
+def record(row: Row) -> dict[str, Any]:
+    """A row as JSON has it, without paths and without what is as by default."""
+    values = {field.name: getattr(row, field.name) for field in fields(Row) if field.name != "paths"}
+    return {
+        name: dict(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value != _DEFAULTS[name]
+    }
+
+
+def row_of(values: Mapping[str, Any], paths: Mapping[str, str]) -> Row:
+    """The row of a :func:`record`.
+
+    Raises:
+        ShardError: it has fields that this version does not know, or lacks some.
+    """
+    try:
+        return Row(paths=paths, **{name: value for name, value in values.items() if name != "files"})
+    except TypeError as error:
+        raise ShardError(f"a row of another version of bcfusion: {error}") from error
+
+
+def index_path(tar: Path) -> Path:
+    """Where the index of a shard is."""
+    return tar.with_name(tar.name.removesuffix(".tar") + ".index.jsonl")
+
+
+def load(tar: Path) -> Shard:
+    """Look at a shard: through its index, or, where that is missing, damaged or older than the shard, at itself.
+
+    In the latter case the index is written again, if it can be.
+
+    Raises:
+        ShardError: the file is no shard, or nothing in it can be read.
+    """
+    path = index_path(tar)
+    try:
+        stat = tar.stat()
+        written = path.stat().st_mtime_ns if path.exists() else None
+    except OSError as error:
+        raise ShardError(f"cannot read {tar}: {error.strerror}") from error
+    if written is not None and written >= stat.st_mtime_ns:
+        known = _read(path, tar, stat.st_size)
+        if known is not None:
+            return known
+    shard = scan(tar)
+    if shard.problem is None:
+        try:
+            write(shard)
+            logger.info("%s: index written (%s)", tar, "there was none" if written is None else "it was not up to date")
+        except OSError as error:
+            logger.warning("%s: read through and through, its index cannot be written: %s", tar, error.strerror)
+    return shard
+
+
+def scan(tar: Path) -> Shard:
+    """Look at a shard without its index. Of one that is cut off, everything before the cut is taken.
+
+    Raises:
+        ShardError: the file is no shard, or nothing in it can be read.
+    """
+    header: Header | None = None
+    problem: str | None = None
+    rows: dict[str, dict[str, Any]] = {}
+    files: dict[str, dict[str, tuple[int, int]]] = {}
+    size = tar.stat().st_size
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                if member.offset_data + member.size > size:
+                    problem = "it is cut off"
+                    break
+                if member.name == HEADER:
+                    header = _header(_json(archive, member), tar)
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                stem, _, suffix = name.partition(".")
+                key = f"{folder}/{stem}"
+                if suffix == "json":
+                    rows[key] = _json(archive, member)
+                    if not isinstance(rows[key].get("files"), dict):
+                        raise ValueError(f"{member.name} tells no files")
+                else:
+                    files.setdefault(key, {})[suffix] = (member.offset_data, member.size)
+    except (OSError, tarfile.TarError, ValueError, LookupError) as error:
+        problem = f"it is damaged or cut off ({error})"
+    if header is None:
+        raise ShardError(f"{tar} is no shard of bcfusion prepare" + (f": {problem}" if problem else ""))
+    entries = []
+    for key, row in rows.items():
+        there = files.get(key, {})
+        if all(suffix in there for suffix in row["files"].values()):
+            entries.append(Entry(row, {sensor: there[suffix] for sensor, suffix in row["files"].items()}))
+    if problem is None and len(entries) < header.rows:
+        problem = "it is cut off"
+    return Shard(tar, header, entries, problem)
+
+
+def write(shard: Shard) -> None:
+    """Write the index of a shard; it appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = index_path(shard.tar)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    about = {"version": VERSION, "bytes": shard.tar.stat().st_size, **shard.header._asdict()}
+    try:
+        with temporary.open("w", encoding="utf-8") as text:
+            text.write(json.dumps(about) + "\n")
+            text.writelines(json.dumps(entry._asdict(), ensure_ascii=False) + "\n" for entry in shard.entries)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, tar: Path, size: int) -> Shard | None:
+    """What an index says; None where it does not belong to this shard or is damaged."""
+    try:
+        with path.open(encoding="utf-8") as text:
+            about = json.loads(next(text, "null"))
+            if not isinstance(about, dict) or about.get("version") != VERSION or about.get("bytes") != size:
+                return None
+            header = Header(*(about[name] for name in Header._fields))
+            with tar.open("rb") as archive:  # the sizes of tars are rounded, so many shards have the same
+                archive.seek(tarfile.BLOCKSIZE)
+                if _header(json.loads(archive.read(HEADER_BYTES)), tar) != header:
+                    return None
+            entries = [
+                Entry(line["row"], {name: (place[0], place[1]) for name, place in line["files"].items()})
+                for line in map(json.loads, text)
+            ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ShardError):
+        return None
+    return Shard(tar, header, entries) if len(entries) == header.rows else None
+
+
+def header_content(header: Header) -> bytes:
+    """The first member of a shard, of a length that does not depend on the number of rows, which is known last."""
+    return json.dumps({"version": VERSION, **header._asdict()}).ljust(HEADER_BYTES).encode()
+
+
+def _json(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
+    content = archive.extractfile(member)
+    values = json.loads(content.read()) if content is not None else None
+    if not isinstance(values, dict):
+        raise ValueError(f"{member.name} is no JSON object")
+    return values
+
+
+def _header(values: Mapping[str, Any], tar: Path) -> Header:
+    if values.get("version") != VERSION:
+        raise ShardError(f"{tar}: written by another version of bcfusion (version {values.get('version')} of shards)")
+    return Header(*(values[name] for name in Header._fields))

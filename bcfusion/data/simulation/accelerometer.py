@@ -1,0 +1,273 @@
+"""A family of body-conduction sensors: random low-pass, tilt, resonances, level, noise, leak and origin bandwidth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from scipy import signal as scipy_signal
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from bcfusion.data.simulation import checked_range, choice, simulate_batch, uniform
+from bcfusion.data.simulation.air_noise import AirNoise
+from bcfusion.data.simulation.fir import causal_filter, minimum_phase
+from bcfusion.errors import ConfigError
+
+#: length of the filter: the narrowest resonance of the defaults, 200 Hz with Q 4 and 10 dB, has decayed by 60 dB
+RESPONSE_SECONDS = 0.1
+#: frequencies of the response for each tap of the filter: the cepstrum of a resonance is longer than its filter
+BINS_PER_TAP = 4
+#: Hz at which the tilt turns, and the lowest to which it reaches: below it stays as it is
+TILT_PIVOT, TILT_LOWEST = 250.0, 100.0
+#: Hz below which the sensor's noise rises no further
+NOISE_CORNER = 50.0
+#: share of the origin bandwidth that the steep edge of its anti-aliasing filter takes
+EDGE = 0.1
+#: ripple of Chebyshev filters in dB
+RIPPLE = (0.1, 1.0)
+
+#: ``family(x, order, generator)``: magnitude ``(F,)`` at ``x (F,)``, frequency over cutoff
+Family = Callable[[Tensor, int, torch.Generator], Tensor]
+
+
+class Wearer(NamedTuple):
+    """What a speaker brings along: magnitude ``response (F,)``, ``gain`` (linear, with its sign), delay in samples."""
+
+    response: Tensor
+    gain: float
+    delay: int
+
+
+class Device(NamedTuple):
+    """What changes from recording to recording. bandwidth: Hz, infinite where the rate of the sensor is ours."""
+
+    noise_level: float
+    noise_exponent: float
+    bandwidth: float
+
+
+class Accelerometer:
+    """Simulates accelerometers and contact microphones on throat, forehead, temple or in the ear.
+
+    Clean speech is filtered by the wearer and the sensor, and the sensor adds its noise::
+
+        signal = h * (air + leak) + noise          h: minimum phase, then delay
+        |H(f)| = gain  lowpass(f / cutoff)  tilt(f)  resonance_1(f) ... resonance_n(f)  bandlimit(f)
+
+    ``lowpass`` is an analogue low-pass of a random family and order. ``tilt`` is a slope of so many dB an octave around
+    250 Hz, from 100 Hz upwards. A resonance of gain g dB is the peaking equaliser
+    ``((1 - x^2)^2 + (A x / Q)^2) / ((1 - x^2)^2 + (x / (A Q))^2)``, in power, with ``x = f / f_0`` and
+    ``A = 10^(g / 40)``. ``bandlimit`` is that of a sensor recorded at a lower rate and upsampled: it falls from 1 to 0
+    over the last tenth of the band, for the noise too. The sensor's noise is Gaussian; its power falls as
+    ``1 / f^exponent`` from 50 Hz on, and its level is absolute: quiet speech is nearer to it, as it is in life.
+
+    The target is not moved. Minimum phase delays low frequencies by what such a low-pass must, less than a millisecond
+    at a cutoff of 500 Hz; ``delay`` adds whole samples to that, for recordings that nobody aligned. A recorded corpus
+    is aligned by its manifest, so the default is none. Air and leak go through the same filter: ``leak_snr`` is the
+    ratio at the air microphone plus what the housing shields, some 20 to 30 dB.
+
+    What the wearer brings (low-pass, tilt, resonances, delay, gain, polarity) is drawn from ``body``, which is seeded
+    by the speaker, in evaluation as in training. What changes from recording to recording (level and colour of the
+    noise, bandwidth, leak) is drawn from ``generator`` in training; in evaluation it is the middle of each range, and
+    only the noises themselves are drawn, from the utterance's generator.
+
+    Args:
+        families: low-passes out of ``LOWPASSES``, all equally likely.
+        orders: lowest and highest order of the low-pass, both included.
+        cutoff: in Hz, drawn uniformly on a logarithmic scale; -3 dB there but for Chebyshev filters, at their ripple.
+        tilt: in dB an octave, negative falls.
+        resonances: fewest and most of them.
+        resonance_frequency: in Hz, drawn uniformly on a logarithmic scale.
+        resonance_gain: in dB. resonance_q: quality factor of each.
+        gain: in dB.
+        inverted: share of the speakers whose sensor has the opposite sign.
+        delay: in seconds, rounded to whole samples.
+        noise_level: root mean square of the sensor's noise in dB of full scale, before ``gain``; null: no noise.
+        noise_exponent: 0 is white, 1 pink.
+        bandwidth: in Hz, up to which the sensor was recorded; null: up to half the sample rate.
+        leak_root: folder or manifest of noise that leaks into the sensor, as of :class:`AirNoise`; null: none leaks.
+        leak_snr: ratio of speech to leaking noise in dB, before the sensor's filter.
+
+    Raises:
+        ConfigError: an argument is out of range. DataError: as :class:`AirNoise`.
+    """
+
+    models_body = True  #: is called with ``body``, a generator seeded by the speaker
+
+    def __init__(
+        self,
+        families: Sequence[str] = ("butterworth", "chebyshev", "bessel", "damped"),
+        orders: Sequence[int] = (1, 4),
+        cutoff: Sequence[float] = (300.0, 1500.0),
+        tilt: Sequence[float] = (-3.0, 1.0),
+        resonances: Sequence[int] = (1, 3),
+        resonance_frequency: Sequence[float] = (200.0, 3500.0),
+        resonance_gain: Sequence[float] = (2.0, 10.0),
+        resonance_q: Sequence[float] = (1.0, 4.0),
+        gain: Sequence[float] = (-6.0, 6.0),
+        inverted: float = 0.0,
+        delay: Sequence[float] = (0.0, 0.0),
+        noise_level: Sequence[float] | None = (-80.0, -60.0),
+        noise_exponent: Sequence[float] = (0.0, 1.5),
+        bandwidth: Sequence[float] | None = None,
+        leak_root: str | None = None,
+        leak_snr: Sequence[float] = (20.0, 50.0),
+    ) -> None:
+        def checked(name: str, value: Sequence[float], lowest: float, highest: float) -> tuple[float, float]:
+            return checked_range("Accelerometer", name, value, lowest, highest)
+
+        if not families or any(name not in LOWPASSES for name in families):
+            raise ConfigError(
+                [f"Accelerometer: families={list(families)} must be one or more of {', '.join(LOWPASSES)}"]
+            )
+        if not 0.0 <= inverted <= 1.0:
+            raise ConfigError([f"Accelerometer: inverted={inverted!r} must be a share of speakers, 0 to 1"])
+        self.families = tuple(families)
+        self.orders = tuple(map(int, checked("orders", orders, 1, 10)))
+        self.cutoff = checked("cutoff", cutoff, 10.0, 1e5)
+        self.tilt = checked("tilt", tilt, -24.0, 24.0)
+        self.resonances = tuple(map(int, checked("resonances", resonances, 0, 20)))
+        self.resonance_frequency = checked("resonance_frequency", resonance_frequency, 10.0, 1e5)
+        self.resonance_gain = checked("resonance_gain", resonance_gain, -40.0, 40.0)
+        self.resonance_q = checked("resonance_q", resonance_q, 0.1, 20.0)
+        self.gain = checked("gain", gain, -100.0, 100.0)
+        self.inverted = float(inverted)
+        self.delay = checked("delay", delay, 0.0, 0.1)
+        self.noise_level = None if noise_level is None else checked("noise_level", noise_level, -200.0, 0.0)
+        self.noise_exponent = checked("noise_exponent", noise_exponent, 0.0, 4.0)
+        self.bandwidth = None if bandwidth is None else checked("bandwidth", bandwidth, 100.0, 1e6)
+        leak = checked("leak_snr", leak_snr, -100.0, 100.0)
+        self.reads_files = leak_root is not None  #: whether it is better called in the loader's processes
+        self._leak = None if leak_root is None else AirNoise(leak_root, leak, evaluation_snr=sum(leak) / 2)
+
+    def __call__(
+        self,
+        air: Tensor,
+        sample_rate: int,
+        generator: torch.Generator,
+        training: bool,
+        *,
+        body: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """The sensor's signal ``(1, T)`` float32 for clean speech ``air (1, T)``, under the key ``signal``.
+
+        Without ``body`` every call has a wearer of its own, drawn from ``generator``.
+        """
+        bodies = None if body is None else [body]
+        return {"signal": self.batch(air[None], sample_rate, [generator], training, bodies)["signal"][0]}
+
+    def batch(
+        self,
+        air: Tensor,
+        sample_rate: int,
+        generators: Sequence[torch.Generator],
+        training: bool,
+        bodies: Sequence[torch.Generator] | None = None,
+    ) -> dict[str, Tensor]:
+        """The same for ``air (B, 1, T)`` on its device, each item drawn from its own generator and body."""
+        air = air.to(torch.float32)
+        taps = round(RESPONSE_SECONDS * sample_rate)
+        frequencies = torch.linspace(0.0, sample_rate / 2, BINS_PER_TAP * taps + 1, dtype=torch.float64)
+        wearers = [self.wearer(frequencies, sample_rate, body) for body in (generators if bodies is None else bodies)]
+        devices = [self._device(generator, training) for generator in generators]
+        limits = torch.tensor([device.bandwidth for device in devices], dtype=torch.float64)[:, None]
+        responses = torch.stack([wearer.response for wearer in wearers]) * bandlimit(frequencies, limits)
+        # one filter an item, each behind as many zeros as its delay
+        filters = torch.zeros(len(wearers), taps + max(wearer.delay for wearer in wearers), dtype=torch.float64)
+        for late, wearer, response in zip(filters, wearers, minimum_phase(responses, taps), strict=True):
+            late[wearer.delay : wearer.delay + taps] = response
+        if self._leak is not None:
+            air = simulate_batch(self._leak, air, sample_rate, generators, training)["signal"]
+        signal = causal_filter(air, filters.to(air.device))
+        if self.noise_level is not None:
+            signal = signal + _noise(devices, limits, sample_rate, generators, signal)
+        gains = torch.tensor([wearer.gain for wearer in wearers], dtype=torch.float32, device=air.device)
+        return {"signal": gains[:, None, None] * signal}
+
+    def wearer(self, frequencies: Tensor, sample_rate: int, body: torch.Generator) -> Wearer:
+        """Draws a wearer from ``body``; its response at ``frequencies (F,)`` in Hz."""
+        lowpass = LOWPASSES[self.families[choice(len(self.families), body)]]
+        order = self.orders[0] + choice(self.orders[1] - self.orders[0] + 1, body)
+        response = lowpass(frequencies / _logarithmic(self.cutoff, body), order, body)
+        octaves = (frequencies.clamp_min(TILT_LOWEST) / TILT_PIVOT).log2()
+        response = response * 10.0 ** (uniform(*self.tilt, body) * octaves / 20.0)
+        for _ in range(self.resonances[0] + choice(self.resonances[1] - self.resonances[0] + 1, body)):
+            x = frequencies / _logarithmic(self.resonance_frequency, body)
+            response = response * resonance(x, uniform(*self.resonance_gain, body), uniform(*self.resonance_q, body))
+        delay = round(uniform(*self.delay, body) * sample_rate)
+        gain = 10.0 ** (uniform(*self.gain, body) / 20.0)
+        return Wearer(response, -gain if uniform(0.0, 1.0, body) < self.inverted else gain, delay)
+
+    def _device(self, generator: torch.Generator, training: bool) -> Device:
+        def drawn(limits: tuple[float, float]) -> float:
+            return uniform(*limits, generator) if training else sum(limits) / 2
+
+        level = 0.0 if self.noise_level is None else 10.0 ** (drawn(self.noise_level) / 20.0)
+        bandwidth = math.inf if self.bandwidth is None else drawn(self.bandwidth)
+        return Device(level, drawn(self.noise_exponent), bandwidth)
+
+
+def _logarithmic(limits: tuple[float, float], generator: torch.Generator) -> float:
+    return math.exp(uniform(math.log(limits[0]), math.log(limits[1]), generator))
+
+
+def _noise(
+    devices: Sequence[Device], limits: Tensor, sample_rate: int, generators: Sequence[torch.Generator], like: Tensor
+) -> Tensor:
+    """The sensors' own noise, ``(B, 1, T)`` as ``like``: white noise, drawn on the CPU and coloured on the device."""
+    length = like.shape[-1]
+    size = next_fast_len(length, real=True)
+    white = torch.stack([torch.randn(1, size, generator=generator) for generator in generators]).to(like.device)
+    frequencies = torch.arange(size // 2 + 1, dtype=torch.float64) * (sample_rate / size)
+    exponents = torch.tensor([device.noise_exponent for device in devices], dtype=torch.float64)[:, None]
+    levels = torch.tensor([device.noise_level for device in devices], dtype=torch.float64)[:, None]
+    colour = (frequencies.clamp_min(NOISE_CORNER) / NOISE_CORNER) ** (-exponents / 2) * bandlimit(frequencies, limits)
+    colour = levels * colour / colour.square().mean(-1, keepdim=True).sqrt()
+    return torch.fft.irfft(torch.fft.rfft(white, n=size) * colour[:, None].to(white), n=size)[..., :length]
+
+
+def bandlimit(frequencies: Tensor, bandwidth: Tensor) -> Tensor:
+    """1, and 0 above ``bandwidth``, with a raised cosine over the last tenth below it; both in Hz, broadcast."""
+    # not through frequencies / bandwidth - 1, which is NaN where the bandwidth is infinite
+    depth = ((frequencies / bandwidth - (1.0 - EDGE)) / EDGE).clamp(0.0, 1.0)
+    return 0.5 + 0.5 * (math.pi * depth).cos()
+
+
+def resonance(x: Tensor, decibels: float, q: float) -> Tensor:
+    """Magnitude of a peaking equaliser at ``x``, frequency over centre: ``decibels`` at 1, none far from it.
+
+    It is the analogue prototype of R. Bristow-Johnson's audio EQ cookbook.
+    """
+    amplitude = 10.0 ** (decibels / 40.0)
+    off = (1.0 - x.square()).square()
+    return ((off + (amplitude / q * x).square()) / (off + (x / (amplitude * q)).square())).sqrt()
+
+
+def butterworth(x: Tensor, order: int, generator: torch.Generator) -> Tensor:
+    """Butterworth: ``1 / sqrt(1 + x^(2 n))``, flat up to the cutoff."""
+    return (1.0 + x ** (2 * order)).rsqrt()
+
+
+def chebyshev(x: Tensor, order: int, generator: torch.Generator) -> Tensor:
+    """Chebyshev, first kind: ``1 / sqrt(1 + e^2 T_n(x)^2)``, 0.1 to 1 dB of ripple up to the cutoff."""
+    ripple = 10.0 ** (uniform(*RIPPLE, generator) / 10.0) - 1.0
+    inside, outside = (order * x.clamp_max(1.0).acos()).cos(), (order * x.clamp_min(1.0).acosh()).cosh()
+    return (1.0 + ripple * torch.where(x < 1.0, inside, outside).square()).rsqrt()
+
+
+def bessel(x: Tensor, order: int, generator: torch.Generator) -> Tensor:
+    """Bessel: the gentlest knee, of a mass on a spring that hardly rings; -3 dB at the cutoff."""
+    poles = torch.from_numpy(scipy_signal.bessel(order, 1.0, analog=True, output="zpk", norm="mag")[1])
+    return poles.abs().prod() / (1j * x[:, None] - poles).abs().prod(-1)
+
+
+def damped(x: Tensor, order: int, generator: torch.Generator) -> Tensor:
+    """n equal real poles, layer behind layer of tissue: ``(1 + (2^(1/n) - 1) x^2)^(-n/2)``, -3 dB at the cutoff."""
+    return (1.0 + (2.0 ** (1.0 / order) - 1.0) * x.square()) ** (-order / 2)
+
+
+#: the low-passes by name, as in the argument ``families``
+LOWPASSES: Mapping[str, Family] = {function.__name__: function for function in (butterworth, chebyshev, bessel, damped)}

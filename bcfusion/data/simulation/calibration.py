@@ -1,0 +1,186 @@
+"""What recorded pairs tell of a sensor: its response against the air microphone, how it wanders, its noise floor."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bcfusion import __version__
+from bcfusion.errors import DataError
+
+FORMAT = "bcfusion sensor calibration"
+VERSION = 1
+_CURVES = ("response_db", "h1_db", "ratio_db", "coherence", "deviation_db", "slope", "residual_db", "noise_db")
+
+
+@dataclass(frozen=True)
+class Response:
+    """One wearer's sensor, measured on all of the wearer's recordings. Curves are ``(F,)``, over frequency.
+
+    Attributes:
+        id: the speaker, or the recording where the speaker is unknown.
+        recordings: ids of what it was measured on.
+        seconds: of active speech.
+        lag: seconds by which body came later than air, the median of the recordings; undone before measuring.
+        polarity: that of most recordings, +1 or -1; undone too.
+        level_ratio: of body to air, active speech, in dB.
+        response_db: magnitude of the response, in dB: what simulators use; see
+            :mod:`bcfusion.data.simulation.estimation`.
+        h1_db: magnitude of the H1 estimate, in dB, which lacks what is not coherent with air.
+        ratio_db: square root of the ratio of the power spectra, floors subtracted, in dB.
+        coherence: magnitude-squared, of body and air, 0 to 1.
+        deviation_db: standard deviation of the short-time ratio of body to air from frame to frame, in dB.
+        slope: dB by which that ratio rises for each dB that air is louder in the frame; negative as a rule, since the
+            body's spectrum does not follow all peaks and valleys that the mouth gives to air's.
+        residual_db: what is left of the deviation once the slope has explained its part, in dB.
+        noise_db: power density of the sensor's own noise, in pauses, in dB per Hz, relative to the power of active
+            speech at the air microphone.
+    """
+
+    id: str
+    recordings: tuple[str, ...]
+    seconds: float
+    lag: float
+    polarity: int
+    level_ratio: float
+    response_db: np.ndarray
+    h1_db: np.ndarray
+    ratio_db: np.ndarray
+    coherence: np.ndarray
+    deviation_db: np.ndarray
+    slope: np.ndarray
+    residual_db: np.ndarray
+    noise_db: np.ndarray
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A sensor's calibration file.
+
+    Attributes:
+        sensor: its name in the corpus. sample_rate: of the recordings, in Hz.
+        frequencies: ``(F,)``, equidistant from 0 to half the sample rate, in Hz.
+        responses: of each wearer.
+    """
+
+    sensor: str
+    sample_rate: int
+    frequencies: np.ndarray
+    responses: tuple[Response, ...]
+
+    def curves(self, name: str, frequencies: np.ndarray | None = None) -> np.ndarray:
+        """One of the curves of all wearers, ``(wearers, F)``.
+
+        Args:
+            name: as in :class:`Response`.
+            frequencies: in Hz, to read them at other frequencies, interpolated between those measured; beyond the
+                highest one measured the curve stays where it is there.
+        """
+        measured = np.stack([getattr(response, name) for response in self.responses])
+        if frequencies is None:
+            return measured
+        return np.stack([np.interp(frequencies, self.frequencies, curve) for curve in measured])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON; it appears whole or not at all.
+
+        Raises:
+            DataError: the place cannot be written to.
+        """
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "bcfusion": __version__,
+            "sensor": self.sensor,
+            "sample_rate": self.sample_rate,
+            "frequencies": self.frequencies.round(3).tolist(),
+            "responses": [
+                {
+                    **vars(response),
+                    "recordings": list(response.recordings),
+                    **{name: getattr(response, name).round(2).tolist() for name in _CURVES},
+                }
+                for response in self.responses
+            ],
+        }
+        target = Path(path).expanduser()
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(_lines(record), encoding="utf-8")
+            os.replace(temporary, target)
+        except OSError as error:
+            raise DataError(f"cannot write calibration {target}: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read and check a file that :meth:`save` wrote.
+
+        Raises:
+            DataError: there is none, or it is damaged or of another kind.
+        """
+        source = Path(path).expanduser()
+        hint = "make one with: bcfusion calibrate --pairs MANIFEST --out FILE.json"
+        try:
+            record = json.loads(source.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"cannot read calibration {source}: {error.strerror}; {hint}") from error
+        except ValueError as error:
+            raise DataError(f"calibration {source} is not JSON: {error}; {hint}") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise DataError(f"{source} is no calibration of a sensor; {hint}")
+        if record.get("version") != VERSION:
+            raise DataError(f"calibration {source} is of version {record.get('version')}, not {VERSION}; {hint}")
+        try:
+            frequencies = np.asarray(record["frequencies"], dtype=np.float64)
+            made = cls(
+                sensor=str(record["sensor"]),
+                sample_rate=int(record["sample_rate"]),
+                frequencies=frequencies,
+                responses=tuple(_response(values, len(frequencies)) for values in record["responses"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"calibration {source} is damaged: {type(error).__name__}: {error}; {hint}") from error
+        if len(frequencies) < 2 or not (np.diff(frequencies) > 0).all() or not made.responses:
+            raise DataError(f"calibration {source} is damaged: no responses over ascending frequencies; {hint}")
+        return made
+
+
+def _response(values: dict[str, Any], size: int) -> Response:
+    curves = {name: np.asarray(values[name], dtype=np.float64) for name in _CURVES}
+    for name, curve in curves.items():
+        if curve.shape != (size,) or not np.isfinite(curve).all():
+            raise ValueError(f"{name} of {values['id']} is not {size} finite numbers")
+    return Response(
+        id=str(values["id"]),
+        recordings=tuple(values["recordings"]),
+        seconds=float(values["seconds"]),
+        lag=float(values["lag"]),
+        polarity=int(values["polarity"]),
+        level_ratio=float(values["level_ratio"]),
+        **curves,
+    )
+
+
+def _lines(record: dict[str, Any]) -> str:
+    """JSON with a line for each curve: readable, and small in a version control's differences."""
+    head = {key: value for key, value in record.items() if key != "responses"}
+    parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    responses: Sequence[dict[str, Any]] = record["responses"]
+    bodies = [
+        "    {\n"
+        + ",\n".join(f"      {json.dumps(key)}: {json.dumps(value)}" for key, value in entry.items())
+        + "\n    }"
+        for entry in responses
+    ]
+    parts.append('  "responses": [\n' + ",\n".join(bodies) + "\n  ]")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

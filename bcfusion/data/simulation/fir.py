@@ -1,0 +1,62 @@
+"""Short causal filters from magnitude responses, and their convolution: what simulators of measured sensors share."""
+
+from __future__ import annotations
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+#: magnitudes are raised to this share of the largest one, -140 dB: the logarithm of a zero has no cepstrum
+FLOOR = 1e-7
+
+
+def minimum_phase(magnitude: Tensor, taps: int) -> Tensor:
+    """Design filters with a given magnitude response and minimum phase, by the real cepstrum.
+
+    Of all causal filters with that magnitude the minimum-phase one has its energy earliest, so that a filtered signal
+    stays aligned with its source as well as causality allows. The phase is the Hilbert transform of the log magnitude:
+    the cepstrum of the log magnitude is folded onto its causal half (A. V. Oppenheim and R. W. Schafer, "Discrete-Time
+    Signal Processing", chapter on the cepstrum).
+
+    What lies behind ``taps`` is cut off. Responses that are smooth over ``sample_rate / taps`` hardly notice. The
+    cepstrum is aliased where it is longer than the grid: take at least four times as many bins as taps.
+
+    Args:
+        magnitude: ``(..., F)``, linear, not negative, at F >= 2 equidistant frequencies from 0 to half the sample rate,
+            both included. All zero: the filter is zero.
+        taps: length of the filters, at most ``2 * (F - 1)``.
+
+    Returns:
+        ``(..., taps)``, of the type and on the device of ``magnitude``.
+
+    Raises:
+        ValueError: ``taps`` is under 1 or more than the frequencies can tell.
+    """
+    points = 2 * (magnitude.shape[-1] - 1)
+    if not 1 <= taps <= points:
+        raise ValueError(f"taps={taps} must be 1 to {points}, as {magnitude.shape[-1]} frequencies tell no more")
+    top = magnitude.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(magnitude.dtype).tiny)
+    cepstrum = torch.fft.irfft((magnitude / top).clamp_min(FLOOR).log(), n=points)
+    fold = torch.zeros(points, dtype=magnitude.dtype, device=magnitude.device)
+    fold[0], fold[1 : points // 2], fold[points // 2] = 1.0, 2.0, 1.0
+    response = torch.fft.rfft(cepstrum * fold).exp()
+    return torch.fft.irfft(response, n=points)[..., :taps] * torch.where(top > torch.finfo(top.dtype).tiny, top, 0.0)
+
+
+def causal_filter(signal: Tensor, taps: Tensor) -> Tensor:
+    """Convolve each signal with its own causal filter, through the FFT.
+
+    Before its first sample a signal counts as silent. Output sample n depends on input samples up to n, and tap 0 meets
+    sample n itself: nothing is delayed.
+
+    Args:
+        signal: ``(B, 1, T)`` real, any T of at least one sample.
+        taps: ``(B, K)``, or ``(1, K)`` for one filter of all signals; any K of at least one tap.
+
+    Returns:
+        ``(B, 1, T)``, type and device of ``signal``.
+    """
+    length = signal.shape[-1]
+    taps = taps.to(signal)[:, None, :length]
+    size = next_fast_len(length + taps.shape[-1] - 1, real=True)
+    return torch.fft.irfft(torch.fft.rfft(signal, n=size) * torch.fft.rfft(taps, n=size), n=size)[..., :length]

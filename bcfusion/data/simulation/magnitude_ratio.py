@@ -1,0 +1,85 @@
+"""A body sensor by the statistics of its short-time magnitudes relative to the air microphone's."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from bcfusion.data.simulation.measured import Curves, MeasuredSensor, even_frame, smooth_curve
+from bcfusion.errors import ConfigError
+
+#: octaves of the smoothing of what differs between wearers
+WEARER_OCTAVES = 0.5
+
+
+class MagnitudeRatio(MeasuredSensor):
+    """Simulates a body sensor on the short-time Fourier transform: air's phases, air's magnitudes times a drawn ratio.
+
+    The ratio of body to air has, for each frequency, a mean and a deviation in dB, measured on real pairs: a deviation
+    from wearer to wearer, drawn once for each speaker and smoothed over frequency, and one from frame to frame, drawn
+    from the utterance's generator and smoothed over time and frequency. No single response of a wearer is used, so
+    simulated wearers are not bound to those who were measured. The phase is untouched: the signal is aligned with air.
+    Frames of 32 ms, four of which overlap. Training and evaluation differ by what seeds the draws alone.
+
+    The mean is that of the power over an utterance, not of the decibels of single frames: long-term spectra are those
+    of the measured sensor whatever ``wander`` is.
+
+    Args:
+        calibration: file that ``bcfusion calibrate`` wrote.
+        wander: share of the measured deviation with which the ratio changes from frame to frame.
+        wearer_spread: share of the measured deviation from wearer to wearer; 0: all are the mean one.
+        follow_level: whether the ratio falls where air is loud, by the measured slope; see
+            :class:`~bcfusion.data.simulation.transfer_function.TransferFunction`.
+        noise: whether the sensor's own noise is added.
+
+    Raises:
+        ConfigError: the file is missing or damaged, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        calibration: str,
+        wander: float = 1.0,
+        wearer_spread: float = 1.0,
+        follow_level: bool = True,
+        noise: bool = True,
+    ) -> None:
+        super().__init__(calibration, wander, follow_level, noise)
+        if not 0.0 <= wearer_spread < math.inf:
+            raise ConfigError([f"MagnitudeRatio: wearer_spread={wearer_spread!r} must be 0 or more"])
+        self.wearer_spread = float(wearer_spread)
+
+    def bins(self, sample_rate: int) -> int:
+        """Those of a frame's transform."""
+        return even_frame(sample_rate) // 2 + 1
+
+    def frames(self, length: int, sample_rate: int) -> tuple[int, int]:
+        """Frames of 32 ms every 8 ms, the first centred on sample 0."""
+        hop = even_frame(sample_rate) // 4
+        return length // hop + 1, hop
+
+    def draw(self, sample_rate: int, body: torch.Generator, generator: torch.Generator, training: bool) -> Curves:
+        """The mean of all wearers, with a level and a smooth curve of this wearer's own."""
+        wearers = self.wearers(sample_rate)
+        mean = Curves(*(curve.mean(dim=0) for curve in wearers))
+        own = torch.randn(1, generator=body), smooth_curve(self.bins(sample_rate), sample_rate, WEARER_OCTAVES, body)
+        if len(wearers.response) == 1:
+            return mean
+        levels = wearers.response.mean(dim=1, keepdim=True)
+        level = self.wearer_spread * levels.std() * own[0]
+        curve = self.wearer_spread * (wearers.response - levels).std(dim=0) * own[1]
+        return mean._replace(response=mean.response + level + curve, noise=mean.noise + level)
+
+    def apply(self, air: Tensor, sample_rate: int, curves: Curves, wandering: Tensor) -> Tensor:
+        """Scale each frequency of each frame, and overlap-add."""
+        frame = even_frame(sample_rate)
+        window = torch.hann_window(frame, device=air.device)
+        spectra = torch.stft(
+            air[:, 0], frame, frame // 4, window=window, center=True, pad_mode="constant", return_complex=True
+        )
+        power = spectra.abs().square().transpose(1, 2)
+        gain = 10.0 ** (self.short_time_gain(power, curves, wandering, sample_rate) / 20.0)
+        scaled = spectra * gain.transpose(1, 2)
+        return torch.istft(scaled, frame, frame // 4, window=window, center=True, length=air.shape[-1])[:, None]

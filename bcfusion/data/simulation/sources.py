@@ -1,0 +1,111 @@
+"""Recordings that simulators draw from, noises and room responses: which are training's and which are evaluation's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcfusion.errors import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A sound file, or a part of one.
+
+    Attributes:
+        path: of the file. offset: where the part begins, in seconds. duration: of the part; None: to the end.
+        channel: the one that is meant, from 0; None: any.
+    """
+
+    path: str
+    offset: float = 0.0
+    duration: float | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What training hears and what evaluation hears.
+
+    Attributes:
+        root: the folder or manifest, for messages.
+        shared: nothing says which is whose, and both hold all.
+    """
+
+    root: str
+    training: tuple[Source, ...]
+    evaluation: tuple[Source, ...]
+    shared: bool = False
+
+    def of(self, training: bool) -> tuple[Source, ...]:
+        """Those of training or of evaluation.
+
+        Raises:
+            DataError: there are none.
+        """
+        found = self.training if training else self.evaluation
+        if not found:
+            raise DataError(f"{self.root} lists nothing with split {'train' if training else 'valid or test'}")
+        return found
+
+
+def find_sources(root: Path, column: str, key: str) -> Sources:
+    """The recordings of a manifest or of a folder.
+
+    A manifest (``.jsonl``, ``.csv``; see :mod:`bcfusion.data.manifest`) tells the split of each line. In a folder,
+    recordings beneath ``train/`` are training's and those beneath ``valid/`` and ``test/`` evaluation's where there are
+    both; other folders are shared.
+
+    Args:
+        root: folder or manifest.
+        column: of the manifest, that names the files; what is looked for, for messages.
+        key: of the configuration, for messages.
+
+    Raises:
+        DataError: there is neither folder nor manifest, there is no audio in it, the manifest has problems, lists
+            nothing for the evaluation, or lists the same stretch of a file for both.
+    """
+    from bcfusion import audio
+
+    if root.suffix in (".jsonl", ".csv"):
+        return _listed(root, column)
+    if not root.is_dir():
+        raise DataError(f"no {column} folder {root}: set {key} to a folder or a manifest (.jsonl, .csv) of recordings")
+    training, valid, test = (tuple(Source(str(file)) for file in sorted(audio.walk(root / split))) for split in _SPLITS)
+    if training and (valid or test):
+        return Sources(str(root), training, valid + test)
+    everything = tuple(Source(str(file)) for file in sorted(audio.walk(root)))
+    if not everything:
+        raise DataError(f"no audio in the {column} folder {root}: it needs {', '.join(audio.EXTENSIONS)} files")
+    return Sources(str(root), everything, everything, shared=True)
+
+
+_SPLITS = ("train", "valid", "test")
+
+
+def _listed(manifest: Path, column: str) -> Sources:
+    from bcfusion.data.manifest import read_manifest
+
+    training: list[Source] = []
+    evaluation: list[Source] = []
+    for entry in read_manifest(manifest, needed=column):
+        source = Source(entry.paths[column], entry.offset, entry.duration, entry.channels.get(column))
+        (training if entry.split == "train" else evaluation).append(source)
+    if not evaluation:
+        raise DataError(f"{manifest} lists no {column} with split valid or test: evaluation needs its own")
+    by_path: dict[str, list[Source]] = {}
+    for source in training:
+        by_path.setdefault(source.path, []).append(source)
+    both = [source for source in evaluation if any(_overlap(source, other) for other in by_path.get(source.path, ()))]
+    if both:
+        raise DataError(
+            f"{manifest} lists {len(both)} stretch(es) of {column} for training and for evaluation, the first in "
+            f"{both[0].path}: nothing may be in both"
+        )
+    return Sources(str(manifest), tuple(training), tuple(evaluation))
+
+
+def _overlap(one: Source, other: Source) -> bool:
+    """Whether two parts of one file share something."""
+    first, second = sorted((one, other), key=lambda source: source.offset)
+    return first.duration is None or second.offset < first.offset + first.duration

@@ -1,0 +1,219 @@
+"""The pictures of docs/simulators.md: the measured response of every simulator.
+
+python scripts/plot_simulators.py                                    eben_lowpass, accelerometer, narrowband, codec
+python scripts/plot_simulators.py accelerometer                      one of them
+python scripts/plot_simulators.py --calibration throat.json          the measured sensors too, from `bcfusion calibrate`
+
+Nothing is taken from formulas: noise goes in, and by Welch's method the power of what comes out is divided by the power
+of what went in. Thin lines are speakers or draws of the training, the thick line is the evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import signal as scipy_signal
+from torch import Tensor
+
+from bcfusion.contracts import Simulator
+from bcfusion.data.seeding import generator_for
+from bcfusion.data.simulation import simulate
+from bcfusion.data.simulation.accelerometer import Accelerometer
+from bcfusion.data.simulation.codec import CODECS, round_trip
+from bcfusion.data.simulation.eben_lowpass import EbenLowpass
+from bcfusion.data.simulation.magnitude_ratio import MagnitudeRatio
+from bcfusion.data.simulation.narrowband import FAMILIES, Narrowband
+from bcfusion.data.simulation.transfer_function import TransferFunction
+from bcfusion.report.spectrogram import save_figure
+
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
+RATE = 16000
+SECONDS = 8
+SEGMENT = 1024
+DRAWN = 10  # thin lines in a panel
+THICK: dict[str, Any] = {"color": "black", "linewidth": 2.6}
+THIN: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.85}
+TICKS = {50: "50", 100: "100", 200: "200", 500: "500", 1000: "1k", 2000: "2k", 4000: "4k", 8000: "8k"}
+
+
+def white(level: float = 0.1, rate: int = RATE, seconds: float = SECONDS) -> Tensor:
+    """Gaussian noise ``(1, T)`` of so much root mean square."""
+    return level * torch.randn(1, round(rate * seconds), generator=generator_for("plot"))
+
+
+def power(signal: Tensor, rate: int = RATE) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies in Hz and power density, of ``(1, T)``, by Welch's method."""
+    frequencies, density = scipy_signal.welch(signal[0].double().numpy(), rate, nperseg=SEGMENT)
+    return frequencies, np.maximum(density, 1e-30)
+
+
+def heard(simulator: Simulator, air: Tensor, draw: int, training: bool) -> Tensor:
+    """What the sensor of speaker number ``draw`` makes of ``air``."""
+    generator, body = generator_for("plot", "utterance", draw), generator_for("plot", "speaker", draw)
+    return simulate(simulator, air, RATE, generator, training, body)["signal"]
+
+
+def gain(simulator: Simulator, draw: int, training: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies in Hz and gain in dB for white noise."""
+    air = white()
+    frequencies, into = power(air)
+    return frequencies, 10 * np.log10(power(heard(simulator, air, draw, training))[1] / into)
+
+
+def eben_lowpass() -> Figure:
+    """One panel."""
+    figure, (panel,) = panels("EbenLowpass: response and noise", 1)
+    simulator = EbenLowpass()
+    for draw in range(DRAWN):
+        panel.plot(*gain(simulator, draw, True), **THIN, label="training" if draw == 0 else None)
+    panel.plot(*gain(simulator, 0, False), **THICK, label="evaluation")
+    decibels(panel, "gain for white noise (dB)", -70, 10)
+    return figure
+
+
+def accelerometer() -> Figure:
+    """The responses, and the sensors' own noise."""
+    figure, (left, right) = panels("Accelerometer: ten speakers", 2)
+    quiet, noisy = Accelerometer(noise_level=None), Accelerometer()
+    silence = torch.zeros_like(white())
+    for draw in range(DRAWN):
+        left.plot(*gain(quiet, draw, True), **THIN, label="training, a line a speaker" if draw == 0 else None)
+        frequencies, density = power(heard(noisy, silence, draw, True))
+        right.plot(frequencies, 10 * np.log10(density), **THIN, label="training" if draw == 0 else None)
+    left.plot(*gain(quiet, 100, False), **THICK, label="evaluation, one speaker")
+    frequencies, density = power(heard(noisy, silence, 100, False))
+    right.plot(frequencies, 10 * np.log10(density), **THICK, label="evaluation, one speaker")
+    left.set_title("response, without the sensor's noise", fontsize=13)
+    right.set_title("the sensor's own noise", fontsize=13)
+    decibels(left, "gain (dB)", -90, 25)
+    decibels(right, "power density (dB of full scale per Hz)", -130, -70)
+    return figure
+
+
+def narrowband() -> Figure:
+    """A panel for each family."""
+    figure, axes = panels("Narrowband: 16 kHz to 8 kHz and back, six families", len(FAMILIES), columns=3)
+    for panel, family in zip(axes, FAMILIES, strict=True):
+        simulator = Narrowband(8000, families=[family])
+        for draw in range(5):
+            panel.plot(*gain(simulator, draw, True), **THIN, label="training" if draw == 0 else None)
+        panel.plot(*gain(simulator, 0, False), **THICK, label="evaluation")
+        panel.set_title(family, fontsize=13)
+        decibels(panel, "gain (dB)", -80, 10, legend=panel is axes[0])
+        panel.set_xscale("linear")
+        panel.set_xlim(2000, 5000)
+        panel.set_xticks([2000, 3000, 4000, 5000], ["2k", "3k", "4k", "5k"])
+    return figure
+
+
+def codec() -> Figure:
+    """What each codec keeps, and how far its noise lies below the signal."""
+    figure, (left, right) = panels("Codec at 8 kHz, for noise that falls by 6 dB an octave", 2)
+    rate = 8000
+    spectrum = np.fft.rfft(white(1.0, rate)[0].numpy())
+    excitation = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(rate * SECONDS, 1 / rate), 200))
+    excitation = (0.1 * excitation / excitation.std()).astype(np.float32)
+    figure.set_figwidth(12.0)
+    colours = iter(figure_colours())
+    for name, coding in CODECS.items():
+        quality = 0.2
+        decoded = round_trip(excitation, rate, name, quality)
+        frequencies, ratio = scipy_signal.coherence(excitation, decoded, rate, nperseg=SEGMENT // 4)
+        label = f"{name}, quality {quality:g}" if coding.graded else name
+        style: dict[str, Any] = {"linewidth": 1.6, "color": next(colours), "label": label}
+        into, out = (scipy_signal.welch(x, rate, nperseg=SEGMENT // 4)[1] for x in (excitation, decoded))
+        left.plot(frequencies, 10 * np.log10(np.maximum(out, 1e-30) / into), **style)
+        right.plot(frequencies, 10 * np.log10(np.maximum(ratio, 1e-6) / np.maximum(1 - ratio, 1e-6)), **style)
+    left.set_title("power out over power in", fontsize=13)
+    right.set_title("what follows the input over what does not", fontsize=13)
+    decibels(left, "gain (dB)", -15, 10, legend=False)
+    decibels(right, "signal to coding noise (dB)", -10, 50, legend=False)
+    right.legend(fontsize=10, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for panel in (left, right):
+        panel.set_xlim(50, 4000)
+    return figure
+
+
+def transfer_function(calibration: Path) -> Figure:
+    """Of a measured sensor."""
+    return _measured("TransferFunction", TransferFunction(str(calibration), noise=False), calibration)
+
+
+def magnitude_ratio(calibration: Path) -> Figure:
+    """Of a measured sensor."""
+    return _measured("MagnitudeRatio", MagnitudeRatio(str(calibration), noise=False), calibration)
+
+
+def _measured(name: str, simulator: Simulator, calibration: Path) -> Figure:
+    figure, (panel,) = panels(f"{name}, without the sensor's noise", 1)
+    for draw in range(DRAWN):
+        label = "training, a line a speaker" if draw == 0 else None
+        panel.plot(*gain(simulator, draw, True), **THIN, label=label)
+    panel.plot(*gain(simulator, 100, False), **THICK, label="evaluation, one speaker")
+    decibels(panel, "gain for white noise (dB)", -50, 20)
+    return figure
+
+
+def figure_colours() -> Iterable[str]:
+    """As many colours as there are codecs, told apart by hue and lightness."""
+    return ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "black")
+
+
+def panels(title: str, count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure with a title and so many panels."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(1.0 + 4.4 * columns if count > 1 else 8.5, 1.0 + 3.6 * rows), dpi=84, layout="constrained")
+    figure.suptitle(title, fontsize=15)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def decibels(panel: Axes, label: str, lowest: float, highest: float, legend: bool = True) -> None:
+    """Axes of a response: logarithmic frequency, decibels."""
+    panel.set_xscale("log")
+    panel.set_xlim(50, RATE / 2)
+    panel.set_xticks(list(TICKS), list(TICKS.values()))
+    panel.minorticks_off()
+    panel.set_ylim(lowest, highest)
+    panel.set_xlabel("frequency (Hz)", fontsize=12)
+    panel.set_ylabel(label, fontsize=12)
+    panel.tick_params(labelsize=11)
+    panel.grid(color="0.85")
+    if legend:
+        panel.legend(fontsize=11, loc="lower left")
+
+
+PLAIN: dict[str, Callable[[], Figure]] = {
+    function.__name__: function for function in (eben_lowpass, accelerometer, narrowband, codec)
+}
+MEASURED: dict[str, Callable[[Path], Figure]] = {
+    function.__name__: function for function in (transfer_function, magnitude_ratio)
+}
+
+
+def main() -> None:
+    """Writes the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join([*PLAIN, *MEASURED])}; all without any")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="of the measured sensors")
+    parser.add_argument("--out", type=Path, default=PICTURES, metavar="FOLDER", help="docs/pictures without it")
+    arguments = parser.parse_args()
+    names = arguments.names or [*PLAIN, *(MEASURED if arguments.calibration else ())]
+    if unknown := sorted(set(names) - {*PLAIN, *MEASURED}):
+        parser.error(f"no simulator {', '.join(unknown)}; there are {', '.join([*PLAIN, *MEASURED])}")
+    if not arguments.calibration and (without := sorted(set(names) & set(MEASURED))):
+        parser.error(f"{', '.join(without)} needs --calibration FILE")
+    for name in names:
+        figure = PLAIN[name]() if name in PLAIN else MEASURED[name](arguments.calibration)
+        print(save_figure(figure, arguments.out / f"simulators_{name}.png"), flush=True)
+
+
+if __name__ == "__main__":
+    main()
