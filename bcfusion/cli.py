@@ -16,9 +16,13 @@ VERBS = {
     "train": "train a network and compare its output with the input",
     "evaluate": "score a trained network on a test or validation set",
     "enhance": "restore recordings: files, folders or globs in, files out",
+    "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",
+    "calibrate": "measure a body sensor on recorded pairs, for simulators to be built on",
+    "inspect": "find what is wrong with the recordings of a manifest: lag, polarity, bandwidth, levels",
     "check": "verify a configuration; print size, cost, receptive field and latency",
     "init": "copy a shipped experiment to ./conf to edit it",
 }
+MODULES = {"inspect": "inspect_manifest"}  # where a verb's own name is that of a module of the standard library
 HYDRA_VERBS = ("train", "evaluate", "check")  # they complete their overrides themselves
 
 USAGE = f"""\
@@ -67,7 +71,7 @@ def _run(verb: str, argv: list[str]) -> int | None:
 
         if assist(verb, argv):
             return 0
-    status: int | None = import_module(f"bcfusion.commands.{verb}").main(argv)
+    status: int | None = import_module(f"bcfusion.commands.{MODULES.get(verb, verb)}").main(argv)
     return status
 
 

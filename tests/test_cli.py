@@ -290,7 +290,7 @@ def test_check_prints_what_a_network_costs_and_leaves_nothing_behind(tmp_path: P
     ("line", "completions"),
     [
         ("bcfusion tr", "train"),
-        ("bcfusion ", "train evaluate enhance check init"),
+        ("bcfusion ", " ".join(VERBS)),
         ("bcfusion train experiment=seanet_s", "experiment=seanet_streaming"),
         ("bcfusion train experiment=seanet optimizer.l", "optimizer.lr= optimizer.lr_discriminator="),
         ("bcfusion evaluate runs/one data=f", "data=folder"),

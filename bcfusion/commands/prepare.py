@@ -1,0 +1,274 @@
+"""``bcfusion prepare``: a public corpus, or a folder of one's own, as a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import pkgutil
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcfusion.commands import exit_status
+from bcfusion.errors import DataError
+
+if TYPE_CHECKING:
+    from bcfusion.contracts import Row
+    from bcfusion.data.adapters import Adapter
+    from bcfusion.data.prepare import Job
+
+HELP = """\
+Write the manifest of a corpus: read its own layout and splits, check the header of every file, measure if asked to.
+A run that was ended goes on where it stopped when the same command is given again.
+
+examples:
+  bcfusion prepare --list                                               # the corpora
+  bcfusion prepare librispeech --help                                   # its layout, its source, its own options
+  bcfusion prepare librispeech --root /data --out librispeech.jsonl
+  bcfusion prepare pairs --root rec --body throat --splits speakers --measure --out pairs.jsonl
+  bcfusion prepare vctk --root /data --download --out vctk.jsonl --shards vctk_shards
+  bcfusion prepare mylab.corpora.helmet --root /data --out helmet.jsonl   # an adapter of your own: its module
+
+then: bcfusion train data=manifest data.path=librispeech.jsonl
+"""
+_PACKAGE = "bcfusion.data.adapters"
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb; returns the exit status.
+
+    Raises:
+        BcfusionError: there is no such corpus, its layout is not found, or too much of it cannot be used.
+    """
+    if "--list" in argv:
+        print(_list())
+        return 0
+    if not argv or argv[0].startswith("-"):
+        _parser().parse_args(argv or ["--help"])  # --help ends here, and anything else is told what is missing
+    if not {str(Path.cwd()), ""} & set(sys.path):
+        sys.path.append(str(Path.cwd()))  # where an adapter of the user's own is found
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    name, *rest = argv
+    adapter = _adapter(name)
+    arguments = _parser(name, adapter).parse_args(rest)
+    return _work(_job(name, adapter, arguments), arguments)
+
+
+def _parser(name: str | None = None, adapter: Adapter | None = None) -> argparse.ArgumentParser:
+    """The parser of the verb alone, for its help, or of one corpus."""
+    description, _, examples = HELP.partition("examples:")
+    if adapter is not None:
+        description = f"{name}: {adapter.summary}\nsource: {adapter.source}\n\nlayout:\n{_indented(adapter.layout)}\n"
+    parser = argparse.ArgumentParser(
+        prog="bcfusion prepare" + (f" {name}" if name else ""),
+        description=description,
+        epilog="examples:" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if adapter is None:
+        parser.add_argument("corpus", metavar="CORPUS", help="one of --list, or a module of your own with an ADAPTER")
+        parser.add_argument("--list", action="store_true", help="print the corpora and stop")
+    parser.add_argument("--root", metavar="DIR", type=Path, required=True, help="folder of the corpus")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the manifest, .jsonl or .csv")
+    parser.add_argument("--measure", action="store_true", help="measure bandwidth, and with body lag and polarity")
+    parser.add_argument("--workers", metavar="N", type=_positive, help="at once; default: 8, with --measure every core")
+    parser.add_argument(
+        "--download", action="store_true", help="fetch the corpus to --root first, where that is possible"
+    )
+    parser.add_argument("--shards", metavar="DIR", type=Path, help="write shards of the corpus too; see data=shards")
+    parser.add_argument("--overwrite", action="store_true", help="prepare anew a manifest that is there")
+    parser.add_argument(
+        "--max-unreadable-share",
+        metavar="SHARE",
+        type=_share,
+        default=0.05,
+        help="of the recordings that may be left out, for whatever reason; more end the run; default: 0.05",
+    )
+    parser.add_argument(
+        "--keep-shared-speakers",
+        action="store_true",
+        help="leave speakers in several splits; else they stay in the later of train, valid, test",
+    )
+    if adapter is not None and adapter.options:
+        own = parser.add_argument_group(f"options of {name}")
+        for option in adapter.options:
+            default = "" if option.default is None else f"; default: {option.default}"
+            try:
+                own.add_argument(
+                    f"--{option.name}",
+                    dest=_dest(option.name),
+                    metavar="{" + ",".join(option.choices) + "}" if option.choices else "VALUE",
+                    choices=option.choices or None,
+                    default=option.default,
+                    help=(option.help + default).replace("%", "%%"),
+                )
+            except argparse.ArgumentError as error:
+                raise DataError(f"the adapter of {name} has an option that is one of the verb's: {error}") from error
+    return parser
+
+
+def _dest(option: str) -> str:
+    return f"option {option}"  # apart from the names of the verb's own
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _names() -> list[str]:
+    package = import_module(_PACKAGE)
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(package.__path__)
+        if hasattr(import_module(f"{_PACKAGE}.{module.name}"), "ADAPTER")
+    )
+
+
+def _list() -> str:
+    lines = []
+    for name in _names():
+        adapter: Adapter = import_module(f"{_PACKAGE}.{name}").ADAPTER
+        fetched = " [--download]" if hasattr(adapter, "download") else ""
+        lines.append(f"{name:<16}{adapter.kind:<8}{adapter.summary}{fetched}")
+    return "\n".join(lines)
+
+
+def _adapter(name: str) -> Adapter:
+    """The adapter of a corpus: ours by its name, the user's by its module.
+
+    Raises:
+        DataError: there is none.
+    """
+    from bcfusion.config import nearest
+
+    module = name if "." in name else f"{_PACKAGE}.{name}"
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise  # the module is there, but imports something that is not
+        if "." in name:
+            raise DataError(
+                f"there is no module {name}: nothing named {error.name} is found from {Path.cwd()}"
+            ) from None
+        near = nearest(name, _names())
+        hint = f"; did you mean '{near}'?" if near else ""
+        raise DataError(f"there is no corpus '{name}'{hint}\ncorpora: {', '.join(_names())}") from None
+    if not hasattr(found, "ADAPTER"):
+        raise DataError(f"{module} has no ADAPTER: see {_PACKAGE}.Adapter")
+    adapter: Adapter = found.ADAPTER
+    return adapter
+
+
+def _job(name: str, adapter: Adapter, arguments: argparse.Namespace) -> Job:
+    from bcfusion.data.prepare import Job
+
+    given = {option.name: getattr(arguments, _dest(option.name)) for option in adapter.options}
+    return Job(
+        name=name,
+        adapter=adapter,
+        root=arguments.root.expanduser(),
+        options={option: value for option, value in given.items() if value is not None},
+        target=arguments.out.expanduser(),
+        measure=arguments.measure,
+        workers=arguments.workers,
+        max_unreadable_share=arguments.max_unreadable_share,
+        keep_shared_speakers=arguments.keep_shared_speakers,
+    )
+
+
+def _work(job: Job, arguments: argparse.Namespace) -> int:
+    from bcfusion.data.prepare import prepare, rows_of
+
+    if job.target.suffix not in (".jsonl", ".csv"):
+        raise DataError(f"--out {job.target}: a manifest ends in .jsonl or .csv")
+    there = job.target.exists() and not arguments.overwrite
+    if there and arguments.shards is None:
+        raise DataError(f"{job.target} is there: --overwrite prepares it anew, --shards DIR makes shards of it")
+    if there:
+        rows = rows_of(job)
+        print(f"{job.target}: is there, {len(rows)} recordings")
+    else:
+        if arguments.download:
+            _download(job)
+        try:
+            prepared = prepare(job)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted: the same command goes on with {job.partial}", file=sys.stderr)
+            raise
+        rows = prepared.rows
+        for line in prepared.left_out.lines(prepared.total):
+            print(line, file=sys.stderr)
+        again = f", {prepared.resumed} of them looked at before" if prepared.resumed else ""
+        print(f"{job.target}: {len(rows)} recordings{again}")
+        print(_table(rows))
+        if uncertain := _uncertain(rows):
+            print(
+                f"  of {uncertain} recordings lag and polarity are not certain and left as they were: bcfusion inspect"
+            )
+    if arguments.shards is not None:
+        from bcfusion.data.shards.write import write_shards
+
+        shards = write_shards(
+            rows, arguments.shards, workers=arguments.workers or 4, max_unreadable_share=arguments.max_unreadable_share
+        )
+        print(f"{arguments.shards}: {len(shards)} shards of {len(rows)} recordings")
+    return 0
+
+
+def _download(job: Job) -> None:
+    from bcfusion.data.adapters import Downloads
+
+    if not isinstance(job.adapter, Downloads):
+        raise DataError(
+            f"{job.name} cannot be fetched from here: get it from {job.adapter.source}\n"
+            f"expected layout:\n{_indented(job.adapter.layout)}"
+        )
+    job.adapter.download(job.root, job.options)
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """A line for each split: how many recordings, speakers and hours, and the sample rates."""
+    by_split: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_split[row.split].append(row)
+    lines = []
+    for split in ("train", "valid", "test"):
+        found = by_split.get(split, [])
+        speakers = len({row.speaker for row in found})
+        hours = sum(row.duration for row in found) / 3600
+        rates = ", ".join(f"{rate} Hz" for rate in sorted({row.sample_rate for row in found}))
+        lines.append(f"  {split:<6}{len(found):>9} files {speakers:>6} speakers {hours:>10.2f} h   {rates}".rstrip())
+    return "\n".join(lines)
+
+
+def _uncertain(rows: Sequence[Row]) -> int:
+    from bcfusion.data.recording_facts import CONFIDENCE
+
+    if not any(CONFIDENCE in row.extra for row in rows):
+        return 0
+    from bcfusion.data.inspect.alignment import ENOUGH
+
+    return sum(row.extra.get(CONFIDENCE, 1.0) < ENOUGH for row in rows)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.rstrip().splitlines())
+
+
+if __name__ == "__main__":
+    raise SystemExit(exit_status(main, sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""Hugging Face parquet files: rows whose sounds are embedded as bytes, written to FLAC once."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from bcfusion import audio
+from bcfusion.errors import AudioError, DataError
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 16  # sounds handed to the threads at a time
+_THREADS = 4
+_SIXTEEN_BITS = ("PCM_16", "PCM_S8", "PCM_U8")
+_NUMBERED = re.compile(r"-\d{5}-of-(\d{5})$")
+
+
+def find_shards(folders: Iterable[Path], split: str) -> list[Path]:
+    """Find the parquet files of a split.
+
+    Args:
+        folders: where they may lie; the first that has some is taken. split: as the dataset names it.
+
+    Returns:
+        ``FOLDER/SPLIT-00000-of-00201.parquet``, ... or ``FOLDER/SPLIT/0000.parquet``, ... (what Hugging Face converts
+        to), sorted; empty where there are none. That some of them are missing, by their own numbers, is a warning.
+    """
+    for folder in folders:
+        shards = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}/*.parquet"))
+        if shards:
+            numbered = _NUMBERED.search(shards[0].stem)
+            if numbered and len(shards) < int(numbered[1]):
+                logger.warning("%s: %d of the %s files of %s are here", folder, len(shards), numbered[1], split)
+            return shards
+    return []
+
+
+def unpack(
+    shards: Sequence[Path],
+    sounds: Mapping[str, str],
+    about: Sequence[str],
+    name: Callable[[Mapping[str, Any]], str],
+    folder: Path,
+) -> Iterator[tuple[str, dict[str, Path], dict[str, Any]]]:
+    """Write the sounds of parquet files as FLAC, and tell what the rows say of them.
+
+    One column of one row group is read at a time, the least that can be read of values so large (they share a page):
+    memory holds some twice that. A file that is there is not written again, and where all of a row group are there its
+    sounds are not even read: a second call takes seconds, and continues what was interrupted. 16 bits stay 16, all else
+    becomes 24. A row with a damaged sound is left out and told in a warning.
+
+    Args:
+        shards: parquet files.
+        sounds: sensor to column, a struct of ``bytes`` and ``path``, whole sound files.
+        about: other columns; those that a file does not have are left out.
+        name: tells the name of a row from its other columns, a relative path without suffix. A name that comes again
+            gets a number.
+        folder: of the FLAC files, ``FOLDER/SENSOR/NAME.flac``.
+
+    Yields:
+        For each row its name, its files by sensor, and its other columns.
+
+    Raises:
+        DataError: pyarrow is not installed, a file is none, or has no such column.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError("reading parquet files needs pyarrow: pip install 'bcfusion[corpora]'") from error
+    times: Counter[str] = Counter()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for shard in shards:
+            try:
+                table = pyarrow.parquet.ParquetFile(shard, memory_map=True)
+            except (pyarrow.ArrowException, OSError) as error:
+                raise DataError(f"{shard} is no parquet file, or cut: {error}") from error
+            present = table.schema_arrow.names
+            if lacking := [column for column in sounds.values() if column not in present]:
+                raise DataError(f"{shard} has no column {', '.join(lacking)}; its columns: {', '.join(present)}")
+            known = [column for column in about if column in present]
+            for group in range(table.num_row_groups):
+                rows = table.read_row_group(group, columns=known).to_pylist() if known else []
+                rows = rows or [{} for _ in range(table.metadata.row_group(group).num_rows)]
+                names = []
+                for row in rows:
+                    times[name(row)] += 1
+                    names.append(name(row) if times[name(row)] == 1 else f"{name(row)}-{times[name(row)]}")
+                files = [{sensor: folder / sensor / f"{n}.flac" for sensor in sounds} for n in names]
+                problems: dict[Path, str] = {}
+                for sensor, column in sounds.items():
+                    if all(row_files[sensor].is_file() for row_files in files):
+                        continue
+                    todo = iter(row_files[sensor] for row_files in files)
+                    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=[column]):
+                        cells = batch.column(column)
+                        told = pool.map(_write, islice(todo, batch.num_rows), cells)
+                        problems.update({file: problem for file, problem in told if problem})
+                for row_name, row_files, row in zip(names, files, rows, strict=True):
+                    bad = [problems[file] for file in row_files.values() if file in problems]
+                    if bad:
+                        logger.warning("%s: %s is left out: %s", shard, row_name, bad[0])
+                    else:
+                        yield row_name, row_files, row
+
+
+def _write(file: Path, cell: Any) -> tuple[Path, str]:
+    """Write one sound, unless it is there; returns its file and what was wrong with it."""
+    if file.is_file():
+        return file, ""
+    data = (cell.as_py() or {}).get("bytes")
+    if not data:
+        return file, "the row holds no sound"
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            subtype = "PCM_16" if sound.subtype in _SIXTEEN_BITS else "PCM_24"
+            samples, sample_rate = sound.read(dtype="float32", always_2d=True), sound.samplerate
+    except soundfile.LibsndfileError as error:
+        return file, str(error)
+    try:
+        audio.require_finite(samples.T, file)
+    except AudioError as error:
+        return file, str(error)
+    audio.write(file, samples.T, sample_rate, subtype)
+    return file, ""
+
+
+def download(repository: str, pattern: str, root: Path) -> None:
+    """Download the parquet files of a Hugging Face dataset; what is there already is not fetched again.
+
+    Args:
+        repository: ``owner/name``. pattern: of the files, relative to the dataset, with ``*``. root: where to.
+
+    Raises:
+        DataError: huggingface_hub is not installed, or the download failed.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise DataError(
+            f"--download needs huggingface_hub: pip install 'bcfusion[corpora]', or fetch {pattern} of "
+            f"https://huggingface.co/datasets/{repository} into {root} yourself"
+        ) from error
+    try:
+        snapshot_download(repo_id=repository, repo_type="dataset", allow_patterns=[pattern], local_dir=root)
+    except (OSError, ValueError) as error:  # what the hub raises of network, name, access and disk
+        raise DataError(f"cannot download {pattern} of {repository}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,107 @@
+"""What is wrong with a manifest and its recordings, the worst first, and what to do about it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bcfusion.contracts import UNKNOWN_SPEAKER
+from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, SILENT, TARGET, Severity
+from bcfusion.data.inspect.inspection import Inspection
+from bcfusion.data.manifest import ManifestEntry
+
+__all__ = ["Finding", "findings"]
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem.
+
+    Attributes:
+        severity: how bad. what: the problem, in words. count, of: recordings (or speakers) that have it, of how many.
+        advice: what to do. examples: the first few, each in a few words.
+    """
+
+    severity: Severity
+    what: str
+    count: int
+    of: int
+    advice: str
+    examples: tuple[str, ...]
+
+
+def findings(inspection: Inspection) -> list[Finding]:
+    """All problems, errors first, then by the number of recordings."""
+    found = list(_across_lines(inspection))
+    # A room response is mostly silence, and its level means nothing.
+    checks = [*FILES, *(() if inspection.main == "rir" else SIGNALS)]
+    if inspection.main == "air":
+        checks += [*TARGET, *PAIRS]
+    for check in checks:
+        hits = [f"{line.entry.id}: {words}" for line in inspection.lines if (words := check.test(line)) is not None]
+        if hits:
+            of = len(inspection.lines)
+            found.append(Finding(check.severity, check.what, len(hits), of, check.advice, tuple(hits[:_EXAMPLES])))
+    return sorted(found, key=lambda finding: (finding.severity, -finding.count))
+
+
+def _across_lines(inspection: Inspection) -> Iterator[Finding]:
+    entries = inspection.entries
+    splits: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if entry.speaker != UNKNOWN_SPEAKER:
+            splits[entry.speaker].add(entry.split)
+    shared = [f"{speaker}: {', '.join(sorted(found))}" for speaker, found in splits.items() if len(found) > 1]
+    if shared and inspection.main == "air":
+        yield Finding(
+            Severity.ERROR,
+            "speakers in several splits",
+            len(shared),
+            len(splits),
+            "move all lines of a speaker to one split: scores on known voices are too good",
+            tuple(shared[:_EXAMPLES]),
+        )
+    main = inspection.main
+    parts = [(entry, (entry.paths[main], entry.channels.get(main, 0), entry.offset)) for entry in entries]
+    yield from _twice(parts, "the same part of a file in several lines")
+    # A hash of 32 bits alone would find a hundred pairs among a million recordings.
+    samples: list[tuple[ManifestEntry, object]] = [
+        (line.entry, (found.fingerprint, found.levels.level))
+        for line in inspection.lines
+        if (found := line.measured.sensors.get(main)) is not None and found.levels.level > SILENT
+    ]
+    distinct = {entry.id for entry, _ in samples} - {entry.id for entry in _repeated(parts)}
+    yield from _twice([pair for pair in samples if pair[0].id in distinct], "the same samples under several names")
+
+
+def _repeated(keyed: Sequence[tuple[ManifestEntry, object]]) -> list[ManifestEntry]:
+    """All but the first of those that have one key."""
+    seen: set[object] = set()
+    repeated = []
+    for entry, key in keyed:
+        if key in seen:
+            repeated.append(entry)
+        seen.add(key)
+    return repeated
+
+
+def _twice(keyed: Sequence[tuple[ManifestEntry, object]], what: str) -> Iterator[Finding]:
+    groups: dict[object, list[ManifestEntry]] = defaultdict(list)
+    for entry, key in keyed:
+        groups[key].append(entry)
+    twice = [group for group in groups.values() if len(group) > 1]
+    if twice:
+        across = any(len({entry.split for entry in group}) > 1 for group in twice)
+        named = tuple(" = ".join(f"{entry.id} ({entry.split})" for entry in group[:3]) for group in twice[:_EXAMPLES])
+        severity = Severity.ERROR if across else Severity.WARNING
+        yield Finding(
+            severity,
+            what + (", of different splits" if across else ""),
+            sum(map(len, twice)),
+            len(keyed),
+            "keep one line of each",
+            named,
+        )

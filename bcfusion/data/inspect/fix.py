@@ -1,0 +1,114 @@
+"""Writing what was measured into the manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bcfusion.data.inspect.alignment import Alignment
+from bcfusion.data.inspect.inspection import Inspected, Inspection
+from bcfusion.data.manifest import ManifestEntry, read_manifest
+from bcfusion.errors import DataError
+
+__all__ = ["Fixed", "fix"]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What was written.
+
+    Attributes:
+        aligned: lines that got lag and polarity. uncertain: lines with a body sensor that got neither, for want of
+            confidence. bandwidths: lines that got a bandwidth.
+        inspection: with entries that say what the manifest says now.
+    """
+
+    aligned: int
+    uncertain: int
+    bandwidths: int
+    inspection: Inspection
+
+
+def fix(inspection: Inspection) -> Fixed:
+    """Write lag, polarity and their confidence, and the bandwidth of air, into the manifest.
+
+    Lag and polarity are written where the measurement is to be relied on, else what stands there stays. All other
+    columns and lines stay as they are. The manifest is replaced whole or not at all.
+
+    Raises:
+        DataError: the manifest cannot be written, or was changed since it was read.
+    """
+    changes: dict[int, dict[str, float | int]] = {}
+    aligned = uncertain = bandwidths = 0
+    lines: list[Inspected] = []
+    for place, line in zip(inspection.places, inspection.lines, strict=True):
+        values: dict[str, float | int] = {}
+        if (found := line.resolved) is not None:
+            values |= {"lag": round(found.lag_seconds, 6), "polarity": found.polarity}
+            values |= {"lag_confidence": round(found.confidence, 3)}
+            aligned += 1
+        elif line.measured.alignment is not None:
+            uncertain += 1
+        if (air := line.measured.sensors.get("air")) is not None and air.bandwidth > 0:
+            values["bandwidth"] = round(air.bandwidth, 1)
+            bandwidths += 1
+        changes[place] = values
+        lines.append(replace(line, entry=_entry(line, found)))
+    _rewrite(inspection, changes)
+    entries = list(inspection.entries)
+    for place, line in zip(inspection.places, lines, strict=True):
+        entries[place] = line.entry
+    return Fixed(aligned, uncertain, bandwidths, replace(inspection, entries=entries, lines=lines))
+
+
+def _entry(line: Inspected, found: Alignment | None) -> ManifestEntry:
+    """What the manifest says of the line now, as far as findings depend on it."""
+    if found is None:
+        return line.entry
+    return replace(line.entry, lag=found.lag_seconds, polarity=found.polarity)
+
+
+def _rewrite(inspection: Inspection, changes: Mapping[int, Mapping[str, float | int]]) -> None:
+    manifest = inspection.manifest.resolve()
+    now = [entry.id for entry in read_manifest(manifest, inspection.main)]
+    if now != [entry.id for entry in inspection.entries]:
+        raise DataError(f"{manifest} was changed while it was inspected: give the command again")
+    temporary = manifest.with_name(f".{manifest.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as text:
+            content = text.read()
+        written = (_csv if manifest.suffix == ".csv" else _jsonl)(content, changes)
+        temporary.write_text(written, encoding="utf-8", newline="")
+        os.replace(temporary, manifest)
+    except OSError as error:
+        raise DataError(f"cannot write manifest {manifest}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _jsonl(content: str, changes: Mapping[int, Mapping[str, Any]]) -> str:
+    records = [line.rstrip("\r") for line in content.split("\n") if line.strip()]
+    for place, values in changes.items():
+        if values:
+            records[place] = json.dumps(json.loads(records[place]) | dict(values), ensure_ascii=False)
+    return "\n".join(records) + "\n"
+
+
+def _csv(content: str, changes: Mapping[int, Mapping[str, Any]]) -> str:
+    table = csv.DictReader(io.StringIO(content, newline=""))
+    records = list(table)
+    columns = list(table.fieldnames or [])
+    for place, values in changes.items():
+        records[place] |= {name: str(value) for name, value in values.items()}
+        columns += [name for name in values if name not in columns]
+    written = io.StringIO(newline="")
+    writer = csv.DictWriter(written, columns, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(records)
+    return written.getvalue()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+from scipy import signal
+
+from bcfusion import cli
+from bcfusion.commands.inspect_manifest import FOUND
+
+RATE = 16000
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two takes of inverted, late sensors, of which the manifest says nothing."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = []
+    for place, file in enumerate(sorted(speech.rglob("*.flac"))[:2]):
+        air = soundfile.read(file)[0]
+        body = -signal.sosfilt(signal.butter(2, 900, fs=RATE, output="sos"), air)
+        soundfile.write(tmp_path / f"{place}.body.wav", body[:-32], RATE)
+        soundfile.write(tmp_path / f"{place}.air.wav", air[32:], RATE)
+        lines.append({"id": f"take{place}", "air": f"{place}.air.wav", "body": f"{place}.body.wav", "split": "test"})
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_what_is_wrong_comes_with_what_to_do_and_is_gone_once_fixed(
+    pairs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["inspect", "pairs.jsonl"]) == FOUND == 1
+    told = capsys.readouterr().out
+    assert "polarity of body is not the manifest's" in told
+    assert "2 of 2" in told
+    assert "inspect --fix" in told
+    assert "body: lag +2.0" in told
+    assert "inverted in 2 of 2 lines" in told
+    assert told.index("error") < told.index("median of")
+    before = pairs.read_text()
+
+    assert cli.main(["inspect", "pairs.jsonl", "--fix", "--html", "out/page.html"]) == 0
+    told = capsys.readouterr().out
+    assert "and lag and polarity of 2" in told
+    assert "nothing is wrong" in told
+    assert pairs.read_text() != before
+    assert cli.main(["inspect", "pairs.jsonl"]) == 0
+
+
+def test_page_lies_beside_the_manifest_and_needs_no_network(pairs: Path) -> None:
+    cli.main(["inspect", "pairs.jsonl"])
+    page = (pairs.parent / "pairs.inspect.html").read_text(encoding="utf-8")
+    assert "polarity of body" in page
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") >= 6
+
+
+def test_numbers_of_each_file(pairs: Path) -> None:
+    with pairs.open("a") as text:
+        text.write(json.dumps({"id": "gone", "air": "gone.wav", "split": "test"}) + "\n")
+    assert cli.main(["inspect", "pairs.jsonl", "--csv", "numbers.csv"]) == FOUND
+    with open("numbers.csv", newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert [row["id"] for row in rows] == ["take0", "take1", "gone"]
+    assert float(rows[0]["lag_ms"]) == pytest.approx(2.0, abs=0.2)
+    assert rows[0]["polarity"] == "-1"
+    assert float(rows[1]["air_bandwidth_hz"]) > float(rows[1]["body_bandwidth_hz"])
+    assert rows[2]["problem"].startswith("unreadable: ")
+    assert rows[2]["air_level_dbfs"] == ""
+
+
+def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps({"air": f"{n}.wav", "split": "train"}) + "\n" for n in range(3000)))
+    assert cli.main(["inspect", str(path), "--workers", "1"]) == FOUND
+    told = capsys.readouterr().out
+    assert "3000 of 3000" in told
+    assert len(told.splitlines()) < 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gone.jsonl"], "cannot read manifest gone.jsonl"),
+        (["notes.txt"], "a manifest ends in .jsonl or .csv"),
+        (["broken.jsonl"], "line 1: not JSON"),
+        (["nothing.csv"], "no column 'air'"),
+    ],
+)
+def test_user_errors(pairs: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (pairs.parent / "broken.jsonl").write_text("{")
+    (pairs.parent / "nothing.csv").write_text("sound,split\na.wav,train\n")
+    assert cli.main(["inspect", *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_a_user_error(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pairs.parent / "file").touch()
+    assert cli.main(["inspect", "pairs.jsonl", "--html", "file/page.html"]) == 2
+    assert "cannot write file/page.html" in capsys.readouterr().err
