@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fix", action="store_true", help="write what was measured into the manifest")
     parser.add_argument("--limit", metavar="N", type=_positive, help="measure N lines, evenly spread; default: all")
     parser.add_argument("--workers", metavar="N", type=_positive, help="processes; default: one for each core")
-    parser.add_argument("--max-lag", metavar="SECONDS", type=_lag, default=MAX_LAG, help=f"searched; default: {MAX_LAG:g}")
+    parser.add_argument(
+        "--max-lag", metavar="SECONDS", type=_lag, default=MAX_LAG, help=f"searched; default: {MAX_LAG:g}"
+    )
     return parser
 
 

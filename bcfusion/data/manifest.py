@@ -112,7 +112,7 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
                 if not found and not isinstance(record, str):
                     entry = _entry(record, source.parent, needed)
                     if not entry.id:
-                        found = [f"id: missing, and {needed} has an absolute path, which is no name on another machine"]
+                        found = [f"id: missing, and the absolute path of {needed} is no name: give the line an id"]
                     elif entry.id in line_of:
                         found = [f"id: {entry.id!r} is that of line {line_of[entry.id]} too"]
                     else:
@@ -120,18 +120,29 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
                         entries.append(entry)
                 problems.extend(f"line {line}: {problem}" for problem in found)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read manifest {source}: {error}") from error
+        raise DataError(f"cannot read manifest {source}: {_reason(error)}") from error
     absent = [] if "paths" in columns else [name for name in (needed, "split") if name not in columns]
     if absent and columns:  # told once, not for each of a million lines
+        separated = "; cells are separated by commas" if len(columns) == 1 and source.suffix == ".csv" else ""
         raise DataError(
             f"manifest {source} has no column {' and no column '.join(map(repr, absent))}; its columns: "
-            f"{', '.join(map(repr, columns))}"
+            f"{', '.join(map(repr, columns))}{separated}"
         )
     if problems:
         raise DataError(listed(source, problems))
     if not entries:
-        raise DataError(f"manifest {source} holds no utterance")
+        raise DataError(f"manifest {source} holds no utterance: each is a line that has {needed} and split")
     return entries
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; the manifest is a file in it?"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not text in UTF-8; save it as such"
+    return str(error)
 
 
 def listed(path: Path, problems: Sequence[str]) -> str:
@@ -192,7 +203,7 @@ def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | 
         try:
             record = json.loads(content)
         except json.JSONDecodeError as error:
-            yield line, f"not JSON: {error.msg} at column {error.colno}"
+            yield line, f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
             continue
         if isinstance(record, dict):
             yield line, {name: value for name, value in record.items() if value is not None}

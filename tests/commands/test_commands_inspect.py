@@ -86,7 +86,13 @@ def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["gone.jsonl"], "cannot read manifest gone.jsonl"),
+        (["gone.jsonl"], "cannot read manifest gone.jsonl: it does not exist"),
+        (["folder.jsonl"], "it is a folder"),
+        (["empty.jsonl"], "holds no utterance: each is a line that has air and split"),
+        (["latin.csv"], "byte 22 is not text in UTF-8"),
+        (["semicolons.csv"], "cells are separated by commas"),
+        (["twice.jsonl"], "line 2: id: 'a' is that of line 1 too"),
+        (["nameless.jsonl"], "the absolute path of air is no name: give the line an id"),
         (["notes.txt"], "a manifest ends in .jsonl or .csv"),
         (["broken.jsonl"], "line 1: not JSON"),
         (["nothing.csv"], "no column 'air'"),
@@ -94,9 +100,18 @@ def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.
 )
 def test_user_errors(pairs: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     (pairs.parent / "broken.jsonl").write_text("{")
+    (pairs.parent / "folder.jsonl").mkdir()
+    (pairs.parent / "empty.jsonl").touch()
+    (pairs.parent / "latin.csv").write_bytes("air,split,text\na.wav,dé\n".encode("latin-1"))
+    (pairs.parent / "semicolons.csv").write_text("air;split\na.wav;train\n")
+    line = {"air": "a.wav", "split": "test"}
+    (pairs.parent / "twice.jsonl").write_text("\n".join(json.dumps({"id": "a"} | line) for _ in range(2)))
+    (pairs.parent / "nameless.jsonl").write_text(json.dumps(line | {"air": "/far/a.wav"}))
     (pairs.parent / "nothing.csv").write_text("sound,split\na.wav,train\n")
     assert cli.main(["inspect", *arguments]) == 2
-    assert words in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert words in told
+    assert "Traceback" not in told
 
 
 def test_a_page_that_cannot_be_written_is_a_user_error(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,28 @@ def test_lag_and_polarity_are_found_behind_the_sensors_own_delay(
     assert found.confidence >= ENOUGH
 
 
+@pytest.mark.parametrize("cutoff", [600, 800, 1100, 1500])
+@pytest.mark.parametrize("polarity", [1, -1])
+def test_known_shifts_to_a_fifth_of_a_millisecond(voices: list[np.ndarray], cutoff: int, polarity: int) -> None:
+    for order in (2, 4):
+        sensor = signal.butter(order, cutoff, fs=RATE, output="sos")
+        for place, lag in enumerate((0.0, 0.1e-3, 0.33e-3, 1.7e-3, -2.4e-3, 25e-3)):
+            air = voices[place % len(voices)]
+            found = alignment(worn(air, sensor, lag, polarity, 20, seed=place), air, RATE)
+            assert found.lag_seconds == pytest.approx(lag, abs=0.2e-3)
+            assert found.polarity == polarity
+            assert found.confidence >= ENOUGH
+
+
+def test_of_a_snippet_no_longer_than_the_search_needs_a_long_lag_is_found_once(voices: list[np.ndarray]) -> None:
+    # Half a frame must hold the whole search, or the lag comes back as its alias.
+    loud = int(np.argmax(np.convolve(np.square(voices[0]), np.ones(RATE // 2), mode="valid")))
+    air = voices[0][loud : loud + round(0.36 * RATE)]
+    for lag in (-0.031, 0.036):
+        body = shifted(voices[0], lag)[loud : loud + len(air)]
+        assert alignment(body, air, RATE, max_lag=0.05).lag_seconds == pytest.approx(lag, abs=0.1e-3)
+
+
 def test_a_plain_correlation_takes_the_filters_delay_for_a_lag(voices: list[np.ndarray]) -> None:
     air, sensor = voices[0], SENSORS["fourth order, 800 Hz"]
     body = worn(air, sensor, 0.0, 1, 40)

@@ -10,11 +10,14 @@ import pytest
 import soundfile
 from scipy import signal
 
-from bcfusion.data.inspect.checks import Severity
+from bcfusion.data.corpora.listing import ManifestCorpus
+from bcfusion.data.inspect.alignment import alignment
+from bcfusion.data.inspect.checks import TOP_ACTIVITY, Severity
 from bcfusion.data.inspect.findings import Finding, findings
 from bcfusion.data.inspect.fix import fix
 from bcfusion.data.inspect.inspection import inspect_manifest, main_sensor
 from bcfusion.data.manifest import read_manifest
+from bcfusion.data.segments import SensorReader
 from bcfusion.errors import DataError
 
 RATE = 16000
@@ -129,6 +132,52 @@ def test_upsampled_air_swapped_channels_and_different_takes(tmp_path: Path, voic
     assert told["sensors' files differ in length by 0.5 s or more"] == ["takes"]
 
 
+def test_what_is_swapped_for_air_is_not_blamed_for_its_bandwidth(tmp_path: Path, voice: np.ndarray) -> None:
+    air, body = store(tmp_path, "a.wav", voice), store(tmp_path, "b.wav", body_of(voice))
+    assert set(look(manifest(tmp_path, {"air": body, "body": air}))) == {
+        "body is wider than air: the channels are swapped"
+    }
+
+
+def test_a_silent_sensor_is_silent_and_not_swapped(tmp_path: Path, voice: np.ndarray) -> None:
+    air, body = store(tmp_path, "a.wav", voice), store(tmp_path, "b.wav", np.zeros(len(voice)))
+    assert set(look(manifest(tmp_path, {"air": air, "body": body}))) == {"silent", "lag and polarity cannot be told"}
+
+
+def test_air_taken_for_the_sensor(tmp_path: Path, voice: np.ndarray) -> None:
+    air, body = store(tmp_path, "a.wav", voice), store(tmp_path, "b.wav", body_of(voice))
+    both = store(tmp_path, "both.wav", np.stack([voice, body_of(voice)], axis=1))
+    found = look(
+        manifest(
+            tmp_path,
+            {"id": "file", "air": air, "body": air},
+            {"id": "channel", "air": both, "air_channel": 0, "body": both, "body_channel": 0, "offset": 0.5},
+            {"id": "right", "air": air, "body": body, "offset": 1.0},
+        )
+    )
+    examples = found["a sensor's samples are those of air"].examples
+    assert [example.split(":")[0] for example in examples] == ["file", "channel"]
+
+
+def test_samples_beyond_full_scale(tmp_path: Path, voice: np.ndarray) -> None:
+    soundfile.write(tmp_path / "integers.wav", voice * 2**15, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "overshoot.wav", voice * 1.03 / np.abs(voice).max(), RATE, subtype="FLOAT")
+    found = look(manifest(tmp_path, {"air": "integers.wav"}, {"air": "overshoot.wav", "offset": 0.1}))
+    assert [example.split(":")[0] for example in found["beyond full scale"].examples] == ["integers"]
+
+
+def test_at_48_khz_only_fricatives_need_to_reach_the_top(tmp_path: Path, voice: np.ndarray) -> None:
+    rate, rng = 48000, np.random.default_rng(0)
+    air = signal.resample(voice, 3 * len(voice))
+    level = np.where(np.arange(len(air)) % 24000 < 2400, 5e-3, 1e-3)  # a tenth of the time 14 dB over the floor
+    store(tmp_path, "a.wav", air + level * rng.standard_normal(len(air)), rate)
+    path = manifest(tmp_path, {"air": "a.wav"})
+    measured = inspect_manifest(path, workers=1, progress=False).lines[0].measured.sensors["air"]
+    assert measured.bandwidth > 20000
+    assert measured.top_activity < TOP_ACTIVITY
+    assert look(path) == {}
+
+
 def test_speakers_and_samples_in_two_splits(tmp_path: Path, voice: np.ndarray) -> None:
     store(tmp_path, "a.wav", voice)
     store(tmp_path, "copy.wav", voice)
@@ -214,6 +263,16 @@ def test_fix_writes_what_is_sure_and_keeps_the_rest(session: Path) -> None:
     assert sorted(os.listdir(session.parent)) == sorted(
         [*(f"{side}{place}.wav" for side in "ab" for place in range(4)), "m.jsonl", "unknown.jsonl"]
     )
+
+
+def test_once_fixed_body_is_read_in_step_with_air_and_upright(session: Path) -> None:
+    fix(inspect_manifest(session, workers=1, progress=False))
+    reader = SensorReader(("body",), sample_rate=RATE)
+    for row in ManifestCorpus(str(session)).rows("train")[:3]:
+        item = reader.read(row, 0, reader.total(row), (0,), training=False)
+        found = alignment(item["inputs"][0].numpy(), item["target"][0].numpy(), RATE)
+        assert found.lag_seconds == pytest.approx(0.0, abs=0.1e-3)
+        assert found.polarity == 1
 
 
 def test_fix_of_a_sample_leaves_the_other_lines_alone(session: Path) -> None:

@@ -90,6 +90,11 @@ def test_histograms_count_every_recording(drawn: dict[str, Figure]) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["air", "body"]
 
 
+def test_differences_of_microseconds_do_not_fill_the_picture(drawn: dict[str, Figure]) -> None:
+    low, high = drawn["lag of body against air, where confident"].axes[0].get_xlim()
+    assert high - low >= 1.0
+
+
 def test_spectra_leave_out_silence(inspection: Inspection, drawn: dict[str, Figure]) -> None:
     assert inspection.spectra[("air", RATE)].count == 3
     curve = np.asarray(drawn["mean spectrum while somebody speaks"].axes[0].lines[0].get_ydata(), dtype=float)

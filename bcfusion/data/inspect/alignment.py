@@ -88,7 +88,7 @@ def alignment(body: np.ndarray, air: np.ndarray, sample_rate: int, max_lag: floa
             is taken for it.
 
     Returns:
-        Confidence 0 (and lag 0, polarity 1) for silence, and for less than ``0.2 s + max_lag`` or four times ``max_lag``.
+        Confidence 0 (and lag 0, polarity 1) for silence, and for less than ``0.2 s + max_lag`` or ``4 * max_lag``.
     """
     length = min(len(body), len(air))
     if length < max(0.2 + max_lag, 4 * max_lag) * sample_rate:

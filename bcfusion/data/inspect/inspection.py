@@ -26,7 +26,7 @@ from bcfusion.errors import DataError
 __all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor", "session_of"]
 
 _BATCH = 4  # lines handed to a worker at once, 50 to 200 ms of work each
-_AHEAD = 4  # batches for each worker that are under way
+_AHEAD = 16  # batches for each worker that are under way: a slow one does not hold up the others
 _FEW = 16  # lines for which starting processes costs more than they give
 _NO_SPECTRUM = np.zeros(0, dtype=np.float32)
 
