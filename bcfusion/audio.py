@@ -90,6 +90,12 @@ def part(archive: str | os.PathLike[str], offset: int, size: int) -> str:
     return f"{os.fspath(archive)}::{offset}+{size}"
 
 
+def container(path: str | os.PathLike[str]) -> str:
+    """The file that is opened for ``path``: the archive of a :func:`part`, else ``path`` itself."""
+    inside = _PART.fullmatch(os.fspath(path))
+    return os.fspath(path) if inside is None else inside["archive"]
+
+
 @dataclass(frozen=True)
 class AudioInfo:
     """What the header of a sound file says.

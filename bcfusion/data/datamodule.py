@@ -247,8 +247,11 @@ class SpeechDataModule(lightning.LightningDataModule):
     def _filled(self, split: str) -> list[Row]:
         rows = self.rows(split)
         if not rows:
+            place = next(
+                (f" of {getattr(self.corpus, key)}" for key in ("path", "root") if hasattr(self.corpus, key)), ""
+            )
             raise DataError(
-                f"{type(self.corpus).__name__} has no utterances for the split {split!r}: add some, {_HINT}"
+                f"{type(self.corpus).__name__}{place} has no utterances for the split {split!r}: add some, {_HINT}"
             )
         return rows
 
@@ -331,5 +334,5 @@ def spread(rows: list[Row], limit: int | None) -> list[Row]:
 
 def automatic_workers() -> int:
     """How many reader processes suit this machine: none on one or two cores, else a core is left, at most 8."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))  # that this process may use: on a cluster a share of the machine
     return 0 if cores <= 2 else min(8, cores - 1)

@@ -6,8 +6,10 @@ of the loader, its workers or the global random state has to be saved.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -150,6 +152,8 @@ class TrainLoader(ABC):
         while self.position < end:
             if self._batches is None:
                 self._batches = self._begin()
+                # at exit Python ends child processes by SIGTERM, which workers ignore, and would wait for ever
+                atexit.register(_close, weakref.ref(self))
             batch = next(self._batches, None)
             if batch is None:  # a stream that has an end, for a single pass
                 return
@@ -174,6 +178,11 @@ class TrainLoader(ABC):
     @abstractmethod
     def _begin(self) -> Iterator[Batch | BcfusionError]:
         """Begin the stream at ``start_batch``; an error that is meant for the user stands in the place of its batch."""
+
+
+def _close(loader: weakref.ref[TrainLoader]) -> None:
+    if (still := loader()) is not None:
+        still.close()
 
 
 class StepLoader(TrainLoader):

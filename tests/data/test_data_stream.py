@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -164,6 +167,25 @@ def test_lightning_takes_one_pass_an_epoch_and_validates_behind_it(rows: list[Ro
     trainer.fit(module, steps, valid)
     assert module.validated_after == [2, 6, 10]
     assert all(equal(a, b) for a, b in zip(module.seen, islice(endless(loader(rows)), 6, 16), strict=True))
+
+
+def test_a_program_that_leaves_the_loader_open_ends(rows: list[Row]) -> None:
+    program = (
+        "import sys\n"
+        "from bcfusion.contracts import Row\n"
+        "from test_data_stream import loader\n"
+        "rows = [Row(str(n), {'air': path}, 's', 'train', 8000, 2.0) for n, path in enumerate(sys.argv[1:])]\n"
+        "batches = iter(loader(rows, workers=1))\n"
+        "print(len(next(batches)['ids']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *(row.paths["air"] for row in rows)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from torch import Tensor
 from bcfusion import audio
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Corpus, Row
+from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.datamodule import SpeechDataModule
+from bcfusion.data.manifest import write_manifest
 from bcfusion.data.shards import open_shards
 from bcfusion.data.shards.index import index_path
 from bcfusion.data.shards.read import ShardCorpus
@@ -105,6 +108,17 @@ def test_a_part_of_an_archive_ends_where_it_ends(tmp_path: Path) -> None:
         audio.read(audio.part(archive, 0, sizes[0] - 2000))
     with pytest.raises(UnreadableAudio, match="does not exist"):
         audio.info(audio.part(tmp_path / "two.tar", 0, 1))
+
+
+def test_a_manifest_may_name_parts_of_archives(folder: Path, tmp_path: Path) -> None:
+    shards = ShardCorpus(str(folder)).rows("train")
+    write_manifest(
+        tmp_path / "parts.jsonl", [*shards, replace(shards[0], id="x", paths={"air": f"{folder}/no.tar::0+9"})]
+    )
+    listed = ManifestCorpus(str(tmp_path / "parts.jsonl"), max_unreadable_share=0.2).rows("train")
+    assert listed == shards
+    with pytest.raises(DataError, match=r"no\.tar does not exist"):
+        ManifestCorpus(str(tmp_path / "parts.jsonl"), max_unreadable_share=0).rows("train")
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])

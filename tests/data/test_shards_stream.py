@@ -159,9 +159,17 @@ def test_wrong_addresses_are_told_before_the_training(shards: Path, tmp_path: Pa
         data(f"file:{shards}/all-{{000000..000004}}.tar")
     with pytest.raises(DataError, match="none of the URLs is that of a training shard"):
         data([f"file:{shards}/valid-000000.tar"])
-    for root in (f"file:{tmp_path}/train-000000.tar", f"pipe:cat {tmp_path}/train-000000.tar 2>/dev/null"):
-        with pytest.raises(DataError, match="cannot read"):
+    for root, reason in (
+        (f"file:{tmp_path}/train-000000.tar", "No such file or directory"),
+        (f"pipe:cat {tmp_path}/train-000000.tar 2>/dev/null", "ended with status 1; check the address"),
+        ("http://127.0.0.1:9/train-000000.tar", "ended with status 7: nothing answers there"),
+        ("s3://bucket/train-000000.tar", "let a command fetch it: 'pipe:COMMAND s3://bucket/train-000000.tar'"),
+    ):
+        with pytest.raises(DataError) as error:
             data([root]).setup("fit")
+        assert str(error.value).startswith("data.root: cannot read ")
+        assert reason in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
     throat = StreamedDataModule(open_shards(pattern(shards)), {}, ["throat"], RATE)
     with pytest.raises(DataError, match="sensor 'throat': StreamedShards has no recording of it"):
         throat.setup("fit")

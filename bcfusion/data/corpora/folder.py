@@ -139,7 +139,7 @@ def header(file: str | os.PathLike[str]) -> AudioInfo | AudioError:
     That question lists the folder, which is a second's work where a corpus lies in one folder; of thousands of missing
     files it is asked for those that are named, by :func:`some`.
     """
-    if not os.path.exists(file):
+    if not os.path.exists(audio.container(file)):
         return UnreadableAudio(f"{file} does not exist", file)
     try:
         return audio.info(file)
@@ -151,7 +151,7 @@ def some(problems: Sequence[AudioError]) -> str:
     """The first few problems in one line, the rest as a number. The first missing file is given a nearest name."""
     named = [str(problem) for problem in problems[:_NAMED]]
     for place, problem in enumerate(problems[:_NAMED]):
-        if isinstance(problem, UnreadableAudio) and problem.path and not os.path.exists(problem.path):
+        if isinstance(problem, UnreadableAudio) and problem.path and not os.path.exists(audio.container(problem.path)):
             try:
                 audio.info(problem.path)
             except AudioError as error:

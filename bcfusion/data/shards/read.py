@@ -51,7 +51,8 @@ class ShardCorpus:
                 there = sorted(entry.name for entry in self.root.iterdir())
                 raise DataError(
                     f"no shards train-000000.tar and so on in {self.root}; "
-                    f"there are: {', '.join(there[:10]) or 'no files'}"
+                    f"there are: {', '.join(there[:10]) or 'no files'}. "
+                    "`bcfusion prepare CORPUS ... --shards FOLDER` writes them"
                 )
             self._rows[split] = rows_of(tars, split, self.max_unreadable_share) if tars else []
         return self._rows[split]
@@ -93,7 +94,8 @@ def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bo
         if not shards or lost > max_unreadable_share * total:
             raise DataError(
                 f"{tars[0].parent}: of {total} shards of {split} are missing or damaged {lost:.3g}, more than the "
-                f"share of {max_unreadable_share:g} that data.max_unreadable_share allows: {some}"
+                f"share of {max_unreadable_share:g} that data.max_unreadable_share allows: {some}. Copy them again, or "
+                "raise the share"
             )
         logger.warning("%s: of %d shards of %s are missing or damaged: %s", tars[0].parent, total, split, some)
     return [row for shard in shards for row in shard.rows()]

@@ -19,7 +19,6 @@ import secrets
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,6 +44,13 @@ logger = logging.getLogger(__name__)
 _SPLIT = re.compile(r"(?P<name>(?P<split>train|valid|test)-\d+\.tar)")
 _FIRST = 8  # utterances of the first training shard that are looked at before the training
 _ATTEMPTS = 8
+#: what the status of curl means, with which http and https are fetched
+_CURL = {
+    6: ": there is no such host",
+    7: ": nothing answers there",
+    22: ": the server refuses it",
+    28: ": it is too slow",
+}
 _SCHEME = re.compile(r"[a-z][a-z0-9+]*:", re.IGNORECASE)
 
 
@@ -54,7 +60,8 @@ class StreamedShards:
     Args:
         patterns: URLs with ``{000000..000099}`` and ``{a,b}`` for several; each names its split and number as
             ``SPLIT-000000.tar``. ``file:PATH`` and a plain path are local, ``pipe:COMMAND`` is what a shell command
-            writes; the others are those that ``webdataset`` knows (http, https, s3, gs, hf, ...).
+            writes, as ``pipe:aws s3 cp s3://BUCKET/train-000000.tar -``; the others are those that ``webdataset`` knows
+            (http, https, gs, hf, sftp, ...).
         shuffle_buffer: crops among which training data are shuffled, in each worker.
         max_unreadable_share: of the shards, in [0, 1], that may be unreadable.
         cache_dir: for the shards of validation and test; else as of
@@ -119,26 +126,27 @@ class StreamedShards:
         url = self.urls["train"][0]
         rows: list[Row] = []
         about: dict[str, Any] = {}
+        raw: BinaryIO | None = None
         try:
             raw = _opened(url)
-            try:
-                with tarfile.open(fileobj=raw, mode="r|*") as archive:
-                    for member in archive:
-                        content = archive.extractfile(member)
-                        if content is None or not (member.name == HEADER or member.name.endswith(".json")):
-                            continue
-                        values = json.loads(content.read())
-                        if member.name == HEADER:
-                            about = values
-                        else:
-                            rows.append(row_of(values, dict.fromkeys(values["files"], f"{url}/{member.name}")))
-                        if len(rows) == _FIRST:
-                            break
-            finally:
-                with suppress(OSError):  # a command that could not write all it had
-                    raw.close()
+            with tarfile.open(fileobj=raw, mode="r|*") as archive:
+                for member in archive:
+                    content = archive.extractfile(member)
+                    if content is None or not (member.name == HEADER or member.name.endswith(".json")):
+                        continue
+                    values = json.loads(content.read())
+                    if member.name == HEADER:
+                        about = values
+                    else:
+                        rows.append(row_of(values, dict.fromkeys(values["files"], f"{url}/{member.name}")))
+                    if len(rows) == _FIRST:
+                        break
         except (OSError, tarfile.TarError, ValueError, LookupError) as error:
-            raise DataError(f"data.root: cannot read {url}: {error}") from error
+            # where nothing came, the command that should have fetched it knows more
+            cause = _closed(raw) if "empty file" in str(error) else None
+            raise DataError(f"data.root: cannot read {url}: {_reason(url, cause or error)}") from error
+        finally:
+            _closed(raw)
         if about.get("version") != VERSION or not rows:
             raise DataError(f"data.root: {url} is no shard of bcfusion prepare, or of another version of it")
         return rows, int(about["rows"])
@@ -159,8 +167,8 @@ class StreamedShards:
             with _opened(url) as source, temporary.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 1 << 20)
             os.replace(temporary, target)
-        except OSError as error:
-            raise DataError(f"data.root: cannot copy {url} to {target}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"data.root: cannot copy {url} to {target}: {_reason(url, error)}") from error
         finally:
             temporary.unlink(missing_ok=True)
         return target
@@ -343,7 +351,7 @@ class _Batches(IterableDataset[Any]):
         import webdataset
 
         def tell(error: Exception) -> bool:
-            logger.warning("%s: %s: what follows in this shard is left out", url, error)
+            logger.warning("%s: %s; what follows in this shard is left out", url, _reason(url, error))
             broken.add(url)
             self._failed.append(url)
             return False
@@ -369,6 +377,29 @@ def _opened(url: str) -> BinaryIO:
 
     stream: BinaryIO = webdataset.gopen(url)
     return stream
+
+
+def _closed(stream: BinaryIO | None) -> OSError | None:
+    """Close a stream; what the command at its other end complains of, also that nobody wanted the rest."""
+    try:
+        if stream is not None:
+            stream.close()
+    except OSError as error:
+        return error
+    return None
+
+
+def _reason(url: str, error: Exception) -> str:
+    """Why a URL cannot be read and what to do, in place of the words of ``webdataset``."""
+    text = str(error)
+    if "no gopen handler" in text:
+        return f"webdataset opens no such address by itself; let a command fetch it: 'pipe:COMMAND {url}'"
+    if status := re.search(r": exit (-?\d+) ", text):
+        why = _CURL.get(int(status[1]), "") if url.startswith("http") else ""
+        return (
+            f"the command that fetches it ended with status {status[1]}{why}; check the address and your access to it"
+        )
+    return error.strerror if isinstance(error, OSError) and error.strerror else text
 
 
 def _worker() -> tuple[int, int]:
