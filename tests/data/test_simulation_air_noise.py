@@ -116,6 +116,15 @@ def test_a_fixed_ratio_of_the_evaluation_leaves_training_alone(tmp_path: Path) -
     assert 5 <= ratio(simulator(speech(), RATE, seeded(), True)) <= 6.01
 
 
+def test_a_fixed_ratio_meets_the_noise_that_a_drawn_one_does(tmp_path: Path) -> None:
+    root = noise_folder(tmp_path)
+    for seed in range(5):
+        drawn, fixed = (
+            AirNoise(root, evaluation_snr=snr)(speech(), RATE, seeded(seed), False)["noise"] for snr in (None, -3.0)
+        )
+        torch.testing.assert_close(fixed / fixed.std(), drawn / drawn.std())
+
+
 def places(simulator: AirNoise, training: bool, length: int, draws: int = 60) -> torch.Tensor:
     """The values of a ramp that were read, scaled back, over many draws: where in the file the noise came from."""
     found = []

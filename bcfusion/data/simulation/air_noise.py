@@ -102,10 +102,9 @@ class AirNoise:
         And ``target``, where the room's early reflections belong to it.
         """
         air = air.to(torch.float32)
+        snr = uniform(*self.snr_range, generator)  # always: a fixed ratio meets the same noise at the same place
         if not training and self.evaluation_snr is not None:
             snr = self.evaluation_snr
-        else:
-            snr = uniform(*self.snr_range, generator)
         around_speech = around_noise = None
         if self.rooms is not None and self.rooms.enter(generator):
             around_speech = self.rooms.draw(sample_rate, generator, training) if self.rooms.speech else None
