@@ -157,6 +157,12 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])} | more
 
 
+def hear_interrupts() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # a shell ignores it in what it starts in the background, tests included
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_ended_goes_on_where_it_was(workplace: Path, how: signal.Signals) -> None:
     (workplace / "mine").mkdir()
@@ -165,7 +171,12 @@ def test_a_run_that_was_ended_goes_on_where_it_was(workplace: Path, how: signal.
     command = [sys.executable, "-m", "bcfusion", "prepare", "mine.slow", "--root", ".", "--workers", "1", "--out"]
     journal = workplace / "m.jsonl.partial"
     with subprocess.Popen(
-        [*command, "m.jsonl"], env=environment(SLOW="1"), stderr=subprocess.PIPE, text=True, cwd=workplace
+        [*command, "m.jsonl"],
+        env=environment(SLOW="1"),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=workplace,
+        preexec_fn=hear_interrupts,
     ) as process:
         deadline = time.monotonic() + 60
         while not journal.exists() or journal.read_bytes().count(b"\n") < 65:
