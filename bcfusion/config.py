@@ -104,14 +104,14 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
             checkpoints folder or a checkpoint in it.
         recipe, experiment: names of the chosen group members; None stands as ``default``.
         now: time stamp that names a new run; given, so that every reader of one process gets the same directory. In
-            a Slurm job of several processes the number of the job names it.
+            a step of several processes that srun started, the numbers of job and step name it.
 
     Raises:
         ConfigError: ``resume`` is a path, but not that of a run.
     """
     runs = Path(root) / _choice(recipe) / _choice(experiment)
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:  # srun's processes must agree, and each looks at its own clock
-        now = f"slurm-{os.environ['SLURM_JOB_ID']}"
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun's must agree, and each looks at its own clock
+        now = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     if resume is None:
         return str(runs / now)
     if resume == "auto":

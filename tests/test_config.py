@@ -201,3 +201,18 @@ def test_plain_resolves_and_names_what_it_cannot() -> None:
 )
 def test_what_is_given_wins_over_what_was_recorded(recorded: list[str], given: list[str], merged: list[str]) -> None:
     assert merge_overrides(recorded, given) == merged
+
+
+def test_processes_of_one_step_of_slurm_share_a_run_and_two_steps_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(now: str) -> str:
+        return run_dir("runs", None, "r", "e", now)
+
+    monkeypatch.setenv("SLURM_NTASKS", "2")  # an allocation alone says nothing of this process
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert made("a") != made("b")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    first = made("a")
+    assert first == made("b")
+    monkeypatch.setenv("SLURM_STEP_ID", "1")
+    assert made("a") != first

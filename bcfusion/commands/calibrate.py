@@ -146,13 +146,18 @@ def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]
     """Read, with what the manifest says of lag, polarity and gain undone, and undo what is found to be left of them."""
     import numpy as np
 
+    from bcfusion.audio import UnreadableAudio
     from bcfusion.data.inspect.alignment import ENOUGH, alignment
     from bcfusion.data.segments import SensorReader
     from bcfusion.data.simulation.estimation import Pair
 
     reader = SensorReader((sensor,), {}, sample_rate)
     for row in rows:
-        item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
+        try:
+            item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
+        except UnreadableAudio as error:
+            logger.warning("%s is left out: %s", row.id, error)
+            continue
         body, air = item["inputs"][0].numpy(), item["target"][0].numpy()
         found = alignment(body, air, sample_rate)
         if found.confidence < ENOUGH:
@@ -161,8 +166,6 @@ def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]
             continue
         shift = round(found.lag_seconds * sample_rate)
         size = len(air) - abs(shift)
-        if size < 1:
-            raise DataError(f"{row.id}: {len(air)} samples, too short to undo a lag of {shift}")
         late, early = max(shift, 0), max(-shift, 0)
         aligned = np.ascontiguousarray(found.polarity * body[late : late + size])
         yield Pair(row.id, aligned, air[early : early + size], found.lag_seconds, found.polarity)

@@ -47,7 +47,10 @@ def main(argv: list[str]) -> int:
         print(_list())
         return 0
     if not argv or argv[0].startswith("-"):
-        _parser().parse_args(argv or ["--help"])  # --help ends here, and anything else is told what is missing
+        parser = _parser()
+        if not {"-h", "--help"} & set(argv) and argv:
+            parser.error("the corpus comes first: bcfusion prepare CORPUS --root DIR --out FILE")
+        parser.parse_args(["--help"])
     if not {str(Path.cwd()), ""} & set(sys.path):
         sys.path.append(str(Path.cwd()))  # where an adapter of the user's own is found
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

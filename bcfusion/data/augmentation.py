@@ -17,12 +17,10 @@ from fractions import Fraction
 import torch
 
 from bcfusion.data.collate import Item
-from bcfusion.data.level import active_level, amplitude
+from bcfusion.data.level import SILENCE_LEVEL, active_level, amplitude
 from bcfusion.data.simulation import checked_range
 from bcfusion.errors import ConfigError
 
-#: root mean square below which a crop is silence, whose level means nothing: -80 dB
-SILENCE_LEVEL = 1e-4
 #: dB by which the level is raised at most: a crop of nothing but a room's hum stays quiet
 LARGEST_BOOST = 20.0
 #: samples, at the lower of the two rates, that the resampler hears to either side: 64 zero crossings and some

@@ -140,6 +140,10 @@ class SpeechDataModule(lightning.LightningDataModule):
         if stage in ("test", None):
             self._filled(self.test_split)
 
+    def train_speakers(self) -> set[str] | None:
+        """Who is trained on; None where that is not known."""
+        return {row.speaker for row in self.rows("train")}
+
     def rows(self, split: str) -> list[Row]:
         """The checked rows of a split, of all ranks; may be empty.
 

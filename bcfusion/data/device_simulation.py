@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from bcfusion.contracts import Batch, BatchSimulator, Simulator
+from bcfusion.data.seeding import seeded
 from bcfusion.errors import DataError
 
 
@@ -66,9 +67,9 @@ def simulated(batch: Batch, sensors: Sequence[str], simulators: Mapping[str, Sim
             made = simulator.batch(
                 air[items, :, :length],
                 sample_rate,
-                [_seeded(seed) for _, seed, _ in members],
+                [seeded(seed) for _, seed, _ in members],
                 True,
-                None if members[0][2] is None else [_seeded(body) for _, _, body in members if body is not None],
+                None if members[0][2] is None else [seeded(body) for _, _, body in members if body is not None],
             )
             signal = made["signal"]
             if made.keys() != {"signal"} or signal.shape != (len(members), 1, length):
@@ -81,9 +82,3 @@ def simulated(batch: Batch, sensors: Sequence[str], simulators: Mapping[str, Sim
     complete = batch.copy()
     del complete["air"], complete["pending"]
     return complete
-
-
-def _seeded(seed: int) -> torch.Generator:
-    generator = torch.Generator()
-    generator.manual_seed(seed)
-    return generator

@@ -9,6 +9,8 @@ FRAME_SECONDS = 0.02
 #: dB below the loudest frame from which a frame is a pause. ITU-T P.56 puts its threshold 15.9 dB below the active
 #: level, which itself lies 10 to 15 dB below the loudest 20 ms of speech.
 ACTIVE_RANGE = 30.0
+#: root mean square below which there is no speech but the rounding of 16 bits, and a level means nothing: -80 dB
+SILENCE_LEVEL = 1e-4
 
 
 def level(signal: Tensor) -> float:

@@ -8,6 +8,7 @@ import signal
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,7 +119,7 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
 
     Raises:
         DataError: the folder holds something else, there is nothing in it, too many recordings must be left out (the
-            journal stays), or the place cannot be written to.
+            journal stays), a worker process was ended, or the place cannot be written to.
     """
     recordings = list(tqdm(_recordings(job), desc="listing", unit=" files", disable=None if progress else True))
     if not recordings:
@@ -150,7 +151,7 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
                         left_out.add(facts.kind, UnreadableAudio(facts.text, facts.path))
                 bar.update(len(found))
         if left_out.counts.total() > job.max_unreadable_share * total:
-            raise DataError("\n".join([*left_out.lines(total), _too_many(job, left_out)]))
+            raise DataError("\n".join([*left_out.lines(total), _too_many(job, left_out, total)]))
         rows = [_row(recording, known[recording.id]) for recording in recordings if recording.id in known]
         write_manifest(job.target, rows)
         journal.remove()
@@ -188,9 +189,9 @@ def _depends_on(job: Job) -> dict[str, Any]:
     }
 
 
-def _too_many(job: Job, left_out: LeftOut) -> str:
+def _too_many(job: Job, left_out: LeftOut, total: int) -> str:
     advice = [f"no manifest is written: that is more than --max-unreadable-share {job.max_unreadable_share:g} allows"]
-    if left_out.counts[SHARED] > job.max_unreadable_share * left_out.counts.total():
+    if left_out.counts[SHARED] > job.max_unreadable_share * total:
         advice.append("--keep-shared-speakers leaves them in, but scores will be too good")
     return "; ".join(advice)
 
@@ -236,6 +237,8 @@ def _look_at(recordings: Sequence[Recording], job: Job) -> Generator[list[Facts 
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
+        except BrokenProcessPool as error:
+            raise DataError("a worker process was ended, perhaps for want of memory: give fewer --workers") from error
         finally:
             for future in under_way:
                 future.cancel()

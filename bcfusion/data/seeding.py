@@ -34,6 +34,11 @@ def generator_for(*parts: int | str) -> torch.Generator:
     PyTorch's CPU generator keeps the low 32 bits of a seed; over a million items some hundred pairs share a stream,
     which no training notices.
     """
+    return seeded(stable_seed(*parts))
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Make a CPU generator of a seed that :func:`stable_seed` gave."""
     generator = torch.Generator()
-    generator.manual_seed(stable_seed(*parts))
+    generator.manual_seed(seed)
     return generator

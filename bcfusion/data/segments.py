@@ -19,7 +19,7 @@ from bcfusion.contracts import UNKNOWN_SPEAKER, Row, Simulator
 from bcfusion.data.augmentation import Augmentation, Drawn, source_span, sped
 from bcfusion.data.collate import Item, Pending
 from bcfusion.data.seeding import generator_for, stable_seed
-from bcfusion.data.simulation import models_body
+from bcfusion.data.simulation import models_body, simulate
 from bcfusion.errors import DataError
 
 AIR = "air"  #: the sensor whose signal is the target
@@ -123,11 +123,8 @@ class SensorReader:
         self, row: Row, sensor: str, air: Tensor, seed: tuple[int | str, ...], training: bool
     ) -> dict[str, Tensor]:
         simulator = self.simulators[sensor]
-        generator = generator_for(*seed, sensor)
-        if models_body(simulator):
-            body = generator_for(*body_seed(row, sensor, seed, training))
-            return simulator(air, self.sample_rate, generator, training, body=body)
-        return simulator(air, self.sample_rate, generator, training)
+        body = generator_for(*body_seed(row, sensor, seed, training)) if models_body(simulator) else None
+        return simulate(simulator, air, self.sample_rate, generator_for(*seed, sensor), training, body)
 
     def _recorded(self, row: Row, sensor: str, start: int, length: int, speed: Fraction) -> Tensor:
         if speed == 1:

@@ -152,8 +152,7 @@ class TrainLoader(ABC):
         while self.position < end:
             if self._batches is None:
                 self._batches = self._begin()
-                # at exit Python ends child processes by SIGTERM, which workers ignore, and would wait for ever
-                atexit.register(_close, weakref.ref(self))
+                _close_at_exit(self)
             batch = next(self._batches, None)
             if batch is None:  # a stream that has an end, for a single pass
                 return
@@ -180,9 +179,19 @@ class TrainLoader(ABC):
         """Begin the stream at ``start_batch``; an error that is meant for the user stands in the place of its batch."""
 
 
-def _close(loader: weakref.ref[TrainLoader]) -> None:
-    if (still := loader()) is not None:
-        still.close()
+_open_loaders: weakref.WeakSet[TrainLoader] = weakref.WeakSet()
+
+
+def _close_at_exit(loader: TrainLoader) -> None:
+    """Python ends child processes by SIGTERM, which workers ignore, and would wait for them for ever."""
+    _open_loaders.add(loader)
+    atexit.unregister(_close_open)
+    atexit.register(_close_open)  # behind multiprocessing's own hook, and so run before it
+
+
+def _close_open() -> None:
+    for loader in list(_open_loaders):
+        loader.close()
 
 
 class StepLoader(TrainLoader):

@@ -105,13 +105,19 @@ def close_run(
     table = markdown_table(means, scores.higher_is_better)
     write_text(run_dir / "quality" / f"{split}.md", table + "\n")
     step = int(description.training.get("step", -1))
-    heard = {row.speaker for row in datamodule.rows("train")}
-    shared = len({row.speaker for row in datamodule.rows(split)} & heard)
-    speakers = f"{shared} of their speakers are trained on" if shared else "none of their speakers is trained on"
     of = "test files" if split == "test" else "valid files, which chose it too (the corpus has no test split)"
-    title = f"\nBest checkpoint (step {step}) on the whole {of}; {speakers}:"
+    title = f"\nBest checkpoint (step {step}) on the whole {of}{_shared(datamodule, split)}:"
     report(run_dir, scores, split, title, samples, bundle, time.monotonic() - started)
     return Closing(scores=scores, split=split, table=table, step=step)
+
+
+def _shared(datamodule: SpeechDataModule, split: str) -> str:
+    """What the title says of speakers that were trained on, where that is known."""
+    heard = datamodule.train_speakers()
+    if heard is None:
+        return ""
+    shared = len({row.speaker for row in datamodule.rows(split)} & heard)
+    return f"; {shared} of their speakers are trained on" if shared else "; none of their speakers is trained on"
 
 
 def report(

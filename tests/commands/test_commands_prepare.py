@@ -87,6 +87,13 @@ def test_a_name_that_is_no_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no module my.corpus" in capsys.readouterr().err
 
 
+def test_options_before_the_corpus_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["--root", "speech", "--out", "m.jsonl", "folder"])
+    assert leaving.value.code == 2
+    assert "the corpus comes first: bcfusion prepare CORPUS --root" in capsys.readouterr().err
+
+
 def test_an_out_that_is_no_manifest_and_values_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("folder", "--root", "speech", "--out", "m.txt") == USER_ERROR
     assert "ends in .jsonl or .csv" in capsys.readouterr().err

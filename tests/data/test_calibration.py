@@ -102,6 +102,14 @@ def test_silence_and_snippets_are_refused_by_name(air: np.ndarray) -> None:
         measure("w", [Pair("take7", air, air)], RATE)
 
 
+def test_a_recording_that_tells_nothing_costs_no_other() -> None:
+    air = speech_like()
+    good, silent = Pair("good", sensor(air)[0], air), Pair("silent", np.zeros(RATE, np.float32), air[:RATE])
+    both, alone = measure("w", [silent, good], RATE), measure("w", [good], RATE)
+    assert both.recordings == alone.recordings == ("good",)
+    np.testing.assert_array_equal(both.response_db, alone.response_db)
+
+
 def calibration() -> Calibration:
     air = speech_like(3.0)
     pairs = {name: Pair(name, gain * sensor(air)[0], air) for name, gain in (("a", 1.0), ("b", 2.0))}

@@ -119,6 +119,8 @@ def test_demand_at_two_rates_asks_which(tmp_path: Path) -> None:
     assert [r.id for r in prepare(DEMAND, tmp_path, rate="16k")] == ["DKITCHEN/ch01"]
     with pytest.raises(LayoutError, match=r"ch01\.wav"):
         prepare(DEMAND, tmp_path / "a/NPARK", rate="16k")
+    (tmp_path / "a/NPARK/ch01.wav").write_bytes(b"no sound")
+    assert [r.id for r in prepare(DEMAND, tmp_path, rate="16k")] == ["DKITCHEN/ch01", "NPARK/ch01"]
 
 
 def rirs_tree(root: Path) -> Path:

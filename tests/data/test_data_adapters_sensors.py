@@ -92,6 +92,7 @@ def test_vibravox_pairs_a_sensor_with_the_headset_in_the_official_splits(vibravo
 
 def test_vibravox_all_sensors_are_five_recordings_of_each_utterance_that_share_the_headset(vibravox: Path) -> None:
     recordings = prepare(VIBRAVOX, vibravox, sensor="all")
+    assert all(r.extra["session"] == r.extra["sensor"] for r in recordings)
     assert len(recordings) == 6 * 5
     assert len({r.id for r in recordings}) == 6 * 5
     assert {r.extra["sensor"] for r in recordings} == {*SENSORS} - {"headset_microphone"}
@@ -321,6 +322,15 @@ def test_a_few_contradicting_or_silent_files_are_outvoted_but_one_signal_twice_i
         audio.write(file, np.repeat(two_sensors(0)[:1], 2, axis=0), RATE)
     with pytest.raises(DataError, match="same signal in 6 of 6"):
         check_channel_order(files, 0, 1)
+
+
+def test_esmb_leaves_an_unreadable_file_to_the_engine(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        audio.write(tmp_path / f"{name}/1.wav", two_sensors(1, seconds=1.3), RATE)
+    (tmp_path / "a/2.wav").write_bytes(b"no sound")
+    found = {r.id: r.duration for r in prepare(ESMB, tmp_path, seconds="0.5")}
+    assert len(found) == 5
+    assert found["a/2@0"] is None
 
 
 def test_esmb_cuts_both_earbuds_of_a_speaker_into_rows_of_one_split(tmp_path: Path) -> None:

@@ -338,7 +338,7 @@ def test_stereo_channels_are_named_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "train/ann/0.wav"
     assert found["train/ann/0"].paths == {"body": file, "air": file}
     assert found["train/ann/0"].channels == {"body": 0, "air": 1}
-    with pytest.raises(DataError, match=r"in 5 of 5 files .* swap the two, --channels body,air$"):
+    with pytest.raises(DataError, match=r"in 5 of 5 files .* swap the two, --channels=body,air$"):
         recordings("stereo", tmp_path, {"channels": "air,body"})
 
 
@@ -358,7 +358,7 @@ def test_stereo_of_more_channels_leaves_some_out(tmp_path: Path) -> None:
     two.unlink()
     found = recordings("stereo", tmp_path, {"channels": "body,-,air"})
     assert found["train/ann/1"].channels == {"body": 0, "air": 2}
-    with pytest.raises(DataError, match=r"--channels body,-,air$"):
+    with pytest.raises(DataError, match=r"--channels=body,-,air$"):
         recordings("stereo", tmp_path, {"channels": "air,-,body"})
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,16 @@ def test_speakers_never_stand_in_two_splits_and_test_stays_whole(tmp_path: Path)
     assert len(prepare(job(tmp_path, *recordings, keep_shared_speakers=True), progress=False).rows) == 6
 
 
+def test_few_shared_speakers_among_many_broken_files_are_not_blamed(tmp_path: Path) -> None:
+    file = make(tmp_path / "a.wav")
+    shared = [replace(speech(file, split, "p"), id=split) for split in ("train", "valid", "test")]
+    broken = [speech(tmp_path / f"none{number}.wav") for number in range(3)]
+    whole = [replace(speech(file), id=f"u{number}") for number in range(4)]
+    with pytest.raises(DataError, match="no manifest is written") as raised:
+        prepare(job(tmp_path, *shared, *broken, *whole, max_unreadable_share=0.3), progress=False)
+    assert "--keep-shared-speakers" not in str(raised.value)
+
+
 def test_a_journal_of_the_same_job_is_used_and_then_removed(tmp_path: Path) -> None:
     recordings = [speech(make(tmp_path / f"{name}.wav")) for name in "abc"]
     broken = tmp_path / "d.wav"
@@ -187,6 +198,15 @@ def test_noise_and_room_responses_have_their_own_column(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="no column 'air'"):
             read_manifest(task.target)
         task.target.unlink()
+
+
+def test_a_worker_that_was_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: Any) -> None:
+        raise BrokenProcessPool("a process was ended")
+
+    monkeypatch.setattr("bcfusion.data.prepare._look_at_batch", ended)
+    with pytest.raises(DataError, match="give fewer --workers"):
+        prepare(job(tmp_path, speech(make(tmp_path / "a.wav"))), progress=False)
 
 
 def test_an_empty_corpus_and_an_adapter_without_air_are_errors(tmp_path: Path) -> None:

@@ -197,6 +197,18 @@ def test_speakers_and_samples_in_two_splits(tmp_path: Path, voice: np.ndarray) -
     )
 
 
+def test_several_sensors_against_one_air_file_are_no_repetition(tmp_path: Path, voice: np.ndarray) -> None:
+    air = store(tmp_path, "air.wav", voice)
+    common = {"air": air, "sample_rate": RATE, "speaker": "s"}
+    bodies = [store(tmp_path, f"{late}.wav", body_of(voice, late=late)) for late in (0, 32)]
+    records = [{**common, "id": body, "body": body, "session": body} for body in bodies]
+    assert not [what for what in look(manifest(tmp_path, *records)) if "the same" in what]
+    again = {**records[0], "id": "again"}
+    assert "the same part of a file in several lines" in look(manifest(tmp_path, *records, again))
+    split = [{**record, "split": name} for record, name in zip(records, ("train", "test"), strict=True)]
+    assert "the same part of air, of different splits" in look(manifest(tmp_path, *split))
+
+
 def test_nobody_is_a_speaker_of_two_splits(tmp_path: Path, voice: np.ndarray) -> None:
     store(tmp_path, "a.wav", voice)
     store(tmp_path, "b.wav", voice[::-1])
@@ -326,6 +338,7 @@ def test_noise_and_rooms_are_not_held_to_what_speech_must_be(tmp_path: Path) -> 
     assert (main_sensor(noise), main_sensor(rooms)) == ("noise", "rir")
     assert look(noise) == {}
     assert look(rooms) == {}
+    assert fix(inspect_manifest(noise, workers=1, progress=False)).bandwidths == 1
 
 
 def test_processes_measure_what_one_thread_does(tmp_path: Path, voice: np.ndarray) -> None:

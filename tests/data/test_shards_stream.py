@@ -136,6 +136,19 @@ def test_only_wanted_speakers_are_streamed(shards: Path) -> None:
         data(pattern(shards), max_train_items=3).setup("fit")
 
 
+def test_a_stream_of_nothing_that_is_wanted_ends_with_a_message(shards: Path) -> None:
+    module = data(pattern(shards), speakers=["nobody"])
+    module.setup("fit")
+    with pytest.raises(DataError, match=r"data\.speakers and data\.min_bandwidth"):
+        next(iter(module.train_dataloader()))
+
+
+def test_who_speaks_in_a_stream_is_not_known(shards: Path) -> None:
+    assert data(pattern(shards)).train_speakers() is None
+    folder = SpeechDataModule(ShardCorpus(str(shards)), {"body": noisy}, ["body"], RATE)
+    assert folder.train_speakers() == {"s0", "s1"}
+
+
 def test_a_shard_that_breaks_off_is_told_and_left(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = shards / "train-000002.tar"
     with broken.open("r+b") as file:

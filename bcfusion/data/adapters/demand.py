@@ -13,7 +13,7 @@ from bcfusion import audio
 from bcfusion.contracts import UNKNOWN_SPEAKER
 from bcfusion.data.adapters import Option, Recording, missing, split_by_speaker
 from bcfusion.data.adapters.tree import chosen, sounds_of
-from bcfusion.errors import DataError
+from bcfusion.errors import AudioError, DataError
 
 PLACES = (
     "DKITCHEN", "DLIVING", "DWASHING", "NFIELD", "NPARK", "NRIVER", "OHALLWAY", "OMEETING", "OOFFICE",
@@ -81,7 +81,12 @@ def _place(file: Path, root: Path) -> tuple[str | None, str | None]:
 def _wanted(file: Path, rate: str | None, asked: str | None) -> bool:
     if asked is None:
         return True
-    return rate == asked if rate else audio.info(file).sample_rate == _RATES[asked]
+    if rate:
+        return rate == asked
+    try:
+        return audio.info(file).sample_rate == _RATES[asked]
+    except AudioError:
+        return True  # counted as unreadable later
 
 
 ADAPTER = Demand()

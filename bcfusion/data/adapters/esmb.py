@@ -15,7 +15,7 @@ from bcfusion import audio
 from bcfusion.data.adapters import Option, Recording, missing, split_by_speaker
 from bcfusion.data.adapters.channels import CHANNEL_OPTIONS, channels_of, check_channel_order
 from bcfusion.data.adapters.tree import relative_id, sounds_of
-from bcfusion.errors import DataError
+from bcfusion.errors import AudioError, DataError
 
 _SECONDS = Option("seconds", "length of the rows that the long recordings are cut into", default="10")
 
@@ -47,8 +47,7 @@ ROOT/**/SPEAKER/RIGHT.wav    the other earbud"""
         splits = split_by_speaker(file.parent.name for file in files)
         for file in files:
             speaker = file.parent.name
-            duration = audio.info(file).duration
-            rows = max(1, int(duration / seconds))
+            rows = max(1, int(_duration(file) / seconds))
             for index in range(rows):
                 offset = index * seconds
                 yield Recording(
@@ -60,6 +59,14 @@ ROOT/**/SPEAKER/RIGHT.wav    the other earbud"""
                     offset=offset,
                     duration=seconds if index < rows - 1 else None,
                 )
+
+
+def _duration(file: Path) -> float:
+    """Seconds; 0 for a file that cannot be read, whose one row is counted as unreadable later."""
+    try:
+        return audio.info(file).duration
+    except AudioError:
+        return 0.0
 
 
 def _positive(value: str) -> float:

@@ -27,7 +27,11 @@ or, with speakers divided among the splits: ROOT/**/SPEAKER/NAME.{wav,flac,...}
 channel by channel: the sensors that --channels names"""
     kind = "speech"
     options: tuple[Option, ...] = (
-        Option("channels", "sensor of each channel, first to last, as body,air; - leaves one out", "body,air"),
+        Option(
+            "channels",
+            "sensor of each channel, first to last, as body,air; - leaves one out: --channels=-,air",
+            "body,air",
+        ),
         *PLACE_OPTIONS,
     )
 
@@ -39,7 +43,7 @@ channel by channel: the sensors that --channels names"""
             files = _some_with_channel([one.file for one in found], max(channels["air"], channels["body"]))
             names = options["channels"].split(",")
             names[channels["air"]], names[channels["body"]] = "body", "air"
-            swap = f"--channels {','.join(names)}"
+            swap = f"--channels={','.join(names)}"
             check_channel_order(files, channels["air"], channels["body"], swap)
         for one in found:
             yield Recording(

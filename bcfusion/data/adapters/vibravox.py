@@ -64,13 +64,16 @@ ROOT/{speech_noisy,speechless_clean,speechless_noisy}/...
             rows = unpack(shards[theirs], sounds, _ABOUT, utterance_name, unpacked / subset / ours)
             for name, files, about in rows:
                 for sensor in sensors:
-                    tail = f"/{sensor}" if len(sensors) > 1 else ""
+                    several = len(sensors) > 1
+                    tail = f"/{sensor}" if several else ""
+                    # each sensor of a wearer has a lag and a polarity of its own
+                    session = {"session": sensor} if several else {}
                     yield Recording(
                         id=f"{subset}/{name}{tail}",
                         split=ours,
                         speaker=str(about.get("speaker_id", UNKNOWN_SPEAKER)),
                         paths={"air": files[_AIR], "body": files[sensor]},
-                        extra={"sensor": sensor, **facts(about)},
+                        extra={"sensor": sensor, **session, **facts(about)},
                     )
 
     def download(self, root: Path, options: Mapping[str, str]) -> None:

@@ -65,16 +65,37 @@ def _across_lines(inspection: Inspection) -> Iterator[Finding]:
             tuple(shared[:_EXAMPLES]),
         )
     main = inspection.main
-    parts = [(entry, (entry.paths[main], entry.channels.get(main, 0), entry.offset)) for entry in entries]
+    # of all sensors: several body sensors against one air file are no repetition
+    parts = [(entry, _part(entry)) for entry in entries]
     yield from _twice(parts, "the same part of a file in several lines")
+    again = {entry.id for entry in _repeated(parts)}
+    targets = [(entry, (entry.paths[main], entry.channels.get(main, 0), entry.offset)) for entry in entries]
+    yield from _twice(_crossing([pair for pair in targets if pair[0].id not in again]), f"the same part of {main}")
     # A hash of 32 bits alone would find a hundred pairs among a million recordings.
     samples: list[tuple[ManifestEntry, object]] = [
-        (line.entry, (found.fingerprint, found.levels.level))
+        (
+            line.entry,
+            tuple((name, one.fingerprint, one.levels.level) for name, one in sorted(line.measured.sensors.items())),
+        )
         for line in inspection.lines
         if (found := line.measured.sensors.get(main)) is not None and found.levels.level > SILENT
     ]
-    distinct = {entry.id for entry, _ in samples} - {entry.id for entry in _repeated(parts)}
+    distinct = {entry.id for entry, _ in samples} - again
     yield from _twice([pair for pair in samples if pair[0].id in distinct], "the same samples under several names")
+
+
+def _part(entry: ManifestEntry) -> object:
+    """The part of its files that a line is: file and channel of each sensor, and the offset."""
+    files = [(sensor, path, entry.channels.get(sensor, 0)) for sensor, path in sorted(entry.paths.items())]
+    return (*files, entry.offset)
+
+
+def _crossing(keyed: Sequence[tuple[ManifestEntry, object]]) -> list[tuple[ManifestEntry, object]]:
+    """Those whose key stands in several splits."""
+    splits: dict[object, set[str]] = defaultdict(set)
+    for entry, key in keyed:
+        splits[key].add(entry.split)
+    return [(entry, key) for entry, key in keyed if len(splits[key]) > 1]
 
 
 def _repeated(keyed: Sequence[tuple[ManifestEntry, object]]) -> list[ManifestEntry]:

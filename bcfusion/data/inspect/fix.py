@@ -36,7 +36,7 @@ class Fixed:
 
 
 def fix(inspection: Inspection) -> Fixed:
-    """Write lag, polarity and their confidence, and the bandwidth of air, into the manifest.
+    """Write lag, polarity and their confidence, and the bandwidth of the main sensor, into the manifest.
 
     Lag and polarity are written where the measurement is to be relied on, else what stands there stays. All other
     columns and lines stay as they are. The manifest is replaced whole or not at all.
@@ -55,8 +55,8 @@ def fix(inspection: Inspection) -> Fixed:
             aligned += 1
         elif line.measured.alignment is not None:
             uncertain += 1
-        if (air := line.measured.sensors.get("air")) is not None and air.bandwidth > 0:
-            values["bandwidth"] = round(air.bandwidth, 1)
+        if (main := line.measured.sensors.get(inspection.main)) is not None and main.bandwidth > 0:
+            values["bandwidth"] = round(main.bandwidth, 1)
             bandwidths += 1
         changes[place] = values
         lines.append(replace(line, entry=_entry(line, found)))

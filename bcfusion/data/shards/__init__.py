@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bcfusion.data.shards.read import ShardCorpus
     from bcfusion.data.shards.stream import StreamedShards
 
-_URL = re.compile(r"[a-z][a-z0-9+]*:", re.IGNORECASE)
+URL = re.compile(r"[a-z][a-z0-9+]*:", re.IGNORECASE)
 
 
 def open_shards(
@@ -36,7 +36,7 @@ def open_shards(
     Raises:
         DataError: there is no such folder, a URL names no split, or ``webdataset`` is not installed.
     """
-    if isinstance(root, str) and "{" not in root and not _URL.match(root):
+    if isinstance(root, str) and "{" not in root and not URL.match(root):
         from bcfusion.data.shards.read import ShardCorpus
 
         return ShardCorpus(root, max_unreadable_share)

@@ -29,6 +29,7 @@ class StreamedDataModule(SpeechDataModule):
     """
 
     corpus: StreamedShards
+    _first: list[Row] | None = None
     _rows_of_a_shard: int
 
     def _filled(self, split: str) -> list[Row]:
@@ -36,11 +37,14 @@ class StreamedDataModule(SpeechDataModule):
             return super()._filled(split)
         if self.limits["train"] is not None:
             raise DataError("data.max_train_items: of streamed shards no utterances can be picked; give fewer URLs")
-        if split not in self._rows:
-            rows, self._rows_of_a_shard = self.corpus.first_rows()
-            self._check(rows, split)
-            self._rows[split] = rows
-        return self._rows[split]
+        if self._first is None:
+            self._first, self._rows_of_a_shard = self.corpus.first_rows()
+            self._check(self._first, split)
+        return self._first
+
+    def train_speakers(self) -> None:
+        """Not known: nobody has read all training shards."""
+        return None
 
     def describe(self) -> str:
         """The corpus in a few words, for the first line of a run."""

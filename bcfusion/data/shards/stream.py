@@ -34,6 +34,7 @@ from bcfusion.data.collate import Item, collate
 from bcfusion.data.corpora.demo import cache_directory
 from bcfusion.data.seeding import generator_for, stable_seed
 from bcfusion.data.segments import TrainSegments
+from bcfusion.data.shards import URL
 from bcfusion.data.shards.index import HEADER, VERSION, row_of
 from bcfusion.data.shards.read import rows_of
 from bcfusion.data.stream import TrainLoader, UnreadableTally, as_it_is, leave_signals_to_the_trainer, portable
@@ -51,7 +52,7 @@ _CURL = {
     22: ": the server refuses it",
     28: ": it is too slow",
 }
-_SCHEME = re.compile(r"[a-z][a-z0-9+]*:", re.IGNORECASE)
+_EPOCHS_WITHOUT = 10  # epochs of shards without a wanted utterance that end a run
 
 
 class StreamedShards:
@@ -153,7 +154,7 @@ class StreamedShards:
 
     def _fetched(self, url: str) -> Path:
         """A shard as a local file: itself, or a copy in the cache."""
-        if not _SCHEME.match(url):
+        if not URL.match(url):
             return Path(url)
         name = list(_SPLIT.finditer(url))[-1]["name"]
         # one folder for each place that shards come from
@@ -315,19 +316,27 @@ class _Batches(IterableDataset[Any]):
     def _crops(self) -> Iterator[tuple[int, Row, int]]:
         """Epoch, utterance and number of the visit to it, in the order of the shards."""
         broken: set[str] = set()
-        fruitless = 0
+        fruitless = unwanted = 0
         for epoch, url in self._shards():
-            found = False
+            found = wanted = False
             for row in self._rows(url, broken):
                 found = True
                 if self.streaming.wants(row):
+                    wanted = True
                     yield from ((epoch, row, visit) for visit in range(self.segments.visits(row)))
             fruitless = 0 if found else fruitless + 1
+            unwanted = 0 if wanted else unwanted + 1
             allowed = max(1.0, self.streaming.max_unreadable_share * len(self.streaming.urls))
             if len(broken) > allowed or fruitless == len(self.streaming.urls):
                 raise DataError(
                     f"{len(broken)} of {len(self.streaming.urls)} training shards cannot be read, more than "
                     f"data.max_unreadable_share allows; the last: {url}. The warnings above say why"
+                )
+            # one worker of several meets a certain shard in some epochs only
+            if unwanted == _EPOCHS_WITHOUT * len(self.streaming.urls):
+                raise DataError(
+                    f"no utterance of {unwanted} training shards read is one that data.speakers and data.min_bandwidth "
+                    "leave: is a name mistyped, or is the bandwidth not in the shards (bcfusion prepare --measure)?"
                 )
 
     def _shards(self) -> Iterator[tuple[int, str]]:

@@ -7,6 +7,7 @@ same length out, everything random drawn from the generator that is handed in.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeGuard
 
@@ -55,6 +56,37 @@ def simulate_batch(
         for number, (item, generator) in enumerate(zip(air.cpu(), generators, strict=True))
     ]
     return {key: torch.stack([one[key] for one in made]).to(air.device) for key in made[0]}
+
+
+class Batched(ABC):
+    """A :class:`bcfusion.contracts.BatchSimulator` that writes ``batch`` alone: one signal is a batch of one."""
+
+    def __call__(
+        self,
+        air: Tensor,
+        sample_rate: int,
+        generator: torch.Generator,
+        training: bool,
+        *,
+        body: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """For clean speech ``air (1, T)`` the sensor's ``signal (1, T)`` float32.
+
+        Without ``body`` what models the wearer is drawn from ``generator`` too.
+        """
+        made = self.batch(air[None], sample_rate, [generator], training, None if body is None else [body])
+        return {name: signals[0] for name, signals in made.items()}
+
+    @abstractmethod
+    def batch(
+        self,
+        air: Tensor,
+        sample_rate: int,
+        generators: Sequence[torch.Generator],
+        training: bool,
+        bodies: Sequence[torch.Generator] | None = None,
+    ) -> dict[str, Tensor]:
+        """See :meth:`bcfusion.contracts.BatchSimulator.batch`."""
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:

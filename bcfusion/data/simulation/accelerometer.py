@@ -11,7 +11,7 @@ from scipy import signal as scipy_signal
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from bcfusion.data.simulation import checked_range, choice, simulate_batch, uniform
+from bcfusion.data.simulation import Batched, checked_range, choice, simulate_batch, uniform
 from bcfusion.data.simulation.air_noise import AirNoise
 from bcfusion.data.simulation.fir import causal_filter, minimum_phase
 from bcfusion.errors import ConfigError
@@ -49,13 +49,13 @@ class Device(NamedTuple):
     bandwidth: float
 
 
-class Accelerometer:
+class Accelerometer(Batched):
     """Simulates accelerometers and contact microphones on throat, forehead, temple or in the ear.
 
     Clean speech is filtered by the wearer and the sensor, and the sensor adds its noise::
 
-        signal = h * (air + leak) + noise          h: minimum phase, then delay
-        |H(f)| = gain  lowpass(f / cutoff)  tilt(f)  resonance_1(f) ... resonance_n(f)  bandlimit(f)
+        signal = gain (h * (air + leak) + noise)   h: minimum phase, then delay
+        |H(f)| = lowpass(f / cutoff)  tilt(f)  resonance_1(f) ... resonance_n(f)  bandlimit(f)
 
     ``lowpass`` is an analogue low-pass of a random family and order. ``tilt`` is a slope of so many dB an octave around
     250 Hz, from 100 Hz upwards. A resonance of gain g dB is the peaking equaliser
@@ -141,23 +141,11 @@ class Accelerometer:
         self.bandwidth = None if bandwidth is None else checked("bandwidth", bandwidth, 100.0, 1e6)
         leak = checked("leak_snr", leak_snr, -100.0, 100.0)
         self.reads_files = leak_root is not None  #: whether it is better called in the loader's processes
-        self._leak = None if leak_root is None else AirNoise(leak_root, leak, evaluation_snr=sum(leak) / 2)
-
-    def __call__(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generator: torch.Generator,
-        training: bool,
-        *,
-        body: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """The sensor's signal ``(1, T)`` float32 for clean speech ``air (1, T)``, under the key ``signal``.
-
-        Without ``body`` every call has a wearer of its own, drawn from ``generator``.
-        """
-        bodies = None if body is None else [body]
-        return {"signal": self.batch(air[None], sample_rate, [generator], training, bodies)["signal"][0]}
+        self._leak = (
+            None
+            if leak_root is None
+            else AirNoise(leak_root, leak, evaluation_snr=sum(leak) / 2, key="leak_root of Accelerometer")
+        )
 
     def batch(
         self,
@@ -167,7 +155,7 @@ class Accelerometer:
         training: bool,
         bodies: Sequence[torch.Generator] | None = None,
     ) -> dict[str, Tensor]:
-        """The same for ``air (B, 1, T)`` on its device, each item drawn from its own generator and body."""
+        """Clean speech ``air (B, 1, T)`` on its device; each item is drawn from its own generator and body."""
         air = air.to(torch.float32)
         taps = round(RESPONSE_SECONDS * sample_rate)
         frequencies = torch.linspace(0.0, sample_rate / 2, BINS_PER_TAP * taps + 1, dtype=torch.float64)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.audio import UnreadableAudio
-from bcfusion.data.level import active_level, amplitude, level
+from bcfusion.data.level import SILENCE_LEVEL, active_level, amplitude, level
 from bcfusion.data.simulation import checked_range, choice, uniform
 from bcfusion.data.simulation.room import Response, Rooms
 from bcfusion.data.simulation.sources import Source, Sources, find_sources
@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 #: level of a speech slice that stands in for one without speech: the nominal -26 dBov of ITU-T P.56
 NOMINAL_LEVEL = 10.0 ** (-26.0 / 20.0)
-#: root mean square below which a slice holds no speech but the rounding of 16 bits: -80 dB
-SILENCE_LEVEL = 1e-4
 #: part of each noise file that is training's where one folder serves both
 TRAINING_SHARE = 0.8
 #: draws after which digital silence in the noise files is taken as it is
@@ -65,6 +63,7 @@ class AirNoise:
         evaluation_snr: in dB, the one ratio of the evaluation; None: drawn from ``snr_range`` for each utterance.
         snr_of: over what the speech is measured.
         rooms: what speech or noise is heard through; None: the speech is dry, the noise as recorded.
+        key: how messages call ``noise_root``.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -82,6 +81,7 @@ class AirNoise:
         evaluation_snr: float | None = None,
         snr_of: Literal["active", "slice"] = "active",
         rooms: Rooms | None = None,
+        key: str = "data.noise_root",
     ) -> None:
         self.snr_range = checked_range("AirNoise", "snr_range", snr_range, -100.0, 100.0)
         if evaluation_snr is not None and not -100.0 <= evaluation_snr <= 100.0:
@@ -91,10 +91,11 @@ class AirNoise:
         self.evaluation_snr = evaluation_snr
         self.snr_of = snr_of
         self.rooms = rooms
+        self._key = key
         self._unreadable: set[str] = set()
         # a folder is looked at now, so that a wrong path is told before training; the demo's is made only when used
         root = None if noise_root is None else Path(noise_root).expanduser()
-        self._noises = None if root is None else find_sources(root, "noise", "data.noise_root")
+        self._noises = None if root is None else find_sources(root, "noise", key)
 
     def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
         """For clean speech ``air (1, T)``: ``signal`` and the ``noise`` in it, ``(1, T)`` float32 each.
@@ -146,7 +147,7 @@ class AirNoise:
         """``(1, length)`` of a random file at a random place; drawn again while it is digital silence."""
         if self._noises is None:
             self._noises = demo_noises(sample_rate)
-        return draw_slice(self._noises, length, sample_rate, generator, training, self._unreadable, "data.noise_root")
+        return draw_slice(self._noises, length, sample_rate, generator, training, self._unreadable, self._key)
 
 
 def draw_slice(

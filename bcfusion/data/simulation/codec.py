@@ -94,6 +94,8 @@ class Codec:
             problems.append(f"Codec: rate={rate!r} must be a positive whole number of Hz, or null")
         if not 0.0 <= probability <= 1.0:
             problems.append(f"Codec: probability={probability!r} must be a share, 0 to 1")
+        if getattr(simulator, "provides_noise", False):
+            problems.append("Codec: simulator adds noise that the batch tells apart, which nothing coded keeps")
         if problems:
             raise ConfigError(problems)
         self.simulator = simulator

@@ -9,11 +9,11 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from bcfusion.data.simulation import reflect, settling_time, uniform
+from bcfusion.data.simulation import Batched, reflect, settling_time, uniform
 from bcfusion.errors import ConfigError
 
 
-class EbenLowpass:
+class EbenLowpass(Batched):
     """Simulates an in-ear microphone: biquad low-pass run forwards and backwards, then white Gaussian noise.
 
     Run both ways the filter has no phase, so that the sensor stays aligned with the air microphone, and its response in
@@ -56,10 +56,6 @@ class EbenLowpass:
         self.spread = float(spread)
         self.noise_std = float(noise_std)
 
-    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        """The sensor's signal ``(1, T)`` float32 for clean speech ``air (1, T)``, under the key ``signal``."""
-        return {"signal": self.batch(air[None], sample_rate, [generator], training)["signal"][0]}
-
     def batch(
         self,
         air: Tensor,
@@ -68,7 +64,7 @@ class EbenLowpass:
         training: bool,
         bodies: Sequence[torch.Generator] | None = None,
     ) -> dict[str, Tensor]:
-        """The same for ``air (B, 1, T)`` on its device, each item drawn from its own of ``generators``.
+        """Clean speech ``air (B, 1, T)`` on its device; each item is drawn from its own of ``generators``.
 
         ``bodies`` is what every :class:`~bcfusion.contracts.BatchSimulator` takes; this one models no wearer.
         """

@@ -15,6 +15,7 @@ of body to air in a frame deviates by 5 to 11 dB, a part of which follows from t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ import torch
 from bcfusion.data.level import active_level
 from bcfusion.data.simulation.calibration import Response
 from bcfusion.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 #: length of a frame in seconds, and how many of them lie over each sample
 FRAME_SECONDS = 0.032
@@ -74,15 +77,23 @@ def measure(identity: str, pairs: Iterable[Pair], sample_rate: int) -> Response:
 
     Args:
         identity: of the wearer.
-        pairs: at least one; read one after the other, only sums are kept.
+        pairs: read one after the other, only sums are kept. One that is shorter than 16 frames (some 0.15 s), or of
+            which a signal is silent, is left out with a warning.
         sample_rate: of all, in Hz.
 
     Raises:
-        DataError: a recording is shorter than 16 frames (some 0.15 s), or one of its signals is silent.
+        DataError: none is left; the last one's problem.
     """
     sums = _Sums(sample_rate)
+    problem = DataError(f"{identity}: no recording")
     for pair in pairs:
-        sums.add(pair)
+        try:
+            sums.add(pair)
+        except DataError as error:
+            problem = error
+            logger.warning("%s; it is left out", error)
+    if not sums.seen:
+        raise problem
     return sums.response(identity)
 
 

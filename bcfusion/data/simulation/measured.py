@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-from bcfusion.data.level import active_level
-from bcfusion.data.simulation import choice, uniform
-from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL, SILENCE_LEVEL
+from bcfusion.data.level import SILENCE_LEVEL, active_level
+from bcfusion.data.simulation import Batched, choice, uniform
+from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL
 from bcfusion.data.simulation.calibration import Calibration
 from bcfusion.data.simulation.estimation import ACTIVE_RANGE, FRAME_SECONDS
 from bcfusion.data.simulation.fir import causal_filter, minimum_phase
@@ -46,7 +46,7 @@ class Curves(NamedTuple):
     noise: Tensor
 
 
-class MeasuredSensor(ABC):
+class MeasuredSensor(Batched):
     """Simulates a sensor that was measured; the classes beneath it say how its response is drawn and applied.
 
     The sensor's own noise has the measured spectrum and lies below the active speech of each item as far as it did in
@@ -97,19 +97,6 @@ class MeasuredSensor(ABC):
     def apply(self, air: Tensor, sample_rate: int, curves: Curves, wandering: Tensor) -> Tensor:
         """Filter: air ``(B, 1, T)``, curves ``(B, F)``, ``wandering (B, frames, F)`` in dB; gives ``(B, 1, T)``."""
 
-    def __call__(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generator: torch.Generator,
-        training: bool,
-        *,
-        body: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """The sensor's ``signal (1, T)`` float32 for clean speech ``air (1, T)``, aligned with it."""
-        made = self.batch(air[None], sample_rate, [generator], training, None if body is None else [body])
-        return {"signal": made["signal"][0]}
-
     def batch(
         self,
         air: Tensor,
@@ -118,7 +105,7 @@ class MeasuredSensor(ABC):
         training: bool,
         bodies: Sequence[torch.Generator] | None = None,
     ) -> dict[str, Tensor]:
-        """The same for a batch ``(B, 1, T)`` on its device; see :class:`bcfusion.contracts.BatchSimulator`."""
+        """Clean speech ``air (B, 1, T)`` on its device; see :class:`bcfusion.contracts.BatchSimulator`."""
         air = air.to(torch.float32)
         count, hop = self.frames(air.shape[-1], sample_rate)
         drawn, wandering, white = [], [], []
@@ -126,7 +113,8 @@ class MeasuredSensor(ABC):
             curves = self.draw(sample_rate, body, generator, training)
             drawn.append(curves)
             wandering.append(self._wandering(count, hop, sample_rate, curves.deviation, generator))
-            white.append(torch.randn(1, air.shape[-1], generator=generator))
+            if self.noise:  # drawn last: without it nothing else changes
+                white.append(torch.randn(1, air.shape[-1], generator=generator))
         curves = Curves(*(torch.stack(parts).to(air.device) for parts in zip(*drawn, strict=True)))
         signal = self.apply(air, sample_rate, curves, torch.stack(wandering).to(air.device))
         if self.noise:
