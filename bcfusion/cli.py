@@ -14,7 +14,7 @@ from bcfusion.commands import USER_ERROR, exit_status
 
 VERBS = {
     "train": "train a network and compare its output with the input",
-    "evaluate": "score a trained network on a test or validation set",
+    "evaluate": "score a trained network, or files that another program has enhanced",
     "enhance": "restore recordings: files, folders or globs in, files out",
     "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",
     "calibrate": "measure a body sensor on recorded pairs, for simulators to be built on",

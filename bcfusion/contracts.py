@@ -177,6 +177,18 @@ class Metric(Protocol):
         ...
 
 
+@runtime_checkable
+class ItemMetric(Metric, Protocol):
+    """A metric that has to know WHICH utterance it scores: its transcript, what listeners said of it.
+
+    Where a metric has ``score_item``, scoring calls that in place of ``score``.
+    """
+
+    def score_item(self, item_id: str, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
+        """Scores the utterance ``item_id`` of the corpus; otherwise as :meth:`Metric.score`."""
+        ...
+
+
 class Skip(Exception):
     """This utterance cannot be scored by this metric; the text is the reason, counted in the report."""
 

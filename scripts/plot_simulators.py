@@ -31,6 +31,7 @@ from bcfusion.data.simulation.eben_lowpass import EbenLowpass
 from bcfusion.data.simulation.magnitude_ratio import MagnitudeRatio
 from bcfusion.data.simulation.narrowband import FAMILIES, Narrowband
 from bcfusion.data.simulation.transfer_function import TransferFunction
+from bcfusion.report.colours import PALETTE
 from bcfusion.report.spectrogram import save_figure
 
 PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
@@ -163,7 +164,7 @@ def _measured(name: str, simulator: Simulator, calibration: Path) -> Figure:
 
 def figure_colours() -> Iterable[str]:
     """As many colours as there are codecs, told apart by hue and lightness."""
-    return ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9", "black")
+    return (*PALETTE, "black")
 
 
 def panels(title: str, count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
@@ -172,7 +173,10 @@ def panels(title: str, count: int, columns: int = 2) -> tuple[Figure, list[Axes]
     rows = -(-count // columns)
     figure = Figure(figsize=(1.0 + 4.4 * columns if count > 1 else 8.5, 1.0 + 3.6 * rows), dpi=84, layout="constrained")
     figure.suptitle(title, fontsize=15)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in axes:
+        panel.set_prop_cycle(color=PALETTE)
+    return figure, axes
 
 
 def decibels(panel: Axes, label: str, lowest: float, highest: float, legend: bool = True) -> None:

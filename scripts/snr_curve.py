@@ -55,7 +55,7 @@ def table(ratios: list[float], curves: dict[str, dict[str, list[float]]]) -> str
         name = metric_name(metric)
         for system, values in curves.items():
             cells = " | ".join(f"{value:.{name.decimals}f}" for value in values[metric])
-            lines.append(f"| {name.text} | {system} | {cells} |")
+            lines.append(f"| {name.text} | {NAMES.get(system, system)} | {cells} |")
     return "\n".join(lines)
 
 
@@ -75,9 +75,9 @@ def main() -> int:
             scores = evaluate(arguments.run, ratio, arguments.overrides, Path(folder) / f"{ratio:g}")
             for system, values in means(scores, arguments.metrics).items():
                 for metric, value in values.items():
-                    curves.setdefault(NAMES.get(system, system), {}).setdefault(metric, []).append(value)
+                    curves.setdefault(system, {}).setdefault(metric, []).append(value)
     print(table(ratios, curves))
-    print(save_figure(snr_figure(ratios, curves, arguments.title), arguments.figure))
+    print(save_figure(snr_figure(ratios, curves, arguments.title, NAMES), arguments.figure))
     return 0
 
 

@@ -178,6 +178,20 @@ def test_status_of_a_users_error_and_of_an_interrupt(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    shell = f"set -o pipefail; {sys.executable} -m bcfusion.cli prepare --list | true; exit $PIPESTATUS"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_pipe_of_the_program_itself_that_breaks_is_one() -> None:
+    def broken(argv: list[str]) -> None:
+        raise BrokenPipeError("a worker's")
+
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        exit_status(broken, [])
+
+
 # ---------------------------------------------------------------- Hydra's features
 
 

@@ -7,6 +7,7 @@ when it works. It can be run as a script too, since that is how Lightning starts
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from bcfusion.errors import BcfusionError
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
@@ -26,7 +28,9 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
     # slower as soon as another process (a metric worker, too) wants the same core; alone, sleeping costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
-        return main(argv) or 0
+        status = main(argv) or 0
+        sys.stdout.flush()  # here, where it is known what to do if nobody reads on
+        return status
     except BcfusionError as error:
         if wants_traceback():
             traceback.print_exc()
@@ -35,6 +39,21 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return BROKEN_PIPE
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output was closed at its other end, as by ``| head``; what is left for it goes nowhere then."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    closed = any(events & select.POLLERR for _, events in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return closed
 
 
 def wants_traceback() -> bool:

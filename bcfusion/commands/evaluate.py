@@ -1,13 +1,14 @@
-"""``bcfusion evaluate``: a trained generator on whole files, every metric, the input beside it."""
+"""``bcfusion evaluate``: a trained generator, or folders of enhanced files; every metric, the input beside it."""
 
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.commands import exit_status
+from bcfusion.commands import evaluate_folders, exit_status
+from bcfusion.commands.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
 from bcfusion.commands.hydra_app import run
 from bcfusion.commands.recorded import recorded_overrides
 from bcfusion.config import merge_overrides
@@ -17,19 +18,27 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 HELP = """\
-usage: bcfusion evaluate MODEL [split=NAME] [key=value ...] [hydra options]
+usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] [hydra options]
+       bcfusion evaluate --enhanced DIR --reference DIR [--input DIR] [--name NAME] [group_by=NAME,...] [key=value ...]
 
 Score a run, bundle or checkpoint on whole files. It starts from the settings that the model was trained with; what you
 type wins. A run directory is evaluated by its best checkpoint, never by its last.
 
+Or score files that any other program has enhanced, in the same way: they are matched by their path below the folders,
+suffixes aside, and resampled to the rate of the references (or to sample_rate=HZ). --enhanced may be given several
+times, each with its --name. Lengths that differ by no more than --tolerance SECONDS (0.1) are cut to the shorter one.
+
 examples:
   bcfusion evaluate runs/bone_to_air/seanet/TIME
   bcfusion evaluate RUN data=folder data.root=/data/speech split=valid
-  bcfusion evaluate RUN 'metrics=[pesq_wb,stoi,lsd]'
+  bcfusion evaluate RUN 'metrics=[pesq_wb,stoi,lsd]' group_by=speaker,snr
   bcfusion evaluate RUN data=pairs data.body=/data/throat data.air=/data/air degradation=none
   bcfusion evaluate RUN/checkpoints/best-stoi.ckpt
+  bcfusion evaluate --enhanced theirs/ --reference clean/ --input noisy/ --name Theirs 'metrics=[pesq_wb,stoi]'
 
-It prints a table and writes scores.csv, scores.md and samples/ into RUN/evaluation/TIME (output=DIR changes it).
+It prints the means of every system and their 95 % bootstrap intervals, and writes into RUN/evaluation/TIME (output=DIR
+changes it): scores.csv and scores.parquet (each utterance), scores.md and scores.tex (tables), summary.csv (count,
+mean, median, quartiles, interval) and, of a model, samples/. Groups are by speaker, corpus or snr.
 """
 
 # Settings of training that mean nothing, or something else, in an evaluation.
@@ -38,25 +47,32 @@ TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget"
 
 def main(argv: list[str]) -> int:
     """Runs the verb; returns the exit status."""
-    if not argv or "=" in argv[0] or argv[0].startswith("-"):
+    for option in {"-m", "--multirun"}.intersection(argv):
+        raise ConfigError(
+            [f"{option}: evaluate is no sweep: run it for each value, each with an output=DIR of its own"]
+        )
+    if evaluate_folders.asked_for(argv):
+        return evaluate_folders.main(argv)
+    if not argv or argv[0].startswith("-") or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise CheckpointError(
-            "evaluate: name a model first: a run directory, a bundle or a .ckpt\n"
+            "evaluate: name a model first: a run directory, a bundle or a .ckpt; or --enhanced DIR --reference DIR\n"
             "as in: bcfusion evaluate runs/bone_to_air/seanet/TIME"
         )
     model = Path(argv[0])
-    given, settings = _own_settings(argv[1:])
+    given, settings = own_settings(argv[1:], ("split", "output", "group_by"))
     recorded = [
         override
         for override in recorded_overrides(model)
         if override.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY
     ]
-    output = Path(settings.get("output", _output(model)))
-    overrides = [*merge_overrides(recorded, given), "hydra.run.dir='{}'".format(str(output).replace("'", "\\'"))]
+    output = Path(settings["output"]) if "output" in settings else _output(model)
+    overrides = [*merge_overrides(recorded, given), hydra_directory(output)]
     split = settings.get("split", "test")
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
+    group_by = parse_groups(settings["group_by"]) if "group_by" in settings else []
     run(
-        lambda cfg: task(cfg, model, split, output),
+        lambda cfg: task(cfg, model, split, output, group_by),
         overrides,
         config_name="train",
         module_file=__file__,
@@ -65,27 +81,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _own_settings(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Separates ``split=`` and ``output=`` from the overrides of the configuration."""
-    own = {}
-    given = []
-    for argument in argv:
-        key, equals, value = argument.partition("=")
-        if equals and key in ("split", "output"):
-            own[key] = value
-        else:
-            given.append(argument)
-    return given, own
+def _output(model: Path) -> Path:
+    inside = model if model.parent.parent.name else model.absolute()  # "best.ckpt" alone names no run above it
+    run_dir = next((folder for folder in (inside, *inside.parents[:2]) if (folder / "overrides.yaml").is_file()), None)
+    return timed_output(run_dir / "evaluation" if run_dir is not None else Path("runs") / "evaluation")
 
 
-def _output(model: Path) -> str:
-    run_dir = next((folder for folder in (model, *model.parents[:2]) if (folder / "overrides.yaml").is_file()), None)
-    parent = run_dir / "evaluation" if run_dir is not None else Path("runs") / "evaluation"
-    return str(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f"))
-
-
-def task(cfg: DictConfig, model: Path, split: str, output: Path) -> None:
-    """Evaluates, prints the table, and writes scores and samples."""
+def task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequence[str]) -> None:
+    """Evaluates, prints the tables, and writes scores and samples."""
     from bcfusion.config_check import verify_or_raise
 
     verify_or_raise(cfg, training=False)
@@ -94,12 +97,11 @@ def task(cfg: DictConfig, model: Path, split: str, output: Path) -> None:
     from bcfusion.config import build
     from bcfusion.inference.bundle import bundle_of, load_generator
     from bcfusion.inference.evaluate import evaluate_generator
+    from bcfusion.inference.utterances import Utterances
     from bcfusion.metrics.pool import Scorer
-    from bcfusion.report.table import markdown_table
     from bcfusion.training import device
     from bcfusion.training.assemble import build_datamodule
-    from bcfusion.training.closing import SampleWriter, print_scores
-    from bcfusion.training.record import write_text
+    from bcfusion.training.closing import SampleWriter
 
     generator = load_generator(model, device="cuda" if device.on_gpu(cfg.trainer.accelerator) else "cpu")
     bundle = bundle_of(generator)
@@ -115,14 +117,14 @@ def task(cfg: DictConfig, model: Path, split: str, output: Path) -> None:
     shown = datamodule.test_split if split == "test" else split
     loader = datamodule.whole_dataloader(shown)
     samples = SampleWriter(output / "samples", cfg.trainer.samples, cfg.sample_rate)
+    utterances = Utterances(datamodule.rows(shown), cfg.sample_rate)
     torch.manual_seed(cfg.seed)
     with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
-        scores = evaluate_generator(generator, loader, scorer, sensors, on_item=samples)
-    scores.write_csv(output / "scores.csv")
-    means = {system: scores.mean(system) for system in scores.systems}
-    write_text(output / "scores.md", markdown_table(means, scores.higher_is_better) + "\n")
-    print_scores(scores, f"{model} (step {bundle.training.get('step')}) on the {shown} files:")
-    print(f"per utterance: {output / 'scores.csv'}\nsamples:       {output / 'samples'}")
+        scores = evaluate_generator(generator, loader, scorer, sensors, on_item=samples, describe=utterances)
+    title = f"{model} (step {bundle.training.get('step')}) on the {shown} files"
+    conclude(utterances.complete(scores), group_by, output, title)
+    if cfg.trainer.samples:
+        print(f"samples:       {output / 'samples'}")
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ def recorded_overrides(model: str | Path) -> list[str]:
     path = Path(model)
     for folder in (path, *path.absolute().parents[:2]):
         if (folder / "overrides.yaml").is_file() and (folder / "checkpoints").is_dir():
-            overrides = yaml.safe_load((folder / "overrides.yaml").read_text()) or []
-            record = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+            overrides = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")) or []
+            record = json.loads((folder / "run.json").read_bytes()) if (folder / "run.json").is_file() else {}
             return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
     if (path / "config.yaml").is_file():
-        content = yaml.safe_load((path / "config.yaml").read_text())
+        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         return _arguments(content.get("training", {})) if isinstance(content, dict) else []
     if path.is_file() and path.suffix == ".ckpt":
         from bcfusion.training import checkpoint

@@ -20,6 +20,7 @@ polarity          no        -1 where body is inverted, else 1
 gain              no        dB by which body is amplified when it is read; 0
 sample_rate       no        of air, Hz; read from the file
 bandwidth         no        Hz up to which air holds speech, as measured
+corpus, snr       no        name, and dB of a recorded noisy sensor: what evaluations group by (kept in ``Row.extra``)
 others            no        kept as they are in ``Row.extra``
 ================  ========  ==========================================================================================
 
@@ -120,7 +121,7 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
                         entries.append(entry)
                 problems.extend(f"line {line}: {problem}" for problem in found)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read manifest {source}: {_reason(error)}") from error
+        raise DataError(f"cannot read manifest {source.absolute()}: {_reason(error)}") from error
     absent = [] if "paths" in columns else [name for name in (needed, "split") if name not in columns]
     if absent and columns:  # told once, not for each of a million lines
         separated = "; cells are separated by commas" if len(columns) == 1 and source.suffix == ".csv" else ""

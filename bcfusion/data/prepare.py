@@ -152,7 +152,7 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
                 bar.update(len(found))
         if left_out.counts.total() > job.max_unreadable_share * total:
             raise DataError("\n".join([*left_out.lines(total), _too_many(job, left_out, total)]))
-        rows = [_row(recording, known[recording.id]) for recording in recordings if recording.id in known]
+        rows = [_row(recording, known[recording.id], job.name) for recording in recordings if recording.id in known]
         write_manifest(job.target, rows)
         journal.remove()
     return Prepared(rows, left_out, total, resumed)
@@ -260,7 +260,7 @@ def _look_at_batch(recordings: Sequence[Recording], sensor: str, measure: bool) 
     return [facts_of(recording, sensor, measure) for recording in recordings]
 
 
-def _row(recording: Recording, facts: Mapping[str, Any]) -> Row:
+def _row(recording: Recording, facts: Mapping[str, Any], corpus: str) -> Row:
     confidence = {CONFIDENCE: facts[CONFIDENCE]} if CONFIDENCE in facts else {}
     return Row(
         id=recording.id,
@@ -272,7 +272,7 @@ def _row(recording: Recording, facts: Mapping[str, Any]) -> Row:
         offset=recording.offset,
         lag=facts.get("lag", recording.lag),
         polarity=facts.get("polarity", recording.polarity),
-        extra={**recording.extra, **confidence},
+        extra={"corpus": corpus, **recording.extra, **confidence},
         channels=recording.channels,
         bandwidth=facts.get("bandwidth"),
     )

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bcfusion.contracts import Batch, Generator
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.inference.probe import device_of
-from bcfusion.metrics.pool import Scorer, Scores
+from bcfusion.metrics.pool import Scorer
+from bcfusion.metrics.scores import Scores
 from bcfusion.nn.network import estimate_of
 
 ENHANCED = "enhanced"  #: name of the system under test in scores and tables
@@ -45,6 +46,7 @@ def evaluate_generator(
     scorer: Scorer,
     sensors: Sequence[str],
     on_item: Callable[[int, str, Mapping[str, np.ndarray]], None] | None = None,
+    describe: Callable[[Batch, int], Mapping[str, str]] | None = None,
 ) -> Scores:
     """Metrics of the enhanced signals and of the input, for each item of the batches.
 
@@ -54,6 +56,8 @@ def evaluate_generator(
         scorer: computes the metrics in its processes while the generator works on.
         sensors: names of the input channels.
         on_item: called with index, id and signals (inputs, ``enhanced``, ``target``) of each item.
+        describe: gives further columns of the scores for an item, from its batch and its position there; as
+            :class:`bcfusion.inference.utterances.Utterances`.
     """
     index = 0
     for batch in batches:
@@ -62,7 +66,7 @@ def evaluate_generator(
             inputs = batch["inputs"][position, :, :length]
             target = batch["target"][position, 0, :length].cpu().numpy()
             signals = {**input_signals(inputs, length, sensors), ENHANCED: enhance_item(generator, inputs)}
-            scorer.submit(item, signals, target)
+            scorer.submit(item, signals, target, None if describe is None else describe(batch, position))
             if on_item is not None:
                 on_item(index, item, {**signals, "target": target})
             index += 1

@@ -51,17 +51,7 @@ class MetricBase(ABC):
             Skip: the audio cannot be scored (empty, of two lengths, not finite, or as the subclass says).
             ValueError: an array is not one-dimensional, which is an error of the caller.
         """
-        estimate, target = np.asarray(estimate, dtype=np.float64), np.asarray(target, dtype=np.float64)
-        if estimate.ndim != 1 or target.ndim != 1:
-            raise ValueError(f"a metric scores (T,) arrays, not {estimate.shape} against {target.shape}")
-        if estimate.shape != target.shape:
-            raise Skip("estimate and target differ in length")
-        if estimate.size == 0:
-            raise Skip("empty")
-        if not np.isfinite(target).all():
-            raise Skip("non-finite target")
-        if not np.isfinite(estimate).all():
-            raise Skip("non-finite estimate")
+        estimate, target = checked(estimate, target)
         with np.errstate(all="ignore"):  # what overflows ends in a score that is not finite
             values = self._measure(estimate, target, sample_rate)
         if not all(math.isfinite(value) for value in values.values()):
@@ -107,6 +97,27 @@ class MetricBase(ABC):
         self.skipped = Counter()
         self._sums = {}
         self._scored = 0
+
+
+def checked(estimate: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return both signals as float64 ``(T,)``, T >= 1.
+
+    Raises:
+        Skip: they are empty, of two lengths, or not finite.
+        ValueError: an array is not one-dimensional, which is an error of the caller.
+    """
+    estimate, target = np.asarray(estimate, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    if estimate.ndim != 1 or target.ndim != 1:
+        raise ValueError(f"a metric scores (T,) arrays, not {estimate.shape} against {target.shape}")
+    if estimate.shape != target.shape:
+        raise Skip("estimate and target differ in length")
+    if estimate.size == 0:
+        raise Skip("empty")
+    if not np.isfinite(target).all():
+        raise Skip("non-finite target")
+    if not np.isfinite(estimate).all():
+        raise Skip("non-finite estimate")
+    return estimate, target
 
 
 def is_silent(signal: np.ndarray) -> bool:

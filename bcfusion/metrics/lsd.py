@@ -1,13 +1,47 @@
-"""Log-spectral distance, of the whole band or of what lies above a frequency."""
+"""Log-spectral distance, of the whole band or of a part of it, in the settings of several papers."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from bcfusion.contracts import Skip
+from bcfusion.errors import ConfigError
 from bcfusion.metrics.base import MetricBase, is_silent
+from bcfusion.metrics.spectrum import band, power_spectra
 
-FRAMES_AT_ONCE = 256  # bounds the memory of a long file
+
+class LsdPreset(NamedTuple):
+    """One way in which log-spectral distances are published.
+
+    Attributes:
+        window, hop: in samples, or in seconds where ``in_seconds``.
+        floor: smallest power that is told apart. scale: of the distance, which is measured in log10 of power.
+        gain_matched: the estimate is scaled to the target first, by least squares.
+    """
+
+    window: float
+    hop: float
+    in_seconds: bool
+    floor: float
+    scale: float
+    gain_matched: bool
+
+
+PRESETS: Mapping[str, LsdPreset] = MappingProxyType(
+    {
+        # NU-Wave 2 (S. Han and J. Lee, 2022) and, with the same window, hop and floor, AP-BWE (Y.-X. Lu et al., 2024)
+        "default": LsdPreset(2048, 512, False, 1e-8, 1.0, False),
+        # The same in dB of power, the unit of A. Gray and J. Markel, 1976: ten times the value of `default`
+        "decibel": LsdPreset(2048, 512, False, 1e-8, 10.0, False),
+        # URGENT challenge 2024 and 2025: 32 ms, natural logarithm, level matched; amplitude floor 1e-8
+        "urgent": LsdPreset(0.032, 0.016, True, 1e-16, math.log(10.0), True),
+    }
+)
 
 
 class Lsd(MetricBase):
@@ -18,67 +52,73 @@ class Lsd(MetricBase):
     ``P = max(|X|^2, floor)`` the POWER of the short-time spectrum X of a waveform in [-1, 1], unnormalised, under a
     periodic Hann window. Frames are centred, with zeros beyond both ends. A gain of 10 dB is a distance of 1.
 
-    Published values differ by a factor of ten for the same pair with the floor, the logarithm and the level. The
-    defaults are our preset: 2048 samples, hop 512, log10 of power, floor 1e-8. Compare only within one preset, and with
-    the value of the unprocessed input beside it.
+    Published values differ by a factor of ten for the same pair with the floor, the logarithm and the level. Hence
+    presets: compare only within one, and with the value of the unprocessed input beside it.
 
-    Skipped where the target is silent, or no frequency is at or above ``low_frequency``. A silent estimate is scored.
+    * ``default``: 2048 samples, hop 512, log10 of power, floor 1e-8, as NU-Wave 2 and AP-BWE.
+    * ``decibel``: the same times ten, in dB.
+    * ``urgent``: that of the URGENT challenges: windows of 32 ms, hop 16 ms, natural logarithm of power, the estimate
+      brought to the target's level. They add 1e-8 to the amplitude of the estimate where we floor either power
+      at 1e-16: values agree but for bins that are digitally silent.
+
+    Skipped where the target is silent, or no frequency is left to compare. A silent estimate is scored, but not where
+    its level is to be matched.
 
     Args:
-        n_fft: window and transform, in samples. hop_length: in samples. floor: smallest power that is told apart.
-        low_frequency: only frequencies at or above it count, in Hz; None: all. name: of the value.
+        preset: ``default``, ``decibel`` or ``urgent``.
+        n_fft: window and transform, in samples; None: as the preset says. So for hop_length (samples) and floor.
+        low_frequency: only frequencies at or above it count, in Hz; None: from 0 on.
+        high_frequency: only frequencies below it count, in Hz; None: to the end.
+        name: of the value.
 
     Raises:
-        ValueError: a size or the floor is not positive, or the frequency is negative.
+        ConfigError: no such preset.
+        ValueError: a size or the floor is not positive, or the frequencies hold no band.
     """
 
     def __init__(
         self,
-        n_fft: int = 2048,
-        hop_length: int = 512,
-        floor: float = 1e-8,
+        preset: str = "default",
+        n_fft: int | None = None,
+        hop_length: int | None = None,
+        floor: float | None = None,
         low_frequency: float | None = None,
+        high_frequency: float | None = None,
         name: str = "lsd",
     ) -> None:
         super().__init__()
-        if n_fft < 2 or hop_length < 1 or floor <= 0 or (low_frequency is not None and low_frequency < 0):
-            raise ValueError(
-                f"n_fft={n_fft}, hop_length={hop_length} and floor={floor} must be positive (n_fft at least 2), "
-                f"low_frequency={low_frequency} not negative"
-            )
-        self.n_fft = n_fft
-        self.hop_length = hop_length
-        self.floor = floor
-        self.low_frequency = low_frequency
+        if preset not in PRESETS:
+            raise ConfigError([f"Lsd: preset={preset!r} is none of {', '.join(PRESETS)}"])
+        self.preset = PRESETS[preset]
+        self.floor = self.preset.floor if floor is None else floor
+        self.n_fft, self.hop_length = n_fft, hop_length
+        if (n_fft is not None and n_fft < 2) or (hop_length is not None and hop_length < 1) or self.floor <= 0:
+            raise ValueError(f"n_fft={n_fft}, hop_length={hop_length} and floor={floor} must be positive (n_fft >= 2)")
+        lowest, highest = low_frequency or 0.0, math.inf if high_frequency is None else high_frequency
+        if lowest < 0 or lowest >= highest:
+            raise ValueError(f"low_frequency={low_frequency} and high_frequency={high_frequency} hold no band")
+        self.low_frequency, self.high_frequency = low_frequency, high_frequency
         self.names = (name,)
         self.higher_is_better = {name: False}
 
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
         if is_silent(target):
             raise Skip("target is silent")
-        first_bin = 0
-        if self.low_frequency is not None:
-            first_bin = int(np.searchsorted(np.fft.rfftfreq(self.n_fft, 1 / sample_rate), self.low_frequency))
-        if first_bin > self.n_fft // 2:
-            raise Skip(f"no frequency at or above {self.low_frequency:g} Hz")
-        estimate_frames, target_frames = self._frames(estimate), self._frames(target)
-        distances = [
-            np.sqrt(np.mean(np.square(self._log_power(e, first_bin) - self._log_power(t, first_bin)), axis=1))
-            for e, t in (
-                (estimate_frames[start : start + FRAMES_AT_ONCE], target_frames[start : start + FRAMES_AT_ONCE])
-                for start in range(0, len(target_frames), FRAMES_AT_ONCE)
-            )
-        ]
-        return {self.names[0]: float(np.concatenate(distances).mean())}
+        unit = sample_rate if self.preset.in_seconds else 1
+        n_fft = self.n_fft or max(round(self.preset.window * unit), 2)
+        hop_length = self.hop_length or max(round(self.preset.hop * unit), 1)
+        bins = band(n_fft, sample_rate, self.low_frequency, self.high_frequency)
+        if self.preset.gain_matched:
+            if is_silent(estimate):
+                raise Skip("estimate is silent")
+            estimate = estimate * (np.sum(estimate * target) / np.sum(estimate * estimate))
+        pairs = zip(
+            power_spectra(estimate, n_fft, hop_length, bins),
+            power_spectra(target, n_fft, hop_length, bins),
+            strict=True,
+        )
+        distances = [np.sqrt(np.mean(np.square(self._log(e) - self._log(t)), axis=1)) for e, t in pairs]
+        return {self.names[0]: self.preset.scale * float(np.concatenate(distances).mean())}
 
-    def _frames(self, signal: np.ndarray) -> np.ndarray:
-        """View ``(T,)`` as ``(1 + T // hop, n_fft)`` frames centred on multiples of the hop."""
-        padded = np.pad(signal, (self.n_fft // 2, self.n_fft - self.n_fft // 2))
-        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)
-        return frames[: signal.size + 1 : self.hop_length]
-
-    def _log_power(self, frames: np.ndarray, first_bin: int) -> np.ndarray:
-        """log10 of the floored power, ``(frames, bins from first_bin)``."""
-        window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.n_fft) / self.n_fft)
-        spectrum = np.fft.rfft(frames * window, axis=1)[:, first_bin:]
-        return np.log10(np.maximum(np.square(spectrum.real) + np.square(spectrum.imag), self.floor))
+    def _log(self, power: np.ndarray) -> np.ndarray:
+        return np.log10(np.maximum(power, self.floor))

@@ -1,4 +1,4 @@
-"""Scores of many utterances, computed in worker processes while the network is busy with the next batch.
+"""Scoring of many utterances in worker processes while the network is busy with the next batch.
 
 PESQ holds Python's interpreter lock, so threads would not help. The workers import this module before anything else, so
 NumPy is not imported at its top: its linear algebra reads the number of its threads once, when it is loaded.
@@ -6,7 +6,6 @@ NumPy is not imported at its top: its linear algebra reads the number of its thr
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import multiprocessing
@@ -14,21 +13,19 @@ import multiprocessing.connection
 import os
 import pickle
 import signal
-import statistics
 import sys
 import threading
 import types
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.context import SpawnContext, SpawnProcess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.contracts import Metric, Skip
+from bcfusion.contracts import ItemMetric, Metric, Skip
 from bcfusion.errors import ConfigError
+from bcfusion.metrics.scores import ItemScore, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,114 +34,6 @@ logger = logging.getLogger(__name__)
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 WORKER_DIED = "scoring process died"
-
-
-@dataclass
-class ItemScore:
-    """The scores of one system on one utterance.
-
-    Attributes:
-        id: of the utterance. system: whose signal was scored (``estimate``, ``input``, ...).
-        values: value name to score, NaN where it was skipped. skipped: value name to the reason.
-        info: what the caller said of the utterance (speaker, noise, ...).
-    """
-
-    id: str
-    system: str
-    values: dict[str, float]
-    skipped: dict[str, str] = field(default_factory=dict)
-    info: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Scores:
-    """All scores of one pass over a set, in the order in which the utterances were submitted.
-
-    Attributes:
-        rows: one for each utterance and system.
-        higher_is_better: value name to direction, None for information; its order is that of all tables.
-    """
-
-    rows: list[ItemScore]
-    higher_is_better: dict[str, bool | None]
-
-    @classmethod
-    def merged(cls, parts: Sequence[Scores]) -> Scores:
-        """Join the scores of several processes, one after the other.
-
-        An utterance that several of them scored, as a distributed sampler pads the last batch, counts once.
-
-        Args:
-            parts: of the same metrics.
-
-        Raises:
-            ValueError: no parts, or parts of different metrics.
-        """
-        if not parts or any(part.higher_is_better != parts[0].higher_is_better for part in parts):
-            raise ValueError("scores to merge must be at least one, and of the same metrics")
-        rows: dict[tuple[str, str], ItemScore] = {}
-        for part in parts:
-            for row in part.rows:
-                rows.setdefault((row.id, row.system), row)
-        return cls(list(rows.values()), dict(parts[0].higher_is_better))
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all values."""
-        return tuple(self.higher_is_better)
-
-    @property
-    def systems(self) -> tuple[str, ...]:
-        """The names of all systems, in order of appearance."""
-        return tuple(dict.fromkeys(row.system for row in self.rows))
-
-    def mean(self, system: str) -> dict[str, float]:
-        """Mean of each value over the utterances it was computed for; NaN where there are none."""
-        scored = {name: self._scored(name, system) for name in self.names}
-        return {name: statistics.fmean(values) if values else math.nan for name, values in scored.items()}
-
-    def median(self, system: str) -> dict[str, float]:
-        """Median of each value over the utterances it was computed for; NaN where there are none."""
-        scored = {name: self._scored(name, system) for name in self.names}
-        return {name: statistics.median(values) if values else math.nan for name, values in scored.items()}
-
-    def count(self, metric_name: str, system: str) -> int:
-        """Count the utterances for which the value ``metric_name`` was computed."""
-        return len(self._scored(metric_name, system))
-
-    def skipped(self, system: str) -> dict[str, Counter[str]]:
-        """Count the reasons of the skipped utterances, for each value name that has any."""
-        reasons: dict[str, Counter[str]] = {}
-        for row in self.rows:
-            if row.system == system:
-                for name, reason in row.skipped.items():
-                    reasons.setdefault(name, Counter())[reason] += 1
-        return reasons
-
-    def write_csv(self, path: str | Path) -> None:
-        """Write one line for each utterance and system: id, the info columns, system, every value, skipped.
-
-        A value that was skipped is an empty cell; ``skipped`` reads ``pesq_wb, stoi: estimate is silent; ...``. The
-        file appears at once and whole, or not at all; missing folders are made.
-        """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        info_names = list(dict.fromkeys(name for row in self.rows for name in row.info))
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["id", *info_names, "system", *self.names, "skipped"])
-                for row in self.rows:
-                    info = [row.info.get(name, "") for name in info_names]
-                    values = ["" if name in row.skipped else f"{row.values[name]:.6g}" for name in self.names]
-                    writer.writerow([row.id, *info, row.system, *values, _skipped_cell(row.skipped)])
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-    def _scored(self, name: str, system: str) -> list[float]:
-        return [row.values[name] for row in self.rows if row.system == system and name not in row.skipped]
 
 
 @dataclass
@@ -392,7 +281,10 @@ def _score(metrics: Mapping[str, Metric], job: _Job) -> list[ItemScore]:
         for metric in metrics.values():
             reason = "non-finite score"
             try:
-                values = metric.score(estimate, job.target, job.sample_rate)
+                if isinstance(metric, ItemMetric):
+                    values = metric.score_item(job.id, estimate, job.target, job.sample_rate)
+                else:
+                    values = metric.score(estimate, job.target, job.sample_rate)
             except Skip as skip:
                 values, reason = {}, str(skip)
             except Exception as error:  # a metric of the user's own may raise anything, and hours are at stake
@@ -431,11 +323,3 @@ def _pickle(metrics: dict[str, Metric]) -> bytes:
         if problem:
             raise ConfigError([f"metrics.{key}: {problem}; use a class of an importable module with plain arguments"])
     return pickle.dumps(metrics)
-
-
-def _skipped_cell(skipped: Mapping[str, str]) -> str:
-    """Group value names by reason: ``pesq_wb, stoi: estimate is silent; lsd: ...``."""
-    names: dict[str, list[str]] = {}
-    for name, reason in skipped.items():
-        names.setdefault(reason, []).append(name)
-    return "; ".join(f"{', '.join(values)}: {reason}" for reason, values in names.items())

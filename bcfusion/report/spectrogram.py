@@ -1,4 +1,4 @@
-"""Spectrogram pictures: input, enhanced and target one above the other, on one colour scale."""
+"""Spectrogram pictures: input, enhanced, target and the difference of the last two, one above the other."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 __all__ = ["RANGE_DB", "save_figure", "spectrogram_figure"]
 
 RANGE_DB = 80.0  # shown below the maximum of the reference
 WINDOW_SECONDS = 0.032  # shows harmonics of low voices and still single glottal closures of slow ones
 MAX_FRAMES = 2400  # more than a picture has columns; long signals get a longer hop
-REFERENCE = "target"
+REFERENCE, TESTED = "target", "enhanced"
+DIFFERENCE_DB = 30.0  # of the strongest colours; larger differences have them too
 FLOOR = 1e-10  # of the maximum; far below what is shown
 
 
@@ -24,6 +27,8 @@ def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, titl
 
     All panels share the colour scale, 80 dB below the maximum of the signal named ``target`` (of the last one where
     there is none), so that what is too quiet in one panel is seen to be so. Samples that are not finite stay blank.
+    Where ``enhanced`` and ``target`` are among the signals, a last panel shows by how many dB the first is above the
+    second: red is too much, blue is missing. What lies below the scale in both is no difference.
 
     Args:
         signals: by the name of their panel, each ``(T,)`` or ``(1, T)``, not empty; lengths may differ.
@@ -47,35 +52,65 @@ def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, titl
     # Where the reference is silent, the loudest panel takes its place; where all are, full scale.
     top = _peak(magnitudes[reference]) or max(map(_peak, magnitudes.values())) or 1.0
 
-    figure = Figure(figsize=(11, 1.0 + 2.5 * len(tracks)), dpi=110, layout="constrained")
-    panels = figure.subplots(len(tracks), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for panel, (name, magnitude) in zip(panels, magnitudes.items(), strict=True):
-        decibels = 20 * np.log10(np.maximum(magnitude, FLOOR * top) / top)
-        # imshow is given the outer edges of the first and last pixel; frames and bins lie in their middle.
-        edge, bin_edge = hop / sample_rate / 2, sample_rate / 2000 / (magnitude.shape[0] - 1) / 2
-        image = panel.imshow(
-            decibels,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            vmin=-RANGE_DB,
-            vmax=0.0,
-            extent=(-edge, (2 * magnitude.shape[1] - 1) * edge, -bin_edge, sample_rate / 2000 + bin_edge),
-            interpolation="antialiased",
-        )
-        panel.set_title(name, loc="left", fontsize=13, fontweight="bold", parse_math=False)
-        panel.set_ylabel("frequency (kHz)", fontsize=12)
-        panel.tick_params(labelsize=11)
-        panel.set_facecolor("0.8")  # behind what is shorter than the longest, or not finite
+    levels = {name: 20 * np.log10(np.maximum(magnitude, FLOOR * top) / top) for name, magnitude in magnitudes.items()}
+    difference = _difference(levels) if {REFERENCE, TESTED} <= levels.keys() else None
+    count = len(levels) + (difference is not None)
+    figure = Figure(figsize=(11, 1.0 + 2.5 * count), dpi=110, layout="constrained")
+    panels = list(figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0])
+    for panel, (name, decibels) in zip(panels, levels.items(), strict=False):
+        image = _draw(panel, name, decibels, hop / sample_rate, sample_rate, "magma", (-RANGE_DB, 0.0))
+    _scale(figure, image, panels[: len(levels)], f"level (dB re maximum of {reference})")
+    if difference is not None:
+        limits = (-DIFFERENCE_DB, DIFFERENCE_DB)
+        name = f"difference: {TESTED} − {REFERENCE}"
+        image = _draw(panels[-1], name, difference, hop / sample_rate, sample_rate, "RdBu_r", limits)
+        _scale(figure, image, panels[-1:], "difference (dB)")
     panels[-1].set_xlim(0.0, longest / sample_rate)
     panels[-1].set_ylim(0.0, sample_rate / 2000)
     panels[-1].set_xlabel("time (s)", fontsize=12)
-    bar = figure.colorbar(image, ax=list(panels), pad=0.01, aspect=12 * len(tracks))
-    bar.set_label(f"level (dB re maximum of {reference})", fontsize=12)
-    bar.ax.tick_params(labelsize=11)
     if title is not None:
         figure.suptitle(title, fontsize=14, parse_math=False)  # ids come from file names
     return figure
+
+
+def _difference(levels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Tested minus reference in dB ``(bins, frames)``, as long as both are; NaN where one of them is."""
+    tested, reference = (np.maximum(levels[name], -RANGE_DB) for name in (TESTED, REFERENCE))
+    frames = min(tested.shape[1], reference.shape[1])
+    return tested[:, :frames] - reference[:, :frames]
+
+
+def _draw(
+    panel: Axes,
+    name: str,
+    decibels: np.ndarray,
+    hop_seconds: float,
+    sample_rate: int,
+    colours: str,
+    limits: tuple[float, float],
+) -> AxesImage:
+    # imshow is given the outer edges of the first and last pixel; frames and bins lie in their middle.
+    edge, bin_edge = hop_seconds / 2, sample_rate / 2000 / (decibels.shape[0] - 1) / 2
+    panel.set_title(name, loc="left", fontsize=13, fontweight="bold", parse_math=False)
+    panel.set_ylabel("frequency (kHz)", fontsize=12)
+    panel.tick_params(labelsize=11)
+    panel.set_facecolor("0.8")  # behind what is shorter than the longest, or not finite
+    return panel.imshow(
+        decibels,
+        origin="lower",
+        aspect="auto",
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        extent=(-edge, (2 * decibels.shape[1] - 1) * edge, -bin_edge, sample_rate / 2000 + bin_edge),
+        interpolation="antialiased",
+    )
+
+
+def _scale(figure: Figure, image: AxesImage, panels: list[Axes], label: str) -> None:
+    bar = figure.colorbar(image, ax=panels, pad=0.01, aspect=12 * len(panels))
+    bar.set_label(label, fontsize=12)
+    bar.ax.tick_params(labelsize=11)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:

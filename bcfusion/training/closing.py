@@ -17,9 +17,12 @@ from bcfusion.data.datamodule import SpeechDataModule
 from bcfusion.errors import CheckpointError
 from bcfusion.inference.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.inference.evaluate import evaluate_generator
-from bcfusion.metrics.pool import Scorer, Scores
+from bcfusion.inference.utterances import Utterances
+from bcfusion.metrics.pool import Scorer
+from bcfusion.metrics.scores import Scores
+from bcfusion.report.score_tables import skipped_lines
 from bcfusion.report.spectrogram import save_figure, spectrogram_figure
-from bcfusion.report.table import markdown_table, quality_table
+from bcfusion.report.table import markdown_table, quality_tables
 from bcfusion.training.record import write_text
 
 
@@ -92,17 +95,20 @@ def close_run(
     )
     datamodule.setup("test")
     samples = SampleWriter(run_dir / "samples", cfg.trainer.samples, cfg.sample_rate)
+    split = datamodule.test_split
+    utterances = Utterances(datamodule.rows(split), cfg.sample_rate)
     scores = evaluate_generator(
         generator,
-        datamodule.whole_dataloader(datamodule.test_split),
+        datamodule.whole_dataloader(split),
         scorer,
         list(cfg.task.sensors),
         on_item=samples,
+        describe=utterances,
     )
-    split = datamodule.test_split
+    scores = utterances.complete(scores)
     scores.write_csv(run_dir / "quality" / f"{split}.csv")
     means = {system: scores.mean(system) for system in scores.systems}
-    table = markdown_table(means, scores.higher_is_better)
+    table = markdown_table(means, scores.higher_is_better, scores.changes())
     write_text(run_dir / "quality" / f"{split}.md", table + "\n")
     step = int(description.training.get("step", -1))
     of = "test files" if split == "test" else "valid files, which chose it too (the corpus has no test split)"
@@ -141,10 +147,11 @@ def report(
 def print_scores(scores: Scores, title: str) -> None:
     """Prints the table of all systems, and what was skipped, with the reasons."""
     utterances = len({row.id for row in scores.rows})
+    means = {system: scores.mean(system) for system in scores.systems}
+    console = Console()
     print(title)
-    Console().print(quality_table({system: scores.mean(system) for system in scores.systems}, scores.higher_is_better))
+    for table in quality_tables(means, scores.higher_is_better, scores.changes(), console.width):
+        console.print(table)
     print(f"means over {utterances} files")
-    for system in scores.systems:
-        for name, reasons in scores.skipped(system).items():
-            for reason, count in reasons.items():
-                print(f"{system}: {name} skipped {count} of {utterances} ({reason})")
+    for line in skipped_lines({system: scores.skipped(system) for system in scores.systems}, scores.names, utterances):
+        print(line)

@@ -6,14 +6,19 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.random import mtrand
 
+import bcfusion.metrics
 from bcfusion.contracts import Metric, Skip
+from bcfusion.errors import ConfigError
+from bcfusion.metrics.band_energy import HighBandEnergy
 from bcfusion.metrics.base import MetricBase
-from bcfusion.metrics.lsd import Lsd
+from bcfusion.metrics.composite import Composite
+from bcfusion.metrics.lsd import PRESETS, Lsd
 from bcfusion.metrics.pesq import Pesq, most_utterances
 from bcfusion.metrics.si_sdr import SiSdr
 from bcfusion.metrics.stoi import Stoi
@@ -27,8 +32,14 @@ ALL: list[Callable[[], MetricBase]] = [
     SiSdr,
     Lsd,
     lambda: Lsd(low_frequency=4000, name="lsd_hf"),
+    lambda: Lsd(high_frequency=4000, name="lsd_lf"),
+    lambda: Lsd("urgent"),
+    Composite,
+    lambda: Composite("nb"),
+    lambda: HighBandEnergy(4000.0),
 ]
-METRIC_IDS = ["pesq_wb", "pesq_nb", "stoi", "estoi", "si_sdr", "lsd", "lsd_hf"]
+METRIC_IDS = ["pesq_wb", "pesq_nb", "stoi", "estoi", "si_sdr", "lsd", "lsd_hf", "lsd_lf", "lsd_urgent"]
+METRIC_IDS += ["composite_wb", "composite_nb", "hf_energy"]
 all_metrics = pytest.mark.parametrize("make", ALL, ids=METRIC_IDS)
 
 
@@ -76,7 +87,11 @@ def test_bad_audio_is_skipped_with_a_stable_reason(make: Callable[[], MetricBase
     assert reason(metric, target, np.where(np.isnan(broken), np.inf, target)) == "non-finite target"
     assert reason(metric, target[:-1], target) == "estimate and target differ in length"
     assert reason(metric, target[:0], target[:0]) == "empty"
-    assert reason(metric, target, 0 * target) in ("target is silent", "target has no utterance")
+    assert reason(metric, target, 0 * target) in (
+        "target is silent",
+        "target has no utterance",
+        "target is silent above 4000 Hz",
+    )
 
 
 @all_metrics
@@ -96,7 +111,11 @@ def test_an_array_with_a_channel_axis_is_an_error_of_the_caller(make: Callable[[
         make().score(np.zeros((1, RATE)), np.zeros((1, RATE)), RATE)
 
 
-@pytest.mark.parametrize("metric", [Pesq(), Pesq("nb"), Stoi(), Stoi(extended=True), SiSdr()], ids=lambda m: m.names[0])
+@pytest.mark.parametrize(
+    "metric",
+    [Pesq(), Pesq("nb"), Stoi(), Stoi(extended=True), SiSdr(), Composite(), Lsd("urgent")],
+    ids=lambda m: m.names[0],
+)
 @pytest.mark.parametrize("silence", [0.0, 0.3, 1e-12], ids=["zeros", "offset", "inaudible"])
 def test_a_silent_estimate_is_skipped(metric: MetricBase, silence: float) -> None:
     target = speech_like()
@@ -272,6 +291,48 @@ def test_lsd_hf_sees_only_what_lies_above_the_cutoff() -> None:
     assert reason(Lsd(low_frequency=8001), target, target) == "no frequency at or above 8001 Hz"
 
 
+def test_lsd_lf_sees_only_what_lies_below_the_cutoff_and_the_two_bands_make_the_whole() -> None:
+    target = speech_like()
+    estimate = noisy(target, 15)
+    low, high, whole = (
+        Lsd(n_fft=512, hop_length=4 * RATE, low_frequency=f, high_frequency=g).score(estimate, target, RATE)["lsd"]
+        for f, g in ((None, 2000), (2000, None), (None, None))
+    )  # one frame, in which mean squares add up: 64 bins below 2 kHz, 193 from it on
+    assert 257 * whole**2 == pytest.approx(64 * low**2 + 193 * high**2)
+    assert reason(Lsd(high_frequency=1e-3, low_frequency=1e-4), target, target).startswith("no frequency from")
+
+
+def test_lsd_presets_are_one_distance_in_three_scales() -> None:
+    # a gain of 10 dB: one in log10 of power, ten in dB, and nothing where the level is matched
+    target = speech_like()
+    values = {preset: Lsd(preset).score(math.sqrt(10) * target, target, RATE)["lsd"] for preset in PRESETS}
+    assert values == pytest.approx({"default": 1.0, "decibel": 10.0, "urgent": 0.0}, rel=1e-4, abs=1e-9)
+    # with its own level, windows and floor, the natural logarithm is what is left of the third
+    estimate = noisy(target, 10)
+    matched = estimate * (estimate @ target) / (estimate @ estimate)
+    plain = Lsd(n_fft=512, hop_length=256, floor=1e-16).score(matched, target, RATE)["lsd"]
+    assert Lsd("urgent").score(estimate, target, RATE)["lsd"] == pytest.approx(math.log(10) * plain)
+    with pytest.raises(ConfigError, match="preset='nvsr' is none of default, decibel, urgent"):
+        Lsd("nvsr")
+
+
+def test_high_band_energy_is_the_gain_of_the_band_above_the_cutoff() -> None:
+    target = np.random.default_rng(0).standard_normal(RATE)
+    spectrum = np.fft.rfft(target)
+    frequencies = np.fft.rfftfreq(RATE, 1 / RATE)
+    metric = HighBandEnergy(4000.0)
+    for gain_db in (-20.0, 6.0):
+        estimate = np.fft.irfft(np.where(frequencies >= 4000, 10 ** (gain_db / 20), 1) * spectrum)
+        assert metric.score(estimate, target, RATE)["hf_energy"] == pytest.approx(gain_db, abs=0.05)
+    assert metric.score(target, target, RATE)["hf_energy"] == pytest.approx(0, abs=1e-9)
+    assert metric.score(0 * target, target, RATE)["hf_energy"] == pytest.approx(-100)
+    low = 0.1 * np.sin(2 * np.pi * 200 * np.arange(RATE) / RATE) * np.hanning(RATE)
+    assert metric.score(low, target, RATE)["hf_energy"] < -50  # speech below does not leak above
+    assert reason(HighBandEnergy(8001.0), target, target) == "no frequency at or above 8001 Hz"
+    with pytest.raises(ValueError, match="cutoff_frequency"):
+        HighBandEnergy(0.0)
+
+
 def test_lsd_of_a_clip_shorter_than_a_frame_is_scored() -> None:
     target = np.random.default_rng(0).standard_normal(100)
     assert Lsd().score(10 * target, target, RATE)["lsd"] == pytest.approx(2.0, abs=1e-6)
@@ -285,7 +346,9 @@ def test_lsd_in_blocks_equals_lsd_at_once() -> None:
     assert half == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize("arguments", [{"n_fft": 1}, {"hop_length": 0}, {"floor": 0.0}, {"low_frequency": -1.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"n_fft": 1}, {"hop_length": 0}, {"floor": 0.0}, {"low_frequency": -1.0}, {"high_frequency": 0.0}]
+)
 def test_lsd_refuses_settings_that_mean_nothing(arguments: Mapping[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Lsd(**arguments)  # type: ignore[arg-type]
@@ -323,6 +386,7 @@ def test_update_refuses_a_batch_of_another_size() -> None:
 
 
 def test_the_metrics_room_never_loads_torch() -> None:
-    modules = ", ".join(f"bcfusion.metrics.{name}" for name in ("pesq", "stoi", "si_sdr", "lsd", "pool"))
+    files = Path(bcfusion.metrics.__path__[0]).glob("*.py")
+    modules = ", ".join(f"bcfusion.metrics.{file.stem}" for file in files if file.stem != "__init__")
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bcfusion.report.colours import FIXED
 from bcfusion.report.snr import snr_figure
 
 
@@ -11,6 +12,13 @@ def test_a_panel_for_each_metric_with_a_line_for_each_system() -> None:
     assert [panel.get_ylabel() for panel in figure.axes] == ["STOI", "SI-SDR (dB)"]
     assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[6.0, 6.0], [5.0, 9.0]]
     assert all("dB" in panel.get_xlabel() for panel in figure.axes)
+
+
+def test_a_system_keeps_its_colour_under_another_label() -> None:
+    curves = {"input (noisy)": {"stoi": [0.7, 0.9]}, "enhanced": {"stoi": [0.8, 0.95]}}
+    figure = snr_figure([-5, 5], curves, "title", {"enhanced": "fused"})
+    colours = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+    assert colours == {"input (noisy)": FIXED["input (noisy)"], "fused": FIXED["enhanced"]}
 
 
 def test_curves_of_another_length_are_refused() -> None:

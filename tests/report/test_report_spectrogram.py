@@ -39,11 +39,29 @@ def test_panels_share_a_scale_of_80_db_below_the_maximum_of_the_target() -> None
     signals = {"input": tone(1000, 0.05), "enhanced": tone(1000, 1.0), "target": tone(1000, 0.5)}
     figure = spectrogram_figure(signals, RATE)
     drawn = panels(figure)
+    difference = drawn.pop()
     assert [panel.get_title(loc="left") for panel in drawn] == ["input", "enhanced", "target"]
+    assert difference.get_title(loc="left") == "difference: enhanced − target"
     assert {panel.images[0].get_clim() for panel in drawn} == {(-RANGE_DB, 0.0)}
     assert RANGE_DB == 80
     tops = [levels(panel).max() for panel in drawn]
     assert tops == pytest.approx([-20, 20 * np.log10(2), 0], abs=0.01)
+
+
+def test_the_difference_is_positive_where_there_is_too_much_and_zero_below_the_scale() -> None:
+    missing, added, both = tone(1000), tone(3000), tone(500)
+    quiet = 1e-6 * np.random.default_rng(0).normal(size=RATE)  # 114 dB below full scale
+    figure = spectrogram_figure({"enhanced": both + added, "target": (both + 0.5 * missing + quiet)[:12000]}, RATE)
+    *_, panel = panels(figure)
+    column = levels(panel)[:, 100]
+    at = {frequency: round(frequency / 8000 * (len(column) - 1)) for frequency in (500, 1000, 3000, 6000)}
+    assert column[at[500]] == pytest.approx(0, abs=0.1)
+    assert column[at[1000]] == pytest.approx(-74, abs=0.5)  # from half the maximum down to the end of the scale
+    assert column[at[3000]] == pytest.approx(80, abs=0.5)
+    assert column[at[6000]] == 0.0
+    assert levels(panel).shape[1] < levels(panels(figure)[0]).shape[1]  # of what both have
+    assert panel.images[0].get_clim() == (-30, 30)
+    assert any(axes.get_ylabel() == "difference (dB)" for axes in figure.axes)
 
 
 def test_tone_lies_at_its_frequency() -> None:
@@ -88,7 +106,8 @@ def test_silence_and_nan_are_drawn(tmp_path: Path) -> None:
     broken = tone(500)
     broken[8000:8100] = np.nan
     figure = spectrogram_figure({"input": np.zeros(RATE), "enhanced": broken, "target": np.zeros(RATE)}, RATE)
-    silent, holed, _ = (levels(panel) for panel in panels(figure))
+    silent, holed, _, difference = (levels(panel) for panel in panels(figure))
+    assert np.isnan(difference).any(axis=0).sum() in (9, 10)
     assert silent.max() <= -RANGE_DB
     assert np.nanmax(holed) == pytest.approx(0, abs=0.01)  # the target is silent: the loudest is the reference
     assert np.isnan(holed).any(axis=0).sum() in (9, 10)  # 100 samples and a window of 512, in hops of 64

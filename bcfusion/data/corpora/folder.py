@@ -45,7 +45,7 @@ class FolderCorpus:
         self._rows: dict[str, list[Row]] = {}
         self._speakers: dict[str, set[str]] = {}
         if not self.root.is_dir():
-            raise DataError(f"data.root: no such folder: {self.root}")
+            raise DataError(f"data.root: no such folder: {self.root.absolute()}")
 
     def rows(self, split: str) -> list[Row]:
         """The utterances of a split, sorted by path; empty where ``valid`` or ``test`` has no folder.

@@ -43,7 +43,7 @@ class PairsCorpus:
             raise DataError(f"data.corpus.split: {split!r} is none of {', '.join(SPLITS)}")
         for sensor, folder in self.folders.items():
             if not folder.is_dir():
-                raise DataError(f"data.{sensor}: no such folder: {folder}")
+                raise DataError(f"data.{sensor}: no such folder: {folder.absolute()}")
 
     def rows(self, split: str) -> list[Row]:
         """The pairs of a split, sorted by name.

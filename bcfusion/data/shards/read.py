@@ -37,7 +37,7 @@ class ShardCorpus:
         self.max_unreadable_share = max_unreadable_share
         self._rows: dict[str, list[Row]] = {}
         if not self.root.is_dir():
-            raise DataError(f"data.root: no such folder: {self.root}")
+            raise DataError(f"data.root: no such folder: {self.root.absolute()}")
 
     def rows(self, split: str) -> list[Row]:
         """The utterances of a split, in the order of the shards; empty where ``valid`` or ``test`` has none.

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from bcfusion.inference.evaluate import ENHANCED, input_signals
-from bcfusion.metrics.pool import Scorer, Scores
+from bcfusion.metrics.pool import Scorer
+from bcfusion.metrics.scores import Scores
 from bcfusion.report.spectrogram import spectrogram_figure
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.loggers import TensorBoardLogger
@@ -176,9 +177,7 @@ class Quality(Callback):
         bests = {f"best/{name}": value for name, value in self.best_values.items()}
         bests["best/selection"] = self.best["best"]
         for logger in trainer.loggers:
-            if not self._registered and isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self._hyperparameters, bests)  # HPARAMS: registered once, updated below
-            elif not self._registered:
+            if not self._registered:  # once; in TensorBoard's HPARAMS the newest bests are the metrics
                 logger.log_hyperparams(self._hyperparameters)
             logger.log_metrics({**values, **(bests if improved else {})}, step=step)
         self._registered = True

@@ -1,0 +1,127 @@
+"""``bcfusion evaluate --enhanced DIR --reference DIR``: files that any program has enhanced, scored as ours are."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcfusion.commands.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
+from bcfusion.commands.hydra_app import run
+from bcfusion.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from bcfusion.inference.folders import Matched
+
+OPTIONS = ("--enhanced", "--reference", "--input", "--name", "--tolerance")
+RESERVED = ("input", "target")
+#: groups of the configuration that say how files are scored; the others speak of networks
+USED = ("metrics", "sample_rate", "cutoff_frequency", "seed")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """What to score: the references and, by the name of the system, the folders; the input first."""
+
+    reference: Path
+    systems: Mapping[str, Path]
+    tolerance: float
+
+
+def asked_for(argv: Sequence[str]) -> bool:
+    """Whether the command line is one of folders, not of a model."""
+    return any(argument.partition("=")[0] in OPTIONS for argument in argv)
+
+
+def main(argv: list[str]) -> int:
+    """Scores the folders; returns the exit status.
+
+    Raises:
+        BcfusionError: nothing can be scored: no such folder, no names in common, a metric that does not exist.
+    """
+    folders, rest = _parse(argv)
+    given, settings = own_settings(rest, ("output", "group_by", "split"))
+    problems = [f"split: folders have none, every file of {folders.reference} counts"] if "split" in settings else []
+    for argument in given:
+        key = argument.lstrip("+~").partition("=")[0].split(".")[0]
+        if "=" in argument and not argument.startswith("-") and key not in USED:
+            problems.append(f"{key}: says nothing about enhanced files; what does: {', '.join(USED)}, group_by, output")
+    group_by = parse_groups(settings["group_by"]) if "group_by" in settings else []
+    if "corpus" in group_by:
+        problems.append("group_by=corpus: folders of files do not tell it")
+    if "snr" in group_by and "input" not in folders.systems:
+        problems.append("group_by=snr: give the noisy files too, as --input DIR")
+    if problems:
+        raise ConfigError(problems[:2])
+
+    from bcfusion.inference.folders import common_rate, match_folders
+
+    matched = match_folders(folders.reference, folders.systems)
+    if "speaker" in group_by and not any("/" in name for name in matched.references):
+        raise DataError(f"group_by=speaker: files of {folders.reference} lie in no subfolders that would be speakers")
+    if not any(argument.partition("=")[0] == "sample_rate" for argument in given):
+        given.append(f"sample_rate={common_rate(matched.references)}")
+    output = Path(settings["output"]) if "output" in settings else timed_output(Path("runs") / "evaluation")
+    run(
+        lambda cfg: _task(cfg, folders, matched, output, group_by),
+        [*given, hydra_directory(output)],
+        config_name="train",
+        module_file=__file__,
+        verb="evaluate",
+    )
+    return 0
+
+
+def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
+    """The folders, and the arguments that are not about them."""
+    parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
+    parser.add_argument("--enhanced", metavar="DIR", type=Path, action="append", default=[])
+    parser.add_argument("--reference", metavar="DIR", type=Path)
+    parser.add_argument("--input", metavar="DIR", type=Path)
+    parser.add_argument("--name", action="append", default=[])
+    parser.add_argument("--tolerance", metavar="SECONDS", type=float, default=0.1)
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ConfigError([f"evaluate: {error}"]) from error
+    if not arguments.enhanced or arguments.reference is None:
+        raise ConfigError(["evaluate: give both folders, as in --enhanced theirs/ --reference clean/ [--input noisy/]"])
+    if not 0 <= arguments.tolerance < float("inf"):
+        raise ConfigError([f"--tolerance: must be a number of seconds, 0 or more, not {arguments.tolerance:g}"])
+    models = [argument for argument in rest if "=" not in argument and not argument.startswith("-")]
+    options = [argument for argument in rest if argument.startswith("-")]
+    if models and not options:  # the value of an option of Hydra's looks the same
+        raise ConfigError([f"evaluate: {models[0]} stands beside --enhanced: score a model or folders, not both"])
+    names = arguments.name or [folder.resolve().name for folder in arguments.enhanced]
+    if len(names) != len(arguments.enhanced):
+        raise ConfigError([f"--name: give one for each of the {len(arguments.enhanced)} --enhanced, in their order"])
+    for name in names:
+        if name in RESERVED or name.startswith("input (") or not name.strip() or names.count(name) > 1:
+            raise ConfigError([f"--name: {name!r} is taken or reserved: give each --enhanced a name of its own"])
+    before = {} if arguments.input is None else {"input": arguments.input}
+    systems = {**before, **dict(zip(names, arguments.enhanced, strict=True))}
+    return Folders(arguments.reference, systems, arguments.tolerance), rest
+
+
+def _task(cfg: DictConfig, folders: Folders, matched: Matched, output: Path, group_by: Sequence[str]) -> None:
+    """Scores, prints the tables, writes them."""
+    from bcfusion.config import build
+    from bcfusion.config_check import verify
+    from bcfusion.inference.folders import score_folders
+    from bcfusion.metrics.pool import Scorer
+
+    problems = [problem for problem in verify(cfg, training=False) if problem.split(".")[0].split(":")[0] in USED]
+    if problems:
+        raise ConfigError(problems)
+    with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
+        scores = score_folders(matched, scorer, cfg.sample_rate, folders.tolerance, with_snr="snr" in group_by)
+    tested = [name for name in folders.systems if name != "input"]
+    conclude(scores, group_by, output, f"{', '.join(tested)} against {folders.reference}, {cfg.sample_rate} Hz")
+    for line in matched.notes.lines():
+        print(f"note: {line}")
+    if "input" not in folders.systems:
+        print("note: no row of the input; --input DIR adds it")

@@ -1,0 +1,81 @@
+"""Transcripts by utterance, from a manifest's column ``text`` or a folder of text files, and the edits between two."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from bcfusion.errors import DataError
+
+COLUMN = "text"
+
+
+def read_transcripts(path: str | Path) -> dict[str, str]:
+    """Utterance id to transcript.
+
+    Args:
+        path: a manifest (``.jsonl`` or ``.csv``) with the column ``text``, whose ids are those of
+            :mod:`bcfusion.data.manifest`; or a folder of ``.txt`` files in UTF-8, at any depth, each called by the id
+            of its utterance: ``<folder>/<id>.txt``.
+
+    Raises:
+        DataError: it is missing, cannot be read, or holds no transcript.
+    """
+    source = Path(path).expanduser()
+    try:
+        if source.is_dir():
+            files = sorted(source.rglob("*.txt"))
+            found = {file.relative_to(source).with_suffix("").as_posix(): file.read_text("utf-8") for file in files}
+        else:
+            with source.open(encoding="utf-8-sig", newline="") as lines:
+                records = csv.DictReader(lines) if source.suffix == ".csv" else _objects(lines)
+                found = {_identity(record): str(record[COLUMN]) for record in records if record.get(COLUMN)}
+    except FileNotFoundError:
+        raise DataError(f"transcripts {source}: there is no such file or folder") from None
+    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, no JSON, an offset that is no number
+        raise DataError(f"transcripts {source} cannot be read: {error}") from error
+    if not found:
+        wanted = "file *.txt" if source.is_dir() else f"line with the column {COLUMN!r}"
+        raise DataError(f"transcripts {source}: there is no {wanted} in it")
+    return found
+
+
+def _objects(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
+    for line in lines:
+        if line.strip():
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"a line of a manifest is an object in braces, not {line.strip()[:40]}")
+            yield record
+
+
+def _identity(record: Mapping[str, Any]) -> str:
+    """The id of a manifest's line: its own, else the path of air without suffix, and ``@offset`` where there is one."""
+    if record.get("id"):
+        return str(record["id"])
+    air = record.get("air") or (record.get("paths") or {}).get("air", "")
+    offset = float(record.get("offset") or 0)
+    return PurePath(air).with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
+
+
+def words_of(text: str, normalise: bool = True) -> list[str]:
+    """The words of a transcript; ``normalise`` folds case and drops punctuation but apostrophes within words."""
+    if normalise:
+        text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+        text = re.sub(r"[^\w\s']|_|(?<!\w)'|'(?!\w)", " ", text)
+    return text.split()
+
+
+def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """Fewest substitutions, deletions and insertions that make one sequence the other (V. Levenshtein, 1966)."""
+    row = list(range(len(second) + 1))
+    for count, word in enumerate(first, start=1):
+        previous, row = row, [count]
+        for position, other in enumerate(second):
+            row.append(min(previous[position] + (word != other), previous[position + 1] + 1, row[position] + 1))
+    return row[-1]

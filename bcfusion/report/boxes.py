@@ -1,0 +1,96 @@
+"""How the scores of utterances spread: a box for each system in a panel for each metric."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from bcfusion.report.colours import colour_of
+
+__all__ = ["boxes_figure", "wrapped_name", "wrapped_title"]
+
+_MOST_PANELS = 4
+_SINGLE_POINTS = 60  # utterances up to which each is drawn
+_LABEL, _TICKS, _TITLE = 12, 11, 14  # points
+_LETTERS_PER_INCH = 8  # of a title
+
+
+def boxes_figure(
+    systems: Mapping[str, Mapping[str, Mapping[str, float]]],
+    headings: Mapping[str, str],
+    title: str,
+    order: Sequence[str] | None = None,
+) -> Figure | None:
+    """Draw how scores spread over utterances.
+
+    The box holds the middle half of the utterances, the line in it is the median, the whiskers reach to the last
+    utterance within 1.5 boxes, and a white diamond is the mean. Few utterances are drawn one by one.
+
+    Args:
+        systems: system to metric to utterance to score, from the top down.
+        headings: metric to the text at its axis; the first four of which there are scores are drawn.
+        title: above the panels. order: systems that share the colours; None: those that are drawn.
+
+    Returns:
+        A figure of its own, which pyplot does not know; None where there is nothing to draw.
+    """
+    drawn = [metric for metric in headings if any(scores.get(metric) for scores in systems.values())][:_MOST_PANELS]
+    if not drawn:
+        return None
+    height = 1.6 + sum(0.34 + 0.2 * wrapped_name(name).count("\n") for name in systems)
+    figure = Figure(figsize=(2.6 + 3.0 * len(drawn), height), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
+    rng = np.random.default_rng(0)
+    for panel, metric in zip(panels, drawn, strict=True):
+        for row, (name, scores) in enumerate(systems.items()):
+            values = np.array(list(scores.get(metric, {}).values()))
+            if values.size:
+                _box(panel, row, values, colour_of(name, order or list(systems)), rng)
+        panel.set_xlabel(headings[metric], fontsize=_LABEL, parse_math=False)
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+        panel.tick_params(labelsize=_TICKS)
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(
+        range(len(systems)), [wrapped_name(name) for name in systems], fontsize=_LABEL, parse_math=False
+    )
+    panels[0].set_ylim(len(systems) - 0.4, -0.6)
+    figure.suptitle(wrapped_title(title, figure), fontsize=_TITLE, parse_math=False)
+    return figure
+
+
+def wrapped_title(title: str, figure: Figure) -> str:
+    """A title in lines that fit over a figure; paths are broken where they have to be."""
+    return textwrap.fill(title, int(_LETTERS_PER_INCH * figure.get_figwidth()))
+
+
+def _box(panel: Axes, row: int, values: np.ndarray, colour: str, rng: np.random.Generator) -> None:
+    single = values.size <= _SINGLE_POINTS
+    panel.boxplot(
+        [values],
+        positions=[row],
+        orientation="horizontal",
+        widths=0.55,
+        patch_artist=True,
+        showmeans=True,
+        showfliers=not single,
+        manage_ticks=False,
+        boxprops={"facecolor": colour, "alpha": 0.45, "edgecolor": colour},
+        medianprops={"color": "black", "linewidth": 2},
+        whiskerprops={"color": colour},
+        capprops={"color": colour},
+        flierprops={"marker": ".", "markerfacecolor": colour, "markeredgecolor": colour, "markersize": 4},
+        meanprops={"marker": "D", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 6},
+    )
+    if single:
+        rows = row + rng.uniform(-0.16, 0.16, values.size)
+        panel.plot(values, rows, ".", color=colour, markersize=6, zorder=3)
+
+
+def wrapped_name(name: str, width: int = 30) -> str:
+    """The name of a system in lines of so many letters, as axes and legends have it."""
+    return textwrap.fill(name, width, break_long_words=False, break_on_hyphens=False)

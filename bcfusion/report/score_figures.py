@@ -1,0 +1,55 @@
+"""Pictures of the scores of one evaluation: how they spread over utterances, and how they depend on the noise."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from bcfusion.metrics.score_summary import UNKNOWN, ScoreSummary, grouped
+from bcfusion.metrics.scores import Scores
+from bcfusion.report.boxes import boxes_figure
+from bcfusion.report.snr import snr_figure
+from bcfusion.report.table import heading
+
+__all__ = ["score_figures"]
+
+_MOST_PANELS = 4
+
+
+def score_figures(scores: Scores, summary: ScoreSummary, title: str) -> dict[str, Figure]:
+    """Draw what there is to draw; metrics that are information only are left out.
+
+    Args:
+        scores: of every utterance and system. summary: of the same. title: above the panels.
+
+    Returns:
+        ``spread``: boxes of the first four metrics. ``snr``: their means over the signal-to-noise ratio, where the
+        summary has groups of it, two or more.
+    """
+    judged = {name: higher for name, higher in scores.higher_is_better.items() if higher is not None}
+    values: dict[str, dict[str, dict[str, float]]] = {system: {} for system in scores.systems}
+    for row in scores.rows:
+        for name, value in row.values.items():
+            if name in judged and name not in row.skipped:
+                values[row.system].setdefault(name, {})[row.id] = value
+    spread = boxes_figure(values, {name: heading(name, higher) for name, higher in judged.items()}, title)
+    figures = {"spread": spread} if spread is not None else {}
+    means = {label: part.means for label, part in summary.groups.get("snr", {}).items() if label != UNKNOWN}
+    if len(means) > 1:
+        figures["snr"] = _over_ratio(scores, means, list(judged)[:_MOST_PANELS], title)
+    return figures
+
+
+def _over_ratio(
+    scores: Scores, means: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: list[str], title: str
+) -> Figure:
+    """A point for each group, at the mean ratio of its utterances, which steps of 5 dB do not all fill alike."""
+    groups = grouped(scores, "snr")
+    ratios = [round(statistics.fmean(float(row.info["snr"]) for row in groups[label].rows), 1) for label in means]
+    curves = {
+        system: {metric: [group[system][metric] for group in means.values()] for metric in metrics}
+        for system in scores.systems
+    }
+    return snr_figure(ratios, curves, title)

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from omegaconf import DictConfig
+
+from bcfusion.config import drop_unchosen
+from bcfusion.training.record import Provenance
+from bcfusion.training.run import train
+
+
+def test_the_closing_scores_tell_who_speaks_how_loud_the_noise_is_and_what_could_not_be_read(
+    composed: Callable[..., DictConfig],
+    speech: Path,
+    noise: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corpus = shutil.copytree(speech, tmp_path / "speech")
+    (sound,) = (corpus / "test").rglob("*.*")
+    damaged = sound.with_name(f"damaged{sound.suffix}")
+    damaged.write_bytes(sound.read_bytes()[:3000])
+    settings = [setting for setting in TINY if not setting.startswith("generator.")]
+    cfg = composed(
+        *("recipe=fusion", "experiment=identity", "data=folder", f"data.root={corpus}", f"data.noise_root={noise}"),
+        *("degradation.noisy.evaluation_snr=5", "data.max_unreadable_share=0.5", *settings),
+    )
+    drop_unchosen(cfg)
+    result = train(cfg, tmp_path / "run", Provenance(recipe="fusion", experiment="identity"))
+    with (result.run_dir / "quality" / "test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:5] == ["id", "system", "speaker", "corpus", "snr"]
+    systems = ["input (body)", "input (noisy)", "enhanced"]
+    assert [(Path(row["id"]).name, row["system"]) for row in rows] == [
+        (name, system) for name in (sound.stem, "damaged") for system in systems
+    ]
+    assert {row["speaker"] for row in rows} == {sound.parent.name}
+    assert [float(row["snr"]) for row in rows[:3]] == pytest.approx([5.0] * 3, abs=0.1)
+    assert {row["skipped"].rpartition(": ")[2] for row in rows[3:]} == {"unreadable file"}
+    said = capsys.readouterr().out
+    assert "means over 2 files" in said
+    assert "enhanced: every metric skipped 1 of 2 (unreadable file)" in said
