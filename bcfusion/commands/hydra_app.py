@@ -5,8 +5,10 @@ All of Hydra stays: overrides, ``-m``, ``--cfg job``, ``--info``, ``--config-dir
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -54,20 +56,27 @@ def run(
         verb: whose ``HELP`` answers ``--help``.
 
     Returns:
-        What the task returned (under ``-m`` the last one), or None where none ran, as with ``--help`` or ``--cfg``.
+        What the task returned (under ``-m`` the last one that this process ran), or None where none ran, as with
+        ``--help`` or ``--cfg``.
 
     Raises:
         ConfigError: the configuration cannot be composed, with the nearest name where one was mistyped.
+        SweepFailed: jobs of a sweep failed. The others have run, and the closing table has been printed.
     """
     if not {"-h", "--help"}.isdisjoint(argv):
         print(help_text(verb))
         return None
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     from bcfusion.commands.hydra_errors import explain
+    from bcfusion.commands.sweep import SweepFailed, close_sweep, has_begun, sweep_directory
+    from bcfusion.search.jobs import first_line
+    from bcfusion.search.sweeper import register_sweeper
 
     arguments = Arguments.parse(argv)
     register_resolvers()
+    register_sweeper()
     _make_cwd_importable()
     extra = arguments.extra_dir(Path.cwd())
     if extra is not None and not arguments.completion:
@@ -75,6 +84,8 @@ def run(
     job = _Job(task, module_file, verb, arguments)
     app = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(job.entry())
     show_traceback = wants_traceback()
+    HydraConfig.instance().cfg = None  # an earlier sweep of this process is none of ours
+    began, failed = time.time(), None
     # With HYDRA_FULL_ERROR Hydra raises instead of printing and leaving the process.
     with _environment(HYDRA_FULL_ERROR="1", **arguments.completion_line(verb)), _argv(arguments.for_hydra(module_file)):
         try:
@@ -85,9 +96,17 @@ def run(
             if isinstance(error, BcfusionError) or show_traceback or any(error is failure for failure in job.failures):
                 raise
             text = explain(error, arguments.overrides, [extra] if extra else [])
+            if text is None and has_begun(sweep_directory()):
+                raise SweepFailed(f"the launcher of the sweep gave up: {first_line(error)}") from error
             if text is None:
                 raise
             raise ConfigError(text.splitlines()) from error
+        finally:
+            sweep = sweep_directory()
+            if sweep is not None:  # interrupted ones show what they came to as well
+                failed = close_sweep(sweep, began)
+    if failed is not None:
+        raise SweepFailed(failed)
     if job.failures:
         raise job.failures[0]
     return job.results[-1] if job.results else None
@@ -141,26 +160,43 @@ class _Job(Generic[T]):
     def __call__(self, cfg: DictConfig) -> T | None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
-        from omegaconf import OmegaConf
+        from omegaconf import OmegaConf, read_write
+
+        from bcfusion.search import jobs
 
         sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
         register_resolvers()  # a launcher may have brought the job into another process
-        # as they were typed: an override may hold an interpolation, which means nothing here
-        typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
-        self._leave_out_unchosen(cfg, typed if isinstance(typed, list) else [])
-        argv = sys.argv
+        argv, directory = sys.argv, Path(HydraConfig.get().runtime.output_dir)
         if sweeping:
+            hydra_config: Any = HydraConfig.get()
+            with read_write(hydra_config):  # from there Lightning tells further processes where they work
+                hydra_config.run.dir = str(directory)
             argv = self.arguments.for_sweep_job(self.module_file, list(HydraConfig.get().overrides.task))
         # Further processes inherit the environment: the verb that their command line lacks, and the user's own wish for
         # tracebacks rather than ours.
-        with _environment(HYDRA_FULL_ERROR=self.full_error, BCFUSION_VERB=self.verb), _argv(argv), _process_group():
+        with (
+            _environment(HYDRA_FULL_ERROR=self.full_error, BCFUSION_VERB=self.verb),
+            _argv(argv),
+            _process_group(),
+            _start_method(),
+        ):
+            if sweeping:
+                jobs.begin(directory)
             try:
+                # as they were typed: an override may hold an interpolation, which means nothing here
+                typed = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+                self._leave_out_unchosen(cfg, typed if isinstance(typed, list) else [])
                 result = self.task(cfg)
             except Exception as error:
-                self.failures.append(error)
-                if sweeping:
-                    raise  # Hydra ends the sweep and says which job it was
+                if not sweeping:
+                    self.failures.append(error)
+                    return None
+                # The sweep goes on. This may be another process: the file is what the closing table knows it by.
+                line = jobs.note_failure(directory, error)
+                print(f"bcfusion: job {directory.name} failed: {line}", file=sys.stderr)
                 return None
+        if sweeping:
+            jobs.note_objective(directory, result)
         self.results.append(result)
         return result
 
@@ -183,6 +219,22 @@ def _process_group() -> Iterator[None]:
             distributed = sys.modules.get("torch.distributed")
             if distributed is not None and distributed.is_available() and distributed.is_initialized():
                 distributed.destroy_process_group()
+
+
+@contextmanager
+def _start_method() -> Iterator[None]:
+    """Lets a job in a worker of joblib start processes: a new one does not know the way in which joblib starts them."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    foreign = before is not None and before not in multiprocessing.get_all_start_methods()
+    if not foreign:
+        yield
+        return
+    reset: Any = None  # to the system's own; the signature allows it, the type does not
+    multiprocessing.set_start_method(reset, force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @contextmanager

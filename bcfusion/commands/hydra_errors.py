@@ -20,6 +20,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from bcfusion.config import ROOT_CONFIG, conf_dir, group_members, groups, nearest
 from bcfusion.errors import BcfusionError
 
+#: launchers that are packages of their own, and the extra that installs them
+LAUNCHERS = {
+    "joblib": "joblib",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+    "ray": "ray",
+}
 MOST_NAMES = 40  # listed as alternatives; a longer list helps nobody
 
 
@@ -65,6 +72,8 @@ def _missing_member(error: MissingConfigException, extra_dirs: Sequence[Path]) -
     if not group:
         members = sorted(file.stem for folder in (conf_dir(), *extra_dirs) for file in folder.glob("*.yaml"))
         return f"there is no root configuration '{member}'{_hint(member, members)}\n{_available(members)}"
+    if group == "hydra/launcher" and member in LAUNCHERS:
+        return f"{group}={member}: its package is not installed: pip install 'bcfusion[{LAUNCHERS[member]}]'"
     # For a list group Hydra names no alternatives.
     members = sorted(error.options) if error.options else group_members(group, extra_dirs)
     if not members:

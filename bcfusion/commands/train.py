@@ -29,7 +29,8 @@ examples:
   bcfusion train experiment=seanet resume=auto            go on where the newest run of this kind stopped
   bcfusion train resume=runs/bone_to_air/seanet/TIME      go on with this run, with its own settings
   bcfusion train experiment=seanet init_from=RUN          start from the weights of another run
-  bcfusion train -m experiment=seanet optimizer.lr=1e-4,3e-4   sweep
+  bcfusion train -m experiment=seanet,eben optimizer.lr=1e-4,3e-4   sweep: a run for each of the four
+  bcfusion train -m hparams_search=optuna experiment=seanet 'optimizer.lr=tag(log,interval(1e-4,1e-2))'   search
 
 hydra options:
   --cfg job               print the composed configuration and stop
@@ -42,15 +43,9 @@ hydra options:
 
 def main(argv: list[str]) -> int:
     """Runs the verb; returns the exit status."""
-    begun = [time.monotonic()]  # the budget of a sweep's first job counts from here, of the others from their own start
+    begun = time.monotonic()
     argv = with_recorded_overrides(argv, "resume")
-    run(
-        lambda cfg: task(cfg, begun.pop() if begun else time.monotonic()),
-        argv,
-        config_name="train",
-        module_file=__file__,
-        verb="train",
-    )
+    run(lambda cfg: task(cfg, begun), argv, config_name="train", module_file=__file__, verb="train")
     return 0
 
 
@@ -62,26 +57,48 @@ def with_recorded_overrides(argv: list[str], key: str) -> list[str]:
     return merge_overrides(recorded_overrides(values[-1]), argv)
 
 
-def task(cfg: DictConfig, started: float) -> float:
-    """Verifies the composed configuration and trains; returns the objective of a sweep."""
+def task(cfg: DictConfig, started: float) -> float | list[float]:
+    """Verifies the composed configuration and trains.
+
+    Args:
+        cfg: composed configuration. started: ``time.monotonic()`` when the command began; the budget counts from there,
+            that of a sweep's job, which may have waited for others, from its own start.
+
+    Returns:
+        The objective of a sweep: the best score of ``selection``, or, where a search asks for them, its metrics apart,
+        each scaled from worst (0) to best (1). Higher is better, and it is always finite.
+
+    Raises:
+        BcfusionError: data, checkpoint or configuration do not allow it.
+    """
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        started = time.monotonic()
     from bcfusion.config_check import verify_or_raise
+    from bcfusion.search.trial import SearchTrial
 
+    trial = SearchTrial.of_this_job()
     verify_or_raise(cfg)
     import logging
 
     logging.getLogger("lightning.pytorch").setLevel(
         logging.WARNING
     )  # devices at hand, tips: bcfusion says what matters
+    from bcfusion.search.jobs import PRUNED
     from bcfusion.training.callbacks.interrupt import RunInterrupted
+    from bcfusion.training.callbacks.pruning import RunPruned
     from bcfusion.training.record import Provenance
     from bcfusion.training.run import train
+    from bcfusion.training.selection import Selection
 
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
     run_dir = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
-    overrides = [override for override in hydra.overrides.task if not override.startswith("resume=")]
+    # a run that goes on, or is trained again, is no longer a job of its search
+    passing = ("resume=", "hparams_search=", "+hparams_search=")
+    overrides = [override for override in hydra.overrides.task if not override.startswith(passing)]
     provenance = Provenance(
         recipe=str(hydra.runtime.choices["recipe"]),
         experiment=hydra.runtime.choices.get("experiment"),
@@ -91,10 +108,20 @@ def task(cfg: DictConfig, started: float) -> float:
         config_dir=next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None),
     )
     try:
-        return train(cfg, run_dir, provenance, started).objective
+        result = train(cfg, run_dir, provenance, started, trial.hopeless if trial and trial.prunes else None)
+    except RunPruned as pruned:
+        if trial is not None and trial.trial is not None:  # once, where there are several processes
+            (run_dir / PRUNED).write_text(f"{pruned}\n")
+            print(f"bcfusion: {pruned}, best score {pruned.objective:.4f}: the search ends this run")
+        return pruned.objective
     except RunInterrupted as interruption:
-        print(f"\nbcfusion: {interruption}. Go on with:\n  bcfusion train resume={run_dir}", file=sys.stderr)
+        # a search tries the trial again, and says how
+        further = "" if trial is not None else f". Go on with:\n  bcfusion train resume={run_dir}"
+        print(f"\nbcfusion: {interruption}{further}", file=sys.stderr)
         raise SystemExit(128 + interruption.signum) from None
+    if trial is not None and trial.by_values:
+        return Selection(cfg.selection).scaled(result.best)
+    return result.objective
 
 
 if __name__ == "__main__":

@@ -130,15 +130,18 @@ def build_trainer(
     quality: Quality,
     checkpointing: Checkpointing,
     beginning: Sequence[Callback] = (),
+    ending: Sequence[Callback] = (),
 ) -> Trainer:
     """The Lightning trainer of a run, with the engine's callbacks and those of the configuration.
 
-    ``beginning`` holds callbacks that only a run which begins anew has; they come first.
+    ``beginning`` holds callbacks that only a run which begins anew has; they come first. ``ending`` holds those that
+    may end the run after all others have done their part; they come last.
     """
     settings = cfg.trainer
     step_log = StepLog(settings.log_every)
     callbacks: list[Callback] = [*beginning, step_log, quality, checkpointing, Interrupt(checkpointing), clock]
     callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
+    callbacks += ending
     return Trainer(
         accelerator=settings.accelerator,
         devices=1 if settings.devices == "auto" and not device.on_gpu(settings.accelerator) else settings.devices,

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from bcfusion.training.assemble import build_datamodule, build_module, build_tra
 from bcfusion.training.beginning import initialise, learns, resumed_content
 from bcfusion.training.callbacks.checkpointing import Checkpointing, restore_networks
 from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.closing import Closing, close_run
 from bcfusion.training.fitting import Fitting
@@ -53,7 +54,13 @@ def budget_seconds(cfg: DictConfig) -> float:
     return 60.0 * (cfg.budget.minutes_gpu if device.on_gpu(cfg.trainer.accelerator) else cfg.budget.minutes_cpu)
 
 
-def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float | None = None) -> Result:
+def train(
+    cfg: DictConfig,
+    run_dir: Path,
+    provenance: Provenance,
+    started: float | None = None,
+    hopeless: Callable[[int, float], bool] | None = None,
+) -> Result:
     """Trains, validates, and closes with an evaluation of the best generator.
 
     A generator without anything to train (the identity), and any with ``trainer.max_steps=0``, is validated as it is
@@ -64,9 +71,11 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
         run_dir: where everything is written; with ``resume`` the directory of the run that goes on.
         provenance: command line and overrides, for the record.
         started: ``time.monotonic()`` when the command began; the budget counts from there.
+        hopeless: gets step and selection score of each validation, on rank zero; where it says so the run ends.
 
     Raises:
         BcfusionError: data, checkpoint or configuration do not allow it.
+        RunPruned: ``hopeless`` ended the run, without closing evaluation and bundle.
         RunInterrupted: a signal ended the run; its state is saved.
     """
     started = time.monotonic() if started is None else started
@@ -115,9 +124,10 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
         resumed=resumed,
     )
     with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
+        selection = Selection(config["selection"])
         quality = Quality(
             scorer,
-            Selection(config["selection"]),
+            selection,
             keep_best=settings.keep_best,
             checkpointing=checkpointing,
             sensors=cfg.task.sensors,
@@ -143,7 +153,8 @@ def train(cfg: DictConfig, run_dir: Path, provenance: Provenance, started: float
             )
         anew = resumed is None and cfg.init_from is None
         beginning = [Fitting(datamodule)] if anew else []
-        trainer = build_trainer(cfg, run_dir, module.step, clock, quality, checkpointing, beginning)
+        ending = [Pruning(hopeless, quality, selection)] if hopeless is not None else []
+        trainer = build_trainer(cfg, run_dir, module.step, clock, quality, checkpointing, beginning, ending)
         datamodule.trainer = trainer  # it divides the data among the ranks
         torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
         if trainer.is_global_zero:

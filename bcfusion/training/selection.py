@@ -42,7 +42,12 @@ class Selection:
         """For tables and logs: ``stoi``, or ``pesq_wb+stoi``."""
         return "+".join(self.criteria)
 
+    def scaled(self, means: Mapping[str, float]) -> list[float]:
+        """Each metric's mean value on the scale from 0 (worst) to 1 (best); always finite."""
+        return [criterion.scaled(means.get(name, math.nan)) for name, criterion in self.criteria.items()]
+
     def score(self, means: Mapping[str, float]) -> float:
         """Quality of mean metric values, usually in 0..1; higher is better, and it is always finite."""
         total = sum(c.weight for c in self.criteria.values())
-        return sum(c.weight * c.scaled(means.get(name, math.nan)) for name, c in self.criteria.items()) / total
+        values = zip(self.criteria.values(), self.scaled(means), strict=True)
+        return sum(criterion.weight * value for criterion, value in values) / total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -88,7 +89,7 @@ def test_evaluate_starts_from_the_settings_of_the_run(finished: tuple[Path, str]
     )
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
-    assert lines[0] == "id,system,lsd,skipped"
+    assert lines[0] == "id,system,speaker,corpus,snr,lsd,skipped"
     assert len(lines) == 1 + 2 * 2  # both validation files, though training validated on one
     assert (tmp_path / "out" / "scores.md").read_text().count("|") > 6
 
@@ -173,6 +174,12 @@ def test_a_sweep_trains_every_job(speech: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     runs = sorted(path.parent.parent for path in tmp_path.glob("runs/sweeps/*/*/bundle/config.yaml"))
     assert [run.name for run in runs] == ["0", "1"]
+    objectives = [json.loads((run / "objective.json").read_text()) for run in runs]
+    for run, objective in zip(runs, objectives, strict=True):
+        rows = csv.DictReader((run / "metrics.csv").read_text().splitlines())
+        scores = [float(row["valid/selection"]) for row in rows if row["valid/selection"]]
+        assert objective == pytest.approx(max(scores), abs=1e-6)
+    assert "2 jobs, best first" in done.stdout
     rates = [yaml.safe_load((run / "config.yaml").read_text())["optimizer"]["lr"] for run in runs]
     assert rates == [1e-4, 3e-4]
 
@@ -194,6 +201,27 @@ def test_two_processes_share_the_work_and_stay_in_step(speech: Path, tmp_path: P
     assert content["step"] == 4
     assert len(content["random"]) == 2
     assert len(json.loads((run / "run.json").read_text())["sessions"]) == 1
+
+
+def test_a_search_ends_both_processes_of_a_hopeless_run_in_the_directory_of_its_job(
+    speech: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna", minversion="4.3")
+    done = bcfusion(
+        *("train", "-m", "hparams_search=optuna", "experiment=seanet", "seed=1,2", *corpus(speech), *SMALL),
+        *("trainer.devices=2", "trainer.max_valid_items=null", "data.batch_size=1", "hydra.sweeper.n_trials=1"),
+        *("trainer.max_steps=4", "trainer.validate_every=2", "hydra.sweep.dir=search"),
+        # no score is above 2
+        *("hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.lower=2"),
+        *("~hydra.sweeper.pruner.n_startup_trials", "~hydra.sweeper.pruner.n_min_trials"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "search" / "0" / "pruned.txt").read_text() == "hopeless at step 2\n"
+    assert not (tmp_path / "search" / "0" / "bundle").exists()
+    assert not (tmp_path / "runs").exists()
+    assert done.stdout.count("the search ends this run") == 1
+    assert "pruned: hopeless at step 2" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -29,3 +29,7 @@ def test_value_that_could_not_be_computed_counts_below_the_worst() -> None:
 def test_two_values_below_the_worst_are_still_told_apart() -> None:
     selection = Selection({"lsd": {"weight": 1, "worst": 4.0, "best": 0.0}})
     assert selection.score({"lsd": 4.1}) > selection.score({"lsd": 5.0})
+
+
+def test_metrics_apart_are_on_their_scales_and_finite() -> None:
+    assert Selection(PESQ_STOI).scaled({"pesq_wb": 2.82, "stoi": math.nan}) == pytest.approx([0.5, -1.0])

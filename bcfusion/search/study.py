@@ -1,0 +1,154 @@
+"""The study of a search: everything that was tried, in a file that jobs and later sessions read."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from bcfusion.errors import ConfigError
+from bcfusion.search.jobs import first_line
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+INTERRUPTED = "interrupted"  # marks a trial that did not run to its end
+LOCK_SECONDS = 15  # after so many the lock of a journal, which is held for milliseconds, is taken to be left behind
+FLOOR = -1.0  # of a selection's scale: as far below its worst as its best is above (training.selection)
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna's own log lines and its warnings of experimental parts stay out of the run's output.
+
+    Raises:
+        ConfigError: it is not installed, or too old, as one that another package has brought.
+    """
+    missing = ConfigError(["hparams_search needs optuna 4.3 or later: pip install 'bcfusion[optuna]'"])
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing from error
+    major, minor = optuna.__version__.split(".")[:2]
+    if (int(major), int(minor)) < (4, 3):  # the first whose journals take over a lock left behind
+        raise missing
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def open_storage(place: str) -> BaseStorage:
+    """The storage at a path, a journal file that several processes may append to, or at the URL of a database."""
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+    if "://" in place:
+        return RDBStorage(place)
+    Path(place).parent.mkdir(parents=True, exist_ok=True)
+    # Optuna's own choice, a symbolic link, waits for ever for a process that was killed while it held it: a link to a
+    # relative path leads nowhere, so that its age cannot be seen. This one is taken over.
+    return JournalStorage(JournalFileBackend(place, lock_obj=JournalFileOpenLock(place, LOCK_SECONDS)))
+
+
+@contextmanager
+def alone(place: str, name: str, sweep_dir: Path) -> Iterator[None]:
+    """Keeps a second search out of a study while this one runs. The system lets go of the lock with the process.
+
+    Raises:
+        ConfigError: another process searches in it.
+    """
+    lock = sweep_dir / "search.running" if "://" in place else Path(f"{place}.{quote(name, safe='')}.running")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ConfigError(
+                [f"hydra.sweeper.storage: another process searches in {place}; wait until it has ended"]
+            ) from error
+        except OSError:  # a file system without locks; the numbers of the trials tell as well, if later
+            pass
+        yield
+
+
+def open_study(place: str, name: str, objectives: int, sampler: Any, pruner: Any) -> Study:
+    """The study in a storage, made where it is not there yet; each of its objectives is maximised.
+
+    Raises:
+        ConfigError: it is there, with another number of objectives; or the storage cannot be used.
+    """
+    import optuna
+
+    try:
+        study = optuna.create_study(
+            study_name=name,
+            storage=open_storage(place),
+            sampler=sampler,
+            pruner=pruner,
+            directions=["maximize"] * objectives,
+            load_if_exists=True,
+        )
+    except Exception as error:  # no journal, no such database, its driver is not installed, no right to write
+        raise ConfigError([f"hydra.sweeper.storage: cannot use {place}: {first_line(error)}"]) from error
+    if len(study.directions) != objectives:
+        raise ConfigError(
+            [f"hydra.sweeper.storage: {place} holds a search of {len(study.directions)} objectives, not {objectives}"]
+        )
+    return study
+
+
+def try_interrupted_again(study: Study) -> int:
+    """Puts the values of trials that an earlier session left unfinished first in line; returns how many there are."""
+    from optuna.trial import TrialState
+
+    left = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+    for trial in left:
+        set_aside(study, trial)
+        study.enqueue_trial(trial.params)
+    return len(left)
+
+
+def set_aside(study: Study, trial: Trial | FrozenTrial) -> None:
+    """Ends a trial that nothing was learned from: it is not among the ``n_trials``."""
+    from optuna.trial import TrialState
+
+    study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
+    study.tell(trial.number, state=TrialState.FAIL)
+
+
+def settled(study: Study) -> int:
+    """How many trials of the study have ended: finished, pruned or failed, but not interrupted."""
+    return sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.get_trials(deepcopy=False))
+
+
+def finite(values: Sequence[float]) -> list[float]:
+    """Objective values that Optuna takes: in place of NaN and infinities the floor of the scale."""
+    return [float(value) if math.isfinite(value) else FLOOR for value in values]
+
+
+def results(study: Study) -> dict[str, Any]:
+    """What a study has found, as plain containers: the best trial, or the Pareto front of several objectives."""
+    from optuna.trial import TrialState
+
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found: dict[str, Any] = {"name": "optuna", "study": study.study_name, "trials": settled(study)}
+    if len(study.directions) > 1:
+        front = study.best_trials if complete else []
+        solutions = [{"job": t.number, "params": dict(t.params), "values": list(t.values)} for t in front]
+        return {**found, "solutions": solutions}
+    if not complete:
+        return {**found, "best_job": None, "best_params": {}, "best_value": None}
+    best = study.best_trial
+    return {**found, "best_job": best.number, "best_params": dict(best.params), "best_value": best.value}

@@ -1,0 +1,68 @@
+"""A job's own view of the search it belongs to: it reports its validations and asks whether to go on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+
+from bcfusion.errors import ConfigError
+from bcfusion.search.study import finite, open_storage, quiet_optuna
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+SWEEPER = "hydra_plugins.bcfusion_optuna.BcfusionOptunaSweeper"
+SCORE, VALUES = "score", "values"
+
+
+@dataclass(frozen=True)
+class SearchTrial:
+    """A trial of a search, in the process that trains it.
+
+    Attributes:
+        trial: Optuna's, from the storage that all jobs of the search share; None in further processes of the job, for
+            which the first speaks. prunes: whether it can be ended early.
+        by_values: whether the search wants each metric of ``selection`` apart, rather than its score.
+    """
+
+    trial: Trial | None
+    prunes: bool
+    by_values: bool
+
+    @classmethod
+    def of_this_job(cls) -> SearchTrial | None:
+        """The trial that the running Hydra job is; None for one that no search has started.
+
+        Raises:
+            ConfigError: a search is configured, but was not started as one.
+        """
+        hydra = HydraConfig.get()
+        if hydra.sweeper.get("_target_") != SWEEPER:
+            return None
+        by_values = hydra.sweeper.objective == VALUES
+        prunes = hydra.sweeper.pruner is not None and not by_values
+        if "LOCAL_RANK" in os.environ:
+            return cls(None, prunes, by_values)
+        if hydra.mode != RunMode.MULTIRUN:
+            raise ConfigError(["hparams_search: add -m to search, as in bcfusion train -m hparams_search=optuna ..."])
+        with quiet_optuna():
+            import optuna
+
+            pruner = instantiate(hydra.sweeper.pruner) if prunes else optuna.pruners.NopPruner()
+            study = optuna.load_study(
+                study_name=hydra.sweeper.study_name, storage=open_storage(hydra.sweeper.storage), pruner=pruner
+            )
+            by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
+            trial = optuna.Trial(study, by_number[int(hydra.job.num)]._trial_id)
+        return cls(trial, prunes, by_values)
+
+    def hopeless(self, step: int, score: float) -> bool:
+        """Reports the selection score of a validation; says whether the run is to end, being worse than others were."""
+        assert self.trial is not None
+        self.trial.report(finite([score])[0], step)
+        return self.trial.should_prune()

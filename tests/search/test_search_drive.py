@@ -1,0 +1,162 @@
+"""Searches as a user types them, of jobs that take no time."""
+
+from __future__ import annotations
+
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from toy_sweep import run_sweep
+
+optuna = pytest.importorskip("optuna", minversion="4.3", reason="hparams_search needs optuna 4.3 or later")
+
+from bcfusion.search import jobs  # noqa: E402
+from bcfusion.search.study import alone, open_study  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+LR = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
+
+
+def search(folder: Path, *arguments: str, body: str, name: str = "optuna") -> subprocess.CompletedProcess[str]:
+    """Runs a search into ``folder/sweep`` whose jobs are ``body``, a function of ``cfg`` and ``trial``."""
+    beginning = "from bcfusion.search.trial import SearchTrial\ntrial = SearchTrial.of_this_job()\n"
+    return run_sweep(folder, beginning + textwrap.dedent(body), f"hparams_search={name}", *arguments)
+
+
+def study_of(folder: Path) -> optuna.Study:
+    return open_study(str(folder / "sweep" / "study.journal"), "search", 1, None, None)
+
+
+def found(folder: Path) -> dict[str, object]:
+    content: dict[str, object] = yaml.safe_load((folder / "sweep" / "optimization_results.yaml").read_text())
+    return content
+
+
+def test_a_search_goes_on_where_it_stopped_without_repeating_points_or_directories(tmp_path: Path) -> None:
+    body = "return float('nan') if trial.trial.number == 1 else cfg.optimizer.lr"
+    arguments = ["-m", LR, "hydra.sweeper.seed=0"]
+    first = search(tmp_path, *arguments, "hydra.sweeper.n_trials=2", body=body)
+    assert first.returncode == 0, first.stderr
+    overrides = (tmp_path / "sweep" / "0" / ".hydra" / "overrides.yaml").read_text()
+    again = search(tmp_path, *arguments, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", body=body)
+    assert again.returncode == 0, again.stderr
+    assert "the search goes on: 2 trials are there" in again.stdout
+    assert (tmp_path / "sweep" / "0" / ".hydra" / "overrides.yaml").read_text() == overrides
+    trials = study_of(tmp_path).trials
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert trials[1].value == -1.0  # what is no number is the floor of the scale
+    assert len({trial.params["optimizer.lr"] for trial in trials}) == 4
+    best = max(trials, key=lambda trial: trial.value)
+    assert found(tmp_path)["best_job"] == best.number
+    assert float((tmp_path / "sweep" / str(best.number) / "objective.json").read_text()) == pytest.approx(best.value)
+    assert [o.job for o in jobs.read_outcomes(tmp_path / "sweep")] == ["0", "1", "2", "3"]
+    third = search(tmp_path, *arguments, "hydra.sweeper.n_trials=4", body=body)
+    assert third.returncode == 0, third.stderr
+    assert len(study_of(tmp_path).trials) == 4
+
+
+def test_failed_and_hopeless_jobs_do_not_end_a_search(tmp_path: Path) -> None:
+    # 4 fails; 5 is worse than the median of the others, which is asked for once four of them are through
+    body = """
+        number = trial.trial.number
+        if number == 4:
+            raise RuntimeError("out of memory")
+        for step in (2, 4):
+            if trial.hopeless(step, 0.5 if number == 5 else 0.6):
+                from hydra.core.hydra_config import HydraConfig
+                open(HydraConfig.get().runtime.output_dir + "/pruned.txt", "w").write(f"hopeless at step {step}")
+                return 0.5
+        return 0.6
+    """
+    done = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=7", body=body)
+    assert done.returncode == 2
+    assert "1 of 7 jobs failed: 4" in done.stderr
+    states = [trial.state.name for trial in study_of(tmp_path).trials]
+    assert states == ["COMPLETE"] * 4 + ["FAIL", "PRUNED", "COMPLETE"]
+    assert study_of(tmp_path).trials[5].last_step == 2
+    assert "failed: RuntimeError: out of memory" in done.stdout
+    assert "pruned: hopeless at step 2" in done.stdout
+
+
+def test_the_metrics_apart_make_a_front(tmp_path: Path) -> None:
+    body = "return [[0.5, 0.1], [0.1, 0.5], [0.05, 0.05]][trial.trial.number]"
+    done = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=3", body=body, name="optuna_pareto")
+    assert done.returncode == 0, done.stderr
+    solutions = found(tmp_path)["solutions"]
+    assert isinstance(solutions, list)
+    assert sorted(solution["values"] for solution in solutions) == [[0.1, 0.5], [0.5, 0.1]]
+    other = search(tmp_path, "-m", LR, body=body)
+    assert other.returncode == 2
+    assert "holds a search of 2 objectives, not 1" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["seed=1"], "add -m to search"),
+        (["-m"], "nothing varies"),
+        (["-m", LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials: must be a whole number"),
+        (["-m", LR, "hydra.sweeper.objective=pesq"], "hydra.sweeper.objective: must be 'score' or 'values'"),
+        (["-m", LR, "generator=saenet,eebn"], "there is no"),
+        (["-m", LR, "hydra.sweeper.seed=x"], "hydra.sweeper.seed: must be a whole number or null"),
+        (["-m", LR, "hydra.sweep.subdir=x"], "hydra.sweep.subdir: a search calls its jobs by the numbers"),
+        (["-m", LR, "hydra.sweeper.sampler._target_=optuna.samplers.TPESampeler"], "did you mean 'TPESampler'?"),
+        (["-m", LR, "hydra.sweeper.storage=nosql://there"], "hydra.sweeper.storage: cannot use nosql://there"),
+    ],
+    ids=["no-m", "no-space", "trials", "objective", "member", "seed", "subdir", "sampler", "storage"],
+)
+def test_a_search_that_cannot_work_says_why_in_one_or_two_lines(
+    tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    done = search(tmp_path, *arguments, body="return 1.0")
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_a_mistyped_choice_ends_a_search_before_its_first_job(tmp_path: Path) -> None:
+    done = search(tmp_path, "-m", LR, "generator=seanet,saenet", body="return 1.0")
+    assert done.returncode == 2
+    assert "did you mean 'seanet'?" in done.stderr
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_what_varies_may_be_in_the_file_or_a_pattern(tmp_path: Path) -> None:
+    params = ["+hydra.sweeper.params.optimizer.lr='interval(2,3)'", "generator=glob(wave_*)"]
+    done = search(tmp_path, "-m", *params, "hydra.sweeper.n_trials=1", body="return cfg.optimizer.lr")
+    assert done.returncode == 0, done.stderr
+    (trial,) = study_of(tmp_path).trials
+    assert trial.params["generator"] == "wave_unet"
+    assert 2.0 <= trial.value <= 3.0
+
+
+def test_a_search_over_other_values_in_the_same_place_is_refused(tmp_path: Path) -> None:
+    first = search(tmp_path, "-m", "seed=1,2", "hydra.sweeper.n_trials=1", body="return 1.0")
+    assert first.returncode == 0, first.stderr
+    other = search(tmp_path, "-m", "seed=1,3", body="return 1.0")
+    assert other.returncode == 2
+    assert "holds a search over other values" in other.stderr
+    assert "Traceback" not in other.stderr
+
+
+def test_an_interrupted_search_says_how_to_go_on_and_does(tmp_path: Path) -> None:
+    stopped = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=2", body="raise KeyboardInterrupt")
+    assert stopped.returncode == 130
+    assert "to go on, type the same with hydra.sweep.dir=sweep" in stopped.stderr
+    assert "no result" in stopped.stdout
+    again = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=2", body="return 1.0")
+    assert again.returncode == 0, again.stderr
+    assert "0 trials are there, 1 are tried again" in again.stdout
+    first, second, _ = study_of(tmp_path).trials
+    assert first.params == second.params
+
+
+def test_one_process_searches_in_a_study_at_a_time(tmp_path: Path) -> None:
+    with alone(str(tmp_path / "sweep" / "study.journal"), "search", tmp_path / "sweep"):
+        other = search(tmp_path, "-m", LR, body="return 1.0")
+    assert other.returncode == 2
+    assert "another process searches in sweep/study.journal" in other.stderr
+    assert search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=1", body="return 1.0").returncode == 0

@@ -1,0 +1,41 @@
+"""Sweeps of jobs that take no time, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_app(folder: Path, body: str) -> Path:
+    """A command of its own on the shell that all Hydra verbs share; ``body`` of its task is a function of ``cfg``."""
+    app = folder / "app.py"
+    app.write_text(
+        "import os, sys\n"
+        "from bcfusion.commands import exit_status\n"
+        "from bcfusion.commands.hydra_app import run\n"
+        f"def task(cfg):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
+        "def main(argv):\n"
+        "    run(task, argv, module_file=__file__, verb='train')\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(exit_status(main, sys.argv[1:]))\n"
+    )
+    return app
+
+
+def run_sweep(folder: Path, body: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs such a command with ``arguments`` in ``folder``, its sweep into ``folder/sweep``."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, str(write_app(folder, body)), "hydra.sweep.dir=sweep", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
