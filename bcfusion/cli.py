@@ -15,6 +15,7 @@ from bcfusion.commands import USER_ERROR, exit_status
 VERBS = {
     "train": "train a network and compare its output with the input",
     "evaluate": "score a trained network, or files that another program has enhanced",
+    "compare": "put runs into one table: settings, scores, sizes, speeds, clear differences",
     "enhance": "restore recordings: files, folders or globs in, files out",
     "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",
     "calibrate": "measure a body sensor on recorded pairs, for simulators to be built on",

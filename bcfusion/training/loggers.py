@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
 
 
 class TensorBoardLogger(LightningTensorBoardLogger):
@@ -30,6 +31,22 @@ class TensorBoardLogger(LightningTensorBoardLogger):
     def log_dir(self) -> str:
         """The run directory itself."""
         return str(self.save_dir)
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, metrics: dict[str, Any] | None = None, step: int | None = None
+    ) -> None:
+        """Makes the run a row of HPARAMS; its metrics are the scalars ``best/...``, logged as they improve.
+
+        Lightning would also write which columns the table has, and TensorBoard takes those of whichever run it reads
+        first for all: keys and metrics that only others have would be missing. Without them it gathers the columns of
+        all runs and puts those first whose values differ.
+
+        Args:
+            params: flat plain values. metrics, step: of Lightning's interface, without a meaning here.
+        """
+        _, row, _ = hparams(params if isinstance(params, dict) else vars(params), {})
+        self.experiment.file_writer.add_summary(row)
 
     @rank_zero_only
     def save(self) -> None:

@@ -57,7 +57,7 @@ def git_hash(directory: Path) -> str | None:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file so that a crash in between leaves the old one whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -78,7 +78,7 @@ def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, 
         "cpus": os.cpu_count(),
     }
     path = run_dir / "run.json"
-    sessions = json.loads(path.read_text())["sessions"] if resumed_at is not None and path.is_file() else []
+    sessions = json.loads(path.read_bytes())["sessions"] if resumed_at is not None and path.is_file() else []
     record = {
         "recipe": provenance.recipe,
         "experiment": provenance.experiment,
@@ -92,22 +92,35 @@ def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, 
 
 
 def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
-    """Flat plain values that tell runs apart in TensorBoard's HPARAMS: choices, and the numbers that are swept."""
+    """Flat plain values that tell runs apart in TensorBoard's HPARAMS: choices, and the numbers that are swept.
+
+    Keys are those of the configuration, so that a typed one and one that is always told share a column. But what
+    another experiment brings along is ``settings/...`` and ``weight/...``: of the columns that differ TensorBoard
+    first shows five, in the order of the alphabet, and ``optimizer.lr`` and ``generator.channels`` are to be of them.
+    """
     flat: dict[str, Any] = {
         "recipe": provenance.recipe,
         "experiment": provenance.experiment or "none",
         "generator": str(provenance.choices.get("generator", config["generator"]["_target_"])),
         "discriminators": "+".join(config["discriminators"] or ()) or "none",
         "losses": "+".join(config["losses"] or ()),
-        "seed": config["seed"],
-        "batch_size": config["data"]["batch_size"],
-        "segment_seconds": config["data"]["segment_seconds"],
-        "lr": config["optimizer"].get("lr"),
-        "precision": config["trainer"]["precision"],
     }
-    for name, loss in (config["losses"] or {}).items():
-        flat[f"weight/{name}"] = loss["weight"]
-    for override in provenance.overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        flat.setdefault(key, value)
-    return {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat.items()}
+    always = ["seed", "optimizer.lr", "trainer.precision"]
+    brought = {f"losses.{name}.weight": f"weight/{name}" for name in config["losses"] or {}}
+    brought |= {f"data.{name}": f"settings/{name}" for name in ("batch_size", "segment_seconds")}
+    typed = dict(text.lstrip("+~").partition("=")[::2] for text in provenance.overrides)
+    for key in dict.fromkeys((*always, *brought, *typed)):
+        value = _leaf(config, key)
+        if not isinstance(value, bool | int | float | str):
+            value = typed.get(key, str(value))
+        # a number as a number, or TensorBoard could neither sort by it nor scale its axis: "3e-4" is text
+        flat.setdefault(brought.get(key, key), value)
+    return flat
+
+
+def _leaf(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

@@ -1,0 +1,1 @@
+"""What runs wrote, read and put side by side: one table, clear differences, curves."""

@@ -1,0 +1,163 @@
+"""Several runs in one order: what differs in their settings, what their scores are, what is not comparable."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bcfusion.report.comparison.run import Run, Which
+from bcfusion.report.comparison.run_keys import FACTS, changed_keys, fact, known_key, run_names, setting, text_of
+from bcfusion.report.table import MISSING
+
+__all__ = ["OWN_COLUMNS", "Comparison", "compare", "notes"]
+
+OWN_COLUMNS = 3  #: as many changed keys have columns of their own; more of them share one
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in the order of the table.
+
+    Attributes:
+        runs: the best first. names: a short one for each, no two the same. keys: the settings in which they differ,
+            and that of the order.
+        metrics: keys of the scores shown. higher_is_better: directions of all scores; None: information only.
+        which: scores are shown. inputs: means of the input, where it is the same for all runs. sort: key of the order.
+    """
+
+    runs: tuple[Run, ...]
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    metrics: tuple[str, ...]
+    higher_is_better: Mapping[str, bool | None]
+    which: Which
+    inputs: Mapping[str, Mapping[str, float]]
+    sort: str
+
+    @cached_property
+    def values(self) -> dict[str, list[str]]:
+        """Of the settings in which the runs differ: a text for each run."""
+        return {key: [text_of(setting(run, key)) for run in self.runs] for key in self.keys}
+
+    @cached_property
+    def usual(self) -> dict[str, str]:
+        """Of the same settings: what most runs have."""
+        return {key: max(dict.fromkeys(values), key=values.count) for key, values in self.values.items()}
+
+    @property
+    def caption(self) -> str:
+        """How many runs in which order, and of what the scores are."""
+        runs = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs by {self.sort}"
+        files = {"best": "validation files at the best checkpoint", "closing": "files of the closing evaluation"}
+        return f"{runs}; scores are means over the {files[self.which]}"
+
+
+def compare(
+    runs: Sequence[Run],
+    sort: str = "selection",
+    reverse: bool = False,
+    metrics: Sequence[str] | None = None,
+    which: Which = "best",
+) -> Comparison:
+    """Put runs in order and find what tells them apart.
+
+    Args:
+        runs: at least one.
+        sort: a metric, one of :data:`bcfusion.report.run_keys.FACTS`, or a setting. The best or smallest value comes
+            first; a run without one, and any that failed, comes last.
+        reverse: the worst or largest first. metrics: scores to show; None: all that have a direction.
+        which: means of the validation files at the best checkpoint, or of the closing evaluation.
+
+    Raises:
+        ConfigError: no run has the key to sort by, or a metric.
+        CheckpointError: a file of a run is damaged.
+    """
+    directions: dict[str, bool | None] = {}
+    for run in runs:
+        known = run.higher_is_better
+        for metric in (*run.best, *run.means(which)):
+            if directions.get(metric) is None:
+                directions[metric] = known.get(metric)
+    sort = known_key(runs, sort)
+    shown = [metric for metric, higher in directions.items() if higher is not None and metric != "selection"]
+    if metrics is not None:
+        shown = [known_key(runs, metric) for metric in metrics]
+    failing = [run for run in runs if run.state == "failed"]
+    ordered = [*_ordered([run for run in runs if run.state != "failed"], sort, directions, reverse, which), *failing]
+    keys = changed_keys(ordered)
+    if sort not in (*keys, *directions, *FACTS, "recipe", "experiment"):
+        keys.append(sort)  # an order is not shown without what it goes by
+    return Comparison(
+        runs=tuple(ordered),
+        names=tuple(run_names(ordered)),
+        keys=tuple(keys),
+        metrics=tuple(shown),
+        higher_is_better=directions,
+        which=which,
+        inputs=_common_inputs([run.input_means(which) for run in ordered]),
+        sort=sort,
+    )
+
+
+def _ordered(
+    runs: Sequence[Run], key: str, directions: Mapping[str, bool | None], reverse: bool, which: Which
+) -> list[Run]:
+    values = [(fact(run, key, which), run) for run in runs]
+    empty = [run for value, run in values if value is None or value != value]
+    filled = [(value, run) for value, run in values if value is not None and value == value]
+    descending = (directions.get(key) is True) != reverse
+    filled.sort(key=lambda pair: _sorting(pair[0]), reverse=descending)
+    return [*(run for _, run in filled), *empty]
+
+
+def _sorting(value: Any) -> tuple[bool, float, str]:
+    """Numbers by their size, before texts by their letters."""
+    number = isinstance(value, int | float)
+    return not number, value if number else 0.0, "" if number else text_of(value)
+
+
+def _common_inputs(inputs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Mapping[str, float]]:
+    """The inputs whose scores are the same in all runs that have any."""
+    measured = [each for each in inputs if each]
+    if not measured:
+        return {}
+    first = measured[0]
+    return {
+        name: means
+        for name, means in first.items()
+        if all(name in other and _alike(means, other[name]) for other in measured[1:])
+    }
+
+
+def _alike(one: Mapping[str, float], two: Mapping[str, float]) -> bool:
+    return all(math.isclose(one[metric], two[metric], rel_tol=1e-3, abs_tol=1e-3) for metric in one.keys() & two.keys())
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader of the table has to know, a line each: why runs have no result, and what is not comparable."""
+    lines = []
+    for rank, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
+        if run.problem:
+            lines.append(f"{rank} {name}: {run.state}: {run.problem}")
+        elif run.state == "unfinished":
+            scored = "no validation yet" if run.best_step is None else f"best at step {run.best_step}"
+            lines.append(f"{rank} {name}: unfinished: at step {run.step}, {scored}, no closing scores")
+    if len(comparison.keys) > OWN_COLUMNS:
+        usual = ", ".join(f"{key}={value}" for key, value in comparison.usual.items() if value != MISSING)
+        lines.append(f"changed keys that a row does not name: {usual or 'none'}")
+    written = [run for run in comparison.runs if run.run]
+    heard = [means for run in comparison.runs if (means := run.input_means(comparison.which))]
+    if len(heard) > 1 and not comparison.inputs:
+        lines.append("not all runs hear the same input: their scores compare inputs as well as networks")
+    if len({json.dumps(run.settings.get("selection"), sort_keys=True) for run in written}) > 1:
+        said = "so that their order by it says little" if comparison.sort == "selection" else ""
+        lines.append(", ".join(filter(None, ["not all runs choose their best checkpoint by the same selection", said])))
+    for key in dict.fromkeys(key for run in written for key in run.settings.get("metrics") or ()):
+        nodes = [run.settings["metrics"][key] for run in written if key in (run.settings.get("metrics") or ())]
+        if any(node != nodes[0] for node in nodes[1:]):
+            lines.append(f"metrics.{key} is not computed in the same way by all runs")
+    return lines

@@ -1,0 +1,207 @@
+"""Compare as a user types it, on made-up runs and on a real sweep."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from made_up_runs import made_up_run, utterances
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from bcfusion.commands.compare import main
+from bcfusion.errors import CheckpointError, ConfigError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two finished runs, one that failed, one that goes on, and a folder that is none of them."""
+    folder = tmp_path / "runs"
+    made_up_run(folder / "a", "seed=1", settings={"seed": 1}, valid_stoi=(0.80,), closing=utterances(0.800, seed=1))
+    made_up_run(folder / "b", "seed=2", settings={"seed": 2}, valid_stoi=(0.82,), closing=utterances(0.812, seed=2))
+    made_up_run(folder / "c", "seed=3", settings={"seed": 3}, finished=False, valid_stoi=(0.7,))
+    failed = made_up_run(folder / "d", "seed=4", settings={"seed": 4}, finished=False)
+    (failed / "failed.txt").write_text("DataError: no [speech]\n")
+    (folder / "notes").mkdir()
+    return folder
+
+
+def test_the_table_the_paths_and_the_differences_are_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), str(runs / "notes")]) == 0
+    output, errors = capsys.readouterr()
+    lines = output.splitlines()
+    assert f"  1 {runs / 'b'}" in lines
+    assert "4 seanet seed=4: failed: DataError: no [speech]" in lines  # brackets are no markup
+    assert "3 seanet seed=3: unfinished: at step 100, best at step 100, no closing scores" in lines
+    assert any(line.startswith("  seanet seed=1 is worse than seanet seed=2 in STOI by 0.012 [0.01") for line in lines)
+    assert errors == f"{runs / 'notes'}: no run in it\n"
+
+
+def test_runs_of_another_test_set_are_told_in_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scores = made_up_run(runs / "e", "seed=5", settings={"seed": 5}, valid_stoi=(0.81,)) / "quality" / "test.csv"
+    scores.write_text(scores.read_text().replace("test/", "other/"))
+    assert main([str(runs), "--output", str(runs / "t.md")]) == 0
+    output = capsys.readouterr().out
+    said = "no utterance in common with seanet seed=2, so not compared to it: 2"
+    assert said in output.splitlines()
+    assert "seanet seed=1 is worse than seanet seed=2" in output
+    assert "seanet seed=5 and" not in output
+    assert f"\nN{said[1:]}.\n" in (runs / "t.md").read_text()
+
+
+def test_differences_are_to_the_run_that_is_asked_for(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for against in ("2", "seanet seed=1", str(runs / "a")):
+        assert main([str(runs), "--against", against]) == 0
+        assert "seanet seed=2 is better than seanet seed=1 in STOI by 0.012" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="no such run"):
+        main([str(runs), "--against", "9"])
+
+
+def test_a_folder_gets_tables_and_pictures(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert main([str(runs), "--output", str(output), "--metrics", "stoi"]) == 0
+    assert {path.name for path in output.iterdir()} == {
+        *("compare.md", "runs.csv", "differences.csv", "curves.png", "scores.png"),
+    }
+    text = (output / "compare.md").read_text()
+    assert "![curves](curves.png)" in text
+    assert "LSD" not in text
+    with (output / "differences.csv").open() as file:
+        assert [row["verdict"] for row in csv.DictReader(file)] == ["worse"]
+    for name in ("curves", "scores"):
+        assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_table_goes_where_its_name_says(runs: Path, tmp_path: Path) -> None:
+    assert main([str(runs), "--output", str(tmp_path / "t.md"), "--filter", "state=finished", "--sort", "seed"]) == 0
+    assert "| 1 | seanet | 1 |" in (tmp_path / "t.md").read_text()
+    assert main([str(runs), "--output", str(tmp_path / "t.csv"), "--reverse"]) == 0
+    with (tmp_path / "t.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [f"seanet seed={seed}" for seed in (3, 1, 2, 4)]
+
+
+def test_damaged_runs_do_not_stop_the_others(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "b" / "quality" / "test.csv").write_text("utterance,score\n1,2\n")
+    (runs / "c" / "config.yaml").write_text("[\n")
+    assert main([str(runs)]) == 0
+    output, errors = capsys.readouterr()
+    assert f"  1 {runs / 'a'}" in output.splitlines()
+    assert len(errors.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "no run in nowhere"),
+        (["{runs}", "--filter", "stoi>2"], "none of 4 runs fulfils stoi>2"),
+        (["{runs}", "--filter", "soti>0"], "did you mean stoi"),
+        (["{runs}", "--sort", "selektion"], "did you mean selection"),
+        (["{runs}", "--output", "{runs}/a/run.json/x.md"], "cannot be written"),
+        (["{runs}", "--output", "{runs}/a/run.json"], "is a file: give a folder"),
+    ],
+    ids=["nowhere", "none", "key", "sort", "output", "file"],
+)
+def test_wrong_input_is_one_line(runs: Path, arguments: list[str], says: str) -> None:
+    with pytest.raises((CheckpointError, ConfigError), match=says):
+        main([argument.format(runs=runs) for argument in arguments])
+
+
+def test_hundreds_of_runs_take_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(150):
+        made_up_run(tmp_path / "runs" / str(seed), f"seed={seed}", settings={"seed": seed}, valid_stoi=(0.8,))
+    begun = time.process_time()
+    assert main([str(tmp_path / "runs")]) == 0
+    assert time.process_time() - begun < 15
+    output = capsys.readouterr().out
+    assert f"150 {tmp_path / 'runs'}" in output
+    assert "144 more in the tables" in output
+
+
+@pytest.fixture(scope="module")
+def sweep(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three jobs of a real sweep, the last of which fails."""
+    folder = tmp_path_factory.mktemp("sweep")
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bcfusion.cli", "train", "-m", "experiment=seanet", "optimizer.lr=1e-3,3e-4,-1"),
+            *("data=folder", f"data.root={speech}", *TINY, "discriminators=[]"),
+            *("trainer.max_steps=2", "trainer.validate_every=1", "trainer.samples=0", "output_root=runs"),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    (found,) = folder.glob("runs/sweeps/*")
+    assert (found / "1" / "bundle").is_dir(), done.stderr
+    return found
+
+
+def test_a_real_sweep_is_compared_with_its_failed_job(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(sweep), "--output", str(sweep.parent / "out")]) == 0
+    output = capsys.readouterr().out
+    assert "seanet lr=-1: failed: optimizer.lr" in output  # and by that key alone, though it wrote no configuration
+    assert "have 1 utterance with STOI, SI-SDR, aligned SI-SDR in common: too few" in output  # a single test file
+    with (sweep.parent / "out" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["finished", "finished", "failed"]
+    assert [row["recipe"] for row in rows] == ["bone_to_air"] * 3
+    assert rows[2]["optimizer.lr"] == "-1"
+    for row in rows[:2]:
+        assert float(row["minutes"]) > 0
+        assert float(row["latency_ms"]) > 0
+        assert int(row["parameters"]) > 100
+        assert 0 < float(row["best/stoi"]) < 1
+        assert -60 < float(row["closing/si_sdr"]) < 60
+        assert row["step"] == "2"
+
+
+def test_every_job_of_a_sweep_shows_its_final_bests_in_hparams(sweep: Path) -> None:
+    tags = []
+    for job, rate in (("0", 1e-3), ("1", 3e-4)):
+        events = EventAccumulator(str(sweep / job), size_guidance={"scalars": 0}).Reload()
+        begun = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        told = HParamsPluginData.FromString(begun).session_start_info.hparams
+        assert told["optimizer.lr"].number_value == rate  # a number, so that axes can be scaled and rows sorted
+        with (sweep / job / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for metric in ("stoi", "si_sdr", "selection"):
+            final = [float(row[f"best/{metric}"]) for row in rows if row[f"best/{metric}"]][-1]
+            assert events.Scalars(f"best/{metric}")[-1].value == pytest.approx(final, abs=1e-6)
+        tags.append((set(events.Tags()["scalars"]), set(rows[0]) - {"step"}))
+    (one, one_csv), (two, two_csv) = tags
+    assert one == two  # the same in all jobs, so that curves lie in one picture
+    assert one_csv == two_csv
+    assert one_csv <= one  # and the same in both logs
+
+
+def test_the_table_of_hparams_has_what_differs_first_and_the_bests_of_all_jobs(sweep: Path) -> None:
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(sweep)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(sweep))
+    context = Context(TBContext(data_provider=provider))
+    told = context.hparams_metadata(RequestContext(), "")
+    assert sorted(told) == ["0", "1"]
+    # a run that says which columns there are would say so for all: TensorBoard takes the first that it finds
+    assert all("_hparams_/experiment" not in tags for tags in told.values())
+    answer = context.hparams_from_data_provider(RequestContext(), "", None)
+    table = context.experiment_from_metadata(RequestContext(), "", True, told, answer)
+    assert [info.name for info in table.hparam_infos if info.differs] == ["optimizer.lr"]
+    assert {"experiment", "generator", "settings/batch_size", "weight/l1"} <= {info.name for info in table.hparam_infos}
+    metrics = [info.name.tag for info in table.metric_infos]
+    assert metrics[:2] == ["best/selection", "best/si_sdr"]  # first in the alphabet, and so what is shown at first
