@@ -17,6 +17,7 @@ VERBS = {
     "evaluate": "score a trained network, or files that another program has enhanced",
     "compare": "put runs into one table: settings, scores, sizes, speeds, clear differences",
     "enhance": "restore recordings: files, folders or globs in, files out",
+    "listen": "write a page to hear runs side by side and to rate them blindly; analyse the ratings",
     "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",
     "calibrate": "measure a body sensor on recorded pairs, for simulators to be built on",
     "inspect": "find what is wrong with the recordings of a manifest: lag, polarity, bandwidth, levels",

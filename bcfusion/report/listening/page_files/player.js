@@ -1,0 +1,135 @@
+// Plays all sounds of a row at once, each through a gain of its own. A switch opens one gain and shuts the others, so
+// the position runs on and nothing starts anew.
+const RAMP = 0.012; // s; long enough not to click, too short to hear two sounds at once
+const LEAD = 0.03; // s between the order to play and the common start, which all sources must still be ahead of
+
+class Player {
+  // context: an AudioContext, or an OfflineAudioContext that renders what would be heard.
+  constructor(context) {
+    this.context = context;
+    this.volume = context.createGain();
+    this.volume.connect(context.destination);
+    this.buffers = [];
+    this.factors = [];
+    this.opened = 0;
+    this.offset = 0;
+    this.loop = null; // [begin, end] in seconds
+    this.run = null; // what plays now: {sources, gains, bus, begun}
+    this.onend = () => {};
+  }
+
+  get playing() {
+    return this.run !== null;
+  }
+
+  get duration() {
+    return Math.max(0, ...this.buffers.map((buffer) => buffer.duration));
+  }
+
+  // Another row: its buffers, the factor of each, and which one is heard.
+  load(buffers, factors, opened) {
+    this.pause();
+    this.buffers = buffers;
+    this.factors = factors;
+    this.opened = opened;
+    this.offset = 0;
+    this.loop = null;
+  }
+
+  position() {
+    if (!this.run) return this.offset;
+    const time = this.offset + Math.max(0, this.context.currentTime - this.run.begun);
+    if (!this.loop) return Math.min(time, this.duration);
+    const [begin, end] = this.loop;
+    return time < end ? time : begin + ((time - begin) % (end - begin));
+  }
+
+  // To whole samples: between them browsers may interpolate, which dulls the sound.
+  #whole(time) {
+    return Math.round(time * this.context.sampleRate) / this.context.sampleRate;
+  }
+
+  play() {
+    if (this.run || !this.buffers.length) return;
+    const context = this.context;
+    const begun = this.#whole(context.currentTime + LEAD);
+    if (this.loop && (this.offset < this.loop[0] || this.offset >= this.loop[1])) this.offset = this.loop[0];
+    if (this.offset >= this.duration - 0.01) this.offset = 0;
+    this.offset = this.#whole(this.offset);
+    const bus = context.createGain();
+    bus.gain.setValueAtTime(this.offset > 0 ? 0 : 1, begun);
+    if (this.offset > 0) bus.gain.linearRampToValueAtTime(1, begun + RAMP);
+    bus.connect(this.volume);
+    const run = { bus, begun, gains: [], sources: [] };
+    this.buffers.forEach((buffer, index) => {
+      const gain = context.createGain();
+      gain.gain.value = index === this.opened ? this.factors[index] : 0;
+      gain.connect(bus);
+      const source = context.createBufferSource();
+      source.buffer = buffer;
+      if (this.loop) {
+        source.loop = true;
+        [source.loopStart, source.loopEnd] = this.loop;
+      }
+      source.connect(gain);
+      source.start(begun, this.offset);
+      run.gains.push(gain);
+      run.sources.push(source);
+    });
+    run.sources[0].onended = () => {
+      if (this.run !== run) return; // stopped by hand, or by a seek
+      this.run = null;
+      this.offset = 0;
+      this.onend();
+    };
+    this.run = run;
+  }
+
+  pause() {
+    if (!this.run) return;
+    const { bus, sources } = this.run;
+    const now = this.context.currentTime;
+    this.offset = this.position();
+    this.run = null;
+    bus.gain.cancelScheduledValues(now);
+    bus.gain.setValueAtTime(bus.gain.value, now); // below 1 where it still fades in
+    bus.gain.linearRampToValueAtTime(0, now + RAMP);
+    for (const source of sources) source.stop(now + RAMP);
+  }
+
+  seek(time) {
+    const playing = this.playing;
+    this.pause();
+    this.offset = Math.min(Math.max(0, time), this.duration);
+    if (playing) this.play();
+  }
+
+  // Hear another sound of the row from now on.
+  open(index) {
+    this.opened = index;
+    this.#ramp();
+  }
+
+  setFactors(factors) {
+    this.factors = factors;
+    this.#ramp();
+  }
+
+  // begin and end in seconds; null: play once.
+  setLoop(loop) {
+    const playing = this.playing;
+    this.pause();
+    this.loop = loop && loop.map((time) => this.#whole(time));
+    if (playing) this.play();
+  }
+
+  #ramp() {
+    if (!this.run) return;
+    const now = this.context.currentTime;
+    this.run.gains.forEach(({ gain }, index) => {
+      gain.cancelScheduledValues(now);
+      gain.setValueAtTime(gain.value, now);
+      gain.linearRampToValueAtTime(index === this.opened ? this.factors[index] : 0, now + RAMP);
+    });
+  }
+}
