@@ -1,7 +1,7 @@
-"""The table of networks in the README: size, cost, latency and speed of every entry of conf/generator.
+"""The table of docs/networks.md: size, cost, latency and speed of every entry of conf/generator.
 
 python scripts/networks_table.py                   prints it
-python scripts/networks_table.py --write           puts it into README.md
+python scripts/networks_table.py --write           puts it into docs/networks.md
 python scripts/networks_table.py eben --write      one row of it
 
 Parameters, multiply-accumulates and latency follow from the networks. The real-time factor, seconds of computing for a
@@ -34,7 +34,7 @@ from bcfusion.inference.probe import count_parameters, macs_per_second
 from bcfusion.nn.conv import remove_weight_norm
 from bcfusion.nn.streaming import StreamingModule
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 BEGIN, END = "<!-- networks: scripts/networks_table.py --write -->", "<!-- /networks -->"
 HEADER = (
     "| `generator=` | parameters | GMAC/s | causal | latency | real-time factor |",
@@ -156,7 +156,7 @@ def main() -> None:
     """Prints or writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=entries(), help="entries of conf/generator; all without any")
-    parser.add_argument("--write", action="store_true", help="replace the table in README.md")
+    parser.add_argument("--write", action="store_true", help="replace the table in docs/networks.md")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(entries()))
     if unknown:
@@ -168,7 +168,7 @@ def main() -> None:
     note = f"\nReal-time factors: one core of {processor()}, torch {torch.__version__.partition('+')[0]}."
     print(note)
     if arguments.write:
-        README.write_text(replaced(README.read_text(), lines, note))
+        PAGE.write_text(replaced(PAGE.read_text(), lines, note))
 
 
 def replaced(text: str, lines: list[str], note: str) -> str:

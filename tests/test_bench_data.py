@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from script_loading import load_script
 
 from bcfusion import audio
 
@@ -22,13 +22,7 @@ OURS = ("wav", "flac", "opus", "shards of flac", "flac, body simulated (eben_low
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_data", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the module of their class
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_data")
 
 
 def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

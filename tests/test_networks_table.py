@@ -1,14 +1,13 @@
-"""The README's table of networks says what the networks are."""
+"""The table of docs/networks.md says what the networks are."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from script_loading import load_script
 
 from bcfusion.config import conf_dir
 from bcfusion.nn.streaming import StreamingModule
@@ -18,19 +17,12 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("networks_table", ROOT / "scripts" / "networks_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the module of their class
-    spec.loader.exec_module(module)
-    return module
+    return load_script("networks_table")
 
 
 def rows(script: ModuleType) -> dict[str, list[str]]:
-    """The cells of the README's table, by network."""
-    text = (ROOT / "README.md").read_text()
-    table = text.partition(script.BEGIN)[2].partition(script.END)[0]
+    """The cells of the page's table, by network."""
+    table = script.PAGE.read_text().partition(script.BEGIN)[2].partition(script.END)[0]
     lines = [line for line in table.splitlines() if line.startswith("| `") and "`generator=`" not in line]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {name.strip("`"): rest for name, *rest in cells}
@@ -90,3 +82,12 @@ def test_single_rows_are_replaced_and_the_others_stay(script: ModuleType) -> Non
     lines = [*script.HEADER, "| `eben` | new |"]
     table = "\n".join([*script.HEADER, "| `eben` | new |", "| `seanet` | old |"])
     assert script.replaced(text, lines, "\nlater") == f"before\n{script.BEGIN}\n{table}\n\nlater\n{script.END}\nafter\n"
+
+
+def test_the_networks_that_take_more_than_half_of_a_core_are_explained(script: ModuleType) -> None:
+    slow = {name for name, cells in rows(script).items() if cells[2] == "yes" and float(cells[4]) > 0.5}
+    [note] = [part for part in script.PAGE.read_text().split("\n\n") if "take more than half of a core" in part]
+    count = {"Two": 2, "Three": 3, "Four": 4, "Five": 5, "Six": 6}[note.split()[0]]
+    assert len(slow) == count
+    for name in slow:
+        assert f"`{name}`" in note or "tasnet" in name, name

@@ -38,7 +38,7 @@ def test_every_yaml_is_in_the_wheel(unpacked: Path) -> None:
     assert {
         path.relative_to(unpacked / "bcfusion" / "conf") for path in (unpacked / "bcfusion").rglob("*.yaml")
     } == shipped
-    assert not [path for path in unpacked.iterdir() if path.name not in ("bcfusion",) and ".dist-info" not in path.name]
+    assert not [path for path in unpacked.iterdir() if path.name != "bcfusion" and ".dist-info" not in path.name]
 
 
 def test_the_wheel_composes_from_an_empty_directory(unpacked: Path, tmp_path: Path) -> None:
@@ -55,6 +55,11 @@ def test_the_wheel_composes_from_an_empty_directory(unpacked: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert "bcfusion.generators.seanet.SEANet" in done.stdout
+
+
+def test_the_wheel_brings_its_sweeper_for_hydra(unpacked: Path) -> None:
+    shipped = [path.name for path in (unpacked / "bcfusion/search/plugin/hydra_plugins").glob("*.py")]
+    assert shipped == ["bcfusion_optuna.py"]  # and no __init__: other packages have a part of this one
 
 
 @pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])

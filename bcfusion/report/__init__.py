@@ -1,1 +1,1 @@
-"""What a person looks at: spectrogram pictures and tables of quality."""
+"""What a person looks at: tables of quality, pictures, the comparison of runs, pages to inspect and to listen."""

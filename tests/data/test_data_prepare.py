@@ -67,7 +67,12 @@ def test_what_the_corpus_says_and_what_the_headers_say_come_together(tmp_path: P
     ]
     first, second = prepare(job(tmp_path, *recordings, keep_shared_speakers=True), progress=False).rows
     assert (first.duration, first.offset, first.sample_rate, first.channels) == (1.5, 0.5, 8000, {"air": 1, "body": 0})
-    assert (first.lag, first.polarity, first.extra, first.bandwidth) == (0.001, -1, {"text": "oui"}, None)
+    assert (first.lag, first.polarity, first.extra, first.bandwidth) == (
+        0.001,
+        -1,
+        {"corpus": "listed", "text": "oui"},
+        None,
+    )
     assert (second.duration, second.channels) == (1.0, {"air": 0})
     assert rows_of(job(tmp_path)) == [first, second]
 

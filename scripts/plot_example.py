@@ -1,0 +1,78 @@
+"""The picture of the README: one utterance of a finished run, from the sounds that the run wrote.
+
+python scripts/plot_example.py RUN/evaluation/TIME --number 1 --seconds 0 6 --output docs/pictures/fusion.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from PIL import Image
+
+from bcfusion.report.spectrogram import save_figure, spectrogram_figure
+
+INPUT, LAST = "input", {"enhanced": "output", "target": "target"}  # systems of files, and the names of their panels
+PANEL_INCHES = 1.9  # lower than in the pictures of a run: four panels fit on a screen
+
+
+def sounds(samples: Path, number: int) -> tuple[dict[str, np.ndarray], int]:
+    """The signals ``(T,)`` of one utterance of ``samples/``, inputs first, and their sample rate.
+
+    Raises:
+        FileNotFoundError: the folder has no utterance of this number.
+    """
+    files = {path.name.rsplit(".", 2)[1]: path for path in sorted(samples.glob(f"{number}-*.wav"))}
+    if not files.keys() >= LAST.keys():
+        raise FileNotFoundError(f"{samples}: no sounds {number}-*.wav of an input, of enhanced and target")
+    signals, rate = {}, 0
+    inputs = [system for system in files if system.startswith(INPUT)]  # input, or input_SENSOR each
+    titles = {system: system.replace("_", " (", 1) + ")" * ("_" in system) for system in inputs}
+    for system, title in {**titles, **LAST}.items():
+        signals[title], rate = soundfile.read(files[system])
+    return signals, rate
+
+
+def drawn(samples: Path, number: int, start: float, end: float) -> Figure:
+    """The figure of one utterance from ``start`` to ``end`` seconds."""
+    signals, rate = sounds(samples, number)
+    part = slice(round(start * rate), round(end * rate))
+    figure = spectrogram_figure({name: signal[part] for name, signal in signals.items()}, rate)
+    figure.set_size_inches(11, 0.6 + PANEL_INCHES * len(signals))
+    return figure
+
+
+def reduce_colours(path: Path) -> None:
+    """Rewrites a picture in the colours that it has, the scale's and greys: a third of the size."""
+    shades = np.concatenate(
+        [colormaps["magma"](np.linspace(0, 1, 216))[:, :3], np.linspace(0, 1, 40)[:, None] * (1, 1, 1)]
+    )
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((255 * shades).round().astype(np.uint8).tobytes())
+    with Image.open(path) as picture:
+        indexed = picture.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+    indexed.save(path, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run directory or an evaluation of it, with samples/")
+    parser.add_argument("--number", type=int, default=0, help="of the utterance in samples/ (default: 0)")
+    parser.add_argument("--seconds", type=float, nargs=2, default=(0.0, 6.0), metavar=("START", "END"))
+    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    arguments = parser.parse_args()
+    try:
+        figure = drawn(arguments.run / "samples", arguments.number, *arguments.seconds)
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    path = save_figure(figure, arguments.output)
+    reduce_colours(path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()
