@@ -86,7 +86,7 @@ def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["gone.jsonl"], "cannot read manifest gone.jsonl: it does not exist"),
+        (["gone.jsonl"], "/gone.jsonl: it does not exist"),
         (["folder.jsonl"], "it is a folder"),
         (["empty.jsonl"], "holds no utterance: each is a line that has air and split"),
         (["latin.csv"], "byte 22 is not text in UTF-8"),
