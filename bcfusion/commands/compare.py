@@ -66,6 +66,9 @@ def main(argv: list[str]) -> int:
         raise ConfigError([f"none of {len(runs)} runs fulfils {' and '.join(arguments.filter)}"])
     comparison = compare(chosen, arguments.sort, arguments.reverse, arguments.metrics, arguments.scores)
     against = _reference(comparison, arguments.against)
+    found = _compared(comparison, against, None if arguments.output else _TOLD_AT_ONCE)
+    # before anything is printed, which may end with a reader such as `head`
+    written = _write(arguments.output, comparison, against, found) if arguments.output is not None else []
     console.print(comparison.caption, markup=False, highlight=False, soft_wrap=True)
     table, left_out = terminal_table(comparison, console)
     console.print(table)
@@ -78,12 +81,10 @@ def main(argv: list[str]) -> int:
         console.print(f"{rank:>3} {run.path}", markup=False, highlight=False, soft_wrap=True)
     for line in notes(comparison):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    found = _compared(comparison, against, None if arguments.output else _TOLD_AT_ONCE)
     for line in _told(comparison, against, found):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if arguments.output is not None:
-        for path in _write(arguments.output, comparison, against, found):
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return 0
 
 

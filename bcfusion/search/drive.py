@@ -15,6 +15,7 @@ from bcfusion.errors import ConfigError
 from bcfusion.search.jobs import PRUNED, first_line, read_objective
 from bcfusion.search.study import (
     alone,
+    failures_alone,
     finite,
     open_study,
     quiet_optuna,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 RESULTS = "optimization_results.yaml"
+HOPELESS = 3  # failures without any result after which the cause is not what varies
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class Search:
             launch: runs jobs with these overrides, numbered from this one; what they came to is in their directories.
 
         Raises:
-            ConfigError: optuna is not there, the study is of another kind, or another process searches in it.
+            ConfigError: optuna is not there, the study is of another kind, another process searches in it, or three
+                trials and more have failed and none else.
         """
         with quiet_optuna(), alone(self.storage, self.study_name, self.sweep_dir):
             try:
@@ -109,6 +112,14 @@ class Search:
             self._launch(study, trials, fixed, launch)
             found = results(study)
             (self.sweep_dir / RESULTS).write_text(yaml.safe_dump(found, sort_keys=False))
+            if (failed := failures_alone(study)) >= HOPELESS:
+                last = self.sweep_dir / str(trials[-1].number)
+                raise ConfigError(
+                    [
+                        f"hparams_search: all {failed} trials failed, the last as {last} says; to go on when it "
+                        f"is mended, type the same with hydra.sweep.dir={self.sweep_dir}"
+                    ]
+                )
         return results(study)
 
     def _study(self) -> Study:

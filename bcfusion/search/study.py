@@ -133,6 +133,14 @@ def settled(study: Study) -> int:
     return sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.get_trials(deepcopy=False))
 
 
+def failures_alone(study: Study) -> int:
+    """How many trials have failed, where none has come to anything; otherwise 0."""
+    from optuna.trial import TrialState
+
+    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and INTERRUPTED not in t.user_attrs]
+    return len(ended) if all(t.state == TrialState.FAIL for t in ended) else 0
+
+
 def finite(values: Sequence[float]) -> list[float]:
     """Objective values that Optuna takes: in place of NaN and infinities the floor of the scale."""
     return [float(value) if math.isfinite(value) else FLOOR for value in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import textwrap
 from pathlib import Path
@@ -55,6 +56,22 @@ def test_a_search_goes_on_where_it_stopped_without_repeating_points_or_directori
     third = search(tmp_path, *arguments, "hydra.sweeper.n_trials=4", body=body)
     assert third.returncode == 0, third.stderr
     assert len(study_of(tmp_path).trials) == 4
+
+
+def test_a_search_of_which_every_trial_fails_ends_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
+    vary = ["-m", LR, "hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.n_startup_trials=100"]
+    failed = search(tmp_path, *vary, body="raise RuntimeError('no memory')")
+    assert failed.returncode == 2
+    assert failed.stderr.splitlines()[-1] == (
+        "hparams_search: all 3 trials failed, the last as sweep/2 says; "
+        "to go on when it is mended, type the same with hydra.sweep.dir=sweep"
+    )
+    assert [o.status for o in jobs.read_outcomes(tmp_path / "sweep")] == ["failed"] * 3
+    for file in (tmp_path / "sweep").glob("*/failed.txt"):
+        os.utime(file, (0, 0))  # of an earlier day: what failed within the last second counts as of this session
+    mended = search(tmp_path, *vary, body="return 1.0")
+    assert mended.returncode == 0, mended.stderr
+    assert [o.status for o in jobs.read_outcomes(tmp_path / "sweep")] == ["failed"] * 3 + ["finished"] * 3
 
 
 def test_failed_and_hopeless_jobs_do_not_end_a_search(tmp_path: Path) -> None:
