@@ -13,8 +13,6 @@ from bcfusion.errors import ConfigError
 if TYPE_CHECKING:
     from bcfusion.metrics.scores import Scores
 
-GROUPS = ("speaker", "corpus", "snr")
-
 
 def parse_groups(text: str) -> list[str]:
     """The value of ``group_by=``: one of speaker, corpus and snr, or several as ``speaker,snr``.
@@ -22,6 +20,8 @@ def parse_groups(text: str) -> list[str]:
     Raises:
         ConfigError: something else.
     """
+    from bcfusion.metrics.score_summary import GROUPS
+
     groups = [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
     unknown = [name for name in groups if name not in GROUPS]
     if unknown or not groups:
@@ -63,7 +63,7 @@ def conclude(scores: Scores, group_by: Sequence[str], output: Path, title: str) 
     """
     from rich.console import Console
 
-    from bcfusion.metrics.score_files import has_parquet, write_parquet, write_summary
+    from bcfusion.metrics.score_files import write_parquet, write_summary
     from bcfusion.metrics.score_summary import UNKNOWN, summarise
     from bcfusion.report.score_figures import score_figures
     from bcfusion.report.score_latex import latex_tables
@@ -88,9 +88,9 @@ def conclude(scores: Scores, group_by: Sequence[str], output: Path, title: str) 
     for by in group_by:
         if by not in known:
             print(f"group_by={by}: it is not known of any of these utterances")
-    if has_parquet():
+    try:
         write_parquet(scores, output / "scores.parquet")
-    else:
+    except ImportError:
         print("scores.parquet is not written, since pyarrow is missing: pip install pyarrow")
     figures = score_figures(scores, summary, title)
     for name, figure in figures.items():

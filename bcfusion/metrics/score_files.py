@@ -10,18 +10,9 @@ from pathlib import Path
 from bcfusion.metrics.score_summary import ScoreSummary
 from bcfusion.metrics.scores import Scores, appearing, skipped_cell
 
-__all__ = ["has_parquet", "write_parquet", "write_summary"]
+__all__ = ["write_parquet", "write_summary"]
 
 _SUMMARY = ("group_by", "group", "system", "metric", "count", "skipped", "mean", "median", "q1", "q3", "low", "high")
-
-
-def has_parquet() -> bool:
-    """Whether Parquet can be written here: whether pyarrow is installed."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def write_parquet(scores: Scores, path: Path) -> None:
@@ -31,7 +22,7 @@ def write_parquet(scores: Scores, path: Path) -> None:
     whole.
 
     Raises:
-        ImportError: pyarrow is not installed, see :func:`has_parquet`.
+        ImportError: pyarrow is not installed.
     """
     import pyarrow
     import pyarrow.parquet

@@ -12,11 +12,12 @@ from hydra.utils import instantiate
 
 from bcfusion.errors import ConfigError
 from bcfusion.search.study import finite, open_storage, quiet_optuna
+from bcfusion.search.sweeper import NAME
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-SWEEPER = "hydra_plugins.bcfusion_optuna.BcfusionOptunaSweeper"
+SWEEPER = f"{NAME}.BcfusionOptunaSweeper"
 SCORE, VALUES = "score", "values"
 
 

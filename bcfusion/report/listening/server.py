@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from bcfusion.errors import BcfusionError
 
@@ -37,10 +38,10 @@ def page_server(text: str, port: int = 0) -> ThreadingHTTPServer:
             """Says nothing: requests are no news."""
 
     class Server(ThreadingHTTPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
+        def handle_error(self, request: Any, client_address: Any) -> None:
             """A browser that goes away amid its request, as on a reload, is no news either; a bug is."""
             if not isinstance(sys.exception(), ConnectionError):
-                super().handle_error(request, client_address)  # type: ignore[arg-type]
+                super().handle_error(request, client_address)
 
     try:
         return Server((HOST, port), Handler)

@@ -1,4 +1,4 @@
-"""Hydra's way to :mod:`bcfusion.search`; Hydra takes a sweeper only from the package ``hydra_plugins``."""
+"""Hydra's way to :mod:`bcfusion.search`; see ``sweeper`` for how Hydra comes to know it."""
 
 from __future__ import annotations
 
