@@ -13,6 +13,7 @@ import html
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -70,7 +71,11 @@ def read_entry(path: Path, group: str) -> Entry:
     Raises:
         ValueError: it does not open with a comment, so nobody knows which command uses it.
     """
-    text = path.read_text(encoding="utf-8")
+    return _parsed(path, group, path.read_text(encoding="utf-8"))
+
+
+@cache  # the pages of all groups ask for the same files, some for every entry
+def _parsed(path: Path, group: str, text: str) -> Entry:
     comments = _comments(text)
     header = []
     for line in text.splitlines():

@@ -104,9 +104,12 @@ def _expanded(nav: list[Any]) -> list[Any]:
 
 def _of_folder(folder: str) -> list[dict[str, str]]:
     """The pages of a recipe, in the order they are read."""
-    titles = {"index.md": "From corpus to result", "results.md": "Results", "conf.md": "Configuration"}
-    there = made_pages()
-    return [{title: folder + name} for name, title in titles.items() if folder + name in there]
+    pages = {
+        "README.md": ("From corpus to result", "index.md"),
+        "RESULTS.md": ("Results", "results.md"),
+        "conf": ("Configuration", "conf.md"),
+    }
+    return [{title: folder + name} for source, (title, name) in pages.items() if (ROOT / folder / source).exists()]
 
 
 def _title(recipe: str) -> str:

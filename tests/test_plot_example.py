@@ -12,7 +12,6 @@ import pytest
 import soundfile
 from script_loading import load_script
 
-ROOT = Path(__file__).parents[1]
 RATE = 8000
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 HELP = """\
 Put runs into one table: the settings in which they differ, their scores, sizes and speeds, the best first. Then say
-which run is better than the first one, in what and by how much, on the utterances that both were scored on at their
-end; an interval holds 95 % of what a bootstrap over these utterances gives. Nothing is trained or computed anew.
+which run is better than the first that has closing scores, in what and by how much, on the utterances that both were
+scored on; an interval holds 95 % of what a bootstrap over these utterances gives. Nothing is trained or computed anew.
 
 Folders are searched for runs, sweeps among them. Scores in the table are means of the validation files at the best
 checkpoint, which is how runs are to be chosen; --scores closing shows those of the closing evaluation.

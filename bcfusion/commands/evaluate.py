@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bcfusion.commands import evaluate_folders, exit_status
 from bcfusion.commands.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
 from bcfusion.commands.hydra_app import run
-from bcfusion.commands.recorded import recorded_overrides
+from bcfusion.commands.recorded import recorded_for_evaluation
 from bcfusion.config import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
 
@@ -38,11 +38,9 @@ examples:
 
 It prints the means of every system and their 95 % bootstrap intervals, and writes into RUN/evaluation/TIME (output=DIR
 changes it): scores.csv and scores.parquet (each utterance), scores.md and scores.tex (tables), summary.csv (count,
-mean, median, quartiles, interval) and, of a model, samples/. Groups are by speaker, corpus or snr.
+mean, median, quartiles, interval), spread.png, with group_by=snr snr.png, and, of a model, samples/. Groups are by
+speaker, corpus or snr.
 """
-
-# Settings of training that mean nothing, or something else, in an evaluation.
-TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
 
 
 def main(argv: list[str]) -> int:
@@ -60,13 +58,8 @@ def main(argv: list[str]) -> int:
         )
     model = Path(argv[0])
     given, settings = own_settings(argv[1:], ("split", "output", "group_by"))
-    recorded = [
-        override
-        for override in recorded_overrides(model)
-        if override.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY
-    ]
     output = Path(settings["output"]) if "output" in settings else _output(model)
-    overrides = [*merge_overrides(recorded, given), hydra_directory(output)]
+    overrides = [*merge_overrides(recorded_for_evaluation(model), given), hydra_directory(output)]
     split = settings.get("split", "test")
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])

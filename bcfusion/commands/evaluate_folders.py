@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from bcfusion.inference.folders import Matched
 
 OPTIONS = ("--enhanced", "--reference", "--input", "--name", "--tolerance")
-RESERVED = ("input", "target")
 #: groups of the configuration that say how files are scored; the others speak of networks
-USED = ("metrics", "sample_rate", "cutoff_frequency", "seed")
+USED = ("metrics", "sample_rate", "cutoff_frequency")
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,10 @@ def main(argv: list[str]) -> int:
     folders, rest = _parse(argv)
     given, settings = own_settings(rest, ("output", "group_by", "split"))
     problems = [f"split: folders have none, every file of {folders.reference} counts"] if "split" in settings else []
-    for argument in given:
-        key = argument.lstrip("+~").partition("=")[0].split(".")[0]
-        if "=" in argument and not argument.startswith("-") and key not in USED:
+    typed = [argument for argument in given if "=" in argument and not argument.startswith("-")]
+    keys = [argument.lstrip("+~").partition("=")[0].partition(".")[0] for argument in typed]
+    for key in keys:
+        if key not in USED:
             problems.append(f"{key}: says nothing about enhanced files; what does: {', '.join(USED)}, group_by, output")
     group_by = parse_groups(settings["group_by"]) if "group_by" in settings else []
     if "corpus" in group_by:
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     matched = match_folders(folders.reference, folders.systems)
     if "speaker" in group_by and not any("/" in name for name in matched.references):
         raise DataError(f"group_by=speaker: files of {folders.reference} lie in no subfolders that would be speakers")
-    if not any(argument.partition("=")[0] == "sample_rate" for argument in given):
+    if "sample_rate" not in keys:
         given.append(f"sample_rate={common_rate(matched.references)}")
     output = Path(settings["output"]) if "output" in settings else timed_output(Path("runs") / "evaluation")
     run(
@@ -96,11 +96,13 @@ def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
     options = [argument for argument in rest if argument.startswith("-")]
     if models and not options:  # the value of an option of Hydra's looks the same
         raise ConfigError([f"evaluate: {models[0]} stands beside --enhanced: score a model or folders, not both"])
+    from bcfusion.metrics.score_summary import is_input
+
     names = arguments.name or [folder.resolve().name for folder in arguments.enhanced]
     if len(names) != len(arguments.enhanced):
         raise ConfigError([f"--name: give one for each of the {len(arguments.enhanced)} --enhanced, in their order"])
     for name in names:
-        if name in RESERVED or name.startswith("input (") or not name.strip() or names.count(name) > 1:
+        if is_input(name) or name == "target" or not name.strip() or names.count(name) > 1:
             raise ConfigError([f"--name: {name!r} is taken or reserved: give each --enhanced a name of its own"])
     before = {} if arguments.input is None else {"input": arguments.input}
     systems = {**before, **dict(zip(names, arguments.enhanced, strict=True))}

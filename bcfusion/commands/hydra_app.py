@@ -93,7 +93,7 @@ def run(
         except Exception as error:
             if arguments.querying:
                 return None  # half a command line is no error, and the shell is in the middle of a line
-            if isinstance(error, BcfusionError) or show_traceback or any(error is failure for failure in job.failures):
+            if isinstance(error, BcfusionError) or show_traceback:
                 raise
             text = explain(error, arguments.overrides, [extra] if extra else [])
             if text is None and has_begun(sweep_directory()):

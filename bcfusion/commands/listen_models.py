@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from bcfusion.commands import hydra_app
-from bcfusion.commands.evaluate import TRAINING_ONLY
-from bcfusion.commands.recorded import recorded_overrides
+from bcfusion.commands.recorded import recorded_for_evaluation
 from bcfusion.config import build, merge_overrides
 from bcfusion.config_check import verify_or_raise
 from bcfusion.contracts import Metric
@@ -85,16 +84,11 @@ def enhanced_sources(models: Mapping[str, Path], overrides: Sequence[str], split
 
 def _task(model: Path, given: Sequence[str], split: str) -> _Task:
     """Composes the configuration that a model was trained with, changed by what is given now, and builds it."""
-    recorded = [
-        override
-        for override in recorded_overrides(model)
-        if override.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY
-    ]
     with tempfile.TemporaryDirectory() as folder:  # Hydra wants a place for its own files
         quiet = [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=none"]
         task = hydra_app.run(
             lambda cfg: _built(cfg, split),
-            [*merge_overrides(recorded, given), *quiet],
+            [*merge_overrides(recorded_for_evaluation(model), given), *quiet],
             config_name="train",
             module_file=__file__,
             verb="listen",

@@ -8,6 +8,9 @@ from typing import Any
 
 import yaml
 
+# Settings of training that mean nothing, or something else, in an evaluation.
+TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
+
 
 def recorded_overrides(model: str | Path) -> list[str]:
     """Command-line arguments that compose the configuration of an earlier run again, its ``--config-dir`` included.
@@ -30,6 +33,12 @@ def recorded_overrides(model: str | Path) -> list[str]:
 
         return _arguments(checkpoint.read(path)["training"])
     return []
+
+
+def recorded_for_evaluation(model: str | Path) -> list[str]:
+    """The same without what concerns training alone."""
+    overrides = recorded_overrides(model)
+    return [each for each in overrides if each.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY]
 
 
 def _arguments(training: dict[str, Any]) -> list[str]:

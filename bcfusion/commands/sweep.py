@@ -47,6 +47,7 @@ def has_begun(sweep_dir: Path | None) -> bool:
 def sweep_table(outcomes: Sequence[Outcome]) -> Table:
     """The closing table, best on top: job, what sets it apart, objective, or why there is none."""
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -58,7 +59,7 @@ def sweep_table(outcomes: Sequence[Outcome]) -> Table:
     for outcome, overrides in zip(ordered, told_apart(ordered), strict=True):
         objective = " ".join(f"{value:.4f}" for value in outcome.objective) or "–"
         result = f"{outcome.status}: {outcome.note}" if outcome.note else outcome.status
-        table.add_row(outcome.job, overrides.replace("[", r"\["), objective, result.replace("[", r"\["))
+        table.add_row(outcome.job, escape(overrides), objective, escape(result))
     return table
 
 
@@ -69,7 +70,7 @@ def close_sweep(sweep_dir: Path, since: float) -> str | None:
         sweep_dir: directory of the sweep. since: ``time.time()`` when this session of it began.
 
     Returns:
-        What went wrong in this session, in one line; None where every job has a result.
+        What went wrong in this session, in one line; None where none failed.
     """
     outcomes = read_outcomes(sweep_dir)
     if not outcomes:

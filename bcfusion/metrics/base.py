@@ -126,7 +126,12 @@ def is_silent(signal: np.ndarray) -> bool:
 
 
 def resample(signal: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Resample ``(T,)`` between two rates in Hz with SciPy's polyphase filter, to ``ceil(T * target / source)``."""
+    """Resample ``(T,)`` between two rates in Hz with SciPy's polyphase filter, to ``ceil(T * target / source)``.
+
+    The signal itself where they are equal.
+    """
+    if source_rate == target_rate:
+        return signal
     from scipy.signal import resample_poly  # slow to import, and most runs are at a rate that needs no resampling
 
     divisor = math.gcd(source_rate, target_rate)

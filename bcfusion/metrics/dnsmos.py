@@ -58,7 +58,6 @@ class Dnsmos(NetworkMetric):
         return "the networks are files of the package speechmos: pip install --force-reinstall 'bcfusion[metrics]'"
 
     def _predict(self, network: Any, estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
-        if sample_rate != RATE:
-            estimate = np.clip(resample(estimate, sample_rate, RATE), -1.0, 1.0)
+        estimate = np.clip(resample(estimate, sample_rate, RATE), -1.0, 1.0)
         ratings = network(estimate.astype(np.float32), RATE, self.personalized)
         return {name: float(ratings[f"{name.removeprefix('dnsmos_')}_mos"]) for name in self.names}

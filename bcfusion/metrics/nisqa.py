@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,8 @@ class Nisqa(NetworkMetric):
         folder = Path(downloads).expanduser() if self.weights is None else self.weights.parent
         try:
             nisqa.NISQA_DIR = str(folder)
-            if self.weights is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                with (folder / ".lock").open(
-                    "w"
-                ) as lock:  # torchmetrics writes the file bit by bit, under its own name
-                    fcntl.flock(lock, fcntl.LOCK_EX)
-                    nisqa.non_intrusive_speech_quality_assessment(torch.full((16_000,), 0.1), 16_000)
-            else:
+            # torchmetrics writes what it downloads bit by bit, under the file's own name
+            with nullcontext() if self.weights is not None else _alone(folder):
                 nisqa.non_intrusive_speech_quality_assessment(torch.full((16_000,), 0.1), 16_000)
         finally:
             nisqa.NISQA_DIR = downloads
@@ -77,3 +72,12 @@ class Nisqa(NetworkMetric):
         except RuntimeError as error:  # by its documentation: too short or too long
             raise Skip(f"NISQA: {str(error).splitlines()[0]}") from None
         return dict(zip(self.names, (float(value) for value in ratings), strict=True))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -31,18 +31,11 @@ def require_packages(owner: str, *packages: str) -> None:
     Raises:
         ConfigError: names the owner, what is missing, and the extra that brings it.
     """
-    missing = [package for package in packages if not _installed(package)]
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         remedy = "pip install 'bcfusion[metrics]' brings what it needs"
         raise ConfigError([f"{owner}: {', '.join(missing)} {verb} not installed; {remedy}"])
-
-
-def _installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # of a dotted name, the parent
-        return False
 
 
 def weights_file(owner: str, weights: str | Path | None) -> Path | None:

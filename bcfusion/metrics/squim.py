@@ -56,8 +56,7 @@ class Squim(NetworkMetric):
     def _predict(self, network: Any, estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
         import torch
 
-        if sample_rate != RATE:
-            estimate = resample(estimate, sample_rate, RATE)
+        estimate = resample(estimate, sample_rate, RATE)
         with torch.inference_mode():
             stoi, pesq, si_sdr = network(torch.from_numpy(estimate).float().unsqueeze(0))
         return {"squim_pesq": float(pesq), "squim_stoi": float(stoi), "squim_si_sdr": float(si_sdr)}

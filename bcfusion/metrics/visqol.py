@@ -58,8 +58,7 @@ class Visqol(MetricBase):
         if is_silent(estimate):
             raise Skip("estimate is silent")
         rate = RATES[self.mode]
-        if sample_rate != rate:
-            estimate, target = resample(estimate, sample_rate, rate), resample(target, sample_rate, rate)
+        estimate, target = resample(estimate, sample_rate, rate), resample(target, sample_rate, rate)
         if self._model is None:
             from visqol import VisqolApi
 

@@ -109,8 +109,7 @@ class WordErrorRate(MetricBase):
     def _heard(self, estimate: np.ndarray, sample_rate: int) -> str:
         import soundfile
 
-        if sample_rate != self.sample_rate:
-            estimate = resample(estimate, sample_rate, self.sample_rate)
+        estimate = resample(estimate, sample_rate, self.sample_rate)
         with tempfile.TemporaryDirectory(prefix="bcfusion-wer-") as folder:
             file = str(Path(folder, "utterance.wav"))
             soundfile.write(file, np.clip(estimate, -1.0, 1.0), self.sample_rate, subtype="PCM_16")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,9 +122,9 @@ class Search:
         return results(study)
 
     def _study(self) -> Study:
-        study = open_study(self.storage, self.study_name, self.objectives, sampler=None, pruner=self.pruner())
+        study = open_study(self.storage, self.study_name, self.objectives, pruner=self.pruner())
         seed = {} if self.seed is None else {"seed": self.seed + len(study.get_trials(deepcopy=False))}
-        study.sampler = functools.partial(self.sampler, **seed)()
+        study.sampler = self.sampler(**seed)
         return study
 
     def _launch(

@@ -83,7 +83,7 @@ def alone(place: str, name: str, sweep_dir: Path) -> Iterator[None]:
         yield
 
 
-def open_study(place: str, name: str, objectives: int, sampler: Any, pruner: Any) -> Study:
+def open_study(place: str, name: str, objectives: int, pruner: Any = None) -> Study:
     """The study in a storage, made where it is not there yet; each of its objectives is maximised.
 
     Raises:
@@ -95,7 +95,6 @@ def open_study(place: str, name: str, objectives: int, sampler: Any, pruner: Any
         study = optuna.create_study(
             study_name=name,
             storage=open_storage(place),
-            sampler=sampler,
             pruner=pruner,
             directions=["maximize"] * objectives,
             load_if_exists=True,
@@ -130,15 +129,19 @@ def set_aside(study: Study, trial: Trial | FrozenTrial) -> None:
 
 def settled(study: Study) -> int:
     """How many trials of the study have ended: finished, pruned or failed, but not interrupted."""
-    return sum(t.state.is_finished() and INTERRUPTED not in t.user_attrs for t in study.get_trials(deepcopy=False))
+    return len(_ended(study))
 
 
 def failures_alone(study: Study) -> int:
     """How many trials have failed, where none has come to anything; otherwise 0."""
     from optuna.trial import TrialState
 
-    ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and INTERRUPTED not in t.user_attrs]
-    return len(ended) if all(t.state == TrialState.FAIL for t in ended) else 0
+    ended = _ended(study)
+    return len(ended) if all(trial.state == TrialState.FAIL for trial in ended) else 0
+
+
+def _ended(study: Study) -> list[FrozenTrial]:
+    return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and INTERRUPTED not in t.user_attrs]
 
 
 def finite(values: Sequence[float]) -> list[float]:

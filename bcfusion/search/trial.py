@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 
+from bcfusion.config import build
 from bcfusion.errors import ConfigError
 from bcfusion.search.study import finite, open_storage, quiet_optuna
 from bcfusion.search.sweeper import NAME
@@ -54,12 +54,11 @@ class SearchTrial:
         with quiet_optuna():
             import optuna
 
-            pruner = instantiate(hydra.sweeper.pruner) if prunes else optuna.pruners.NopPruner()
+            pruner = build(hydra.sweeper.pruner) if prunes else optuna.pruners.NopPruner()
             study = optuna.load_study(
                 study_name=hydra.sweeper.study_name, storage=open_storage(hydra.sweeper.storage), pruner=pruner
             )
-            by_number = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-            trial = optuna.Trial(study, by_number[int(hydra.job.num)]._trial_id)
+            trial = optuna.Trial(study, study.get_trials(deepcopy=False)[int(hydra.job.num)]._trial_id)
         return cls(trial, prunes, by_values)
 
     def hopeless(self, step: int, score: float) -> bool:

@@ -31,7 +31,7 @@ def test_a_run_tells_what_it_was_and_came_to(tmp_path: Path) -> None:
     assert run.parameters == 20  # running means are not trained
     assert run.latency_ms == 20.0
     assert run.steps_per_second == 4.0  # the median, not the first
-    assert run.config.optimizer.lr == 1e-3
+    assert run.settings["optimizer"]["lr"] == 1e-3
     assert run.higher_is_better == {"stoi": True, "lsd": False, "si_sdr_lag_ms": None, "selection": True}
     assert run.means("closing")["stoi"] == pytest.approx(0.85, abs=1e-6)
     assert run.input_means("best") == {"input": {"stoi": 0.6}}

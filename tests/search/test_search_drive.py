@@ -16,7 +16,6 @@ optuna = pytest.importorskip("optuna", minversion="4.3", reason="hparams_search 
 from bcfusion.search import jobs  # noqa: E402
 from bcfusion.search.study import alone, open_study  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
 
@@ -27,7 +26,7 @@ def search(folder: Path, *arguments: str, body: str, name: str = "optuna") -> su
 
 
 def study_of(folder: Path) -> optuna.Study:
-    return open_study(str(folder / "sweep" / "study.journal"), "search", 1, None, None)
+    return open_study(str(folder / "sweep" / "study.journal"), "search", 1)
 
 
 def found(folder: Path) -> dict[str, object]:

@@ -16,7 +16,7 @@ SPACE = {"x": optuna.distributions.FloatDistribution(0.0, 1.0)}
 
 
 def test_a_trial_that_was_interrupted_is_tried_again_with_its_values(tmp_path: Path) -> None:
-    study = open_study(str(tmp_path / "study.journal"), "search", 1, None, None)
+    study = open_study(str(tmp_path / "study.journal"), "search", 1)
     study.tell(study.ask(SPACE), 1.0)
     interrupted = study.ask(SPACE)
     assert try_interrupted_again(study) == 1
@@ -25,7 +25,7 @@ def test_a_trial_that_was_interrupted_is_tried_again_with_its_values(tmp_path: P
 
 
 def test_a_trial_that_never_ran_is_not_among_those_that_were_asked_for(tmp_path: Path) -> None:
-    study = open_study(str(tmp_path / "study.journal"), "search", 1, None, None)
+    study = open_study(str(tmp_path / "study.journal"), "search", 1)
     set_aside(study, study.ask(SPACE))
     assert settled(study) == 0
     assert try_interrupted_again(study) == 0
@@ -37,7 +37,7 @@ def test_the_lock_of_a_process_that_was_killed_is_taken_over(tmp_path: Path, mon
     monkeypatch.setattr(studies, "LOCK_SECONDS", 3)
     backend = studies.open_storage("sweep/study.journal")._backend
     backend._lock.acquire()
-    assert open_study("sweep/study.journal", "search", 1, None, None).trials == []
+    assert open_study("sweep/study.journal", "search", 1).trials == []
 
 
 @pytest.mark.parametrize("place", ["study.journal", "nosql://there"])
@@ -45,7 +45,7 @@ def test_a_storage_that_cannot_be_used_is_named(place: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.journal").write_text("no journal\n")
     with pytest.raises(ConfigError, match=f"hydra.sweeper.storage: cannot use {place}"):
-        open_study(place, "search", 1, None, None)
+        open_study(place, "search", 1)
 
 
 def test_what_is_no_number_becomes_the_floor() -> None:

@@ -67,8 +67,8 @@ def compare(
 
     Args:
         runs: at least one.
-        sort: a metric, one of :data:`bcfusion.report.run_keys.FACTS`, or a setting. The best or smallest value comes
-            first; a run without one, and any that failed, comes last.
+        sort: a metric, one of :data:`bcfusion.report.comparison.run_keys.FACTS`, or a setting. The best or smallest
+            value comes first; a run without one, and any that failed, comes last.
         reverse: the worst or largest first. metrics: scores to show; None: all that have a direction.
         which: means of the validation files at the best checkpoint, or of the closing evaluation.
 
@@ -98,7 +98,7 @@ def compare(
         metrics=tuple(shown),
         higher_is_better=directions,
         which=which,
-        inputs=_common_inputs([run.input_means(which) for run in ordered]),
+        inputs=common_inputs([run.input_means(which) for run in ordered]),
         sort=sort,
     )
 
@@ -120,7 +120,7 @@ def _sorting(value: Any) -> tuple[bool, float, str]:
     return not number, value if number else 0.0, "" if number else text_of(value)
 
 
-def _common_inputs(inputs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Mapping[str, float]]:
+def common_inputs(inputs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Mapping[str, float]]:
     """The inputs whose scores are the same in all runs that have any."""
     measured = [each for each in inputs if each]
     if not measured:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from bcfusion.report.boxes import boxes_figure, wrapped_name
 from bcfusion.report.colours import FIXED, PALETTE, colour_of, marker_of
+from bcfusion.report.comparison.compare import common_inputs
 from bcfusion.report.comparison.run import ENHANCED, Run
 from bcfusion.report.comparison.run_files import Curve
 from bcfusion.report.table import heading
@@ -120,11 +120,10 @@ def _loss_tag(runs: Sequence[Run]) -> str | None:
 
 def _input_line(panel: Axes, runs: Sequence[Run], tag: str) -> None:
     metric = tag.partition("/")[2]
-    inputs = [means for run in runs if (means := run.input_means("best"))]
-    for name in inputs[0] if inputs else ():
-        levels = [means.get(name, {}).get(metric, math.nan) for means in inputs]
-        if all(math.isclose(level, levels[0], rel_tol=1e-3, abs_tol=1e-3) for level in levels):
-            panel.axhline(levels[0], color=FIXED.get(name, FIXED["input"]), linestyle="--", linewidth=1.6, label=name)
+    for name, means in common_inputs([run.input_means("best") for run in runs]).items():
+        if metric in means:
+            colour = FIXED.get(name, FIXED["input"])
+            panel.axhline(means[metric], color=colour, linestyle="--", linewidth=1.6, label=name)
 
 
 def _legend(place: Axes | Figure, panels: Sequence[Axes], order: Sequence[str]) -> None:
@@ -181,18 +180,10 @@ def distributions_figure(runs: Mapping[str, Run], metrics: Sequence[str], title:
 
 
 def _same_inputs(runs: Sequence[Run]) -> dict[str, Mapping[str, Mapping[str, float]]]:
-    """Closing scores of the inputs whose means are the same in all runs."""
-    means = [run.input_means("closing") for run in runs]
-    if not means:
-        return {}
-    return {
-        name: runs[0].closing_scores[name].metrics
-        for name, first in means[0].items()
-        if all(
-            name in other and all(math.isclose(other[name].get(m, v), v, abs_tol=1e-3) for m, v in first.items())
-            for other in means[1:]
-        )
-    }
+    """Closing scores of the inputs whose means are the same in all runs that have any."""
+    measured = [run for run in runs if run.input_means("closing")]
+    names = common_inputs([run.input_means("closing") for run in measured])
+    return {name: measured[0].closing_scores[name].metrics for name in names}
 
 
 def _axis(metric: str, runs: Iterable[Run]) -> str:

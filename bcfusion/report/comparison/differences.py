@@ -91,8 +91,7 @@ def differences(run: Run, reference: Run, metrics: Sequence[str], draws: int = 1
         run: that is compared. reference: with which. metrics: keys, in the order of the answer.
         draws: of the bootstrap.
     """
-    both = (reference.closing_scores.get(ENHANCED), run.closing_scores.get(ENHANCED))
-    before, after = both
+    before, after = reference.closing_scores.get(ENHANCED), run.closing_scores.get(ENHANCED)
     if before is None or after is None:
         return []
     directions = {**reference.higher_is_better, **run.higher_is_better}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import yaml
@@ -25,9 +25,6 @@ from bcfusion.report.comparison.run_files import (
     read_settings,
     wall_times,
 )
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 __all__ = ["ENHANCED", "Run", "State", "Which"]
 
@@ -70,13 +67,6 @@ class Run:
             return self._read(".hydra/config.yaml", read_settings) or {}
         except CheckpointError:  # it says where values come from, no more
             return {}
-
-    @cached_property
-    def config(self) -> DictConfig:
-        """The whole configuration."""
-        from omegaconf import OmegaConf
-
-        return OmegaConf.create(self.settings)
 
     @cached_property
     def bundle(self) -> dict[str, Any]:
@@ -148,11 +138,6 @@ class Run:
             if group.startswith("valid_input"):
                 means.setdefault(group.removeprefix("valid_"), {})[metric] = curve.last
         return means
-
-    @property
-    def samples(self) -> Path:
-        """The folder of sounds and pictures, which need not be there."""
-        return self.path / "samples"
 
     @cached_property
     def parameters(self) -> int | None:

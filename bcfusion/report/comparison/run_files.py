@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import yaml
 
+from bcfusion.metrics.score_summary import GROUPS
+
 __all__ = [
     "Curve",
     "Scored",
@@ -27,6 +29,7 @@ __all__ = [
     "wall_times",
 ]
 
+_NO_METRICS = ("id", "system", *GROUPS, "skipped")  # columns of scores
 # The library's C parser reads a run's config.yaml in milliseconds; not every build of PyYAML has it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Persistent buffers: statistics that were measured, not trained.
@@ -114,12 +117,11 @@ def read_history(path: Path) -> dict[str, Curve]:
     return curves
 
 
-def read_scores(path: Path, metrics: list[str] | None = None) -> dict[str, Scored]:
+def read_scores(path: Path) -> dict[str, Scored]:
     """Scores of a CSV as :meth:`bcfusion.metrics.scores.Scores.write_csv` writes it, by the name of their system.
 
     Args:
-        path: the file. metrics: columns to read; those that are not there are passed over. None: every column of
-            numbers but ``snr``, an information of the utterance.
+        path: the file, of which every column of numbers is read but ``snr``, an information of the utterance.
 
     Raises:
         OSError: the file cannot be read. ValueError: it has no columns ``id`` and ``system``.
@@ -130,10 +132,8 @@ def read_scores(path: Path, metrics: list[str] | None = None) -> dict[str, Score
         rows = list(reader)
     if not {"id", "system"} <= set(heads):
         raise ValueError(f"{path} has no columns id and system")
-    names = metrics
-    if names is None:
-        others = [head for head in heads if head not in ("id", "system", "speaker", "corpus", "snr", "skipped")]
-        names = [head for head in others if all(_number(row[head]) is not None for row in rows if row[head])]
+    others = [head for head in heads if head not in _NO_METRICS]
+    names = [head for head in others if all(_number(row[head]) is not None for row in rows if row[head])]
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         of = scores.setdefault(row["system"], {name: {} for name in names})
@@ -155,7 +155,7 @@ def directions(scores: Path) -> dict[str, bool | None]:
         return {}
     with scores.open(newline="", encoding="utf-8") as file:
         heads = next(csv.reader(file), [])
-    names = [head for head in heads if head not in ("id", "system", "speaker", "corpus", "snr", "skipped")]
+    names = [head for head in heads if head not in _NO_METRICS]
     first = table.read_text(encoding="utf-8").partition("\n")[0]
     headings = [cell.strip() for cell in first.strip().strip("|").split("|")][1:]
     if len(headings) != len(names):

@@ -4,8 +4,7 @@ function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
+    else if (value !== null) node.setAttribute(name, value);
   }
   node.append(...children);
   return node;
@@ -75,7 +74,8 @@ function scoreTable(page, row) {
       const cells = shown.map(({ metric, index, known }) => {
         const text = score(metric, sound.values[index]);
         const best = metric.higher === true ? Math.max(...known) : Math.min(...known);
-        const marked = metric.higher !== null && known.length > 1 && text === score(metric, best);
+        const differ = new Set(known.map((value) => score(metric, value))).size > 1;
+        const marked = metric.higher !== null && differ && text === score(metric, best);
         return el("td", {}, marked ? el("b", {}, text) : text);
       });
       return el("tr", {}, el("th", { scope: "row" }, page.systems[sound.system].name), ...cells);
@@ -100,7 +100,7 @@ function section(page, row, onhear) {
     button.style.setProperty("--colour", system.colour);
     const gain = el("span", { class: "gain" }, `gain ${decibels(sound.gain_db)}`);
     const drawn = spectrogram(row, sound, system.name, (time) => onhear(index, time));
-    return [{ index, button, gain, head: drawn.head, node: el("div", { class: "card" }, el("div", { class: "bar" }, button, gain), drawn.node) }];
+    return [{ index, button, gain, head: drawn.head, node: el("div", {}, el("div", { class: "bar" }, button, gain), drawn.node) }];
   });
   const difference = el("span", { class: "difference" });
   const cut = row.seconds < row.whole - 0.05 ? ` of ${clock(row.whole)}; scores are of the whole` : "";
