@@ -11,12 +11,12 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_generator"]
 
 if TYPE_CHECKING:
-    from bcfusion.inference.bundle import load_generator
+    from bcfusion.run.bundle import load_generator
 
 
 def __getattr__(name: str) -> Any:
     if name == "load_generator":
-        from bcfusion.inference.bundle import load_generator
+        from bcfusion.run.bundle import load_generator
 
         return load_generator
     raise AttributeError(f"module 'bcfusion' has no attribute {name!r}")

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(verb: str, argv: list[str]) -> int | None:
     if verb in HYDRA_VERBS:
-        from bcfusion.commands.hydra_app import assist
+        from bcfusion.commands.shared.hydra_app import assist
 
         if assist(verb, argv):
             return 0
@@ -78,7 +78,7 @@ def _run(verb: str, argv: list[str]) -> int | None:
 
 
 def _unknown(verb: str) -> str:
-    from bcfusion.config import nearest
+    from bcfusion.nearest import nearest
 
     near = nearest(verb, VERBS)
     hint = f"did you mean '{near}'? " if near else ""

@@ -25,8 +25,9 @@ class Batch(TypedDict, total=False):
     ids: stable across epochs and runs.
     noise: ``(B, 1, T)``, only where the task adds noise.
     unreadable: paths that were replaced by another item because they could not be read.
-    air: ``(B, 1, T)``, and pending, for each item: what :mod:`bcfusion.data.device_simulation` still has to make of a
-        batch that comes from the loader; a training step never sees them.
+    air: ``(B, 1, T)``; with ``pending`` it is what :mod:`bcfusion.data.simulation.device_simulation` completes on the
+        training device. A training step never sees either.
+    pending: for each item, the simulations that are left.
     """
 
     inputs: Tensor

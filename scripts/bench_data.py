@@ -42,13 +42,13 @@ from torch.utils.data import DataLoader, Dataset
 from bcfusion import audio
 from bcfusion.contracts import Corpus, Simulator
 from bcfusion.data.corpora.folder import FolderCorpus
-from bcfusion.data.datamodule import SpeechDataModule
-from bcfusion.data.seeding import generator_for
-from bcfusion.data.segments import TrainSegments
-from bcfusion.data.shards.read import ShardCorpus
-from bcfusion.data.shards.write import write_shards
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.loaders import StepLoader
+from bcfusion.data.loading.seeding import generator_for
+from bcfusion.data.loading.segments import TrainSegments
+from bcfusion.data.loading.shards.read import ShardCorpus
+from bcfusion.data.loading.shards.write import write_shards
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
-from bcfusion.data.stream import StepLoader
 from bcfusion.errors import AudioError, BcfusionError
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)

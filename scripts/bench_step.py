@@ -34,7 +34,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from bcfusion.config import conf_dir, register_resolvers
+from bcfusion.configuration.compose import register_resolvers
+from bcfusion.configuration.paths import conf_dir
 from bcfusion.training.assemble import build_module
 from bcfusion.training.module import SpeechModule
 

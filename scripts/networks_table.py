@@ -28,11 +28,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from bcfusion.config import build, conf_dir, register_resolvers
+from bcfusion.configuration.compose import build, register_resolvers
+from bcfusion.configuration.paths import conf_dir
 from bcfusion.contracts import Generator
-from bcfusion.inference.probe import count_parameters, macs_per_second
 from bcfusion.nn.conv import remove_weight_norm
 from bcfusion.nn.streaming import StreamingModule
+from bcfusion.probe import count_parameters, macs_per_second
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 BEGIN, END = "<!-- networks: scripts/networks_table.py --write -->", "<!-- /networks -->"

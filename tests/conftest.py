@@ -12,7 +12,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from bcfusion.config import conf_dir, register_resolvers
+from bcfusion.configuration.compose import register_resolvers
+from bcfusion.configuration.paths import conf_dir
+from bcfusion.run.layout import register_resolver
 
 # Short everything: seconds for a whole run.
 SHORT = [
@@ -81,6 +83,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def composed() -> Iterator[Callable[..., DictConfig]]:
     """Composes the shipped configuration with overrides, as the command line would."""
     register_resolvers()
+    register_resolver()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield lambda *overrides: compose("train", list(overrides))

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from bcfusion.metrics.scores import ItemScore, Scores
+from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.report.table import markdown_table
 from bcfusion.training.loggers import CsvLogger
 

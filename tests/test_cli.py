@@ -201,7 +201,7 @@ def write_app(folder: Path, body: str) -> Path:
     app.write_text(
         "import os, subprocess, sys\n"
         "from bcfusion.commands import exit_status\n"
-        "from bcfusion.commands.hydra_app import run\n"
+        "from bcfusion.commands.shared.hydra_app import run\n"
         f"def task(cfg):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
         "def main(argv):\n"
         "    print('returned', run(task, argv, module_file=__file__, verb='train'))\n"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import yaml
 
-from bcfusion.inference.probe import measured_delay
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.probe import measured_delay
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 

@@ -16,7 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from bcfusion.cli import HYDRA_VERBS, VERBS, main
-from bcfusion.config import conf_dir, register_resolvers
+from bcfusion.configuration.compose import register_resolvers
+from bcfusion.configuration.paths import conf_dir
 from bcfusion.search.sweeper import register_sweeper
 
 ROOT = Path(__file__).parents[1]

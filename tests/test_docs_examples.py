@@ -20,9 +20,9 @@ import soundfile
 import torch
 
 from bcfusion.contracts import ItemMetric, Metric, Skip
-from bcfusion.inference.bundle import bundle_of, load_generator, save_bundle
-from bcfusion.inference.probe import measured_delay
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.probe import measured_delay
+from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 
 ROOT = Path(__file__).parents[1]
 QUICK = [

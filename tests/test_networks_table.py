@@ -9,7 +9,7 @@ import pytest
 import torch
 from script_loading import load_script
 
-from bcfusion.config import conf_dir
+from bcfusion.configuration.paths import conf_dir
 from bcfusion.nn.streaming import StreamingModule
 
 ROOT = Path(__file__).parents[1]

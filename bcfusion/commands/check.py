@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
-from bcfusion.commands.hydra_app import run
+from bcfusion.commands.shared.hydra_app import run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 
 def task(cfg: DictConfig) -> None:
     """Verifies the configuration and prints what its networks are."""
-    from bcfusion.config_check import verify_or_raise
+    from bcfusion.configuration.check import verify_or_raise
 
     verify_or_raise(cfg)
     from rich.console import Console
@@ -52,10 +52,10 @@ def task(cfg: DictConfig) -> None:
 
 
 def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    from bcfusion.config import build
-    from bcfusion.config_check import needs_discriminators
-    from bcfusion.config_targets import locate
-    from bcfusion.inference.probe import macs_per_second, receptive_field
+    from bcfusion.configuration.check import needs_discriminators
+    from bcfusion.configuration.compose import build
+    from bcfusion.configuration.targets import locate
+    from bcfusion.probe import macs_per_second, receptive_field
 
     generator = build(cfg.generator)
     rate = int(generator.sample_rate)
@@ -85,7 +85,7 @@ def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _millions(module: nn.Module) -> str:
-    from bcfusion.inference.probe import count_parameters
+    from bcfusion.probe import count_parameters
 
     return f"{count_parameters(module) / 1e6:.3f} M"
 

@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
 
     import torch
 
-    from bcfusion.inference.bundle import bundle_of, load_generator
     from bcfusion.inference.enhance import enhance_file
+    from bcfusion.run.bundle import bundle_of, load_generator
 
     generator = load_generator(arguments.model, device=_device(arguments.device))
     bundle = bundle_of(generator)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import evaluate_folders, exit_status
-from bcfusion.commands.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
-from bcfusion.commands.hydra_app import run
-from bcfusion.commands.recorded import recorded_for_evaluation
-from bcfusion.config import merge_overrides
+from bcfusion.commands.shared.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
+from bcfusion.commands.shared.hydra_app import run
+from bcfusion.commands.shared.recorded import recorded_for_evaluation
+from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -82,16 +82,16 @@ def _output(model: Path) -> Path:
 
 def task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequence[str]) -> None:
     """Evaluates, prints the tables, and writes scores and samples."""
-    from bcfusion.config_check import verify_or_raise
+    from bcfusion.configuration.check import verify_or_raise
 
     verify_or_raise(cfg, training=False)
     import torch
 
-    from bcfusion.config import build
-    from bcfusion.inference.bundle import bundle_of, load_generator
-    from bcfusion.inference.evaluate import evaluate_generator
-    from bcfusion.inference.utterances import Utterances
-    from bcfusion.metrics.pool import Scorer
+    from bcfusion.configuration.compose import build
+    from bcfusion.evaluation.evaluate import evaluate_generator
+    from bcfusion.evaluation.pool import Scorer
+    from bcfusion.evaluation.utterances import Utterances
+    from bcfusion.run.bundle import bundle_of, load_generator
     from bcfusion.training import device
     from bcfusion.training.assemble import build_datamodule
     from bcfusion.training.closing import SampleWriter

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.commands.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
-from bcfusion.commands.hydra_app import run
+from bcfusion.commands.shared.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
+from bcfusion.commands.shared.hydra_app import run
 from bcfusion.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from bcfusion.inference.folders import Matched
+    from bcfusion.evaluation.folders import Matched
 
 OPTIONS = ("--enhanced", "--reference", "--input", "--name", "--tolerance")
 #: groups of the configuration that say how files are scored; the others speak of networks
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if problems:
         raise ConfigError(problems[:2])
 
-    from bcfusion.inference.folders import common_rate, match_folders
+    from bcfusion.evaluation.folders import common_rate, match_folders
 
     matched = match_folders(folders.reference, folders.systems)
     if "speaker" in group_by and not any("/" in name for name in matched.references):
@@ -96,7 +96,7 @@ def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
     options = [argument for argument in rest if argument.startswith("-")]
     if models and not options:  # the value of an option of Hydra's looks the same
         raise ConfigError([f"evaluate: {models[0]} stands beside --enhanced: score a model or folders, not both"])
-    from bcfusion.metrics.score_summary import is_input
+    from bcfusion.evaluation.summary import is_input
 
     names = arguments.name or [folder.resolve().name for folder in arguments.enhanced]
     if len(names) != len(arguments.enhanced):
@@ -111,10 +111,10 @@ def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
 
 def _task(cfg: DictConfig, folders: Folders, matched: Matched, output: Path, group_by: Sequence[str]) -> None:
     """Scores, prints the tables, writes them."""
-    from bcfusion.config import build
-    from bcfusion.config_check import verify
-    from bcfusion.inference.folders import score_folders
-    from bcfusion.metrics.pool import Scorer
+    from bcfusion.configuration.check import verify
+    from bcfusion.configuration.compose import build
+    from bcfusion.evaluation.folders import score_folders
+    from bcfusion.evaluation.pool import Scorer
 
     problems = [problem for problem in verify(cfg, training=False) if problem.split(".")[0].split(":")[0] in USED]
     if problems:

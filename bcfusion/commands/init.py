@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from bcfusion.commands import exit_status
-from bcfusion.config import conf_dir, group_members, nearest
+from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
+from bcfusion.nearest import nearest
 
 HELP = """\
 Copy a shipped experiment to edit it. Without a name: list the shipped experiments.

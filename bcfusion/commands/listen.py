@@ -283,7 +283,7 @@ def write_page(output: Path, text: str) -> None:
     Raises:
         BcfusionError: the place cannot be written to.
     """
-    from bcfusion.training.record import write_text
+    from bcfusion.files import write_text
 
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bcfusion.commands import hydra_app
-from bcfusion.commands.recorded import recorded_for_evaluation
-from bcfusion.config import build, merge_overrides
-from bcfusion.config_check import verify_or_raise
+from bcfusion.commands.shared import hydra_app
+from bcfusion.commands.shared.recorded import recorded_for_evaluation
+from bcfusion.configuration.check import verify_or_raise
+from bcfusion.configuration.compose import build
+from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.contracts import Metric
-from bcfusion.data.datamodule import SpeechDataModule, spread
-from bcfusion.data.segments import EvalItems
-from bcfusion.data.stream import EvalLoader, UnreadableTally
+from bcfusion.data.loading.datamodule import SpeechDataModule, spread
+from bcfusion.data.loading.loaders import EvalLoader, UnreadableTally
+from bcfusion.data.loading.segments import EvalItems
 from bcfusion.errors import BcfusionError, CheckpointError, ConfigError, DataError
-from bcfusion.inference.bundle import bundle_of, load_generator
-from bcfusion.inference.evaluate import evaluate_generator
-from bcfusion.metrics.pool import Scorer
+from bcfusion.evaluation.evaluate import evaluate_generator
+from bcfusion.evaluation.pool import Scorer
 from bcfusion.report.listening.sounds import Source, Take
+from bcfusion.run.bundle import bundle_of, load_generator
 from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule
 

@@ -17,8 +17,8 @@ from bcfusion.errors import DataError
 
 if TYPE_CHECKING:
     from bcfusion.contracts import Row
-    from bcfusion.data.adapters import Adapter
-    from bcfusion.data.prepare import Job
+    from bcfusion.data.preparation.adapters import Adapter
+    from bcfusion.data.preparation.prepare import Job
 
 HELP = """\
 Write the manifest of a corpus: read its own layout and splits, check the header of every file, measure if asked to.
@@ -34,7 +34,7 @@ examples:
 
 then: bcfusion train data=manifest data.path=librispeech.jsonl
 """
-_PACKAGE = "bcfusion.data.adapters"
+_PACKAGE = "bcfusion.data.preparation.adapters"
 
 
 def main(argv: list[str]) -> int:
@@ -156,7 +156,7 @@ def _adapter(name: str) -> Adapter:
     Raises:
         DataError: there is none.
     """
-    from bcfusion.config import nearest
+    from bcfusion.nearest import nearest
 
     module = name if "." in name else f"{_PACKAGE}.{name}"
     try:
@@ -178,7 +178,7 @@ def _adapter(name: str) -> Adapter:
 
 
 def _job(name: str, adapter: Adapter, arguments: argparse.Namespace) -> Job:
-    from bcfusion.data.prepare import Job
+    from bcfusion.data.preparation.prepare import Job
 
     given = {option.name: getattr(arguments, _dest(option.name)) for option in adapter.options}
     return Job(
@@ -195,7 +195,7 @@ def _job(name: str, adapter: Adapter, arguments: argparse.Namespace) -> Job:
 
 
 def _work(job: Job, arguments: argparse.Namespace) -> int:
-    from bcfusion.data.prepare import prepare, rows_of
+    from bcfusion.data.preparation.prepare import prepare, rows_of
 
     if job.target.suffix not in (".jsonl", ".csv"):
         raise DataError(f"--out {job.target}: a manifest ends in .jsonl or .csv")
@@ -224,7 +224,7 @@ def _work(job: Job, arguments: argparse.Namespace) -> int:
                 f"  of {uncertain} recordings lag and polarity are not certain and left as they were: bcfusion inspect"
             )
     if arguments.shards is not None:
-        from bcfusion.data.shards.write import write_shards
+        from bcfusion.data.loading.shards.write import write_shards
 
         shards = write_shards(
             rows, arguments.shards, workers=arguments.workers or 4, max_unreadable_share=arguments.max_unreadable_share
@@ -234,7 +234,7 @@ def _work(job: Job, arguments: argparse.Namespace) -> int:
 
 
 def _download(job: Job) -> None:
-    from bcfusion.data.adapters import Downloads
+    from bcfusion.data.preparation.adapters import Downloads
 
     if not isinstance(job.adapter, Downloads):
         raise DataError(
@@ -260,7 +260,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _uncertain(rows: Sequence[Row]) -> int:
-    from bcfusion.data.recording_facts import CONFIDENCE
+    from bcfusion.data.preparation.recording_facts import CONFIDENCE
 
     if not any(CONFIDENCE in row.extra for row in rows):
         return 0

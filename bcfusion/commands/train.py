@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
-from bcfusion.commands.hydra_app import run
-from bcfusion.commands.recorded import recorded_overrides
-from bcfusion.config import merge_overrides
+from bcfusion.commands.shared.hydra_app import run
+from bcfusion.commands.shared.recorded import recorded_overrides
+from bcfusion.configuration.overrides import merge_overrides
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -76,7 +76,7 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         started = time.monotonic()
-    from bcfusion.config_check import verify_or_raise
+    from bcfusion.configuration.check import verify_or_raise
     from bcfusion.search.trial import SearchTrial
 
     trial = SearchTrial.of_this_job()
@@ -86,10 +86,10 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
     logging.getLogger("lightning.pytorch").setLevel(
         logging.WARNING
     )  # devices at hand, tips: bcfusion says what matters
-    from bcfusion.search.jobs import PRUNED
+    from bcfusion.run.jobs import PRUNED
+    from bcfusion.run.record import Provenance
     from bcfusion.training.callbacks.interrupt import RunInterrupted
     from bcfusion.training.callbacks.pruning import RunPruned
-    from bcfusion.training.record import Provenance
     from bcfusion.training.run import train
     from bcfusion.training.selection import Selection
 

@@ -1,5 +1,5 @@
 """Corpora, simulated sensors, and the path from files to batches.
 
-``manifest`` and ``corpora`` say which utterances there are, ``simulation`` makes the sensors that were not recorded,
-``segments`` cuts and reads, ``collate`` batches, ``stream`` orders, and ``datamodule`` holds it together.
+``corpora`` lists utterances, ``preparation`` writes manifests and shards of a corpus on disk, ``inspect`` finds what is
+wrong with recordings, ``simulation`` makes the sensors that were not recorded, ``loading`` turns rows into batches.
 """

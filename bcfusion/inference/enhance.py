@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from bcfusion import audio
 from bcfusion.contracts import Generator
 from bcfusion.errors import AudioError
-from bcfusion.inference.bundle import bundle_of
-from bcfusion.inference.probe import device_of, evaluating, receptive_field
 from bcfusion.nn.network import WaveformNetwork, estimate_of
+from bcfusion.probe import device_of, evaluating, receptive_field
+from bcfusion.run.bundle import bundle_of
 
 __all__ = ["Enhanced", "enhance_file", "enhance_signal"]
 
@@ -63,7 +63,7 @@ def enhance_signal(generator: nn.Module, inputs: Tensor, chunk_seconds: float = 
     """Restore one signal.
 
     Args:
-        generator: of :func:`bcfusion.inference.bundle.load_generator`, or any that fulfils the contract (its receptive
+        generator: of :func:`bcfusion.run.bundle.load_generator`, or any that fulfils the contract (its receptive
             field is then measured first, where the signal is longer than a chunk).
         inputs: ``(S, T)`` at the generator's sample rate, any T of at least one sample.
         chunk_seconds: what is computed at once; memory grows with it.
@@ -97,7 +97,7 @@ def enhance_file(
     """Restore one recording, block by block from disk to disk; the target appears whole or not at all.
 
     Args:
-        generator: of :func:`bcfusion.inference.bundle.load_generator`.
+        generator: of :func:`bcfusion.run.bundle.load_generator`.
         source: one file with a channel for each sensor, or a mono file for each sensor, in their order.
         target: ``.wav`` or ``.flac`` to write, mono, at the generator's sample rate; replaced where it exists.
         chunk_seconds: what is computed at once; memory grows with it, not with the length of the file.

@@ -20,8 +20,8 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
 
     Args:
         path: a manifest (``.jsonl`` or ``.csv``) with the column ``text``, whose ids are those of
-            :mod:`bcfusion.data.manifest`; or a folder of ``.txt`` files in UTF-8, at any depth, each called by the id
-            of its utterance: ``<folder>/<id>.txt``.
+            :mod:`bcfusion.data.corpora.manifest`; or a folder of ``.txt`` files in UTF-8, at any depth, each called by
+            the id of its utterance: ``<folder>/<id>.txt``.
 
     Raises:
         DataError: it is missing, cannot be read, or holds no transcript.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from bcfusion.metrics.score_summary import UNKNOWN, ScoreSummary, grouped
-from bcfusion.metrics.scores import Scores
+from bcfusion.evaluation.scores import Scores
+from bcfusion.evaluation.summary import UNKNOWN, ScoreSummary, grouped
 from bcfusion.report.boxes import boxes_figure
 from bcfusion.report.snr import snr_figure
 from bcfusion.report.table import heading

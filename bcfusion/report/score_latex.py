@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bcfusion.metrics.score_summary import ScoreSummary
+from bcfusion.evaluation.summary import ScoreSummary
 from bcfusion.report.score_tables import GROUP_NAMES, group_label
 from bcfusion.report.table import best_systems, heading, number, wrapped
 

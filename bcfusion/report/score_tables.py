@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bcfusion.metrics.score_summary import ScoreSummary
+from bcfusion.evaluation.summary import ScoreSummary
 from bcfusion.report.table import MISSING, heading, markdown_table, number, quality_tables, tables_in_width, wrapped
 
 __all__ = ["GROUP_NAMES", "group_label", "markdown_report", "skipped_lines", "terminal_tables"]

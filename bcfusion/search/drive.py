@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from bcfusion.errors import ConfigError
-from bcfusion.search.jobs import PRUNED, first_line, read_objective
+from bcfusion.run.jobs import PRUNED, first_line, read_objective
 from bcfusion.search.study import (
     alone,
     failures_alone,

@@ -105,8 +105,8 @@ class BcfusionOptunaSweeper(Sweeper):
 
 
 def _made(what: str, node: DictConfig, **arguments: Any) -> Any:
-    from bcfusion.config import build
-    from bcfusion.config_targets import UnknownTarget, locate
+    from bcfusion.configuration.compose import build
+    from bcfusion.configuration.targets import UnknownTarget, locate
     from bcfusion.errors import ConfigError
 
     try:

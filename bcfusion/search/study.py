@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from bcfusion.errors import ConfigError
-from bcfusion.search.jobs import first_line
+from bcfusion.run.jobs import first_line
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from bcfusion.config import build
+from bcfusion.configuration.compose import build
 from bcfusion.errors import ConfigError
 from bcfusion.search.study import finite, open_storage, quiet_optuna
 from bcfusion.search.sweeper import NAME

@@ -14,11 +14,11 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from bcfusion.config import build
-from bcfusion.config_check import needs_discriminators, provides_noise
-from bcfusion.data.datamodule import SpeechDataModule
-from bcfusion.data.shards.datamodule import StreamedDataModule
-from bcfusion.data.shards.stream import StreamedShards
+from bcfusion.configuration.check import needs_discriminators, provides_noise
+from bcfusion.configuration.compose import build
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.shards.datamodule import StreamedDataModule
+from bcfusion.data.loading.shards.remote import StreamedShards
 from bcfusion.errors import ConfigError
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device

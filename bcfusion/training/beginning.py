@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from bcfusion.configuration.moved import with_current_targets
 from bcfusion.errors import ConfigError
-from bcfusion.training import checkpoint
+from bcfusion.run import checkpoint
 from bcfusion.training.callbacks.checkpointing import require_resumable
 from bcfusion.training.module import SpeechModule
 
@@ -51,7 +52,7 @@ def resumed_content(config: dict[str, Any], last: Path) -> dict[str, Any] | None
         raise ConfigError([f"resume: {last.parent.parent} holds no checkpoints/last.ckpt"])
     resumed = checkpoint.read(last)
     require_resumable(resumed, last)
-    changes = changed_settings(resumed["config"], config)
+    changes = changed_settings(with_current_targets(resumed["config"]), config)
     if changes:
         raise ConfigError(
             [

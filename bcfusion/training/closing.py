@@ -13,17 +13,17 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from bcfusion import audio
-from bcfusion.data.datamodule import SpeechDataModule
+from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.errors import CheckpointError
-from bcfusion.inference.bundle import bundle_of, load_generator, save_bundle
-from bcfusion.inference.evaluate import evaluate_generator
-from bcfusion.inference.utterances import Utterances
-from bcfusion.metrics.pool import Scorer
-from bcfusion.metrics.scores import Scores
+from bcfusion.evaluation.evaluate import evaluate_generator
+from bcfusion.evaluation.pool import Scorer
+from bcfusion.evaluation.scores import Scores
+from bcfusion.evaluation.utterances import Utterances
+from bcfusion.files import write_text
 from bcfusion.report.score_tables import skipped_lines
 from bcfusion.report.spectrogram import save_figure, spectrogram_figure
 from bcfusion.report.table import markdown_table, quality_tables
-from bcfusion.training.record import write_text
+from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from bcfusion.contracts import Batch, Fitted, Generator
-from bcfusion.data.datamodule import SpeechDataModule
-from bcfusion.inference.probe import evaluating
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.probe import evaluating
 from bcfusion.training.module import SpeechModule
 
 

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from bcfusion.contracts import Balancer, Batch
 from bcfusion.errors import ConfigError, TrainingError
-from bcfusion.inference.evaluate import enhance_item
+from bcfusion.evaluation.evaluate import enhance_item
 from bcfusion.training.adversary import Adversary, Pair, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator

@@ -13,10 +13,11 @@ import torch
 from lightning import Trainer, seed_everything
 from omegaconf import DictConfig
 
-from bcfusion.config import build, plain
-from bcfusion.data.datamodule import SpeechDataModule
+from bcfusion.configuration.compose import build, plain
+from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError
-from bcfusion.metrics.pool import Scorer
+from bcfusion.evaluation.pool import Scorer
+from bcfusion.run.record import Provenance, hyperparameters, write_record
 from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
 from bcfusion.training.beginning import initialise, learns, resumed_content
@@ -27,7 +28,6 @@ from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.closing import Closing, close_run
 from bcfusion.training.fitting import Fitting
 from bcfusion.training.module import NonFiniteSteps, SpeechModule
-from bcfusion.training.record import Provenance, hyperparameters, write_record
 from bcfusion.training.selection import Selection
 
 

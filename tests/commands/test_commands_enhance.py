@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.enhance import HELP, main
-from bcfusion.inference.bundle import save_bundle
+from bcfusion.run.bundle import save_bundle
 
 RATE = 16000
 

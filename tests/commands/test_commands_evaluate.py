@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from bcfusion import cli
-from bcfusion.commands.evaluate_output import conclude, parse_groups
+from bcfusion.commands.shared.evaluate_output import conclude, parse_groups
 from bcfusion.errors import ConfigError
-from bcfusion.metrics.scores import ItemScore, Scores
+from bcfusion.evaluation.scores import ItemScore, Scores
 
 RATE = 16_000
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bcfusion.commands.init import main
-from bcfusion.config import conf_dir, group_members
+from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 
 

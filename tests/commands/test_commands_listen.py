@@ -19,8 +19,8 @@ from bcfusion import audio
 from bcfusion.commands import exit_status
 from bcfusion.commands.listen import find_places, main
 from bcfusion.errors import ConfigError
-from bcfusion.inference.bundle import save_bundle
 from bcfusion.report.listening.server import page_server
+from bcfusion.run.bundle import save_bundle
 
 RATE = 16000
 

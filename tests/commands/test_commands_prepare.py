@@ -123,7 +123,7 @@ def test_what_is_left_out_is_told_and_too_much_ends_the_run(capsys: pytest.Captu
 
 
 def test_shards_are_made_of_the_manifest_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("bcfusion.data.shards.write")
+    pytest.importorskip("bcfusion.data.loading.shards.write")
     assert run("folder", "--root", "speech", "--out", "m.jsonl") == 0
     lines = Path("m.jsonl").read_text().splitlines()
     Path("m.jsonl").write_text("\n".join(line for line in lines if '"bob"' not in line))  # as a user may thin it out
@@ -138,7 +138,7 @@ SLOW = '''
 import os
 import time
 from bcfusion import audio
-from bcfusion.data.adapters import Option, Recording
+from bcfusion.data.preparation.adapters import Option, Recording
 
 info = audio.info
 if os.environ.get("SLOW"):

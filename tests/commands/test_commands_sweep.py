@@ -13,7 +13,7 @@ import pytest
 from toy_sweep import run_sweep, write_app
 
 from bcfusion.errors import ConfigError
-from bcfusion.search import jobs
+from bcfusion.run import jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import TINY, TINY_DISCRIMINATOR
 
-from bcfusion.commands.recorded import recorded_overrides
+from bcfusion.commands.shared.recorded import recorded_overrides
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "LOCAL_RANK")} | {

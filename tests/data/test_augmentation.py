@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from bcfusion import audio
+from bcfusion.audio.level import active_level
 from bcfusion.contracts import Corpus, Row
-from bcfusion.data.augmentation import LARGEST_BOOST, Augmentation, source_span, sped
-from bcfusion.data.collate import Item
-from bcfusion.data.datamodule import SpeechDataModule
-from bcfusion.data.level import active_level
-from bcfusion.data.segments import SensorReader, TrainSegments
+from bcfusion.data.loading.collate import Item
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.segments import SensorReader, TrainSegments
+from bcfusion.data.simulation.augmentation import LARGEST_BOOST, Augmentation, source_span, sped
 from bcfusion.errors import ConfigError, DataError
 
 RATE = 8000

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from bcfusion import audio
-from bcfusion.data.adapters import Adapter, LayoutError, Recording
-from bcfusion.data.adapters.demand import ADAPTER as DEMAND
-from bcfusion.data.adapters.demand import PLACES
-from bcfusion.data.adapters.dns_challenge import ADAPTER as DNS
-from bcfusion.data.adapters.musan import ADAPTER as MUSAN
-from bcfusion.data.adapters.rirs import ADAPTER as RIRS
-from bcfusion.data.adapters.rirs import room_of
-from bcfusion.data.manifest import read_manifest
-from bcfusion.data.prepare import Job
-from bcfusion.data.prepare import prepare as run_engine
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.preparation.adapters import Adapter, LayoutError, Recording
+from bcfusion.data.preparation.adapters.demand import ADAPTER as DEMAND
+from bcfusion.data.preparation.adapters.demand import PLACES
+from bcfusion.data.preparation.adapters.dns_challenge import ADAPTER as DNS
+from bcfusion.data.preparation.adapters.musan import ADAPTER as MUSAN
+from bcfusion.data.preparation.adapters.rirs import ADAPTER as RIRS
+from bcfusion.data.preparation.adapters.rirs import room_of
+from bcfusion.data.preparation.prepare import Job
+from bcfusion.data.preparation.prepare import prepare as run_engine
 from bcfusion.errors import DataError
 
 

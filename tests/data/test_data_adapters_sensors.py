@@ -13,15 +13,15 @@ import soundfile
 from scipy.signal import butter, sosfilt
 
 from bcfusion import audio
-from bcfusion.data.adapters import Adapter, LayoutError, Recording
-from bcfusion.data.adapters.abcs import ADAPTER as ABCS
-from bcfusion.data.adapters.channels import check_channel_order
-from bcfusion.data.adapters.esmb import ADAPTER as ESMB
-from bcfusion.data.adapters.taps import ADAPTER as TAPS
-from bcfusion.data.adapters.vibravox import ADAPTER as VIBRAVOX
-from bcfusion.data.manifest import read_manifest
-from bcfusion.data.prepare import Job
-from bcfusion.data.prepare import prepare as run_engine
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.preparation.adapters import Adapter, LayoutError, Recording
+from bcfusion.data.preparation.adapters.abcs import ADAPTER as ABCS
+from bcfusion.data.preparation.adapters.channels import check_channel_order
+from bcfusion.data.preparation.adapters.esmb import ADAPTER as ESMB
+from bcfusion.data.preparation.adapters.taps import ADAPTER as TAPS
+from bcfusion.data.preparation.adapters.vibravox import ADAPTER as VIBRAVOX
+from bcfusion.data.preparation.prepare import Job
+from bcfusion.data.preparation.prepare import prepare as run_engine
 from bcfusion.errors import DataError
 
 RATE = 16000

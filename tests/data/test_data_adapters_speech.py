@@ -13,7 +13,7 @@ import torchaudio
 from scipy.signal import butter, lfilter
 
 from bcfusion import audio
-from bcfusion.data.adapters import Adapter, Downloads, LayoutError, Recording
+from bcfusion.data.preparation.adapters import Adapter, Downloads, LayoutError, Recording
 from bcfusion.errors import DataError
 
 
@@ -24,7 +24,7 @@ def make(root: Path, *names: str) -> Path:
 
 
 def adapter(name: str) -> Adapter:
-    found: Adapter = import_module(f"bcfusion.data.adapters.{name}").ADAPTER
+    found: Adapter = import_module(f"bcfusion.data.preparation.adapters.{name}").ADAPTER
     return found
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Row, Simulator
-from bcfusion.data.segments import EvalItems, SensorReader, TrainSegments
+from bcfusion.data.loading.segments import EvalItems, SensorReader, TrainSegments
 
 RATE = 8000
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from bcfusion.config import build
-from bcfusion.config_check import verify
+from bcfusion.configuration.check import verify
+from bcfusion.configuration.compose import build
 from bcfusion.contracts import Simulator
 from bcfusion.data.simulation.clean import Clean
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Corpus, Row
-from bcfusion.data import datamodule
-from bcfusion.data.augmentation import Augmentation
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
-from bcfusion.data.datamodule import SpeechDataModule, automatic_workers
+from bcfusion.data.loading import datamodule
+from bcfusion.data.loading.datamodule import SpeechDataModule, automatic_workers
+from bcfusion.data.simulation.augmentation import Augmentation
 from bcfusion.errors import AudioError, DataError
 
 RATE = 8000

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Row, Simulator
-from bcfusion.data.augmentation import Augmentation
-from bcfusion.data.datamodule import SpeechDataModule
-from bcfusion.data.device_simulation import deferrable
-from bcfusion.data.seeding import generator_for
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.seeding import generator_for
+from bcfusion.data.simulation.augmentation import Augmentation
+from bcfusion.data.simulation.device_simulation import deferrable
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
 from bcfusion.errors import DataError
-from bcfusion.training import checkpoint
-from bcfusion.training.record import Provenance
+from bcfusion.run import checkpoint
+from bcfusion.run.record import Provenance
 from bcfusion.training.run import train
 
 RATE = 16000

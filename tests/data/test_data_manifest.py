@@ -10,7 +10,7 @@ import pytest
 from bcfusion import audio
 from bcfusion.contracts import Row
 from bcfusion.data.corpora.listing import ManifestCorpus
-from bcfusion.data.manifest import read_manifest, write_manifest
+from bcfusion.data.corpora.manifest import read_manifest, write_manifest
 from bcfusion.errors import DataError
 
 

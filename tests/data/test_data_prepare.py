@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from bcfusion import audio
-from bcfusion.data.adapters import LayoutError, Option, Recording, missing, split_by_speaker
-from bcfusion.data.journal import Journal
-from bcfusion.data.manifest import read_manifest
-from bcfusion.data.prepare import Job, prepare, rows_of
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.preparation.adapters import LayoutError, Option, Recording, missing, split_by_speaker
+from bcfusion.data.preparation.journal import Journal
+from bcfusion.data.preparation.prepare import Job, prepare, rows_of
 from bcfusion.errors import DataError
 
 
@@ -209,7 +209,7 @@ def test_a_worker_that_was_ended_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     def ended(*_: Any) -> None:
         raise BrokenProcessPool("a process was ended")
 
-    monkeypatch.setattr("bcfusion.data.prepare._look_at_batch", ended)
+    monkeypatch.setattr("bcfusion.data.preparation.prepare._look_at_batch", ended)
     with pytest.raises(DataError, match="give fewer --workers"):
         prepare(job(tmp_path, speech(make(tmp_path / "a.wav"))), progress=False)
 

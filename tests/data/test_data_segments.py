@@ -11,9 +11,9 @@ from torch import Tensor
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError, UnreadableAudio
 from bcfusion.contracts import Row
-from bcfusion.data.collate import Item, collate
-from bcfusion.data.seeding import generator_for, stable_seed
-from bcfusion.data.segments import EvalItems, SensorReader, TrainSegments
+from bcfusion.data.loading.collate import Item, collate
+from bcfusion.data.loading.seeding import generator_for, stable_seed
+from bcfusion.data.loading.segments import EvalItems, SensorReader, TrainSegments
 from bcfusion.errors import DataError
 
 RATE = 8000

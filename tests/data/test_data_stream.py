@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Batch, Row
-from bcfusion.data.segments import EvalItems, SensorReader, TrainSegments
-from bcfusion.data.stream import BatchSchedule, EvalLoader, StepLoader, UnreadableTally
+from bcfusion.data.loading.loaders import BatchSchedule, EvalLoader, StepLoader, UnreadableTally
+from bcfusion.data.loading.segments import EvalItems, SensorReader, TrainSegments
 from bcfusion.errors import AudioError, ConfigError, DataError
 
 RATE = 8000

@@ -11,13 +11,13 @@ import soundfile
 from scipy import signal
 
 from bcfusion.data.corpora.listing import ManifestCorpus
+from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.inspect.alignment import alignment
 from bcfusion.data.inspect.checks import TOP_ACTIVITY, Severity
 from bcfusion.data.inspect.findings import Finding, findings
 from bcfusion.data.inspect.fix import fix
 from bcfusion.data.inspect.inspection import inspect_manifest, main_sensor
-from bcfusion.data.manifest import read_manifest
-from bcfusion.data.segments import SensorReader
+from bcfusion.data.loading.segments import SensorReader
 from bcfusion.errors import DataError
 
 RATE = 16000

@@ -16,12 +16,12 @@ from bcfusion import audio
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Corpus, Row
 from bcfusion.data.corpora.listing import ManifestCorpus
-from bcfusion.data.datamodule import SpeechDataModule
-from bcfusion.data.manifest import write_manifest
-from bcfusion.data.shards import open_shards
-from bcfusion.data.shards.index import index_path
-from bcfusion.data.shards.read import ShardCorpus
-from bcfusion.data.shards.write import write_shards
+from bcfusion.data.corpora.manifest import write_manifest
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.shards import open_shards
+from bcfusion.data.loading.shards.index import index_path
+from bcfusion.data.loading.shards.read import ShardCorpus
+from bcfusion.data.loading.shards.write import write_shards
 from bcfusion.errors import DataError
 
 RATE = 8000

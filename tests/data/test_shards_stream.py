@@ -13,12 +13,12 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Batch, Row
-from bcfusion.data.datamodule import SpeechDataModule
-from bcfusion.data.shards import open_shards
-from bcfusion.data.shards.datamodule import StreamedDataModule
-from bcfusion.data.shards.read import ShardCorpus
-from bcfusion.data.shards.stream import StreamedShards
-from bcfusion.data.shards.write import write_shards
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.shards import open_shards
+from bcfusion.data.loading.shards.datamodule import StreamedDataModule
+from bcfusion.data.loading.shards.read import ShardCorpus
+from bcfusion.data.loading.shards.remote import StreamedShards
+from bcfusion.data.loading.shards.write import write_shards
 from bcfusion.errors import DataError
 
 pytest.importorskip("webdataset", reason="the extra 'shards' is not installed")

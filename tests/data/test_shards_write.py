@@ -14,9 +14,9 @@ import torch
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError
 from bcfusion.contracts import Row
-from bcfusion.data.segments import SensorReader
-from bcfusion.data.shards.read import ShardCorpus
-from bcfusion.data.shards.write import write_shards
+from bcfusion.data.loading.segments import SensorReader
+from bcfusion.data.loading.shards.read import ShardCorpus
+from bcfusion.data.loading.shards.write import write_shards
 from bcfusion.errors import DataError
 
 RATE = 8000

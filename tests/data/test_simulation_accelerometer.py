@@ -12,8 +12,8 @@ import torch
 from scipy import signal as scipy_signal
 
 from bcfusion.contracts import BatchSimulator, BodySimulator
-from bcfusion.data.device_simulation import deferrable
 from bcfusion.data.simulation.accelerometer import LOWPASSES, Accelerometer, resonance
+from bcfusion.data.simulation.device_simulation import deferrable
 from bcfusion.errors import ConfigError, DataError
 
 RATE = 16000

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 import torch
 
+from bcfusion.audio.level import active_level
 from bcfusion.contracts import Simulator
 from bcfusion.data.corpora import demo_noise
-from bcfusion.data.level import active_level
 from bcfusion.data.simulation.air_noise import AirNoise, read_looped
 from bcfusion.errors import ConfigError, DataError
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Row
-from bcfusion.data.segments import EvalItems, SensorReader
+from bcfusion.data.loading.segments import EvalItems, SensorReader
 from bcfusion.data.simulation.air_noise import AirNoise
 from bcfusion.data.simulation.room import Response, Rooms, direct_path, read_response, room_sources
 from bcfusion.data.simulation.sources import Source

@@ -22,7 +22,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from bcfusion.config import register_resolvers
+from bcfusion.configuration.compose import register_resolvers
 from bcfusion.contracts import Generator
 from bcfusion.losses.spectral import MultiResolutionStftLoss
 from bcfusion.nn.network import WaveformNetwork

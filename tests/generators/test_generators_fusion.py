@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from bcfusion.config import build
+from bcfusion.configuration.compose import build
 from bcfusion.errors import ConfigError
 from bcfusion.generators.attention_fusion import AttentionFusion
 from bcfusion.generators.bilstm_mapping import BiLSTMMapping
@@ -20,9 +20,9 @@ from bcfusion.generators.conditioned import Conditioned
 from bcfusion.generators.late_fusion import LateFusion
 from bcfusion.generators.seanet import SEANet
 from bcfusion.generators.two_branch import TwoBranch
-from bcfusion.inference.probe import measured_delay
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.probe import measured_delay
 
 
 class Late(WaveformNetwork):

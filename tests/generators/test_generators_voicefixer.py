@@ -10,7 +10,7 @@ import torch
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.generators.voicefixer import VoiceFixer, VoiceFixerMel
-from bcfusion.inference.bundle import load_generator, save_bundle
+from bcfusion.run.bundle import load_generator, save_bundle
 
 BANDS = {"n_fft": 256, "win_length": 256, "n_mels": 20, "floor": 1e-5}
 MEL: dict[str, Any] = {**BANDS, "hop_length": 64, "channels": [2, 4], "blocks": 1}

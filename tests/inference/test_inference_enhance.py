@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from bcfusion import audio
 from bcfusion.errors import AudioError
 from bcfusion.generators.seanet import SEANet
-from bcfusion.inference.bundle import load_generator, save_bundle
 from bcfusion.inference.enhance import enhance_file, enhance_signal
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.recurrent import GRU
+from bcfusion.run.bundle import load_generator, save_bundle
 
 TINY: dict[str, Any] = {"channels": 2, "strides": (2, 4), "dilations": (1, 3), "bottleneck_channels": 4}
 RATE = 16000

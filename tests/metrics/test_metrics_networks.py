@@ -18,10 +18,10 @@ from torchaudio.models import squim_objective_base
 
 from bcfusion.contracts import Metric, Skip
 from bcfusion.errors import ConfigError
+from bcfusion.evaluation.pool import Scorer
 from bcfusion.metrics.dnsmos import Dnsmos
 from bcfusion.metrics.nisqa import Nisqa
 from bcfusion.metrics.optional import NetworkMetric
-from bcfusion.metrics.pool import Scorer
 from bcfusion.metrics.squim import Squim
 from bcfusion.metrics.visqol import Visqol
 

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from bcfusion.contracts import ItemMetric, Skip
-from bcfusion.data.manifest import read_manifest
+from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.errors import ConfigError, DataError
-from bcfusion.metrics.pool import Scorer
+from bcfusion.evaluation.pool import Scorer
 from bcfusion.metrics.si_sdr import SiSdr
 from bcfusion.metrics.transcripts import edit_distance, read_transcripts, words_of
 from bcfusion.metrics.wer import WordErrorRate

@@ -26,7 +26,7 @@ from bcfusion.report.comparison.differences import (
 from bcfusion.report.comparison.run_keys import Condition, changed_keys, fact, known_key, run_names
 from bcfusion.report.comparison.runs import Run, read_run
 from bcfusion.report.comparison.tables import csv_table, markdown_runs, terminal_table
-from bcfusion.search.jobs import FAILED
+from bcfusion.run.jobs import FAILED
 
 
 def run(folder: Path, *overrides: str, **arguments: Any) -> Run:

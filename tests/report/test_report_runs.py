@@ -14,7 +14,7 @@ from made_up_runs import made_up_run, utterances
 from bcfusion.errors import CheckpointError
 from bcfusion.report.comparison.run_files import read_history, read_scores, wall_times
 from bcfusion.report.comparison.runs import find_runs, read_run
-from bcfusion.search.jobs import FAILED, PRUNED
+from bcfusion.run.jobs import FAILED, PRUNED
 
 
 def event(seconds: float, content: bytes = b"") -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bcfusion.metrics.score_summary import summarise
-from bcfusion.metrics.scores import ItemScore, Scores
+from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.summary import summarise
 from bcfusion.report.colours import FIXED
 from bcfusion.report.score_figures import score_figures
 

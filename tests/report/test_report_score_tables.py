@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from bcfusion.metrics.score_summary import summarise
-from bcfusion.metrics.scores import ItemScore, Scores
+from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.summary import summarise
 from bcfusion.report.score_latex import latex_escape, latex_tables
 from bcfusion.report.score_tables import markdown_report, skipped_lines, terminal_tables
 

@@ -13,7 +13,7 @@ from toy_sweep import run_sweep
 
 optuna = pytest.importorskip("optuna", minversion="4.3", reason="hparams_search needs optuna 4.3 or later")
 
-from bcfusion.search import jobs  # noqa: E402
+from bcfusion.run import jobs  # noqa: E402
 from bcfusion.search.study import alone, open_study  # noqa: E402
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-2))"

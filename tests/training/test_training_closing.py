@@ -9,8 +9,8 @@ import pytest
 from conftest import TINY
 from omegaconf import DictConfig
 
-from bcfusion.config import drop_unchosen
-from bcfusion.training.record import Provenance
+from bcfusion.configuration.compose import drop_unchosen
+from bcfusion.run.record import Provenance
 from bcfusion.training.run import train
 
 

@@ -11,9 +11,10 @@ from conftest import SHORT
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bcfusion.config import conf_dir, drop_unchosen
-from bcfusion.config_check import verify
-from bcfusion.training.record import Provenance
+from bcfusion.configuration.check import verify
+from bcfusion.configuration.compose import drop_unchosen
+from bcfusion.configuration.paths import conf_dir
+from bcfusion.run.record import Provenance
 from bcfusion.training.run import train
 
 ROOT = Path(__file__).parents[2]

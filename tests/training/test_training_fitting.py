@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import bcfusion
-from bcfusion.config import build, drop_unchosen
+from bcfusion.configuration.compose import build, drop_unchosen
 from bcfusion.contracts import Batch, Fitted
 from bcfusion.errors import DataError
 from bcfusion.generators.bilstm_mapping import BiLSTMMapping
-from bcfusion.training import checkpoint
+from bcfusion.run import checkpoint
+from bcfusion.run.record import Provenance
 from bcfusion.training.assemble import build_datamodule
-from bcfusion.training.record import Provenance
 from bcfusion.training.run import Result, train
 
 Compose = Callable[..., DictConfig]

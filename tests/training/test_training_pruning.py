@@ -9,8 +9,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from bcfusion.run.record import Provenance
 from bcfusion.training.callbacks.pruning import RunPruned
-from bcfusion.training.record import Provenance
 from bcfusion.training.run import train
 
 PROVENANCE = Provenance(recipe="bone_to_air", experiment="seanet")

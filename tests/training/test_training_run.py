@@ -19,10 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bcfusion
 from bcfusion.errors import CheckpointError, ConfigError
-from bcfusion.training import checkpoint
+from bcfusion.run import checkpoint
+from bcfusion.run.record import Provenance
 from bcfusion.training.callbacks.interrupt import RunInterrupted
 from bcfusion.training.device import configure
-from bcfusion.training.record import Provenance
 from bcfusion.training.run import Result, train
 
 Compose = Callable[..., DictConfig]

@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bcfusion
 from bcfusion.commands import check
-from bcfusion.config import drop_unchosen
+from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.errors import ConfigError
-from bcfusion.training.record import Provenance
+from bcfusion.run.record import Provenance
 from bcfusion.training.run import Result, train
 
 Compose = Callable[..., DictConfig]

@@ -10,7 +10,7 @@ from pathlib import Path
 from bcfusion.audio import AudioInfo
 from bcfusion.contracts import UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.folder import read_headers
-from bcfusion.data.manifest import ROUNDING_SECONDS, ManifestEntry, listed, read_manifest
+from bcfusion.data.corpora.manifest import ROUNDING_SECONDS, ManifestEntry, listed, read_manifest
 from bcfusion.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _NAMED = 3
 
 
 class ManifestCorpus:
-    """Utterances listed in a manifest (columns in :mod:`bcfusion.data.manifest`).
+    """Utterances listed in a manifest (columns in :mod:`bcfusion.data.corpora.manifest`).
 
     The manifest is checked, against itself and against the headers of its files, at the first call of :meth:`rows`. A
     duration left open reaches to the end of the shortest file of the line.

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bcfusion.data.corpora.manifest import ManifestEntry, read_manifest
 from bcfusion.data.inspect.alignment import Alignment
 from bcfusion.data.inspect.inspection import Inspected, Inspection
-from bcfusion.data.manifest import ManifestEntry, read_manifest
 from bcfusion.errors import DataError
 
 __all__ = ["Fixed", "fix"]

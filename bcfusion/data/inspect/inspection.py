@@ -18,9 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from bcfusion.contracts import UNKNOWN_SPEAKER
+from bcfusion.data.corpora.manifest import ManifestEntry, read_manifest
 from bcfusion.data.inspect.alignment import ENOUGH, MAX_LAG, SAME, Alignment, session_alignment
 from bcfusion.data.inspect.measure import Measured, measure
-from bcfusion.data.manifest import ManifestEntry, read_manifest
 from bcfusion.errors import DataError
 
 __all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor", "session_of"]

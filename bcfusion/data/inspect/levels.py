@@ -12,7 +12,7 @@ import numpy as np
 __all__ = ["NOTHING_DB", "Levels", "clipped_samples", "levels"]
 
 FRAME_SECONDS = 0.02
-ACTIVE_RANGE_DB = 30.0  #: below the loudest frame, down to which a frame is speech; as in :mod:`bcfusion.data.level`
+ACTIVE_RANGE_DB = 30.0  #: below the loudest frame, down to which a frame is speech; as in :mod:`bcfusion.audio.level`
 NOTHING_DB = -120.0  #: dBFS that stand for none; 16 bits end at -98
 _PAUSE_SHARE = 0.1  # of the frames, the quietest, that are pauses
 _MOST_SNR = 100.0

@@ -12,10 +12,10 @@ from bcfusion import audio
 from bcfusion.audio import AudioInfo
 from bcfusion.data.corpora.folder import header
 from bcfusion.data.corpora.listing import wrong_channels
+from bcfusion.data.corpora.manifest import ROUNDING_SECONDS, ManifestEntry
 from bcfusion.data.inspect.alignment import MAX_LAG, Alignment, alignment
 from bcfusion.data.inspect.bandwidth import BAND_HZ, band_powers, effective_bandwidth, top_activity
 from bcfusion.data.inspect.levels import Levels, clipped_samples, levels
-from bcfusion.data.manifest import ROUNDING_SECONDS, ManifestEntry
 from bcfusion.errors import AudioError
 
 __all__ = ["LONGEST_SECONDS", "Measured", "SensorMeasure", "measure"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.audio import UnreadableAudio
-from bcfusion.data.level import SILENCE_LEVEL, active_level, amplitude, level
+from bcfusion.audio.level import SILENCE_LEVEL, active_level, amplitude, level
 from bcfusion.data.simulation import checked_range, choice, uniform
 from bcfusion.data.simulation.room import Response, Rooms
 from bcfusion.data.simulation.sources import Source, Sources, find_sources
@@ -33,7 +33,7 @@ class AirNoise:
     """Simulates the air microphone in a noisy place: ``signal = air + noise``.
 
     The signal-to-noise ratio is that of the slice and not of the whole file: power of the speech over power of the
-    noise. The speech is measured while somebody speaks (``active``, see :func:`bcfusion.data.level.active_level`), so
+    noise. The speech is measured while somebody speaks (``active``, see :func:`bcfusion.audio.level.active_level`), so
     that the ratio says how words and noise stand to each other whatever share of the slice is pause, and means the same
     in every corpus; or over the whole slice (``slice``). With a quarter of pauses ``slice`` takes 1.2 dB less noise. A
     slice without speech (below -80 dB) takes noise as if its speech were at the nominal -26 dB.

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from bcfusion.data.level import active_level
+from bcfusion.audio.level import active_level
 from bcfusion.data.simulation.calibration import Response
 from bcfusion.errors import DataError
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-from bcfusion.data.level import SILENCE_LEVEL, active_level
+from bcfusion.audio.level import SILENCE_LEVEL, active_level
 from bcfusion.data.simulation import Batched, choice, uniform
 from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL
 from bcfusion.data.simulation.calibration import Calibration

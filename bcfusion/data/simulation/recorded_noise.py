@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bcfusion.audio.level import amplitude, level
 from bcfusion.contracts import Simulator
-from bcfusion.data.level import amplitude, level
 from bcfusion.data.simulation import checked_range, models_body, simulate, uniform
 from bcfusion.data.simulation.air_noise import NOISE_FLOOR, draw_slice
 from bcfusion.data.simulation.sources import find_sources

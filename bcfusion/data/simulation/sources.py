@@ -52,9 +52,9 @@ class Sources:
 def find_sources(root: Path, column: str, key: str) -> Sources:
     """The recordings of a manifest or of a folder.
 
-    A manifest (``.jsonl``, ``.csv``; see :mod:`bcfusion.data.manifest`) tells the split of each line. In a folder,
-    recordings beneath ``train/`` are training's and those beneath ``valid/`` and ``test/`` evaluation's where there are
-    both; other folders are shared.
+    A manifest (``.jsonl``, ``.csv``; see :mod:`bcfusion.data.corpora.manifest`) tells the split of each line. In a
+    folder, recordings beneath ``train/`` are training's and those beneath ``valid/`` and ``test/`` evaluation's
+    where there are both; other folders are shared.
 
     Args:
         root: folder or manifest.
@@ -84,7 +84,7 @@ _SPLITS = ("train", "valid", "test")
 
 
 def _listed(manifest: Path, column: str) -> Sources:
-    from bcfusion.data.manifest import read_manifest
+    from bcfusion.data.corpora.manifest import read_manifest
 
     training: list[Source] = []
     evaluation: list[Source] = []

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bcfusion.metrics.statistics import PairedDifference, paired_difference
+from bcfusion.evaluation.statistics import PairedDifference, paired_difference
 from bcfusion.report.comparison.run import ENHANCED, Run
 from bcfusion.report.table import MISSING, heading, metric_name, number
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import yaml
 
-from bcfusion.metrics.score_summary import GROUPS
+from bcfusion.evaluation.summary import GROUPS
 
 __all__ = [
     "Curve",
@@ -118,7 +118,7 @@ def read_history(path: Path) -> dict[str, Curve]:
 
 
 def read_scores(path: Path) -> dict[str, Scored]:
-    """Scores of a CSV as :meth:`bcfusion.metrics.scores.Scores.write_csv` writes it, by the name of their system.
+    """Scores of a CSV as :meth:`bcfusion.evaluation.scores.Scores.write_csv` writes it, by the name of their system.
 
     Args:
         path: the file, of which every column of numbers is read but ``snr``, an information of the utterance.

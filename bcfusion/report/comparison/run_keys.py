@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bcfusion.config import nearest
 from bcfusion.errors import ConfigError
+from bcfusion.nearest import nearest
 from bcfusion.report.comparison.run import Run, Which
 
 __all__ = ["FACTS", "Condition", "changed_keys", "fact", "known_key", "run_names", "setting", "text_of"]

@@ -13,7 +13,7 @@ import yaml
 from bcfusion.errors import CheckpointError
 from bcfusion.report.comparison.run import Run, State
 from bcfusion.report.comparison.run_files import read_settings, read_yaml
-from bcfusion.search.jobs import FAILED, PRUNED
+from bcfusion.run.jobs import FAILED, PRUNED
 
 __all__ = ["Run", "find_runs", "read_run"]
 

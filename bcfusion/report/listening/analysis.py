@@ -13,7 +13,7 @@ import numpy as np
 import scipy.stats
 
 from bcfusion.errors import DataError
-from bcfusion.metrics.statistics import bootstrap_interval
+from bcfusion.evaluation.statistics import bootstrap_interval
 from bcfusion.report.listening.ratings import Session, Trial
 
 __all__ = ["Analysis", "Preference", "SliderMean", "SliderTest", "analyse"]

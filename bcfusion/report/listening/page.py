@@ -21,7 +21,7 @@ import torch
 from matplotlib import colormaps
 from PIL import Image
 
-from bcfusion.data.level import active_level
+from bcfusion.audio.level import active_level
 from bcfusion.errors import ConfigError
 from bcfusion.report.colours import colour_of
 from bcfusion.report.listening.sounds import Sound, Utterance

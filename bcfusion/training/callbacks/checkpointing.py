@@ -13,7 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from bcfusion.errors import CheckpointError
-from bcfusion.training import checkpoint
+from bcfusion.run import checkpoint
 from bcfusion.training.module import SpeechModule
 
 

@@ -15,9 +15,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from bcfusion.inference.evaluate import ENHANCED, input_signals
-from bcfusion.metrics.pool import Scorer
-from bcfusion.metrics.scores import Scores
+from bcfusion.evaluation.evaluate import ENHANCED, input_signals
+from bcfusion.evaluation.pool import Scorer
+from bcfusion.evaluation.scores import Scores
 from bcfusion.report.spectrogram import spectrogram_figure
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.loggers import TensorBoardLogger

@@ -1,0 +1,101 @@
+"""What ``bcfusion evaluate`` prints and writes, whatever the scores are of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcfusion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bcfusion.evaluation.scores import Scores
+
+
+def parse_groups(text: str) -> list[str]:
+    """The value of ``group_by=``: one of speaker, corpus and snr, or several as ``speaker,snr``.
+
+    Raises:
+        ConfigError: something else.
+    """
+    from bcfusion.evaluation.summary import GROUPS
+
+    groups = [name.strip() for name in text.strip("[] ").split(",") if name.strip()]
+    unknown = [name for name in groups if name not in GROUPS]
+    if unknown or not groups:
+        raise ConfigError([f"group_by: must be one or more of {', '.join(GROUPS)}, not {', '.join(unknown) or 'none'}"])
+    return list(dict.fromkeys(groups))
+
+
+def own_settings(argv: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separates the verb's own settings, ``NAME=VALUE``, from the overrides of the configuration."""
+    own = {}
+    given = []
+    for argument in argv:
+        key, equals, value = argument.partition("=")
+        if equals and key in names:
+            own[key] = value
+        else:
+            given.append(argument)
+    return given, own
+
+
+def timed_output(parent: Path) -> Path:
+    """A folder for one evaluation, named by the time."""
+    return parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+
+
+def hydra_directory(output: Path) -> str:
+    """The override that has Hydra work in ``output``."""
+    return "hydra.run.dir='{}'".format(str(output).replace("'", "\\'"))
+
+
+def conclude(scores: Scores, group_by: Sequence[str], output: Path, title: str) -> None:
+    """Prints the tables and writes them, the scores and their statistics.
+
+    Args:
+        scores: of every utterance and system. group_by: what to make groups by.
+        output: folder for ``scores.csv``, ``scores.parquet``, ``scores.md``, ``scores.tex``, ``summary.csv``,
+            ``spread.png`` and, by ratios, ``snr.png``.
+        title: what was evaluated on what, without a stop.
+    """
+    from rich.console import Console
+
+    from bcfusion.evaluation.score_files import write_parquet, write_summary
+    from bcfusion.evaluation.summary import UNKNOWN, summarise
+    from bcfusion.files import write_text
+    from bcfusion.report.score_figures import score_figures
+    from bcfusion.report.score_latex import latex_tables
+    from bcfusion.report.score_tables import markdown_report, skipped_lines, terminal_tables
+    from bcfusion.report.spectrogram import save_figure
+
+    summary = summarise(scores, group_by)
+    known = {by: groups for by, groups in summary.groups.items() if set(groups) != {UNKNOWN}}
+    summary = replace(summary, groups=known)
+    scores.write_csv(output / "scores.csv")
+    write_summary(summary, output / "summary.csv")
+    write_text(output / "scores.md", markdown_report(summary, title))
+    write_text(output / "scores.tex", latex_tables(summary, title))
+    print(f"{title}:")
+    console = Console()
+    for table in terminal_tables(summary, console.width):
+        console.print(table)
+    print(f"means over {summary.utterances} files")
+    for line in skipped_lines(summary.skipped, summary.higher_is_better, summary.utterances):
+        print(line)
+    for by in group_by:
+        if by not in known:
+            print(f"group_by={by}: it is not known of any of these utterances")
+    try:
+        write_parquet(scores, output / "scores.parquet")
+    except ImportError:
+        print("scores.parquet is not written, since pyarrow is missing: pip install pyarrow")
+    figures = score_figures(scores, summary, title)
+    for name, figure in figures.items():
+        save_figure(figure, output / f"{name}.png")
+    print(f"per utterance: {output / 'scores.csv'}")
+    print(f"tables:        {output / 'scores.md'}, scores.tex (LaTeX), summary.csv")
+    if figures:
+        print(f"pictures:      {', '.join(str(output / f'{name}.png') for name in figures)}")

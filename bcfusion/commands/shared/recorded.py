@@ -1,0 +1,47 @@
+"""What an earlier run says of how it was configured, so that a verb can start from there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# Settings of training that mean nothing, or something else, in an evaluation.
+TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
+
+
+def recorded_overrides(model: str | Path) -> list[str]:
+    """Command-line arguments that compose the configuration of an earlier run again, its ``--config-dir`` included.
+
+    Args:
+        model: a run directory, something inside one, a bundle or a checkpoint. What is none of these gives an empty
+            list: the verb that loads it says what is wrong with it.
+    """
+    path = Path(model)
+    for folder in (path, *path.absolute().parents[:2]):
+        if (folder / "overrides.yaml").is_file() and (folder / "checkpoints").is_dir():
+            overrides = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")) or []
+            record = json.loads((folder / "run.json").read_bytes()) if (folder / "run.json").is_file() else {}
+            return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
+    if (path / "config.yaml").is_file():
+        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        return _arguments(content.get("training", {})) if isinstance(content, dict) else []
+    if path.is_file() and path.suffix == ".ckpt":
+        from bcfusion.run import checkpoint
+
+        return _arguments(checkpoint.read(path)["training"])
+    return []
+
+
+def recorded_for_evaluation(model: str | Path) -> list[str]:
+    """The same without what concerns training alone."""
+    overrides = recorded_overrides(model)
+    return [each for each in overrides if each.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY]
+
+
+def _arguments(training: dict[str, Any]) -> list[str]:
+    config_dir = training.get("config_dir")
+    options = ["--config-dir", str(config_dir)] if config_dir else []
+    return [*options, *(str(override) for override in training.get("overrides") or ())]

@@ -1,0 +1,125 @@
+"""What happens to a composed configuration: resolvers, settings without a member, plain values, instantiation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bcfusion.configuration.moved import current_target, with_current_targets
+from bcfusion.configuration.paths import group_members
+from bcfusion.errors import BcfusionError, ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+#: groups from which several members are chosen, each keyed by its own name
+LIST_GROUPS = ("discriminators", "losses", "metrics")
+
+
+def register_resolvers() -> None:
+    """Makes our resolvers (``${n_sensors:...}`` and so on) known to OmegaConf; may be repeated."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("n_sensors", len, replace=True)
+    OmegaConf.register_new_resolver("divide", divide, replace=True)
+    OmegaConf.register_new_resolver("bands_up_to", bands_up_to, replace=True)
+
+
+def divide(numerator: float, denominator: float) -> float:
+    """The quotient; an int where two ints divide without remainder, so that sample counts and rates stay whole."""
+    if isinstance(numerator, int) and isinstance(denominator, int) and numerator % denominator == 0:
+        return numerator // denominator
+    return numerator / denominator
+
+
+def bands_up_to(frequency: float, sample_rate: int, bands: int) -> int:
+    """How many of ``bands`` equal bands, from the lowest, reach ``frequency`` in Hz; at least one, at most all."""
+    return min(bands, max(1, math.ceil(2 * bands * frequency / sample_rate)))
+
+
+def drop_unchosen(cfg: DictConfig, extra_dirs: Iterable[Path] = ()) -> list[str]:
+    """Removes settings for members of list groups that are not chosen, in place.
+
+    An experiment sets the weights of its losses; with ``losses=[mr_stft]`` typed behind it, or in an experiment that
+    builds on it, those of the others have nothing to apply to. Names that are no members stay, and are reported when
+    the configuration is checked.
+
+    Returns:
+        What was removed, as ``GROUP.NAME``.
+    """
+    from omegaconf import DictConfig, open_dict
+
+    removed = []
+    for group in LIST_GROUPS:
+        chosen = cfg.get(group)
+        members = group_members(group, extra_dirs)
+        for name, node in list(chosen.items()) if isinstance(chosen, DictConfig) else ():
+            if name in members and isinstance(node, DictConfig) and "_target_" not in node:
+                with open_dict(chosen):
+                    del chosen[name]
+                removed.append(f"{group}.{name}")
+    return removed
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """``cfg`` as plain dicts, lists and scalars with every interpolation resolved, fit for YAML and for checkpoints.
+
+    Raises:
+        ConfigError: a mandatory value is missing or an interpolation leads nowhere.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError([f"{where}{str(error).splitlines()[0]}"]) from error
+    if not isinstance(container, dict):
+        raise ConfigError([f"the configuration is a {type(container).__name__}, not a mapping"])
+    return {str(key): value for key, value in with_current_targets(container).items()}
+
+
+def build(node: Any, **arguments: Any) -> Any:
+    """Instantiates a ``_target_`` node; further arguments are added to those of the node.
+
+    Raises:
+        BcfusionError: the class refused its arguments; Hydra would wrap what it said.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    _use_current_targets(node)
+    try:
+        return instantiate(node, **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, BcfusionError):
+            raise cause from None
+        if isinstance(cause, TypeError | ValueError):  # what constructors say of unsuitable arguments
+            raise ConfigError([f"{node['_target_']}: {cause}"]) from error
+        raise
+
+
+def _use_current_targets(node: Any) -> None:
+    """Rewrite every ``_target_`` below a node in place: a copy would lose what its interpolations refer to."""
+    from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
+
+    if isinstance(node, ListConfig):
+        keys: Iterable[Any] = range(len(node))
+    elif isinstance(node, DictConfig | dict):
+        keys = list(node)
+    else:
+        return
+    for key in keys:
+        if OmegaConf.is_config(node) and (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)):
+            continue
+        value = node[key]
+        if key == "_target_" and isinstance(value, str) and current_target(value) != value:
+            with read_write(node) if OmegaConf.is_config(node) else nullcontext():
+                node[key] = current_target(value)
+        else:
+            _use_current_targets(value)

@@ -1,0 +1,75 @@
+"""From items to batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import default_collate
+
+from bcfusion.contracts import Batch
+
+#: a sensor that is still to be simulated: its channel, valid samples, seed of its generator, and of that of the wearer
+Pending = tuple[int, int, int, int | None]
+
+
+class _RequiredItem(TypedDict):
+    inputs: Tensor
+    target: Tensor
+    length: int
+    id: str
+    unreadable: list[str]
+
+
+class Item(_RequiredItem, total=False):
+    """One utterance, or one crop of it.
+
+    inputs: ``(S, T)`` float32. target: ``(1, T)`` float32. length: valid samples, the rest is zero. id: of the row.
+    unreadable: files that this item was to be made of and could not. noise: ``(1, T)``, where a simulator added some.
+    air: ``(1, T)``, and pending: what is still to be simulated from it; see
+        :mod:`bcfusion.data.simulation.device_simulation`.
+    """
+
+    noise: Tensor
+    air: Tensor
+    pending: list[Pending]
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stack items, padded with zeros to the longest.
+
+    Args:
+        items: at least one.
+
+    Returns:
+        The batch of :class:`~bcfusion.contracts.Batch`; ``noise`` is in it if every item has it, and so are ``air`` and
+        ``pending``.
+    """
+    longest = max(item["target"].shape[-1] for item in items)
+
+    def stack(signals: Sequence[Tensor]) -> Tensor:
+        padded = [
+            signal if signal.shape[-1] == longest else pad(signal, (0, longest - signal.shape[-1]))
+            for signal in signals
+        ]
+        # stacks in a worker straight into the memory that it shares with the trainer
+        stacked: Tensor = default_collate(padded)
+        return stacked
+
+    batch = Batch(
+        inputs=stack([item["inputs"] for item in items]),
+        target=stack([item["target"] for item in items]),
+        lengths=torch.tensor([item["length"] for item in items], dtype=torch.int64),
+        ids=[item["id"] for item in items],
+        unreadable=[path for item in items for path in item["unreadable"]],
+    )
+    noises = [item["noise"] for item in items if "noise" in item]
+    if len(noises) == len(items):
+        batch["noise"] = stack(noises)
+    if all("pending" in item for item in items):
+        batch["air"] = stack([item["air"] for item in items])
+        batch["pending"] = [item["pending"] for item in items]
+    return batch

@@ -1,0 +1,108 @@
+"""The corpus of a folder of shards on a local disk, read utterance by utterance as single files are."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bcfusion.contracts import Row
+from bcfusion.data.loading.shards.index import Shard, ShardError, load
+from bcfusion.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_NAMED = 3
+_THREADS = 8
+
+
+class ShardCorpus:
+    """Utterances in the shards of a folder (see :mod:`bcfusion.data.loading.shards`).
+
+    Every utterance is read from its place in its shard, so order, crops and resuming are those of single files. The
+    indices of a split are read at the first call of :meth:`rows`; a missing or old one is made again. A row takes about
+    a kilobyte of memory in each process: some millions of utterances are sensible, beyond that shards are streamed.
+
+    Args:
+        root: the folder.
+        max_unreadable_share: of a split's shards, in [0, 1], that may be missing, cut off or damaged; they are named in
+            a warning.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, root: str, max_unreadable_share: float = 0.05) -> None:
+        self.root = Path(root).expanduser()
+        self.max_unreadable_share = max_unreadable_share
+        self._rows: dict[str, list[Row]] = {}
+        if not self.root.is_dir():
+            raise DataError(f"data.root: no such folder: {self.root.absolute()}")
+
+    def rows(self, split: str) -> list[Row]:
+        """The utterances of a split, in the order of the shards; empty where ``valid`` or ``test`` has none.
+
+        Raises:
+            DataError: there are no shards to train on, too many are missing or damaged, or they are not of one corpus.
+        """
+        if split not in self._rows:
+            tars = sorted(self.root.glob(f"{split}-*.tar"))
+            if not tars and split == "train":
+                there = sorted(entry.name for entry in self.root.iterdir())
+                raise DataError(
+                    f"no shards train-000000.tar and so on in {self.root}; "
+                    f"there are: {', '.join(there[:10]) or 'no files'}. "
+                    "`bcfusion prepare CORPUS ... --shards FOLDER` writes them"
+                )
+            self._rows[split] = rows_of(tars, split, self.max_unreadable_share) if tars else []
+        return self._rows[split]
+
+
+def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bool = True) -> list[Row]:
+    """The utterances of the shards of one split.
+
+    Args:
+        tars: at least one. split: theirs. max_unreadable_share: of the shards that may be missing or damaged.
+        whole: whether the split's other shards should lie beside them.
+
+    Raises:
+        DataError: more are, or the shards are not all of one corpus.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(_load, tars))
+    shards = [shard for shard in found if isinstance(shard, Shard)]
+    problems = [str(shard) for shard in found if not isinstance(shard, Shard)]
+    if len({shard.header.corpus for shard in shards}) > 1:
+        raise DataError(f"{tars[0].parent}: the shards of {split} come from several corpora or preparations: keep one")
+    lost = float(len(problems))
+    total = len(tars)
+    if shards and whole:
+        total = shards[0].header.shards
+        missing = sorted(set(range(total)) - {shard.header.number for shard in shards})
+        absent = [name for number in missing if not (tars[0].parent / (name := f"{split}-{number:06d}.tar")).exists()]
+        problems += [f"{name} is missing" for name in absent]
+        lost += len(absent)
+    for shard in shards:
+        if shard.problem is not None:
+            problems.append(
+                f"{shard.tar}: {shard.problem}; {len(shard.entries)} of its {shard.header.rows} utterances can be read"
+            )
+            lost += 1 - len(shard.entries) / max(shard.header.rows, 1)
+    if problems:
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        some = "; ".join(problems[:_NAMED]) + more
+        if not shards or lost > max_unreadable_share * total:
+            raise DataError(
+                f"{tars[0].parent}: of {total} shards of {split} are missing or damaged {lost:.3g}, more than the "
+                f"share of {max_unreadable_share:g} that data.max_unreadable_share allows: {some}. Copy them again, or "
+                "raise the share"
+            )
+        logger.warning("%s: of %d shards of %s are missing or damaged: %s", tars[0].parent, total, split, some)
+    return [row for shard in shards for row in shard.rows()]
+
+
+def _load(tar: Path) -> Shard | ShardError:
+    try:
+        return load(tar)
+    except ShardError as error:
+        return error

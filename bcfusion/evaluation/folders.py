@@ -1,0 +1,233 @@
+"""Scores of files that are there already: another system's output beside its reference, matched by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bcfusion import audio
+from bcfusion.audio import UnreadableAudio
+from bcfusion.errors import DataError
+from bcfusion.evaluation.evaluate import INPUT
+from bcfusion.evaluation.pool import Scorer
+from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.utterances import UNREADABLE, snr_text
+
+__all__ = ["Matched", "Notes", "common_rate", "match_folders", "score_folders"]
+
+NO_FILE = "no file of that name"  #: reason of an utterance that a system has no file for
+NOT_MONO = "not mono"  #: reason of a file with several channels
+OTHER_LENGTH = "other length than the reference"  #: reason of a file that is too long or too short
+
+
+@dataclass
+class Notes:
+    """What was noticed about files: each kind counted, with its first example.
+
+    Attributes:
+        found: kind to the examples, in order.
+    """
+
+    found: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, example: str) -> None:
+        """Takes one more of a kind; ``kind`` is said of files, as ``cannot be read``."""
+        self.found.setdefault(kind, []).append(example)
+
+    def lines(self) -> list[str]:
+        """A line for each kind: how many, and the first."""
+        return [
+            f"{len(examples)} {'file' if len(examples) == 1 else 'files'}: {kind} (first: {examples[0]})"
+            for kind, examples in self.found.items()
+        ]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Files of one name.
+
+    Attributes:
+        references: name (path below the folder, without suffix, ``/`` between folders) to the reference.
+        systems: system to name to its file; the input, where there is one, is the first.
+        notes: names without partner.
+    """
+
+    references: Mapping[str, Path]
+    systems: Mapping[str, Mapping[str, Path]]
+    notes: Notes
+
+
+def match_folders(reference: Path, systems: Mapping[str, Path]) -> Matched:
+    """Join the files below the folders that have the same path there, suffixes aside.
+
+    An utterance is what the reference and at least one system under test have. Of two files that differ by their
+    suffix alone the first counts.
+
+    Args:
+        reference: folder of clean speech.
+        systems: name to folder; :data:`~bcfusion.evaluation.evaluate.INPUT` is no system under test.
+
+    Raises:
+        AudioError: a folder is not there or holds no sound file.
+        DataError: a file in place of a folder, or no names in common.
+    """
+    notes = Notes()
+    clean = _by_name(reference, notes)
+    found = {system: _by_name(folder, notes) for system, folder in systems.items()}
+    tested = {system: files for system, files in found.items() if system != INPUT}
+    names = [name for name in clean if any(name in files for files in tested.values())]
+    if not names:
+        system, files = next(iter(tested.items()))
+        raise DataError(
+            f"no names in common: {systems[system]} has {next(iter(files))}, {reference} has {next(iter(clean))}\n"
+            "files belong together that have the same path below their folders, suffixes aside: rename one side"
+        )
+    for name in sorted(clean.keys() - set(names)):
+        notes.add("references without an enhanced file, left out", str(clean[name]))
+    for files in found.values():
+        for name in sorted(files.keys() - clean.keys()):
+            notes.add("without a reference, left out", str(files[name]))
+    return Matched({name: clean[name] for name in names}, found, notes)
+
+
+def common_rate(references: Mapping[str, Path]) -> int:
+    """The sample rate of the references, in Hz, as their headers say.
+
+    Raises:
+        DataError: they have several, or none of them can be read.
+    """
+    rates: dict[int, Path] = {}
+    problem = ""
+    for path in references.values():
+        try:
+            rates.setdefault(audio.info(path).sample_rate, path)
+        except UnreadableAudio as error:
+            problem = problem or str(error)
+    if not rates:
+        raise DataError(f"no reference can be read; the first: {problem}")
+    if len(rates) > 1:
+        (one, first), (other, second), *_ = rates.items()
+        raise DataError(
+            f"references of several sample rates: {first} has {one} Hz, {second} {other} Hz\n"
+            f"say at which one to score, as in sample_rate={min(rates)}"
+        )
+    return next(iter(rates))
+
+
+def score_folders(
+    matched: Matched, scorer: Scorer, sample_rate: int, tolerance: float = 0.1, with_snr: bool = False
+) -> Scores:
+    """Score every system's files against the references; what cannot be read or compared is skipped with its reason.
+
+    Files of another sample rate are resampled. Signals that differ in length by no more than the tolerance are cut to
+    the shorter one, behind. Both are told in ``matched.notes``.
+
+    Args:
+        matched: the files.
+        scorer: of the metrics.
+        sample_rate: at which signals are compared, in Hz.
+        tolerance: seconds.
+        with_snr: whether to give each utterance the signal-to-noise ratio of the input, taking ``input - reference``
+            for its noise: right for clean speech with noise added to it, and for nothing else.
+
+    Returns:
+        A row for each utterance and system, in the order of the references, with the columns ``speaker`` (the first
+        folder on the way to the file, empty where there is none), ``corpus`` (empty) and ``snr``.
+
+    Raises:
+        DataError: not one file of a system under test could be scored.
+    """
+    reader = _Reader(sample_rate, tolerance, matched.notes)
+    skipped: list[ItemScore] = []
+    for name, path in matched.references.items():
+        info = {"speaker": name.partition("/")[0] if "/" in name else "", "corpus": "", "snr": ""}
+        target, fault = reader.read(path)
+        signals: dict[str, np.ndarray] = {}
+        reasons: dict[str, str] = {}
+        for system, files in matched.systems.items():
+            signal, reason = (None, f"reference: {fault}") if target is None else reader.pair(files.get(name), target)
+            if signal is None:
+                reasons[system] = reason
+            else:
+                signals[system] = signal
+        if with_snr:
+            noisy = signals.get(INPUT)
+            info["snr"] = "" if target is None or noisy is None else _ratio(target[: len(noisy)], noisy, sample_rate)
+        for system, signal in signals.items():
+            assert target is not None
+            scorer.submit(name, {system: signal}, target[: len(signal)], info)
+        for system, reason in reasons.items():
+            values = dict.fromkeys(scorer.higher_is_better, math.nan)
+            skipped.append(ItemScore(name, system, values, dict.fromkeys(values, reason), info))
+    scores = scorer.collect()
+    if not any(row.system != INPUT for row in scores.rows):
+        raise DataError(f"nothing to score in {len(matched.references)} utterances\n{reader.first_fault}")
+    order = {pair: place for place, pair in enumerate(product(matched.references, matched.systems))}
+    rows = sorted([*scores.rows, *skipped], key=lambda row: order[row.id, row.system])
+    return Scores(rows, scores.higher_is_better)
+
+
+class _Reader:
+    """Reads files so that they can be compared, and notes what had to be done to them."""
+
+    def __init__(self, sample_rate: int, tolerance: float, notes: Notes) -> None:
+        self._sample_rate = sample_rate
+        self._tolerance = tolerance
+        self._notes = notes
+        self.first_fault = ""
+
+    def read(self, path: Path) -> tuple[np.ndarray | None, str]:
+        """The signal ``(T,)``, or None and the reason."""
+        try:
+            samples, rate = audio.read(path)
+        except UnreadableAudio as error:
+            return None, self._fault("cannot be read, skipped", UNREADABLE, str(error))
+        if samples.shape[0] != 1:
+            fault = f"{path} has {samples.shape[0]} channels: give mono files"
+            return None, self._fault("not mono, skipped", NOT_MONO, fault)
+        if rate != self._sample_rate:
+            self._notes.add(f"resampled from {rate} to {self._sample_rate} Hz", str(path))
+            samples = audio.resample(torch.from_numpy(samples), rate, self._sample_rate).numpy()
+        return samples[0], ""
+
+    def pair(self, path: Path | None, target: np.ndarray) -> tuple[np.ndarray | None, str]:
+        """The signal as far as the target reaches, or None and the reason."""
+        if path is None:
+            return None, NO_FILE
+        signal, reason = self.read(path)
+        if signal is None:
+            return None, reason
+        seconds = (len(signal) - len(target)) / self._sample_rate
+        if abs(seconds) > self._tolerance:
+            fault = f"{path}: {abs(seconds):.3f} s {'longer' if seconds > 0 else 'shorter'} than its reference"
+            return None, self._fault(f"{OTHER_LENGTH} by more than {self._tolerance:g} s, skipped", OTHER_LENGTH, fault)
+        if seconds:
+            self._notes.add("cut to the shorter of file and reference", f"{path}, {1000 * seconds:+.2f} ms")
+        return signal[: len(target)], ""
+
+    def _fault(self, kind: str, reason: str, message: str) -> str:
+        self._notes.add(kind, message)
+        self.first_fault = self.first_fault or message
+        return reason
+
+
+def _by_name(folder: Path, notes: Notes) -> dict[str, Path]:
+    folder = folder.expanduser()
+    if folder.is_file():
+        raise DataError(f"{folder} is a file: give the folder that it lies in")
+    files: dict[str, Path] = {}
+    for path in audio.find_audio(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if files.setdefault(name, path) != path:
+            notes.add("left out, since another has the same name", str(path))
+    return files
+
+
+def _ratio(speech: np.ndarray, noisy: np.ndarray, sample_rate: int) -> str:
+    return snr_text(torch.from_numpy(speech)[None], torch.from_numpy(noisy - speech)[None], sample_rate)

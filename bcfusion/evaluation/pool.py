@@ -1,0 +1,325 @@
+"""Scoring of many utterances in worker processes while the network is busy with the next batch.
+
+PESQ holds Python's interpreter lock, so threads would not help. The workers import this module before anything else, so
+NumPy is not imported at its top: its linear algebra reads the number of its threads once, when it is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import signal
+import sys
+import threading
+import types
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import TYPE_CHECKING
+
+from bcfusion.contracts import ItemMetric, Metric, Skip
+from bcfusion.errors import ConfigError
+from bcfusion.evaluation.scores import ItemScore, Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+
+logger = logging.getLogger(__name__)
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+WORKER_DIED = "scoring process died"
+
+
+@dataclass
+class _Job:
+    """One utterance to score: every system's signal against the same target."""
+
+    id: str
+    signals: dict[str, np.ndarray]
+    target: np.ndarray
+    sample_rate: int
+    info: dict[str, str]
+
+
+class Scorer:
+    """Scores utterances in worker processes, asynchronously, for as many validations as there are.
+
+    The workers start with the first utterance and stay until :meth:`close`. They never import the user's main script,
+    leave Ctrl-C and SIGTERM to the parent, and die when it dies. An utterance on which a worker dies (out of memory, a
+    crash in a metric's C code) is tried again alone in a fresh worker and, if that dies too, counted as skipped. Where
+    no worker can be started at all, scoring goes on in this process, with a warning.
+
+    Args:
+        metrics: configuration key to metric; picklable, and defined in an importable module.
+        sample_rate: of all signals, in Hz.
+        workers: processes; 0 scores in this process, synchronously; None: half of the available cores, 1 to 8.
+
+    Raises:
+        ConfigError: two metrics give a value of the same name, or a metric cannot be sent to a worker.
+        ValueError: a negative number of workers.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], sample_rate: int, workers: int | None = None) -> None:
+        if workers is None:
+            workers = min(max(len(os.sched_getaffinity(0)) // 2, 1), 8)
+        if workers < 0:
+            raise ValueError(f"workers must not be negative: {workers}")
+        self._metrics = dict(metrics)
+        self._sample_rate = sample_rate
+        self._workers = workers
+        self._higher_is_better = _directions(self._metrics)
+        self._pickled = _pickle(self._metrics) if workers else b""
+        self._executor: ProcessPoolExecutor | None = None
+        self._pending: dict[Future[list[ItemScore]], tuple[int, _Job]] = {}
+        self._rows: dict[int, list[ItemScore]] = {}  # by position, filled as workers finish
+        self._submitted = 0
+
+    @property
+    def higher_is_better(self) -> dict[str, bool | None]:
+        """Value name of every metric to its direction, None for information."""
+        return dict(self._higher_is_better)
+
+    def submit(
+        self,
+        item_id: str,
+        signals: Mapping[str, np.ndarray],
+        target: np.ndarray,
+        info: Mapping[str, str] | None = None,
+    ) -> None:
+        """Have every system's signal scored against the target. Waits only where workers are far behind.
+
+        Args:
+            item_id: of the utterance. signals: system name to ``(T,)``, copied. target: ``(T,)``, copied.
+            info: further columns of the CSV, such as the speaker.
+
+        Raises:
+            ValueError: an array is not one-dimensional.
+        """
+        import numpy as np
+
+        for name, array in {**signals, "target": target}.items():
+            if array.ndim != 1:
+                raise ValueError(f"{item_id}: {name} must be (T,), not {array.shape}")
+        # copied because the executor pickles later, from its own thread, when the caller may have reused the memory
+        copies = {system: np.array(array) for system, array in signals.items()}
+        job = _Job(item_id, copies, np.array(target), self._sample_rate, dict(info or {}))
+        position = self._submitted
+        self._submitted += 1
+        while len(self._pending) >= 4 * max(self._workers, 1):
+            self._take_finished()
+        self._dispatch(position, job)
+
+    def collect(self) -> Scores:
+        """Wait for everything submitted since the last call, and return it in the order of submission."""
+        while self._pending:
+            self._take_finished()
+        rows = [row for position in sorted(self._rows) for row in self._rows[position]]
+        self.reset()
+        return Scores(rows, dict(self._higher_is_better))
+
+    def reset(self) -> None:
+        """Forget everything submitted since the last :meth:`collect`, as after an interrupted validation."""
+        self._pending = {}  # not cancelled: a pool that breaks later stumbles over cancelled futures (Python 3.11)
+        self._rows = {}
+        self._submitted = 0
+
+    def close(self) -> None:
+        """Forget what was not collected and end the workers. A later :meth:`submit` starts them again."""
+        self.reset()
+        self._stop_workers()
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _dispatch(self, position: int, job: _Job) -> None:
+        if self._workers == 0:
+            self._rows[position] = _score(self._metrics, job)
+            return
+        try:
+            self._pending[self._running().submit(_score_pickled, self._pickled, job)] = (position, job)
+        except BrokenExecutor:
+            self._recover({position: job})
+        except OSError as error:  # no further process, file descriptor or semaphore
+            self._recover({})
+            self._give_up_workers(error)
+            self._rows[position] = _score(self._metrics, job)
+
+    def _take_finished(self) -> None:
+        """Wait for at least one pending utterance and move the finished ones to the rows."""
+        lost = self._move(wait(self._pending, return_when=FIRST_COMPLETED).done)
+        if lost:
+            self._recover(lost)
+
+    def _move(self, done: set[Future[list[ItemScore]]]) -> dict[int, _Job]:
+        """Move finished utterances from pending to the rows; return those whose worker died."""
+        lost = {}
+        for future in done:
+            position, job = self._pending.pop(future)
+            try:
+                self._rows[position] = future.result()
+            except BrokenExecutor:
+                lost[position] = job
+        return lost
+
+    def _recover(self, lost: dict[int, _Job]) -> None:
+        """Score what was in a broken pool again, one at a time, to find which utterance broke it."""
+        lost = lost | self._move(wait(self._pending).done)  # a broken pool fails all its futures at once
+        self._stop_workers()
+        if lost:
+            logger.warning("a scoring process died; scoring %d utterances again, one at a time", len(lost))
+        for position in sorted(lost):
+            self._rows[position] = self._score_alone(lost[position])
+
+    def _score_alone(self, job: _Job) -> list[ItemScore]:
+        try:
+            if self._workers:
+                self._running().submit(_ready).result()
+        except (BrokenExecutor, OSError) as error:  # it dies without any audio
+            self._give_up_workers(error)
+        if self._workers == 0:
+            return _score(self._metrics, job)
+        try:
+            return self._running().submit(_score_pickled, self._pickled, job).result()
+        except BrokenExecutor:
+            self._stop_workers()
+            logger.warning("%s: the scoring process died again; the utterance is skipped", job.id)
+            names = list(self._higher_is_better)
+            return [
+                ItemScore(job.id, system, dict.fromkeys(names, math.nan), dict.fromkeys(names, WORKER_DIED), job.info)
+                for system in job.signals
+            ]
+
+    def _give_up_workers(self, error: Exception) -> None:
+        logger.warning("no scoring process can be started (%s); scoring in the main process from now on", error)
+        self._stop_workers()
+        self._workers = 0
+
+    def _running(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(self._workers, mp_context=_Context(), initializer=_prepare_worker)
+        return self._executor
+
+    def _stop_workers(self) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+
+class _Process(SpawnProcess):
+    """A process that starts from a bare interpreter and is ended by its parent alone."""
+
+    def start(self) -> None:
+        """Start without the parent's main module and with the signals of its process group blocked.
+
+        ``multiprocessing`` would import the main script again in the child: torch, and whatever an unguarded script
+        does. A blocked signal stays blocked in the child from its first instruction, and is only late in the parent.
+        """
+        main = sys.modules["__main__"]
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def terminate(self) -> None:
+        """Kill: SIGTERM is blocked, and a broken pool waits for the processes it terminates."""
+        self.kill()
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+def _prepare_worker() -> None:
+    """Limit linear algebra to one thread, before NumPy is loaded, and watch the parent."""
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = "1"
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """End this process when its parent is gone; the executor's own pipe would keep it waiting for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    # the sentinel alone is not enough: processes forked from the parent (data loaders) hold its other end open
+    while os.getppid() == parent.pid and not multiprocessing.connection.wait([parent.sentinel], timeout=1.0):
+        pass
+    os._exit(1)
+
+
+def _ready() -> None:
+    """Prove that a worker lives."""
+
+
+@lru_cache(maxsize=1)
+def _load(pickled: bytes) -> dict[str, Metric]:
+    """Unpickle the metrics once in each worker, so that what they load lazily is loaded once."""
+    return pickle.loads(pickled)
+
+
+def _score_pickled(pickled: bytes, job: _Job) -> list[ItemScore]:
+    return _score(_load(pickled), job)
+
+
+def _score(metrics: Mapping[str, Metric], job: _Job) -> list[ItemScore]:
+    """Score every system of one utterance; what a metric raises is a reason, never the end of the run."""
+    rows = []
+    for system, estimate in job.signals.items():
+        row = ItemScore(job.id, system, {}, {}, job.info)
+        for metric in metrics.values():
+            reason = "non-finite score"
+            try:
+                if isinstance(metric, ItemMetric):
+                    values = metric.score_item(job.id, estimate, job.target, job.sample_rate)
+                else:
+                    values = metric.score(estimate, job.target, job.sample_rate)
+            except Skip as skip:
+                values, reason = {}, str(skip)
+            except Exception as error:  # a metric of the user's own may raise anything, and hours are at stake
+                values, reason = {}, f"{type(error).__name__}: {error}"
+            for name in metric.names:
+                row.values[name] = float(values.get(name, math.nan))
+                if not math.isfinite(row.values[name]):
+                    row.values[name], row.skipped[name] = math.nan, reason
+        rows.append(row)
+    return rows
+
+
+def _directions(metrics: Mapping[str, Metric]) -> dict[str, bool | None]:
+    """Collect the value names of all metrics with their directions, refusing two of the same name."""
+    owner: dict[str, str] = {}
+    directions: dict[str, bool | None] = {}
+    for key, metric in metrics.items():
+        for name in metric.names:
+            if name in owner:
+                raise ConfigError(
+                    [f"metrics.{key}: metrics.{owner[name]} gives a value {name!r} too; remove one of them"]
+                )
+            owner[name] = key
+            directions[name] = metric.higher_is_better[name]
+    return directions
+
+
+def _pickle(metrics: dict[str, Metric]) -> bytes:
+    """Pickle the metrics, naming the one that cannot be."""
+    for key, metric in metrics.items():
+        problem = "is defined in the main script" if type(metric).__module__ == "__main__" else ""
+        try:
+            pickle.dumps(metric)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            problem = f"cannot be pickled ({error})"
+        if problem:
+            raise ConfigError([f"metrics.{key}: {problem}; use a class of an importable module with plain arguments"])
+    return pickle.dumps(metrics)

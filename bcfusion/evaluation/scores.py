@@ -1,0 +1,138 @@
+"""The scores of many utterances: a row for each utterance and system, means over them, and the CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bcfusion.files import appearing
+
+__all__ = ["ItemScore", "Scores", "skipped_cell"]
+
+
+@dataclass
+class ItemScore:
+    """The scores of one system on one utterance.
+
+    Attributes:
+        id: of the utterance. system: whose signal was scored (``estimate``, ``input``, ...).
+        values: value name to score, NaN where it was skipped. skipped: value name to the reason.
+        info: what the caller said of the utterance (speaker, noise, ...).
+    """
+
+    id: str
+    system: str
+    values: dict[str, float]
+    skipped: dict[str, str] = field(default_factory=dict)
+    info: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Scores:
+    """All scores of one pass over a set, in the order in which the utterances were submitted.
+
+    Attributes:
+        rows: one for each utterance and system.
+        higher_is_better: value name to direction, None for information; its order is that of all tables.
+    """
+
+    rows: list[ItemScore]
+    higher_is_better: dict[str, bool | None]
+
+    @classmethod
+    def merged(cls, parts: Sequence[Scores]) -> Scores:
+        """Join the scores of several processes, one after the other.
+
+        An utterance that several of them scored, as a distributed sampler pads the last batch, counts once.
+
+        Args:
+            parts: of the same metrics.
+
+        Raises:
+            ValueError: no parts, or parts of different metrics.
+        """
+        if not parts or any(part.higher_is_better != parts[0].higher_is_better for part in parts):
+            raise ValueError("scores to merge must be at least one, and of the same metrics")
+        rows: dict[tuple[str, str], ItemScore] = {}
+        for part in parts:
+            for row in part.rows:
+                rows.setdefault((row.id, row.system), row)
+        return cls(list(rows.values()), dict(parts[0].higher_is_better))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all values."""
+        return tuple(self.higher_is_better)
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """The names of all systems, in order of appearance."""
+        return tuple(dict.fromkeys(row.system for row in self.rows))
+
+    @property
+    def info_names(self) -> tuple[str, ...]:
+        """The names of all that the caller said of the utterances, in order of appearance."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.info))
+
+    def mean(self, system: str) -> dict[str, float]:
+        """Mean of each value over the utterances it was computed for; NaN where there are none."""
+        scored = {name: self._scored(name, system) for name in self.names}
+        return {name: statistics.fmean(values) if values else math.nan for name, values in scored.items()}
+
+    def changes(self) -> dict[str, dict[str, float]]:
+        """Mean gain of the last system over each other one, where both were scored: system to value name to gain."""
+        *others, last = self.systems
+        return {other: {name: self._gain(name, last, other) for name in self.names} for other in others}
+
+    def count(self, metric_name: str, system: str) -> int:
+        """Count the utterances for which the value ``metric_name`` was computed."""
+        return len(self._scored(metric_name, system))
+
+    def skipped(self, system: str) -> dict[str, Counter[str]]:
+        """Count the reasons of the skipped utterances, for each value name that has any."""
+        reasons: dict[str, Counter[str]] = {}
+        for row in self.rows:
+            if row.system == system:
+                for name, reason in row.skipped.items():
+                    reasons.setdefault(name, Counter())[reason] += 1
+        return reasons
+
+    def write_csv(self, path: str | Path) -> None:
+        """Write one line for each utterance and system: id, system, the info columns, every value, skipped.
+
+        A value that was skipped is an empty cell; ``skipped`` reads ``pesq_wb, stoi: estimate is silent; ...``. The
+        file appears at once and whole, or not at all; missing folders are made.
+        """
+        info_names = self.info_names
+        with appearing(Path(path)) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "system", *info_names, *self.names, "skipped"])
+            for row in self.rows:
+                info = [row.info.get(name, "") for name in info_names]
+                values = ["" if name in row.skipped else f"{row.values[name]:.6g}" for name in self.names]
+                writer.writerow([row.id, row.system, *info, *values, skipped_cell(row.skipped)])
+
+    def _gain(self, name: str, system: str, before: str) -> float:
+        scored = {(row.id, row.system): row.values[name] for row in self.rows if name not in row.skipped}
+        gains = [
+            value - scored[item, before]
+            for (item, of), value in scored.items()
+            if of == system and (item, before) in scored
+        ]
+        return statistics.fmean(gains) if gains else math.nan
+
+    def _scored(self, name: str, system: str) -> list[float]:
+        return [row.values[name] for row in self.rows if row.system == system and name not in row.skipped]
+
+
+def skipped_cell(skipped: Mapping[str, str]) -> str:
+    """Group value names by reason: ``pesq_wb, stoi: estimate is silent; lsd: ...``."""
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        names.setdefault(reason, []).append(name)
+    return "; ".join(f"{', '.join(values)}: {reason}" for reason, values in names.items())

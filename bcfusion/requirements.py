@@ -1,0 +1,82 @@
+"""The ranges that constructors demand of their arguments, and the one error that reports all of them.
+
+A constructor states its rules in one call, before anything is built::
+
+    require(
+        self,
+        at_least(1, channels=channels, strides=strides),
+        above(0, speech_level=speech_level),
+        (kernel_size % 2 == 1, f"kernel_size={kernel_size} must be odd"),
+    )
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bcfusion.errors import ConfigError
+
+__all__ = ["above", "at_least", "one_of", "require", "within"]
+
+Rule = tuple[object, str] | list[str]
+
+
+def require(owner: object, *rules: Rule) -> None:
+    """Raise one error with every rule that is broken; return if there is none.
+
+    Args:
+        owner: whose arguments they are: an instance, a class or a text; its name opens each message.
+        rules: ``(condition, message)`` pairs, the message without the owner; or lists of messages, as the functions of
+            this module return.
+
+    Raises:
+        ConfigError: with one line for each broken rule.
+    """
+    name = owner if isinstance(owner, str) else owner.__name__ if isinstance(owner, type) else type(owner).__name__
+    broken: list[str] = []
+    for rule in rules:
+        if isinstance(rule, list):
+            broken += rule
+        elif not rule[0]:
+            broken.append(rule[1])
+    if broken:
+        raise ConfigError([f"{name}: {message}" for message in broken])
+
+
+def at_least(low: float, **values: Any) -> list[str]:
+    """Return a message for each argument that is not ``low`` or more; of a sequence, every entry (at least one)."""
+    return _broken(values, f"at least {low:g}", lambda value: value >= low)
+
+
+def above(low: float, **values: Any) -> list[str]:
+    """Return a message for each argument that is not above ``low``; of a sequence, every entry (at least one)."""
+    return _broken(values, f"above {low:g}", lambda value: value > low)
+
+
+def within(low: float, high: float, **values: Any) -> list[str]:
+    """Return a message for each argument outside of ``[low, high]``; of a sequence, every entry (at least one)."""
+    return _broken(values, f"from {low:g} to {high:g}", lambda value: low <= value <= high)
+
+
+def one_of(options: Iterable[object], **values: object) -> list[str]:
+    """Return a message for each argument that is none of ``options``."""
+    known = list(options)
+    words = ", ".join("null" if option is None else str(option) for option in known)
+    return [f"{name}={value!r} must be one of {words}" for name, value in values.items() if value not in known]
+
+
+def _broken(values: dict[str, Any], expected: str, fits: Any) -> list[str]:
+    messages = []
+    for name, value in values.items():
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if not value or not all(_is_number(entry) and fits(entry) for entry in value):
+                messages.append(f"{name}={list(value)} must be one or more numbers, each {expected}")
+        elif not _is_number(value) or not fits(value):
+            messages.append(f"{name}={value!r} must be {expected}")
+    return messages
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)

@@ -1,0 +1,120 @@
+"""What a run directory says about how it came to be: config.yaml, overrides.yaml, run.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from bcfusion import __version__
+from bcfusion.files import write_text
+
+PACKAGES = ("torch", "torchaudio", "lightning", "hydra-core", "omegaconf", "numpy", "soundfile", "pesq", "pystoi")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a run comes from.
+
+    Attributes:
+        recipe, experiment: names of the chosen members; experiment may be None.
+        overrides: as typed. choices: the member of each config group.
+        command: the whole command line. config_dir: the user's own, if any.
+    """
+
+    recipe: str
+    experiment: str | None = None
+    overrides: Sequence[str] = ()
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    command: Sequence[str] = ()
+    config_dir: str | None = None
+
+
+def git_hash(directory: Path) -> str | None:
+    """Commit of the checkout that a directory lies in, with ``-dirty`` where files differ; None outside of one."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(directory), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
+
+
+def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, resumed_at: int | None) -> None:
+    """Writes the record; a resumed run keeps what it said first and adds a session to run.json."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    session = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": list(provenance.command),
+        "overrides": list(provenance.overrides),
+        "resumed_at_step": resumed_at,
+        "git": git_hash(Path(__file__).resolve().parent),
+        "bcfusion": __version__,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "seed": config["seed"],
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "cpus": os.cpu_count(),
+    }
+    path = run_dir / "run.json"
+    sessions = json.loads(path.read_bytes())["sessions"] if resumed_at is not None and path.is_file() else []
+    record = {
+        "recipe": provenance.recipe,
+        "experiment": provenance.experiment,
+        "choices": dict(provenance.choices),
+        "config_dir": provenance.config_dir,
+        "sessions": [*sessions, session],
+    }
+    write_text(path, json.dumps(record, indent=2, default=str) + "\n")
+    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(run_dir / "overrides.yaml", yaml.safe_dump(list(provenance.overrides), allow_unicode=True))
+
+
+def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
+    """Flat plain values that tell runs apart in TensorBoard's HPARAMS: choices, and the numbers that are swept.
+
+    Keys are those of the configuration, so that a typed one and one that is always told share a column. But what
+    another experiment brings along is ``settings/...`` and ``weight/...``: of the columns that differ TensorBoard
+    first shows five, in the order of the alphabet, and ``optimizer.lr`` and ``generator.channels`` are to be of them.
+    """
+    flat: dict[str, Any] = {
+        "recipe": provenance.recipe,
+        "experiment": provenance.experiment or "none",
+        "generator": str(provenance.choices.get("generator", config["generator"]["_target_"])),
+        "discriminators": "+".join(config["discriminators"] or ()) or "none",
+        "losses": "+".join(config["losses"] or ()),
+    }
+    always = ["seed", "optimizer.lr", "trainer.precision"]
+    brought = {f"losses.{name}.weight": f"weight/{name}" for name in config["losses"] or {}}
+    brought |= {f"data.{name}": f"settings/{name}" for name in ("batch_size", "segment_seconds")}
+    typed = dict(text.lstrip("+~").partition("=")[::2] for text in provenance.overrides)
+    for key in dict.fromkeys((*always, *brought, *typed)):
+        value = _leaf(config, key)
+        if not isinstance(value, bool | int | float | str):
+            value = typed.get(key, str(value))
+        # a number as a number, or TensorBoard could neither sort by it nor scale its axis: "3e-4" is text
+        flat.setdefault(brought.get(key, key), value)
+    return flat
+
+
+def _leaf(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node

@@ -1,0 +1,348 @@
+"""The check of a composed configuration: what is shipped passes, and each kind of mistake is found at its place."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from bcfusion.configuration.check import provides_noise, verify, verify_or_raise
+from bcfusion.configuration.compose import drop_unchosen, register_resolvers
+from bcfusion.configuration.paths import conf_dir, group_members
+from bcfusion.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", list(overrides))
+
+
+def filled(cfg: DictConfig) -> DictConfig:
+    """With what a generator leaves to the user: the runs that VoiceFixer is made of."""
+    for key in OmegaConf.missing_keys(cfg.generator):
+        OmegaConf.update(cfg, key, "RUN")
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("experiment", "recipe"), list(itertools.product(group_members("experiment"), group_members("recipe")))
+)
+def test_every_experiment_is_sound_with_every_recipe(experiment: str, recipe: str) -> None:
+    cfg = filled(composed(f"experiment={experiment}", f"recipe={recipe}"))
+    drop_unchosen(cfg)  # as the command line does
+    assert verify(cfg) == []
+
+
+@pytest.mark.parametrize(
+    ("group", "member"),
+    [
+        (group, member)
+        for group in (
+            "generator",
+            "adversarial",
+            "balancer",
+            "optimizer",
+            "scheduler",
+            "logger",
+            "callbacks",
+            "trainer",
+        )
+        for member in group_members(group)
+    ]
+    + [("debug", member) for member in group_members("debug")],
+)
+def test_every_member_of_a_group_is_sound(group: str, member: str) -> None:
+    assert verify(filled(composed(f"{group}={member}"))) == []
+
+
+def usable_metrics() -> list[str]:
+    """All but the recogniser, which is the user's own, and those whose packages are not installed here."""
+    packages = {"dnsmos": ("speechmos", "onnxruntime", "librosa"), "nisqa": ("librosa",), "visqol": ("visqol",)}
+    return [
+        name
+        for name in group_members("metrics")
+        if name != "wer" and all(find_spec(package) for package in packages.get(name, ()))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("group", "members"), [("discriminators", group_members("discriminators")), ("metrics", usable_metrics())]
+)
+def test_all_members_of_a_list_group_are_sound_together(group: str, members: list[str]) -> None:
+    assert verify(composed(f"{group}=[{','.join(members)}]")) == []
+
+
+def test_a_metric_of_a_recogniser_asks_for_its_command_and_its_transcripts(tmp_path: Path) -> None:
+    assert any("metrics.wer.command" in problem for problem in verify(composed("metrics=[pesq_wb,stoi,wer]")))
+    chosen = ("metrics=[pesq_wb,stoi,wer]", 'metrics.wer.command="cat {wav}"')
+    [problem] = verify(composed(*chosen))
+    assert problem.startswith("metrics.wer: WordErrorRate: transcripts=None")
+    (tmp_path / "utterance.txt").write_text("said")
+    assert verify(composed(*chosen, f"metrics.wer.transcripts={tmp_path}")) == []
+
+
+def test_all_losses_are_sound_together_but_those_of_a_mask_an_embedding_or_a_latent() -> None:
+    """SEANet with a body sensor gives an estimate and nothing else, and its data have no noise."""
+    problems = verify(composed(f"losses=[{','.join(group_members('losses'))}]"))
+    asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
+    asked |= {"generator_log_mel": "log_mel"}
+    asked |= {"log_magnitude_mse": "log_magnitude, deviation, scale", "msa": "mask", "tpsa": "mask"}
+    assert set(problems) == {
+        f"losses.{name}: asks for {what}, which neither the data nor SEANet provides" for name, what in asked.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("adversarial.order=first", "adversarial.order: must be generator_first or discriminator_first, not 'first'"),
+        ("adversarial.shared_passes=1.5", "adversarial.shared_passes: must be auto or true or false, not 1.5"),
+        ("adversarial.ramp_steps=-1", "adversarial.ramp_steps: must be a whole number of at least 0, not -1"),
+        (
+            "adversarial.warm_up_losses=[mrstft]",
+            "adversarial.warm_up_losses: there is no loss 'mrstft'; did you mean 'mr_stft'?",
+        ),
+    ],
+)
+def test_a_game_that_cannot_be_played_is_refused(override: str, problem: str) -> None:
+    assert problem in verify(composed(override))
+
+
+def test_games_that_contradict_themselves_are_refused() -> None:
+    assert any(
+        "nobody learns" in problem
+        for problem in verify(composed("adversarial.interval=2", "adversarial.generator_interval=2"))
+    )
+    together = composed("adversarial.order=discriminator_first", "adversarial.shared_passes=true")
+    assert any(problem.startswith("adversarial.shared_passes") for problem in verify(together))
+
+
+def test_a_warm_up_that_hands_over_to_nothing_is_refused() -> None:
+    silent = ["adversarial.weight=0", "adversarial.start_step=5", "losses=[l1,mr_stft]"]
+    assert verify(composed(*silent, "adversarial.warm_up_losses=[l1]")) == []
+    problems = verify(composed(*silent, "adversarial.warm_up_losses=[l1,mr_stft]"))
+    assert [problem.partition(":")[0] for problem in problems] == ["adversarial"]
+
+
+def test_a_loss_that_the_adaptive_balancer_cannot_find_is_named() -> None:
+    assert verify(composed("balancer=adaptive", "balancer.adversarial=[adversarial,feature_matching]")) == []
+    problems = verify(composed("balancer=adaptive", "balancer.adversarial=[adversary]"))
+    assert problems == [
+        "balancer.adversarial: there is no loss 'adversary'; there are adversarial, l1, mr_stft, feature_matching"
+    ]
+
+
+def test_settings_of_members_that_are_not_chosen_are_left_out() -> None:
+    """An experiment sets weights for its losses; one that builds on it, or the user, may choose others."""
+    cfg = composed("experiment=seanet", "losses=[mr_stft]", "discriminators=[]")
+    assert sorted(drop_unchosen(cfg)) == ["losses.feature_matching", "losses.l1"]
+    assert list(cfg.losses) == ["mr_stft"]
+    assert verify(cfg) == []
+
+
+def test_settings_of_a_member_that_does_not_exist_are_reported() -> None:
+    cfg = composed("+losses.mrstft.weight=2")
+    assert drop_unchosen(cfg) == []
+    assert verify(cfg) != []
+
+
+@pytest.mark.parametrize("selection", group_members("selection"))
+def test_every_selection_is_by_a_value_that_some_metric_gives(selection: str) -> None:
+    assert verify(composed(f"selection={selection}", f"metrics=[{','.join(usable_metrics())}]")) == []
+
+
+def test_regression_is_sound_though_a_loss_lacks_judgements() -> None:
+    assert verify(composed("discriminators=[]", "losses=[l1,feature_matching]")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["data=folder"], "data.root: a value is needed, as in data.root=VALUE"),
+        (["sample_rate=${nosuch}"], "sample_rate: Interpolation key 'nosuch' not found"),
+        (
+            ["generator._target_=bcfusion.generators.seanet.SEANett"],
+            "generator._target_: bcfusion.generators.seanet has no 'SEANett'; did you mean 'SEANet'?",
+        ),
+        (
+            ["generator._target_=bcfusion.generators.sea_net.SEANet"],
+            "generator._target_: bcfusion.generators has no 'sea_net'; did you mean 'seanet'?",
+        ),
+        (
+            ["generator._target_=nosuchpackage.Net"],
+            "generator._target_: there is no package 'nosuchpackage'; install it, or run where it lies",
+        ),
+        (["generator._target_=3"], "generator._target_: must be the dotted path of a class, not 3"),
+        (["generator._target_=bcfusion.generators"], "generator._target_: bcfusion.generators is no class or function"),
+        (["+generator.chanels=3"], "generator.chanels: SEANet has no argument 'chanels'; did you mean 'channels'?"),
+        (["generator.channels=wide"], "generator.channels: must be a whole number, not 'wide'"),
+        (["generator.causal=3"], "generator.causal: must be true or false, not 3"),
+        (
+            ["adversarial.objective.generator_form=plan"],
+            "adversarial.objective.generator_form: must be one of plain, clipped, not 'plan'",
+        ),
+        (
+            ["~degradation.body.cutoff_frequency", "+degradation.body.cutof=3"],
+            "degradation.body.cutof: EbenLowpass has no argument 'cutof'; did you mean 'cutoff_frequency'?",
+        ),
+        (["+optimizer.generator.learning_rate=1"], "optimizer.generator.learning_rate: Adam has no argument"),
+        (
+            ["generator.sample_rate=8000"],
+            "generator.sample_rate: is 8000, but sample_rate is 16000; write ${sample_rate}",
+        ),
+        (["losses.l1.weight=-1"], "losses.l1.weight: must be a number of at least 0, not -1"),
+        (["losses.l1.weight=nan"], "losses.l1.weight: must be a number of at least 0, not nan"),
+        (["losses.l1.weight=inf"], "losses.l1.weight: must be a number of at least 0, not inf"),
+        (["~losses.l1.weight"], "losses.l1.weight: give one; 0 logs the loss only"),
+        (
+            ["losses=[l1]", "discriminators=[]", "losses.l1.weight=0"],
+            "losses: nothing to learn from; give a loss with a weight, or discriminators",
+        ),
+        (["data.batch_size=0"], "data.batch_size: must be a whole number of at least 1, not 0"),
+        (["data.batch_size=2.5"], "data.batch_size: must be a whole number of at least 1, not 2.5"),
+        (["data.segment_seconds=0"], "data.segment_seconds: must be a number above 0, not 0"),
+        (["budget.minutes=-1"], "budget.minutes: must be a number above 0 or null, not -1"),
+        (["budget.minutes_cpu=null"], "budget.minutes_cpu: must be a number above 0, not null"),
+        (["trainer.ema_decay=2"], "trainer.ema_decay: must be a number of at least 0 and below 1 or null, not 2"),
+        (["metrics=[stoi]"], "selection.pesq_wb: no metric gives 'pesq_wb'"),
+        (["trainer.keep_best=[stio]"], "trainer.keep_best: no metric gives 'stio'; did you mean 'stoi'?"),
+        (
+            ["selection=stoi", "+selection.si_sdr_lag_ms={weight: 1, worst: 0, best: 1}"],
+            "selection.si_sdr_lag_ms: si_sdr_lag_ms is neither better",
+        ),
+        (
+            ["selection=stoi", "selection.stoi.worst=1", "selection.stoi.best=0"],
+            "selection.stoi: higher values are better; exchange worst and best",
+        ),
+        (
+            ["selection=lsd", "selection.lsd.worst=0", "selection.lsd.best=4"],
+            "selection.lsd: lower values are better; exchange worst and best",
+        ),
+        (["selection.stoi.weight=0"], "selection.stoi.weight: must be above 0, not 0"),
+        (["selection.stoi.worst=1"], "selection.stoi: worst and best are the same"),
+        (["~selection.stoi.worst"], "selection.stoi: must have weight, worst and best, and nothing else"),
+        (["metrics=[]"], "metrics: name at least one; the best checkpoint is chosen by them"),
+        (
+            ["+metrics.stoi.exended=true"],
+            "metrics.stoi.exended: Stoi has no argument 'exended'; did you mean 'extended'?",
+        ),
+        (["task.sensors=[]"], "task.sensors: name at least one sensor"),
+    ],
+)
+def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> None:
+    problems = verify(composed(*overrides))
+    assert any(found.startswith(problem) for found in problems), problems
+
+
+def test_all_problems_come_at_once() -> None:
+    cfg = composed("data=folder", "losses.l1.weight=-1", "+generator.chanels=3", "metrics=[stoi]", "data.batch_size=0")
+    with pytest.raises(ConfigError) as caught:
+        verify_or_raise(cfg)
+    paths = {problem.partition(":")[0] for problem in caught.value.problems}
+    assert {"data.root", "losses.l1.weight", "generator.chanels", "selection.pesq_wb", "data.batch_size"} <= paths
+
+
+def test_one_missing_value_is_one_problem() -> None:
+    assert verify(composed("data=folder")) == ["data.root: a value is needed, as in data.root=VALUE"]
+    assert verify(composed("optimizer.lr=${nosuch}")) == ["optimizer.lr: Interpolation key 'nosuch' not found"]
+
+
+# ---------------------------------------------------------------- classes of the user's own
+
+
+@pytest.fixture
+def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "my_losses.py").write_text(
+        "class Masked:\n"
+        "    def __init__(self, power: float) -> None: ...\n"
+        "    def forward(self, estimate, mask): ...\n"
+        "class Noisy:\n"
+        "    def forward(self, estimate, target, lengths, noise): ...\n"
+        "class MaskNet:\n"
+        "    provides = ('mask',)\n"
+        "class Air:\n"
+        "    provides_noise = True\n"
+        "class Archive:\n"
+        "    recorded_sensors = ('throat',)\n"
+    )
+    (tmp_path / "my_broken.py").write_text("import nosuchdependency\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "my_losses"
+
+
+def test_a_required_argument_may_not_be_missing_unless_the_node_is_partial(own_package: str) -> None:
+    missing = "losses.own.power: Masked needs this argument"
+    assert missing in verify(composed(f"+losses.own={{_target_: {own_package}.Masked, weight: 1}}"))
+    assert missing not in verify(
+        composed(f"+losses.own={{_target_: {own_package}.Masked, _partial_: true, weight: 1}}")
+    )
+    assert missing not in verify(composed(f"+losses.own={{_target_: {own_package}.Masked, _args_: [2], weight: 1}}"))
+
+
+def test_a_loss_is_refused_unless_someone_provides_what_it_asks_for(own_package: str) -> None:
+    own = f"+losses.own={{_target_: {own_package}.Masked, power: 1, weight: 1}}"
+    assert "losses.own: asks for mask, which neither the data nor SEANet provides" in verify(composed(own))
+    assert verify(composed(own, f"generator={{_target_: {own_package}.MaskNet}}", *_bare_generator())) == []
+
+
+def _bare_generator() -> list[str]:
+    """Removes the arguments of the shipped network, which a class without arguments does not take."""
+    return [f"~generator.{key}" for key in composed().generator if key != "_target_"]
+
+
+def test_noise_is_provided_where_a_simulator_says_so(own_package: str) -> None:
+    own = f"+losses.own={{_target_: {own_package}.Noisy, weight: 1}}"
+    quiet = composed(own)
+    noisy = composed(own, "~degradation.body", f"+degradation.body={{_target_: {own_package}.Air}}")
+    assert "losses.own: asks for noise, which neither the data nor SEANet provides" in verify(quiet)
+    assert verify(noisy) == []
+    assert not provides_noise(quiet)
+    assert provides_noise(noisy)
+
+
+def test_a_sensor_needs_a_recording_or_a_simulator(own_package: str) -> None:
+    archive = ["~data.corpus", f"+data.corpus={{_target_: {own_package}.Archive}}"]
+    assert verify(composed(*archive, "degradation=none", "task.sensors=[throat]")) == []
+    assert verify(composed(*archive, "task.sensors=[throat,body]")) == []
+    assert verify(composed(*archive, "degradation=none", "task.sensors=[ear]")) == [
+        "task.sensors: 'ear' is neither recorded in this corpus nor simulated by degradation (none)"
+    ]
+
+
+def test_a_module_that_cannot_be_imported_says_why(own_package: str) -> None:
+    problems = verify(composed("generator._target_=my_broken.Net"))
+    assert "generator._target_: my_broken needs the package 'nosuchdependency', which is not installed" in problems
+
+
+# ---------------------------------------------------------------- keys that a YAML file may bring
+
+
+def with_keys(**keys: object) -> DictConfig:
+    """What an experiment file of the user's does: it may add any key, rightly or not."""
+    cfg = composed()
+    with open_dict(cfg):
+        cfg.merge_with(OmegaConf.create(keys))
+    return cfg
+
+
+def test_a_key_that_resembles_a_shipped_one_is_taken_for_a_slip() -> None:
+    assert verify(with_keys(trainer={"max_step": 5})) == [
+        "trainer.max_step: there is no such key; did you mean 'trainer.max_steps'?"
+    ]
+    assert verify(with_keys(budgett={"minutes": 5})) == ["budgett: there is no such key; did you mean 'budget'?"]
+
+
+def test_keys_of_the_users_own_are_left_alone() -> None:
+    assert verify(with_keys(laboratory={"microphone": 3}, trainer={"my_note": "x"})) == []
+    assert verify(with_keys(seeds=5, seed="${seeds}")) == []  # close to a shipped key, but read by an interpolation

@@ -1,0 +1,400 @@
+from __future__ import annotations
+
+import csv
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from bcfusion.configuration.paths import conf_dir
+from bcfusion.contracts import Metric, Skip
+from bcfusion.errors import ConfigError
+from bcfusion.evaluation.pool import Scorer
+from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.metrics.lsd import Lsd
+from bcfusion.metrics.optional import NetworkMetric
+from bcfusion.metrics.pesq import Pesq
+from bcfusion.metrics.si_sdr import SiSdr
+from bcfusion.metrics.stoi import Stoi
+
+RATE = 16_000
+FATAL = 6.0  # an estimate that begins with it kills the process that scores it
+FATAL_ONCE = 5.0  # the same, but only the first time
+
+
+class Probe:
+    """A metric of the user's own: tells of the process it runs in, and obeys the first sample of the estimate."""
+
+    names: tuple[str, ...] = ("pid", "torch_loaded", "blas_threads", "signals_blocked", "main_is_bare")
+    higher_is_better: Mapping[str, bool | None] = dict.fromkeys(names)
+
+    def __init__(self, directory: str = "") -> None:
+        self.directory = directory
+
+    def score(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
+        if estimate[0] == FATAL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if estimate[0] == FATAL_ONCE:
+            try:
+                Path(self.directory, "died").touch(exist_ok=False)
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if estimate[0] == 3.0:
+            raise Skip("as it likes")
+        if estimate[0] == 2.0:
+            raise KeyError("a bug")
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        return {
+            "pid": math.inf if estimate[0] == 4.0 else os.getpid(),
+            "torch_loaded": "torch" in sys.modules,
+            "blas_threads": float(os.environ.get("OPENBLAS_NUM_THREADS", "0")),
+            "signals_blocked": {signal.SIGINT, signal.SIGTERM} <= blocked,
+            "main_is_bare": getattr(sys.modules["__main__"], "__spec__", None) is None,
+        }
+
+
+class Breaks:
+    """A metric that no worker survives loading."""
+
+    names: tuple[str, ...] = ("breaks",)
+    higher_is_better: Mapping[str, bool | None] = {"breaks": True}
+
+    def score(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
+        return {"breaks": 1.0}
+
+
+def signals(count: int, seconds: float = 1.0) -> Iterator[tuple[str, dict[str, np.ndarray], np.ndarray]]:
+    """Modulated noise, which all metrics accept, with two systems of different quality."""
+    generator = np.random.default_rng(0)
+    time_axis = np.arange(round(seconds * RATE)) / RATE
+    for index in range(count):
+        target = 0.1 * generator.standard_normal(time_axis.size) * (1.1 + np.sin(2 * np.pi * 4 * time_axis))
+        noise = generator.standard_normal(time_axis.size)
+        systems = {"input": target + 0.1 * noise, "estimate": target + 0.02 * noise}
+        yield f"item-{index}", {name: x.astype(np.float32) for name, x in systems.items()}, target.astype(np.float32)
+
+
+def first(value: float) -> dict[str, np.ndarray]:
+    return {"estimate": np.array([value, 0.0, 0.0])}
+
+
+def score(scorer: Scorer, *values: float) -> list[ItemScore]:
+    for index, value in enumerate(values):
+        scorer.submit(f"item-{index}", first(value), np.ones(3))
+    return scorer.collect().rows
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
+    with Scorer({"probe": Probe(str(tmp_path_factory.mktemp("probe")))}, RATE, workers=1) as made:
+        yield made
+
+
+def test_workers_give_the_scores_of_this_process_in_the_order_of_submission() -> None:
+    metrics: dict[str, Metric] = {"pesq_wb": Pesq(), "estoi": Stoi(extended=True), "si_sdr": SiSdr(), "lsd": Lsd()}
+    results = []
+    for workers in (0, 2):
+        with Scorer(metrics, RATE, workers=workers) as made:
+            for item, systems, target in signals(12):
+                made.submit(item, systems, target, {"speaker": "a"})
+                target[:] = 0  # the caller may reuse its memory at once
+                for array in systems.values():
+                    array[:] = 0
+            results.append(made.collect())
+    inside, outside = results
+    for there, here in zip(outside.rows, inside.rows, strict=True):
+        assert (there.id, there.system, there.skipped, there.info) == (here.id, here.system, {}, {"speaker": "a"})
+        assert there.values == pytest.approx(here.values, rel=1e-9)  # sums differ with the number of BLAS threads
+    assert [row.id for row in outside.rows[::2]] == [f"item-{i}" for i in range(12)]
+    assert outside.systems == ("input", "estimate")
+    assert outside.names == ("pesq_wb", "estoi", "si_sdr", "si_sdr_aligned", "si_sdr_lag_ms", "lsd")
+    assert outside.count("pesq_wb", "estimate") == 12
+    assert outside.mean("estimate")["si_sdr"] > outside.mean("input")["si_sdr"] + 10
+
+
+def test_a_worker_is_a_bare_process_with_one_thread_that_leaves_signals_to_its_parent(scorer: Scorer) -> None:
+    (row,) = score(scorer, 0.0)
+    facts = {name: row.values[name] for name in ("torch_loaded", "blas_threads", "signals_blocked", "main_is_bare")}
+    assert facts == {"torch_loaded": 0, "blas_threads": 1, "signals_blocked": 1, "main_is_bare": 1}
+    assert row.values["pid"] != os.getpid()
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_workers_are_kept_between_validations_and_survive_ctrl_c(scorer: Scorer) -> None:
+    (before,) = score(scorer, 0.0)
+    os.kill(int(before.values["pid"]), signal.SIGINT)
+    os.kill(int(before.values["pid"]), signal.SIGTERM)
+    time.sleep(0.2)
+    (after,) = score(scorer, 0.0)
+    assert after == before
+
+
+def test_an_utterance_that_kills_its_worker_is_skipped_and_the_others_are_scored(scorer: Scorer) -> None:
+    rows = score(scorer, 0.0, FATAL, 0.0, 0.0)
+    assert [row.id for row in rows] == ["item-0", "item-1", "item-2", "item-3"]
+    assert [set(row.skipped.values()) for row in rows] == [set(), {"scoring process died"}, set(), set()]
+    assert all(math.isnan(value) for value in rows[1].values.values())
+    assert os.getpid() not in {row.values["pid"] for row in rows}
+
+
+def test_an_utterance_whose_worker_died_by_chance_is_scored_after_all(scorer: Scorer) -> None:
+    rows = score(scorer, 0.0, FATAL_ONCE, 0.0)
+    assert not any(row.skipped for row in rows)
+
+
+def test_the_death_of_one_worker_does_not_wait_for_another_that_hangs() -> None:
+    before = set(multiprocessing.active_children())
+    with Scorer({"probe": Probe()}, RATE, workers=2) as made:
+        score(made, *[0.0] * 10)  # more than may be pending at once
+        hanging, dying = set(multiprocessing.active_children()) - before
+        os.kill(hanging.pid or 0, signal.SIGSTOP)
+        os.kill(dying.pid or 0, signal.SIGKILL)
+        time.sleep(0.5)  # the pool notices while nothing is pending
+        rows = score(made, *[0.0] * 10)
+        assert len(rows) == 10
+        assert not any(row.skipped for row in rows)
+
+
+def test_where_no_worker_can_start_the_scores_are_made_here(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    monkeypatch.setattr("bcfusion.evaluation.pool._prepare_worker", _die)
+    with Scorer({"probe": Probe()}, RATE, workers=2) as made:
+        rows = score(made, 0.0, 0.0)
+    assert [row.values["pid"] for row in rows] == [os.getpid()] * 2
+    assert "no scoring process can be started" in caplog.text
+
+
+def test_where_no_process_can_be_forked_the_scores_are_made_here(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def refuse(_: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr("bcfusion.evaluation.pool._Process.start", refuse)
+    with Scorer({"probe": Probe()}, RATE, workers=1) as made:
+        rows = score(made, 0.0, 0.0)
+    assert [row.values["pid"] for row in rows] == [os.getpid()] * 2
+    assert "Resource temporarily unavailable" in caplog.text
+
+
+def _die() -> None:
+    os._exit(3)
+
+
+@pytest.mark.parametrize(("value", "reason"), [(3.0, "as it likes"), (2.0, "KeyError: 'a bug'")])
+def test_whatever_a_metric_raises_is_a_counted_reason(value: float, reason: str) -> None:
+    scorer = Scorer({"probe": Probe()}, RATE, workers=0)
+    scorer.submit("bad", first(value), np.ones(3))
+    scorer.submit("good", first(0.0), np.ones(3))
+    scores = scorer.collect()
+    assert scores.skipped("estimate") == {name: {reason: 1} for name in Probe.names}
+    assert scores.count("pid", "estimate") == 1
+    assert scores.mean("estimate")["pid"] == os.getpid()
+
+
+def test_a_score_that_is_not_finite_does_not_poison_the_mean() -> None:
+    scorer = Scorer({"probe": Probe()}, RATE, workers=0)
+    rows = score(scorer, 4.0)
+    assert rows[0].skipped == {"pid": "non-finite score"}
+    assert math.isnan(rows[0].values["pid"])
+
+
+def test_collect_starts_afresh_and_reset_forgets(scorer: Scorer) -> None:
+    assert len(score(scorer, 0.0, 0.0)) == 2
+    assert scorer.collect().rows == []
+    scorer.submit("interrupted", first(0.0), np.ones(3))
+    scorer.reset()
+    assert [row.id for row in score(scorer, 0.0)] == ["item-0"]
+
+
+def test_a_closed_scorer_leaves_no_process_and_starts_again_when_used() -> None:
+    with Scorer({"probe": Probe()}, RATE, workers=1) as made:
+        (row,) = score(made, 0.0)
+        made.close()
+        assert not Path("/proc", str(int(row.values["pid"]))).exists()
+        (again,) = score(made, 0.0)
+    assert again.values["pid"] != row.values["pid"]
+
+
+def test_mistakes_are_named_when_the_scorer_is_made() -> None:
+    with pytest.raises(ConfigError, match=r"metrics.second: metrics.first gives a value 'lsd' too"):
+        Scorer({"first": Lsd(), "second": Lsd(floor=1e-10)}, RATE)
+
+    class Local(Breaks):
+        pass
+
+    with pytest.raises(ConfigError, match=r"metrics.local: cannot be pickled"):
+        Scorer({"local": Local()}, RATE, workers=1)
+    assert score(Scorer({"local": Local()}, RATE, workers=0), 0.0)[0].values == {"breaks": 1.0}
+    with pytest.raises(ValueError, match=r"item-7: estimate must be \(T,\)"):
+        Scorer({}, RATE, workers=0).submit("item-7", {"estimate": np.zeros((1, 3))}, np.zeros(3))
+
+
+# A script without `if __name__ == "__main__"`, which multiprocessing would run again in every worker.
+SCRIPT = """
+import os, sys, time
+import numpy as np
+from bcfusion.evaluation.pool import Scorer
+from test_metrics_pool import Probe
+open({log!r}, "a").write("run\\n")
+scorer = Scorer({{"probe": Probe()}}, 16000, workers=1)
+scorer.submit("item", {{"estimate": np.zeros(3)}}, np.ones(3))
+print(int(scorer.collect().rows[0].values["pid"]), os.getpid(), flush=True)
+{end}
+"""
+
+
+def run_script(tmp_path: Path, end: str, start: Callable[[Path], list[str]]) -> tuple[int, int, subprocess.Popen[str]]:
+    script = tmp_path / "unguarded.py"
+    script.write_text(textwrap.dedent(SCRIPT).format(log=str(tmp_path / "log"), end=end))
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, *start(script)], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    worker, main = (int(pid) for pid in process.stdout.readline().split())
+    return worker, main, process
+
+
+@pytest.mark.parametrize(
+    "start", [lambda script: [str(script)], lambda script: ["-m", script.stem]], ids=["file", "-m"]
+)
+def test_a_main_script_without_a_guard_is_not_run_again(tmp_path: Path, start: Callable[[Path], list[str]]) -> None:
+    worker, main, process = run_script(tmp_path, "", start)
+    assert process.wait(30) == 0
+    assert worker != main
+    assert (tmp_path / "log").read_text() == "run\n"
+
+
+def test_workers_die_with_a_parent_that_is_killed_even_where_it_has_forked(tmp_path: Path) -> None:
+    # the forked child, like a data loader's, inherits every pipe of the parent and keeps it open
+    end = "child = os.fork()\nprint(child, flush=True) if child else None\ntime.sleep(60)"
+    worker, main, process = run_script(tmp_path, end, lambda script: [str(script)])
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        os.kill(main, signal.SIGKILL)
+        process.wait(10)
+        deadline = time.monotonic() + 10
+        while _alive(worker) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not _alive(worker)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # a container may have nobody to reap orphans
+
+
+# the table
+
+
+def table() -> Scores:
+    rows = [
+        ItemScore("a", "estimate", {"stoi": 0.5, "lag": 1.0}, {}, {"speaker": "x, y"}),
+        ItemScore("b", "estimate", {"stoi": 0.9, "lag": 1.0}, {}, {}),
+        ItemScore("c", "estimate", {"stoi": 1.0, "lag": 4.0}, {}, {"noise": "bus"}),
+        ItemScore("d", "estimate", dict.fromkeys(("stoi", "lag"), math.nan), dict.fromkeys(("stoi", "lag"), "silent")),
+    ]
+    return Scores(rows, {"stoi": True, "lag": None})
+
+
+def test_means_are_over_scored_utterances() -> None:
+    scores = table()
+    assert scores.mean("estimate") == pytest.approx({"stoi": 0.8, "lag": 2.0})
+    assert scores.count("stoi", "estimate") == 3
+    assert scores.skipped("estimate") == {"stoi": {"silent": 1}, "lag": {"silent": 1}}
+    assert all(math.isnan(value) for value in scores.mean("input").values())
+
+
+def test_changes_are_over_the_utterances_that_both_systems_were_scored_on() -> None:
+    scores = Scores(
+        [
+            ItemScore("easy", "input", {"stoi": 0.9}),
+            ItemScore("easy", "estimate", {"stoi": math.nan}, {"stoi": "silent"}),
+            ItemScore("hard", "input", {"stoi": 0.2}),
+            ItemScore("hard", "estimate", {"stoi": 0.3}),
+        ],
+        {"stoi": True},
+    )
+    assert scores.mean("estimate")["stoi"] < scores.mean("input")["stoi"]
+    assert scores.changes() == {"input": {"stoi": pytest.approx(0.1)}}
+
+
+def test_the_csv_has_a_line_for_each_utterance_and_system(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "scores.csv"
+    table().write_csv(path)
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    assert lines == [
+        ["id", "system", "speaker", "noise", "stoi", "lag", "skipped"],
+        ["a", "estimate", "x, y", "", "0.5", "1", ""],
+        ["b", "estimate", "", "", "0.9", "1", ""],
+        ["c", "estimate", "", "bus", "1", "4", ""],
+        ["d", "estimate", "", "", "", "", "stoi, lag: silent"],
+    ]
+    assert os.listdir(path.parent) == ["scores.csv"]
+
+
+def test_a_csv_that_fails_midway_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("old")
+    broken = table()
+    del broken.rows[2].values["lag"]
+    with pytest.raises(KeyError):
+        broken.write_csv(path)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["scores.csv"]
+
+
+def test_an_utterance_that_two_processes_scored_counts_once() -> None:
+    one, two = table(), table()
+    two.rows[0] = ItemScore("e", "estimate", {"stoi": 0.0, "lag": 0.0})
+    assert [row.id for row in Scores.merged([one, two]).rows] == ["a", "b", "c", "d", "e"]
+    with pytest.raises(ValueError, match="same metrics"):
+        Scores.merged([one, Scores([], {"stoi": True})])
+
+
+# the configuration
+
+
+@pytest.mark.parametrize("path", sorted((Path(conf_dir()) / "metrics").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_metric_is_keyed_by_its_name_and_gives_its_value(path: Path, tmp_path: Path) -> None:
+    assert path.read_text().startswith("# bcfusion ")
+    config = OmegaConf.merge(OmegaConf.load(path), {"cutoff_frequency": 1000})
+    if path.stem == "wer":  # the recogniser is the user's own
+        (tmp_path / "item-0.txt").write_text("said")
+        config.wer.update({"command": "true {wav}", "transcripts": str(tmp_path)})
+    try:
+        metric = instantiate(OmegaConf.select(config, path.stem))
+    except InstantiationException as error:
+        if "not installed; pip install 'bcfusion[metrics]'" not in str(error.__cause__):
+            raise
+        pytest.skip(str(error.__cause__))
+    assert isinstance(metric, Metric)
+    assert set(metric.higher_is_better) == set(metric.names)
+    assert metric.names[0].startswith("csig" if path.stem == "composite" else path.stem)
+    if not isinstance(metric, NetworkMetric):  # whose weights may have to be downloaded
+        with Scorer({path.stem: metric}, RATE, workers=0) as made:
+            for item, systems, target in signals(1):
+                made.submit(item, systems, target)
+            rows = made.collect().rows
+        assert [row.skipped for row in rows] == [{}, {}]
+        assert set(rows[0].values) == set(metric.names)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bcfusion.contracts import UNKNOWN_SPEAKER, Batch, Row
+from bcfusion.evaluation.evaluate import evaluate_generator
+from bcfusion.evaluation.pool import Scorer
+from bcfusion.evaluation.utterances import UNREADABLE, Utterances
+from bcfusion.metrics.si_sdr import SiSdr
+
+RATE = 16_000
+
+
+class Half(torch.nn.Module):
+    """A network that halves its input."""
+
+    sample_rate = RATE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.gain * inputs
+
+
+def row(name: str, speaker: str = "anna", **extra: object) -> Row:
+    return Row(name, {"air": f"{name}.wav"}, speaker, "test", RATE, 1.0, extra=extra)
+
+
+def batch(name: str, ratio: float | None) -> Batch:
+    """Half speech, half pause; with noise at a ratio to the speech while it lasts."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(1, 1, RATE, generator=generator)
+    target[..., RATE // 2 :] = 0
+    noise = torch.randn(1, 1, RATE, generator=generator) * 10 ** (-(ratio or 0) / 20)
+    made = Batch(inputs=target + noise, target=target, lengths=torch.tensor([RATE]), ids=[name])
+    if ratio is not None:
+        made["noise"] = noise
+    return made
+
+
+def test_the_ratio_is_that_of_the_speech_without_its_pauses_to_the_noise_of_the_simulator() -> None:
+    about = Utterances([row("a", snr=40)], RATE)
+    assert float(about(batch("a", -5.0), 0)["snr"]) == pytest.approx(-5.0, abs=0.3)
+    assert about(batch("a", None), 0)["snr"] == "40.0"  # recorded noise: what the manifest says
+    silent = batch("a", 0.0)
+    silent["noise"] = torch.zeros_like(silent["noise"])
+    assert about(silent, 0)["snr"] == ""
+
+
+def test_padding_behind_an_item_counts_neither_as_speech_nor_as_noise() -> None:
+    one, about = batch("a", 5.0), Utterances([row("a")], RATE)
+    padded = Batch(
+        inputs=one["inputs"], target=one["target"], noise=one["noise"].clone(), lengths=torch.tensor([8000]), ids=["a"]
+    )
+    padded["noise"][..., 8000:] = 100.0
+    assert float(about(padded, 0)["snr"]) == pytest.approx(5.0, abs=0.3)
+
+
+def test_what_a_corpus_does_not_tell_is_empty() -> None:
+    about = Utterances([row("a", UNKNOWN_SPEAKER), row("b", corpus="vctk", snr="loud")], RATE)
+    assert about(batch("a", None), 0) == {"speaker": "", "corpus": "", "snr": ""}
+    assert about(batch("b", None), 0) == {"speaker": "anna", "corpus": "vctk", "snr": ""}
+
+
+def test_the_scores_of_a_network_carry_them_and_unread_utterances_are_skipped_with_their_reason() -> None:
+    about = Utterances([row("a"), row("damaged", "bert"), row("b")], RATE)
+    with Scorer({"si_sdr": SiSdr()}, RATE, workers=0) as scorer:
+        scores = evaluate_generator(Half(), [batch("a", 0.0), batch("b", 10.0)], scorer, ["noisy"], describe=about)
+    scores = about.complete(scores)
+    assert [(line.id, line.system) for line in scores.rows] == [
+        (name, system) for name in ("a", "b", "damaged") for system in ("input", "enhanced")
+    ]
+    assert [line.info["speaker"] for line in scores.rows] == ["anna"] * 4 + ["bert"] * 2
+    assert scores.skipped("enhanced")["si_sdr"] == {UNREADABLE: 1}
+    assert scores.count("si_sdr", "enhanced") == 2
+    assert np.isnan(scores.rows[-1].values["si_sdr"])

@@ -1,0 +1,87 @@
+"""Imports go to the same layer or to one below; computed from the source, imports inside of functions included."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "bcfusion"
+
+LAYERS = (
+    ("contracts", "errors", "files", "nearest", "requirements", "audio"),
+    ("nn", "configuration", "probe"),
+    ("run",),
+    ("generators", "discriminators", "losses", "balancers", "metrics", "data"),
+    ("inference", "evaluation", "search"),
+    ("training", "report"),
+    ("commands",),
+    ("cli", "__main__"),
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+APART = 3  # the layer whose packages never import each other
+
+
+def imported(source: str, module: str) -> Iterator[str]:
+    """Dotted names of what a module imports from bcfusion, wherever in the file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: -node.level] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def violations(files: dict[str, str]) -> list[str]:
+    """One line for each import that goes up, or across the layer of independent packages."""
+    found = []
+    for path, source in sorted(files.items()):
+        parts = Path(path).with_suffix("").parts
+        module = ".".join(("bcfusion", *parts))
+        name = parts[0]
+        if name == "__init__":
+            continue  # the package itself: __version__ and one lazily loaded name
+        for target in imported(source, module):
+            if not target.startswith("bcfusion."):
+                continue
+            other = target.split(".")[1]
+            if other == name or other == "__version__":
+                continue
+            if other not in LAYER:
+                found.append(f"{path}: imports {target}, which no layer holds")
+            elif LAYER[other] > LAYER[name]:
+                found.append(f"{path}: layer {LAYER[name]} imports {target} of layer {LAYER[other]}")
+            elif LAYER[other] == LAYER[name] == APART:
+                found.append(f"{path}: imports {target}, a package beside it")
+    return found
+
+
+def package() -> dict[str, str]:
+    return {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+
+
+def test_every_module_has_a_layer() -> None:
+    names = {Path(path).parts[0].removesuffix(".py") for path in package()} - {"__init__"}
+    assert names == set(LAYER)
+
+
+def test_imports_go_down() -> None:
+    assert violations(package()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("nn/conv.py", "from bcfusion.training.module import SpeechModule"),
+        ("nn/conv.py", "def late() -> None:\n    import bcfusion.report.table"),
+        ("losses/waveform.py", "from bcfusion.metrics import si_sdr"),
+        ("metrics/lsd.py", "from ..data import corpora"),
+        ("run/bundle.py", "from bcfusion import inference"),
+        ("run/bundle.py", "from bcfusion.somewhere import thing"),
+    ],
+)
+def test_a_planted_import_is_found(path: str, line: str) -> None:
+    assert len(violations({path: line})) == 1
