@@ -150,7 +150,18 @@ def test_the_options_of_a_script_exist(page: str, command: str) -> None:
 
 def test_the_readme_is_short_and_its_table_has_every_verb() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 80
+    assert len(text.splitlines()) <= 85
     counts = [len(re.findall(pattern, text, re.M)) for pattern in (r"^\| -", r"^!\[", r"^```")]
-    assert counts == [1, 1, 2], "one table, one picture, one block of commands"
+    assert counts == [1, 1, 4], "one table, one picture, two blocks of commands"
     assert set(re.findall(r"^\| `(\w+)[^`]*` \|", text, flags=re.MULTILINE)) == VERBS.keys()
+
+
+def test_each_of_the_two_commands_of_the_readme_is_one_line_that_installs_and_ci_takes_the_second_from_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^```\n(.*?)\n```$", text, flags=re.DOTALL | re.MULTILINE)
+    assert [line.partition(" && ")[2] for line in lines] == ["bcfusion train experiment=seanet", "pytest"]
+    assert all(line.startswith("pip install -c constraints.txt ") for line in lines)
+    ci = (ROOT / ".ci" / "run").read_text()
+    pattern = re.search(r"grep -E '([^']+)' README\.md", ci)
+    assert pattern is not None
+    assert [line for line in text.splitlines() if re.search(pattern[1], line)] == [lines[1]]
