@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:  # metrics and manifests are used in worker processes that never load torch
@@ -161,6 +162,33 @@ class AdversarialObjective(Protocol):
     def generator(self, estimate_judgements: Sequence[Judgement]) -> Tensor:
         """What the generator minimises."""
         ...
+
+
+#: what a loss may ask for of every batch; ``noise`` is there only if the task adds it
+BATCH_NAMES = frozenset({"inputs", "target", "lengths"})
+#: what a loss may ask for if there are discriminators
+JUDGEMENTS = frozenset({"estimate_judgements", "target_judgements"})
+
+
+def asks_for(loss: Any) -> tuple[str, ...]:
+    """Return the argument names of the ``forward`` of a loss, given as an instance or a class; none without one."""
+    forward = getattr(loss, "forward", None)
+    return () if forward is None else tuple(name for name in signature(forward).parameters if name != "self")
+
+
+def unprovided(
+    asks: Iterable[str], generator_provides: Iterable[str], batch_names: Iterable[str], adversarial: bool
+) -> list[str]:
+    """Return the names that a loss asks for and nobody provides, in the order of its arguments.
+
+    Args:
+        asks: argument names of the loss, as of :func:`asks_for`.
+        generator_provides: keys of the generator's output in addition to ``estimate``.
+        batch_names: keys of a batch in addition to :data:`BATCH_NAMES`, such as ``noise``.
+        adversarial: whether discriminators provide :data:`JUDGEMENTS`.
+    """
+    provided = {"estimate", *BATCH_NAMES, *generator_provides, *batch_names, *(JUDGEMENTS if adversarial else ())}
+    return [name for name in asks if name not in provided]
 
 
 @runtime_checkable
