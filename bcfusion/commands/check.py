@@ -52,8 +52,8 @@ def task(cfg: DictConfig) -> None:
 
 
 def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    from bcfusion.configuration.check import needs_discriminators
     from bcfusion.configuration.compose import build
+    from bcfusion.configuration.learning import needs_discriminators
     from bcfusion.configuration.targets import locate
     from bcfusion.probe import macs_per_second, receptive_field
 

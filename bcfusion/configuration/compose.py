@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bcfusion.configuration.moved import current_target, with_current_targets
+from bcfusion.configuration.moved import with_current_targets
 from bcfusion.configuration.paths import group_members
 from bcfusion.errors import BcfusionError, ConfigError
 
@@ -92,9 +91,8 @@ def build(node: Any, **arguments: Any) -> Any:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    _use_current_targets(node)
     try:
-        return instantiate(node, **arguments)
+        return instantiate(with_current_targets(node), **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, BcfusionError):
@@ -102,24 +100,3 @@ def build(node: Any, **arguments: Any) -> Any:
         if isinstance(cause, TypeError | ValueError):  # what constructors say of unsuitable arguments
             raise ConfigError([f"{node['_target_']}: {cause}"]) from error
         raise
-
-
-def _use_current_targets(node: Any) -> None:
-    """Rewrite every ``_target_`` below a node in place: a copy would lose what its interpolations refer to."""
-    from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
-
-    if isinstance(node, ListConfig):
-        keys: Iterable[Any] = range(len(node))
-    elif isinstance(node, DictConfig | dict):
-        keys = list(node)
-    else:
-        return
-    for key in keys:
-        if OmegaConf.is_config(node) and (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)):
-            continue
-        value = node[key]
-        if key == "_target_" and isinstance(value, str) and current_target(value) != value:
-            with read_write(node) if OmegaConf.is_config(node) else nullcontext():
-                node[key] = current_target(value)
-        else:
-            _use_current_targets(value)

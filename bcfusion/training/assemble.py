@@ -14,8 +14,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from bcfusion.configuration.check import needs_discriminators, provides_noise
 from bcfusion.configuration.compose import build
+from bcfusion.configuration.learning import needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.shards.datamodule import StreamedDataModule
 from bcfusion.data.loading.shards.remote import StreamedShards
