@@ -201,7 +201,7 @@ def test_further_processes_of_a_job_are_told_its_directory(tmp_path: Path) -> No
 def test_what_goes_wrong_before_the_task_of_a_job_is_noted_as_well(tmp_path: Path) -> None:
     app = write_app(tmp_path, "return 1.0")
     app.write_text(
-        "from bcfusion.commands import hydra_app\n"
+        "from bcfusion.commands.shared import hydra_app\n"
         "from bcfusion.errors import ConfigError\n"
         "def refuse(*_):\n"
         "    raise ConfigError(['losses: not so'])\n"
