@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
+from bcfusion.training.ranks import mean_over_ranks
 
 #: ``anchor`` of a balancer that measures at the generator's output
 OUTPUT = "output"
@@ -72,9 +73,7 @@ class OutputAnchor:
             norms = torch.stack([norm.sum() for norm in per_item])
         else:
             norms = torch.stack([self._norm_at_parameter(gradient) for gradient in gradients])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(norms)  # all losses at once; a NaN of one rank reaches all
-            norms = norms / torch.distributed.get_world_size()
+        norms = mean_over_ranks(norms)  # of all losses at once; a NaN of one rank reaches all
         return torch.where(norms.isfinite(), norms, torch.nan)
 
     def _norm_at_parameter(self, gradient: Tensor) -> Tensor:

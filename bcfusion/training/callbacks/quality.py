@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -22,6 +21,7 @@ from bcfusion.report.spectrogram import spectrogram_figure
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.loggers import TensorBoardLogger
 from bcfusion.training.module import SpeechModule
+from bcfusion.training.ranks import gathered
 from bcfusion.training.selection import Selection
 
 SHORT_NAMES = {"pesq_wb": "pesq", "pesq_nb": "pesq"}
@@ -132,7 +132,7 @@ class Quality(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Collects, logs, and writes the checkpoints that this validation made the best."""
         assert isinstance(module, SpeechModule)
-        scores = self._gather(self._scorer.collect())
+        scores = Scores.merged(gathered(self._scorer.collect()))
         self.latest = scores.mean(ENHANCED)
         systems = [system for system in scores.systems if system != ENHANCED]
         if systems:
@@ -153,13 +153,6 @@ class Quality(Callback):
         torch.backends.cudnn.benchmark = self._cudnn_benchmark
 
     # ---------------------------------------------------------------- parts
-
-    def _gather(self, scores: Scores) -> Scores:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return scores
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, scores)
-        return Scores.merged(parts)
 
     def _improved(self, step: int) -> list[str]:
         candidates = {"best": self._selection.score(self.latest)}
