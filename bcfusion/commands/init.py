@@ -62,9 +62,7 @@ def _shipped(name: str) -> Path:
 
 def _check_target(target: Path, force: bool) -> None:
     if target.suffix != ".yaml" or target.absolute().parent.name != "experiment":
-        raise ConfigError(
-            [f"--to {target}: must be a .yaml file in a folder named experiment, where experiments are searched for"]
-        )
+        raise ConfigError([f"--to {target}: must be a .yaml file in a folder named experiment"])
     shipped = conf_dir() / "experiment" / target.name
     if shipped.exists():
         raise ConfigError(

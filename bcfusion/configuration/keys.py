@@ -125,7 +125,7 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
     problems = [f"{path}: {problem}" for path, problem in found.items() if problem]
     intervals = (values["adversarial.interval"], values["adversarial.generator_interval"])
     if all(isinstance(interval, int) and interval > 1 for interval in intervals):
-        problems.append("adversarial: interval or generator_interval must be 1, or there are steps without any update")
+        problems.append("adversarial: interval or generator_interval must be 1, or nobody learns at some steps")
     if values["adversarial.order"] == "discriminator_first" and values["adversarial.shared_passes"] is True:
         problems.append(
             "adversarial.shared_passes: must be auto or false with adversarial.order=discriminator_first, in which the "

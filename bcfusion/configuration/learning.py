@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bcfusion.configuration.keys import WEIGHT
@@ -25,6 +25,33 @@ def needs_discriminators(loss: Any) -> bool:
     return not JUDGEMENTS.isdisjoint(asks_for(loss))
 
 
+def loss_problems(
+    asks: Mapping[str, Iterable[str]],
+    weights: Mapping[str, Any],
+    generator: Any,
+    batch_names: Iterable[str],
+    adversarial: bool,
+) -> list[str]:
+    """Return a message for each loss that asks for what nobody provides, and one if there is nothing to learn from.
+
+    Args:
+        asks: what each loss asks for, by name.
+        weights: weight of each loss, by name.
+        generator: class of the generator, or a function that makes one.
+        batch_names: keys of a batch in addition to the usual ones, such as ``noise``.
+        adversarial: whether there are discriminators.
+    """
+    provides = getattr(generator, "provides", ())
+    problems = [
+        f"losses.{name}: asks for {', '.join(lacking)}, which neither the data nor {generator.__name__} provides"
+        for name, names in asks.items()
+        if (lacking := unprovided(names, provides, batch_names, adversarial))
+    ]
+    if not adversarial and not any(weights.values()):
+        problems.append("losses: nothing to learn from; give a loss with a weight, or discriminators")
+    return problems
+
+
 def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> list[str]:
     """Return a message for each loss that cannot be computed, and for each phase in which nothing is learned.
 
@@ -33,16 +60,22 @@ def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> li
         targets: class or function of each ``_target_`` node, by YAML path.
     """
     losses = {name: node if isinstance(node, dict) else {} for name, node in group(tree, "losses").items()}
-    problems = _weights(losses) + _unprovided(tree, losses, targets)
-    weighted = [name for name, node in losses.items() if node.get("weight")]
-    if not group(tree, "discriminators"):
-        if not weighted:
-            problems.append("losses: nothing to learn from; give a loss with a weight, or discriminators")
+    adversarial = bool(group(tree, "discriminators"))
+    asks = {name: asks_for(targets.get(f"losses.{name}")) for name in losses}
+    alone = {name: names for name, names in asks.items() if JUDGEMENTS.isdisjoint(names)}  # needs no discriminators
+    weights = {name: node.get("weight") for name, node in losses.items()}
+    problems = _weights(losses)
+    if "generator" in targets:
+        computed = asks if adversarial else alone
+        batch_names = ["noise"] if provides_noise(tree) else []
+        problems += loss_problems(
+            computed, {name: weights[name] for name in computed}, targets["generator"], batch_names, adversarial
+        )
+    if not adversarial:
         return problems
     game = group(tree, "adversarial")
     start = game.get("start_step")
-    alone = [name for name in weighted if not needs_discriminators(targets.get(f"losses.{name}"))]
-    if isinstance(start, int) and start > 0 and not alone:
+    if isinstance(start, int) and start > 0 and not any(weights[name] for name in alone):
         problems.append(
             f"losses: nothing to learn from in the first {start} steps, before the discriminators join; "
             "give a loss of the signals with a weight, or set adversarial.start_step=0"
@@ -53,7 +86,7 @@ def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> li
         for name in warm_up
         if name not in losses and name not in group_members("losses")  # one that is not chosen does no harm
     ]
-    if game and not game.get("weight") and set(weighted) <= set(warm_up):
+    if game and not game.get("weight") and all(name in warm_up for name, weight in weights.items() if weight):
         problems.append(
             "adversarial: nothing teaches the generator once the warm-up losses have ended; raise adversarial.weight, "
             "or keep a loss out of adversarial.warm_up_losses"
@@ -75,25 +108,6 @@ def _weights(losses: Mapping[str, dict[str, Any]]) -> list[str]:
             problems.append(f"losses.{name}.weight: give one; 0 logs the loss only")
         elif weight is not UNRESOLVED and (problem := WEIGHT.problem(weight)):
             problems.append(f"losses.{name}.weight: {problem}")
-    return problems
-
-
-def _unprovided(tree: Mapping[str, Any], losses: Mapping[str, Any], targets: Mapping[str, Any]) -> list[str]:
-    generator = targets.get("generator")
-    if generator is None:
-        return []
-    problems = []
-    batch_names = ["noise"] if provides_noise(tree) else []
-    for name in losses:
-        # without discriminators a loss that compares judgements is left out, so that it lacks nothing
-        lacking = unprovided(
-            asks_for(targets.get(f"losses.{name}")), getattr(generator, "provides", ()), batch_names, adversarial=True
-        )
-        if lacking:
-            network = getattr(generator, "__name__", "the generator")
-            problems.append(
-                f"losses.{name}: asks for {', '.join(lacking)}, which neither the data nor {network} provides"
-            )
     return problems
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
+from bcfusion.configuration.keys import require_keys
 from bcfusion.contracts import AdversarialObjective, Judgement
-from bcfusion.requirements import at_least, one_of, require
+from bcfusion.requirements import require
 
 Network = Literal["generator", "discriminator"]
 Order = Literal["generator_first", "discriminator_first"]
@@ -41,16 +42,7 @@ class Schedule:
     generator_interval: int = 1
 
     def __post_init__(self) -> None:
-        require(
-            self,
-            at_least(0, start_step=self.start_step, ramp_steps=self.ramp_steps),
-            at_least(1, interval=self.interval, generator_interval=self.generator_interval),
-            (
-                self.interval <= 1 or self.generator_interval <= 1,
-                f"interval={self.interval} and generator_interval={self.generator_interval} leave steps in which "
-                "nobody learns: one of them must be 1",
-            ),
-        )
+        require_keys("adversarial", **asdict(self))
 
     def active(self, step: int) -> bool:
         """Return whether the discriminators take part at this step."""
@@ -123,16 +115,9 @@ class Adversary(nn.Module):
         order: Order = "generator_first",
         shared_passes: bool | None = None,
     ) -> None:
-        require(
-            self,
-            (discriminators, "discriminators must hold at least one network"),
-            one_of(get_args(Order), order=order),
-            (
-                not (shared_passes and order == "discriminator_first"),
-                "shared_passes=True needs order=generator_first: with discriminator_first the generator is judged by "
-                "other weights than those that the discriminators learned with",
-            ),
-        )
+        require(self, (discriminators, "discriminators must hold at least one network"))
+        shared = "auto" if shared_passes is None else shared_passes
+        require_keys("adversarial", weight=weight, order=order, shared_passes=shared)
         super().__init__()
         self.discriminators = nn.ModuleDict(discriminators)
         self.objective = objective

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from bcfusion.requirements import require
+from bcfusion.configuration.keys import require_keys
 
 
 class EmaGenerator(nn.Module):
@@ -26,7 +26,7 @@ class EmaGenerator(nn.Module):
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        require(self, (0.0 <= decay < 1.0, f"decay={decay} must be at least 0 and below 1"))
+        require_keys("trainer", ema_decay=decay)
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for, unprovided
+from bcfusion.configuration.learning import loss_problems
+from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
 from bcfusion.requirements import at_least, require
@@ -113,15 +114,9 @@ class SpeechModule(LightningModule):
         self._check(frozenset(batch_names))
 
     def _check(self, batch_names: frozenset[str]) -> None:
-        provides = getattr(self.generator, "provides", ())
-        problems = [
-            f"losses.{name}: asks for {', '.join(lacking)}, which neither the data nor "
-            f"{type(self.generator).__name__} provides"
-            for name, asks in self._asks.items()
-            if (lacking := unprovided(asks, provides, batch_names, self.adversary is not None))
-        ]
-        if self.adversary is None and not any(self.weights.values()):
-            problems.append("losses: nothing to learn from; give a loss with a weight, or discriminators")
+        problems = loss_problems(
+            self._asks, self.weights, type(self.generator), batch_names, adversarial=self.adversary is not None
+        )
         if problems:
             raise ConfigError(problems)
 

@@ -74,7 +74,7 @@ def test_passes_are_shared_where_that_gives_the_same_result() -> None:
 
 
 def test_passes_cannot_be_shared_between_discriminators_before_and_after_their_update() -> None:
-    with pytest.raises(ConfigError, match="shared_passes=True needs order=generator_first"):
+    with pytest.raises(ConfigError, match="shared_passes: must be auto or false"):
         adversary(order="discriminator_first", shared_passes=True)
 
 
