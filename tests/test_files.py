@@ -10,6 +10,11 @@ import pytest
 from bcfusion.files import appearing, appearing_folder, write_text
 
 
+def interrupted(path: Path) -> None:
+    path.write_text("half")
+    raise RuntimeError("interrupted")
+
+
 @pytest.mark.parametrize("fsync", [False, True])
 def test_a_file_appears_when_it_is_complete(tmp_path: Path, fsync: bool) -> None:
     path = tmp_path / "new" / "table.csv"
@@ -24,9 +29,8 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path, fsync: bool) -> None
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, fsync: bool) -> None:
     path = tmp_path / "table.csv"
     path.write_text("old")
-    with pytest.raises(RuntimeError), appearing(path, fsync=fsync) as part:
-        part.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="interrupted"), appearing(path, fsync=fsync) as part:
+        interrupted(part)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["table.csv"]
 
@@ -69,9 +73,8 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_completed_leaves_the_old_one(tmp_path: Path) -> None:
     bundle = filled(tmp_path / "bundle", "old")
-    with pytest.raises(RuntimeError), appearing_folder(bundle) as part:
-        filled(part, "half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="interrupted"), appearing_folder(bundle) as part:
+        interrupted(part / "weights")
     assert os.listdir(tmp_path) == ["bundle"]
     assert (bundle / "weights").read_text() == "old"
 
