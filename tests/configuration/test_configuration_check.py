@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -249,6 +250,33 @@ def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> 
     assert any(found.startswith(problem) for found in problems), problems
 
 
+@pytest.mark.parametrize(
+    ("override", "path", "says"),
+    [
+        ("generator.kernel_size=0", "generator", "kernel_size"),
+        ("discriminators.melgan_msd.channels=0", "discriminators.melgan_msd", "channels"),
+        ("losses.mr_stft.resolutions=[[512,0,240]]", "losses.mr_stft", "0"),
+        ("balancer.decay=2", "balancer", "decay"),
+        ("data.augmentation.polarity=2", "data.augmentation", "polarity"),
+    ],
+)
+def test_a_range_is_stated_by_the_constructor_and_reported_by_the_check(override: str, path: str, says: str) -> None:
+    [problem] = verify(composed(override))
+    assert problem.startswith(f"{path}: ")
+    assert says in problem
+
+
+def test_a_check_draws_no_random_numbers() -> None:
+    before = torch.random.get_rng_state()
+    assert verify(composed()) == []
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_evaluation_checks_only_what_it_builds() -> None:
+    cfg = composed("balancer.decay=2", "losses.l1.weight=-1", "generator.kernel_size=0")
+    assert [problem.partition(":")[0] for problem in verify(cfg, training=False)] == ["generator"]
+
+
 def test_all_problems_come_at_once() -> None:
     cfg = composed("data=folder", "losses.l1.weight=-1", "+generator.chanels=3", "metrics=[stoi]", "data.batch_size=0")
     with pytest.raises(ConfigError) as caught:
@@ -279,10 +307,17 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    provides_noise = True\n"
         "class Archive:\n"
         "    recorded_sensors = ('throat',)\n"
+        "class Unfinished:\n"
+        "    def __init__(self): raise NotImplementedError\n"
+        "    def forward(self, estimate): ...\n"
     )
     (tmp_path / "my_broken.py").write_text("import nosuchdependency\n")
     monkeypatch.syspath_prepend(tmp_path)
     return "my_losses"
+
+
+def test_a_bug_in_a_constructor_is_left_to_the_run_which_shows_its_traceback(own_package: str) -> None:
+    assert verify(composed(f"+losses.own={{_target_: {own_package}.Unfinished, weight: 1}}")) == []
 
 
 def test_a_required_argument_may_not_be_missing_unless_the_node_is_partial(own_package: str) -> None:
