@@ -94,8 +94,7 @@ def _count(text: str) -> int:
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Row]:
-    from bcfusion.contracts import Corpus
-    from bcfusion.data.corpora.folder import SPLITS
+    from bcfusion.contracts import SPLITS, Corpus
     from bcfusion.data.corpora.listing import ManifestCorpus
     from bcfusion.data.corpora.pairs import PairsCorpus
 
@@ -106,7 +105,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Row]:
         corpus, where = ManifestCorpus(str(arguments.pairs)), str(arguments.pairs)
     else:
         corpus, where = PairsCorpus(arguments.body, arguments.air), f"{arguments.body} and {arguments.air}"
-    splits = tuple(SPLITS) if arguments.split == "all" else (arguments.split,)
+    splits = SPLITS if arguments.split == "all" else (arguments.split,)
     rows = [row for split in splits for row in corpus.rows(split) if arguments.sensor in row.paths]
     if not rows:
         raise DataError(f"{where}: no recording of {arguments.sensor!r} beside air in split {arguments.split}")

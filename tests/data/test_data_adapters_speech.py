@@ -316,7 +316,7 @@ def test_pairs_without_a_folder_or_a_common_name(tmp_path: Path) -> None:
     root = make(tmp_path, "air/1.wav", "body/2.wav")
     with pytest.raises(LayoutError, match="which --body names"):
         recordings("pairs", root, {"body": "throat"})
-    with pytest.raises(LayoutError, match="has the name of one of"):
+    with pytest.raises(LayoutError, match="has the name of a file in"):
         recordings("pairs", root, {"splits": "test"})
     make(root, "body/2.flac")
     with pytest.raises(DataError, match="have the same name without suffix"):

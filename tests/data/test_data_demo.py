@@ -16,10 +16,12 @@ from pystoi import stoi
 from scipy.linalg import solve_toeplitz
 from scipy.signal import butter, sosfiltfilt
 
-from bcfusion.contracts import Corpus, Row
-from bcfusion.data.corpora.demo import SPLITS, DemoCorpus, draw_script, draw_voice, utterance
+from bcfusion.contracts import SPLITS, Corpus, Row
+from bcfusion.data.corpora.demo import DemoCorpus
 from bcfusion.data.corpora.demo_noise import KINDS, DemoNoise
-from bcfusion.data.corpora.synthesis import PHONES, Array, Segment, Voice, synthesise
+from bcfusion.data.corpora.demo_speech import draw_script, draw_voice, utterance
+from bcfusion.data.corpora.phones import PHONES
+from bcfusion.data.corpora.synthesis import Array, Segment, Voice, synthesise
 from bcfusion.errors import ConfigError, DataError
 
 ONE = {"train": 1, "valid": 1, "test": 1}

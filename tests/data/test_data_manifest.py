@@ -176,7 +176,7 @@ def test_a_manifest_of_noise_needs_noise_and_no_air(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ({"gain": 400}, "gain: 400 dB is beyond 120 dB"),
+        ({"gain": 400}, "gain: 400 dB exceeds 120 dB"),
         ({"gain": "loud"}, "gain: 'loud' is not a number"),
         ({"gain": True}, "gain: True is not a number"),
         ({"duration": "NaN"}, "duration: 'NaN' is not a number"),

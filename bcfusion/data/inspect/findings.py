@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bcfusion.contracts import UNKNOWN_SPEAKER
-from bcfusion.data.corpora.manifest import ManifestEntry
+from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, SILENT, TARGET, Severity
 from bcfusion.data.inspect.inspection import Inspection
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bcfusion.data.corpora.manifest import ManifestEntry, read_manifest
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import Alignment
 from bcfusion.data.inspect.inspection import Inspected, Inspection
 from bcfusion.errors import DataError

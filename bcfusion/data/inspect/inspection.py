@@ -18,7 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from bcfusion.contracts import UNKNOWN_SPEAKER
-from bcfusion.data.corpora.manifest import ManifestEntry, read_manifest
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import ENOUGH, MAX_LAG, SAME, Alignment, session_alignment
 from bcfusion.data.inspect.measure import Measured, measure
 from bcfusion.errors import DataError

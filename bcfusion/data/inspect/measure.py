@@ -10,7 +10,7 @@ import numpy as np
 
 from bcfusion import audio
 from bcfusion.audio import AudioInfo
-from bcfusion.data.corpora.folder import header
+from bcfusion.data.corpora.headers import header
 from bcfusion.data.corpora.listing import wrong_channels
 from bcfusion.data.corpora.manifest import ROUNDING_SECONDS, ManifestEntry
 from bcfusion.data.inspect.alignment import MAX_LAG, Alignment, alignment
