@@ -62,7 +62,7 @@ def test_dns_of_the_earlier_challenges_is_found_and_clean_speech_is_not_taken_fo
     make(tmp_path / "datasets/noise/door_Freesound_validated_437341_3.wav")
     make(tmp_path / "datasets/clean/book_00007_chp_0008_reader_01326_9.wav")
     assert [r.id for r in prepare(DNS, tmp_path)] == ["door_Freesound_validated_437341_3"]
-    with pytest.raises(LayoutError, match=r"noise_fullband or noise; there are: book(?s:.*)layout"):
+    with pytest.raises(LayoutError, match=r"noise_fullband or noise; it contains: book(?s:.*)layout"):
         prepare(DNS, tmp_path / "datasets/clean")
 
 

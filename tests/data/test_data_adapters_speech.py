@@ -338,7 +338,7 @@ def test_stereo_channels_are_named_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "train/ann/0.wav"
     assert found["train/ann/0"].paths == {"body": file, "air": file}
     assert found["train/ann/0"].channels == {"body": 0, "air": 1}
-    with pytest.raises(DataError, match=r"in 5 of 5 files .* swap the two, --channels=body,air$"):
+    with pytest.raises(DataError, match=r"in 5 of 5 checked files.* swap the two with --channels=body,air$"):
         recordings("stereo", tmp_path, {"channels": "air,body"})
 
 
@@ -365,7 +365,7 @@ def test_stereo_of_more_channels_leaves_some_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", ["body", "body,body,air", "", "air,my throat"])
 def test_channels_that_name_no_air_or_one_twice_are_refused(tmp_path: Path, channels: str) -> None:
     two_channels(tmp_path / "train/ann/1.wav", 0)
-    with pytest.raises(DataError, match="a sensor for each channel"):
+    with pytest.raises(DataError, match="a different sensor for each channel"):
         recordings("stereo", tmp_path, {"channels": channels})
 
 

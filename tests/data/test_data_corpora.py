@@ -14,7 +14,7 @@ from bcfusion.contracts import Corpus
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
-from bcfusion.errors import DataError
+from bcfusion.errors import ConfigError, DataError
 
 
 def make(path: Path, frames: int = 800, rate: int = 8000, channels: int = 1) -> Path:
@@ -111,14 +111,14 @@ def test_split_folders_of_pairs_are_honoured(tmp_path: Path) -> None:
 def test_pairs_without_a_common_name_or_with_a_doubled_one_are_refused(tmp_path: Path) -> None:
     make(tmp_path / "air/1.wav")
     make(tmp_path / "body/2.wav")
-    with pytest.raises(DataError, match=r"no file of .*body \(1 files\)"):
+    with pytest.raises(DataError, match=r"no file in .*body \(1 files\)"):
         PairsCorpus(str(tmp_path / "body"), str(tmp_path / "air")).rows("test")
     make(tmp_path / "air/1.flac")
     with pytest.raises(DataError, match="same name"):
         PairsCorpus(str(tmp_path / "body"), str(tmp_path / "air")).rows("test")
     with pytest.raises(DataError, match="no such folder"):
         PairsCorpus(str(tmp_path / "bodies"), str(tmp_path / "air"))
-    with pytest.raises(DataError, match="'dev'"):
+    with pytest.raises(ConfigError, match="split='dev' must be one of train, valid, test"):
         PairsCorpus(str(tmp_path / "body"), str(tmp_path / "air"), split="dev")
 
 

@@ -81,8 +81,8 @@ PHONES: dict[str, Phone] = {
     "g": Phone(_VELAR, 0.075, -15.0, 0.7, frication=-12.0, spectrum="velar", burst=0.014, damping=4.0),
 }
 
-#: Spectra of turbulence, corners (Hz, dB) joined on a logarithmic axis; the low end is weak because of the cavity behind
-#: the constriction. Above 8 kHz all of them fall by 18 dB per octave.
+#: Spectra of turbulence, corners (Hz, dB) joined on a logarithmic axis; the cavity behind the constriction
+#: weakens the low end. Above 8 kHz all of them fall by 18 dB per octave.
 SPECTRA: dict[str, tuple[tuple[float, float], ...]] = {
     "s": ((50, -42), (250, -30), (700, -33), (1600, -31), (2600, -24), (3600, -10), (4600, -2), (5600, 0), (7900, -5)),
     "sh": ((50, -36), (300, -24), (700, -26), (1300, -22), (1800, -10), (2500, 0), (3400, -1), (5000, -6), (7900, -14)),
