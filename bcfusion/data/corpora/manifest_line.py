@@ -98,10 +98,12 @@ def faults(record: Mapping[str, Any], needed: str) -> list[str]:
     if record.get("split") not in SPLITS:
         found.append(f"split: {record.get('split')!r} is none of {', '.join(SPLITS)}")
     for name, (fits, fault) in _NUMBERS.items():
-        if name in record and (number := number_of(record[name])) is None:
-            found.append(f"{name}: {record[name]!r} is not a number")
-        elif name in record and not fits(number):
-            found.append(f"{name}: {number:g} {fault}")
+        if name in record:
+            number = number_of(record[name])
+            if number is None:
+                found.append(f"{name}: {record[name]!r} is not a number")
+            elif not fits(number):
+                found.append(f"{name}: {number:g} {fault}")
     return found
 
 
