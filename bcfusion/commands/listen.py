@@ -168,8 +168,9 @@ def find_places(given: Sequence[str], names: Sequence[str] | None = None) -> lis
     Raises:
         CheckpointError: a path holds nothing to listen to. ConfigError: another number of names than of runs.
     """
-    from bcfusion.report.comparison.run_keys import run_names
-    from bcfusion.report.comparison.runs import Run, find_runs
+    from bcfusion.report.comparison.names import run_names
+    from bcfusion.report.comparison.run import Run
+    from bcfusion.report.comparison.runs import find_runs
     from bcfusion.report.listening.sounds import evaluations
 
     found: list[tuple[Run | None, Path]] = []

@@ -88,6 +88,11 @@ class RunDir:
         """Hydra's own settings, with the choices of the groups."""
         return self.path / ".hydra" / "hydra.yaml"
 
+    @property
+    def hydra_composed(self) -> Path:
+        """The configuration as Hydra composed it, interpolations unresolved."""
+        return self.path / ".hydra" / "config.yaml"
+
     def closing_scores(self) -> Path | None:
         """Return the scores of the closing evaluation: the test split, else the valid split, else None."""
         tables = (self.quality / f"{split}.csv" for split in ("test", "valid"))
