@@ -276,7 +276,7 @@ part("repeat").addEventListener("click", KEYS.l);
 part("match").addEventListener("click", KEYS.m);
 part("position").addEventListener("input", (event) => seek(Number(event.target.value)));
 for (const button of document.querySelectorAll("[data-mode]")) button.addEventListener("click", () => setMode(button.dataset.mode));
-part("metric").append(el("option", { value: "-1" }, "– (as given)"), ...page.metrics.map((metric, index) => el("option", { value: index }, heading(metric))));
+part("metric").append(el("option", { value: "-1" }, "– (as given)"), ...page.metrics.map((metric, index) => el("option", { value: index }, metric.heading)));
 for (const id of ["first", "second"]) {
   part(id).append(...page.systems.map((system, index) => [system, index]).filter(([system]) => system.kind === "run" || system.kind === "input").map(([system, index]) => el("option", { value: index }, system.name)));
 }

@@ -18,11 +18,6 @@ function score(metric, value) {
   return value === null ? "–" : minus(value.toFixed(metric.decimals));
 }
 
-function heading(metric) {
-  const arrow = metric.higher === true ? " ↑" : metric.higher === false ? " ↓" : "";
-  return metric.text + (metric.unit ? ` (${metric.unit})` : "") + arrow;
-}
-
 // Round steps, four to six of them.
 function ticks(end) {
   const step = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 5, 10, 20].find((size) => end / size <= 5) || 60;
@@ -80,7 +75,7 @@ function scoreTable(page, row) {
       });
       return el("tr", {}, el("th", { scope: "row" }, page.systems[sound.system].name), ...cells);
     });
-  const top = shown.map(({ metric }) => el("th", { scope: "col" }, heading(metric)));
+  const top = shown.map(({ metric }) => el("th", { scope: "col" }, metric.heading));
   const table = el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "system"), ...top)), el("tbody", {}, ...body));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `scores of ${row.id}` }, table);
 }
