@@ -39,20 +39,15 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], warn: Callable[[str], Non
 
 def _run_folders(path: Path) -> Iterator[Path]:
     """Yield the run directories at, around or below a path; a run directory is not searched for others."""
-    holder = _run_around(path)
-    if path.exists() and holder is not None:
-        yield holder
+    around = RunDir.around(path)
+    if path.exists() and around is not None:
+        yield around.path
         return
     for root, folders, _ in os.walk(path):
         if RunDir(Path(root)).record.is_file() or is_job(Path(root)):
             yield Path(root)
             folders.clear()
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
-
-
-def _run_around(path: Path) -> Path | None:
-    """Return the run directory that ``path`` is, or lies in, or None."""
-    return next((folder for folder in (path, *path.parents[:3]) if RunDir(folder).record.is_file()), None)
 
 
 def _natural(name: str) -> tuple[int, str]:
