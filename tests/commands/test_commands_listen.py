@@ -193,11 +193,11 @@ def test_ratings_are_analysed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--analyse", "r.json", "--output", "r.md") == 0
     Path("bad.json").write_text("{}")
     assert run("--analyse", "bad.json") == 2
-    assert "bad.json: no ratings of a listening page" in capsys.readouterr().err
+    assert "bad.json: not the ratings of a listening page" in capsys.readouterr().err
 
 
 def test_a_browser_that_goes_away_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
-    with page_server("x" * 50_000_000) as server:  # more than the sockets hold
+    with page_server("x" * 50_000_000, 0) as server:  # more than the sockets hold
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = socket.create_connection(server.server_address[:2])
         browser.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -210,7 +210,7 @@ def test_a_browser_that_goes_away_is_no_news(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_the_server_gives_the_page_alone_and_to_this_machine_alone() -> None:
-    with page_server("<p>ä") as server:
+    with page_server("<p>ä", 0) as server:
         host, port = server.server_address[:2]
         assert host == "127.0.0.1"
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -124,7 +124,7 @@ def _document(title: str, content: Mapping[str, Any], settings: Settings) -> str
     style = part("page.css")
     rows = content["rows"]
     gains = (
-        "All sounds of an utterance have the same active speech level; the gain applied is shown beside each. "
+        "All sounds of an utterance are played at the same active speech level; the gain is shown next to each. "
         "Press M to hear them as recorded."
     )
     seconds = (
@@ -139,7 +139,7 @@ def _document(title: str, content: Mapping[str, Any], settings: Settings) -> str
         "style_hash": _hash(style),
         "script": script,
         "script_hash": _hash(script),
-        # "</script>" or "<!--" in an id would end the element or change how the browser reads it
+        # "</script>" or "<!--" in an id would end the element or change how the browser parses it
         "data": json.dumps(content).replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda blank: blanks[blank[1]], part("page.html"))
