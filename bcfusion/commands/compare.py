@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.arguments import separated, verb_parser
 from bcfusion.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -70,21 +71,14 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description, _, rest = HELP.partition("examples:")
-    parser = argparse.ArgumentParser(
-        prog="bcfusion compare",
-        description=description,
-        epilog="examples:" + rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("compare", HELP)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run directories, or folders of runs")
     parser.add_argument("--sort", metavar="KEY", default="selection", help="best or smallest first; default: selection")
     parser.add_argument("--reverse", action="store_true", help="worst or largest first")
     parser.add_argument(
         "--filter", metavar="CONDITION", action="append", default=[], help="KEY=VALUE, also != < <= > >=, a,b and a*"
     )
-    parser.add_argument("--metrics", metavar="KEYS", type=_keys, help="scores to show, such as stoi,pesq_wb")
+    parser.add_argument("--metrics", metavar="KEYS", type=separated(str), help="scores to show, such as stoi,pesq_wb")
     parser.add_argument("--scores", choices=("best", "closing"), default="best", help="in the table; default: best")
     parser.add_argument("--against", metavar="RUN", help="number, name or path of the run to compare the others to")
     parser.add_argument(
@@ -94,10 +88,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder for everything, or one table whose name ends in .md or .csv",
     )
     return parser
-
-
-def _keys(text: str) -> list[str]:
-    return [key.strip() for key in text.split(",") if key.strip()]
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Run]:

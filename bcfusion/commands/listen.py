@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, separated, verb_parser
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -72,43 +73,40 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description, _, examples = HELP.partition("examples:")
-    parser = argparse.ArgumentParser(
-        prog="bcfusion listen",
-        description=description,
-        epilog="examples:" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("listen", HELP)
     parser.add_argument(
         "inputs",
         metavar="RUN",
         nargs="*",
         help="runs, folders of runs, evaluations, bundles; key=value changes the data",
     )
-    parser.add_argument("--output", metavar="FILE", type=_path, help="default: listen.html")
+    parser.add_argument("--output", metavar="FILE", type=path, help="default: listen.html")
     parser.add_argument(
         "--utterances",
         metavar="N",
-        type=_positive,
+        type=positive_int,
         help=f"most utterances on the page; default: {DEFAULT_UTTERANCES}",
     )
     parser.add_argument("--enhance", action="store_true", help="let the models enhance even if the runs wrote sounds")
     parser.add_argument("--split", choices=("test", "valid"), default="test", help="to enhance; default: test")
     parser.add_argument(
-        "--seconds", metavar="S", type=_amount, default=12.0, help="length that sounds are cut to; default: 12"
+        "--seconds", metavar="S", type=positive_number, default=12.0, help="length that sounds are cut to; default: 12"
     )
     parser.add_argument(
-        "--megabytes", metavar="MB", type=_amount, default=50.0, help="largest size of the page; default: 50"
+        "--megabytes", metavar="MB", type=positive_number, default=50.0, help="largest size of the page; default: 50"
     )
     parser.add_argument("--format", choices=("flac", "wav"), default="flac", help="of the sounds; default: flac")
     parser.add_argument(
-        "--anchor", metavar="HZ", type=_amounts, default=(), help="add low-passed targets to rate: 3500, or 3500,7000"
+        "--anchor",
+        metavar="HZ",
+        type=separated(positive_number),
+        default=(),
+        help="add low-passed targets to rate: 3500, or 3500,7000",
     )
-    parser.add_argument("--names", metavar="A,B", type=_names, help="names of the runs, in the order given")
+    parser.add_argument("--names", metavar="A,B", type=separated(str), help="names of the runs, in the order given")
     parser.add_argument("--title", default="Listening page", help="of the page")
     parser.add_argument("--serve", action="store_true", help="also serve the page on this machine until Ctrl-C")
-    parser.add_argument("--port", type=_port, default=0, help="for --serve; default: a free one")
+    parser.add_argument("--port", type=between(0, 65535, int), default=0, help="for --serve; default: a free one")
     parser.add_argument(
         "--analyse", action="store_true", help="analyse files of ratings (.json or .csv); --output writes Markdown"
     )
@@ -116,43 +114,6 @@ def _parser() -> argparse.ArgumentParser:
         "--no-screening", action="store_true", help="keep listeners who rate the hidden reference low (--analyse)"
     )
     return parser
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above zero")
-    return int(text)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text} is not a port, 0 to 65535")
-    return int(text)
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
-    return value
-
-
-def _amounts(text: str) -> tuple[float, ...]:
-    return tuple(dict.fromkeys(map(_amount, text.split(","))))
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    if not all(names) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text}: write different names with commas between them")
-    return names
 
 
 def _sources(candidates: Sequence[Candidate], overrides: Sequence[str], arguments: argparse.Namespace) -> list[Source]:
@@ -205,7 +166,7 @@ def _analyse(arguments: argparse.Namespace) -> int:
         raise BcfusionError(
             f"--output {output}: this file exists and is not Markdown; name another, such as ratings.md"
         )
-    analysis = analyse([read_ratings(_path(given)) for given in arguments.inputs], screening=not arguments.no_screening)
+    analysis = analyse([read_ratings(path(given)) for given in arguments.inputs], screening=not arguments.no_screening)
     print(analysis.markdown())
     if output:
         _write(output, analysis.markdown() + "\n")

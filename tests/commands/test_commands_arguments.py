@@ -16,7 +16,8 @@ from bcfusion.commands.shared.arguments import between, path, positive_int, posi
         (positive_int, "12", 12),
         (positive_number, "0.5", 0.5),
         (between(0, 1), "1", 1.0),
-        (separated(str), "b, a,b", ["b", "a"]),
+        (between(0, 65535, int), "8080", 8080),
+        (separated(str), "b, a,,b", ["b", "a"]),
         (separated(positive_number), "3500,7e3", [3500.0, 7000.0]),
     ],
 )
@@ -30,7 +31,8 @@ def test_a_text_becomes_a_value(kind: Callable[[str], object], text: str, value:
         (positive_int, ["0", "-1", "1.5", "many", ""], "is not a whole number above zero"),
         (positive_number, ["0", "inf", "nan", "much", ""], "is not a number above zero"),
         (between(0.001, 10), ["0", "11", "nan", "long"], "is not a number from 0.001 to 10"),
-        (separated(str), ["", "a,,b", ","], "is not a list of values separated by commas"),
+        (between(0, 65535, int), ["-1", "65536", "1.5"], "is not a whole number from 0 to 65535"),
+        (separated(str), ["", " ,"], "give one or more values, separated by commas"),
         (separated(positive_int), ["3,0"], "0 is not a whole number above zero"),
     ],
 )

@@ -50,13 +50,14 @@ def positive_number(text: str) -> float:
     return value
 
 
-def between(low: float, high: float) -> Callable[[str], float]:
-    """Return the type of a number from ``low`` to ``high``, both included."""
+def between(low: float, high: float, kind: type[float] | type[int] = float) -> Callable[[str], float]:
+    """Return the type of a number of a ``kind`` from ``low`` to ``high``, both included."""
 
     def number(text: str) -> float:
-        value = _number(text)
+        value = _number(text, kind)
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not a number from {low:g} to {high:g}")
+            word = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text} is not a {word} from {low:g} to {high:g}")
         return value
 
     return number
@@ -66,17 +67,17 @@ def separated(entry: Callable[[str], T]) -> Callable[[str], list[T]]:
     """Return the type of one or more values, each of type ``entry``, separated by commas; repeated ones count once."""
 
     def values(text: str) -> list[T]:
-        entries = [part.strip() for part in text.split(",")]
-        if not all(entries):
-            raise argparse.ArgumentTypeError(f"{text or 'an empty text'} is not a list of values separated by commas")
+        entries = [part.strip() for part in text.split(",") if part.strip()]
+        if not entries:
+            raise argparse.ArgumentTypeError("give one or more values, separated by commas")
         return list(dict.fromkeys(map(entry, entries)))
 
     return values
 
 
-def _number(text: str) -> float:
+def _number(text: str, kind: type[float] | type[int] = float) -> float:
     """Return a number; NaN, which no range contains, for anything else."""
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
         return math.nan
