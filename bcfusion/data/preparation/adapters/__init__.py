@@ -71,7 +71,7 @@ class Option:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """Reads the layout of one corpus.
+    """A reader of the layout of one corpus.
 
     An adapter whose corpus can be fetched also has ``download(root: Path, options: Mapping[str, str]) -> None``; see
     :class:`Downloads`.
