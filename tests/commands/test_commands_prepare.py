@@ -87,7 +87,7 @@ def test_a_name_that_is_no_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no module my.corpus" in capsys.readouterr().err
 
 
-def test_options_before_the_corpus_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_before_the_corpus_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(["--root", "speech", "--out", "m.jsonl", "folder"])
     assert leaving.value.code == 2
@@ -110,7 +110,7 @@ def test_a_corpus_without_a_downloader_says_where_it_is(capsys: pytest.CaptureFi
     assert "clips/common_voice_en_1.mp3" in shown
 
 
-def test_what_is_left_out_is_told_and_too_much_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_is_reported_and_too_much_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     Path("speech/train/ann/2.wav").write_text("no sound")
     assert run("folder", "--root", "speech", "--out", "m.jsonl") == USER_ERROR
     shown = capsys.readouterr().err.splitlines()
@@ -171,7 +171,7 @@ def hear_interrupts() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_ended_goes_on_where_it_was(workplace: Path, how: signal.Signals) -> None:
+def test_a_run_that_was_killed_resumes_where_it_stopped(workplace: Path, how: signal.Signals) -> None:
     (workplace / "mine").mkdir()
     (workplace / "mine/slow.py").write_text(SLOW)
     audio.write(workplace / "a.wav", np.zeros(800), 8000)

@@ -96,7 +96,7 @@ def test_librispeech_subsets_can_be_chosen_and_must_be_there(tmp_path: Path) -> 
         recordings("librispeech", root, {"subsets": "train-clean-1"})
 
 
-def test_a_subset_that_is_not_complete_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_subset_that_is_not_complete_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recordings("librispeech", make(tmp_path, *LIBRISPEECH[:2]))
     assert "2 of the 28539 utterances of train-clean-100" in caplog.text
 

@@ -315,7 +315,7 @@ def test_wrong_arguments_are_all_named_at_once(tmp_path: Path) -> None:
         small(tmp_path).rows("dev")
 
 
-def test_a_cache_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="BCFUSION_CACHE"):
         small(tmp_path / "file").rows("train")

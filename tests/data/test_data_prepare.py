@@ -106,7 +106,7 @@ def test_each_reason_to_leave_a_recording_out_is_counted_and_named(tmp_path: Pat
         "1 unreadable",
         "2 with another number of channels",
         "2 shorter than the corpus says",
-        "1 with an id that another has",
+        "1 with a repeated id",
         "1 of speakers who are in another split too",
     ):
         assert kind in counts
@@ -131,7 +131,7 @@ def test_thousands_of_missing_files_end_the_run_in_three_lines_and_at_once(tmp_p
     assert not (tmp_path / "m.jsonl").exists()
 
 
-def test_speakers_never_stand_in_two_splits_and_test_stays_whole(tmp_path: Path) -> None:
+def test_speakers_are_never_in_two_splits_and_test_stays_whole(tmp_path: Path) -> None:
     file = make(tmp_path / "a.wav")
     recordings = [
         replace(speech(file, split, speaker), id=f"{speaker}-{split}")
@@ -276,7 +276,7 @@ def test_shares_that_divide_nothing_are_refused(shares: tuple[float, float, floa
         split_by_speaker("ab", shares)
 
 
-def test_a_wrong_root_is_told_with_what_is_there_and_what_should_be(tmp_path: Path) -> None:
+def test_a_wrong_root_is_reported_with_what_is_there_and_what_should_be(tmp_path: Path) -> None:
     (tmp_path / "papers").mkdir()
     message = str(missing(Listed(), tmp_path, "no recordings"))
     assert message == f"{tmp_path}: no recordings; it contains: papers\nexpected layout:\nROOT/*.wav\nsource: here"

@@ -237,7 +237,7 @@ def session(tmp_path: Path, speech: Path) -> Path:
     return manifest(tmp_path, *records)
 
 
-def test_a_session_tells_what_a_take_of_it_cannot(session: Path) -> None:
+def test_a_session_resolves_what_a_single_take_cannot(session: Path) -> None:
     inspection = inspect_manifest(session, workers=1, progress=False)
     unsure = inspection.lines[3]
     assert unsure.measured.alignment is not None
@@ -319,7 +319,7 @@ def test_fix_refuses_a_manifest_that_changed_meanwhile(session: Path) -> None:
     assert session.read_text() == changed
 
 
-def test_a_jump_within_a_session_is_told(session: Path, voice: np.ndarray) -> None:
+def test_a_jump_within_a_session_is_reported(session: Path, voice: np.ndarray) -> None:
     store(session.parent, "a3.wav", voice)
     store(session.parent, "b3.wav", body_of(voice, 100, -1))
     found = look(session)

@@ -25,7 +25,7 @@ from bcfusion.errors import AudioError, DataError
 
 _BATCH = {False: 64, True: 4}  # recordings that a worker gets at once: a header takes 0.1 ms, a measurement 50
 
-DUPLICATE_ID = "with an id that another has"
+DUPLICATE_ID = "with a repeated id"
 SHARED_SPEAKER = "of speakers who are in another split too"
 
 
