@@ -86,7 +86,7 @@ def test_a_replacement_of_a_folder_that_fails_restores_the_old_one(
     replace = os.replace
 
     def failing(source: Path, target: Path) -> None:
-        if source.name.endswith(".part"):
+        if Path(source).name.endswith(".part"):
             raise OSError("no space left")
         replace(source, target)
 
@@ -95,3 +95,19 @@ def test_a_replacement_of_a_folder_that_fails_restores_the_old_one(
         filled(part, "new")
     assert os.listdir(tmp_path) == ["bundle"]
     assert (bundle / "weights").read_text() == "old"
+
+
+@pytest.mark.parametrize(("complete", "kept"), [(True, "theirs"), (False, "ours")])
+def test_a_complete_folder_that_another_process_made_meanwhile_is_not_moved(
+    tmp_path: Path, complete: bool, kept: str
+) -> None:
+    target = tmp_path / "corpus"
+    with appearing_folder(target, keep=lambda folder: (folder / "index").exists()) as part:
+        (part / "ours").touch()
+        target.mkdir()
+        (target / ("index" if complete else "damaged")).touch()
+        (target / "theirs").touch()
+        before = target.stat().st_ino
+    assert (target / kept).exists()
+    assert (target.stat().st_ino == before) == complete
+    assert os.listdir(tmp_path) == ["corpus"]
