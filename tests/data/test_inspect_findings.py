@@ -17,7 +17,7 @@ from bcfusion.data.inspect.checks import TOP_ACTIVITY, Severity
 from bcfusion.data.inspect.findings import Finding, findings
 from bcfusion.data.inspect.fix import fix
 from bcfusion.data.inspect.inspection import inspect_manifest, main_sensor
-from bcfusion.data.loading.segments import SensorReader
+from bcfusion.data.loading.reader import SensorReader
 from bcfusion.errors import DataError
 
 RATE = 16000

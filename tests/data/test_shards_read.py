@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio import UnreadableAudio
-from bcfusion.contracts import Corpus, Row
+from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.manifest import write_manifest
 from bcfusion.data.loading.datamodule import SpeechDataModule
@@ -27,8 +27,8 @@ from bcfusion.errors import DataError
 RATE = 8000
 
 
-def noisy(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-    return {"signal": air + torch.randn(air.shape, generator=generator)}
+def noisy(air: Tensor, draw: Draw) -> dict[str, Tensor]:
+    return {"signal": air + torch.randn(air.shape, generator=draw.generator)}
 
 
 class Rows:

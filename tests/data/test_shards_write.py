@@ -14,7 +14,7 @@ import torch
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError
 from bcfusion.contracts import Row
-from bcfusion.data.loading.segments import SensorReader
+from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.shards.read import ShardCorpus
 from bcfusion.data.loading.shards.write import write_shards
 from bcfusion.errors import DataError

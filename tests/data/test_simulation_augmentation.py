@@ -11,10 +11,11 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio.level import active_level
-from bcfusion.contracts import Corpus, Row
+from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.loading.collate import Item
 from bcfusion.data.loading.datamodule import SpeechDataModule
-from bcfusion.data.loading.segments import SensorReader, TrainSegments
+from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.loading.segments import TrainSegments
 from bcfusion.data.simulation.augmentation import LARGEST_BOOST, Augmentation, source_span, sped
 from bcfusion.errors import ConfigError, DataError
 
@@ -25,8 +26,8 @@ SENSORS = ("body", "noisy")
 class Noisy:
     """A microphone with noise of its generator, half as loud as the air."""
 
-    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        noise = 0.01 * torch.randn(air.shape, generator=generator)
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
+        noise = 0.01 * torch.randn(air.shape, generator=draw.generator)
         return {"signal": air + noise, "noise": noise}
 
 

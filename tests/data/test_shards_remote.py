@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Batch, Row
+from bcfusion.contracts import Batch, Draw, Row
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.shards import open_shards
 from bcfusion.data.loading.shards.datamodule import StreamedDataModule
@@ -27,8 +27,8 @@ RATE = 8000
 SEGMENT = 0.4
 
 
-def noisy(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-    return {"signal": air + torch.randn(air.shape, generator=generator)}
+def noisy(air: Tensor, draw: Draw) -> dict[str, Tensor]:
+    return {"signal": air + torch.randn(air.shape, generator=draw.generator)}
 
 
 @pytest.fixture

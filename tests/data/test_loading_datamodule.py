@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Corpus, Row
+from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
@@ -27,7 +27,7 @@ RATE = 8000
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def halved(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+def halved(air: Tensor, draw: Draw) -> dict[str, Tensor]:
     return {"signal": 0.5 * air}
 
 
