@@ -224,6 +224,6 @@ def test_an_error_in_a_worker_reaches_the_user_without_a_traceback_in_its_text(r
         list(islice(endless(loader(rows, workers)), 9))
     assert str(wide.value).startswith(rows[0].paths["air"])
     assert "\n" not in str(wide.value)
-    with pytest.raises(DataError) as config:
+    with pytest.raises(ConfigError) as config:
         list(loader(rows, workers, simulator=failing))
     assert str(config.value) == "degradation: a cutoff\ndegradation: a rate"

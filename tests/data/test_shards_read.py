@@ -172,7 +172,7 @@ def test_missing_and_foreign_shards_are_told(folder: Path, caplog: pytest.LogCap
     found = ShardCorpus(str(folder), max_unreadable_share=0.8).rows("train")
     assert 0 < len(found) < everything
     assert f"{tars[1].name} is missing" in caplog.text
-    assert f"{tars[2]} is no shard" in caplog.text
+    assert f"{tars[2]} is not a shard" in caplog.text
     with pytest.raises(DataError, match=rf"of {len(tars)} shards of train are missing or damaged 2"):
         ShardCorpus(str(folder)).rows("train")
     with pytest.raises(DataError, match="no such folder"):

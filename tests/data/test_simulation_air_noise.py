@@ -190,7 +190,7 @@ def test_a_manifest_must_keep_training_and_evaluation_apart(tmp_path: Path) -> N
     store(tmp_path / "a.wav", 0.1 * np.ones(RATE, np.float32))
     halves = ({"noise": "a.wav", "id": "1", "split": "train", "duration": 0.6},
               {"noise": "a.wav", "id": "2", "split": "valid", "offset": 0.5})  # fmt: skip
-    with pytest.raises(DataError, match=r"lists 1 stretch\(es\) of noise for training and for evaluation.*a\.wav"):
+    with pytest.raises(DataError, match=r"lists 1 part\(s\) of noise for both training and evaluation.*a\.wav"):
         AirNoise(manifest(tmp_path, *halves))
     AirNoise(manifest(tmp_path, {**halves[0], "duration": 0.5}, halves[1]))
     with pytest.raises(DataError, match="lists no noise with split valid or test"):

@@ -178,9 +178,9 @@ def test_it_travels_to_worker_processes() -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"codecs": ["amr"]}, "amr is no codec; there are opus, vorbis"),
-        ({"codecs": []}, "at least one"),
-        ({"evaluation": "amr"}, "amr is no codec"),
+        ({"codecs": ["amr"]}, r"codecs=\['amr'\] must be one or more of opus, vorbis"),
+        ({"codecs": []}, "one or more"),
+        ({"evaluation": "amr"}, "evaluation='amr' must be one of null, opus"),
         ({"rate": -8000}, "rate=-8000"),
         ({"quality": (0.2, 1.2)}, "quality"),
         ({"probability": 1.2}, "probability=1.2"),

@@ -254,7 +254,7 @@ def test_what_the_user_got_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no audio in the rir folder"):
         Rooms(str(tmp_path))
     store(tmp_path / "one.wav", response())
-    with pytest.raises(DataError, match="one room response only"):
+    with pytest.raises(DataError, match="only one room response"):
         Rooms(str(tmp_path))
     with pytest.raises(ConfigError) as error:
         Rooms(share=2.0, speech=False, early_reflections=0.05)

@@ -19,7 +19,7 @@ from bcfusion.data.loading.collate import collate
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.seeding import generator_for
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
-from bcfusion.errors import AudioError, BcfusionError, DataError
+from bcfusion.errors import BcfusionError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -218,12 +218,7 @@ class _Reported(Dataset[Any]):
         try:
             return collate([self.items[key] for key in keys])
         except BcfusionError as error:
-            return portable(error)
-
-
-def portable(error: BcfusionError) -> BcfusionError:
-    """Return an error that PyTorch can send from a worker: ConfigError's constructor takes a list, not a message."""
-    return error if isinstance(error, AudioError) else DataError(str(error))
+            return error
 
 
 def batch_loader(
@@ -260,6 +255,6 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the trainer saves first, then ends its workers."""
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the trainer saves, then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -106,8 +106,8 @@ class Augmentation:
         meant = self.body_gain != (0.0, 0.0) or self.body_polarity
         if meant and not set(self.body_sensors) & set(sensors):
             return (
-                f"data.augmentation.body_sensors: none of {', '.join(self.body_sensors) or 'no names'} is a sensor of "
-                f"the task ({', '.join(sensors)}): name the sensors that body_gain and body_polarity apply to"
+                f"augmentation.body_sensors={list(self.body_sensors)} must name the sensors to which body_gain and "
+                f"body_polarity apply, one or more of {', '.join(sensors)}"
             )
         return None
 

@@ -159,7 +159,7 @@ def sinc(order: int, cutoff: float, sample_rate: int, generator: torch.Generator
 
 
 def _recursive(sections: np.ndarray) -> Lowpass:
-    """Apply second-order sections forwards and backwards; rounding would ruin the poles of one polynomial of order 10."""
+    """Apply second-order sections forwards and backwards; rounding would ruin the poles of a single polynomial."""
     poles = np.concatenate([np.roots(section[3:]) for section in sections])
     settling = settling_time(float(np.abs(poles).max()), decibels=60.0)
     # the steepest elliptic filters ring for a second, in a band of a few hertz: not worth a pad as long as the segment

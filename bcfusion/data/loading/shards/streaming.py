@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from bcfusion.audio import EncodedAudio, UnreadableAudio
 from bcfusion.contracts import Batch, Row
 from bcfusion.data.loading.collate import Item, collate
-from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader, portable
+from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader
 from bcfusion.data.loading.seeding import generator_for, stable_seed
 from bcfusion.data.loading.segments import TrainSegments
 from bcfusion.data.loading.shards.index import row_of
@@ -136,7 +136,7 @@ class _Batches(IterableDataset[Any]):
             while batch := list(itertools.islice(items, self.batch_size)):
                 yield collate(batch)
         except BcfusionError as error:
-            yield portable(error)
+            yield error
 
     def _items(self) -> Iterator[Item]:
         import webdataset
