@@ -18,7 +18,7 @@ from typing import Any
 
 from bcfusion.errors import ConfigError
 
-__all__ = ["above", "at_least", "one_of", "require", "within"]
+__all__ = ["Rule", "above", "ascending", "at_least", "one_of", "require", "within"]
 
 Rule = tuple[object, str] | list[str]
 
@@ -58,6 +58,19 @@ def above(low: float, **values: Any) -> list[str]:
 def within(low: float, high: float, **values: Any) -> list[str]:
     """Return a message for each argument outside ``[low, high]``; sequences as in :func:`at_least`."""
     return _broken(values, f"from {low:g} to {high:g}", lambda value: low <= value <= high)
+
+
+def ascending(low: float, high: float, **ranges: Any) -> list[str]:
+    """Return a message for each argument that is not a range ``[lowest, highest]`` within ``[low, high]``."""
+    return [
+        f"{name}={list(value) if isinstance(value, Sequence) else value!r} must be two numbers in ascending order, "
+        f"from {low:g} to {high:g}"
+        for name, value in ranges.items()
+        if not isinstance(value, Sequence)
+        or len(value) != 2
+        or not all(_is_number(entry) for entry in value)
+        or not low <= value[0] <= value[1] <= high
+    ]
 
 
 def one_of(options: Iterable[object], **values: object) -> list[str]:

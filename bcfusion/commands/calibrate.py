@@ -135,7 +135,7 @@ def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]
 
     from bcfusion.audio import UnreadableAudio
     from bcfusion.data.inspect.alignment import ENOUGH, alignment
-    from bcfusion.data.loading.segments import SensorReader
+    from bcfusion.data.loading.reader import SensorReader
     from bcfusion.data.simulation.estimation import Pair
 
     reader = SensorReader((sensor,), {}, sample_rate)

@@ -17,8 +17,6 @@ from torch import nn
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.learning import needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
-from bcfusion.data.loading.shards.datamodule import StreamedDataModule
-from bcfusion.data.loading.shards.remote import StreamedShards
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
 from bcfusion.training.adversary import Adversary, Schedule
@@ -26,10 +24,10 @@ from bcfusion.training.module import NETWORKS, Optimization, SpeechModule
 
 
 def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
-    """The data of a configuration: corpus, simulators, segments."""
+    """Return the data module of a configuration: the one that its corpus declares, or else the usual one."""
     data = cfg.data
     corpus = build(data.corpus)
-    kind = StreamedDataModule if isinstance(corpus, StreamedShards) else SpeechDataModule
+    kind: type[SpeechDataModule] = getattr(corpus, "datamodule", SpeechDataModule)
     return kind(
         corpus=corpus,
         simulators={name: build(node) for name, node in cfg.degradation.items() if name in cfg.task.sensors},

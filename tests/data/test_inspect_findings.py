@@ -18,7 +18,7 @@ from bcfusion.data.inspect.criteria import TOP_ACTIVITY
 from bcfusion.data.inspect.findings import Finding, findings
 from bcfusion.data.inspect.fix import fix
 from bcfusion.data.inspect.inspection import inspect_manifest, main_sensor
-from bcfusion.data.loading.segments import SensorReader
+from bcfusion.data.loading.reader import SensorReader
 from bcfusion.errors import DataError
 
 RATE = 16000
