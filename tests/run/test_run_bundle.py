@@ -172,7 +172,7 @@ def test_failed_write_keeps_the_old_bundle(bundle: Path, monkeypatch: pytest.Mon
     real = os.replace
 
     def replace(source: Path, target: Path) -> None:
-        if str(source).endswith(".new"):
+        if str(source).endswith(".part"):
             raise OSError("disk error")
         real(source, target)
 
@@ -186,7 +186,7 @@ def test_failed_write_keeps_the_old_bundle(bundle: Path, monkeypatch: pytest.Mon
 def test_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
-    with pytest.raises(CheckpointError, match="is no bundle"):
+    with pytest.raises(CheckpointError, match="is not a bundle"):
         save_bundle(tmp_path / "thesis", seanet(), CONFIG, ["body"], {})
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "x"
 
@@ -294,9 +294,9 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
         ({"generator": {**CONFIG, "chanels": 3}}, "unexpected keyword argument 'chanels'"),
         ({"generator": {"channels": 3}}, "no _target_"),
         ({"generator": {**CONFIG, "channels": 3}}, "of another shape"),
-        ({"generator": {**CONFIG, "strides": [2]}}, "unknown (as "),
+        ({"generator": {**CONFIG, "strides": [2]}}, "unknown (such as "),
         ({"format": 2}, "update bcfusion"),
-        ({"format": None}, "says no format"),
+        ({"format": None}, "holds no format number"),
         ({"sensors": 3}, "of the wrong kind"),
     ],
 )
@@ -323,7 +323,7 @@ def test_damaged_bundle(bundle: Path) -> None:
         ({"config": {"generator": CONFIG}}, "config.task missing"),
         ({"format": FORMAT + 1}, "update bcfusion"),
         ({"generator": seanet(channels=3).state_dict()}, "of another shape"),
-        ({"generator": {}}, "missing (as "),
+        ({"generator": {}}, "missing (such as "),
     ],
 )
 def test_checkpoint_that_does_not_fit(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
