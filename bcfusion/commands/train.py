@@ -86,7 +86,7 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
     logging.getLogger("lightning.pytorch").setLevel(
         logging.WARNING
     )  # devices at hand, tips: bcfusion says what matters
-    from bcfusion.run.jobs import PRUNED
+    from bcfusion.run.jobs import note_pruned
     from bcfusion.run.record import Provenance
     from bcfusion.training.callbacks.interrupt import RunInterrupted
     from bcfusion.training.callbacks.pruning import RunPruned
@@ -111,7 +111,7 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
         result = train(cfg, run_dir, provenance, started, trial.hopeless if trial and trial.prunes else None)
     except RunPruned as pruned:
         if trial is not None and trial.trial is not None:  # once, where there are several processes
-            (run_dir / PRUNED).write_text(f"{pruned}\n")
+            note_pruned(run_dir, pruned)
             print(f"bcfusion: {pruned}, best score {pruned.objective:.4f}: the search ends this run")
         return pruned.objective
     except RunInterrupted as interruption:

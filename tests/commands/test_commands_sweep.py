@@ -57,7 +57,7 @@ def check_three_jobs(done: subprocess.CompletedProcess[str], folder: Path) -> No
         ["0", "seed=1", "0.1000", "finished"],
         ["1", "seed=2", "–", "failed:", "ValueError:", "two", "is"],
     ]
-    assert done.stderr.splitlines()[-1] == "1 of 3 jobs failed: 1; sweep/1/failed.txt says more"
+    assert done.stderr.splitlines()[-1] == "1 of 3 jobs failed: 1; see sweep/1/failed.txt"
     assert "Traceback" not in done.stderr
 
 
@@ -201,7 +201,7 @@ def test_further_processes_of_a_job_are_told_its_directory(tmp_path: Path) -> No
 def test_what_goes_wrong_before_the_task_of_a_job_is_noted_as_well(tmp_path: Path) -> None:
     app = write_app(tmp_path, "return 1.0")
     app.write_text(
-        "from bcfusion.commands import hydra_app\n"
+        "from bcfusion.commands.shared import hydra_app\n"
         "from bcfusion.errors import ConfigError\n"
         "def refuse(*_):\n"
         "    raise ConfigError(['losses: not so'])\n"
@@ -267,7 +267,7 @@ def test_outcomes_are_ordered_by_number_and_shown_by_quality(tmp_path: Path) -> 
     assert [o.job for o in outcomes] == ["2", "9", "10", "11"]
     best = jobs.best_first(outcomes)
     assert [o.job for o in best] == ["2", "10", "9", "11"]
-    assert jobs.told_apart(best) == ["seed=2", "seed=10", "seed=9", ""]
+    assert jobs.distinguishing_overrides(best) == ["seed=2", "seed=10", "seed=9", ""]
     assert best[-1].note == "hopeless at step 4"
 
 
