@@ -36,7 +36,6 @@ SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 UNBOUNDED_CONTEXT_SECONDS = 1.0  # to either side, where the receptive field has no end
 CROSS_FADE_SECONDS = 0.25
-SINC_REACH = 80  # of audio.resample, in samples of the lower rate: 64 zero crossings, and the transition band
 BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}
 WAV_LIMIT = 4_294_900_000  # bytes that the 32-bit sizes of a plain WAV can hold
 
@@ -227,16 +226,14 @@ class _Reader:
         header = audio.info(path)  # refuses what is missing, damaged, cut or empty
         self.path = path
         self.rate, self.channels = header.sample_rate, header.channels
-        self.target_rate = sample_rate
         if self.rate != sample_rate and not resample:
             raise audio.AudioFormatError(
                 f"{path} is sampled at {self.rate} Hz, the model works at {sample_rate} Hz, and resampling is off: "
                 "convert the file, or leave out --no-resample (resample=False)"
             )
-        divisor = math.gcd(self.rate, sample_rate)
-        self.up, self.down = sample_rate // divisor, self.rate // divisor
+        self.change = audio.RateChange(self.rate, sample_rate)
         self.frames = header.frames
-        self.total = -(-self.frames * self.up // self.down)
+        self.total = self.change.length(self.frames)
         self._sound: soundfile.SoundFile | None = None
         self._begin = 0
         self._window = np.zeros((self.channels, 0), dtype=np.float32)
@@ -251,16 +248,9 @@ class _Reader:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Samples ``start`` to ``stop`` at the generator's rate, ``(channels, stop - start)``."""
-        if self.up == self.down:
-            return torch.from_numpy(self._decode(start, stop).copy())
-        # The filter's coefficients repeat every `down` input samples: windows that begin there, with the filter's reach
-        # around them, give the samples that the whole file would.
-        margin = SINC_REACH * math.ceil(self.down / min(self.up, self.down)) + self.down
-        period = max(0, start // self.up - -(-margin // self.down))
-        last = min(self.frames, -(-stop * self.down // self.up) + margin)
-        window = torch.from_numpy(self._decode(period * self.down, last))
-        converted = audio.resample(window, self.rate, self.target_rate)
-        return converted[:, start - period * self.up : stop - period * self.up]
+        first, last, skip = self.change.window(start, stop, self.frames)
+        window = torch.from_numpy(self._decode(first, last).copy())
+        return audio.resample(window, self.rate, self.change.to_rate)[:, skip : skip + stop - start]
 
     def _decode(self, start: int, stop: int) -> np.ndarray:
         assert self._sound is not None
