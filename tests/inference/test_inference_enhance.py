@@ -89,7 +89,7 @@ def error_of(generator: nn.Module, source: Any, target: Path, **options: Any) ->
     with pytest.raises(AudioError) as caught:
         enhance_file(generator, source, target, **options)
     assert not target.exists()
-    assert not [name for name in os.listdir(target.parent) if name.endswith(".tmp")]
+    assert not [name for name in os.listdir(target.parent) if name.endswith(".part")]
     assert str(caught.value).count("\n") <= 1
     return str(caught.value)
 
