@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bcfusion.configuration.moved import current_target
+from bcfusion.configuration.targets import HYDRA_KEYS, UnknownTarget, locate
 from bcfusion.errors import CheckpointError
 
 __all__ = ["build_generator"]
-
-HYDRA_KEYS = ("_target_", "_partial_", "_convert_")
 
 
 def build_generator(config: Mapping[str, Any], source: Path) -> nn.Module:
@@ -53,13 +50,10 @@ def _build(value: Any, source: Path) -> Any:
 
 
 def _module_class(target: str, source: Path) -> type[nn.Module]:
-    module_name, _, name = current_target(target).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name, None)
-    except (ImportError, ValueError) as error:
-        raise CheckpointError(
-            f"{source} needs {target}, which cannot be imported here ({error}): install the package that has it"
-        ) from error
+        found = locate(target)
+    except UnknownTarget as error:
+        raise CheckpointError(f"{source} needs {target}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise CheckpointError(f"{source} needs {target}: there is no torch.nn.Module of that name in {module_name}")
+        raise CheckpointError(f"{source} needs {target}, which is no torch.nn.Module")
     return found

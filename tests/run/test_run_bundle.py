@@ -278,7 +278,7 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
     with pytest.raises(CheckpointError):
         load_generator(bundle)
     edit(bundle, generator={"_target_": "subprocess.Popen", "args": ["touch", str(marker)]})
-    with pytest.raises(CheckpointError, match=r"no torch\.nn\.Module"):
+    with pytest.raises(CheckpointError, match=r"is no torch\.nn\.Module"):
         load_generator(bundle)
     assert not marker.exists()
 
@@ -286,7 +286,7 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"generator": {**CONFIG, "_target_": "absent_package.Net"}}, "cannot be imported here"),
+        ({"generator": {**CONFIG, "_target_": "absent_package.Net"}}, "there is no package 'absent_package'; install it"),
         (
             {"generator": {**CONFIG, "_target_": "bcfusion.generators.seanet.Net"}},
             "needs bcfusion.generators.seanet.Net",
