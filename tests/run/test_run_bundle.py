@@ -286,7 +286,10 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"generator": {**CONFIG, "_target_": "absent_package.Net"}}, "there is no package 'absent_package'; install it"),
+        (
+            {"generator": {**CONFIG, "_target_": "absent_package.Net"}},
+            "there is no package 'absent_package'; install it",
+        ),
         (
             {"generator": {**CONFIG, "_target_": "bcfusion.generators.seanet.Net"}},
             "needs bcfusion.generators.seanet.Net",

@@ -45,11 +45,11 @@ def test_what_is_typed_wins_over_the_file() -> None:
         ("1", "nothing varies"),
         ("range(5,5)", "the range is empty"),
         ("interval(2.0,1.0)", "a=interval"),
-        ("interval(0,inf)", "the interval has no end"),
+        ("interval(0,inf)", "the interval is unbounded"),
         ("tag(log,interval(0,1))", "low > 0"),
-        ("tag(lgo,interval(1,2))", "the only tag with a meaning"),
-        ("tag(log,range(1,9))", "the only tag with a meaning"),
-        ("tag(log,choice(1,9))", "the only tag with a meaning"),
+        ("tag(lgo,interval(1,2))", "the only known tag"),
+        ("tag(log,range(1,9))", "the only known tag"),
+        ("tag(log,choice(1,9))", "the only known tag"),
     ],
 )
 def test_a_space_without_values_or_meaning_is_refused(value: str, says: str) -> None:
