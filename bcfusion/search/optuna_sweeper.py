@@ -45,6 +45,7 @@ class BcfusionOptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs and return what the search has found; Hydra calls this second."""
+        from bcfusion.files import write_text
         from bcfusion.search.drive import Search, job_overrides
         from bcfusion.search.space import examples, read_space
         from bcfusion.search.study import quiet_optuna
@@ -60,8 +61,7 @@ class BcfusionOptunaSweeper(Sweeper):
         # each choice once, so that a mistyped one does not end the search half-way
         self.validate_batch_is_legal([job_overrides(fixed, values) for values in examples(space)])
         sweep_dir = Path(str(self.config.hydra.sweep.dir))
-        sweep_dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+        write_text(sweep_dir / "multirun.yaml", OmegaConf.to_yaml(self.config))
         return Search(
             sampler=lambda **seed: _built("sampler", self.sampler, **seed),
             pruner=lambda: None if self.pruner is None else _built("pruner", self.pruner),

@@ -32,7 +32,7 @@ TRAINING = {
 
 
 class Gain(nn.Module):
-    """A network of a user's package: an amplifier around other modules that its configuration nests."""
+    """A network of a user's package: an amplifier with other modules nested in its configuration."""
 
     provides: tuple[str, ...] = ()
 
@@ -108,7 +108,7 @@ def test_bundle_has_no_weight_norm_and_leaves_the_network_alone(tmp_path: Path) 
     assert all(torch.equal(generator.state_dict()[name], tensor) for name, tensor in before.items())
 
 
-def test_config_says_all_that_inference_needs(bundle: Path) -> None:
+def test_config_holds_all_that_inference_needs(bundle: Path) -> None:
     text = (bundle / "config.yaml").read_text()
     assert text.startswith("# bcfusion enhance ")
     content = yaml.safe_load(text)
@@ -211,7 +211,7 @@ def test_nested_targets_lists_and_partials_are_built(tmp_path: Path) -> None:
     assert loaded.table == {"a": 1}
 
 
-def test_run_directory_gives_its_bundle_else_its_best_checkpoint(bundle: Path) -> None:
+def test_of_a_run_its_bundle_is_loaded_else_its_best_checkpoint(bundle: Path) -> None:
     run, x = bundle.parent, noise(1, 1, 64)
     (run / "checkpoints").mkdir()
     torch.save(checkpoint_content(generator=seanet(3).state_dict()), run / "checkpoints" / "best.ckpt")
@@ -222,7 +222,7 @@ def test_run_directory_gives_its_bundle_else_its_best_checkpoint(bundle: Path) -
     assert "without a bundle or a best.ckpt" in message(run)
 
 
-def test_checkpoint_gives_the_averaged_weights_where_there_are_some(tmp_path: Path) -> None:
+def test_of_a_checkpoint_the_averaged_weights_are_loaded_if_it_has_any(tmp_path: Path) -> None:
     x = noise(1, 1, 64)
     torch.save(checkpoint_content(), tmp_path / "raw.ckpt")
     torch.save(checkpoint_content(generator_ema=seanet(9).state_dict()), tmp_path / "ema.ckpt")

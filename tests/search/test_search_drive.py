@@ -1,4 +1,4 @@
-"""Searches as a user types them, of jobs that take no time."""
+"""Searches as a user starts them, of jobs that take no time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ optuna = pytest.importorskip("optuna", minversion="4.3", reason="hparams_search 
 from bcfusion.run import jobs  # noqa: E402
 from bcfusion.search.study import exclusive, open_study  # noqa: E402
 
+pytestmark = pytest.mark.slow  # each search is a process
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
 
 def search(folder: Path, *arguments: str, body: str, name: str = "optuna") -> subprocess.CompletedProcess[str]:
-    """Runs a search into ``folder/sweep`` whose jobs are ``body``, a function of ``cfg`` and ``trial``."""
-    beginning = "from bcfusion.search.trial import SearchTrial\ntrial = SearchTrial.of_this_job()\n"
-    return run_sweep(folder, beginning + textwrap.dedent(body), f"hparams_search={name}", *arguments)
+    """Run a search into ``folder/sweep`` whose jobs are ``body``, a function of ``cfg`` and ``trial``."""
+    head = "from bcfusion.search.trial import SearchTrial\ntrial = SearchTrial.of_this_job()\n"
+    return run_sweep(folder, head + textwrap.dedent(body), f"hparams_search={name}", *arguments)
 
 
 def study_of(folder: Path) -> optuna.Study:
@@ -73,8 +74,8 @@ def test_a_search_whose_trials_all_fail_ends_and_continues_once_fixed(tmp_path: 
     assert [o.status for o in jobs.read_outcomes(tmp_path / "sweep")] == ["failed"] * 3 + ["finished"] * 3
 
 
-def test_failed_and_hopeless_jobs_do_not_end_a_search(tmp_path: Path) -> None:
-    # 4 fails; 5 is worse than the median of the others, which is asked for once four of them are through
+def test_failed_and_pruned_jobs_do_not_end_a_search(tmp_path: Path) -> None:
+    # 4 fails; 5 is worse than the median of the others, which counts once four of them have finished
     body = """
         number = trial.trial.number
         if number == 4:
@@ -96,7 +97,7 @@ def test_failed_and_hopeless_jobs_do_not_end_a_search(tmp_path: Path) -> None:
     assert "pruned: hopeless at step 2" in done.stdout
 
 
-def test_the_metrics_apart_make_a_front(tmp_path: Path) -> None:
+def test_separate_metrics_make_a_pareto_front(tmp_path: Path) -> None:
     body = "return [[0.5, 0.1], [0.1, 0.5], [0.05, 0.05]][trial.trial.number]"
     done = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=3", body=body, name="optuna_pareto")
     assert done.returncode == 0, done.stderr
@@ -123,7 +124,7 @@ def test_the_metrics_apart_make_a_front(tmp_path: Path) -> None:
     ],
     ids=["no-m", "no-space", "trials", "objective", "member", "seed", "subdir", "sampler", "storage"],
 )
-def test_a_search_that_cannot_work_says_why_in_one_or_two_lines(
+def test_a_search_that_cannot_work_reports_why_in_one_or_two_lines(
     tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     done = search(tmp_path, *arguments, body="return 1.0")

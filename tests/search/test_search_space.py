@@ -1,4 +1,4 @@
-"""What may vary, in Hydra's notation."""
+"""The search space in Hydra's notation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_notation_becomes_its_distribution(value: str, distribution: object
     assert fixed == {"c": "x"}
 
 
-def test_what_is_typed_wins_over_the_file() -> None:
+def test_typed_overrides_win_over_the_file() -> None:
     params = {"a": "interval(0.0,1.0)", "b": "1,2"}
     space, fixed = read_space(["a=0.5"], params)
     assert list(space) == ["b"]
@@ -52,7 +52,7 @@ def test_what_is_typed_wins_over_the_file() -> None:
         ("tag(log,choice(1,9))", "the only known tag"),
     ],
 )
-def test_a_space_without_values_or_meaning_is_refused(value: str, says: str) -> None:
+def test_an_empty_space_or_an_unknown_tag_is_refused(value: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         read_space([f"a={value}"], {})
 
@@ -68,7 +68,7 @@ def test_examples_show_each_choice_once() -> None:
 
 
 @pytest.mark.parametrize("key", ["selection", "selection.stoi.weight"])
-def test_what_a_search_goes_by_cannot_vary(key: str) -> None:
+def test_the_selection_cannot_vary(key: str) -> None:
     with pytest.raises(ConfigError, match="selection: a search compares its jobs by it"):
         read_space([f"{key}=1,2"], {})
     read_space([f"{key}=1", "selection_of_mine=1,2"], {})
