@@ -12,7 +12,6 @@ from bcfusion.commands import exit_status
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.commands.shared.recorded import recorded_overrides
 from bcfusion.configuration.overrides import merge_overrides
-from bcfusion.files import write_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -86,7 +85,7 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
     verify_or_raise(cfg)
     # Lightning lists devices and gives tips; bcfusion prints what matters
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    from bcfusion.run.jobs import PRUNED
+    from bcfusion.run.jobs import note_pruned
     from bcfusion.run.record import Provenance
     from bcfusion.training.callbacks.interrupt import RunInterrupted
     from bcfusion.training.callbacks.pruning import RunPruned
@@ -111,7 +110,7 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
         result = train(cfg, run_dir, provenance, started, trial.hopeless if trial and trial.prunes else None)
     except RunPruned as pruned:
         if trial is not None and trial.trial is not None:  # one process of several
-            write_text(run_dir / PRUNED, f"{pruned}\n")
+            note_pruned(run_dir, pruned)
             print(f"bcfusion: {pruned}, best score {pruned.objective:.4f}: the search ends this run")
         return pruned.objective
     except RunInterrupted as interruption:
