@@ -12,7 +12,6 @@ import yaml
 
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir
 from bcfusion.configuration.values import UNRESOLVED, at, is_number, nodes, shown
-from bcfusion.errors import ConfigError
 from bcfusion.nearest import nearest
 
 
@@ -141,19 +140,16 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def require_keys(section: str, **values: Any) -> None:
-    """Apply the table to the arguments of a class that takes them from a section of the configuration.
+def key_rules(section: str, **values: Any) -> list[str]:
+    """Return the messages of :func:`key_problems` for arguments that a class takes from a section.
+
+    For :func:`bcfusion.requirements.require`, so that a class need not repeat the ranges of its keys.
 
     Args:
         section: the section that holds the keys, such as ``data``.
         values: the arguments, named as the keys.
-
-    Raises:
-        ConfigError: with one line for each value that is not accepted.
     """
-    problems = key_problems({section: values})
-    if problems:
-        raise ConfigError(problems)
+    return key_problems({section: values})
 
 
 def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
-from bcfusion.configuration.keys import require_keys
+from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import AdversarialObjective, Judgement
 from bcfusion.requirements import require
 
@@ -42,7 +42,7 @@ class Schedule:
     generator_interval: int = 1
 
     def __post_init__(self) -> None:
-        require_keys("adversarial", **asdict(self))
+        require(self, key_rules("adversarial", **asdict(self)))
 
     def active(self, step: int) -> bool:
         """Return whether the discriminators take part at this step."""
@@ -115,9 +115,11 @@ class Adversary(nn.Module):
         order: Order = "generator_first",
         shared_passes: bool | None = None,
     ) -> None:
-        require(self, (discriminators, "discriminators must hold at least one network"))
-        shared = "auto" if shared_passes is None else shared_passes
-        require_keys("adversarial", weight=weight, order=order, shared_passes=shared)
+        require(
+            self,
+            (discriminators, "discriminators must hold at least one network"),
+            key_rules("adversarial", order=order, shared_passes="auto" if shared_passes is None else shared_passes),
+        )
         super().__init__()
         self.discriminators = nn.ModuleDict(discriminators)
         self.objective = objective

@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from bcfusion.configuration.keys import require_keys
+from bcfusion.configuration.keys import key_rules
+from bcfusion.requirements import require
 
 
 class EmaGenerator(nn.Module):
@@ -26,7 +27,7 @@ class EmaGenerator(nn.Module):
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        require_keys("trainer", ema_decay=decay)
+        require(self, key_rules("trainer", ema_decay=decay))
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay

@@ -10,6 +10,7 @@ from typing import Literal
 import lightning
 import torch
 
+from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import Batch, Corpus, Row, Simulator
 from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally
 from bcfusion.data.loading.reader import SensorReader
@@ -19,7 +20,7 @@ from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.simulation.augmentation import Augmentation
 from bcfusion.data.simulation.device_simulation import deferrable, simulated
 from bcfusion.errors import DataError
-from bcfusion.requirements import at_least, require, within
+from bcfusion.requirements import at_least, require
 
 
 class SpeechDataModule(lightning.LightningDataModule):
@@ -82,19 +83,24 @@ class SpeechDataModule(lightning.LightningDataModule):
         simulate_on_device: bool = False,
     ) -> None:
         super().__init__()
-        limits = {"max_train_items": max_train_items, "max_valid_items": max_valid_items}
         misfit = None if augmentation is None else augmentation.problem(sensors)
         require(
             self,
+            key_rules(
+                "data",
+                batch_size=batch_size,
+                max_unreadable_share=max_unreadable_share,
+                sensor_dropout=sensor_dropout,
+                max_train_items=max_train_items,
+            ),
+            key_rules("trainer", max_valid_items=max_valid_items),
+            at_least(1, batches_per_pass=batches_per_pass),
             (sensors, "sensors=[] must name at least one sensor, as task.sensors does"),
             (segment_seconds * sample_rate >= 1, f"segment_seconds={segment_seconds!r} must be at least one sample"),
-            at_least(1, batch_size=batch_size, batches_per_pass=batches_per_pass),
             (
                 workers == "auto" or not at_least(0, workers=workers),
                 f"workers={workers!r} must be auto, or a number of processes from 0",
             ),
-            within(0, 1, max_unreadable_share=max_unreadable_share, sensor_dropout=sensor_dropout),
-            at_least(1, **{name: limit for name, limit in limits.items() if limit is not None}),
             (misfit is None, str(misfit)),
             (
                 min_bandwidth is None or 0 < min_bandwidth <= sample_rate / 2,

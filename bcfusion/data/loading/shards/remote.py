@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
+from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.corpora.made_once import cache_directory
 from bcfusion.data.loading.seeding import stable_seed
@@ -30,7 +31,7 @@ from bcfusion.data.loading.shards.read import rows_of
 from bcfusion.data.loading.shards.urls import closed, opened, reason
 from bcfusion.errors import DataError
 from bcfusion.files import appearing
-from bcfusion.requirements import at_least, require, within
+from bcfusion.requirements import require
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,7 @@ class StreamedShards:
             )
         from braceexpand import braceexpand
 
-        require(
-            self, at_least(1, shuffle_buffer=shuffle_buffer), within(0, 1, max_unreadable_share=max_unreadable_share)
-        )
+        require(self, key_rules("data", shuffle_buffer=shuffle_buffer, max_unreadable_share=max_unreadable_share))
         self.shuffle_buffer = shuffle_buffer
         self.max_unreadable_share = max_unreadable_share
         self.cache_dir = cache_dir
