@@ -1,4 +1,4 @@
-"""``python -m bcfusion`` is the command line."""
+"""Run the command line as ``python -m bcfusion``."""
 
 from __future__ import annotations
 

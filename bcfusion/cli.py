@@ -1,6 +1,6 @@
-"""The command line: parses the verb and imports that one module of :mod:`bcfusion.commands`.
+"""The command line: it parses the verb and imports the one module of :mod:`bcfusion.commands` that implements it.
 
-Nothing heavier than the standard library is loaded here, so that ``bcfusion --help`` answers at once.
+Only the standard library is loaded here, so that ``bcfusion --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib import import_module
 
 from bcfusion import __version__
 from bcfusion.commands import USER_ERROR, exit_status
+from bcfusion.nearest import did_you_mean
 
 VERBS = {
     "train": "train a network and compare its output with the input",
@@ -19,13 +20,13 @@ VERBS = {
     "enhance": "restore recordings: files, folders or globs in, files out",
     "listen": "write a page to hear runs side by side and to rate them blindly; analyse the ratings",
     "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",
-    "calibrate": "measure a body sensor on recorded pairs, for simulators to be built on",
-    "inspect": "find what is wrong with the recordings of a manifest: lag, polarity, bandwidth, levels",
+    "calibrate": "measure a body sensor from recorded pairs, for simulators to use",
+    "inspect": "find problems in the recordings of a manifest: lag, polarity, bandwidth, levels",
     "check": "verify a configuration; print size, cost, receptive field and latency",
     "init": "copy a shipped experiment to ./conf to edit it",
 }
-MODULES = {"inspect": "inspect_manifest"}  # where a verb's own name is that of a module of the standard library
-HYDRA_VERBS = ("train", "evaluate", "check")  # they complete their overrides themselves
+MODULES = {"inspect": "inspect_manifest"}  # verbs with the name of a module of the standard library
+HYDRA_VERBS = ("train", "evaluate", "check")  # they complete their own overrides
 
 USAGE = f"""\
 usage: bcfusion VERB [ARGUMENTS]
@@ -41,16 +42,16 @@ examples:
   eval "$(bcfusion train -sc install=bash)"   # tab completion
 
 options:
-  -h, --help  this text
-  --version   version of bcfusion"""
+  -h, --help  show this text
+  --version   show the version of bcfusion"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script ``bcfusion``. Returns the exit status."""
+    """Run the console script ``bcfusion`` and return its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     relaunched = os.environ.get("BCFUSION_VERB")
     if relaunched and "LOCAL_RANK" in os.environ and not (argv and argv[0] in VERBS):
-        # Lightning starts the further processes of `python -m bcfusion` with the overrides alone.
+        # Lightning starts the further processes of `python -m bcfusion` without the verb.
         argv.insert(0, relaunched)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         return _complete(argv)
     verb, *rest = argv
     if verb not in VERBS:
-        print(_unknown(verb), file=sys.stderr)
+        print(f"bcfusion has no verb '{verb}'{did_you_mean(verb, VERBS)}\nverbs: {', '.join(VERBS)}", file=sys.stderr)
         return USER_ERROR
     return exit_status(lambda arguments: _run(verb, arguments), rest)
 
@@ -77,20 +78,12 @@ def _run(verb: str, argv: list[str]) -> int | None:
     return status
 
 
-def _unknown(verb: str) -> str:
-    from bcfusion.nearest import nearest
-
-    near = nearest(verb, VERBS)
-    hint = f"did you mean '{near}'? " if near else ""
-    return f"bcfusion has no verb '{verb}'; {hint}verbs: {', '.join(VERBS)}"
-
-
 def _complete(argv: list[str]) -> int:
-    """Answers the shell: verbs here, overrides by the verb itself. The shell calls ``bcfusion -sc query=SHELL``."""
+    """Complete verbs; a verb completes its own overrides. The shell calls ``bcfusion -sc query=SHELL``."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split()
     if not any(argument.startswith("query=") for argument in argv):
-        verb = HYDRA_VERBS[0]  # install and uninstall are the same for all
+        verb = HYDRA_VERBS[0]  # install and uninstall are the same for every verb
     elif len(words) < 2 or (len(words) == 2 and not line[-1].isspace()):
         begun = words[1] if len(words) == 2 else ""
         print("\n".join(verb for verb in VERBS if verb.startswith(begun)))
@@ -99,7 +92,7 @@ def _complete(argv: list[str]) -> int:
         verb = words[1]
     if verb in HYDRA_VERBS:
         return exit_status(lambda arguments: _run(verb, arguments), argv)
-    return 0  # no suggestion: the shell completes file names
+    return 0  # without suggestions the shell completes file names
 
 
 if __name__ == "__main__":

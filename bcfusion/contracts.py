@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 if TYPE_CHECKING:  # metrics and manifests are used in worker processes that never load torch
@@ -37,7 +38,7 @@ class Batch(TypedDict, total=False):
     noise: Tensor
     unreadable: list[str]
     air: Tensor
-    pending: list[list[tuple[int, int, int, int | None]]]
+    pending: list[list[tuple[int, int, int, int]]]
 
 
 class Judgement(NamedTuple):
@@ -163,6 +164,33 @@ class AdversarialObjective(Protocol):
         ...
 
 
+#: what a loss may ask for of every batch; ``noise`` is there only if the task adds it
+BATCH_NAMES = frozenset({"inputs", "target", "lengths"})
+#: what a loss may ask for if there are discriminators
+JUDGEMENTS = frozenset({"estimate_judgements", "target_judgements"})
+
+
+def asks_for(loss: Any) -> tuple[str, ...]:
+    """Return the argument names of the ``forward`` of a loss, given as an instance or a class; none without one."""
+    forward = getattr(loss, "forward", None)
+    return () if forward is None else tuple(name for name in signature(forward).parameters if name != "self")
+
+
+def unprovided(
+    asks: Iterable[str], generator_provides: Iterable[str], batch_names: Iterable[str], adversarial: bool
+) -> list[str]:
+    """Return the names that a loss asks for and nobody provides, in the order of its arguments.
+
+    Args:
+        asks: argument names of the loss, as of :func:`asks_for`.
+        generator_provides: keys of the generator's output in addition to ``estimate``.
+        batch_names: keys of a batch in addition to :data:`BATCH_NAMES`, such as ``noise``.
+        adversarial: whether discriminators provide :data:`JUDGEMENTS`.
+    """
+    provided = {"estimate", *BATCH_NAMES, *generator_provides, *batch_names, *(JUDGEMENTS if adversarial else ())}
+    return [name for name in asks if name not in provided]
+
+
 @runtime_checkable
 class Metric(Protocol):
     """A quality measure of one utterance, computed in NumPy in a worker process.
@@ -194,6 +222,7 @@ class Skip(Exception):
     """This utterance cannot be scored by this metric; the text is the reason, counted in the report."""
 
 
+SPLITS = ("train", "valid", "test")  #: the parts of every corpus
 UNKNOWN_SPEAKER = "unknown"  #: stands in ``Row.speaker`` where a corpus does not tell
 
 
@@ -230,80 +259,74 @@ class Row:
 
 @runtime_checkable
 class Corpus(Protocol):
-    """Where utterances come from. ``rows`` may prepare (synthesise, scan) on its first call."""
+    """Where utterances come from. ``rows`` may prepare them (synthesise, scan) on its first call.
+
+    A corpus whose training utterances are not listed names the data module that loads them in an attribute
+    ``datamodule``, as :class:`bcfusion.data.loading.shards.remote.StreamedShards` does; its ``rows`` lists only
+    ``valid`` and ``test``.
+    """
 
     def rows(self, split: str) -> list[Row]:
-        """The utterances of ``train``, ``valid`` or ``test``, always in the same order."""
+        """Return the utterances of one of :data:`SPLITS`, always in the same order."""
         ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a simulator is given for one utterance or segment, in addition to the speech.
+
+    Attributes:
+        sample_rate: of the speech and of the result, in Hz.
+        generator: source of everything that changes from utterance to utterance; seeded by the item, on the CPU.
+        body: source of everything that belongs to the wearer (resonances, tilt, which of several measured responses);
+            seeded by the sensor and the SPEAKER, in training by the run too, so that all utterances of a speaker draw
+            the same numbers from it. On the CPU, and fresh for each call.
+        training: False in evaluation, where the simulation is fixed: what is still drawn (noise and its level) comes
+            from generators that are seeded by utterance and speaker alone, so it is the same in every run.
+    """
+
+    sample_rate: int
+    generator: torch.Generator
+    body: torch.Generator
+    training: bool
 
 
 @runtime_checkable
 class Simulator(Protocol):
     """Makes one sensor's signal from clean air-conducted speech.
 
-    ``air (1, T)`` at ``sample_rate``; returns a dict with ``signal (1, T)`` and, where it added the noise of a room,
-    ``noise (1, T)``, which the class attribute ``provides_noise = True`` announces. ``target (1, T)``, where the dict
-    has it, takes the place of air as what the network learns to give back: speech with the early reflections of a room.
-    All randomness is drawn from ``generator``. With ``training`` false the simulation is the fixed one of the
-    evaluation: what it still draws (noise and its level) comes from a generator that is seeded by the utterance.
+    ``air`` is ``(1, T)``. Returned is a dict with ``signal (1, T)`` and optionally:
+
+    - ``noise (1, T)``, the room noise it added, announced by the class attribute ``provides_noise = True``;
+    - ``target (1, T)``, which replaces air as what the network learns to restore: speech with the early reflections of
+      a room. It too is announced by ``provides_noise``.
+
+    A simulator that reads files sets ``reads_files = True``, so that it runs in the processes of the loader. All
+    randomness comes from the generators of ``draw``.
     """
 
-    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        """Simulates one utterance or segment."""
-        ...
-
-
-@runtime_checkable
-class BodySimulator(Simulator, Protocol):
-    """A simulator that models the wearer: resonances, tilt, which of several measured responses.
-
-    Where ``models_body`` is true it is called with ``body``, a generator that is seeded by the sensor and the SPEAKER
-    (and in training by the run), anew for each call, so that all utterances of a speaker draw the same numbers from it.
-    What changes from utterance to utterance is drawn from ``generator``.
-    """
-
-    models_body: bool
-
-    def __call__(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generator: torch.Generator,
-        training: bool,
-        *,
-        body: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Simulates one utterance or segment; without ``body`` the wearer too is drawn from ``generator``."""
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
+        """Simulate one utterance or segment."""
         ...
 
 
 @runtime_checkable
 class BatchSimulator(Simulator, Protocol):
-    """A simulator that takes a whole batch, on the device that the batch is on.
+    """A simulator that takes a whole batch, on the device of the batch.
 
-    Parameters and noises are drawn on the CPU, each item's from its own generators and in the order of a call of its
-    own, so that the result equals item-by-item calls to 1e-5 on any device and in a batch of any size.
+    Parameters and noise are drawn on the CPU, for each item from its own generators and in the order of a single call,
+    so that the result equals item-by-item calls to 1e-5 on any device and in a batch of any size.
     """
 
-    def batch(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generators: Sequence[torch.Generator],
-        training: bool,
-        bodies: Sequence[torch.Generator] | None = None,
-    ) -> dict[str, Tensor]:
-        """Simulates B utterances or segments of one length.
+    def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Simulate B utterances or segments of one length.
 
         Args:
-            air: ``(B, 1, T)`` clean speech. Items that are shorter are zero behind their end: what lies there in the
-                result is the caller's to cut off.
-            sample_rate: in Hz.
-            generators: B of them, on the CPU.
-            training: as in a call.
-            bodies: B of them, on the CPU, for a simulator that models the wearer; see :class:`BodySimulator`.
+            air: ``(B, 1, T)`` clean speech. Shorter items are zero past their end; the caller cuts off what the result
+                holds there.
+            draws: one per item, all of one sample rate and all of training or all of evaluation.
 
         Returns:
-            ``signal`` and, where there is one, ``noise``: ``(B, 1, T)`` float32 on the device of ``air``.
+            ``signal``, and whatever else a single call returns: ``(B, 1, T)`` float32 on the device of ``air``.
         """
         ...

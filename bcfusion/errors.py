@@ -1,20 +1,20 @@
-"""Errors that are the user's to mend. Their text is one or two lines: what, where, what to do.
+"""Errors that the user can fix. Their text is one or two lines: what happened, where, and what to do.
 
-The command line prints them without a traceback and exits with status 2; anything else that is raised is a bug of ours.
+The command line prints them without a traceback and exits with status 2; any other exception is a bug.
 """
 
 from __future__ import annotations
 
 
 class BcfusionError(Exception):
-    """A problem in what the user gave us. The message says what is wrong, where, and what to do."""
+    """A problem in the user's input. The message says what is wrong, where, and what to do."""
 
 
 class ConfigError(BcfusionError):
-    """The composed configuration cannot work. Holds every problem found, each with its YAML path.
+    """A configuration or an argument cannot work. The error lists every problem found, each with its place.
 
     Args:
-        problems: one line each.
+        problems: one line per problem.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -26,16 +26,16 @@ class ConfigError(BcfusionError):
 
 
 class AudioError(BcfusionError):
-    """An audio file is missing, unreadable, truncated, or not of the shape that was asked for."""
+    """An audio file is missing, unreadable, truncated, or not of the expected shape."""
 
 
 class DataError(BcfusionError):
-    """A corpus, folder or manifest is not what was announced."""
+    """A corpus, folder or manifest is missing, unreadable, or not what it was declared to be."""
 
 
 class CheckpointError(BcfusionError):
-    """A checkpoint, bundle or run directory is missing, damaged, or of another kind."""
+    """A checkpoint, bundle or run directory is missing, damaged, or of the wrong kind."""
 
 
 class TrainingError(BcfusionError):
-    """A run cannot go on (too many non-finite steps in a row, for instance)."""
+    """A run cannot continue, for example after too many non-finite steps in a row."""

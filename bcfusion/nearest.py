@@ -16,8 +16,8 @@ def nearest(name: str, options: Iterable[str], cutoff: float = 0.6) -> str | Non
     Args:
         name: what was typed; case does not matter.
         options: the names that exist.
-        cutoff: similarity of :func:`difflib.get_close_matches`, 0 to 1; an option that begins with ``name`` counts too
-            unless the cutoff is raised above its default.
+        cutoff: least similarity, 0 to 1, as in :func:`difflib.get_close_matches`. An option that begins with ``name``
+            counts too, unless the cutoff is raised above its default.
     """
     by_lower = {option.lower(): option for option in options}
     close = get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
@@ -29,7 +29,7 @@ def nearest(name: str, options: Iterable[str], cutoff: float = 0.6) -> str | Non
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return ``; did you mean 'OPTION'?`` as the end of a message, or an empty text if nothing is close."""
+    """Return ``; did you mean 'OPTION'?`` as the end of a message, or an empty string if nothing is close."""
     near = nearest(name, options)
     return f"; did you mean '{near}'?" if near else ""
 

@@ -1,4 +1,4 @@
-"""What a generator costs and how far it looks, measured on the network itself rather than declared by it."""
+"""Cost and receptive field of a generator, measured on the network itself rather than declared by it."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from bcfusion.nn.streaming import StreamingModule
 
 __all__ = ["count_parameters", "device_of", "evaluating", "macs_per_second", "measured_delay", "receptive_field"]
 
-FIRST_REACH_SECONDS = 0.2  # of the first window, to either side
-EMPTY_SHARE = 0.4  # of the window on each side that must stay finite, or the window grows
-GROWTH = 3  # of the window, while the trace of the poison still touches its edge
+FIRST_REACH_SECONDS = 0.2  # of the first window, on either side
+EMPTY_SHARE = 0.4  # of the window on each side that must stay finite; otherwise the window grows
+GROWTH = 3  # factor by which the window grows while the trace of the poison touches its edge
 MAX_PROBES = 40  # frame phases tried at most
 PROBES_AT_ONCE = 2  # more in one batch is slower on a CPU: the activations leave the cache
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Numbers in all parameters of ``module``, shared ones counted once; buffers are not parameters."""
+    """Return how many numbers all parameters hold; shared ones count once, and buffers do not count."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def macs_per_second(generator: nn.Module) -> float:
-    """Multiply-accumulate operations for one second of audio.
+    """Return the multiply-accumulate operations per second of audio.
 
-    Counted: convolutions, matrix products, attention (half of what ``torch.utils.flop_counter`` finds), and recurrent
-    layers (LSTM, GRU, RNN) from their sizes, since their fused kernels escape that counter. Not counted: activations,
-    additions, normalisation, FFTs, resampling by indexing; and biases.
+    Counted are convolutions, matrix products and attention (half of what ``torch.utils.flop_counter`` finds), and
+    recurrent layers (LSTM, GRU, RNN), from their sizes because that counter does not see their fused kernels. Not
+    counted are biases, activations, additions, normalisation, FFTs and resampling by indexing.
     """
     spec = cast("Generator", generator)
     frames = -(-spec.sample_rate // spec.hop)
-    samples = frames * spec.hop  # whole frames, so that inner padding is not charged to the second
+    samples = frames * spec.hop  # whole frames, so that inner padding does not count
     inputs = torch.zeros(1, spec.in_channels, samples, device=device_of(generator))
     counter = FlopCounterMode(display=False)
     recurrent = _RecurrentCounter(counter)
     layers = [module for module in generator.modules() if isinstance(module, nn.RNNBase)]
     hooks = [hook for layer in layers for hook in recurrent.watch(layer)]
     try:
-        # The counter does not see fused attention: a graph and the plain kernel keep it in its parts.
+        # The counter does not see fused attention: with gradients and the plain kernel it is computed in parts.
         with evaluating(generator), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             generator(inputs)
     finally:
@@ -59,31 +59,39 @@ def macs_per_second(generator: nn.Module) -> float:
 
 
 def receptive_field(generator: nn.Module, max_seconds: float = 3.0) -> tuple[int, int] | None:
-    """How far each output sample looks: output n depends on inputs n - past to n + future, in samples.
+    """Measure the receptive field: output n depends on inputs n - past to n + future, in samples.
 
     Measured by poisoning: one input sample is NaN, and the outputs that are not finite are those that depend on it.
-    This is done in the middle of a window, at the phases of the frame (position modulo ``hop``) where the reach can be
-    largest: on a stair of the strides the reach grows by one sample for each sample of phase and then falls, so
-    intervals that cannot hold a larger one are left out. A field with a gap as wide as what lies before it, and as
-    0.1 s, would be taken to end there.
+    This is done in the middle of a window, at those phases of the frame (position modulo ``hop``) where the reach can
+    be largest. With strides, the reach grows by one sample per sample of phase and then drops, so phases that cannot
+    have a larger reach than the known ones are skipped. A field with a gap that is as wide as all before it, and at
+    least 0.1 s, would be taken to end at the gap.
 
     Args:
-        generator: fulfils :class:`bcfusion.contracts.Generator`; left as it was, train or eval mode included.
-        max_seconds: the reach to either side beyond which the search ends.
+        generator: fulfils :class:`bcfusion.contracts.Generator`; it is left unchanged, train or eval mode included.
+        max_seconds: the reach on either side beyond which the search ends.
 
     Returns:
-        ``(past, future)``, or None where either exceeds ``max_seconds``: recurrent layers, global normalisation.
+        ``(past, future)``, or None if either exceeds ``max_seconds`` (recurrent layers, global normalisation).
     """
     spec = cast("Generator", generator)
     endless = any(isinstance(layer, StreamingModule) and layer.endless for layer in generator.modules())
     if endless or spec.delay is None or spec.delay > max_seconds * spec.sample_rate:
-        return None  # known from what it is; to measure the same may cost minutes of computing
+        return None  # known from its layers; measuring it may take minutes
     reach = _reach(generator, max_seconds)
     return None if reach.past is None or reach.future is None else (reach.past, reach.future)
 
 
 def measured_delay(generator: nn.Module, max_seconds: float = 3.0) -> int | None:
-    """Algorithmic latency in samples: output n depends on no input after n + delay. None beyond ``max_seconds``."""
+    """Measure the algorithmic latency in samples: output n depends on no input after n + delay.
+
+    Args:
+        generator: fulfils :class:`bcfusion.contracts.Generator`; it is left unchanged, train or eval mode included.
+        max_seconds: the latency beyond which the search ends.
+
+    Returns:
+        The latency, or None if it exceeds ``max_seconds``.
+    """
     return _reach(generator, max_seconds).future
 
 
@@ -106,7 +114,7 @@ class _Trace:
 def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
     spec = cast("Generator", generator)
     hop = spec.hop
-    # In frames; the widest window has room for the longest trace that is accepted.
+    # in frames; the widest window has room for the longest trace that is accepted
     limit = math.ceil(max_seconds * spec.sample_rate / (1 - EMPTY_SHARE) / hop) + 3
     half = min(limit, math.ceil(FIRST_REACH_SECONDS * spec.sample_rate / hop) + 3)
     with evaluating(generator), torch.no_grad():
@@ -117,7 +125,7 @@ def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
                 break
             half = min(limit, half * GROWTH)
         if left or right:
-            if left and right:  # a window that just holds the trace is enough from here on
+            if left and right:  # from here on, a window that just holds the trace suffices
                 half = max(-traces[0].first, traces[0].last) // hop + 4
             if hop > 1:
                 traces.update(_traces(generator, half, [hop - 1]))
@@ -134,9 +142,8 @@ def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
 def _refine(generator: nn.Module, half: int, traces: dict[int, _Trace], left: bool, right: bool) -> None:
     """Try further phases, the most promising first, until none can reach further than those in ``traces``.
 
-    The positions of the first and last poisoned output never move back when the poison moves on. Between two known
-    phases a < b the future is therefore at most ``(b - 1) - (a + first(a))`` and the past at most
-    ``(b + last(b)) - (a + 1)``.
+    The first and the last poisoned output never move back when the poison moves forward. Between two known phases
+    a < b the future is therefore at most ``(b - 1) - (a + first(a))`` and the past at most ``(b + last(b)) - (a + 1)``.
     """
     while len(traces) < MAX_PROBES:
         future = max(-trace.first for trace in traces.values())
@@ -160,7 +167,7 @@ def _traces(generator: nn.Module, half: int, phases: list[int]) -> dict[int, _Tr
     """Poison one sample at each of ``phases`` of the frame in the middle of ``2 * half + 1`` frames."""
     spec = cast("Generator", generator)
     samples = (2 * half + 1) * spec.hop
-    # Noise, not silence: a network may divide by the level of its input.
+    # noise, not silence: a network may divide by the level of its input
     noise = torch.randn(1, spec.in_channels, samples, generator=torch.Generator().manual_seed(0))
     inputs = (0.1 * noise).repeat(len(phases), 1, 1).to(device_of(generator))
     positions = [half * spec.hop + phase for phase in phases]
@@ -170,11 +177,11 @@ def _traces(generator: nn.Module, half: int, phases: list[int]) -> dict[int, _Tr
     found = {}
     for phase, position, trace in zip(phases, positions, poisoned, strict=True):
         where = trace.nonzero().flatten()
-        if len(where) == 0:  # this input sample reaches no output at all, as in a network that decimates
+        if len(where) == 0:  # no output depends on this input sample, as in a network that decimates
             found[phase] = _Trace(0, 0, True, True)
             continue
         first, last = int(where[0]), int(where[-1])
-        # Near the edge inner padding may have cut the trace, and a dilated network's trace may go on behind a gap.
+        # Near the edge, inner padding may have cut the trace; a dilated network's trace may continue after a gap.
         room = max(2 * spec.hop, int(EMPTY_SHARE * half * spec.hop))
         clear = first >= room, last < samples - room
         found[phase] = _Trace(first - position, last - position, *clear)
@@ -182,7 +189,7 @@ def _traces(generator: nn.Module, half: int, phases: list[int]) -> dict[int, _Tr
 
 
 class _RecurrentCounter:
-    """Counts recurrent layers by their sizes, and what the flop counter saw inside them, to take it off again."""
+    """Count recurrent layers by their sizes, and what the flop counter saw inside them, which is to be subtracted."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         self.counter = counter
@@ -199,14 +206,14 @@ class _RecurrentCounter:
     def _leave(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.double_counted += self.counter.get_total_flops() - self._before
         steps = args[0].data.numel() // args[0].data.shape[-1]  # batch times time
-        # Each matrix of the layer (input, hidden, projection) is used once a step.
+        # each matrix of the layer (input, hidden, projection) is used once per step
         weights = sum(weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
         self.macs += steps * weights
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every submodule back in its own mode after."""
+    """Put a module in eval mode, and every submodule back in its own mode at the end of the block."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -217,6 +224,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's parameters lie, or its buffers where it has none; the CPU where it has neither."""
+    """Return the device of a module's first parameter or, if it has none, buffer; the CPU if it has neither."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device

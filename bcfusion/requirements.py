@@ -18,7 +18,7 @@ from typing import Any
 
 from bcfusion.errors import ConfigError
 
-__all__ = ["above", "at_least", "one_of", "require", "within"]
+__all__ = ["Rule", "above", "ascending", "at_least", "one_of", "require", "within"]
 
 Rule = tuple[object, str] | list[str]
 
@@ -27,7 +27,7 @@ def require(owner: object, *rules: Rule) -> None:
     """Raise one error with every rule that is broken; return if there is none.
 
     Args:
-        owner: whose arguments they are: an instance, a class or a text; its name opens each message.
+        owner: the owner of the arguments: an instance, a class or a name; its name starts each message.
         rules: ``(condition, message)`` pairs, the message without the owner; or lists of messages, as the functions of
             this module return.
 
@@ -46,22 +46,35 @@ def require(owner: object, *rules: Rule) -> None:
 
 
 def at_least(low: float, **values: Any) -> list[str]:
-    """Return a message for each argument that is not ``low`` or more; of a sequence, every entry (at least one)."""
+    """Return a message for each argument below ``low``; a sequence needs at least one entry, and each is checked."""
     return _broken(values, f"at least {low:g}", lambda value: value >= low)
 
 
 def above(low: float, **values: Any) -> list[str]:
-    """Return a message for each argument that is not above ``low``; of a sequence, every entry (at least one)."""
+    """Return a message for each argument that is not above ``low``; sequences as in :func:`at_least`."""
     return _broken(values, f"above {low:g}", lambda value: value > low)
 
 
 def within(low: float, high: float, **values: Any) -> list[str]:
-    """Return a message for each argument outside of ``[low, high]``; of a sequence, every entry (at least one)."""
+    """Return a message for each argument outside ``[low, high]``; sequences as in :func:`at_least`."""
     return _broken(values, f"from {low:g} to {high:g}", lambda value: low <= value <= high)
 
 
+def ascending(low: float, high: float, **ranges: Any) -> list[str]:
+    """Return a message for each argument that is not a range ``[lowest, highest]`` within ``[low, high]``."""
+    return [
+        f"{name}={list(value) if isinstance(value, Sequence) else value!r} must be two numbers in ascending order, "
+        f"from {low:g} to {high:g}"
+        for name, value in ranges.items()
+        if not isinstance(value, Sequence)
+        or len(value) != 2
+        or not all(_is_number(entry) for entry in value)
+        or not low <= value[0] <= value[1] <= high
+    ]
+
+
 def one_of(options: Iterable[object], **values: object) -> list[str]:
-    """Return a message for each argument that is none of ``options``."""
+    """Return a message for each argument that is not one of ``options``."""
     known = list(options)
     words = ", ".join("null" if option is None else str(option) for option in known)
     return [f"{name}={value!r} must be one of {words}" for name, value in values.items() if value not in known]

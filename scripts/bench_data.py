@@ -1,15 +1,15 @@
-"""How fast training data are read: segments a second of the training loader, and of others doing the same work.
+"""How fast training data are read: segments per second of the training loader, and of others doing the same work.
 
-    python scripts/bench_data.py --root SPEECH                       # every sound file beneath the folder
+    python scripts/bench_data.py --root SPEECH                       # every sound file in the folder
     python scripts/bench_data.py --root SPEECH --files 100 --seconds 5 --workers 0 2 4
 
 The files are converted once, in a temporary folder, to WAV, FLAC and Opus, and the FLAC files are packed into shards.
-Then random segments are read of each: by the loader that `bcfusion train` uses, and, as the limit, by soundfile alone,
-which opens the file, seeks, and reads the same samples. The limit is taken with as many processes as the loader has
-workers (one where it has none), right beside each measurement of it, and the share is the median over the repeats of
-the one by the other. Everything lies in the page cache: disks and networks are not measured.
+Then random segments of each are read: by the loader of `bcfusion train` and, as the limit, by soundfile alone, which
+opens the file, seeks, and reads the same samples. The limit is measured with as many processes as the loader has
+workers (one if it has none), immediately before each measurement of the loader, and the share is the median over the
+repeats of their ratio. Everything is in the page cache: disks and networks are not measured.
 
-Before anything is timed, the first batch of every loader is compared with what soundfile read.
+Before anything is timed, the first batch of every loader is compared with what soundfile reads.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ from bcfusion.errors import AudioError, BcfusionError
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 ENCODINGS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
-WARM_UP = 4  # batches for each worker before the clock starts: what waited in the queues is out then
-COMPARED = 2048  # segments that the limit reads, again and again
+WARM_UP = 4  # batches per worker before the clock starts, by which the prefetched ones are used up
+COMPARED = 2048  # segments that the limit reads repeatedly
 
 
 class NoSegments(RuntimeError):
-    """A loader that delivered nothing, or something else than it should: there is no number to print."""
+    """A loader delivered nothing, or not what it should: there is no number to print."""
 
 
 class Span(NamedTuple):
-    """A segment: so many samples of a file from ``start`` on."""
+    """A segment: ``frames`` samples of a file from ``start``."""
 
     path: str
     start: int
@@ -71,22 +71,25 @@ class Span(NamedTuple):
 
 @dataclass
 class Source:
-    """What is measured: a way to the segments, and the files that soundfile reads them from for the limit.
+    """What is measured: a loader of segments, and the files from which soundfile reads them for the limit.
 
     Attributes:
-        name: in the table. spans: for the limit. loader: number of workers to batches of segments, without end.
-        problem: why it cannot be measured, in place of all else.
+        name: in the table.
+        spans: the segments, for the limit.
+        loader: returns, for a number of workers, batches of segments without end.
+        problem: why it cannot be measured; replaces everything else.
+        rates: by number of workers: rate and limit of each repeat.
     """
 
     name: str
     spans: Sequence[Span] = ()
     loader: Callable[[int], Iterable[Any]] | None = None
     problem: str = ""
-    rates: dict[int, list[tuple[float, float]]] = field(default_factory=dict)  # by workers: rate and limit of a repeat
+    rates: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
 
 
 def convert(files: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """The files as a folder corpus for each encoding, and as shards of the FLAC files; by name of the encoding."""
+    """Write the files as one folder corpus per encoding, and as shards of the FLAC files; return folders by name."""
 
     def write(numbered: tuple[int, Path]) -> None:
         number, file = numbered
@@ -110,11 +113,14 @@ def ours(
     arguments: argparse.Namespace,
     simulators: Mapping[str, Simulator] | None = None,
 ) -> Source:
-    """The training loader on a corpus, of whose rows ``files`` says where soundfile finds them.
+    """Return the training loader on a corpus as a source.
 
     Args:
-        name: in the table. corpus: has a split ``train``. files: by id. simulators: of a sensor ``body``; None: air is
-            read and handed on.
+        name: in the table.
+        corpus: has a split ``train``.
+        files: where soundfile finds the rows, by id.
+        arguments: of the command line.
+        simulators: of a sensor ``body``; None: air is read and passed on.
     """
     rate = corpus.rows("train")[0].sample_rate
     sensors = ["air"] if simulators is None else list(simulators)
@@ -132,7 +138,7 @@ def ours(
     spans = [span(plain.segments, key, files) for key in itertools.islice(keys, COMPARED)]
     batch = next(iter(plain))
     if len(batch["target"]) != arguments.batch:
-        raise NoSegments(f"{name}: a batch of {len(batch['target'])} segments, {arguments.batch} were asked for")
+        raise NoSegments(f"{name}: a batch of {len(batch['target'])} segments instead of {arguments.batch}")
     for target, wanted in zip(batch["target"].numpy(), spans, strict=False):
         samples = read(wanted)
         if not np.array_equal(target[0, : len(samples)], samples):
@@ -141,7 +147,7 @@ def ours(
 
 
 def span(segments: TrainSegments, key: tuple[int, int], files: Mapping[str, str]) -> Span:
-    """Where the segment lies that ``segments[key]`` is; compared in :func:`ours`."""
+    """Return the file and position of ``segments[key]``; compared in :func:`ours`."""
     row = segments.rows[segments.row_of(key[1])]
     total = segments.reader.total(row)
     frames = min(total, segments.segment)
@@ -150,7 +156,7 @@ def span(segments: TrainSegments, key: tuple[int, int], files: Mapping[str, str]
 
 
 def read(wanted: Span) -> np.ndarray:
-    """The segment as nobody can read it with less: soundfile and nothing else."""
+    """Read a segment with the least possible work: soundfile and nothing else."""
     with soundfile.SoundFile(wanted.path) as sound:
         sound.seek(wanted.start)
         samples: np.ndarray = sound.read(wanted.frames, dtype="float32")
@@ -158,10 +164,11 @@ def read(wanted: Span) -> np.ndarray:
 
 
 class Segments(Dataset[torch.Tensor]):
-    """Random segments as a user of another library would read them: an index, a random place, a tensor.
+    """Random segments as a user of another library would read them: an index, a random position, a tensor.
 
     Args:
-        length: of the data set. read: index and a number in [0, 1), which says where, to a segment.
+        length: of the data set.
+        read: returns the segment of an index and a position in [0, 1).
     """
 
     def __init__(self, length: int, read: Callable[[int, float], np.ndarray]) -> None:
@@ -176,9 +183,9 @@ class Segments(Dataset[torch.Tensor]):
 
 
 def theirs(name: str, segments: Segments, spans: Sequence[Span], batch: int) -> Source:
-    """PyTorch's own loader on such a data set; the length of its segments is checked, once."""
+    """Return PyTorch's own loader on a data set as a source; the length of its segments is checked once."""
     if len(segments[0]) != spans[0].frames:
-        raise NoSegments(f"{name}: a segment of {len(segments[0])} samples, {spans[0].frames} were asked for")
+        raise NoSegments(f"{name}: a segment of {len(segments[0])} samples instead of {spans[0].frames}")
 
     def loader(workers: int) -> Iterator[torch.Tensor]:
         made: DataLoader[torch.Tensor] = DataLoader(
@@ -190,13 +197,13 @@ def theirs(name: str, segments: Segments, spans: Sequence[Span], batch: int) -> 
     return Source(name, spans, loader)
 
 
-def place(where: float, there: int, frames: int) -> int:
-    """First sample of a segment of ``frames`` in a file of ``there``."""
-    return int(where * (there - frames + 1))
+def place(where: float, total: int, frames: int) -> int:
+    """Return the first sample of a segment of ``frames`` in a file of ``total`` samples."""
+    return int(where * (total - frames + 1))
 
 
 def of_torchaudio(folder: Path, flac: Source, arguments: argparse.Namespace) -> list[Source]:
-    """``torchaudio.datasets.LIBRISPEECH``: as it is, which decodes whole files, and its list of files alone."""
+    """Return ``torchaudio.datasets.LIBRISPEECH`` as it is, which decodes whole files, and only its list of files."""
     import torchaudio
 
     subset = folder / "torchaudio" / "LibriSpeech" / "dev-clean"
@@ -224,7 +231,7 @@ def of_torchaudio(folder: Path, flac: Source, arguments: argparse.Namespace) -> 
 
 
 def of_datasets(folder: Path, flac: Source, arguments: argparse.Namespace) -> list[Source]:
-    """``datasets`` with its feature ``Audio``: decoding, which is of whole files, and not decoding."""
+    """Return ``datasets`` with its feature ``Audio``: with decoding, which is of whole files, and without."""
     import datasets
 
     paths = sorted(map(str, (folder / "flac").glob("train/*/*.flac")))
@@ -249,38 +256,38 @@ def of_datasets(folder: Path, flac: Source, arguments: argparse.Namespace) -> li
 
 
 def attempt(name: str, make: Callable[[], Source]) -> Source:
-    """The source, or why another's library cannot make it here."""
+    """Return the source, or why the other library cannot make it here."""
     try:
         return make()
     except NoSegments:
         raise
-    except Exception as error:  # whatever it is, it is theirs, and one line of it is printed
+    except Exception as error:  # an error of the other library, of which one line is printed
         return Source(name, problem=f"cannot: {(str(error).strip() or repr(error)).splitlines()[0]}")
 
 
 def loaded(batches: Iterable[Any], batch: int, workers: int, seconds: float) -> float:
-    """Segments a second of a loader, once what it had read ahead is used up.
+    """Return the segments per second of a loader, measured once its prefetched batches are used up.
 
     Raises:
-        NoSegments: it ends, or its batches are of another size.
+        NoSegments: the loader ends, or its batches have another size.
     """
-    begin, count = math.inf, 0
+    start, count = math.inf, 0
     for number, got in enumerate(batches):
         size = len(got["target"] if isinstance(got, dict) else got)
         if size != batch:
-            raise NoSegments(f"a batch of {size} segments, {batch} were asked for")
+            raise NoSegments(f"a batch of {size} segments instead of {batch}")
         now = time.perf_counter()
         if number == WARM_UP * max(1, workers):
-            begin = now
-        elif now > begin:
+            start = now
+        elif now > start:
             count += size
-            if now - begin >= seconds:
-                return count / (now - begin)
-    raise NoSegments("the loader ended before its time")
+            if now - start >= seconds:
+                return count / (now - start)
+    raise NoSegments("the loader ended too early")
 
 
 def limit(spans: Sequence[Span], processes: int, seconds: float) -> float:
-    """Segments a second of soundfile alone, of so many processes together."""
+    """Return the segments per second of soundfile alone, in all processes together."""
     if processes == 1:
         return alone(spans, seconds)
     context = multiprocessing.get_context("fork")  # as PyTorch's loader starts its workers
@@ -299,22 +306,22 @@ def limit(spans: Sequence[Span], processes: int, seconds: float) -> float:
 
 
 def beside(spans: Sequence[Span], seconds: float, barrier: Barrier, results: SimpleQueue[float]) -> None:
-    """What one of several processes does, all at the same time."""
+    """Measure one of several processes that start at the same time."""
     barrier.wait()
     results.put(alone(spans, seconds))
 
 
 def alone(spans: Sequence[Span], seconds: float) -> float:
-    begin = time.perf_counter()
+    start = time.perf_counter()
     for count, wanted in enumerate(itertools.cycle(spans), start=1):
         read(wanted)
-        if (taken := time.perf_counter() - begin) >= seconds:
+        if (taken := time.perf_counter() - start) >= seconds:
             return count / taken
     raise NoSegments("there are no segments")
 
 
 def measure(source: Source, arguments: argparse.Namespace) -> None:
-    """One repeat: with each number of workers the loader, and the limit beside it."""
+    """Run one repeat: for each number of workers the limit, then the loader."""
     assert source.loader is not None
     for workers in arguments.workers:
         wanted = limit(source.spans, max(1, workers), arguments.seconds)
@@ -329,7 +336,7 @@ def measure(source: Source, arguments: argparse.Namespace) -> None:
 
 
 def table(sources: Sequence[Source]) -> str:
-    """Markdown: medians over the repeats, a row for each source and number of workers."""
+    """Return a Markdown table: medians over the repeats, one row per source and number of workers."""
     lines = ["| source | workers | segments/s | soundfile alone | share |", "| --- | ---: | ---: | ---: | ---: |"]
     for source in sources:
         if source.problem:
@@ -342,7 +349,7 @@ def table(sources: Sequence[Source]) -> str:
 
 
 def suitable(root: Path, most: int | None, seconds: float) -> list[Path]:
-    """Mono files of the first one's rate that are at least a segment long.
+    """Return mono files that are at least a segment long and have the sample rate of the first.
 
     Raises:
         AudioError: there are none.
@@ -362,13 +369,13 @@ def suitable(root: Path, most: int | None, seconds: float) -> list[Path]:
 
 
 def sources(files: Sequence[Path], folder: Path, arguments: argparse.Namespace) -> list[Source]:
-    """Everything that is measured."""
+    """Return everything that is measured."""
     roots = convert(files, folder)
     corpora: dict[str, Corpus] = {name: FolderCorpus(str(roots[name])) for name in ENCODINGS if name in roots}
     places = {name: {row.id: row.paths["air"] for row in corpus.rows("train")} for name, corpus in corpora.items()}
     made = [ours(name, corpus, places[name], arguments) for name, corpus in corpora.items()]
     if "opus" not in corpora:
-        made.append(Source("opus", problem=f"cannot: it has no {audio.info(files[0]).sample_rate} Hz"))
+        made.append(Source("opus", problem=f"cannot: does not support {audio.info(files[0]).sample_rate} Hz"))
     made.append(ours("shards of flac", ShardCorpus(str(roots["shards"])), places["flac"], arguments))
     made.append(
         ours("flac, body simulated (eben_lowpass)", corpora["flac"], places["flac"], arguments, {"body": EbenLowpass()})
@@ -385,11 +392,11 @@ def sources(files: Sequence[Path], folder: Path, arguments: argparse.Namespace) 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--root", type=Path, required=True, help="folder of speech")
-    made.add_argument("--files", type=int, help="take so many of them; default: all")
+    made.add_argument("--files", type=int, help="number of files to use; default: all")
     made.add_argument("--segment-seconds", type=float, default=2.0)
     made.add_argument("--batch", type=int, default=16)
     made.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--seconds", type=float, default=2.0, help="that each measurement takes")
+    made.add_argument("--seconds", type=float, default=2.0, help="duration of each measurement")
     made.add_argument("--repeats", type=int, default=5)
     return made
 

@@ -4,8 +4,8 @@ python scripts/plot_simulators.py                                    eben_lowpas
 python scripts/plot_simulators.py accelerometer                      one of them
 python scripts/plot_simulators.py --calibration throat.json          the measured sensors too, from `bcfusion calibrate`
 
-Nothing is taken from formulas: noise goes in, and by Welch's method the power of what comes out is divided by the power
-of what went in. Thin lines are speakers or draws of the training, the thick line is the evaluation.
+Nothing is computed from formulas: noise is put through each simulator, and the power of the output is divided by the
+power of the input, by Welch's method. Thin lines are speakers or draws of training, the thick line is evaluation.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from matplotlib.figure import Figure
 from scipy import signal as scipy_signal
 from torch import Tensor
 
-from bcfusion.contracts import Simulator
+from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.loading.seeding import generator_for
-from bcfusion.data.simulation import simulate
 from bcfusion.data.simulation.accelerometer import Accelerometer
 from bcfusion.data.simulation.codec import CODECS, round_trip
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
@@ -45,51 +44,51 @@ TICKS = {50: "50", 100: "100", 200: "200", 500: "500", 1000: "1k", 2000: "2k", 4
 
 
 def white(level: float = 0.1, rate: int = RATE, seconds: float = SECONDS) -> Tensor:
-    """Gaussian noise ``(1, T)`` of so much root mean square."""
+    """Return Gaussian noise ``(1, T)`` with the root mean square ``level``."""
     return level * torch.randn(1, round(rate * seconds), generator=generator_for("plot"))
 
 
 def power(signal: Tensor, rate: int = RATE) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies in Hz and power density, of ``(1, T)``, by Welch's method."""
+    """Return frequencies in Hz and the power density of ``(1, T)``, by Welch's method."""
     frequencies, density = scipy_signal.welch(signal[0].double().numpy(), rate, nperseg=SEGMENT)
     return frequencies, np.maximum(density, 1e-30)
 
 
-def heard(simulator: Simulator, air: Tensor, draw: int, training: bool) -> Tensor:
-    """What the sensor of speaker number ``draw`` makes of ``air``."""
-    generator, body = generator_for("plot", "utterance", draw), generator_for("plot", "speaker", draw)
-    return simulate(simulator, air, RATE, generator, training, body)["signal"]
+def simulated(simulator: Simulator, air: Tensor, number: int, training: bool) -> Tensor:
+    """Return the signal of the sensor that speaker ``number`` wears."""
+    generator, body = generator_for("plot", "utterance", number), generator_for("plot", "speaker", number)
+    return simulator(air, Draw(RATE, generator, body, training))["signal"]
 
 
-def gain(simulator: Simulator, draw: int, training: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Frequencies in Hz and gain in dB for white noise."""
+def gain(simulator: Simulator, number: int, training: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return frequencies in Hz and the gain in dB for white noise."""
     air = white()
     frequencies, into = power(air)
-    return frequencies, 10 * np.log10(power(heard(simulator, air, draw, training))[1] / into)
+    return frequencies, 10 * np.log10(power(simulated(simulator, air, number, training))[1] / into)
 
 
 def eben_lowpass() -> Figure:
-    """One panel."""
+    """Draw one panel."""
     figure, (panel,) = panels("EbenLowpass: response and noise", 1)
     simulator = EbenLowpass()
-    for draw in range(DRAWN):
-        panel.plot(*gain(simulator, draw, True), **THIN, label="training" if draw == 0 else None)
+    for number in range(DRAWN):
+        panel.plot(*gain(simulator, number, True), **THIN, label="training" if number == 0 else None)
     panel.plot(*gain(simulator, 0, False), **THICK, label="evaluation")
     decibels(panel, "gain for white noise (dB)", -70, 10)
     return figure
 
 
 def accelerometer() -> Figure:
-    """The responses, and the sensors' own noise."""
+    """Draw the responses and the sensors' own noise."""
     figure, (left, right) = panels("Accelerometer: ten speakers", 2)
     quiet, noisy = Accelerometer(noise_level=None), Accelerometer()
     silence = torch.zeros_like(white())
-    for draw in range(DRAWN):
-        left.plot(*gain(quiet, draw, True), **THIN, label="training, a line a speaker" if draw == 0 else None)
-        frequencies, density = power(heard(noisy, silence, draw, True))
-        right.plot(frequencies, 10 * np.log10(density), **THIN, label="training" if draw == 0 else None)
+    for number in range(DRAWN):
+        left.plot(*gain(quiet, number, True), **THIN, label="training, one line per speaker" if number == 0 else None)
+        frequencies, density = power(simulated(noisy, silence, number, True))
+        right.plot(frequencies, 10 * np.log10(density), **THIN, label="training" if number == 0 else None)
     left.plot(*gain(quiet, 100, False), **THICK, label="evaluation, one speaker")
-    frequencies, density = power(heard(noisy, silence, 100, False))
+    frequencies, density = power(simulated(noisy, silence, 100, False))
     right.plot(frequencies, 10 * np.log10(density), **THICK, label="evaluation, one speaker")
     left.set_title("response, without the sensor's noise", fontsize=13)
     right.set_title("the sensor's own noise", fontsize=13)
@@ -99,12 +98,12 @@ def accelerometer() -> Figure:
 
 
 def narrowband() -> Figure:
-    """A panel for each family."""
+    """Draw one panel per family."""
     figure, axes = panels("Narrowband: 16 kHz to 8 kHz and back, six families", len(FAMILIES), columns=3)
     for panel, family in zip(axes, FAMILIES, strict=True):
         simulator = Narrowband(8000, families=[family])
-        for draw in range(5):
-            panel.plot(*gain(simulator, draw, True), **THIN, label="training" if draw == 0 else None)
+        for number in range(5):
+            panel.plot(*gain(simulator, number, True), **THIN, label="training" if number == 0 else None)
         panel.plot(*gain(simulator, 0, False), **THICK, label="evaluation")
         panel.set_title(family, fontsize=13)
         decibels(panel, "gain (dB)", -80, 10, legend=panel is axes[0])
@@ -115,8 +114,8 @@ def narrowband() -> Figure:
 
 
 def codec() -> Figure:
-    """What each codec keeps, and how far its noise lies below the signal."""
-    figure, (left, right) = panels("Codec at 8 kHz, for noise that falls by 6 dB an octave", 2)
+    """Draw the gain of each codec, and how far its noise is below the signal."""
+    figure, (left, right) = panels("Codec at 8 kHz, for noise that falls by 6 dB per octave", 2)
     rate = 8000
     spectrum = np.fft.rfft(white(1.0, rate)[0].numpy())
     excitation = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(rate * SECONDS, 1 / rate), 200))
@@ -133,7 +132,7 @@ def codec() -> Figure:
         left.plot(frequencies, 10 * np.log10(np.maximum(out, 1e-30) / into), **style)
         right.plot(frequencies, 10 * np.log10(np.maximum(ratio, 1e-6) / np.maximum(1 - ratio, 1e-6)), **style)
     left.set_title("power out over power in", fontsize=13)
-    right.set_title("what follows the input over what does not", fontsize=13)
+    right.set_title("coherent over incoherent output", fontsize=13)
     decibels(left, "gain (dB)", -15, 10, legend=False)
     decibels(right, "signal to coding noise (dB)", -10, 50, legend=False)
     right.legend(fontsize=10, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -143,32 +142,32 @@ def codec() -> Figure:
 
 
 def transfer_function(calibration: Path) -> Figure:
-    """Of a measured sensor."""
+    """Draw the responses of a measured sensor."""
     return _measured("TransferFunction", TransferFunction(str(calibration), noise=False), calibration)
 
 
 def magnitude_ratio(calibration: Path) -> Figure:
-    """Of a measured sensor."""
+    """Draw the responses of a measured sensor."""
     return _measured("MagnitudeRatio", MagnitudeRatio(str(calibration), noise=False), calibration)
 
 
 def _measured(name: str, simulator: Simulator, calibration: Path) -> Figure:
     figure, (panel,) = panels(f"{name}, without the sensor's noise", 1)
-    for draw in range(DRAWN):
-        label = "training, a line a speaker" if draw == 0 else None
-        panel.plot(*gain(simulator, draw, True), **THIN, label=label)
+    for number in range(DRAWN):
+        label = "training, one line per speaker" if number == 0 else None
+        panel.plot(*gain(simulator, number, True), **THIN, label=label)
     panel.plot(*gain(simulator, 100, False), **THICK, label="evaluation, one speaker")
     decibels(panel, "gain for white noise (dB)", -50, 20)
     return figure
 
 
 def figure_colours() -> Iterable[str]:
-    """As many colours as there are codecs, told apart by hue and lightness."""
+    """Return as many colours as there are codecs, distinct in hue and lightness."""
     return (*PALETTE, "black")
 
 
 def panels(title: str, count: int, columns: int = 2) -> tuple[Figure, list[Axes]]:
-    """A figure with a title and so many panels."""
+    """Return a figure with a title and ``count`` panels."""
     columns = min(count, columns)
     rows = -(-count // columns)
     figure = Figure(figsize=(1.0 + 4.4 * columns if count > 1 else 8.5, 1.0 + 3.6 * rows), dpi=84, layout="constrained")
@@ -180,7 +179,7 @@ def panels(title: str, count: int, columns: int = 2) -> tuple[Figure, list[Axes]
 
 
 def decibels(panel: Axes, label: str, lowest: float, highest: float, legend: bool = True) -> None:
-    """Axes of a response: logarithmic frequency, decibels."""
+    """Set up the axes of a response: logarithmic frequency, decibels."""
     panel.set_xscale("log")
     panel.set_xlim(50, RATE / 2)
     panel.set_xticks(list(TICKS), list(TICKS.values()))
@@ -203,11 +202,11 @@ MEASURED: dict[str, Callable[[Path], Figure]] = {
 
 
 def main() -> None:
-    """Writes the pictures."""
+    """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join([*PLAIN, *MEASURED])}; all without any")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join([*PLAIN, *MEASURED])}; default: all")
     parser.add_argument("--calibration", type=Path, metavar="FILE", help="of the measured sensors")
-    parser.add_argument("--out", type=Path, default=PICTURES, metavar="FOLDER", help="docs/pictures without it")
+    parser.add_argument("--out", type=Path, default=PICTURES, metavar="FOLDER", help="default: docs/pictures")
     arguments = parser.parse_args()
     names = arguments.names or [*PLAIN, *(MEASURED if arguments.calibration else ())]
     if unknown := sorted(set(names) - {*PLAIN, *MEASURED}):

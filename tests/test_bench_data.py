@@ -66,11 +66,11 @@ def test_a_loader_that_gives_less_than_it_should_has_no_number(script: ModuleTyp
         yield from (torch.zeros(size, 10) for _ in range(count))
 
     assert script.loaded(batches(10**6, 4), 4, 1, 0.01) > 0
-    with pytest.raises(script.NoSegments, match="ended before its time"):
+    with pytest.raises(script.NoSegments, match="ended too early"):
         script.loaded(batches(0, 4), 4, 0, 0.01)
-    with pytest.raises(script.NoSegments, match="ended before its time"):
+    with pytest.raises(script.NoSegments, match="ended too early"):
         script.loaded(batches(script.WARM_UP + 1, 4), 4, 0, 0.01)
-    with pytest.raises(script.NoSegments, match="a batch of 3 segments, 4 were asked for"):
+    with pytest.raises(script.NoSegments, match="a batch of 3 segments instead of 4"):
         script.loaded(batches(10**6, 3), 4, 0, 0.01)
     with pytest.raises(script.NoSegments, match="there are no segments"):
         script.alone([], 0.01)

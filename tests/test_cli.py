@@ -150,7 +150,7 @@ def test_broken_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "conf" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("seed: 1\ndata: [1\n")
-    assert f"{file}, line 3: no valid YAML" in short_error(bcfusion("check", "experiment=mine", cwd=tmp_path))
+    assert f"{file}, line 3: not valid YAML" in short_error(bcfusion("check", "experiment=mine", cwd=tmp_path))
 
 
 def test_an_error_in_a_resolver_is_the_users(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from bcfusion.probe import count_parameters, macs_per_second, measured_delay, re
 
 
 class Wrapped(nn.Module):
-    """A generator of any modules that keep the length."""
+    """A generator made of any modules that keep the length."""
 
     provides: tuple[str, ...] = ()
 
@@ -26,7 +26,7 @@ class Wrapped(nn.Module):
 
 
 class Past(nn.Module):
-    """Kernel of five samples, the newest of them the present one."""
+    """Kernel of five samples, the last of which is the present one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ def test_causal_convolution_sees_its_kernel_and_no_future() -> None:
     assert measured_delay(network) == 0
 
 
-def test_frame_is_seen_as_far_as_its_worst_phase() -> None:
-    # Averages of 16 samples, held for 16: the first sample of a frame depends on its last, 15 later, and vice versa.
+def test_a_frame_reaches_as_far_as_its_worst_phase() -> None:
+    # averages of 16 samples, held for 16: the first sample of a frame depends on its last, 15 later, and vice versa.
     network = Wrapped(nn.AvgPool1d(16), nn.Upsample(scale_factor=16), hop=16)
     assert receptive_field(network) == (15, 15)
 
@@ -126,18 +126,18 @@ def test_probing_leaves_no_trace() -> None:
     assert not network.parts[0]._forward_hooks
 
 
-def test_macs_of_a_convolution_are_its_weights_a_sample() -> None:
+def test_macs_of_a_convolution_are_its_weights_per_sample() -> None:
     network = Wrapped(nn.Conv1d(1, 4, 5, padding=2), nn.Conv1d(4, 1, 3, padding=1))
     assert macs_per_second(network) == 1000 * (4 * 5 + 4 * 3)
 
 
-def test_second_is_not_charged_for_padding() -> None:
+def test_padding_does_not_count() -> None:
     network = Wrapped(nn.Conv1d(1, 2, 64, stride=64), nn.ConvTranspose1d(2, 1, 64, stride=64), hop=64)
     assert macs_per_second(network) == pytest.approx(1000 * (2 + 2))
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-def test_macs_of_recurrent_layers_are_their_matrices_a_step(kind: type[nn.RNNBase]) -> None:
+def test_macs_of_recurrent_layers_are_their_matrices_per_step(kind: type[nn.RNNBase]) -> None:
     layer = kind(1, 6, num_layers=2, bidirectional=True, batch_first=True)
     gates = {nn.LSTM: 4, nn.GRU: 3}[kind]
     matrices = 2 * gates * 6 * ((1 + 6) + (12 + 6))
@@ -154,7 +154,7 @@ def test_parameters_are_counted_once() -> None:
     assert count_parameters(nn.Sequential(shared, shared, nn.BatchNorm1d(1))) == 4 + 2
 
 
-def test_a_memory_without_an_end_is_known_without_a_measurement() -> None:
+def test_an_unbounded_memory_is_known_without_a_measurement() -> None:
     class Remembering(WaveformNetwork):
         def __init__(self) -> None:
             super().__init__(1000, 1, hop=1, causal=True)

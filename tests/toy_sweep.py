@@ -1,4 +1,4 @@
-"""Sweeps of jobs that take no time, as a user types them."""
+"""Sweeps of jobs that take no time, as a user starts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def write_app(folder: Path, body: str) -> Path:
-    """A command of its own on the shell that all Hydra verbs share; ``body`` of its task is a function of ``cfg``."""
+    """Write a command on the shell that all Hydra verbs share, whose task has the given body, a function of ``cfg``."""
     app = folder / "app.py"
     app.write_text(
         "import os, sys\n"
@@ -28,7 +28,7 @@ def write_app(folder: Path, body: str) -> Path:
 
 
 def run_sweep(folder: Path, body: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs such a command with ``arguments`` in ``folder``, its sweep into ``folder/sweep``."""
+    """Run such a command with ``arguments`` in ``folder``; its sweep goes into ``folder/sweep``."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, str(write_app(folder, body)), "hydra.sweep.dir=sweep", *arguments],

@@ -1,1 +1,1 @@
-"""Balancers: how the weighted losses become one gradient of the generator. One file a balancer."""
+"""Balancers: how the weighted losses become one gradient of the generator. One file per balancer."""

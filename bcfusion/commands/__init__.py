@@ -1,7 +1,7 @@
-"""One module for each verb of the command line.
+"""One module per verb of the command line.
 
 A verb's module has ``HELP``, a text with examples, and ``main(argv) -> int | None``, and imports torch and Hydra only
-when it works. It can be run as a script too, since that is how Lightning starts further processes.
+when it runs. It can also be run as a script, which is how Lightning starts further processes.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Callable
 from bcfusion.errors import BcfusionError
 
 USER_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
 def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
-    """Runs a verb and gives the exit status of the process.
+    """Run a verb and return the exit status of the process.
 
-    A user's error is printed as its text alone, with status 2. Any other exception is a bug and passes through.
+    A user's error is printed without traceback, with status 2. Any other exception is a bug and is raised.
     """
     # Before torch is loaded: threads that spin while they wait for each other make a training step up to ten times
-    # slower as soon as another process (a metric worker, too) wants the same core; alone, sleeping costs nothing.
+    # slower as soon as another process, such as a metric worker, needs the same core; sleeping costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     try:
         status = main(argv) or 0
-        sys.stdout.flush()  # here, where it is known what to do if nobody reads on
+        sys.stdout.flush()  # here, where a closed pipe is handled
         return status
     except BcfusionError as error:
         if wants_traceback():
@@ -46,7 +46,7 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output was closed at its other end, as by ``| head``; what is left for it goes nowhere then."""
+    """Return whether the reader of standard output has closed it, as ``| head`` does; if so, discard what is left."""
     output = sys.stdout.fileno()
     poll = select.poll()
     poll.register(output, select.POLLOUT)
@@ -57,5 +57,5 @@ def _nobody_reads() -> bool:
 
 
 def wants_traceback() -> bool:
-    """Whether the user asked where errors come from: ``BCFUSION_TRACEBACK=1`` or Hydra's ``HYDRA_FULL_ERROR=1``."""
+    """Return whether the user asks for tracebacks: ``BCFUSION_TRACEBACK=1`` or Hydra's ``HYDRA_FULL_ERROR=1``."""
     return any(os.environ.get(name) == "1" for name in ("BCFUSION_TRACEBACK", "HYDRA_FULL_ERROR"))

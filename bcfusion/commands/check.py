@@ -1,4 +1,4 @@
-"""``bcfusion check``: is a configuration sound, and what does its network cost."""
+"""``bcfusion check``: verify a configuration, and print what its networks cost."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 HELP = """\
 usage: bcfusion check [experiment=NAME] [key=value ...] [hydra options]
 
-Compose a configuration as `train` does, name every problem in it, and build its networks to print parameters,
-multiply-accumulates per second of audio, receptive field and latency. No data is touched and nothing is written.
+Compose a configuration as `train` does, report every problem in it, and build its networks to print parameters,
+multiply-accumulates per second of audio, receptive field and latency. No data is read and nothing is written.
 
 examples:
   bcfusion check experiment=seanet
   bcfusion check experiment=seanet recipe=fusion generator.channels=16
-  bcfusion check experiment=my_seanet            one of your own, in ./conf/experiment
+  bcfusion check experiment=my_seanet            your own, in ./conf/experiment
   bcfusion check -m generator=seanet,seanet_streaming
 """
 
 
 def main(argv: list[str]) -> None:
-    """Runs the verb."""
-    with TemporaryDirectory() as scratch:  # Hydra makes a directory for each job, and a check leaves none behind
+    """Run the verb."""
+    with TemporaryDirectory() as scratch:  # Hydra creates a directory for each job; a check leaves none
         directories = [f"hydra.run.dir='{scratch}'", f"hydra.sweep.dir='{scratch}'", "hydra.output_subdir=null"]
         run(task, [*directories, *argv], config_name="train", module_file=__file__, verb="check")
 
 
 def task(cfg: DictConfig) -> None:
-    """Verifies the configuration and prints what its networks are."""
+    """Verify the configuration and print the sizes and costs of its networks."""
     from bcfusion.configuration.check import verify_or_raise
 
     verify_or_raise(cfg)
@@ -52,8 +52,8 @@ def task(cfg: DictConfig) -> None:
 
 
 def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
-    from bcfusion.configuration.check import needs_discriminators
     from bcfusion.configuration.compose import build
+    from bcfusion.configuration.learning import needs_discriminators
     from bcfusion.configuration.targets import locate
     from bcfusion.probe import macs_per_second, receptive_field
 
@@ -68,7 +68,7 @@ def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
         "receptive field",
         "unbounded" if field is None else f"past {_span(field[0], rate)}, future {_span(field[1], rate)}",
     )
-    ahead = "the whole file" if generator.delay is None else f"{_span(generator.delay, rate)} of look-ahead"
+    ahead = "the whole file" if generator.delay is None else f"{_span(generator.delay, rate)} of lookahead"
     yield "latency", f"{ahead}, in frames of {_span(generator.hop, rate)}"
     yield "causal", "yes" if generator.causal else "no"
     discriminators = cfg.get("discriminators") or {}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import USER_ERROR
+from bcfusion.commands.shared.arguments import positive_number, verb_parser
 from bcfusion.errors import AudioError, BcfusionError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 HELP = """\
 Restore recordings with a trained network: files, folders and globs in, mono WAV files out, in the same tree of folders.
-Recordings may be of any length (memory does not grow with it) and of any sample rate; the output has the network's.
+Recordings may have any length (memory does not grow with it) and any sample rate; the output has the network's rate.
 
 examples:
   bcfusion enhance runs/bone_to_air/seanet/TIME throat.wav
@@ -29,13 +30,13 @@ examples:
   bcfusion enhance RUN two_channels.wav                           # a channel for each sensor, in the network's order
   bcfusion enhance RUN --sensor body=throat/ --sensor noisy=mic/  # a folder for each sensor, files matched by name
 
-A recording that cannot be restored is named and the others go on; the exit status is then 2.
+Recordings that cannot be restored are listed at the end, the others are not affected; the exit status is then 2.
 """
 
 
 @dataclass(frozen=True)
 class Job:
-    """One recording: a file with all sensors, or a file for each sensor; and where its restored form goes."""
+    """One recording: a file with all sensors, or a file for each sensor; and the file to write."""
 
     sources: tuple[Path, ...]
     target: Path
@@ -43,27 +44,27 @@ class Job:
 
 @dataclass
 class Plan:
-    """What to do, and what cannot be done, each with its reason."""
+    """The recordings to restore, and a message for each one that cannot be restored."""
 
     jobs: list[Job]
     problems: list[str]
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb; returns the exit status.
+    """Run the verb and return the exit status.
 
     Raises:
-        BcfusionError: nothing can be done at all: no model, no recordings, no such device.
+        BcfusionError: there is no model, no recording or no such device.
     """
     parser = _parser()
     arguments = parser.parse_intermixed_args(argv)
     if bool(arguments.inputs) == bool(arguments.sensor):
         parser.error("give recordings, or --sensor NAME=FOLDER for each sensor")
     if not {str(Path.cwd()), ""} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # where a network of the user's own package is found
+        sys.path.append(str(Path.cwd()))  # so that a user's own network is found
     sensors = _parse_sensors(arguments.sensor)
     plan = _plan(arguments.inputs, arguments.output, arguments.suffix)
-    if arguments.inputs and not plan.jobs:  # answered before torch is loaded
+    if arguments.inputs and not plan.jobs:  # reported before torch is loaded
         raise AudioError("\n".join(plan.problems))
 
     import torch
@@ -89,46 +90,34 @@ def main(argv: list[str]) -> int:
             )
         except torch.OutOfMemoryError as error:
             size = f"--chunk {arguments.chunk:g}"
-            raise AudioError(
-                f"{job.sources[0]}: the GPU's memory is too small for {size}; give fewer seconds"
-            ) from error
+            raise AudioError(f"{job.sources[0]}: the GPU is out of memory with {size}; give fewer seconds") from error
 
     return _work(plan, restore, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
-    description, _, examples = HELP.partition("examples:")
-    parser = argparse.ArgumentParser(
-        prog="bcfusion enhance",
-        description=description,
-        epilog="examples:" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("enhance", HELP)
     parser.add_argument("model", metavar="MODEL", help="run directory, bundle or .ckpt")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="sound files, folders, quoted globs")
     parser.add_argument("--output", metavar="DIR", type=Path, default=Path("enhanced"), help="default: ./enhanced")
-    parser.add_argument("--suffix", metavar="TEXT", default="", help="put behind each name, as _enhanced")
+    parser.add_argument("--suffix", metavar="TEXT", default="", help="appended to each name, such as _enhanced")
     parser.add_argument(
-        "--sensor", metavar="NAME=DIR", action="append", default=[], help="folder (or file) of one sensor"
+        "--sensor",
+        metavar="NAME=DIR",
+        action="append",
+        default=[],
+        help="folder (or file) of one sensor; once for each",
     )
     parser.add_argument("--subtype", choices=("PCM_16", "PCM_24", "FLOAT"), default="PCM_16", help="default: PCM_16")
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
+    parser.add_argument("--no-resample", action="store_true", help="refuse recordings whose rate is not the network's")
     parser.add_argument(
-        "--no-resample", action="store_true", help="refuse recordings of another rate than the network's"
+        "--chunk", metavar="SECONDS", type=positive_number, default=10.0, help="length computed at once; default: 10"
     )
-    parser.add_argument("--chunk", metavar="SECONDS", type=_seconds, default=10.0, help="computed at once; default: 10")
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
     )
     return parser
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
-    return value
 
 
 def _device(name: str) -> str:
@@ -146,22 +135,22 @@ def _plan(inputs: Sequence[str], output: Path, suffix: str) -> Plan:
     found: dict[str, Path] = {}  # by absolute path, in order, each once
     problems = []
     roots = [_root(given) for given in inputs]
-    inside = os.path.abspath(output.expanduser())
+    outputs = os.path.abspath(output.expanduser())
     for given, root in zip(inputs, roots, strict=True):
         try:
             paths = {os.path.abspath(path): path for path in find_audio(given)}
         except AudioError as error:
             problems.append(str(error))
             continue
-        # Outputs of an earlier call, in a folder below the recordings, are no recordings.
-        found |= {key: path for key, path in paths.items() if root == inside or not key.startswith(inside + os.sep)}
+        # outputs of an earlier call, in a folder below the recordings, are not recordings
+        found |= {key: path for key, path in paths.items() if root == outputs or not key.startswith(outputs + os.sep)}
     common = os.path.commonpath(roots) if roots else ""
     jobs = [Job((path,), _target(Path(key).relative_to(common), output, suffix)) for key, path in found.items()]
     return _without_clashes(Plan(jobs, problems))
 
 
 def _root(given: str) -> str:
-    """The folder that was given, or that a file is in, or that a glob starts from; absolute."""
+    """Return the folder that was given, that holds a given file or that a glob starts from, as an absolute path."""
     path = os.path.abspath(os.path.expanduser(given))
     if os.path.isdir(path):
         return path
@@ -181,7 +170,7 @@ def _parse_sensors(given: Sequence[str]) -> dict[str, Path]:
 
 
 def _match(folders: dict[str, Path], sensors: list[str], output: Path, suffix: str) -> Plan:
-    """Join the files of the sensors' folders that have the same path below them, extensions aside."""
+    """Match the files of the sensors' folders that have the same path below them, apart from the extension."""
     from bcfusion.audio import find_audio
 
     if set(folders) != set(sensors):
@@ -205,14 +194,10 @@ def _match(folders: dict[str, Path], sensors: list[str], output: Path, suffix: s
 
 
 def _target(relative: Path, output: Path, suffix: str) -> Path:
-    stem = relative.name if relative.suffix.lower() not in _extensions() else relative.stem
-    return output.expanduser() / relative.parent / f"{stem}{suffix}.wav"
-
-
-def _extensions() -> tuple[str, ...]:
     from bcfusion.audio import EXTENSIONS
 
-    return EXTENSIONS
+    stem = relative.stem if relative.suffix.lower() in EXTENSIONS else relative.name
+    return output.expanduser() / relative.parent / f"{stem}{suffix}.wav"
 
 
 def _without_clashes(plan: Plan) -> Plan:
@@ -227,9 +212,7 @@ def _without_clashes(plan: Plan) -> Plan:
                 f"{source}: its output would replace the recording {job.target}; give --output or --suffix"
             )
         elif target in taken:
-            plan.problems.append(
-                f"{source}: its output {job.target} is also that of {taken[target]}; rename one of them"
-            )
+            plan.problems.append(f"{source}: {taken[target]} has the same output {job.target}; rename one of them")
         else:
             taken[target] = source
             kept.append(job)
@@ -237,7 +220,7 @@ def _without_clashes(plan: Plan) -> Plan:
 
 
 def _work(plan: Plan, restore: Callable[[Job], Enhanced], arguments: argparse.Namespace) -> int:
-    """Restore one recording after the other, with a line for each; returns the exit status."""
+    """Restore one recording after the other, print a line for each and return the exit status."""
     problems = list(plan.problems)
     done: list[Enhanced] = []
     started = time.perf_counter()
@@ -256,7 +239,7 @@ def _work(plan: Plan, restore: Callable[[Job], Enhanced], arguments: argparse.Na
         print(f"  {result.seconds:.1f} s of audio in {time.perf_counter() - begun:.1f} s")
         if result.overs:
             fate = "kept" if arguments.subtype == "FLOAT" else "clipped (--subtype FLOAT keeps them)"
-            print(f"warning: {job.target}: {result.overs} samples beyond full scale, peak {result.peak:.2f}; {fate}")
+            print(f"warning: {job.target}: {result.overs} samples above full scale, peak {result.peak:.2f}; {fate}")
     took = time.perf_counter() - started
     if done:
         seconds = sum(result.seconds for result in done)

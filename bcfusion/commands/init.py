@@ -1,4 +1,4 @@
-"""``bcfusion init``: a shipped experiment as the beginning of one's own."""
+"""``bcfusion init``: copy a shipped experiment as the start of your own."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from pathlib import Path
 from bcfusion.commands import exit_status
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
-from bcfusion.nearest import nearest
+from bcfusion.files import write_text
+from bcfusion.nearest import did_you_mean
 
 HELP = """\
-Copy a shipped experiment to edit it. Without a name: list the shipped experiments.
+Copy a shipped experiment to edit it. Without a name, list the shipped experiments.
 
 examples:
   bcfusion init --list
-  bcfusion init seanet                                   makes ./conf/experiment/my_seanet.yaml
+  bcfusion init seanet                                   write ./conf/experiment/my_seanet.yaml
   bcfusion init seanet --to conf/experiment/wide.yaml    then: bcfusion train experiment=wide
 """
 
 
 def main(argv: list[str]) -> None:
-    """Runs the verb.
+    """Run the verb.
 
     Raises:
-        ConfigError: there is no such experiment, or the file cannot stand where it was asked to.
+        ConfigError: there is no such experiment, or the file cannot be written where it was asked to.
     """
     arguments = _parser().parse_args(argv)
     if arguments.list or arguments.experiment is None:
@@ -36,8 +37,7 @@ def main(argv: list[str]) -> None:
     target = arguments.to or Path("conf", "experiment", f"my_{arguments.experiment}.yaml")
     _check_target(target, arguments.force)
     command = f"bcfusion train experiment={target.stem}{_config_dir_option(target)}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(_with_command(source.read_text(encoding="utf-8"), command), encoding="utf-8")
+    write_text(target, _with_command(source.read_text(encoding="utf-8"), command))
     print(f"{target}: edit it, then run\n  {command}")
 
 
@@ -46,41 +46,40 @@ def _parser() -> argparse.ArgumentParser:
         prog="bcfusion init", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("experiment", nargs="?", help="a shipped experiment")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="where to, in a folder named experiment")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="file to write, in a folder named experiment")
     parser.add_argument("--list", action="store_true", help="print the shipped experiments and stop")
-    parser.add_argument("--force", action="store_true", help="overwrite the file if it is there")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
     return parser
 
 
 def _shipped(name: str) -> Path:
     members = group_members("experiment")
     if name not in members:
-        near = nearest(name, members)
-        hint = f"; did you mean '{near}'?" if near else ""
+        hint = did_you_mean(name, members)
         raise ConfigError([f"there is no shipped experiment '{name}'{hint}", f"available: {', '.join(members)}"])
     return conf_dir() / "experiment" / f"{name}.yaml"
 
 
 def _check_target(target: Path, force: bool) -> None:
     if target.suffix != ".yaml" or target.absolute().parent.name != "experiment":
-        raise ConfigError([f"--to {target}: must be a .yaml file in a folder named experiment, where it is looked for"])
+        raise ConfigError([f"--to {target}: must be a .yaml file in a folder named experiment"])
     shipped = conf_dir() / "experiment" / target.name
     if shipped.exists():
         raise ConfigError(
-            [f"{target}: '{target.stem}' is a shipped experiment, which it cannot replace; choose another name"]
+            [f"{target}: '{target.stem}' is a shipped experiment, which cannot be replaced; choose another name"]
         )
     if target.exists() and not force:
-        raise ConfigError([f"{target} is there already; --force overwrites it, --to FILE writes elsewhere"])
+        raise ConfigError([f"{target} exists; --force overwrites it, --to FILE writes elsewhere"])
 
 
 def _config_dir_option(target: Path) -> str:
-    """What must be typed besides, for a file that does not lie in ``./conf``, which is found by itself."""
+    """Return the option that a file outside ``./conf`` needs; members of ``./conf`` are found without one."""
     folder = target.absolute().parent.parent
     return "" if folder == Path("conf").absolute() else f" --config-dir {target.parent.parent}"
 
 
 def _with_command(text: str, command: str) -> str:
-    """The file with its own command at the top, in place of that of the experiment it was copied from."""
+    """Replace the command at the top, which is the one of the copied experiment."""
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("# bcfusion "))
     lines[at] = f"# {command}"
@@ -88,7 +87,7 @@ def _with_command(text: str, command: str) -> str:
 
 
 def _summary(file: Path) -> str:
-    """The first comment that is neither the package nor the command."""
+    """Return the first comment that is neither the package nor the command."""
     comments = (line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     return next((text for text in comments if not text.startswith(("@package", "bcfusion "))), "")
 

@@ -1,7 +1,8 @@
-"""``bcfusion train``: from a configuration to a run directory."""
+"""``bcfusion train``: train from a configuration, into a run directory."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 HELP = """\
 usage: bcfusion train [experiment=NAME] [recipe=NAME] [key=value ...] [hydra options]
 
-Train a network, validate it by PESQ and STOI, keep the best, and close with a table, sounds and a picture.
+Train a network, validate it by PESQ and STOI, keep the best, and finish with a table, sounds and a figure.
 
 examples:
   bcfusion train experiment=seanet                        the demo corpus, within the budget
@@ -26,10 +27,10 @@ examples:
   bcfusion train experiment=seanet_streaming data=folder data.root=/data/speech
   bcfusion train experiment=seanet recipe=fusion data.noise_root=/data/noise
   bcfusion train experiment=seanet discriminators=[]      regression
-  bcfusion train experiment=seanet resume=auto            go on where the newest run of this kind stopped
-  bcfusion train resume=runs/bone_to_air/seanet/TIME      go on with this run, with its own settings
+  bcfusion train experiment=seanet resume=auto            continue the newest run of this kind
+  bcfusion train resume=runs/bone_to_air/seanet/TIME      continue this run, with its own settings
   bcfusion train experiment=seanet init_from=RUN          start from the weights of another run
-  bcfusion train -m experiment=seanet,eben optimizer.lr=1e-4,3e-4   sweep: a run for each of the four
+  bcfusion train -m experiment=seanet,eben optimizer.lr=1e-4,3e-4   sweep: one run per combination
   bcfusion train -m hparams_search=optuna experiment=seanet 'optimizer.lr=tag(log,interval(1e-4,1e-2))'   search
 
 hydra options:
@@ -42,7 +43,7 @@ hydra options:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb; returns the exit status."""
+    """Run the verb and return the exit status."""
     begun = time.monotonic()
     argv = with_recorded_overrides(argv, "resume")
     run(lambda cfg: task(cfg, begun), argv, config_name="train", module_file=__file__, verb="train")
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
 
 
 def with_recorded_overrides(argv: list[str], key: str) -> list[str]:
-    """Where ``key=RUN`` names a run, the command line with that run's own overrides in front."""
+    """Return the command line, preceded by the overrides of the run that ``key=RUN`` names, if it names one."""
     values = [argument.partition("=")[2].strip("'\"") for argument in argv if argument.startswith(f"{key}=")]
     if not values or values[-1] in ("auto", "null", ""):
         return argv
@@ -58,15 +59,16 @@ def with_recorded_overrides(argv: list[str], key: str) -> list[str]:
 
 
 def task(cfg: DictConfig, started: float) -> float | list[float]:
-    """Verifies the composed configuration and trains.
+    """Verify the composed configuration and train.
 
     Args:
-        cfg: composed configuration. started: ``time.monotonic()`` when the command began; the budget counts from there,
-            that of a sweep's job, which may have waited for others, from its own start.
+        cfg: the composed configuration.
+        started: ``time.monotonic()`` when the command began, from which the budget counts. The budget of a job of a
+            sweep, which may have waited for others, counts from the start of the job.
 
     Returns:
-        The objective of a sweep: the best score of ``selection``, or, where a search asks for them, its metrics apart,
-        each scaled from worst (0) to best (1). Higher is better, and it is always finite.
+        The objective of a sweep: the best score of ``selection`` or, if a search asks for them, its metrics one by
+        one, each scaled from worst (0) to best (1). Higher is better, and it is always finite.
 
     Raises:
         BcfusionError: data, checkpoint or configuration do not allow it.
@@ -81,12 +83,9 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
 
     trial = SearchTrial.of_this_job()
     verify_or_raise(cfg)
-    import logging
-
-    logging.getLogger("lightning.pytorch").setLevel(
-        logging.WARNING
-    )  # devices at hand, tips: bcfusion says what matters
-    from bcfusion.run.jobs import PRUNED
+    # Lightning lists devices and gives tips; bcfusion prints what matters
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    from bcfusion.run.jobs import note_pruned
     from bcfusion.run.record import Provenance
     from bcfusion.training.callbacks.interrupt import RunInterrupted
     from bcfusion.training.callbacks.pruning import RunPruned
@@ -96,7 +95,7 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
     run_dir = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
-    # a run that goes on, or is trained again, is no longer a job of its search
+    # a run that is resumed or repeated is no longer a job of its search
     passing = ("resume=", "hparams_search=", "+hparams_search=")
     overrides = [override for override in hydra.overrides.task if not override.startswith(passing)]
     provenance = Provenance(
@@ -110,13 +109,13 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
     try:
         result = train(cfg, run_dir, provenance, started, trial.hopeless if trial and trial.prunes else None)
     except RunPruned as pruned:
-        if trial is not None and trial.trial is not None:  # once, where there are several processes
-            (run_dir / PRUNED).write_text(f"{pruned}\n")
+        if trial is not None and trial.trial is not None:  # one process of several
+            note_pruned(run_dir, pruned)
             print(f"bcfusion: {pruned}, best score {pruned.objective:.4f}: the search ends this run")
         return pruned.objective
     except RunInterrupted as interruption:
-        # a search tries the trial again, and says how
-        further = "" if trial is not None else f". Go on with:\n  bcfusion train resume={run_dir}"
+        # a search repeats the trial by itself
+        further = "" if trial is not None else f". Continue with:\n  bcfusion train resume={run_dir}"
         print(f"\nbcfusion: {interruption}{further}", file=sys.stderr)
         raise SystemExit(128 + interruption.signum) from None
     if trial is not None and trial.by_values:

@@ -1,1 +1,1 @@
-"""The configuration: where it lies, how it is composed, what its targets are, and the check of all of it."""
+"""The configuration: its files, how it is composed and built, and the check of all of it."""

@@ -1,26 +1,25 @@
-"""What happens to a composed configuration: resolvers, settings without a member, plain values, instantiation."""
+"""Steps on a composed configuration: resolvers, settings of members that are not chosen, plain values, building."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bcfusion.configuration.moved import current_target, with_current_targets
+from bcfusion.configuration.moved import with_current_targets
 from bcfusion.configuration.paths import group_members
 from bcfusion.errors import BcfusionError, ConfigError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-#: groups from which several members are chosen, each keyed by its own name
+#: groups from which several members are chosen, each under its own name
 LIST_GROUPS = ("discriminators", "losses", "metrics")
 
 
 def register_resolvers() -> None:
-    """Makes our resolvers (``${n_sensors:...}`` and so on) known to OmegaConf; may be repeated."""
+    """Register the resolvers of the configuration (``${n_sensors:...}`` and others) in OmegaConf; may be repeated."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("n_sensors", len, replace=True)
@@ -29,23 +28,27 @@ def register_resolvers() -> None:
 
 
 def divide(numerator: float, denominator: float) -> float:
-    """The quotient; an int where two ints divide without remainder, so that sample counts and rates stay whole."""
+    """Return the quotient, as an int if two ints divide without remainder: sample counts and rates stay whole."""
     if isinstance(numerator, int) and isinstance(denominator, int) and numerator % denominator == 0:
         return numerator // denominator
     return numerator / denominator
 
 
 def bands_up_to(frequency: float, sample_rate: int, bands: int) -> int:
-    """How many of ``bands`` equal bands, from the lowest, reach ``frequency`` in Hz; at least one, at most all."""
+    """Return how many of ``bands`` equal bands, counted from the lowest, reach ``frequency`` in Hz; at least one."""
     return min(bands, max(1, math.ceil(2 * bands * frequency / sample_rate)))
 
 
 def drop_unchosen(cfg: DictConfig, extra_dirs: Iterable[Path] = ()) -> list[str]:
-    """Removes settings for members of list groups that are not chosen, in place.
+    """Remove settings of members of list groups that are not chosen, in place.
 
-    An experiment sets the weights of its losses; with ``losses=[mr_stft]`` typed behind it, or in an experiment that
-    builds on it, those of the others have nothing to apply to. Names that are no members stay, and are reported when
+    An experiment sets the weights of its losses. With ``losses=[mr_stft]`` on the command line, or in an experiment
+    that extends it, the weights of the others have no effect. Names that are not members stay, and are reported when
     the configuration is checked.
+
+    Args:
+        cfg: the composed configuration.
+        extra_dirs: folders of the user's own group members.
 
     Returns:
         What was removed, as ``GROUP.NAME``.
@@ -65,7 +68,7 @@ def drop_unchosen(cfg: DictConfig, extra_dirs: Iterable[Path] = ()) -> list[str]
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """``cfg`` as plain dicts, lists and scalars with every interpolation resolved, fit for YAML and for checkpoints.
+    """Return ``cfg`` as plain dicts, lists and scalars with every interpolation resolved, for YAML and checkpoints.
 
     Raises:
         ConfigError: a mandatory value is missing or an interpolation leads nowhere.
@@ -84,42 +87,24 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def build(node: Any, **arguments: Any) -> Any:
-    """Instantiates a ``_target_`` node; further arguments are added to those of the node.
+    """Instantiate a ``_target_`` node.
+
+    Args:
+        node: the node; a ``_target_`` that has moved is replaced by its current path.
+        arguments: further arguments, added to those of the node.
 
     Raises:
-        BcfusionError: the class refused its arguments; Hydra would wrap what it said.
+        BcfusionError: the class refused its arguments. It is raised as such, without Hydra's wrapping.
     """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    _use_current_targets(node)
     try:
-        return instantiate(node, **arguments)
+        return instantiate(with_current_targets(node), **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, BcfusionError):
             raise cause from None
-        if isinstance(cause, TypeError | ValueError):  # what constructors say of unsuitable arguments
+        if isinstance(cause, TypeError | ValueError):  # how constructors refuse arguments
             raise ConfigError([f"{node['_target_']}: {cause}"]) from error
         raise
-
-
-def _use_current_targets(node: Any) -> None:
-    """Rewrite every ``_target_`` below a node in place: a copy would lose what its interpolations refer to."""
-    from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
-
-    if isinstance(node, ListConfig):
-        keys: Iterable[Any] = range(len(node))
-    elif isinstance(node, DictConfig | dict):
-        keys = list(node)
-    else:
-        return
-    for key in keys:
-        if OmegaConf.is_config(node) and (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)):
-            continue
-        value = node[key]
-        if key == "_target_" and isinstance(value, str) and current_target(value) != value:
-            with read_write(node) if OmegaConf.is_config(node) else nullcontext():
-                node[key] = current_target(value)
-        else:
-            _use_current_targets(value)

@@ -1,21 +1,32 @@
-"""The plain keys of a configuration: which ones there are, and which numbers they may hold."""
+"""The plain keys of a configuration, those that are not arguments of a ``_target_``: their names and values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir
-from bcfusion.configuration.targets import UNRESOLVED, is_number
+from bcfusion.configuration.values import UNRESOLVED, at, is_number, nodes, shown
+from bcfusion.nearest import nearest
 
 
 @dataclass(frozen=True)
 class Number:
-    """Which numbers a key may hold."""
+    """The numbers that a key accepts.
+
+    Attributes:
+        low: lower bound.
+        low_allowed: whether the bound itself is accepted.
+        high: upper bound, if there is one.
+        high_allowed: whether the upper bound itself is accepted.
+        whole: whether it must be an integer.
+        optional: whether null is accepted.
+    """
 
     low: float = 0.0
     low_allowed: bool = False
@@ -25,7 +36,7 @@ class Number:
     optional: bool = False
 
     def problem(self, value: Any) -> str | None:
-        """What is expected instead of ``value``, or None where it is allowed."""
+        """Return what is expected instead of ``value``, or None if it is accepted."""
         if value is None and self.optional:
             return None
         fits = is_number(value) and (not self.whole or isinstance(value, int))
@@ -39,13 +50,27 @@ class Number:
         return f"must be {kind} {bound}{upper}{' or null' if self.optional else ''}, not {shown(value)}"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A key that accepts one of a few values."""
+
+    options: tuple[str | bool, ...]
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is expected instead of ``value``, or None if it is accepted."""
+        if value in self.options:
+            return None
+        return f"must be {' or '.join(str(option).lower() for option in self.options)}, not {shown(value)}"
+
+
 COUNT = Number(low=1, low_allowed=True, whole=True)
 COUNT_OR_NULL = Number(low=1, low_allowed=True, whole=True, optional=True)
 WEIGHT = Number(low_allowed=True)
 FROM_ZERO = Number(low_allowed=True, whole=True)
 POSITIVE = Number()
 POSITIVE_OR_NULL = Number(optional=True)
-NUMBERS = {
+SHARE = Number(low_allowed=True, high=1.0)
+KEYS: dict[str, Number | Choice] = {
     "sample_rate": COUNT,
     "seed": Number(low_allowed=True, high=2**32 - 1, whole=True),
     "cutoff_frequency": POSITIVE,
@@ -55,11 +80,9 @@ NUMBERS = {
     "budget.minutes_gpu": POSITIVE,
     "data.segment_seconds": POSITIVE,
     "data.batch_size": COUNT,
-    "data.max_unreadable_share": Number(low_allowed=True, high=1.0),
-    "data.sensor_dropout": Number(low_allowed=True, high=1.0),
+    "data.max_unreadable_share": SHARE,
+    "data.sensor_dropout": SHARE,
     "data.min_bandwidth": POSITIVE_OR_NULL,
-    "data.augmentation.polarity": Number(low_allowed=True, high=1.0),
-    "data.augmentation.body_polarity": Number(low_allowed=True, high=1.0),
     "data.max_train_items": COUNT_OR_NULL,
     "data.shuffle_buffer": COUNT,
     "adversarial.weight": WEIGHT,
@@ -67,9 +90,15 @@ NUMBERS = {
     "adversarial.ramp_steps": FROM_ZERO,
     "adversarial.interval": COUNT,
     "adversarial.generator_interval": COUNT,
+    "adversarial.order": Choice(("generator_first", "discriminator_first")),
+    "adversarial.shared_passes": Choice(("auto", True, False)),
     "adversarial.speech_level": POSITIVE_OR_NULL,
     "optimizer.lr": POSITIVE,
     "optimizer.lr_discriminator": POSITIVE,
+    # fp16 is not supported: gradients would be clipped before they are unscaled, and its frequent overflows counted
+    # as bad steps
+    "trainer.precision": Choice(("32-true", "bf16-mixed")),
+    "trainer.accelerator": Choice(("auto", "cpu", "gpu")),
     "trainer.num_nodes": COUNT,
     "trainer.max_steps": Number(low_allowed=True, whole=True, optional=True),
     "trainer.validate_every": COUNT,
@@ -85,87 +114,78 @@ NUMBERS = {
 }
 
 
-# fp16 is not among them: its scaled gradients would be clipped as they are, and overflow is its daily bread
-CHOICES: dict[str, tuple[str | bool, ...]] = {
-    "trainer.precision": ("32-true", "bf16-mixed"),
-    "trainer.accelerator": ("auto", "cpu", "gpu"),
-    "adversarial.order": ("generator_first", "discriminator_first"),
-    "adversarial.shared_passes": ("auto", True, False),
-}
+def key_problems(tree: Mapping[str, Any]) -> list[str]:
+    """Return a message for each value of the table that is not accepted, alone or together with another one.
+
+    Keys that are not there are skipped.
+    """
+    values = {path: at(tree, path) for path in KEYS}
+    found = {path: KEYS[path].problem(value) for path, value in values.items() if value is not UNRESOLVED}
+    problems = [f"{path}: {problem}" for path, problem in found.items() if problem]
+    intervals = (values["adversarial.interval"], values["adversarial.generator_interval"])
+    if all(isinstance(interval, int) and interval > 1 for interval in intervals):
+        problems.append("adversarial: interval or generator_interval must be 1, or nobody learns at some steps")
+    if values["adversarial.order"] == "discriminator_first" and values["adversarial.shared_passes"] is True:
+        problems.append(
+            "adversarial.shared_passes: must be auto or false with adversarial.order=discriminator_first, in which the "
+            "generator is judged by weights that have just changed"
+        )
+    accumulate = values["trainer.accumulate"]
+    if isinstance(accumulate, int) and accumulate > 1:  # no state is saved between batches of one optimiser step
+        problems += [
+            f"{path}: {values[path]} must be a multiple of trainer.accumulate, {accumulate}"
+            for path in ("trainer.validate_every", "trainer.checkpoint_every", "trainer.max_steps")
+            if isinstance(values[path], int) and values[path] % accumulate
+        ]
+    return problems
 
 
-def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every mapping of the tree with its YAML path, outer ones first."""
-    if isinstance(tree, dict):
-        yield path, tree
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in items:
-        yield from nodes(value, f"{path}.{key}" if path else str(key))
+def key_rules(section: str, **values: Any) -> list[str]:
+    """Return the messages of :func:`key_problems` for arguments that a class takes from a section.
 
+    For :func:`bcfusion.requirements.require`, so that a class need not repeat the ranges of its keys.
 
-def at(tree: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path, or UNRESOLVED where there is none."""
-    found: Any = tree
-    for key in path.split("."):
-        if not isinstance(found, Mapping) or key not in found:
-            return UNRESOLVED
-        found = found[key]
-    return found
-
-
-def shown(value: Any) -> str:
-    """A value as YAML has it, for messages."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def number_problems(tree: Mapping[str, Any]) -> list[str]:
-    """Numbers that are out of range, or that are none; keys that the configuration lacks are left alone."""
-    values = {path: at(tree, path) for path in NUMBERS}
-    found = {path: NUMBERS[path].problem(value) for path, value in values.items() if value is not UNRESOLVED}
-    return [f"{path}: {problem}" for path, problem in found.items() if problem]
-
-
-def choice_problems(tree: Mapping[str, Any]) -> list[str]:
-    """Values of keys that take one of a few words."""
-    return [
-        f"{path}: must be {' or '.join(str(choice).lower() for choice in choices)}, not {shown(at(tree, path))}"
-        for path, choices in CHOICES.items()
-        if at(tree, path) is not UNRESOLVED and at(tree, path) not in choices
-    ]
+    Args:
+        section: the section that holds the keys, such as ``data``.
+        values: the arguments, named as the keys.
+    """
+    return key_problems({section: values})
 
 
 def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:
-    """Keys that look like a shipped one but are not, as a YAML file of the user's may bring: they would be ignored.
+    """Return a message for each key that resembles a shipped one but is not: a user's YAML may add it, to no effect.
 
     Keys that resemble nothing may be the user's own, and so may those that an interpolation reads. Arguments of
-    ``_target_`` nodes and members of list groups are judged elsewhere.
+    ``_target_`` nodes and members of list groups are not judged here.
 
     Args:
-        tree: plain containers. text: the unresolved configuration as YAML, to see what interpolations read.
+        tree: the configuration as plain containers.
+        text: the unresolved configuration as YAML, in which interpolations can be seen.
     """
-    shipped = _shipped_keys()
+    shipped = _shipped_keys(conf_dir())
     problems = []
     for path, node in nodes(tree):
         known = at(shipped, path) if path else shipped
         if "_target_" in node or not isinstance(known, dict) or path == "selection":
             continue
+        prefix = f"{path}." if path else ""
         for key, value in node.items():
             if key in known or (isinstance(value, dict) and "_target_" in value):
                 continue
-            above = f"{path}." if path else ""
-            near = get_close_matches(str(key), known, n=1, cutoff=0.8)
-            if near and f"{{{above}{key}" not in text:
-                problems.append(f"{above}{key}: there is no such key; did you mean '{above}{near[0]}'?")
+            near = nearest(str(key), known, cutoff=0.8)
+            if near and f"{{{prefix}{key}" not in text:
+                problems.append(f"{prefix}{key}: there is no such key; did you mean '{prefix}{near}'?")
     return problems
 
 
-def _shipped_keys() -> dict[str, Any]:
-    """All keys that the shipped files fill, whichever member is chosen."""
-    root = conf_dir()
+@cache
+def _shipped_keys(root: Path) -> dict[str, Any]:
+    """Return every key that a shipped file sets, whichever members are chosen."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # parsing them all in Python takes half a second
     keys: dict[str, Any] = {}
     for file in (root / ROOT_CONFIG, *sorted(root.glob("*/*.yaml"))):
         text = file.read_text(encoding="utf-8")
-        content = yaml.safe_load(text) or {}
+        content = yaml.load(text, loader) or {}
         at_root = file.parent == root or text.startswith("# @package _global_")
         _overlay(keys, content if at_root else {file.parent.name: content})
     return keys

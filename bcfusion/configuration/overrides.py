@@ -1,4 +1,4 @@
-"""How the overrides of an earlier run and those typed now combine."""
+"""Merging the overrides of an earlier run with those of the command line."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ _OVERRIDE = re.compile(r"(?P<prefix>~|\+{0,2})(?P<key>[^=]*)(?P<value>=.*)?", re
 
 
 def merge_overrides(recorded: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Overrides with which an earlier run goes on: its own, as far as those typed now leave them standing.
+    """Return the overrides that continue an earlier run: its own, unless the command line replaces them.
 
-    What is given wins: it drops the recorded override of the same key and of every key beneath it. Choosing
-    ``data=folder`` therefore drops a recorded ``data=pairs`` together with its ``data.air=...``, and ``~losses.l1`` a
-    recorded ``losses.l1.weight=2``. A key that only the run had added (``+key=1``) can be given without its ``+``.
+    A given override drops the recorded override of the same key and of every key below it. Choosing ``data=folder``
+    therefore drops a recorded ``data=pairs`` together with its ``data.air=...``, and ``~losses.l1`` drops a recorded
+    ``losses.l1.weight=2``. A key that was added by the run (``+key=1``) can be given without its ``+``.
+
+    Options such as ``--config-dir DIR`` may be among both lists and keep their position; the last one counts.
 
     Args:
-        recorded: overrides that the run was started with. given: overrides of this command line. Options such as
-            ``--config-dir DIR`` may stand among both and stay where they are; the last one given counts.
+        recorded: overrides that the run was started with.
+        given: overrides of this command line.
     """
     added: dict[str, str] = {}
     kept = list(recorded)
     for key in (_parts(override)[1] for override in given if _is_override(override)):
         added |= {other: prefix for prefix, other in map(_parts, kept) if other == key and prefix in ("+", "++")}
-        kept = [other for other in kept if not (_is_override(other) and _beneath(_parts(other)[1], key))]
+        kept = [other for other in kept if not (_is_override(other) and _below(_parts(other)[1], key))]
     merged = []
     for override in given:
         prefix, key = _parts(override)
@@ -31,29 +33,32 @@ def merge_overrides(recorded: Sequence[str], given: Sequence[str]) -> list[str]:
         if before and prefix == "":
             merged.append(before + override)
         elif before == "+" and prefix == "~":
-            continue  # addition and removal cancel: without the run's own + there is nothing to remove
+            continue  # addition and removal cancel: without the recorded + there is nothing to remove
         elif before == "++" and prefix == "~":
-            merged += [f"++{key}=0", f"~{key}"]  # whether there was one before or not, there is one to remove now
+            merged += [
+                f"++{key}=0",
+                f"~{key}",
+            ]  # created first: only an existing key can be removed
         else:
             merged.append(override)
     return kept + merged
 
 
 def _is_override(argument: str) -> bool:
-    """Options and their values stand among the overrides of a command line."""
+    """Return whether an argument is an override, not an option or its value."""
     return not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
 
 
 def _parts(override: str) -> tuple[str, str]:
-    """Prefix (``+``, ``++``, ``~`` or nothing) and key; a group's slashes are dots, as in the keys it fills."""
+    """Return prefix (``+``, ``++``, ``~`` or nothing) and key; slashes of a group become dots, as in its keys."""
     match = _OVERRIDE.fullmatch(override.strip())
-    if match is None:  # only for text that Hydra refuses anyway
+    if match is None:  # text that Hydra refuses anyway
         return "", ""
     return match["prefix"], match["key"].strip().replace("/", ".")
 
 
-def _beneath(key: str, top: str) -> bool:
-    """Whether ``key`` is ``top`` or one of the keys that it fills; ``group@package`` fills ``package``."""
+def _below(key: str, top: str) -> bool:
+    """Return whether ``key`` is ``top`` or a key below it; ``group@package`` sets keys of ``package``."""
     if key == top:
         return True
     package = top.partition("@")[2] or top

@@ -1,39 +1,36 @@
-"""Checks of ``_target_`` nodes against the classes they name: is there one, and does it take these arguments."""
+"""Checks of ``_target_`` nodes against the classes they name: whether they exist and take these arguments."""
 
 from __future__ import annotations
 
 import inspect
-import math
 import pkgutil
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from bcfusion.configuration.moved import current_target
-from bcfusion.nearest import nearest
+from bcfusion.configuration.values import UNRESOLVED
+from bcfusion.nearest import did_you_mean
 
-#: keys of a node that Hydra takes for itself
+#: keys of a node that are for Hydra, not for the class
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
-#: stands for a value that could not be resolved, which is reported elsewhere
-UNRESOLVED: Final = object()
 
 
 class UnknownTarget(Exception):
-    """The text says what of a dotted path does not exist or cannot be imported, with the nearest name."""
+    """A dotted path leads nowhere. The text names the part that does not exist, or cannot be imported."""
 
 
 def locate(target: str) -> Any:
-    """The class or function at a dotted path.
+    """Return the class or function at a dotted path.
 
     Raises:
         UnknownTarget: there is none, or its module cannot be imported.
     """
     target = current_target(target)
-    root, *parts = target.split(".")
-    found: Any = _module(root, root)
-    name = root
+    name, *parts = target.split(".")
+    found: Any = _module(name, name)
     for part in parts:
         parent, name = name, f"{name}.{part}"
         if hasattr(found, part):
@@ -42,9 +39,9 @@ def locate(target: str) -> Any:
             found = _module(name, part, found)
         else:
             public = [option for option in dir(found) if not option.startswith("_")]
-            raise UnknownTarget(f"{parent} has no '{part}'{_hint(part, public)}")
+            raise UnknownTarget(f"{parent} has no '{part}'{did_you_mean(part, public)}")
     if not callable(found):
-        raise UnknownTarget(f"{target} is no class or function")
+        raise UnknownTarget(f"{target} is not a class or function")
     return found
 
 
@@ -55,10 +52,10 @@ def _module(name: str, last: str, package: types.ModuleType | None = None) -> ty
         if error.name != name:
             raise UnknownTarget(f"{name} needs the package '{error.name}', which is not installed") from error
         if package is None:
-            raise UnknownTarget(f"there is no package '{name}'; install it, or run where it lies") from error
+            raise UnknownTarget(f"there is no package '{name}'; install it, or run from its folder") from error
         siblings = [module.name for module in pkgutil.iter_modules(package.__path__)]
         public = [option for option in dir(package) if not option.startswith("_")]
-        raise UnknownTarget(f"{package.__name__} has no '{last}'{_hint(last, [*siblings, *public])}") from error
+        raise UnknownTarget(f"{package.__name__} has no '{last}'{did_you_mean(last, [*siblings, *public])}") from error
     except Exception as error:  # a user's own module may fail in any way while it is imported
         raise UnknownTarget(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
 
@@ -66,15 +63,17 @@ def _module(name: str, last: str, package: types.ModuleType | None = None) -> ty
 def argument_problems(
     path: str, node: Mapping[str, Any], function: Callable[..., Any], given: Collection[str]
 ) -> list[str]:
-    """What is wrong with the arguments of a node, each line beginning with its YAML path.
+    """Return a message for each argument that is unknown, missing or of the wrong type, with its YAML path.
 
     Args:
-        path: of the node. node: resolved. function: what ``_target_`` names.
+        path: YAML path of the node.
+        node: the node, resolved.
+        function: the class or function that ``_target_`` names.
         given: names of arguments that the program adds when it builds the node.
     """
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some built-in classes have none
+    except (TypeError, ValueError):  # some built-in classes have no signature
         return []
     kinds = inspect.Parameter
     names = [name for name, p in parameters.items() if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
@@ -88,7 +87,8 @@ def argument_problems(
     problems = []
     for name in arguments:
         if name not in names and not takes_any:
-            hint = _hint(name, names) or (f"; it takes {', '.join(names)}" if names else "; it takes no arguments")
+            takes = f"; it takes {', '.join(names)}" if names else "; it takes no arguments"
+            hint = did_you_mean(name, names) or takes
             problems.append(f"{path}.{name}: {target} has no argument '{name}'{hint}")
     if not node.get("_partial_"):
         for name in names:
@@ -113,9 +113,9 @@ _SIMPLE = {int: "a whole number", float: "a number", bool: "true or false", str:
 
 
 def misfit(value: Any, hint: Any) -> str | None:
-    """What ``hint`` asks for, in words, where ``value`` is no such thing; None where it fits or cannot be judged.
+    """Return in words what a type hint expects if ``value`` does not match it, else None.
 
-    Judged are unions of ``int``, ``float``, ``bool``, ``str``, ``None`` and literals; every other hint lets all pass.
+    Only unions of ``int``, ``float``, ``bool``, ``str``, ``None`` and literals are judged; other hints accept anything.
     """
     if value is UNRESOLVED:
         return None
@@ -142,13 +142,3 @@ def _is(value: Any, kind: type) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
-
-
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _hint(name: str, options: Collection[str]) -> str:
-    near = nearest(name, options)
-    return f"; did you mean '{near}'?" if near else ""

@@ -7,24 +7,20 @@ trained apart, the vocoder on clean speech; :class:`VoiceFixer` joins them. The 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.generators.hifigan import HifiGan
-from bcfusion.nn.conv import Conv1d, ConvTranspose1d, remove_weight_norm, set_weight
 from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
+from bcfusion.run.bundle_files import read_bundle
+from bcfusion.run.checkpoint import load_weights
 
 PHASE_EPS = 1e-12  # power: bins fainter than 1e-6 lose their phase, which keeps the gradient at silence finite
 
@@ -140,7 +136,7 @@ class VoiceFixer(WaveformNetwork):
         for name, stage, source in (("mel_from", mel, mel_from), ("vocoder_from", vocoder, vocoder_from)):
             if source is not None:
                 try:
-                    load_stage(stage, stage.settings, Path(source).expanduser())
+                    _load_stage(stage, Path(source).expanduser())
                 except CheckpointError as error:
                     self._unread.append(f"VoiceFixer: {name}={source}: {error}")
         self.register_load_state_dict_post_hook(_weights_are_there)
@@ -157,44 +153,25 @@ class VoiceFixer(WaveformNetwork):
         return super().trim(name, value, length) if name == "estimate" else self.mel.trim(name, value, length)
 
 
-def load_stage(stage: nn.Module, settings: dict[str, Any], source: Path) -> None:
-    """Loads a bundle's weights, in which weight norm is folded, into a network that may have weight norm, in place.
-
-    Args:
-        stage: the network. settings: values that the bundle's configuration, where it has them, must agree with.
-        source: the bundle, or a run that has one in ``bundle/``.
+def _load_stage(stage: VoiceFixerMel | HifiGan, source: Path) -> None:
+    """Load the weights of a bundle, or of the bundle of a run, into a stage.
 
     Raises:
-        CheckpointError: no bundle there, a damaged one, or one of other settings or tensors; the stage is as it was.
+        CheckpointError: there is no bundle, or it is damaged, of other settings or of another network; the stage is
+            unchanged.
     """
-    folder = next((f for f in (source, source / "bundle") if (f / "generator.safetensors").is_file()), None)
-    if folder is None:
-        raise CheckpointError("there is no bundle: give a finished run, or its bundle")
-    try:
-        state = load_file(folder / "generator.safetensors")
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["generator"]
-    except (SafetensorError, OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the bundle {folder} is damaged: {type(error).__name__}: {error}") from error
+    bundle, state = read_bundle(source)
     others = [
-        f"{key} is {config[key]}, not {value}" for key, value in settings.items() if config.get(key, value) != value
+        f"{key} is {bundle.generator[key]}, not {value}"
+        for key, value in stage.settings.items()
+        if bundle.generator.get(key, value) != value
     ]
     if others:
-        raise CheckpointError(f"the bundle {folder} is of other settings: {'; '.join(others)}")
-    folded = remove_weight_norm(copy.deepcopy(stage)).state_dict()
-    strange = sorted(folded.keys() ^ state.keys())
-    strange += [name for name, tensor in state.items() if name in folded and folded[name].shape != tensor.shape]
-    if strange:
-        raise CheckpointError(
-            f"the bundle {folder} is of another network: {len(strange)} tensors differ, as {strange[0]}"
-        )
-    for path, layer in stage.named_modules():
-        if isinstance(layer, Conv1d | ConvTranspose1d):
-            set_weight(layer, state[f"{path}.weight"])
-    stage.load_state_dict(state, strict=False)  # the names that folded weights have, a layer with weight norm has not
+        raise CheckpointError(f"its bundle has other settings: {'; '.join(others)}")
+    load_weights(stage, state, source)
 
 
-def _weights_are_there(network: nn.Module, _: object) -> None:
-    assert isinstance(network, VoiceFixer)
+def _weights_are_there(network: VoiceFixer, _: object) -> None:
     network._unread = []
 
 

@@ -1,4 +1,4 @@
-"""Using a trained generator: load it (``bundle``), measure it (``probe``), run it over long files (``enhance``).
+"""Run a trained generator over signals and recordings of any length, in bounded memory.
 
 Needs torch, safetensors, PyYAML and soundfile; neither Lightning nor Hydra.
 """

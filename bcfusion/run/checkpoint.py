@@ -1,33 +1,38 @@
-"""Checkpoints: plain containers, written atomically, restored by our own code.
+"""Checkpoints of training: plain containers, written atomically, restored by our own code.
 
-Lightning's loop state is not used: with two optimisers its step count is wrong, and its own resume in the middle of an
-epoch is not exact. What a run needs to go on is the number of batches done, weights, optimisers, schedulers, random
-states and the best scores so far; everything else is a function of the batch index.
+Lightning's loop state is not used: with two optimisers its step count is wrong, and it does not resume exactly in the
+middle of an epoch. To continue, a run needs the number of batches done, weights, optimisers, schedulers, random states
+and the best scores so far; everything else is a function of the batch index.
 """
 
 from __future__ import annotations
 
-import os
 import random
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
-from torch.nn.utils import parametrize
+from torch import Tensor, nn
 
 from bcfusion.errors import CheckpointError
+from bcfusion.files import appearing
+from bcfusion.nearest import nearest_path
+from bcfusion.run.bundle_files import find_bundle, read_bundle
+from bcfusion.run.layout import RunDir
+from bcfusion.run.stored import check_format
+
+__all__ = ["generator_state", "load_weights", "random_states", "read", "restore_random_states", "weights_of", "write"]
 
 KIND = "bcfusion-checkpoint"
 FORMAT = 1
+MAGNITUDE, DIRECTION = ".original0", ".original1"  # of torch's weight norm, after `parametrizations.NAME`
 
 
 def random_states() -> dict[str, Any]:
-    """Random states of Python, NumPy, torch and CUDA in this process, as plain containers."""
+    """Return the random states of Python, NumPy, torch and CUDA in this process, as plain containers."""
     version, internal, gauss = random.getstate()
     # the legacy state is what libraries draw from that were not given a generator
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
@@ -40,7 +45,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Sets what :func:`random_states` gave. CUDA states are set where as many devices are at hand."""
+    """Restore what :func:`random_states` returned. CUDA states are restored only onto the same number of devices."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
@@ -52,87 +57,104 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a checkpoint so that a crash in between leaves the old one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"kind": KIND, "format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a checkpoint, so that a crash or a power failure in between leaves the previous one whole."""
+    with appearing(path, fsync=True) as part, part.open("wb") as file:  # a path's name would become part of the content
+        torch.save({"kind": KIND, "format": FORMAT, **content}, file)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint to the CPU.
+def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
+    """Return the content of a checkpoint, with its tensors on the CPU.
+
+    Args:
+        path: the file.
+        mmap: map the tensors from the file instead of reading them, so that those that are not used cost nothing.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or no checkpoint of bcfusion.
+        CheckpointError: the file is missing, damaged, not a checkpoint of bcfusion, or of a newer format.
     """
     if not path.is_file():
-        raise CheckpointError(f"checkpoint not found: {path}")
+        raise CheckpointError(f"there is no checkpoint at {path}{nearest_path(path)}")
+    if not zipfile.is_zipfile(path):  # torch.save writes a zip archive, whose directory is at the end of the file
+        raise CheckpointError(f"{path} is no checkpoint, or a damaged one: give a run directory, a bundle or a .ckpt")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that it did not write
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one ({type(error).__name__})") from error
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # torch raises many kinds for archives that it did not write
+        raise CheckpointError(
+            f"{path} is not a checkpoint of bcfusion, or a damaged one ({type(error).__name__})"
+        ) from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise CheckpointError(f"{path} is not a checkpoint of bcfusion: give a .ckpt that `bcfusion train` wrote")
-    if content["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path} was written by a newer bcfusion (format {content['format']}, known here: {FORMAT})"
-        )
+    check_format(content, FORMAT, path)
     return content
 
 
-def weights_of(source: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
-    """Generator weights (averaged where there are such) and discriminator weights, if any, to start a run from.
+def generator_state(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the generator's weights of a checkpoint: the averaged ones if it has any."""
+    # the average may hold parameters only; buffers then come from the network itself
+    return {**content["generator"], **(content.get("generator_ema") or {})}
+
+
+def weights_of(source: Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Return generator weights (averaged if available) and discriminator weights (if any) to start a run from.
 
     Args:
-        source: a run directory (its best.ckpt is taken), a checkpoint, or a bundle.
+        source: a run directory (its ``best.ckpt`` is preferred to its bundle), a checkpoint, or a bundle.
 
     Raises:
-        CheckpointError: there is none of these, or it is damaged.
+        CheckpointError: it is none of these, or damaged.
     """
-    if source.is_dir():
-        best = source / "checkpoints" / "best.ckpt"
-        for folder in (source, source / "bundle"):
-            weights = folder / "generator.safetensors"
-            if weights.is_file() and not best.is_file():
-                try:
-                    return load_file(weights), None
-                except (SafetensorError, OSError) as error:
-                    raise CheckpointError(f"{weights} is damaged or no safetensors file: {error}") from error
-        if not best.is_file():
+    best = RunDir(source).best
+    if source.is_dir() and not best.is_file():
+        if find_bundle(source) is None:
             raise CheckpointError(f"{source} is neither a run with checkpoints/best.ckpt nor a bundle")
-        source = best
-    content = read(source)
-    return content["generator_ema"] or content["generator"], content["discriminators"]
+        return read_bundle(source)[1], None
+    content = read(best if source.is_dir() else source)
+    return generator_state(content), content["discriminators"]
 
 
-def load_weights(module: nn.Module, state: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Loads a state dict, with or without weight norm, into a module, with or without weight norm.
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Load a state dict that must fit exactly, except that weight norm may be folded in either or in neither.
+
+    Args:
+        module: the network, unchanged if the state does not fit.
+        state: tensors by name.
+        source: the file that they come from, for the message.
 
     Raises:
-        CheckpointError: names or shapes do not fit.
+        CheckpointError: tensors are missing, unknown or of another shape.
     """
     own = module.state_dict()
-    rest = dict(state)
-    fused = []
-    for name, child in module.named_modules():
-        key = f"{name}.weight" if name else "weight"
-        if parametrize.is_parametrized(child, "weight") and key in rest:
-            fused.append((child, rest.pop(key)))
-            own = {k: v for k, v in own.items() if not k.startswith(f"{name}.parametrizations.weight.")}
-    wrong = sorted(set(own) ^ set(rest)) or [k for k in own if own[k].shape != rest[k].shape]
-    wrong += [f"{type(c).__name__}.weight" for c, tensor in fused if tensor.shape != c.weight.shape]
-    if wrong:
-        raise CheckpointError(
-            f"the weights in {source} are those of another network: {len(wrong)} of its entries do not fit "
-            f"({', '.join(wrong[:2])}, ...)"
-        )
-    module.load_state_dict(rest, strict=not fused)
-    with torch.no_grad():
-        for child, tensor in fused:
-            child.weight = tensor  # the parametrization splits it into direction and norm
+    given = _weight_norm_as_in(own, state)
+    problems = []
+    for word, names in (("missing", own.keys() - given.keys()), ("unknown", given.keys() - own.keys())):
+        if names:
+            problems.append(f"{len(names)} {word} (such as {min(names)})")
+    reshaped = sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
+    if reshaped:
+        name = reshaped[0]
+        shapes = f"{tuple(given[name].shape)}, the network has {tuple(own[name].shape)}"
+        problems.append(f"{len(reshaped)} of another shape (such as {name}: {shapes})")
+    if problems:
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: tensors {'; '.join(problems)}")
+    module.load_state_dict(given)
+
+
+def _weight_norm_as_in(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``state`` with each weight as ``own`` holds it: plain, or as magnitude and direction of weight norm."""
+    given = dict(state)
+    for magnitude in {name for name in (*own, *state) if name.endswith(MAGNITUDE)}:
+        layer, _, parameter = magnitude.removesuffix(MAGNITUDE).rpartition("parametrizations.")
+        folded, direction = layer + parameter, magnitude.removesuffix(MAGNITUDE) + DIRECTION
+        if magnitude in own and folded in given:
+            weight = given.pop(folded)
+            given |= {magnitude: _norm(weight, own[magnitude]), direction: weight}
+        elif folded in own and {magnitude, direction} <= given.keys():
+            length, weight = given.pop(magnitude), given.pop(direction)
+            given[folded] = weight * (length / _norm(weight, length))
+    return given
+
+
+def _norm(weight: Tensor, magnitude: Tensor) -> Tensor:
+    """Return the norm of ``weight`` over the dimensions that its magnitude does not have."""
+    dims = [dim for dim, size in enumerate(magnitude.shape) if size == 1 and dim < weight.ndim]
+    return torch.linalg.vector_norm(weight, dim=dims, keepdim=True)

@@ -1,9 +1,9 @@
-"""What becomes of the jobs of a sweep or a search: files in each job's directory.
+"""Results of the jobs of a sweep or a search: files in each job's directory.
 
-A job may run in another process or on another machine, so that everything is told and read here:
+A job may run in another process or on another machine, so its result is passed on through files alone:
 
 - ``objective.json``: the number (or list of numbers) that the job returned;
-- ``failed.txt``: the first line says what was wrong, the traceback follows;
+- ``failed.txt``: the first line of the error, followed by its traceback;
 - ``pruned.txt``: why a search ended the job early.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from typing import Any, Literal
 import yaml
 
 from bcfusion.errors import BcfusionError
+from bcfusion.files import write_text
+from bcfusion.run.layout import RunDir
 
 OBJECTIVE, FAILED, PRUNED = "objective.json", "failed.txt", "pruned.txt"
 Status = Literal["finished", "pruned", "failed", "no result"]
@@ -27,13 +29,15 @@ Status = Literal["finished", "pruned", "failed", "no result"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job.
+    """The result of one job.
 
     Attributes:
-        job: directory below that of the sweep, usually the job's number. overrides: as the sweep gave them.
-        status: ``no result`` where the job was ended from outside, or still runs. objective: empty where there is none.
-        note: first error line of a failed job, reason of a pruned one. time: when it ended, as a file's time; 0 where
-            it has not.
+        job: its directory relative to that of the sweep, usually the job's number.
+        overrides: as the sweep set them.
+        status: ``no result`` if the job was killed or is still running.
+        objective: the numbers that it returned; empty if there are none.
+        note: first line of the error of a failed job, or why a job was pruned.
+        time: when it ended, as the modification time of its file; 0 if it has not ended.
     """
 
     job: str
@@ -45,36 +49,47 @@ class Outcome:
 
 
 def begin(job_dir: Path) -> None:
-    """Forgets what an earlier job has left in the same directory."""
+    """Create the directory of a job, and delete the results of an earlier job in it."""
     job_dir.mkdir(parents=True, exist_ok=True)
     for name in (OBJECTIVE, FAILED, PRUNED):
         (job_dir / name).unlink(missing_ok=True)
 
 
 def note_objective(job_dir: Path, value: Any) -> None:
-    """Writes what a job returned, where it is a number or a list of numbers."""
+    """Write what a job returned, if it is a number or a list of numbers."""
     values = list(value) if isinstance(value, list | tuple) else [value]
     if values and all(isinstance(v, int | float) for v in values):
-        (job_dir / OBJECTIVE).write_text(json.dumps(value) + "\n")
+        write_text(job_dir / OBJECTIVE, json.dumps(value) + "\n")
+
+
+def note_pruned(job_dir: Path, reason: object) -> None:
+    """Write why a search ended a job early."""
+    write_text(job_dir / PRUNED, f"{reason}\n")
+
+
+def note_failure(job_dir: Path, error: Exception) -> str:
+    """Write why a job failed, with the traceback; return the first line alone."""
+    line = first_line(error)
+    write_text(job_dir / FAILED, f"{line}\n\n{''.join(traceback.format_exception(error))}")
+    return line
 
 
 def first_line(error: Exception) -> str:
-    """What was wrong in one line: a user's error by its text alone, any other with its kind before."""
+    """Return an error in one line: the message alone of an error meant for users, else preceded by its class."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if isinstance(error, BcfusionError):
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def note_failure(job_dir: Path, error: Exception) -> str:
-    """Writes why a job failed; returns the first line, without a traceback, that says so."""
-    line = first_line(error)
-    (job_dir / FAILED).write_text(f"{line}\n\n{''.join(traceback.format_exception(error))}", encoding="utf-8")
-    return line
+def job_folders(sweep_dir: Path) -> Iterator[Path]:
+    """Yield the directory of each job of a sweep that has begun, in no particular order."""
+    marker = RunDir(Path()).hydra_overrides.as_posix()
+    return (file.parents[1] for file in sweep_dir.rglob(marker))
 
 
 def read_objective(job_dir: Path) -> tuple[float, ...]:
-    """The numbers of ``objective.json``; empty where there are none."""
+    """Return the numbers of ``objective.json``; an empty tuple if there are none."""
     file = job_dir / OBJECTIVE
     if not file.is_file():
         return ()
@@ -82,9 +97,14 @@ def read_objective(job_dir: Path) -> tuple[float, ...]:
     return tuple(float(v) for v in (value if isinstance(value, list) else [value]))
 
 
-def read_outcome(job_dir: Path, name: str) -> Outcome:
-    """What became of the job in a directory, whose overrides Hydra has written there."""
-    overrides = yaml.safe_load((job_dir / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+def read_outcomes(sweep_dir: Path) -> list[Outcome]:
+    """Return the results of all jobs of a sweep, by number."""
+    found = [_read_outcome(folder, folder.relative_to(sweep_dir).as_posix()) for folder in job_folders(sweep_dir)]
+    return sorted(found, key=lambda outcome: (not outcome.job.isdigit(), outcome.job.zfill(9)))
+
+
+def _read_outcome(job_dir: Path, name: str) -> Outcome:
+    overrides = yaml.safe_load(RunDir(job_dir).hydra_overrides.read_text(encoding="utf-8")) or []
     status: Status = "no result"
     note, time = "", 0.0
     files: list[tuple[str, Status]] = [(FAILED, "failed"), (PRUNED, "pruned"), (OBJECTIVE, "finished")]
@@ -96,15 +116,8 @@ def read_outcome(job_dir: Path, name: str) -> Outcome:
     return Outcome(name, tuple(str(o) for o in overrides), status, read_objective(job_dir), note, time)
 
 
-def read_outcomes(sweep_dir: Path) -> list[Outcome]:
-    """The jobs of a sweep, by number."""
-    folders = [file.parent.parent for file in sweep_dir.rglob(".hydra/overrides.yaml")]
-    found = [read_outcome(folder, folder.relative_to(sweep_dir).as_posix()) for folder in folders]
-    return sorted(found, key=lambda outcome: (not outcome.job.isdigit(), outcome.job.zfill(9)))
-
-
 def best_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Finished jobs by falling objective (the sum of several), then pruned ones, then those without a result."""
+    """Sort jobs: finished ones by descending objective (the sum of several), then pruned ones, then all others."""
     rank = {"finished": 0, "pruned": 1, "no result": 2, "failed": 3}
 
     def key(outcome: Outcome) -> tuple[int, float]:
@@ -114,7 +127,7 @@ def best_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return sorted(outcomes, key=key)
 
 
-def told_apart(outcomes: Sequence[Outcome]) -> list[str]:
-    """Each job's overrides without those that all jobs share; all of them where there is one job."""
+def distinguishing_overrides(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return each job's overrides without those that all jobs share; of a single job, all of them."""
     shared = set.intersection(*(set(o.overrides) for o in outcomes)) if len(outcomes) > 1 else set()
     return [" ".join(override for override in o.overrides if override not in shared) for o in outcomes]

@@ -88,6 +88,25 @@ class RunDir:
         """Hydra's own settings, with the choices of the groups."""
         return self.path / ".hydra" / "hydra.yaml"
 
+    @property
+    def hydra_composed(self) -> Path:
+        """The configuration as Hydra composed it, interpolations unresolved."""
+        return self.path / ".hydra" / "config.yaml"
+
+    @classmethod
+    def around(cls, path: str | os.PathLike[str]) -> RunDir | None:
+        """Return the run that ``path`` is or lies in, at most three folders deep; None if it belongs to no run.
+
+        A run is known by its ``run.json`` or its ``checkpoints/last.ckpt``. ``path`` itself need not exist.
+        """
+        given = Path(path)
+        for start in (given, given.absolute()):  # as given first, so that a relative path gives a relative run
+            for folder in (start, *start.parents[:3]):
+                run = cls(folder)
+                if run.record.is_file() or run.last.is_file():
+                    return run
+        return None
+
     def closing_scores(self) -> Path | None:
         """Return the scores of the closing evaluation: the test split, else the valid split, else None."""
         tables = (self.quality / f"{split}.csv" for split in ("test", "valid"))
@@ -95,7 +114,7 @@ class RunDir:
 
 
 def register_resolver() -> None:
-    """Make ``${run_dir:...}`` known to OmegaConf; may be repeated."""
+    """Make ``${run_dir:...}`` known to OmegaConf; may be called repeatedly."""
     from omegaconf import OmegaConf
 
     # Cached: with resume=auto the newest run is looked up once, not each time the key is read.
@@ -103,36 +122,38 @@ def register_resolver() -> None:
 
 
 def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str | None, now: str) -> str:
-    """The directory of a run.
+    """Return the directory of a run.
 
     Args:
         root: directory of all runs.
         resume: None for a new run; ``auto`` for the run below ``root/recipe/experiment`` whose
-            ``checkpoints/last.ckpt`` was written last, or a new run where there is none; else a run directory, its
-            checkpoints folder or a checkpoint in it.
-        recipe, experiment: names of the chosen group members; None stands as ``default``.
-        now: time stamp that names a new run; given, so that every reader of one process gets the same directory. In
-            a step of several processes that srun started, the numbers of job and step name it.
+            ``checkpoints/last.ckpt`` was written last, or a new run if there is none; else a run directory or
+            something inside one.
+        recipe: name of the chosen recipe; None is written as ``default``.
+        experiment: name of the chosen experiment; None is written as ``default``.
+        now: time stamp that names a new run, passed in so that every reader in one process gets the same directory.
+            In a step of several processes started by srun, the numbers of the job and the step are used instead.
 
     Raises:
         ConfigError: ``resume`` is a path, but not that of a run.
     """
     runs = Path(root) / _choice(recipe) / _choice(experiment)
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # srun's must agree, and each looks at its own clock
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # the processes must agree, but each reads its own clock
         now = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     if resume is None:
         return str(runs / now)
     if resume == "auto":
-        resumable = sorted(runs.glob("*/checkpoints/last.ckpt"), key=lambda path: (path.stat().st_mtime_ns, str(path)))
-        return str(resumable[-1].parent.parent if resumable else runs / now)
+        saved = [RunDir(path) for path in runs.glob("*") if RunDir(path).last.is_file()]
+        newest = max(saved, key=lambda run: (run.last.stat().st_mtime_ns, str(run.path)), default=RunDir(runs / now))
+        return str(newest.path)
     return str(find_run(resume))
 
 
 def find_run(path: str | Path) -> Path:
-    """The run directory that ``path`` means: itself, or the one around a checkpoints folder or a checkpoint.
+    """Return the run directory that ``resume`` means: ``path`` itself or the run that it lies in.
 
     Raises:
-        ConfigError: there is nothing at ``path``, or it belongs to no run.
+        ConfigError: ``path`` does not exist, belongs to no run, or is a checkpoint that holds weights only.
     """
     path = Path(path)
     if not path.exists():
@@ -141,16 +162,13 @@ def find_run(path: str | Path) -> Path:
         raise ConfigError(
             [
                 f"resume: {path} holds weights, not the state of a run: give {path.with_name(RunDir(path).last.name)}, "
-                f"or start anew with init_from={path}"
+                f"or start a new run with init_from={path}"
             ]
         )
-    if path.is_file():
-        run = path.parent.absolute().parent
-    else:
-        run = path.absolute().parent if path.name == "checkpoints" else path
-    if not any((run / "checkpoints").glob("*.ckpt")):
+    run = RunDir.around(path)
+    if run is None or not any(run.checkpoints.glob("*.ckpt")):
         raise ConfigError([f"resume: {path} is no run: a run directory holds checkpoints/last.ckpt"])
-    return run
+    return run.path
 
 
 def _choice(name: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What a run directory says about how it came to be: config.yaml, overrides.yaml, run.json."""
+"""The record of how a run came to be: config.yaml, overrides.yaml and run.json of its directory."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import yaml
 
 from bcfusion import __version__
 from bcfusion.files import write_text
+from bcfusion.run.layout import RunDir
 
 PACKAGES = ("torch", "torchaudio", "lightning", "hydra-core", "omegaconf", "numpy", "soundfile", "pesq", "pystoi")
 
@@ -27,9 +28,12 @@ class Provenance:
     """Where a run comes from.
 
     Attributes:
-        recipe, experiment: names of the chosen members; experiment may be None.
-        overrides: as typed. choices: the member of each config group.
-        command: the whole command line. config_dir: the user's own, if any.
+        recipe: name of the chosen recipe.
+        experiment: name of the chosen experiment, if any.
+        overrides: as typed.
+        choices: the chosen member of each config group.
+        command: the whole command line.
+        config_dir: the user's own, if any.
     """
 
     recipe: str
@@ -41,7 +45,7 @@ class Provenance:
 
 
 def git_hash(directory: Path) -> str | None:
-    """Commit of the checkout that a directory lies in, with ``-dirty`` where files differ; None outside of one."""
+    """Return the commit of the checkout around a directory, with ``-dirty`` if files differ; None outside of one."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(directory), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -56,8 +60,16 @@ def git_hash(directory: Path) -> str | None:
 
 
 def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, resumed_at: int | None) -> None:
-    """Writes the record; a resumed run keeps what it said first and adds a session to run.json."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    """Write the record of a run.
+
+    Args:
+        run_dir: the directory of the run.
+        config: its resolved configuration.
+        provenance: where it comes from.
+        resumed_at: step at which this session resumes the run, whose earlier sessions stay in run.json; None for a new
+            run.
+    """
+    run = RunDir(run_dir)
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": list(provenance.command),
@@ -71,26 +83,25 @@ def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, 
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "cpus": os.cpu_count(),
     }
-    path = run_dir / "run.json"
-    sessions = json.loads(path.read_bytes())["sessions"] if resumed_at is not None and path.is_file() else []
+    earlier = json.loads(run.record.read_bytes())["sessions"] if resumed_at is not None and run.record.is_file() else []
     record = {
         "recipe": provenance.recipe,
         "experiment": provenance.experiment,
         "choices": dict(provenance.choices),
         "config_dir": provenance.config_dir,
-        "sessions": [*sessions, session],
+        "sessions": [*earlier, session],
     }
-    write_text(path, json.dumps(record, indent=2, default=str) + "\n")
-    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    write_text(run_dir / "overrides.yaml", yaml.safe_dump(list(provenance.overrides), allow_unicode=True))
+    write_text(run.record, json.dumps(record, indent=2, default=str) + "\n")
+    write_text(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(run.overrides, yaml.safe_dump(list(provenance.overrides), allow_unicode=True))
 
 
 def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
-    """Flat plain values that tell runs apart in TensorBoard's HPARAMS: choices, and the numbers that are swept.
+    """Return flat plain values that distinguish runs in TensorBoard's HPARAMS: choices, and the numbers that are swept.
 
-    Keys are those of the configuration, so that a typed one and one that is always told share a column. But what
-    another experiment brings along is ``settings/...`` and ``weight/...``: of the columns that differ TensorBoard
-    first shows five, in the order of the alphabet, and ``optimizer.lr`` and ``generator.channels`` are to be of them.
+    Keys are those of the configuration, so that a typed key and one that is always reported share a column. Only what
+    an experiment usually sets is renamed to ``settings/...`` and ``weight/...``: TensorBoard first shows five of the
+    columns that differ, in alphabetical order, and ``optimizer.lr`` and ``generator.channels`` should be among them.
     """
     flat: dict[str, Any] = {
         "recipe": provenance.recipe,
@@ -107,13 +118,13 @@ def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[s
         value = _leaf(config, key)
         if not isinstance(value, bool | int | float | str):
             value = typed.get(key, str(value))
-        # a number as a number, or TensorBoard could neither sort by it nor scale its axis: "3e-4" is text
+        # a number stays a number (not the text "3e-4"), so that TensorBoard can sort by it and scale its axis
         flat.setdefault(brought.get(key, key), value)
     return flat
 
 
 def _leaf(config: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted key; None where there is none."""
+    """Return the value of a dotted key; None if there is none."""
     node: Any = config
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None

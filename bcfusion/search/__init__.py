@@ -1,5 +1,6 @@
-"""Search over hyperparameters: Optuna behind Hydra's command line (``hparams_search=optuna``).
+"""Hyperparameter search: Optuna behind Hydra's command line (``hparams_search=optuna``).
 
-``space`` reads what may vary, ``study`` keeps what was tried, ``drive`` asks and tells, ``trial`` is a job's own view;
-``jobs`` is what a job of any sweep leaves in its directory, for all of them and for reports to read.
+``space`` reads what may vary, ``study`` keeps what was tried, ``drive`` asks Optuna for values and reports the results,
+``trial`` is the view of a single job, and ``sweeper`` makes ``optuna_sweeper`` known to Hydra. The results of jobs are
+files in their directories; see :mod:`bcfusion.run.jobs`.
 """

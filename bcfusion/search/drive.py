@@ -1,4 +1,4 @@
-"""The loop of a search: asks the study for values, has jobs run with them, tells it what they came to."""
+"""The loop of a search: ask the study for values, run jobs with them, report their results to the study."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from bcfusion.errors import ConfigError
+from bcfusion.files import write_text
 from bcfusion.run.jobs import PRUNED, first_line, read_objective
 from bcfusion.search.study import (
-    alone,
-    failures_alone,
+    count_ended,
+    count_if_all_failed,
+    exclusive,
     finite,
     open_study,
     quiet_optuna,
+    requeue_interrupted,
     results,
     set_aside,
-    settled,
-    try_interrupted_again,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 RESULTS = "optimization_results.yaml"
-HOPELESS = 3  # failures without any result after which the cause is not what varies
+FUTILE = 3  # failures without any success after which the values that vary are not the cause
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,20 @@ class Search:
     """A search over hyperparameters.
 
     Attributes:
-        sampler, pruner: make Optuna's objects; the sampler's takes ``seed`` where one is given.
-        seed: of the sampler; None: another each time. A session that goes on adds the number of trials there are, so
-            that it does not repeat the points of the first.
-        objectives: how many numbers a job returns, each higher for better.
+        sampler: makes Optuna's sampler; takes ``seed`` if there is one.
+        pruner: makes Optuna's pruner.
+        seed: of the sampler; None draws another one each time. A session that continues a search adds the number of
+            existing trials, so that it does not repeat their points.
+        objectives: how many numbers a job returns, for each of which higher is better.
         n_trials: how many trials the study shall hold in the end, those of earlier sessions included.
-        n_jobs: how many are handed to the launcher at a time. storage: path of a journal file, or URL of a database.
-        study_name: of the study in it.
-        sweep_dir: holds the jobs' directories, called by their numbers, and ``optimization_results.yaml``.
+        n_jobs: how many jobs are handed to the launcher at a time.
+        storage: path of a journal file, or URL of a database.
+        study_name: name of the study in the storage.
+        sweep_dir: holds the directories of the jobs, named by their numbers, and ``optimization_results.yaml``.
+        space: what varies, key to distribution.
+        fixed: the other overrides, key to value.
+        launch: runs jobs with the given overrides, numbered from the given number; their results are in their
+            directories.
     """
 
     sampler: Callable[..., Any]
@@ -56,67 +63,46 @@ class Search:
     storage: str
     study_name: str
     sweep_dir: Path
+    space: Mapping[str, BaseDistribution]
+    fixed: Mapping[str, str]
+    launch: Callable[[list[list[str]], int], object]
 
-    def run(
-        self,
-        space: Mapping[str, BaseDistribution],
-        fixed: Mapping[str, str],
-        launch: Callable[[list[list[str]], int], object],
-    ) -> dict[str, Any]:
-        """Runs until the study holds ``n_trials``; jobs have the numbers of their trials.
-
-        Args:
-            space: what varies. fixed: the other overrides (both of ``read_space``).
-            launch: runs jobs with these overrides, numbered from this one; what they came to is in their directories.
+    def run(self) -> dict[str, Any]:
+        """Run jobs until the study holds ``n_trials``, and return what it has found; jobs are numbered as trials.
 
         Raises:
-            ConfigError: optuna is not there, the study is of another kind, another process searches in it, or three
-                trials and more have failed and none else.
+            ConfigError: optuna is missing, the study is of another kind, another process searches in it, or three or
+                more trials have failed and none has succeeded.
         """
-        with quiet_optuna(), alone(self.storage, self.study_name, self.sweep_dir):
+        with quiet_optuna(), exclusive(self.storage, self.study_name, self.sweep_dir):
             try:
-                return self._search(space, fixed, launch)
+                return self._search()
             except (KeyboardInterrupt, SystemExit):
                 print(
-                    f"bcfusion: to go on, type the same with hydra.sweep.dir={self.sweep_dir}; "
-                    "what was not through is tried again",
+                    f"bcfusion: to continue, run the same command with hydra.sweep.dir={self.sweep_dir}; "
+                    "unfinished trials are run again",
                     file=sys.stderr,
                 )
                 raise
 
-    def _search(
-        self,
-        space: Mapping[str, BaseDistribution],
-        fixed: Mapping[str, str],
-        launch: Callable[[list[list[str]], int], object],
-    ) -> dict[str, Any]:
+    def _search(self) -> dict[str, Any]:
         study = self._study()
-        again = try_interrupted_again(study)
-        before = settled(study)
+        again = requeue_interrupted(study)
+        before = count_ended(study)
         if before or again:
-            print(f"bcfusion: the search goes on: {before} trials are there, {again} are tried again")
-        while (missing := self.n_trials - settled(study)) > 0:
-            try:
-                trials = [study.ask(space) for _ in range(min(missing, self.n_jobs))]
-            except ValueError as error:  # a choice or the kind of a key's values is another than before
-                raise ConfigError(
-                    [
-                        f"hydra.sweeper.storage: {self.storage} holds a search over other values: {first_line(error)} "
-                        "Give the new one a hydra.sweep.dir or hydra.sweeper.study_name of its own"
-                    ]
-                ) from error
-            first = trials[0].number
-            if [trial.number for trial in trials] != list(range(first, first + len(trials))):
-                raise ConfigError([f"hydra.sweeper.storage: another process searches in {self.storage}"])
-            self._launch(study, trials, fixed, launch)
-            found = results(study)
-            (self.sweep_dir / RESULTS).write_text(yaml.safe_dump(found, sort_keys=False))
-            if (failed := failures_alone(study)) >= HOPELESS:
+            print(f"bcfusion: the search continues: {before} trials are done, {again} are run again")
+        while (missing := self.n_trials - count_ended(study)) > 0:
+            trials = self._ask(study, min(missing, self.n_jobs))
+            self._launch(study, trials)
+            for trial in trials:
+                self._report(study, trial)
+            write_text(self.sweep_dir / RESULTS, yaml.safe_dump(results(study), sort_keys=False))
+            if (failed := count_if_all_failed(study)) >= FUTILE:
                 last = self.sweep_dir / str(trials[-1].number)
                 raise ConfigError(
                     [
-                        f"hparams_search: all {failed} trials failed, the last as {last} says; to go on when it "
-                        f"is mended, type the same with hydra.sweep.dir={self.sweep_dir}"
+                        f"hparams_search: all {failed} trials failed, see the last one in {last}; once it is fixed, "
+                        f"run the same command with hydra.sweep.dir={self.sweep_dir}"
                     ]
                 )
         return results(study)
@@ -127,32 +113,36 @@ class Search:
         study.sampler = self.sampler(**seed)
         return study
 
-    def _launch(
-        self,
-        study: Study,
-        trials: Sequence[Trial],
-        fixed: Mapping[str, str],
-        launch: Callable[[list[list[str]], int], object],
-    ) -> None:
-        overrides = [overrides_of(fixed, trial.params) for trial in trials]
+    def _ask(self, study: Study, count: int) -> list[Trial]:
         try:
-            launch(overrides, trials[0].number)
-        except Exception as error:
-            # Our jobs raise nothing: either the configuration cannot be composed, so that none has begun, or the
-            # launcher lost one, as where the system killed it for its memory.
-            if not any((self.sweep_dir / str(trial.number)).is_dir() for trial in trials):
-                for trial in trials:
-                    set_aside(study, trial)
-                raise
-            for trial in trials:
-                self._tell(study, trial)
-            print(f"bcfusion: the launcher gave up: {first_line(error)}; the search goes on", file=sys.stderr)
-            return
-        for trial in trials:
-            self._tell(study, trial)
+            trials = [study.ask(self.space) for _ in range(count)]
+        except ValueError as error:  # the choices, or the kind of values, of a key differ from before
+            raise ConfigError(
+                [
+                    f"hydra.sweeper.storage: {self.storage} holds a search over other values: {first_line(error)} "
+                    "Give the new one a hydra.sweep.dir or hydra.sweeper.study_name of its own"
+                ]
+            ) from error
+        first = trials[0].number
+        if [trial.number for trial in trials] != list(range(first, first + count)):
+            raise ConfigError([f"hydra.sweeper.storage: another process searches in {self.storage}"])
+        return trials
 
-    def _tell(self, study: Study, trial: Trial) -> None:
-        """A job without objective has failed, which its directory says; the study goes on without it."""
+    def _launch(self, study: Study, trials: Sequence[Trial]) -> None:
+        try:
+            self.launch([job_overrides(self.fixed, trial.params) for trial in trials], trials[0].number)
+        except Exception as error:
+            # Our jobs raise nothing. Either the configuration cannot be composed, so that no job has begun, or the
+            # launcher lost a job, for example one that the system killed for its memory.
+            if any((self.sweep_dir / str(trial.number)).is_dir() for trial in trials):
+                print(f"bcfusion: the launcher gave up: {first_line(error)}; the search continues", file=sys.stderr)
+                return
+            for trial in trials:
+                set_aside(study, trial)
+            raise
+
+    def _report(self, study: Study, trial: Trial) -> None:
+        """Report a job's result to the study; a job without an objective has failed, as its directory explains."""
         from optuna.trial import TrialState
 
         job_dir = self.sweep_dir / str(trial.number)
@@ -165,11 +155,10 @@ class Search:
             study.tell(trial, finite(values))
 
 
-def overrides_of(fixed: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
-    """The overrides of a job with these values of what varies."""
-    return [f"{key}={_typed(value)}" for key, value in {**fixed, **values}.items()]
+def job_overrides(fixed: Mapping[str, str], values: Mapping[str, Any]) -> list[str]:
+    """Return the overrides of a job with these values of what varies."""
+    return [f"{key}={_as_override(value)}" for key, value in {**fixed, **values}.items()]
 
 
-def _typed(value: Any) -> str:
-    """A value as an override has it; six digits of a number are more than a run can tell apart."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _as_override(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)  # more digits make no difference to a run

@@ -1,4 +1,4 @@
-"""What a search may vary, in Hydra's notation: choices, ranges and intervals become Optuna's distributions."""
+"""The search space in Hydra's notation: choices, ranges and intervals become Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 def read_space(
     arguments: Sequence[str], params: Mapping[str, str], config_loader: ConfigLoader | None = None
 ) -> tuple[dict[str, BaseDistribution], dict[str, str]]:
-    """Takes the overrides of a command line apart.
+    """Separate the overrides of a command line into what varies and what does not.
 
-    - ``a,b`` or ``choice(a,b)``: one of them; ``glob(sean*)``: one of the members of a group that are called so
-    - ``range(8,33,8)``: 8, 16, 24 or 32, neighbours being alike
-    - ``interval(0.1,1)``: any number between; ``int(interval(1,8))``: any whole number
-    - ``tag(log,interval(1e-5,1e-2))``: the same, each decade as likely as any other
+    - ``a,b`` or ``choice(a,b)``: one of them; ``glob(sean*)``: one of the members of a group that match
+    - ``range(8,33,8)``: 8, 16, 24 or 32, as numbers of which neighbours are similar
+    - ``interval(0.1,1)``: any number in between; ``int(interval(1,8))``: any whole number
+    - ``tag(log,interval(1e-5,1e-2))``: the same, with every decade equally likely
 
     Args:
-        arguments: overrides as typed. params: ``hydra.sweeper.params``, key to value; what is typed wins over it.
+        arguments: overrides as typed.
+        params: ``hydra.sweeper.params``, key to value; typed overrides win over it.
         config_loader: knows the members of groups.
 
     Returns:
-        Distributions of the keys that vary, and the other overrides, key to value.
+        The distributions of the keys that vary, and the other overrides, key to value.
 
     Raises:
-        ConfigError: nothing varies, or what the search goes by does; a range or interval holds no number, or a tag has
-            no meaning.
+        ConfigError: nothing varies, or ``selection`` does; a range or interval is empty or unbounded, or a tag is
+            unknown.
     """
     parser = OverridesParser.create(config_loader)
     parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
@@ -49,16 +50,16 @@ def read_space(
         else:
             fixed[key] = override.get_value_element_as_str()
     if any(key.partition(".")[0] == "selection" for key in space):
-        raise ConfigError(["selection: a search compares its jobs by it, so it cannot vary; make a search for each"])
+        raise ConfigError(["selection: a search compares its jobs by it, so it cannot vary; run one search for each"])
     if not space:
         raise ConfigError(
-            ["hparams_search: nothing varies; let a key do so, as in 'optimizer.lr=tag(log,interval(1e-4,1e-2))'"]
+            ["hparams_search: nothing varies; give a key a range, as in 'optimizer.lr=tag(log,interval(1e-4,1e-2))'"]
         )
     return space, fixed
 
 
 def examples(space: Mapping[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
-    """Values of all keys, in as few sets as show each choice once."""
+    """Yield values of all keys, in as few sets as it takes to contain each choice once."""
     choices: dict[str, Sequence[Any]] = {
         key: getattr(distribution, "choices", ()) for key, distribution in space.items()
     }
@@ -74,13 +75,13 @@ def _distribution(override: Override) -> BaseDistribution:
     value: Any = override.value()
     try:
         if getattr(value, "tags", set()) - ({"log"} if isinstance(value, IntervalSweep) else set()):
-            raise ValueError("the only tag with a meaning is that of tag(log,interval(...))")
+            raise ValueError("the only known tag is the one of tag(log,interval(...))")
         if isinstance(value, IntervalSweep):
             assert value.start is not None
             assert value.end is not None
             log = "log" in value.tags
             if not (math.isfinite(value.start) and math.isfinite(value.end)):
-                raise ValueError("the interval has no end")
+                raise ValueError("the interval is unbounded")
             if isinstance(value.start, int) and isinstance(value.end, int):
                 return IntDistribution(value.start, value.end, log=log)
             return FloatDistribution(float(value.start), float(value.end), log=log)

@@ -1,4 +1,4 @@
-"""The study of a search: everything that was tried, in a file that jobs and later sessions read."""
+"""The study of a search: everything that was tried, in a file or database that jobs and later sessions read."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 INTERRUPTED = "interrupted"  # marks a trial that did not run to its end
-LOCK_SECONDS = 15  # after so many the lock of a journal, which is held for milliseconds, is taken to be left behind
-FLOOR = -1.0  # of a selection's scale: as far below its worst as its best is above (training.selection)
+LOCK_SECONDS = 15  # age of a journal's lock, which is held for milliseconds, at which its process must have died
+FLOOR = -1.0  # of the scale of `selection`: as far below its worst value as its best value is above it
 
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna's own log lines and its warnings of experimental parts stay out of the run's output.
+    """Keep Optuna's log lines and its warnings about experimental parts out of the output.
 
     Raises:
-        ConfigError: it is not installed, or too old, as one that another package has brought.
+        ConfigError: Optuna is not installed, or is too old (another package may have brought it).
     """
     missing = ConfigError(["hparams_search needs optuna 4.3 or later: pip install 'bcfusion[optuna]'"])
     try:
@@ -37,7 +37,7 @@ def quiet_optuna() -> Iterator[None]:
     except ImportError as error:
         raise missing from error
     major, minor = optuna.__version__.split(".")[:2]
-    if (int(major), int(minor)) < (4, 3):  # the first whose journals take over a lock left behind
+    if (int(major), int(minor)) < (4, 3):  # the first whose journals take over the lock of a dead process
         raise missing
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -50,24 +50,29 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def open_storage(place: str) -> BaseStorage:
-    """The storage at a path, a journal file that several processes may append to, or at the URL of a database."""
+    """Return the storage at a path (a journal file that several processes may append to) or at a database's URL."""
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     if "://" in place:
         return RDBStorage(place)
     Path(place).parent.mkdir(parents=True, exist_ok=True)
-    # Optuna's own choice, a symbolic link, waits for ever for a process that was killed while it held it: a link to a
-    # relative path leads nowhere, so that its age cannot be seen. This one is taken over.
+    # Optuna's default lock, a symbolic link, waits for ever if the process that held it was killed: a link to a
+    # relative path leads nowhere, so that its age cannot be read. This lock is taken over instead.
     return JournalStorage(JournalFileBackend(place, lock_obj=JournalFileOpenLock(place, LOCK_SECONDS)))
 
 
 @contextmanager
-def alone(place: str, name: str, sweep_dir: Path) -> Iterator[None]:
-    """Keeps a second search out of a study while this one runs. The system lets go of the lock with the process.
+def exclusive(place: str, name: str, sweep_dir: Path) -> Iterator[None]:
+    """Keep other searches out of a study while this one runs; the system releases the lock when the process ends.
+
+    Args:
+        place: path or URL of the storage.
+        name: of the study.
+        sweep_dir: where the lock is if the storage is a database.
 
     Raises:
-        ConfigError: another process searches in it.
+        ConfigError: another process searches in the study.
     """
     lock = sweep_dir / "search.running" if "://" in place else Path(f"{place}.{quote(name, safe='')}.running")
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -78,16 +83,22 @@ def alone(place: str, name: str, sweep_dir: Path) -> Iterator[None]:
             raise ConfigError(
                 [f"hydra.sweeper.storage: another process searches in {place}; wait until it has ended"]
             ) from error
-        except OSError:  # a file system without locks; the numbers of the trials tell as well, if later
+        except OSError:  # a file system without locks; the numbers of the trials show a second search too, if later
             pass
         yield
 
 
 def open_study(place: str, name: str, objectives: int, pruner: Any = None) -> Study:
-    """The study in a storage, made where it is not there yet; each of its objectives is maximised.
+    """Return the study in a storage, created if it does not exist; each of its objectives is maximised.
+
+    Args:
+        place: path or URL of the storage.
+        name: of the study.
+        objectives: how many.
+        pruner: Optuna's; None for its default.
 
     Raises:
-        ConfigError: it is there, with another number of objectives; or the storage cannot be used.
+        ConfigError: the study has another number of objectives, or the storage cannot be used.
     """
     import optuna
 
@@ -99,7 +110,7 @@ def open_study(place: str, name: str, objectives: int, pruner: Any = None) -> St
             directions=["maximize"] * objectives,
             load_if_exists=True,
         )
-    except Exception as error:  # no journal, no such database, its driver is not installed, no right to write
+    except Exception as error:  # not a journal, no such database, no driver for it, no permission to write
         raise ConfigError([f"hydra.sweeper.storage: cannot use {place}: {first_line(error)}"]) from error
     if len(study.directions) != objectives:
         raise ConfigError(
@@ -108,8 +119,8 @@ def open_study(place: str, name: str, objectives: int, pruner: Any = None) -> St
     return study
 
 
-def try_interrupted_again(study: Study) -> int:
-    """Puts the values of trials that an earlier session left unfinished first in line; returns how many there are."""
+def requeue_interrupted(study: Study) -> int:
+    """Queue the values of trials that an earlier session left unfinished, before any new ones; return their number."""
     from optuna.trial import TrialState
 
     left = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
@@ -120,20 +131,20 @@ def try_interrupted_again(study: Study) -> int:
 
 
 def set_aside(study: Study, trial: Trial | FrozenTrial) -> None:
-    """Ends a trial that nothing was learned from: it is not among the ``n_trials``."""
+    """End a trial that has no result; it does not count as one of the ``n_trials``."""
     from optuna.trial import TrialState
 
     study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
     study.tell(trial.number, state=TrialState.FAIL)
 
 
-def settled(study: Study) -> int:
-    """How many trials of the study have ended: finished, pruned or failed, but not interrupted."""
+def count_ended(study: Study) -> int:
+    """Return how many trials have ended: finished, pruned or failed, but not interrupted."""
     return len(_ended(study))
 
 
-def failures_alone(study: Study) -> int:
-    """How many trials have failed, where none has come to anything; otherwise 0."""
+def count_if_all_failed(study: Study) -> int:
+    """Return how many trials have ended if all of them have failed; otherwise 0."""
     from optuna.trial import TrialState
 
     ended = _ended(study)
@@ -145,16 +156,16 @@ def _ended(study: Study) -> list[FrozenTrial]:
 
 
 def finite(values: Sequence[float]) -> list[float]:
-    """Objective values that Optuna takes: in place of NaN and infinities the floor of the scale."""
+    """Return objective values that Optuna accepts: NaN and infinities become the floor of the scale."""
     return [float(value) if math.isfinite(value) else FLOOR for value in values]
 
 
 def results(study: Study) -> dict[str, Any]:
-    """What a study has found, as plain containers: the best trial, or the Pareto front of several objectives."""
+    """Return what a study has found, in plain containers: the best trial, or the Pareto front of several objectives."""
     from optuna.trial import TrialState
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    found: dict[str, Any] = {"name": "optuna", "study": study.study_name, "trials": settled(study)}
+    found: dict[str, Any] = {"name": "optuna", "study": study.study_name, "trials": count_ended(study)}
     if len(study.directions) > 1:
         front = study.best_trials if complete else []
         solutions = [{"job": t.number, "params": dict(t.params), "values": list(t.values)} for t in front]

@@ -12,10 +12,10 @@ NAME = "hydra_plugins.bcfusion_optuna"
 
 
 def register_sweeper() -> None:
-    """Registers the sweeper as if it lay in ``hydra_plugins``, the package from which alone Hydra takes plugins.
+    """Register the sweeper as a part of ``hydra_plugins``, the only package from which Hydra takes plugins.
 
-    It lies within bcfusion and is loaded by its path, so that an installation puts nothing beside bcfusion, and a
-    ``hydra_plugins`` of the user's own, whatever its form, stays as it is.
+    Its file is a part of bcfusion and is loaded by its path: an installation adds nothing outside bcfusion, and a
+    user's own ``hydra_plugins``, in whatever form, is left alone.
     """
     if NAME not in sys.modules:
         spec = spec_from_file_location(NAME, Path(__file__).with_name("optuna_sweeper.py"))

@@ -1,4 +1,4 @@
-"""A job's own view of the search it belongs to: it reports its validations and asks whether to go on."""
+"""The view of a single job on its search: it reports its validations and asks whether to continue."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class SearchTrial:
 
     Attributes:
         trial: Optuna's, from the storage that all jobs of the search share; None in further processes of the job, for
-            which the first speaks. prunes: whether it can be ended early.
-        by_values: whether the search wants each metric of ``selection`` apart, rather than its score.
+            which the first one reports.
+        prunes: whether it can be ended early.
+        by_values: whether the search needs each metric of ``selection`` instead of its score.
     """
 
     trial: Trial | None
@@ -37,10 +38,10 @@ class SearchTrial:
 
     @classmethod
     def of_this_job(cls) -> SearchTrial | None:
-        """The trial that the running Hydra job is; None for one that no search has started.
+        """Return the trial that the running Hydra job is; None if no search has started it.
 
         Raises:
-            ConfigError: a search is configured, but was not started as one.
+            ConfigError: a search is configured, but the command lacks ``-m``.
         """
         hydra = HydraConfig.get()
         if hydra.sweeper.get("_target_") != SWEEPER:
@@ -62,7 +63,7 @@ class SearchTrial:
         return cls(trial, prunes, by_values)
 
     def hopeless(self, step: int, score: float) -> bool:
-        """Reports the selection score of a validation; says whether the run is to end, being worse than others were."""
+        """Report the selection score of a validation; return whether to end the run, as it is worse than the others."""
         assert self.trial is not None
         self.trial.report(finite([score])[0], step)
         return self.trial.should_prune()

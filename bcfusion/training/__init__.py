@@ -1,1 +1,1 @@
-"""The engine: from a configuration to a run directory."""
+"""Training: from a configuration to a run directory."""

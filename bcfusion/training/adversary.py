@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
+from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import AdversarialObjective, Judgement
-from bcfusion.errors import ConfigError
+from bcfusion.requirements import require
 
+Network = Literal["generator", "discriminator"]
 Order = Literal["generator_first", "discriminator_first"]
 
 
@@ -25,13 +27,13 @@ class Schedule:
 
     Attributes:
         start_step: steps in which the generator learns by reconstruction alone.
-        ramp_steps: over so many steps from there, the weights of the adversarial loss and of the losses that compare
-            judgements rise from 0 in equal parts: young discriminators know nothing yet.
+        ramp_steps: steps from there over which the weights of the adversarial loss and of the losses that compare
+            judgements rise linearly from 0: untrained discriminators know nothing yet.
         interval: the discriminators learn at every ``interval``-th step from ``start_step`` on.
         generator_interval: the generator learns at every ``generator_interval``-th step from ``start_step`` on.
 
     Raises:
-        ConfigError: numbers out of range, or intervals that leave steps in which nobody learns.
+        ConfigError: a number is out of range, or the intervals leave steps in which nobody learns.
     """
 
     start_step: int = 0
@@ -40,34 +42,40 @@ class Schedule:
     generator_interval: int = 1
 
     def __post_init__(self) -> None:
-        problems = [
-            f"adversarial.{name}: must be at least {low}, not {getattr(self, name)}"
-            for name, low in (("start_step", 0), ("ramp_steps", 0), ("interval", 1), ("generator_interval", 1))
-            if getattr(self, name) < low
-        ]
-        if self.interval > 1 and self.generator_interval > 1:
-            problems.append(
-                f"adversarial.interval={self.interval} and generator_interval={self.generator_interval} leave steps in "
-                "which nobody learns: set one of them to 1"
-            )
-        if problems:
-            raise ConfigError(problems)
+        require(self, key_rules("adversarial", **asdict(self)))
 
     def active(self, step: int) -> bool:
-        """Whether the generator plays against the discriminators by this step."""
+        """Return whether the discriminators take part at this step."""
         return step >= self.start_step
 
     def discriminators_learn(self, step: int) -> bool:
-        """Whether the discriminators are updated at this step."""
+        """Return whether the discriminators are updated at this step."""
         return self.active(step) and (step - self.start_step) % self.interval == 0
 
     def generator_learns(self, step: int) -> bool:
-        """Whether the generator is updated at this step; before ``start_step`` always."""
+        """Return whether the generator is updated at this step; before ``start_step`` it always is."""
         return not self.active(step) or (step - self.start_step) % self.generator_interval == 0
 
     def ramp(self, step: int) -> float:
-        """Factor, above 0 and up to 1, on the weights of all losses that need the discriminators."""
+        """Return the factor, in (0, 1], on the weights of all losses that need the discriminators."""
         return min((step - self.start_step + 1) / max(self.ramp_steps, 1), 1.0)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One optimiser step of the game: who learns, in which order, from which passes. The default is regression.
+
+    Attributes:
+        order: the networks that learn, first to last.
+        adversarial: whether the discriminators judge; if not, losses that need them are left out.
+        ramp: factor on the weights of the losses that need the discriminators.
+        shared_passes: whether one pass on each signal serves both updates.
+    """
+
+    order: tuple[Network, ...] = ("generator",)
+    adversarial: bool = False
+    ramp: float = 0.0
+    shared_passes: bool = False
 
 
 class Pair(NamedTuple):
@@ -78,23 +86,23 @@ class Pair(NamedTuple):
 
 
 class Adversary(nn.Module):
-    """Discriminators and the game they play against the generator.
+    """The discriminators and the game that they play against the generator.
 
     Args:
-        discriminators: networks by name; each maps ``(B, 1, T)`` to a list of judgements, all lists are joined.
+        discriminators: networks by name; each maps ``(B, 1, T)`` to a list of judgements; the lists are concatenated.
         objective: the adversarial losses of both sides.
-        weight: of the adversarial loss in the generator's sum.
+        weight: of the adversarial loss in the generator's total loss.
         schedule: who learns when.
-        warm_up_losses: names of losses that teach the generator before ``start_step``; their weights fall to 0 as the
-            ramp rises, and from there on they are logged only.
-        order: ``generator_first``: at a step in which both learn, both learn from the discriminators as they are;
-            ``discriminator_first``: the generator learns from the discriminators that have just been updated.
-        shared_passes: at a step in which both learn, one pass on the target and one on the estimate serve both, in
-            place of four. ``None``: where that gives the same result, that is for ``generator_first`` and
+        warm_up_losses: names of losses that train the generator before ``start_step``; their weights fall to 0 as the
+            ramp rises, and from then on they are only logged.
+        order: of the updates at a step in which both learn. ``generator_first``: both learn from the discriminators
+            before their update; ``discriminator_first``: the generator learns from the updated discriminators.
+        shared_passes: at a step in which both learn, one pass on the target and one on the estimate serve both updates
+            instead of four. ``None``: share them if that gives the same result, that is with ``generator_first`` and
             discriminators whose passes are all alike (no dropout, no batch statistics).
 
     Raises:
-        ConfigError: another ``order``, or passes that cannot be shared.
+        ConfigError: no discriminators, an unknown ``order``, or passes that cannot be shared.
     """
 
     def __init__(
@@ -107,18 +115,12 @@ class Adversary(nn.Module):
         order: Order = "generator_first",
         shared_passes: bool | None = None,
     ) -> None:
+        require(
+            self,
+            (discriminators, "discriminators must hold at least one network"),
+            key_rules("adversarial", order=order, shared_passes="auto" if shared_passes is None else shared_passes),
+        )
         super().__init__()
-        if not discriminators:
-            raise ValueError("an adversary needs at least one discriminator")
-        if order not in get_args(Order):
-            raise ConfigError([f"adversarial.order: must be {' or '.join(get_args(Order))}, not {order!r}"])
-        if shared_passes and order == "discriminator_first":
-            raise ConfigError(
-                [
-                    "adversarial.shared_passes: with order=discriminator_first the generator is judged by other "
-                    "weights than the discriminators learned with; set shared_passes=auto or order=generator_first"
-                ]
-            )
         self.discriminators = nn.ModuleDict(discriminators)
         self.objective = objective
         self.weight = float(weight)
@@ -130,31 +132,47 @@ class Adversary(nn.Module):
             shared_passes = order == "generator_first" and alike
         self.shared_passes = shared_passes
 
+    def turn(self, step: int) -> Turn:
+        """Return who learns at optimiser step ``step``, counted from 0."""
+        if not self.schedule.active(step):
+            return Turn()
+        order: list[Network] = ["generator"] if self.schedule.generator_learns(step) else []
+        if self.schedule.discriminators_learn(step):
+            order.insert(len(order) if self.order == "generator_first" else 0, "discriminator")
+        return Turn(
+            order=tuple(order),
+            adversarial=True,
+            ramp=self.schedule.ramp(step),
+            shared_passes=self.shared_passes and len(order) == 2,
+        )
+
     def judge(self, waveform: Tensor) -> list[Judgement]:
-        """Judgements of all discriminators on ``(B, 1, T)``, in the order of their names in the config."""
+        """Return the judgements of all discriminators on ``(B, 1, T)``, in the order of the configuration."""
         return [judgement for network in self.discriminators.values() for judgement in network(waveform)]
 
     def learning_parameters(self) -> list[nn.Parameter]:
-        """The parameters that an update of the discriminators changes."""
+        """Return the parameters that an update of the discriminators changes."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     # ---------------------------------------------------------------- passes
 
     def judge_for_both(self, estimate: Tensor, target: Tensor) -> Pair:
-        """One pass on each signal ``(B, 1, T)`` for both updates: a graph to the discriminators and to the estimate.
+        """Judge both signals ``(B, 1, T)`` once for both updates, with a graph to the discriminators and the estimate.
 
-        The generator's update takes gradients of this graph for the estimate alone, the discriminators' for their
-        parameters alone; the target's judgements go to the generator's losses by :func:`detached`.
+        The generator's update takes gradients of this graph with respect to the estimate only, the discriminators'
+        update with respect to their parameters only. The generator's losses get the judgements of the target through
+        :func:`detached`.
         """
         with self._normalised_once(first=True):
             on_target = self.judge(target)
             return Pair(self.judge(estimate), on_target)
 
     def judge_for_generator(self, estimate: Tensor, target: Tensor | None, first: bool = True) -> Pair:
-        """Judgements on the estimate, with a graph to it and to nothing else, and on the target, without graph.
+        """Judge the estimate, with a graph to it and nothing else, and the target, without a graph.
 
         Args:
-            estimate, target: ``(B, 1, T)``; no pass is spent on a target of None.
+            estimate: ``(B, 1, T)``.
+            target: ``(B, 1, T)``, or None to save the pass on it.
             first: whether these are the first passes of this batch.
         """
         with self._frozen(), self._normalised_once(first):
@@ -163,14 +181,20 @@ class Adversary(nn.Module):
             return Pair(self.judge(estimate), on_target)
 
     def judge_for_discriminators(self, estimate: Tensor, target: Tensor, first: bool = True) -> Pair:
-        """Judgements with a graph to the discriminators, and to nothing else; arguments as above."""
+        """Judge both signals with a graph to the discriminators and nothing else.
+
+        Args:
+            estimate: ``(B, 1, T)``.
+            target: ``(B, 1, T)``.
+            first: whether these are the first passes of this batch.
+        """
         with self._normalised_once(first):
             on_target = self.judge(target)
             return Pair(self.judge(estimate.detach()), on_target)
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        """Inside, discriminator weights take no gradient: the generator's backward pass needs none."""
+        """Turn off the gradients of the discriminators' weights, which the generator's backward pass does not need."""
         learning = self.learning_parameters()
         for parameter in learning:
             parameter.requires_grad_(False)
@@ -182,30 +206,32 @@ class Adversary(nn.Module):
 
     @contextmanager
     def _normalised_once(self, first: bool) -> Iterator[None]:
-        """Inside, weights under weight or spectral norm are computed once, for all passes.
+        """Compute weights under weight or spectral norm once for all passes inside.
 
-        Spectral norm goes on with its power iteration at the first passes of a batch only, so that the weights do not
-        depend on how many passes a batch takes.
+        Spectral norm continues its power iteration in the first passes of a batch only, so that the weights do not
+        depend on the number of passes.
         """
-        steps = [m for m in self.modules() if isinstance(m, parametrize.ParametrizationList) and m.training]
-        for step in steps:
-            step.train(first)
+        norms = [m for m in self.modules() if isinstance(m, parametrize.ParametrizationList) and m.training]
+        for norm in norms:
+            norm.train(first)
         try:
             with parametrize.cached():
                 yield
         finally:
-            for step in steps:
-                step.train()
+            for norm in norms:
+                norm.train()
 
     # ---------------------------------------------------------------- log
 
     @torch.no_grad()
     def health(self, judgements: Pair) -> dict[str, Tensor]:
-        """How the game stands, as detached scalars, each a mean over sub-discriminators.
+        """Return measures of the state of the game, as detached scalars.
 
-        ``score_target``, ``score_estimate``: mean logits. ``accuracy``: share of logits on the right side of the
-        objective's boundary, targets and estimates counting one half each. ``feature_distance``: mean absolute
-        difference of the features of estimate and target over the mean magnitude of the target's, mean over layers.
+        Returns:
+            ``score_target`` and ``score_estimate``: mean logits. ``accuracy``: share of logits on the right side of
+            the objective's boundary; targets and estimates count one half each. ``feature_distance``: mean absolute
+            difference between the features of estimate and target, relative to the mean magnitude of the target's and
+            averaged over layers; only if the discriminators return features. All are means over sub-discriminators.
         """
         boundary = self.objective.boundary
         on_estimate = [judgement.logits.float() for judgement in judgements.estimate]
@@ -228,5 +254,5 @@ class Adversary(nn.Module):
 
 
 def detached(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """The same judgements as constants."""
+    """Return the same judgements as constants."""
     return [Judgement(j.logits.detach(), [feature.detach() for feature in j.features]) for j in judgements]

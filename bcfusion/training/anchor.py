@@ -1,4 +1,4 @@
-"""Where the gradients of the losses are measured, and the one backward pass through the generator."""
+"""Where the gradients of the losses are measured, and the single backward pass through the generator."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
+from bcfusion.training.ranks import mean_over_ranks
 
-#: ``anchor`` of a balancer that measures at the generator's output
+#: the ``anchor`` of a balancer that measures at the generator's output
 OUTPUT = "output"
 
 
 class OutputAnchor:
-    """Cuts the generator's graph at its output: losses are computed on a leaf, and lead no further than to it.
+    """Cuts the generator's graph at its output: losses are computed on a leaf, and their gradients end there.
 
-    Every tensor that the generator gives and that has a gradient is part of ONE leaf ``(B, n)``, so that a loss on the
-    mask or on the latent variables is measured like one on the estimate. With the estimate alone the leaf is the
-    estimate.
+    Every output of the generator that has a gradient is part of ONE leaf ``(B, n)``, so that a loss on the mask or on
+    the latent variables is measured like one on the estimate. If the estimate is the only one, it is the leaf itself.
 
     Fulfils :class:`bcfusion.contracts.Anchor`.
 
     Args:
-        outputs: what the generator gave, ``estimate (B, 1, T)`` among it.
-        parameter: where norms are measured instead of at the output: a parameter of the generator.
+        outputs: the generator's outputs, including ``estimate (B, 1, T)``.
+        parameter: a parameter of the generator at which norms are measured; None: at the output.
+
+    Attributes:
+        leaf: ``(B, n)`` float32, or the estimate's shape if it is the only output with a gradient.
+        outputs: the generator's outputs by name; those with a gradient are float32 parts of the leaf.
+
+    Raises:
+        ValueError: no output has a gradient.
     """
 
     def __init__(self, outputs: Mapping[str, Tensor], parameter: nn.Parameter | None = None) -> None:
@@ -47,7 +54,6 @@ class OutputAnchor:
                 for part, value in zip(self._unpack(self.leaf, shapes), self._attached.values(), strict=True)
             ]
         self._shapes = shapes
-        #: the generator's outputs by name, those with a gradient as float32 parts of the leaf
         self.outputs: dict[str, Tensor] = {**outputs, **dict(zip(self._attached, parts, strict=True))}
 
     @staticmethod
@@ -57,24 +63,22 @@ class OutputAnchor:
         return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """See :meth:`bcfusion.contracts.Anchor.gradient`."""
+        """Return the gradient of a scalar at the leaf; see :meth:`bcfusion.contracts.Anchor.gradient`."""
         if not loss.requires_grad:
             return torch.zeros_like(self.leaf)
         (gradient,) = torch.autograd.grad(loss, [self.leaf], retain_graph=True, allow_unused=True)
         return torch.zeros_like(self.leaf) if gradient is None else gradient
 
     def norms(self, gradients: Sequence[Tensor]) -> Tensor:
-        """See :meth:`bcfusion.contracts.Anchor.norms`."""
+        """Return the norms ``(n,)`` of n gradients; see :meth:`bcfusion.contracts.Anchor.norms`."""
         if self.parameter is None:
             per_item = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
-            # a loss is a mean over items: its gradient in each is that of the item's own loss over their number, and
-            # the sum is the mean norm of the items' own gradients, whatever the size of the batch on this rank
+            # A loss is a mean over items, so its gradient at an item is the gradient of the item's own loss over the
+            # number of items. The sum is then the mean norm of the items' own gradients, whatever the batch size.
             norms = torch.stack([norm.sum() for norm in per_item])
         else:
             norms = torch.stack([self._norm_at_parameter(gradient) for gradient in gradients])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(norms)  # all losses at once; a NaN of one rank reaches all
-            norms = norms / torch.distributed.get_world_size()
+        norms = mean_over_ranks(norms)  # of all losses at once; a NaN of one rank reaches all
         return torch.where(norms.isfinite(), norms, torch.nan)
 
     def _norm_at_parameter(self, gradient: Tensor) -> Tensor:
@@ -87,7 +91,7 @@ class OutputAnchor:
             raise ConfigError(
                 ["balancer.anchor: the generator's output does not depend on this parameter; choose another, or output"]
             )
-        # a NaN at the output that a dead unit keeps from the parameter is one all the same
+        # a NaN at the output counts even if a dead unit keeps it from the parameter
         return torch.where(gradient.isfinite().all(), torch.linalg.vector_norm(found.float()), torch.nan)
 
     def _like_outputs(self, gradient: Tensor) -> list[Tensor]:
@@ -96,10 +100,11 @@ class OutputAnchor:
         return [part.to(_real(value).dtype) for part, value in zip(parts, self._attached.values(), strict=True)]
 
     def backward(self, gradient: Tensor, run: Callable[..., None]) -> None:
-        """The generator's backward pass.
+        """Run the generator's backward pass.
 
         Args:
-            gradient: at the leaf. run: the trainer's backward call, ``run(tensor, gradient=...)``.
+            gradient: at the leaf.
+            run: the trainer's backward call, ``run(tensor, gradient=...)``.
         """
         parts = self._like_outputs(gradient)
         if len(parts) == 1:
@@ -110,15 +115,15 @@ class OutputAnchor:
 
 
 def _real(value: Tensor) -> Tensor:
-    """A complex tensor as pairs of real ones, any other as it is."""
+    """View a complex tensor as pairs of real numbers; return any other unchanged."""
     return torch.view_as_real(value) if value.is_complex() else value
 
 
 def anchor_parameter(generator: nn.Module, name: str) -> nn.Parameter | None:
-    """The parameter that a balancer's ``anchor`` names; None for ``output``.
+    """Return the parameter that a balancer's ``anchor`` names; None for ``output``.
 
-    Under weight norm a layer has no parameter ``weight`` but a gain and a direction: ``LAYER.weight`` then means the
-    direction, ``LAYER.parametrizations.weight.original1``.
+    Under weight norm a layer has a gain and a direction in place of its parameter ``weight``; ``LAYER.weight`` then
+    means the direction, ``LAYER.parametrizations.weight.original1``.
 
     Raises:
         ConfigError: the generator has no such parameter.

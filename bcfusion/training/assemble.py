@@ -1,4 +1,4 @@
-"""Builds what a configuration describes: data, module, trainer."""
+"""Build what a configuration describes: data, module, trainer."""
 
 from __future__ import annotations
 
@@ -14,29 +14,20 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from bcfusion.configuration.check import needs_discriminators, provides_noise
 from bcfusion.configuration.compose import build
+from bcfusion.configuration.learning import needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
-from bcfusion.data.loading.shards.datamodule import StreamedDataModule
-from bcfusion.data.loading.shards.remote import StreamedShards
-from bcfusion.errors import ConfigError
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
 from bcfusion.training.adversary import Adversary, Schedule
-from bcfusion.training.callbacks.checkpointing import Checkpointing
-from bcfusion.training.callbacks.clock import Clock
-from bcfusion.training.callbacks.interrupt import Interrupt
-from bcfusion.training.callbacks.progress import Progress
-from bcfusion.training.callbacks.quality import Quality
-from bcfusion.training.callbacks.step_log import StepLog
-from bcfusion.training.module import Optimization, SpeechModule
+from bcfusion.training.module import NETWORKS, Optimization, SpeechModule
 
 
 def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
-    """The data of a configuration: corpus, simulators, segments."""
+    """Return the data module of a configuration: the one that its corpus declares, or else the usual one."""
     data = cfg.data
     corpus = build(data.corpus)
-    kind = StreamedDataModule if isinstance(corpus, StreamedShards) else SpeechDataModule
+    kind: type[SpeechDataModule] = getattr(corpus, "datamodule", SpeechDataModule)
     return kind(
         corpus=corpus,
         simulators={name: build(node) for name, node in cfg.degradation.items() if name in cfg.task.sensors},
@@ -60,12 +51,12 @@ def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
 
 
 def build_losses(cfg: DictConfig) -> tuple[dict[str, nn.Module], dict[str, float], list[str]]:
-    """Losses and weights by name, and the names of those left out because there is no discriminator to feed them."""
+    """Build losses and weights by name; the third value names those left out because there are no discriminators."""
     losses: dict[str, nn.Module] = {}
     weights: dict[str, float] = {}
     left_out = []
     for name, node in cfg.losses.items():
-        arguments = node.copy()  # keeps its place in the tree, which interpolations start from
+        arguments = node.copy()  # keeps its place in the tree, where interpolations start
         with open_dict(arguments):
             weight = float(arguments.pop("weight"))
         loss = build(arguments)
@@ -77,10 +68,8 @@ def build_losses(cfg: DictConfig) -> tuple[dict[str, nn.Module], dict[str, float
 
 
 def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
-    """The Lightning module of a configuration, and the names of the losses that were left out."""
+    """Build the Lightning module of a configuration; the second value names the losses that were left out."""
     losses, weights, left_out = build_losses(cfg)
-    if not any(weights.values()) and not cfg.discriminators:
-        raise ConfigError(["losses: nothing to learn from: give a loss with a weight, or discriminators"])
     adversary = None
     if cfg.discriminators:
         discriminators = {name: build(node) for name, node in cfg.discriminators.items()}
@@ -101,11 +90,10 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
             order=cfg.adversarial.order,
             shared_passes=None if cfg.adversarial.shared_passes == "auto" else cfg.adversarial.shared_passes,
         )
-    names = ("generator", "discriminator")
     optimization = Optimization(
-        optimizers={name: build(cfg.optimizer[name]) for name in names},
-        schedulers={name: build(cfg.scheduler[name]) for name in names},
-        clip={name: cfg.trainer.clip[name] for name in names},
+        optimizers={name: build(cfg.optimizer[name]) for name in NETWORKS},
+        schedulers={name: build(cfg.scheduler[name]) for name in NETWORKS},
+        clip={name: cfg.trainer.clip[name] for name in NETWORKS},
         accumulate=cfg.trainer.accumulate,
         max_bad_steps=cfg.trainer.max_bad_steps,
     )
@@ -122,26 +110,16 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
     return module, left_out
 
 
-def build_trainer(
-    cfg: DictConfig,
-    run_dir: Path,
-    first_step: int,
-    clock: Clock,
-    quality: Quality,
-    checkpointing: Checkpointing,
-    beginning: Sequence[Callback] = (),
-    ending: Sequence[Callback] = (),
-) -> Trainer:
-    """The Lightning trainer of a run, with the engine's callbacks and those of the configuration.
+def build_trainer(cfg: DictConfig, run_dir: Path, first_step: int, callbacks: Sequence[Callback]) -> Trainer:
+    """Build the Lightning trainer of a run.
 
-    ``beginning`` holds callbacks that only a run which begins anew has; they come first. ``ending`` holds those that
-    may end the run after all others have done their part; they come last.
+    Args:
+        cfg: composed configuration.
+        run_dir: where the loggers write.
+        first_step: steps that earlier sessions have trained.
+        callbacks: in the order in which they are called.
     """
     settings = cfg.trainer
-    step_log = StepLog(settings.log_every)
-    callbacks: list[Callback] = [*beginning, step_log, quality, checkpointing, Interrupt(checkpointing), clock]
-    callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
-    callbacks += ending
     return Trainer(
         accelerator=settings.accelerator,
         devices=1 if settings.devices == "auto" and not device.on_gpu(settings.accelerator) else settings.devices,
@@ -151,7 +129,7 @@ def build_trainer(
         precision=settings.precision,
         max_epochs=-1,
         logger=[_logger(node, run_dir, first_step) for node in cfg.logger.values()],
-        callbacks=callbacks,
+        callbacks=list(callbacks),
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -162,7 +140,7 @@ def build_trainer(
 
 
 def _logger(node: DictConfig, run_dir: Path, first_step: int) -> Logger:
-    """A logger of the configuration; ours are told where the run is, others take what their node says."""
+    """Build a logger; one with the arguments ``run_dir`` and ``first_step`` gets them in addition to its node's."""
     known = inspect.signature(get_class(node["_target_"])).parameters
     given = {"run_dir": run_dir, "first_step": first_step}
     return build(node, **{name: value for name, value in given.items() if name in known})
@@ -174,6 +152,6 @@ def _strategy(settings: DictConfig) -> str | Strategy:
     several = settings.strategy == "ddp" or settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1")
     several = several or (settings.devices == "auto" and torch.cuda.device_count() > 1)
     # The backward passes of generator and discriminators leave each other's parameters without gradient. Buffers are
-    # the same on all ranks (windows, power iterations; running statistics are averaged after each step); sending them
-    # around would make ranks wait for each other in validations of different length.
+    # the same on all ranks (windows, power iterations; running statistics are averaged after each step); broadcasting
+    # them would make ranks wait for each other in validations of different lengths.
     return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if several else "auto"

@@ -10,8 +10,8 @@ import torch
 
 
 def configure(trainer: Mapping[str, Any]) -> None:
-    """Applies the keys ``tf32``, ``cudnn_benchmark`` and ``deterministic`` of the trainer's configuration."""
-    # torch's older switch for matrix products: Lightning reads it, and torch refuses to answer where both were used
+    """Apply the keys ``tf32``, ``cudnn_benchmark`` and ``deterministic`` of the trainer's configuration."""
+    # the older of torch's two switches for matrix products: Lightning reads it, and torch raises if both were used
     torch.set_float32_matmul_precision("high" if trainer["tf32"] else "highest")
     torch.backends.cudnn.allow_tf32 = bool(trainer["tf32"])
     torch.backends.cudnn.benchmark = bool(trainer["cudnn_benchmark"]) and not trainer["deterministic"]
@@ -21,5 +21,5 @@ def configure(trainer: Mapping[str, Any]) -> None:
 
 
 def on_gpu(accelerator: str) -> bool:
-    """Whether a run with this accelerator setting uses a GPU."""
+    """Return whether a run with this accelerator setting uses a GPU."""
     return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())

@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights, the copy that is validated and shipped."""
+"""Exponential moving average of a network's weights: the copy that is validated and shipped."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from bcfusion.configuration.keys import key_rules
+from bcfusion.requirements import require
+
 
 class EmaGenerator(nn.Module):
-    """Keeps an averaged copy of a network beside the one that is trained.
+    """Keeps an averaged copy of the network that is trained.
 
-    The copy is a module of its own, so nothing is swapped in and out around validation, and an exception in between
+    The copy is a module of its own, so nothing is swapped in and out around validation, and an exception during it
     cannot leave averaged weights in the trained network. The decay is warmed up, ``min(decay, (1 + n) / (10 + n))``
-    after n updates, so that short runs are not averages of their random start.
+    after n updates, so that the average of a short run is not dominated by its random start.
 
     Args:
         network: the trained network; deep-copied.
         decay: share of the old average in the new one, in [0, 1).
+
+    Raises:
+        ConfigError: ``decay`` is out of range.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
+        require(self, key_rules("trainer", ema_decay=decay))
         super().__init__()
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"decay must lie in [0, 1), not {decay}")
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay
-        self.updates = 0  # decides over the decay; part of a checkpoint
+        self.updates = 0  # the warm-up of the decay depends on it; part of a checkpoint
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Moves the average towards ``network``. Buffers are copied."""
+        """Move the average towards ``network``; copy its buffers."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averaged: list[Tensor] = [p for p in self.network.parameters() if p.is_floating_point()]
@@ -40,5 +45,5 @@ class EmaGenerator(nn.Module):
             mine.copy_(theirs)
 
     def train(self, mode: bool = True) -> EmaGenerator:
-        """Stays in evaluation mode, whatever the module around it does."""
+        """Stay in evaluation mode, whatever the surrounding module does."""
         return super().train(False)

@@ -1,4 +1,4 @@
-"""Statistics that a generator takes from the training set before its first step."""
+"""Statistics of the training set that a generator takes before its first step."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from bcfusion.training.module import SpeechModule
 
 
 class Fitting(Callback):
-    """Calls ``fit`` of a generator that has it, once, with one pass over the training set.
+    """Calls ``fit`` of a generator that has this method, once, with one pass over the training set.
 
-    A run has this callback where it begins anew: a resumed run and one that starts from other weights (``init_from``)
-    have the statistics in the buffers that they load. The pass takes place when the processes of a run are there and
+    It is for runs that start from scratch: resumed runs and those that start from other weights (``init_from``) load
+    the statistics in the generator's buffers. The pass takes place after the processes of the run are started and
     before optimisers are made, on the device of the training, in float32, in evaluation mode and without gradients. Its
     time counts towards the budget.
 
-    Every rank sees all batches in the same order, rather than a share of them: the statistics are then equal on all
-    ranks without ``fit`` having to know of ranks.
+    Every rank sees all batches in the same order, not a share of them, so that the statistics are equal on all ranks
+    and ``fit`` need not know about ranks.
 
     Args:
-        datamodule: of the run; its training crops are what the generator sees.
+        datamodule: the run's data; the generator sees its training crops.
     """
 
     def __init__(self, datamodule: SpeechDataModule) -> None:
@@ -36,7 +36,7 @@ class Fitting(Callback):
         self._done = False
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Fits the generator, and gives its averaged copy the same buffers."""
+        """Fit the generator, and give its averaged copy the same buffers."""
         assert isinstance(module, SpeechModule)
         generator = module.generator
         if self._done or not isinstance(generator, Fitted):
@@ -44,7 +44,7 @@ class Fitting(Callback):
         self._done = True
         began = time.monotonic()
         counted = _Counted(self._datamodule, trainer.strategy.root_device)
-        generator.to(trainer.strategy.root_device)  # Lightning brings the rest of the module there after this hook
+        generator.to(trainer.strategy.root_device)  # Lightning moves the rest of the module after this hook
         with evaluating(generator), torch.no_grad():
             generator.fit(counted)
             if module.ema is not None:
@@ -59,7 +59,7 @@ class Fitting(Callback):
 
 
 class _Counted:
-    """The batches of one pass, on a device, counted as they are handed out."""
+    """The batches of one pass, moved to a device and counted."""
 
     def __init__(self, datamodule: SpeechDataModule, device: torch.device) -> None:
         self._datamodule = datamodule

@@ -1,9 +1,8 @@
-"""What a run writes while it trains: TensorBoard events and a CSV, both resumable and both by our own step count."""
+"""What a run writes while it trains: TensorBoard events and a CSV, both resumable, both by the run's own step count."""
 
 from __future__ import annotations
 
 import csv
-import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,59 +13,66 @@ from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardL
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard.summary import hparams
 
+from bcfusion.files import appearing
+from bcfusion.run.layout import RunDir
+
 
 class TensorBoardLogger(LightningTensorBoardLogger):
     """Events directly in the run directory, so that ``tensorboard --logdir runs`` names runs as the folders do.
 
     Args:
-        run_dir: where the events go. first_step: of this session; later events of an interrupted one are hidden.
+        run_dir: where the events go.
+        first_step: step at which this session starts; later events of an interrupted session are hidden.
     """
 
     def __init__(self, run_dir: str | Path, first_step: int = 0) -> None:
-        # the validation of the step that a checkpoint was written at belongs to what stays
+        # the validation at the step of the checkpoint stays
         arguments: dict[str, Any] = {"purge_step": first_step + 1} if first_step else {}
         super().__init__(save_dir=str(run_dir), name="", version="", default_hp_metric=False, **arguments)
 
     @property
     def log_dir(self) -> str:
-        """The run directory itself."""
+        """The run directory."""
         return str(self.save_dir)
 
     @rank_zero_only
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, metrics: dict[str, Any] | None = None, step: int | None = None
     ) -> None:
-        """Makes the run a row of HPARAMS; its metrics are the scalars ``best/...``, logged as they improve.
+        """Make the run a row of HPARAMS; its metrics are the scalars ``best/...``, logged as they improve.
 
-        Lightning would also write which columns the table has, and TensorBoard takes those of whichever run it reads
-        first for all: keys and metrics that only others have would be missing. Without them it gathers the columns of
-        all runs and puts those first whose values differ.
+        Lightning would also write the columns of the table, and TensorBoard uses those of whichever run it reads first
+        for all runs: keys and metrics that only other runs have would be missing. Without them it collects the columns
+        of all runs, those whose values differ first.
 
         Args:
-            params: flat plain values. metrics, step: of Lightning's interface, without a meaning here.
+            params: flat plain values.
+            metrics: part of Lightning's interface; ignored.
+            step: part of Lightning's interface; ignored.
         """
         _, row, _ = hparams(params if isinstance(params, dict) else vars(params), {})
         self.experiment.file_writer.add_summary(row)
 
     @rank_zero_only
     def save(self) -> None:
-        """Flushes events; the run directory's config.yaml takes the place of Lightning's hparams.yaml."""
+        """Flush the events; there is no hparams.yaml, since the run directory has a config.yaml."""
         self.experiment.flush()
 
 
 class CsvLogger(Logger):
-    """``metrics.csv`` in the run directory: one line a step, one column a tag.
+    """``metrics.csv`` in the run directory: one line per step, one column per tag.
 
-    A tag that appears late widens the table: the file is then written anew, atomically. On resume, lines after
-    ``first_step`` are dropped, since those steps are done again.
+    A tag that appears late widens the table: the file is then rewritten, atomically. On resume, lines after
+    ``first_step`` are dropped, since those steps are repeated.
 
     Args:
-        run_dir: where the file goes. first_step: of this session.
+        run_dir: where the file goes.
+        first_step: step at which this session starts.
     """
 
     def __init__(self, run_dir: str | Path, first_step: int = 0) -> None:
         super().__init__()
-        self.path = Path(run_dir) / "metrics.csv"
+        self.path = RunDir(Path(run_dir)).metrics
         self._columns: list[str] = ["step"]
         self._rows: list[dict[str, str]] = []
         self._first_step = first_step
@@ -74,21 +80,21 @@ class CsvLogger(Logger):
 
     @property
     def name(self) -> str:
-        """No name of its own: the directory says it."""
+        """Empty: the directory names the run."""
         return ""
 
     @property
     def version(self) -> str:
-        """No version of its own: the directory says it."""
+        """Empty, like the name."""
         return ""
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Hyperparameters stand in the run's config.yaml."""
+        """Do nothing: the hyperparameters are in the run's config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Adds the values of one step; values of a step that is there already join its line."""
+        """Add the values of one step; further values of the latest step join its line."""
         if not self._opened:
             self._open()
         step_text = str(0 if step is None else step)
@@ -108,7 +114,6 @@ class CsvLogger(Logger):
 
     def _open(self) -> None:
         self._opened = True
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._first_step and self.path.is_file():
             with self.path.open(newline="") as file:
                 reader = csv.DictReader(file)
@@ -117,9 +122,7 @@ class CsvLogger(Logger):
         self._rewrite()
 
     def _rewrite(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with temporary.open("w", newline="") as file:
+        with appearing(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(self._rows)
-        os.replace(temporary, self.path)

@@ -1,16 +1,15 @@
 """The Lightning module: a generator, its losses, an optional adversary, two optimisers, one step count.
 
-Optimisation is manual. ``step`` counts batches: schedules, checkpoints, logs and budgets go by it, since Lightning's
-``global_step`` counts every optimiser's steps.
+Optimisation is manual. ``step`` counts batches; schedules, checkpoints, logs and budgets go by it, since Lightning's
+``global_step`` counts the steps of both optimisers.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning import LightningModule
@@ -18,17 +17,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from bcfusion.contracts import Balancer, Batch
-from bcfusion.errors import ConfigError, TrainingError
+from bcfusion.configuration.learning import loss_problems
+from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
+from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
-from bcfusion.training.adversary import Adversary, Pair, detached
+from bcfusion.requirements import at_least, require
+from bcfusion.training.adversary import Adversary, Network, Pair, Turn, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
-from bcfusion.training.statistics import average_running_statistics
+from bcfusion.training.guard import StepGuard
+from bcfusion.training.ranks import average_running_statistics
 
-JUDGEMENTS = frozenset({"estimate_judgements", "target_judgements"})
-BATCH_NAMES = frozenset({"inputs", "target", "lengths"})
-NETWORKS = ("generator", "discriminator")
+NETWORKS: tuple[Network, ...] = get_args(Network)
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -36,12 +36,14 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 @dataclass
 class Optimization:
-    """How the two networks are optimised.
+    """How the two networks are optimised. The mappings have the keys ``generator`` and ``discriminator``.
 
     Attributes:
-        optimizers, schedulers, clip: by network, ``generator`` and ``discriminator``; a clip of None only measures.
+        optimizers: make an optimiser from the parameters of a network.
+        schedulers: make a scheduler from the optimiser, stepped once per optimiser step; None: a constant rate.
+        clip: largest norm of a network's gradient; None: unlimited.
         accumulate: batches whose gradients make one optimiser step.
-        max_bad_steps: so many steps with a non-finite gradient in a row end the run.
+        max_bad_steps: number of steps with a non-finite gradient in a row that ends the run.
     """
 
     optimizers: Mapping[str, OptimizerFactory]
@@ -50,23 +52,34 @@ class Optimization:
     accumulate: int = 1
     max_bad_steps: int = 10
 
+    def __post_init__(self) -> None:
+        require(self, at_least(1, accumulate=self.accumulate, max_bad_steps=self.max_bad_steps))
+
 
 class SpeechModule(LightningModule):
-    """Trains a generator by weighted losses and, where there is one, against an adversary.
+    """Trains a generator by weighted losses and, if there is one, against an adversary.
+
+    It needs nothing but a Lightning ``Trainer`` and a loader of batches; see ``docs/library.md``.
 
     Args:
         generator: fulfils :class:`bcfusion.contracts.Generator`.
-        losses: by name; their ``forward`` asks by argument name for entries of the batch, of the generator's output, or
-            for ``estimate_judgements`` and ``target_judgements``.
-        weights: by the same names; a loss of weight 0 is computed without graph and logged.
+        losses: by name; the argument names of their ``forward`` say what they get: entries of the batch, of the
+            generator's output, or ``estimate_judgements`` and ``target_judgements``.
+        weights: by the same names; a loss of weight 0 is computed without a graph and logged.
         balancer: makes one gradient of the losses.
-        adversary: None trains by regression.
         optimization: optimisers, schedulers, clipping, accumulation.
-        ema_decay: of the averaged generator; None: none is kept.
+        adversary: discriminators and their game; None: regression.
+        ema_decay: decay of the averaged generator; None: no average is kept.
         batch_names: further keys of a batch that losses may ask for (``noise``).
 
+    Attributes:
+        step: number of batches trained on.
+        complete_batch: completes a batch after its transfer to the device, called with the batch and the index of its
+            loader; None: batches arrive complete. It is the datamodule's hook, which Lightning calls by itself only if
+            the trainer is given the datamodule.
+
     Raises:
-        ConfigError: a loss asks for what nobody provides.
+        ConfigError: a loss asks for what nobody provides, or there is nothing to learn from.
     """
 
     def __init__(
@@ -89,47 +102,40 @@ class SpeechModule(LightningModule):
         self.adversary = adversary
         self.optimization = optimization
         self.ema = None if ema_decay is None else EmaGenerator(generator, ema_decay)
-        #: what the data still does to a batch when it is on the device: that of the datamodule, which Lightning would
-        #: ask itself if it were handed to the trainer whole
         self.complete_batch: Callable[[Batch, int], Batch] | None = None
         self.step = 0
-        self.skipped_steps = dict.fromkeys(NETWORKS, 0)
-        self._bad_in_a_row = 0
-        self._window_bad = False
-        self._ids: list[tuple[int, list[str]]] = []  # step and ids of the batches of this window
-        self._bad_batches: list[tuple[int, list[str]]] = []  # those of the bad windows in a row
+        self.guard = StepGuard(NETWORKS, optimization.max_bad_steps)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
-        self._asks = {name: tuple(inspect.signature(loss.forward).parameters) for name, loss in losses.items()}
+        self._asks = {name: asks_for(loss) for name, loss in losses.items()}
         self._compares_judgements = any("target_judgements" in asks for asks in self._asks.values())
-        # in a tuple: the parameter belongs to the generator, and is not to be registered here as well
+        # in a tuple, so that the generator's parameter is not registered here a second time
         self._anchor_parameter = (anchor_parameter(generator, getattr(balancer, "anchor", OUTPUT)),)
-        self._check_names(frozenset(batch_names))
+        self._check(frozenset(batch_names))
 
-    def _check_names(self, batch_names: frozenset[str]) -> None:
-        provided = BATCH_NAMES | batch_names | {"estimate"} | set(getattr(self.generator, "provides", ()))
-        if self.adversary is not None:
-            provided |= JUDGEMENTS
-        problems = [
-            f"losses.{name}: asks for {', '.join(sorted(set(asks) - provided))}, which neither the batch nor "
-            f"{type(self.generator).__name__} provides"
-            for name, asks in self._asks.items()
-            if not set(asks) <= provided
-        ]
+    def _check(self, batch_names: frozenset[str]) -> None:
+        problems = loss_problems(
+            self._asks, self.weights, type(self.generator), batch_names, adversarial=self.adversary is not None
+        )
         if problems:
             raise ConfigError(problems)
 
     @property
     def best_generator(self) -> nn.Module:
-        """The generator that is validated and shipped: the average where one is kept."""
+        """The generator that is validated and shipped: the averaged one if there is one."""
         return self.generator if self.ema is None else self.ema.network
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the generator has a parameter to train."""
+        return any(parameter.requires_grad for parameter in self.generator.parameters())
 
     # ---------------------------------------------------------------- optimisers
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """One optimiser for the generator and, with an adversary, one for the discriminators.
+        """Make an optimiser for the generator and, with an adversary, one for the discriminators.
 
-        Schedulers are kept and stepped here: Lightning never steps them in manual optimisation.
+        Schedulers are kept and stepped here, since Lightning does not step them in manual optimisation.
         """
         optimizers = [self.optimization.optimizers["generator"](self.generator.parameters())]
         if self.adversary is not None:
@@ -141,122 +147,116 @@ class SpeechModule(LightningModule):
                 self.schedulers[network] = make(optimizer)
         return optimizers
 
-    def _optimizer(self, network: str) -> Any:
+    def _optimizer(self, network: Network) -> Any:
         optimizers = self.optimizers()
         return optimizers[NETWORKS.index(network)] if isinstance(optimizers, list) else optimizers
 
-    def _optimizer_step(self, network: str, parameters: Iterable[nn.Parameter]) -> bool:
-        """Clips, steps and clears; a step with a non-finite gradient is left out. Returns whether it was taken."""
+    def _optimizer_step(self, network: Network) -> None:
+        """Clip, step and clear the gradients of a network; a step with a non-finite gradient is left out."""
         optimizer = self._optimizer(network)
+        trained = self.adversary if network == "discriminator" else self.generator
+        assert trained is not None
         limit = self.optimization.clip.get(network)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
-        finite = bool(torch.isfinite(norm))  # the one synchronisation of a step: the decision has to be the host's
+        norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), float("inf") if limit is None else limit)
+        finite = bool(torch.isfinite(norm))  # the one synchronisation of a step: the host has to decide
         if finite:
             optimizer.step()
             if network in self.schedulers:
                 self.schedulers[network].step()
             self._note(f"gradient_norm/{network}", norm)
         else:
-            self.skipped_steps[network] += 1
-            self._window_bad = True
+            self.guard.skip(network)
         optimizer.zero_grad(set_to_none=True)
-        return finite
+        if network == "generator":
+            average_running_statistics(self.generator)
+            if finite and self.ema is not None:
+                self.ema.update(self.generator)
 
     # ---------------------------------------------------------------- training
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Completes a batch on the device, as with sensors that are simulated there."""
+        """Complete a batch on the device, for instance with sensors that are simulated there."""
         return batch if self.complete_batch is None else self.complete_batch(batch, dataloader_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One batch: the generator learns, the discriminators learn, in the order and at the steps of the adversary."""
+        """Train on one batch: the networks learn in the order of the adversary's turn."""
         accumulate = self.optimization.accumulate
-        window = self.step // accumulate  # index of the optimiser step; schedules go by it
-        closes_window = (self.step + 1) % accumulate == 0
-        adversary = self.adversary if self.adversary is not None and self.adversary.schedule.active(window) else None
-        generator_learns = adversary is None or adversary.schedule.generator_learns(window)
-        discriminators_learn = adversary is not None and adversary.schedule.discriminators_learn(window)
+        turn = Turn() if self.adversary is None else self.adversary.turn(self.step // accumulate)
+        ends_step = (self.step + 1) % accumulate == 0
 
-        target = batch["target"]
-        with torch.set_grad_enabled(generator_learns):
-            outputs = self._generate(self.generator, batch["inputs"])
-        anchor = OutputAnchor(outputs, *self._anchor_parameter) if generator_learns else None
-        outputs = outputs if anchor is None else anchor.outputs
-        valid = torch.arange(target.shape[-1], device=target.device) < batch["lengths"].view(-1, 1, 1)
-        estimate = outputs["estimate"] * valid
+        with torch.set_grad_enabled("generator" in turn.order):
+            outputs = self._generate(batch["inputs"])
+        anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
+        estimate = _without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
+        shared = None
+        if self.adversary is not None and turn.shared_passes:
+            shared = self.adversary.judge_for_both(estimate, batch["target"])
 
-        both: Pair | None = None
-        if adversary is not None and adversary.shared_passes and generator_learns and discriminators_learn:
-            both = adversary.judge_for_both(estimate, target)
-        # at a step in which one side alone learns there is no order
-        generator_first = adversary is None or adversary.order == "generator_first" or not discriminators_learn
-        if anchor is not None and generator_first:
-            self._generator_learns(batch, anchor, estimate, window, both, first=True)
-            if closes_window:
-                self._generator_step()
-        if adversary is not None and discriminators_learn:
-            first = anchor is None or not generator_first
-            judgements = both or adversary.judge_for_discriminators(estimate, target, first=first)
-            loss = adversary.objective.discriminator(judgements.target, judgements.estimate)
-            # shared judgements lead to the estimate as well: no gradient is spent on that here
-            self.manual_backward(loss / accumulate, inputs=adversary.learning_parameters())
-            self._note("discriminator/loss", loss)
-            for name, value in adversary.health(judgements).items():
-                self._note(f"discriminator/{name}", value)
-            if closes_window:
-                self._optimizer_step("discriminator", adversary.parameters())
-        if anchor is not None and not generator_first:
-            self._generator_learns(batch, anchor, estimate, window, None, first=False)
-            if closes_window:
-                self._generator_step()
-        self._ids.append((self.step, list(batch["ids"])))
-        if closes_window:
-            self._count_bad()
+        for network in turn.order:
+            first = network == turn.order[0]
+            if network == "discriminator":
+                self._discriminators_learn(batch, estimate, shared, first)
+            elif anchor is not None:
+                self._generator_learns(batch, anchor, estimate, turn, shared, first)
+            if ends_step:
+                self._optimizer_step(network)
+
+        self.guard.batch_ends(self.step, batch["ids"], ends_step)
         self.step += 1
 
-    def _generator_step(self) -> None:
-        """The generator's optimiser step; the average follows where it was taken."""
-        taken = self._optimizer_step("generator", self.generator.parameters())
-        average_running_statistics(self.generator)
-        if taken and self.ema is not None:
-            self.ema.update(self.generator)
+    def _generate(self, inputs: Tensor) -> dict[str, Tensor]:
+        outputs = self.generator(inputs)
+        return outputs if isinstance(outputs, dict) else {"estimate": outputs}
+
+    def _discriminators_learn(self, batch: Batch, estimate: Tensor, shared: Pair | None, first: bool) -> None:
+        """Run the backward pass of the discriminators; arguments as of :meth:`_generator_learns`."""
+        adversary = self.adversary
+        assert adversary is not None
+        judgements = shared or adversary.judge_for_discriminators(estimate, batch["target"], first)
+        loss = adversary.objective.discriminator(judgements.target, judgements.estimate)
+        # shared judgements depend on the estimate too: no gradient is computed for it here
+        self.manual_backward(loss / self.optimization.accumulate, inputs=adversary.learning_parameters())
+        self._note("discriminator/loss", loss)
+        for name, value in adversary.health(judgements).items():
+            self._note(f"discriminator/{name}", value)
 
     def _generator_learns(
-        self, batch: Batch, anchor: OutputAnchor, estimate: Tensor, window: int, both: Pair | None, first: bool
+        self, batch: Batch, anchor: OutputAnchor, estimate: Tensor, turn: Turn, shared: Pair | None, first: bool
     ) -> None:
-        """The generator's losses and its backward pass.
+        """Compute the generator's losses and run its backward pass.
 
         Args:
-            anchor: holds the generator's outputs. estimate: that of the outputs, 0 behind each item's length.
-            window: index of the optimiser step.
-            both: judgements that serve both updates; None: the discriminators judge for the generator alone.
-            first: whether those would be the first passes of this batch.
+            batch: the batch of this step.
+            anchor: holds the generator's outputs.
+            estimate: ``(B, 1, T)`` of the outputs, 0 after the end of each item.
+            turn: the turn of this step.
+            shared: judgements that serve both updates; None: the discriminators judge for this update only.
+            first: whether passes for this update would be the first ones of this batch.
         """
-        adversary = self.adversary if self.adversary is not None and self.adversary.schedule.active(window) else None
         names: dict[str, Any] = {**batch, **anchor.outputs}
         losses: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
-        ramp = 1.0
-        if adversary is not None:
-            ramp = adversary.schedule.ramp(window)
-            if both is None:
+        fading: frozenset[str] = frozenset()
+        if self.adversary is not None and turn.adversarial:
+            if shared is None:
                 target = batch["target"] if self._compares_judgements else None
-                judgements = adversary.judge_for_generator(estimate, target, first)
+                judgements = self.adversary.judge_for_generator(estimate, target, first)
             else:
-                judgements = Pair(both.estimate, detached(both.target))
+                judgements = Pair(shared.estimate, detached(shared.target))
             names |= {"estimate_judgements": judgements.estimate, "target_judgements": judgements.target}
-            adversarial = adversary.objective.generator(judgements.estimate)
+            adversarial = self.adversary.objective.generator(judgements.estimate)
             self._note("loss/adversarial", adversarial)
-            if adversary.weight != 0.0:
-                losses["adversarial"], weights["adversarial"] = adversarial, ramp * adversary.weight
+            if self.adversary.weight != 0.0:
+                losses["adversarial"], weights["adversarial"] = adversarial, turn.ramp * self.adversary.weight
+            fading = self.adversary.warm_up_losses
         for name, loss in self.losses.items():
             asks = self._asks[name]
-            needs_adversary = bool(JUDGEMENTS.intersection(asks))
-            if needs_adversary and adversary is None:
-                continue  # it has not started yet
-            weight = self.weights[name] * (ramp if needs_adversary else 1.0)
-            if adversary is not None and name in adversary.warm_up_losses:
-                weight *= 1.0 - ramp
+            needs_adversary = not JUDGEMENTS.isdisjoint(asks)
+            if needs_adversary and not turn.adversarial:
+                continue
+            weight = self.weights[name] * (turn.ramp if needs_adversary else 1.0)
+            if name in fading:
+                weight *= 1.0 - turn.ramp
             with torch.set_grad_enabled(weight != 0.0):
                 value = loss(**{argument: names[argument] for argument in asks})
             self._note(f"loss/{name}", value)
@@ -271,37 +271,25 @@ class SpeechModule(LightningModule):
         for name, share in shares.items():
             self._note(f"share/{name}", share)
 
-    def _generate(self, network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-        outputs = network(inputs)
-        return outputs if isinstance(outputs, dict) else {"estimate": outputs}
-
-    def _count_bad(self) -> None:
-        self._bad_in_a_row = self._bad_in_a_row + 1 if self._window_bad else 0
-        self._bad_batches = [*self._bad_batches, *self._ids] if self._window_bad else []
-        self._ids = []
-        self._window_bad = False
-        if self._bad_in_a_row >= self.optimization.max_bad_steps:
-            raise NonFiniteSteps(self._bad_in_a_row, self._bad_batches)
-
     # ---------------------------------------------------------------- log
 
     def _note(self, tag: str, value: Tensor | float) -> None:
-        """Adds to the mean that the next log point shows; nothing leaves the device here."""
+        """Add to the mean that :meth:`take_log` returns; the value stays on its device."""
         value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
         self._sums[tag] = self._sums[tag] + value if tag in self._sums else value
         self._counts[tag] += 1
 
     def take_log(self) -> dict[str, float]:
-        """Means of everything noted since the last call, learning rates and skipped steps."""
+        """Return the means of all values since the last call, learning rates, and counts of skipped steps and losses.
+
+        The tags are those of ``docs/curves.md``.
+        """
         values = {tag: float(total) / self._counts[tag] for tag, total in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
-        optimizers = self.optimizers()
-        for network, optimizer in zip(
-            NETWORKS, optimizers if isinstance(optimizers, list) else [optimizers], strict=False
-        ):
-            values[f"lr/{network}"] = float(optimizer.param_groups[0]["lr"])
-            values[f"skipped_steps/{network}"] = float(self.skipped_steps[network])
+        for network in NETWORKS if self.adversary is not None else NETWORKS[:1]:
+            values[f"lr/{network}"] = float(self._optimizer(network).param_groups[0]["lr"])
+            values[f"skipped_steps/{network}"] = float(self.guard.skipped[network])
         for name, count in getattr(self.balancer, "skipped", {}).items():
             values[f"skipped_losses/{name}"] = float(count)
         return values
@@ -309,41 +297,31 @@ class SpeechModule(LightningModule):
     # ---------------------------------------------------------------- validation
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The estimate ``(B, 1, T)`` of the averaged generator; the quality callback scores it."""
+        """Return the estimate ``(B, 1, T)`` of the best generator, which callbacks may score."""
         estimates = [enhance_item(self.best_generator, inputs) for inputs in batch["inputs"]]
         return torch.stack([torch.from_numpy(estimate) for estimate in estimates]).unsqueeze(1)
 
     # ---------------------------------------------------------------- state beyond weights
 
     def training_state(self) -> dict[str, Any]:
-        """What a resumed run needs besides weights and optimisers, as plain containers."""
+        """Return what a resumed run needs in addition to weights and optimisers, as plain containers."""
         return {
             "step": self.step,
-            "skipped_steps": dict(self.skipped_steps),
-            "bad_in_a_row": self._bad_in_a_row,
+            **self.guard.state(),
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
             "balancer": self.balancer.state_dict() if isinstance(self.balancer, nn.Module) else {},
         }
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        """Takes up what :meth:`training_state` gave."""
+        """Restore what :meth:`training_state` returned."""
         self.step = int(state["step"])
-        self.skipped_steps.update(state["skipped_steps"])
-        self._bad_in_a_row = int(state["bad_in_a_row"])
+        self.guard.load_state(state)
         for name, scheduler in self.schedulers.items():
             scheduler.load_state_dict(state["schedulers"][name])
         if isinstance(self.balancer, nn.Module):
             self.balancer.load_state_dict(state["balancer"])
 
 
-class NonFiniteSteps(TrainingError):
-    """Too many steps in a row had a non-finite gradient."""
-
-    def __init__(self, count: int, batches: list[tuple[int, list[str]]]) -> None:
-        self.batches = batches
-        step, ids = batches[-1]
-        super().__init__(
-            f"{count} steps in a row up to step {step} had a non-finite gradient. Last batch: {', '.join(ids[:4])}"
-            f"{', ...' if len(ids) > 4 else ''}\n"
-            "Lower optimizer.lr, set trainer.clip.generator, or listen to these files."
-        )
+def _without_padding(waveform: Tensor, lengths: Tensor) -> Tensor:
+    """Set what comes after the length of each item ``(B, 1, T)`` to 0."""
+    return waveform * (torch.arange(waveform.shape[-1], device=waveform.device) < lengths.view(-1, 1, 1))

@@ -1,4 +1,4 @@
-"""``train(cfg) -> Result``: from a composed configuration to a run directory with a closing table."""
+"""``train(cfg) -> Result``: from a composed configuration to a run directory with a closing evaluation."""
 
 from __future__ import annotations
 
@@ -8,36 +8,47 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning import Trainer, seed_everything
+from lightning import Callback, Trainer, seed_everything
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import build, plain
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.pool import Scorer
+from bcfusion.files import write_text
+from bcfusion.run.layout import RunDir
 from bcfusion.run.record import Provenance, hyperparameters, write_record
 from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
-from bcfusion.training.beginning import initialise, learns, resumed_content
-from bcfusion.training.callbacks.checkpointing import Checkpointing, restore_networks
+from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.interrupt import Interrupt
+from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
+from bcfusion.training.callbacks.step_log import StepLog
 from bcfusion.training.closing import Closing, close_run
 from bcfusion.training.fitting import Fitting
-from bcfusion.training.module import NonFiniteSteps, SpeechModule
+from bcfusion.training.guard import NonFiniteSteps
+from bcfusion.training.initial_state import load_initial_weights, restore_networks, resumed_content
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.plan import Plan, plan
 from bcfusion.training.selection import Selection
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The results of a run.
 
     Attributes:
-        run_dir: where everything was written. step: batches trained. objective: best selection score, in 0..1.
-        best: metric means of the best validation. closing: the closing evaluation, on rank zero.
+        run_dir: where everything was written.
+        step: batches trained.
+        objective: best selection score, usually in 0..1.
+        best: metric means of the best validation.
+        closing: the closing evaluation, on rank zero.
     """
 
     run_dir: Path
@@ -48,7 +59,7 @@ class Result:
 
 
 def budget_seconds(cfg: DictConfig) -> float:
-    """Wall-clock seconds that the run may take, by the configuration and the device."""
+    """Return the wall-clock seconds that the run may take, by the configuration and the device."""
     if cfg.budget.minutes is not None:
         return 60.0 * cfg.budget.minutes
     return 60.0 * (cfg.budget.minutes_gpu if device.on_gpu(cfg.trainer.accelerator) else cfg.budget.minutes_cpu)
@@ -59,44 +70,35 @@ def train(
     run_dir: Path,
     provenance: Provenance,
     started: float | None = None,
-    hopeless: Callable[[int, float], bool] | None = None,
+    prune: Callable[[int, float], bool] | None = None,
 ) -> Result:
-    """Trains, validates, and closes with an evaluation of the best generator.
+    """Train, validate, and close with an evaluation of the best generator.
 
     A generator without anything to train (the identity), and any with ``trainer.max_steps=0``, is validated as it is
-    and closes like any other.
+    and evaluated like any other.
 
     Args:
         cfg: composed and verified configuration.
-        run_dir: where everything is written; with ``resume`` the directory of the run that goes on.
+        run_dir: where everything is written; with ``resume`` the directory of the run to resume.
         provenance: command line and overrides, for the record.
         started: ``time.monotonic()`` when the command began; the budget counts from there.
-        hopeless: gets step and selection score of each validation, on rank zero; where it says so the run ends.
+        prune: called on rank zero with step and selection score of each validation; if it returns true, the run ends.
 
     Raises:
         BcfusionError: data, checkpoint or configuration do not allow it.
-        RunPruned: ``hopeless`` ended the run, without closing evaluation and bundle.
+        RunPruned: ``prune`` ended the run, without closing evaluation and bundle.
         RunInterrupted: a signal ended the run; its state is saved.
     """
     started = time.monotonic() if started is None else started
     settings = cfg.trainer
+    run = RunDir(run_dir)
     device.configure(settings)
     seed_everything(cfg.seed, workers=False, verbose=False)
     config = plain(cfg)
-    last = run_dir / "checkpoints" / "last.ckpt"
-    resumed = resumed_content(config, last)
+    resumed = resumed_content(config, run)
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
-    module, left_out = build_module(cfg)
-    module.complete_batch = datamodule.on_after_batch_transfer
-    if resumed is not None:
-        restore_networks(module, resumed, last)
-    elif cfg.init_from is not None:
-        initialise(module, cfg)
-    if settings.compile:
-        module.generator.compile()
-        for network in module.adversary.discriminators.values() if module.adversary is not None else ():
-            network.compile()
+    module, left_out = _module(cfg, datamodule, resumed, run)
     clock = Clock(
         budget_seconds(cfg),
         started,
@@ -105,19 +107,10 @@ def train(
         closing_ratio=datamodule.audio_seconds("test") / max(datamodule.audio_seconds("valid"), 1e-9),
         **({} if resumed is None else resumed["clock"]),
     )
-    description = {
-        "config": config,
-        "training": {
-            "recipe": provenance.recipe,
-            "experiment": provenance.experiment,
-            "overrides": list(provenance.overrides),
-            "config_dir": provenance.config_dir,
-        },
-    }
     checkpointing = Checkpointing(
         module,
-        last.parent,
-        description,
+        run,
+        _description(config, provenance),
         every=settings.checkpoint_every,
         validate_every=settings.validate_every,
         clock=clock.state,
@@ -133,35 +126,42 @@ def train(
             sensors=cfg.task.sensors,
             sample_rate=cfg.sample_rate,
             samples=settings.samples,
-            directory=run_dir / "quality",
+            directory=run.quality,
             hyperparameters=hyperparameters(config, provenance),
             resumed=None if resumed is None else resumed["training"]["quality"],
         )
-        ended = settings.max_steps is not None and module.step >= settings.max_steps
-        untrained = settings.max_steps == 0 or not learns(module)
-        trains = not untrained and (resumed is None or not (clock.spent() or ended))
-        # a run that was stopped in a validation makes up for it, one that was stopped in its closing closes; one that
-        # does not train at all is validated as it is
-        due = (resumed is not None or untrained) and quality.validated_step != module.step
-        due = due and (not trains or module.step % settings.validate_every == 0)
-        if not trains and not due and (run_dir / "bundle").is_dir():
+        session = plan(
+            trainable=module.trainable,
+            max_steps=settings.max_steps,
+            resumed=resumed is not None,
+            step=module.step,
+            budget_spent=clock.spent(),
+            validated_step=quality.validated_step,
+            validate_every=settings.validate_every,
+            closed=run.bundle.is_dir(),
+        )
+        if session.finished:
             raise ConfigError(
                 [
                     f"resume: {run_dir} is finished: step {module.step}, {clock.elapsed() / 60:.1f} minutes of a "
-                    f"budget of {budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to go on"
+                    f"budget of {budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to continue"
                 ]
             )
-        anew = resumed is None and cfg.init_from is None
-        beginning = [Fitting(datamodule)] if anew else []
-        ending = [Pruning(hopeless, quality, selection)] if hopeless is not None else []
-        trainer = build_trainer(cfg, run_dir, module.step, clock, quality, checkpointing, beginning, ending)
+        step_log = StepLog(settings.log_every)
+        # in the order in which they are called: statistics come before everything, and a search ends a run after all
+        # others have done their part
+        callbacks: list[Callback] = [Fitting(datamodule)] if resumed is None and cfg.init_from is None else []
+        callbacks += [step_log, quality, checkpointing, Interrupt(checkpointing), clock]
+        callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
+        callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
+        trainer = build_trainer(cfg, run_dir, module.step, callbacks)
         datamodule.trainer = trainer  # it divides the data among the ranks
         torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
         if trainer.is_global_zero:
-            shutil.rmtree(run_dir / "bundle", ignore_errors=True)  # an earlier session's; this one writes its own
+            shutil.rmtree(run.bundle, ignore_errors=True)  # an earlier session's; this one writes its own
             write_record(run_dir, config, provenance, resumed_at=None if resumed is None else module.step)
-            _announce(cfg, module, datamodule, left_out, run_dir)
-        _fit(trainer, module, datamodule, run_dir, due, trains)
+            _announce(cfg, module, datamodule, session, left_out, run_dir)
+        _fit(trainer, module, datamodule, session, run_dir)
         closing = close_run(run_dir, datamodule, scorer, cfg, trainer, started=started)
     return Result(
         run_dir=run_dir,
@@ -172,27 +172,55 @@ def train(
     )
 
 
-def _fit(
-    trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, run_dir: Path, due: bool, trains: bool
-) -> None:
+def _module(
+    cfg: DictConfig, datamodule: SpeechDataModule, resumed: Mapping[str, Any] | None, run: RunDir
+) -> tuple[SpeechModule, list[str]]:
+    """Build the module with the weights that the session starts from, and name the losses that were left out."""
+    module, left_out = build_module(cfg)
+    module.complete_batch = datamodule.on_after_batch_transfer
+    if resumed is not None:
+        restore_networks(module, resumed, run.last)
+    elif cfg.init_from is not None:
+        load_initial_weights(module, cfg)
+    if cfg.trainer.compile:
+        module.generator.compile()
+        for network in module.adversary.discriminators.values() if module.adversary is not None else ():
+            network.compile()
+    return module, left_out
+
+
+def _description(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
+    """Return what each checkpoint holds about the run."""
+    return {
+        "config": config,
+        "training": {
+            "recipe": provenance.recipe,
+            "experiment": provenance.experiment,
+            "overrides": list(provenance.overrides),
+            "config_dir": provenance.config_dir,
+        },
+    }
+
+
+def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, session: Plan, run_dir: Path) -> None:
     loader = datamodule.train_dataloader()
     loader.start_batch = module.step
     valid = datamodule.val_dataloader()
     try:
         with warnings.catch_warnings():
-            # the averaged generator is meant to be in evaluation mode
+            # the averaged generator is in evaluation mode on purpose
             warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
             # reading takes a few milliseconds of a step: data.workers is the user's choice
             warnings.filterwarnings("ignore", message=r".*does not have many workers")
             # Lightning's own use of torch
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            if due:
+            if session.validate_first:
                 trainer.validate(module, dataloaders=valid, verbose=False)
-            if trains:
+            if session.train:
                 trainer.fit(module, train_dataloaders=loader, val_dataloaders=valid)
     except NonFiniteSteps as error:
         lines = [f"step {step}: {' '.join(ids)}" for step, ids in error.batches]
-        (run_dir / f"non_finite_batches-{trainer.global_rank}.txt").write_text("\n".join(lines) + "\n")
+        write_text(run_dir / f"non_finite_batches-{trainer.global_rank}.txt", "\n".join(lines) + "\n")
         raise
     finally:
         loader.close()
@@ -202,6 +230,7 @@ def _announce(
     cfg: DictConfig,
     module: SpeechModule,
     datamodule: SpeechDataModule,
+    session: Plan,
     left_out: Sequence[str],
     run_dir: Path,
 ) -> None:
@@ -210,8 +239,8 @@ def _announce(
         f"bcfusion: {cfg.task.name}, {type(module.generator).__name__} ({parameters:.2f} M parameters), "
         f"{datamodule.describe()}"
     )
-    if cfg.trainer.max_steps == 0 or not learns(module):
-        why = "trainer.max_steps=0" if learns(module) else f"{type(module.generator).__name__} has nothing to train"
+    if session.as_is:
+        why = "trainer.max_steps=0" if module.trainable else f"{type(module.generator).__name__} has nothing to train"
         print(f"{why}: no steps, it is evaluated as it is. Run directory: {run_dir}")
         return
     until = f", at most {cfg.trainer.max_steps} steps" if cfg.trainer.max_steps is not None else ""

@@ -203,13 +203,26 @@ def test_a_resampled_span_equals_the_same_cut_of_the_resampled_file(tmp_path: Pa
     assert np.abs(span - whole[:, start : start + 1000]).max() < 1e-6
 
 
-def test_a_span_beyond_the_file_is_zero_within_the_slack_and_an_error_behind_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(48000, 16000), (44100, 16000), (16000, 22050), (8000, 8000)])
+def test_a_signal_resampled_in_pieces_equals_the_whole(from_rate: int, to_rate: int) -> None:
+    signal = torch.from_numpy(noise(from_rate))
+    whole = audio.resample(signal, from_rate, to_rate)
+    change = audio.RateChange(from_rate, to_rate)
+    assert change.length(signal.shape[1]) == whole.shape[1]
+    for start in range(0, whole.shape[1], 3001):
+        stop = min(start + 3001, whole.shape[1])
+        first, last, skip = change.window(start, stop, signal.shape[1])
+        piece = audio.resample(signal[:, first:last], from_rate, to_rate)[:, skip : skip + stop - start]
+        torch.testing.assert_close(piece, whole[:, start:stop], atol=1e-6, rtol=0)
+
+
+def test_a_span_beyond_the_file_is_zero_within_the_slack_and_an_error_past_it(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     samples = noise(100)
     audio.write(path, samples, 16000, "FLOAT")
     span = audio.read_span(path, -3, 108, 16000, slack=5)
     assert np.array_equal(span, np.pad(samples, ((0, 0), (3, 5))))
-    with pytest.raises(UnreadableAudio, match="were asked for"):
+    with pytest.raises(UnreadableAudio, match="were requested"):
         audio.read_span(path, -3, 109, 16000, slack=5)
 
 

@@ -131,7 +131,7 @@ def test_half_a_source_is_refused(arguments: list[str], message: str, capsys: py
         (["--split", "valid"], "in split valid"),
     ],
 )
-def test_what_is_not_there_is_told(
+def test_what_is_not_there_is_reported(
     pairs: Path, tmp_path: Path, chosen: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["calibrate", "--pairs", str(pairs / "pairs.jsonl"), "--out", str(tmp_path / "s.json"), *chosen]

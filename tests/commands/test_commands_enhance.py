@@ -72,7 +72,7 @@ def test_folder_is_mirrored(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"3 files, 0\.4 s of audio, real-time factor \d+\.\d+, in enhanced", lines[-1])
 
 
-def test_inputs_keep_apart_what_is_below_their_common_folder() -> None:
+def test_the_output_mirrors_the_tree_below_the_common_folder() -> None:
     record("day1/x.wav", 0.1)
     record("day2/x.wav", 0.2)
     record("day2/deep/x.wav", 0.3)
@@ -96,7 +96,7 @@ def test_outputs_of_an_earlier_call_are_not_enhanced_again() -> None:
     assert level("enhanced/a.wav") == pytest.approx(0.2, abs=1e-3)
 
 
-def test_bad_files_are_named_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_listed_and_the_others_restored(capsys: pytest.CaptureFixture[str]) -> None:
     record("rec/a.wav")
     Path("rec/b.wav").write_bytes(b"this is not sound" * 10)
     record("rec/c.wav", channels=2)
@@ -112,7 +112,7 @@ def test_bad_files_are_named_and_the_others_go_on(capsys: pytest.CaptureFixture[
         assert sum(text in line for line in errors) == 1
 
 
-def test_existing_output_is_kept_unless_told() -> None:
+def test_existing_output_is_kept_without_overwrite() -> None:
     record("a.wav", 0.1)
     record("enhanced/a.wav", 0.5)
     assert run("model", "a.wav") == 2
@@ -134,14 +134,14 @@ def test_two_recordings_do_not_share_an_output(capsys: pytest.CaptureFixture[str
     record("rec/a.wav", 0.1)
     record("rec/a.flac", 0.2)
     assert run("model", "rec") == 2
-    assert "is also that of" in capsys.readouterr().err
+    assert "has the same output" in capsys.readouterr().err
     assert level("enhanced/a.wav") == pytest.approx(0.4, abs=1e-3)  # of a.flac, the first by name
 
 
-def test_clipping_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_clipping_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     record("a.wav", 0.75)
     assert run("model", "a.wav") == 0
-    assert "warning: enhanced/a.wav: 1600 samples beyond full scale, peak 1.50; clipped" in capsys.readouterr().out
+    assert "warning: enhanced/a.wav: 1600 samples above full scale, peak 1.50; clipped" in capsys.readouterr().out
 
 
 def test_folders_of_sensors_are_matched_by_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,7 +181,7 @@ def test_sensors_must_be_those_of_the_network(capsys: pytest.CaptureFixture[str]
         (["a.wav", "a.wav"], "no checkpoint"),
     ],
 )
-def test_wrong_input_is_answered_in_two_lines(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_is_reported_in_two_lines(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     record("a.wav")
     Path("empty").mkdir()
     assert run(*argv) == 2

@@ -1,9 +1,8 @@
-"""Sweeps as a user types them, of jobs that take no time: every launcher, failures, the closing table."""
+"""Sweeps as a user starts them, of jobs that take no time: every launcher, failures, the closing table."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -12,22 +11,22 @@ from pathlib import Path
 import pytest
 from toy_sweep import run_sweep, write_app
 
-from bcfusion.errors import ConfigError
 from bcfusion.run import jobs
 
+pytestmark = pytest.mark.slow  # each sweep is a process
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """
     if cfg.seed == 2:
         raise ValueError("two is\\nno seed")
     if cfg.seed == 9:
-        os._exit(3)  # as a job that is killed for its memory
+        os._exit(3)  # like a job that is killed for its memory
     print("ran", cfg.seed, flush=True)
     return cfg.seed / 10
 """
 
 
 def sweep_of(folder: Path, *arguments: str, body: str = JOB, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a sweep into ``folder/sweep``."""
+    """Run a sweep into ``folder/sweep``."""
     return run_sweep(folder, body, "-m", *arguments, **environment)
 
 
@@ -37,7 +36,7 @@ def require(package: str) -> None:
 
 
 def check_three_jobs(done: subprocess.CompletedProcess[str], folder: Path) -> None:
-    """The second of ``seed=1,2,3`` fails, the others do not, and everything that is to say so does."""
+    """Check that the second of ``seed=1,2,3`` failed, the others did not, and every report says so."""
     assert done.returncode == 2, done.stderr
     outcomes = jobs.read_outcomes(folder / "sweep")
     assert [(o.job, o.status, o.objective) for o in outcomes] == [
@@ -57,15 +56,15 @@ def check_three_jobs(done: subprocess.CompletedProcess[str], folder: Path) -> No
         ["0", "seed=1", "0.1000", "finished"],
         ["1", "seed=2", "–", "failed:", "ValueError:", "two", "is"],
     ]
-    assert done.stderr.splitlines()[-1] == "1 of 3 jobs failed: 1; sweep/1/failed.txt says more"
+    assert done.stderr.splitlines()[-1] == "1 of 3 jobs failed: 1; see sweep/1/failed.txt"
     assert "Traceback" not in done.stderr
 
 
-def test_a_failed_job_does_not_lose_the_others(tmp_path: Path) -> None:
+def test_a_failed_job_does_not_affect_the_others(tmp_path: Path) -> None:
     check_three_jobs(sweep_of(tmp_path, "seed=1,2,3"), tmp_path)
 
 
-def test_a_failed_job_does_not_lose_a_later_batch_and_a_second_session_forgets_it(tmp_path: Path) -> None:
+def test_a_failed_job_does_not_affect_a_later_batch_and_a_second_session_forgets_it(tmp_path: Path) -> None:
     check_three_jobs(sweep_of(tmp_path, "seed=1,2,3", "hydra.sweeper.max_batch_size=1"), tmp_path)
     again = sweep_of(tmp_path, "seed=1,4,3")
     assert again.returncode == 0, again.stderr
@@ -73,14 +72,14 @@ def test_a_failed_job_does_not_lose_a_later_batch_and_a_second_session_forgets_i
     assert "Sweep sweep, 3 jobs" in again.stdout
 
 
-def test_joblib_runs_jobs_beside_each_other(tmp_path: Path) -> None:
+def test_joblib_runs_jobs_in_parallel(tmp_path: Path) -> None:
     require("hydra_joblib_launcher")
     done = sweep_of(tmp_path, "seed=1,2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     check_three_jobs(done, tmp_path)
 
 
 def test_a_job_in_a_worker_of_joblib_starts_processes_of_its_own(tmp_path: Path) -> None:
-    # as the metric workers are
+    # like the metric workers
     require("hydra_joblib_launcher")
     body = """
         import multiprocessing
@@ -93,7 +92,7 @@ def test_a_job_in_a_worker_of_joblib_starts_processes_of_its_own(tmp_path: Path)
     assert [o.objective for o in jobs.read_outcomes(tmp_path / "sweep")] == [(1.0,), (2.0,)]
 
 
-def test_submitit_runs_jobs_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_submitit_runs_each_job_in_its_own_process(tmp_path: Path) -> None:
     require("hydra_submitit_launcher")
     check_three_jobs(sweep_of(tmp_path, "seed=1,2,3", "hydra/launcher=submitit_local"), tmp_path)
     logs = [file.read_text() for file in sorted((tmp_path / "sweep" / ".submitit").rglob("*_log.out"))]
@@ -130,7 +129,7 @@ elif name == "sacct":
 
 
 def test_submitit_hands_jobs_to_slurm(tmp_path: Path) -> None:
-    # A stand-in for the cluster: three commands that run what they are given on this machine.
+    # a stand-in for the cluster: three commands that run jobs on this machine
     require("hydra_submitit_launcher")
     cluster = tmp_path / "cluster"
     cluster.mkdir()
@@ -155,7 +154,7 @@ def test_ray_runs_jobs_on_its_workers(tmp_path: Path) -> None:
     check_three_jobs(sweep_of(tmp_path, "seed=1,2,3", "hydra/launcher=ray", *limits, HOME=str(tmp_path)), tmp_path)
 
 
-def test_a_job_that_is_killed_is_told_from_those_that_finished(tmp_path: Path) -> None:
+def test_a_killed_job_has_no_result(tmp_path: Path) -> None:
     require("hydra_submitit_launcher")
     done = sweep_of(tmp_path, "seed=1,9,3", "hydra/launcher=submitit_local")
     assert done.returncode == 2
@@ -188,8 +187,8 @@ def test_a_single_run_prints_no_table_and_leaves_no_files_of_a_sweep(tmp_path: P
     assert not (tmp_path / "run" / "objective.json").exists()
 
 
-def test_further_processes_of_a_job_are_told_its_directory(tmp_path: Path) -> None:
-    # Lightning hands them hydra.run.dir
+def test_further_processes_of_a_job_get_its_directory(tmp_path: Path) -> None:
+    # Lightning passes hydra.run.dir on to them
     body = """
         from hydra.core.hydra_config import HydraConfig
         assert HydraConfig.get().run.dir == HydraConfig.get().runtime.output_dir == os.path.abspath(f"sweep/{cfg.seed}")
@@ -198,10 +197,10 @@ def test_further_processes_of_a_job_are_told_its_directory(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
 
 
-def test_what_goes_wrong_before_the_task_of_a_job_is_noted_as_well(tmp_path: Path) -> None:
+def test_errors_before_the_task_of_a_job_are_noted_too(tmp_path: Path) -> None:
     app = write_app(tmp_path, "return 1.0")
     app.write_text(
-        "from bcfusion.commands import hydra_app\n"
+        "from bcfusion.commands.shared import hydra_app\n"
         "from bcfusion.errors import ConfigError\n"
         "def refuse(*_):\n"
         "    raise ConfigError(['losses: not so'])\n"
@@ -220,7 +219,7 @@ def test_what_goes_wrong_before_the_task_of_a_job_is_noted_as_well(tmp_path: Pat
 
 
 @pytest.mark.parametrize("package", [False, True], ids=["namespace", "package"])
-def test_plugins_of_the_users_own_are_found_beside_the_sweeper(tmp_path: Path, package: bool) -> None:
+def test_a_users_own_plugins_are_found_beside_the_sweeper(tmp_path: Path, package: bool) -> None:
     plugins = tmp_path / "user" / "hydra_plugins"
     plugins.mkdir(parents=True)
     if package:
@@ -242,36 +241,3 @@ def test_plugins_of_the_users_own_are_found_beside_the_sweeper(tmp_path: Path, p
     assert done.returncode == 0, done.stderr
     assert "mine is found" in done.stdout
     assert "BcfusionOptunaSweeper" in done.stdout
-
-
-# ---------------------------------------------------------------- the files
-
-
-def job(folder: Path, *overrides: str) -> Path:
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
-    return folder
-
-
-def test_a_users_error_is_noted_by_its_text_and_a_bug_by_its_kind(tmp_path: Path) -> None:
-    assert jobs.note_failure(tmp_path, ConfigError(["a.b: wrong", "c: too"])) == "a.b: wrong"
-    assert jobs.note_failure(tmp_path, KeyError()) == "KeyError"
-    assert (tmp_path / "failed.txt").read_text().startswith("KeyError\n\n")
-
-
-def test_outcomes_are_ordered_by_number_and_shown_by_quality(tmp_path: Path) -> None:
-    for number, value in ((10, 0.2), (9, float("nan")), (2, [0.1, 0.4])):
-        jobs.note_objective(job(tmp_path / str(number), "experiment=seanet", f"seed={number}"), value)
-    (job(tmp_path / "11", "experiment=seanet") / "pruned.txt").write_text("hopeless at step 4\n")
-    outcomes = jobs.read_outcomes(tmp_path)
-    assert [o.job for o in outcomes] == ["2", "9", "10", "11"]
-    best = jobs.best_first(outcomes)
-    assert [o.job for o in best] == ["2", "10", "9", "11"]
-    assert jobs.told_apart(best) == ["seed=2", "seed=10", "seed=9", ""]
-    assert best[-1].note == "hopeless at step 4"
-
-
-def test_what_is_no_number_is_no_objective(tmp_path: Path) -> None:
-    jobs.note_objective(tmp_path, None)
-    jobs.note_objective(tmp_path, ["a"])
-    assert jobs.read_objective(tmp_path) == ()

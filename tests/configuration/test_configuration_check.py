@@ -8,11 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bcfusion.configuration.check import provides_noise, verify, verify_or_raise
+from bcfusion.configuration.check import verify, verify_or_raise
 from bcfusion.configuration.compose import drop_unchosen, register_resolvers
+from bcfusion.configuration.learning import provides_noise
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 
@@ -181,10 +183,13 @@ def test_regression_is_sound_though_a_loss_lacks_judgements() -> None:
         ),
         (
             ["generator._target_=nosuchpackage.Net"],
-            "generator._target_: there is no package 'nosuchpackage'; install it, or run where it lies",
+            "generator._target_: there is no package 'nosuchpackage'; install it, or run from its folder",
         ),
         (["generator._target_=3"], "generator._target_: must be the dotted path of a class, not 3"),
-        (["generator._target_=bcfusion.generators"], "generator._target_: bcfusion.generators is no class or function"),
+        (
+            ["generator._target_=bcfusion.generators"],
+            "generator._target_: bcfusion.generators is not a class or function",
+        ),
         (["+generator.chanels=3"], "generator.chanels: SEANet has no argument 'chanels'; did you mean 'channels'?"),
         (["generator.channels=wide"], "generator.channels: must be a whole number, not 'wide'"),
         (["generator.causal=3"], "generator.causal: must be true or false, not 3"),
@@ -219,7 +224,7 @@ def test_regression_is_sound_though_a_loss_lacks_judgements() -> None:
         (["trainer.keep_best=[stio]"], "trainer.keep_best: no metric gives 'stio'; did you mean 'stoi'?"),
         (
             ["selection=stoi", "+selection.si_sdr_lag_ms={weight: 1, worst: 0, best: 1}"],
-            "selection.si_sdr_lag_ms: si_sdr_lag_ms is neither better",
+            "selection.si_sdr_lag_ms: si_sdr_lag_ms is for information",
         ),
         (
             ["selection=stoi", "selection.stoi.worst=1", "selection.stoi.best=0"],
@@ -243,6 +248,33 @@ def test_regression_is_sound_though_a_loss_lacks_judgements() -> None:
 def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> None:
     problems = verify(composed(*overrides))
     assert any(found.startswith(problem) for found in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "says"),
+    [
+        ("generator.kernel_size=0", "generator", "kernel_size"),
+        ("discriminators.melgan_msd.channels=0", "discriminators.melgan_msd", "channels"),
+        ("losses.mr_stft.resolutions=[[512,0,240]]", "losses.mr_stft", "0"),
+        ("balancer.decay=2", "balancer", "decay"),
+        ("data.augmentation.polarity=2", "data.augmentation", "polarity"),
+    ],
+)
+def test_a_range_is_stated_by_the_constructor_and_reported_by_the_check(override: str, path: str, says: str) -> None:
+    [problem] = verify(composed(override))
+    assert problem.startswith(f"{path}: ")
+    assert says in problem
+
+
+def test_a_check_draws_no_random_numbers() -> None:
+    before = torch.random.get_rng_state()
+    assert verify(composed()) == []
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_an_evaluation_checks_only_what_it_builds() -> None:
+    cfg = composed("balancer.decay=2", "losses.l1.weight=-1", "generator.kernel_size=0")
+    assert [problem.partition(":")[0] for problem in verify(cfg, training=False)] == ["generator"]
 
 
 def test_all_problems_come_at_once() -> None:
@@ -275,10 +307,17 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    provides_noise = True\n"
         "class Archive:\n"
         "    recorded_sensors = ('throat',)\n"
+        "class Unfinished:\n"
+        "    def __init__(self): raise NotImplementedError\n"
+        "    def forward(self, estimate): ...\n"
     )
     (tmp_path / "my_broken.py").write_text("import nosuchdependency\n")
     monkeypatch.syspath_prepend(tmp_path)
     return "my_losses"
+
+
+def test_a_bug_in_a_constructor_is_left_to_the_run_which_shows_its_traceback(own_package: str) -> None:
+    assert verify(composed(f"+losses.own={{_target_: {own_package}.Unfinished, weight: 1}}")) == []
 
 
 def test_a_required_argument_may_not_be_missing_unless_the_node_is_partial(own_package: str) -> None:

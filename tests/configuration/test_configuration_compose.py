@@ -12,7 +12,6 @@ from bcfusion.configuration.compose import plain, register_resolvers
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import ConfigError
-from bcfusion.nearest import nearest
 from bcfusion.run.layout import find_run, register_resolver, run_dir
 
 
@@ -62,14 +61,6 @@ def test_the_shipped_folder_is_not_taken_for_the_users_own(tmp_path: Path) -> No
     assert user_conf_dir(tmp_path) is None
     (tmp_path / "conf").mkdir()
     assert user_conf_dir(tmp_path) == (tmp_path / "conf").resolve()
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("senet", "seanet"), ("SEANet", "seanet"), ("mrstft", "mr_stft"), ("mr", "mr_stft"), ("xyz", None)],
-)
-def test_nearest_name(name: str, expected: str | None) -> None:
-    assert nearest(name, ["seanet", "mr_stft", "l1"]) == expected
 
 
 # ---------------------------------------------------------------- run directories

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio import UnreadableAudio
-from bcfusion.contracts import Corpus, Row
+from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.manifest import write_manifest
 from bcfusion.data.loading.datamodule import SpeechDataModule
@@ -27,8 +27,8 @@ from bcfusion.errors import DataError
 RATE = 8000
 
 
-def noisy(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-    return {"signal": air + torch.randn(air.shape, generator=generator)}
+def noisy(air: Tensor, draw: Draw) -> dict[str, Tensor]:
+    return {"signal": air + torch.randn(air.shape, generator=draw.generator)}
 
 
 class Rows:
@@ -172,7 +172,7 @@ def test_missing_and_foreign_shards_are_told(folder: Path, caplog: pytest.LogCap
     found = ShardCorpus(str(folder), max_unreadable_share=0.8).rows("train")
     assert 0 < len(found) < everything
     assert f"{tars[1].name} is missing" in caplog.text
-    assert f"{tars[2]} is no shard" in caplog.text
+    assert f"{tars[2]} is not a shard" in caplog.text
     with pytest.raises(DataError, match=rf"of {len(tars)} shards of train are missing or damaged 2"):
         ShardCorpus(str(folder)).rows("train")
     with pytest.raises(DataError, match="no such folder"):

@@ -14,7 +14,7 @@ import torch
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError
 from bcfusion.contracts import Row
-from bcfusion.data.loading.segments import SensorReader
+from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.shards.read import ShardCorpus
 from bcfusion.data.loading.shards.write import write_shards
 from bcfusion.errors import DataError
@@ -143,13 +143,13 @@ def test_writing_goes_on_where_it_stopped_and_refuses_other_rows(tmp_path: Path)
     whole = [tar.read_bytes() for tar in shards]
     times = [tar.stat().st_mtime_ns for tar in shards]
     shards[1].unlink()
-    rest = tmp_path / "shards" / f".{shards[1].name}.0a1b2c3d.tmp"
+    rest = tmp_path / "shards" / f".{shards[1].name}.0a1b2c3d.part"
     rest.write_bytes(b"what a killed process left")
     assert write_shards(rows, tmp_path / "shards", shard_bytes=size) == shards
     assert [tar.read_bytes() for tar in shards] == whole
     assert [tar.stat().st_mtime_ns == time for tar, time in zip(shards, times, strict=True)].count(False) == 1
     assert not rest.exists()
-    with pytest.raises(DataError, match=r"train-000000\.tar is there already, made of other utterances"):
+    with pytest.raises(DataError, match=r"train-000000\.tar exists already, made of other utterances"):
         write_shards(rows[1:], tmp_path / "shards", shard_bytes=size)
 
 

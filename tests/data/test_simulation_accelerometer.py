@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from draws import draw, seeded
 from scipy import signal as scipy_signal
 
-from bcfusion.contracts import BatchSimulator, BodySimulator
+from bcfusion.contracts import BatchSimulator
 from bcfusion.data.simulation.accelerometer import LOWPASSES, Accelerometer, resonance
 from bcfusion.data.simulation.device_simulation import deferrable
 from bcfusion.errors import ConfigError, DataError
@@ -30,15 +31,11 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def gains(simulator: Accelerometer, frequencies: list[float], speaker: int = 0, rate: int = RATE) -> np.ndarray:
     """Gain in dB at frequencies, from the sensor's response to an impulse."""
     impulse = torch.zeros(1, rate)
     impulse[0, 0] = 1.0
-    out = simulator(impulse, rate, seeded(), True, body=seeded(speaker))["signal"][0].double().numpy()
+    out = simulator(impulse, draw(0, True, speaker, rate=rate))["signal"][0].double().numpy()
     turns = np.exp(-2j * np.pi * np.outer(frequencies, np.arange(rate)) / rate)
     return 20 * np.log10(np.abs(turns @ out))
 
@@ -115,9 +112,9 @@ def test_a_wearer_belongs_to_the_speaker_in_training_and_in_evaluation() -> None
     air = 0.1 * torch.randn(1, 4000, generator=seeded(5))
     simulator = Accelerometer(**BARE)
     for training in (True, False):
-        first = simulator(air, RATE, seeded(1), training, body=seeded(7))["signal"]
-        assert torch.equal(first, simulator(air, RATE, seeded(2), training, body=seeded(7))["signal"])
-        assert not torch.allclose(first, simulator(air, RATE, seeded(1), training, body=seeded(8))["signal"], atol=1e-3)
+        first = simulator(air, draw(1, training, 7))["signal"]
+        assert torch.equal(first, simulator(air, draw(2, training, 7))["signal"])
+        assert not torch.allclose(first, simulator(air, draw(1, training, 8))["signal"], atol=1e-3)
     drawn = np.array([gains(simulator, [250.0, 1000.0, 4000.0], speaker) for speaker in range(40)])
     # gain relative to 250 Hz: measured throat sensors lie inside, -13 dB and -20 dB
     relative = drawn[:, 1:] - drawn[:, :1]
@@ -128,19 +125,19 @@ def test_a_wearer_belongs_to_the_speaker_in_training_and_in_evaluation() -> None
 def test_without_a_body_each_utterance_has_a_wearer_of_its_own() -> None:
     air = 0.1 * torch.randn(1, 4000, generator=seeded(5))
     simulator = Accelerometer(**BARE)
-    first = simulator(air, RATE, seeded(1), False)["signal"]
-    assert torch.equal(first, simulator(air, RATE, seeded(1), False)["signal"])
-    assert not torch.allclose(first, simulator(air, RATE, seeded(2), False)["signal"], atol=1e-3)
+    first = simulator(air, draw(1, False))["signal"]
+    assert torch.equal(first, simulator(air, draw(1, False))["signal"])
+    assert not torch.allclose(first, simulator(air, draw(2, False))["signal"], atol=1e-3)
 
 
 def test_gain_polarity_and_delay() -> None:
     impulse = torch.zeros(1, 400)
     impulse[0, 100] = 1.0
-    plain = Accelerometer(**PLAIN, **BARE)(impulse, RATE, seeded(), True, body=seeded())["signal"]
+    plain = Accelerometer(**PLAIN, **BARE)(impulse, draw(0, True, 0))["signal"]
     assert int(plain.abs().argmax()) in (100, 101)  # minimum phase: nothing before the sound, and most of it at once
     assert float(plain[0, :100].abs().max()) < 1e-6
     settings = {**PLAIN, "gain": (6.0206, 6.0206), "inverted": 1.0, "delay": (0.002, 0.002)}
-    other = Accelerometer(**settings, **BARE)(impulse, RATE, seeded(), True, body=seeded())["signal"]
+    other = Accelerometer(**settings, **BARE)(impulse, draw(0, True, 0))["signal"]
     torch.testing.assert_close(other[:, 32:], -2 * plain[:, :-32], atol=1e-5, rtol=0)
     assert float(other[0, :132].abs().max()) < 1e-6
 
@@ -155,7 +152,7 @@ def test_the_share_of_inverted_speakers() -> None:
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_the_noise_has_its_level_and_colour(exponent: float) -> None:
     simulator = Accelerometer(**PLAIN, noise_level=(-60, -60), noise_exponent=(exponent, exponent))
-    noise = simulator(torch.zeros(1, 10 * RATE + 1), RATE, seeded(), True, body=seeded())["signal"]
+    noise = simulator(torch.zeros(1, 10 * RATE + 1), draw(0, True, 0))["signal"]
     assert float(20 * noise.square().mean().sqrt().log10()) == pytest.approx(-60, abs=0.1)
     density = spectrum(noise)
     octaves = np.array([density[low : 2 * low].mean() for low in (16, 64, 256)])
@@ -167,12 +164,12 @@ def test_the_noise_changes_with_the_utterance_and_its_level_is_fixed_in_evaluati
     simulator = Accelerometer(gain=(0, 0), noise_level=(-80, -40))
 
     def level(seed: int, training: bool) -> float:
-        noise = simulator(silence, RATE, seeded(seed), training, body=seeded())["signal"]
+        noise = simulator(silence, draw(seed, training, 0))["signal"]
         return float(20 * noise.square().mean().sqrt().log10())
 
     assert np.std([level(seed, True) for seed in range(8)]) > 5
     assert [level(seed, False) for seed in range(8)] == pytest.approx([-60] * 8, abs=0.6)
-    heard = [simulator(silence, RATE, seeded(seed), False, body=seeded())["signal"] for seed in (0, 1, 0)]
+    heard = [simulator(silence, draw(seed, False, 0))["signal"] for seed in (0, 1, 0)]
     assert torch.equal(heard[0], heard[2])
     assert not torch.equal(heard[0], heard[1])
 
@@ -180,7 +177,7 @@ def test_the_noise_changes_with_the_utterance_and_its_level_is_fixed_in_evaluati
 def test_the_origin_bandwidth_limits_speech_and_noise() -> None:
     air = 0.1 * torch.randn(1, 4 * RATE, generator=seeded(1))
     limited = Accelerometer(**{**PLAIN, "cutoff": (2000, 2000)}, bandwidth=(4000, 4000), noise_level=(-50, -50))
-    density = 10 * np.log10(spectrum(limited(air, RATE, seeded(), True, body=seeded())["signal"]))
+    density = 10 * np.log10(spectrum(limited(air, draw(0, True, 0))["signal"]))
     bins = RATE / 1024
     assert density[int(4100 / bins) :].max() < density[int(3500 / bins)] - 60
     response = gains(Accelerometer(**PLAIN, bandwidth=(4000, 4000), **BARE), [1000, 3500, 4010])
@@ -201,8 +198,8 @@ def test_ambient_noise_leaks_through_the_same_filter(tmp_path: Path) -> None:
     leaky = Accelerometer(**PLAIN, **BARE, leak_root=noise_files(tmp_path), leak_snr=(10, 30))
     tight = Accelerometer(**PLAIN, **BARE)
     for training, hertz in ((True, 1000), (False, 2000)):
-        leak = leaky(air, RATE, seeded(), training, body=seeded())["signal"]
-        leak = leak - tight(air, RATE, seeded(), training, body=seeded())["signal"]
+        leak = leaky(air, draw(0, training, 0))["signal"]
+        leak = leak - tight(air, draw(0, training, 0))["signal"]
         power = torch.fft.rfft(leak[0]).abs()
         assert int(power.argmax()) == hertz
     # of the evaluation: -20 dB, and a first-order low-pass at 500 Hz is 12.3 dB down at 2 kHz
@@ -216,10 +213,9 @@ def test_a_batch_equals_its_items(training: bool, tmp_path: Path) -> None:
         delay=(0, 0.01), inverted=0.5, bandwidth=(2000, 8000), leak_root=noise_files(tmp_path), noise_level=(-50, -40)
     )
     assert isinstance(simulator, BatchSimulator)
-    assert isinstance(simulator, BodySimulator)
-    together = simulator.batch(air, RATE, list(map(seeded, range(4))), training, list(map(seeded, range(10, 14))))
+    together = simulator.batch(air, [draw(number, training, 10 + number) for number in range(4)])
     for number in range(4):
-        alone = simulator(air[number], RATE, seeded(number), training, body=seeded(10 + number))["signal"]
+        alone = simulator(air[number], draw(number, training, 10 + number))["signal"]
         torch.testing.assert_close(together["signal"][number], alone, atol=1e-6, rtol=0)
 
 
@@ -228,7 +224,7 @@ def test_any_length_and_silence(length: int) -> None:
     simulator = Accelerometer(delay=(0.01, 0.01))
     for air in (torch.zeros(1, length), torch.randn(1, length, generator=seeded(length))):
         before = air.clone()
-        out = simulator(air, RATE, seeded(), True, body=seeded())["signal"]
+        out = simulator(air, draw(0, True, 0))["signal"]
         assert out.shape == (1, length)
         assert out.dtype == torch.float32
         assert bool(out.isfinite().all())
@@ -239,8 +235,8 @@ def test_it_travels_to_worker_processes() -> None:
     air = 0.1 * torch.randn(1, 500, generator=seeded(1))
     restored = pickle.loads(pickle.dumps(Accelerometer()))
     assert torch.equal(
-        restored(air, RATE, seeded(), True, body=seeded())["signal"],
-        Accelerometer()(air, RATE, seeded(), True, body=seeded())["signal"],
+        restored(air, draw(0, True, 0))["signal"],
+        Accelerometer()(air, draw(0, True, 0))["signal"],
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
+from draws import draw, seeded
 
 from bcfusion.contracts import BatchSimulator, Simulator
 from bcfusion.data.simulation import reflect
@@ -16,15 +17,11 @@ from bcfusion.errors import ConfigError
 RATE = 16000
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def response(simulator: EbenLowpass, frequency: float, training: bool = False, seed: int = 0) -> float:
     """Gain in dB at a frequency, from the response to an impulse in the middle of two seconds."""
     impulse = torch.zeros(1, 2 * RATE)
     impulse[0, RATE] = 1.0
-    out = simulator(impulse, RATE, seeded(seed), training)["signal"][0].numpy().astype(np.float64)
+    out = simulator(impulse, draw(seed, training))["signal"][0].numpy().astype(np.float64)
     at = np.abs(np.sum(out * np.exp(-2j * np.pi * frequency / RATE * np.arange(len(out)))))
     return float(20 * np.log10(at))
 
@@ -43,7 +40,7 @@ def test_a_butterworth_quality_is_six_decibels_down_at_the_cutoff() -> None:
 def test_the_sensor_is_aligned_with_the_air_microphone() -> None:
     impulse = torch.zeros(1, 4001)
     impulse[0, 2000] = 1.0
-    out = EbenLowpass(noise_std=0.0)(impulse, RATE, seeded(), False)["signal"][0]
+    out = EbenLowpass(noise_std=0.0)(impulse, draw(0, False))["signal"][0]
     assert int(out.abs().argmax()) == 2000
     torch.testing.assert_close(out, out.flip(0), atol=1e-6, rtol=0)
 
@@ -51,21 +48,21 @@ def test_the_sensor_is_aligned_with_the_air_microphone() -> None:
 def test_peaks_beyond_full_scale_are_not_cut_off_between_the_passes() -> None:
     tone = torch.sin(2 * math.pi * 400 / RATE * torch.arange(RATE))[None]
     simulator = EbenLowpass(noise_std=0.0)
-    loud = simulator(tone, RATE, seeded(), False)["signal"]
-    quiet = simulator(0.01 * tone, RATE, seeded(), False)["signal"]
+    loud = simulator(tone, draw(0, False))["signal"]
+    quiet = simulator(0.01 * tone, draw(0, False))["signal"]
     assert float(loud.abs().max()) > 1.15
     torch.testing.assert_close(loud, 100 * quiet, atol=1e-4, rtol=0)
 
 
 def test_mirrored_borders_keep_a_constant_constant() -> None:
-    out = EbenLowpass(noise_std=0.0)(torch.full((1, 300), 0.5), RATE, seeded(), False)["signal"]
+    out = EbenLowpass(noise_std=0.0)(torch.full((1, 300), 0.5), draw(0, False))["signal"]
     torch.testing.assert_close(out, torch.full((1, 300), 0.5), atol=1e-4, rtol=0)
 
 
 def test_the_noise_is_half_a_percent_of_the_low_passed_signal() -> None:
     air = torch.randn(1, 4 * RATE, generator=seeded(1))
-    clean = EbenLowpass(noise_std=0.0)(air, RATE, seeded(), False)["signal"]
-    noise = EbenLowpass()(air, RATE, seeded(), False)["signal"] - clean
+    clean = EbenLowpass(noise_std=0.0)(air, draw(0, False))["signal"]
+    noise = EbenLowpass()(air, draw(0, False))["signal"] - clean
     assert float(noise.std() / clean.std()) == pytest.approx(0.005, rel=0.02)
     flat = torch.stft(noise[0], 256, window=torch.hann_window(256), return_complex=True).abs().square().mean(-1)
     octaves = [float(flat[4:32].mean()), float(flat[64:128].mean())]
@@ -84,7 +81,7 @@ def test_training_draws_cutoff_and_quality_and_evaluation_only_the_noise() -> No
     assert {response(quiet, 1200.0, training=False, seed=seed) for seed in range(3)} == {response(quiet, 1200.0)}
     air = torch.randn(1, 800, generator=seeded(1))
     noisy = EbenLowpass()
-    assert not torch.equal(noisy(air, RATE, seeded(0), False)["signal"], noisy(air, RATE, seeded(1), False)["signal"])
+    assert not torch.equal(noisy(air, draw(0, False))["signal"], noisy(air, draw(1, False))["signal"])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -92,8 +89,8 @@ def test_a_batch_equals_its_items(training: bool) -> None:
     air = 0.1 * torch.randn(3, 1, 5001, generator=seeded(1))
     simulator = EbenLowpass(spread=0.5)
     assert isinstance(simulator, BatchSimulator)
-    together = simulator.batch(air, RATE, [seeded(n) for n in range(3)], training)["signal"]
-    alone = torch.stack([simulator(air[n], RATE, seeded(n), training)["signal"] for n in range(3)])
+    together = simulator.batch(air, [draw(n, training) for n in range(3)])["signal"]
+    alone = torch.stack([simulator(air[n], draw(n, training))["signal"] for n in range(3)])
     torch.testing.assert_close(together, alone, atol=1e-7, rtol=0)
 
 
@@ -115,9 +112,9 @@ def test_the_filter_is_the_cookbook_biquad_run_both_ways(cutoff: float, q: float
 def test_one_seed_gives_the_same_bytes_whatever_the_global_seed(training: bool) -> None:
     air = torch.randn(1, 5000, generator=seeded(1))
     torch.manual_seed(1)
-    first = EbenLowpass()(air, RATE, seeded(7), training)["signal"]
+    first = EbenLowpass()(air, draw(7, training))["signal"]
     torch.manual_seed(2)
-    second = EbenLowpass()(air, RATE, seeded(7), training)["signal"]
+    second = EbenLowpass()(air, draw(7, training))["signal"]
     assert torch.equal(first, second)
     assert isinstance(EbenLowpass(), Simulator)
 
@@ -126,12 +123,12 @@ def test_one_seed_gives_the_same_bytes_whatever_the_global_seed(training: bool) 
 def test_any_length_and_silence(length: int) -> None:
     for air in (torch.zeros(1, length), torch.randn(1, length, generator=seeded(length))):
         before = air.clone()
-        out = EbenLowpass()(air, RATE, seeded(), True)["signal"]
+        out = EbenLowpass()(air, draw())["signal"]
         assert out.shape == (1, length)
         assert out.dtype == torch.float32
         assert bool(out.isfinite().all())
         assert torch.equal(air, before)
-    assert not EbenLowpass()(torch.zeros(1, length), RATE, seeded(), True)["signal"].any()
+    assert not EbenLowpass()(torch.zeros(1, length), draw())["signal"].any()
 
 
 def test_reflection_goes_on_beyond_the_length_of_the_signal() -> None:
@@ -146,7 +143,7 @@ def test_wrong_settings_are_told_all_at_once() -> None:
         EbenLowpass(cutoff_frequency=-1.0, q=0.0, spread=1.0, noise_std=-0.1)
     assert len(caught.value.problems) == 4
     with pytest.raises(ConfigError, match="sample rate above 16800 Hz"):
-        EbenLowpass(cutoff_frequency=7000.0)(torch.zeros(1, 10), RATE, seeded(), False)
+        EbenLowpass(cutoff_frequency=7000.0)(torch.zeros(1, 10), draw(0, False))
 
 
 @pytest.mark.corpora
@@ -160,7 +157,7 @@ def test_real_speech_through_the_sensor_scores_as_measured(corpora: Path) -> Non
     scores = []
     for number, path in enumerate(clips):
         air, rate = audio.read(path)
-        body = EbenLowpass()(torch.from_numpy(air), rate, seeded(number), False)["signal"][0].numpy()
+        body = EbenLowpass()(torch.from_numpy(air), draw(number, False, rate=rate))["signal"][0].numpy()
         target, estimate = air[0].astype(np.float64), body.astype(np.float64)
         projection = target * (estimate @ target) / (target @ target)
         si_sdr = 10 * np.log10(np.sum(projection**2) / np.sum((estimate - projection) ** 2))

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from draws import draw, seeded
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from scipy import signal as scipy_signal
 
-from bcfusion.contracts import BatchSimulator, BodySimulator
+from bcfusion.contracts import BatchSimulator
 from bcfusion.data.simulation.calibration import Calibration, Response
 from bcfusion.data.simulation.estimation import grid
 from bcfusion.data.simulation.magnitude_ratio import MagnitudeRatio
@@ -20,10 +21,6 @@ from bcfusion.errors import ConfigError
 RATE = 16000
 GRID = grid(RATE)
 BAND = (GRID > 80) & (GRID < 7800)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def curve(gain: float) -> np.ndarray:
@@ -49,7 +46,7 @@ def throat(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def measured(simulator: MagnitudeRatio, body: int = 0, seed: int = 0) -> np.ndarray:
     white = 0.1 * torch.randn(1, 8 * RATE, generator=seeded(99))
-    out = simulator(white, RATE, seeded(seed), True, body=seeded(body))["signal"]
+    out = simulator(white, draw(seed, True, body))["signal"]
     powers = scipy_signal.welch(torch.cat([white, out]).numpy(), RATE, nperseg=512)[1]
     return 10 * np.log10(powers[1] / powers[0])
 
@@ -78,7 +75,7 @@ def short_time_ratio(out: torch.Tensor, air: torch.Tensor) -> np.ndarray:
 
 def test_deviation_from_frame_to_frame_is_as_measured_and_smooth(throat: str) -> None:
     air = 0.1 * torch.randn(1, 12 * RATE, generator=seeded(5))
-    out = mean_one(throat, follow_level=False)(air, RATE, seeded(), False)["signal"]
+    out = mean_one(throat, follow_level=False)(air, draw(0, False))["signal"]
     ratio = short_time_ratio(out, air)
     assert np.std(ratio, axis=1).mean() == pytest.approx(6.0, rel=0.25)
     centred = ratio - ratio.mean(axis=1, keepdims=True)
@@ -91,7 +88,7 @@ def test_deviation_from_frame_to_frame_is_as_measured_and_smooth(throat: str) ->
 
 def test_phases_are_those_of_air(throat: str) -> None:
     air = 0.1 * torch.randn(1, 4 * RATE, generator=seeded(5))
-    out = mean_one(throat, wander=0.0, follow_level=False)(air, RATE, seeded(), False)["signal"]
+    out = mean_one(throat, wander=0.0, follow_level=False)(air, draw(0, False))["signal"]
     lags = scipy_signal.correlate(out[0].numpy(), air[0].numpy(), "full")
     assert int(np.argmax(lags)) == 4 * RATE - 1
     np.testing.assert_allclose(
@@ -114,11 +111,10 @@ def test_a_batch_equals_its_items(throat: str, training: bool) -> None:
     air = 0.1 * torch.randn(3, 1, 9001, generator=seeded(1))
     air[1] = 0.0
     simulator = MagnitudeRatio(throat)
-    together = simulator.batch(air, RATE, [seeded(n) for n in range(3)], training, [seeded(n) for n in (7, 8, 7)])
+    together = simulator.batch(air, [draw(n, training, body) for n, body in enumerate((7, 8, 7))])
     for number, body in enumerate((7, 8, 7)):
-        alone = simulator(air[number], RATE, seeded(number), training, body=seeded(body))["signal"]
+        alone = simulator(air[number], draw(number, training, body))["signal"]
         torch.testing.assert_close(together["signal"][number], alone, atol=1e-5, rtol=0)
-    assert isinstance(simulator, BodySimulator)
     assert isinstance(simulator, BatchSimulator)
 
 
@@ -126,13 +122,13 @@ def test_a_batch_equals_its_items(throat: str, training: bool) -> None:
 def test_any_length_and_silence(throat: str, length: int) -> None:
     for air in (torch.zeros(1, length), 0.1 * torch.randn(1, length, generator=seeded(length))):
         before = air.clone()
-        out = MagnitudeRatio(throat)(air, RATE, seeded(), True)["signal"]
+        out = MagnitudeRatio(throat)(air, draw())["signal"]
         assert out.shape == (1, length)
         assert out.dtype == torch.float32
         assert bool(out.isfinite().all())
         assert bool(out.any())  # the sensor's own noise
         assert torch.equal(air, before)
-        assert torch.equal(out, MagnitudeRatio(throat)(air, RATE, seeded(), True)["signal"])
+        assert torch.equal(out, MagnitudeRatio(throat)(air, draw())["signal"])
 
 
 def test_it_is_built_by_its_entry_of_the_configuration(composed: Callable[..., DictConfig], throat: str) -> None:

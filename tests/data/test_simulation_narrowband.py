@@ -5,16 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from draws import draw, seeded
 
-from bcfusion.contracts import Simulator
+from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.simulation.narrowband import FAMILIES, Narrowband
 from bcfusion.errors import ConfigError
 
 RATE = 16000
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def white(length: int = 2 * RATE, seed: int = 1) -> torch.Tensor:
@@ -33,7 +30,7 @@ def gain(simulator: Narrowband, frequency: float, seed: int) -> float:
     """Gain in dB for a tone, of the tone itself and not of its aliases."""
     time = torch.arange(RATE, dtype=torch.float64) / RATE
     tone = torch.cos(2 * torch.pi * frequency * time)[None]
-    out = simulator(tone.float(), RATE, seeded(seed), True)["signal"].double()
+    out = simulator(tone.float(), draw(seed))["signal"].double()
     probe = torch.exp(-2j * torch.pi * frequency * time) * torch.hann_window(RATE, dtype=torch.float64)
     return float(20 * torch.log10((out[0] * probe).sum().abs() / (tone[0] * probe).sum().abs()))
 
@@ -49,7 +46,7 @@ def lag(signal: torch.Tensor, reference: torch.Tensor) -> int:
 @pytest.mark.parametrize(("rate", "sample_rate"), [(4000, 16000), (8000, 16000), (11025, 16000), (16000, 48000)])
 def test_evaluation_keeps_the_band_and_nothing_above_it(rate: int, sample_rate: int) -> None:
     air = white(sample_rate)
-    out = Narrowband(rate)(air, sample_rate, seeded(), False)["signal"]
+    out = Narrowband(rate)(air, draw(0, False, rate=sample_rate))["signal"]
     assert energy_above(out, rate / 2, sample_rate) < -60
     kept = torch.fft.rfftfreq(air.shape[-1], 1 / sample_rate) < 0.85 * rate / 2
     window = torch.hann_window(air.shape[-1])
@@ -60,9 +57,9 @@ def test_evaluation_keeps_the_band_and_nothing_above_it(rate: int, sample_rate: 
 def test_evaluation_draws_nothing() -> None:
     generator = seeded(3)
     before = generator.get_state()
-    first = Narrowband()(white(), RATE, generator, False)["signal"]
+    first = Narrowband()(white(), Draw(RATE, generator, generator, False))["signal"]
     assert torch.equal(generator.get_state(), before)
-    assert torch.equal(first, Narrowband()(white(), RATE, seeded(4), False)["signal"])
+    assert torch.equal(first, Narrowband()(white(), draw(4, False))["signal"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,20 +68,20 @@ def test_every_family_is_aligned_with_the_target(family: str, rate: int) -> None
     air = white(8000)
     simulator = Narrowband(rate, families=[family])
     for seed in range(3):
-        assert lag(simulator(air, RATE, seeded(seed), True)["signal"], air) == 0
+        assert lag(simulator(air, draw(seed))["signal"], air) == 0
 
 
 @pytest.mark.parametrize("rate", [4000, 8000, 11025])
 def test_evaluation_is_aligned_with_the_target(rate: int) -> None:
     air = white(16001)
-    assert lag(Narrowband(rate)(air, RATE, seeded(), False)["signal"], air) == 0
+    assert lag(Narrowband(rate)(air, draw(0, False))["signal"], air) == 0
 
 
 @pytest.mark.parametrize("rate", [4000, 8000])
 def test_what_training_leaves_above_the_band_is_bounded(rate: int) -> None:
     simulator = Narrowband(rate)
     for seed in range(12):
-        out = simulator(white(8000), RATE, seeded(seed), True)["signal"]
+        out = simulator(white(8000), draw(seed))["signal"]
         assert energy_above(out, rate / 2) < -20
         assert 0.1 * (rate / RATE) ** 0.5 * 0.6 < float(out.std()) < 0.1 * (rate / RATE) ** 0.5 * 1.3
 
@@ -94,7 +91,7 @@ def test_a_gentle_filter_aliases_as_true_decimation_does() -> None:
     alias = torch.cos(2 * torch.pi * 3000 * torch.arange(RATE) / RATE)[None]
     gentle = Narrowband(8000, cutoff_range=(0.9, 0.9), orders=(2, 2), families=["bessel"])
     steep = Narrowband(8000, cutoff_range=(0.9, 0.9), orders=(10, 10), families=["chebyshev"])
-    heard = [float((s(tone, RATE, seeded(), True)["signal"] * alias).mean() * 2) for s in (gentle, steep)]
+    heard = [float((s(tone, draw())["signal"] * alias).mean() * 2) for s in (gentle, steep)]
     assert heard[0] > 0.1
     assert abs(heard[1]) < 0.01
 
@@ -129,10 +126,10 @@ def test_ripple_belongs_to_chebyshev_and_elliptic_filters() -> None:
 def test_training_draws_another_filter_each_time_and_the_same_from_the_same_seed() -> None:
     air = white(4000)
     simulator = Narrowband()
-    drawn = [simulator(air, RATE, seeded(seed), True)["signal"] for seed in range(8)]
+    drawn = [simulator(air, draw(seed))["signal"] for seed in range(8)]
     assert len({tuple(out[0, 1000:1010].tolist()) for out in drawn}) == 8
     torch.manual_seed(123)
-    assert torch.equal(simulator(air, RATE, seeded(2), True)["signal"], drawn[2])
+    assert torch.equal(simulator(air, draw(2))["signal"], drawn[2])
     assert isinstance(simulator, Simulator)
 
 
@@ -140,7 +137,7 @@ def test_training_draws_another_filter_each_time_and_the_same_from_the_same_seed
 def test_the_highest_orders_are_stable(family: str) -> None:
     simulator = Narrowband(4000, cutoff_range=(0.05, 1.0), orders=(10, 10), families=[family])
     for seed in range(6):
-        out = simulator(torch.ones(1, 3000), RATE, seeded(seed), True)["signal"]
+        out = simulator(torch.ones(1, 3000), draw(seed))["signal"]
         assert float(out.abs().max()) < 1.5
 
 
@@ -151,7 +148,7 @@ def test_any_length_and_silence(length: int, rate: int) -> None:
     for training in (True, False):
         for air in (torch.zeros(1, length), white(length)):
             before = air.clone()
-            out = simulator(air, RATE, seeded(length), training)["signal"]
+            out = simulator(air, draw(length, training))["signal"]
             assert out.shape == (1, length)
             assert out.dtype == torch.float32
             assert bool(out.isfinite().all())
@@ -160,7 +157,7 @@ def test_any_length_and_silence(length: int, rate: int) -> None:
 
 def test_the_borders_do_not_fade() -> None:
     for rate in (4000, 8000):
-        out = Narrowband(rate)(torch.full((1, 500), 0.5), RATE, seeded(), False)["signal"]
+        out = Narrowband(rate)(torch.full((1, 500), 0.5), draw(0, False))["signal"]
         torch.testing.assert_close(out, torch.full((1, 500), 0.5), atol=1e-3, rtol=0)
 
 
@@ -183,4 +180,4 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], text: str) -> None
 
 def test_a_rate_that_is_not_narrow_is_refused() -> None:
     with pytest.raises(ConfigError, match="below the sample rate, 16000"):
-        Narrowband(16000)(white(100), RATE, seeded(), False)
+        Narrowband(16000)(white(100), draw(0, False))

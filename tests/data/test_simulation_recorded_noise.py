@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from draws import draw, seeded
 
-from bcfusion.contracts import BodySimulator, Simulator
+from bcfusion.contracts import Simulator
 from bcfusion.data.simulation.accelerometer import Accelerometer
 from bcfusion.data.simulation.clean import Clean
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
@@ -16,10 +17,6 @@ from bcfusion.data.simulation.recorded_noise import RecordedNoise
 from bcfusion.errors import ConfigError, DataError
 
 RATE = 16000
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def speech(length: int = 8000) -> torch.Tensor:
@@ -38,7 +35,7 @@ def hum(hertz: float, seconds: float = 2.0, peak: float = 0.01) -> np.ndarray:
 
 def added(simulator: RecordedNoise, training: bool, seed: int = 0, length: int = 8000) -> torch.Tensor:
     """The noise alone, by adding it to silence."""
-    return simulator(torch.zeros(1, length), RATE, seeded(seed), training)["signal"][0]
+    return simulator(torch.zeros(1, length), draw(seed, training))["signal"][0]
 
 
 def pitch(noise: torch.Tensor) -> float:
@@ -52,8 +49,8 @@ def decibels(noise: torch.Tensor) -> float:
 def test_the_noise_is_added_to_what_the_inner_simulator_hears(tmp_path: Path) -> None:
     root = store(tmp_path / "hum.wav", hum(300))
     inner = EbenLowpass(noise_std=0.0)
-    quiet = inner(speech(), RATE, seeded(), False)["signal"]
-    noise = (RecordedNoise(inner, root, level=(-40, -40))(speech(), RATE, seeded(), False)["signal"] - quiet)[0]
+    quiet = inner(speech(), draw(0, False))["signal"]
+    noise = (RecordedNoise(inner, root, level=(-40, -40))(speech(), draw(0, False))["signal"] - quiet)[0]
     assert pitch(noise) == 300
     assert decibels(noise) == pytest.approx(-40, abs=0.05)
 
@@ -107,11 +104,8 @@ def test_an_utterance_has_its_noise_in_every_run(tmp_path: Path) -> None:
 def test_it_models_the_wearer_where_the_inner_one_does(tmp_path: Path) -> None:
     root = store(tmp_path / "hum.wav", hum(300, peak=1e-4))
     worn = RecordedNoise(Accelerometer(noise_level=None), root)
-    assert isinstance(worn, BodySimulator)
-    assert worn.models_body
-    assert not RecordedNoise(EbenLowpass(), root).models_body
-    first = worn(speech(), RATE, seeded(), False, body=seeded(7))["signal"]
-    assert not torch.allclose(first, worn(speech(), RATE, seeded(), False, body=seeded(8))["signal"], atol=1e-3)
+    first = worn(speech(), draw(0, False, 7))["signal"]
+    assert not torch.allclose(first, worn(speech(), draw(0, False, 8))["signal"], atol=1e-3)
     assert isinstance(worn, Simulator)
 
 
@@ -119,7 +113,7 @@ def test_it_models_the_wearer_where_the_inner_one_does(tmp_path: Path) -> None:
 def test_any_length_and_digital_silence(length: int, tmp_path: Path) -> None:
     for name, samples in (("hum", hum(300)), ("silent", np.zeros(RATE))):
         simulator = RecordedNoise(Clean(), store(tmp_path / name / "one.wav", samples))
-        out = simulator(speech(length)[:, :length], RATE, seeded(), True)["signal"]
+        out = simulator(speech(length)[:, :length], draw())["signal"]
         assert out.shape == (1, length)
         assert out.dtype == torch.float32
         assert bool(out.isfinite().all())

@@ -7,21 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from draws import draw, seeded
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Row
-from bcfusion.data.loading.segments import EvalItems, SensorReader
+from bcfusion.contracts import Draw, Row
+from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.loading.segments import EvalItems
 from bcfusion.data.simulation.air_noise import AirNoise
 from bcfusion.data.simulation.room import Response, Rooms, direct_path, read_response, room_sources
 from bcfusion.data.simulation.sources import Source
 from bcfusion.errors import ConfigError, DataError
 
 RATE = 16000
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def speech(length: int = 8000, seed: int = 1) -> Tensor:
@@ -121,9 +119,9 @@ def test_of_several_channels_one_is_drawn_unless_it_is_named(tmp_path: Path) -> 
 
 def parts(simulator: AirNoise, air: Tensor, training: bool = True, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Speech and noise at the microphone, from the same draws at two ratios."""
-    loud = simulator(air, RATE, seeded(seed), training)["signal"].double()
+    loud = simulator(air, draw(seed, training))["signal"].double()
     simulator.snr_range = (100.0, 100.0)
-    reverberant = simulator(air, RATE, seeded(seed), training)["signal"].double()
+    reverberant = simulator(air, draw(seed, training))["signal"].double()
     return reverberant, loud - reverberant
 
 
@@ -138,14 +136,14 @@ def test_the_ratio_is_that_of_the_reverberant_speech(tmp_path: Path, wanted: flo
 
 def test_the_target_is_dry_and_what_it_has_not_is_noise(tmp_path: Path) -> None:
     simulator = AirNoise(noises(tmp_path / "n"), rooms=rooms(tmp_path / "r"))
-    out = simulator(speech(), RATE, seeded(), True)
+    out = simulator(speech(), draw())
     assert set(out) == {"signal", "noise"}
     torch.testing.assert_close(out["signal"] - out["noise"], speech(), rtol=0, atol=1e-6)
 
 
 def test_early_reflections_may_belong_to_the_target(tmp_path: Path) -> None:
     simulator = AirNoise(noises(tmp_path / "n"), rooms=rooms(tmp_path / "r", early_reflections=0.05))
-    out = simulator(speech(), RATE, seeded(), True)
+    out = simulator(speech(), draw())
     torch.testing.assert_close(out["signal"] - out["noise"], out["target"], rtol=0, atol=1e-6)
     assert lag(out["target"], speech()) == 0
     taps = torch.from_numpy(response(direct=0, level=1.0)[:801])  # 50 ms
@@ -157,7 +155,7 @@ def test_the_body_sensor_stays_dry_and_the_reader_hands_the_target_on(tmp_path: 
     file = store(tmp_path / "a.wav", speech()[0].numpy())
     row = Row("a", {"air": file}, "s", "valid", RATE, 0.5)
 
-    def body(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+    def body(air: Tensor, draw: Draw) -> dict[str, Tensor]:
         return {"signal": air}
 
     noisy = AirNoise(noises(tmp_path / "n"), rooms=rooms(tmp_path / "r", early_reflections=0.05))
@@ -173,7 +171,7 @@ def test_the_noise_is_reverberant_where_asked_and_the_room_is_full_of_it_at_once
     store(tmp_path / "n" / "train" / "clicks.wav", np.tile(np.eye(1, 4000, dtype=np.float32)[0], 10))
     store(tmp_path / "n" / "valid" / "clicks.wav", np.ones(4000, np.float32))
     simulator = AirNoise(str(tmp_path / "n"), (0, 0), rooms=rooms(tmp_path / "r", speech=False, noise=True))
-    out = simulator(speech(4000), RATE, seeded(), True)
+    out = simulator(speech(4000), draw())
     torch.testing.assert_close(out["signal"] - out["noise"], speech(4000), rtol=0, atol=1e-6)
     # any 4000 samples of a click every 4000 samples hold the whole response, of the click inside or of the one before
     noise = out["noise"][0] / out["noise"].abs().max()
@@ -184,14 +182,14 @@ def test_the_noise_is_reverberant_where_asked_and_the_room_is_full_of_it_at_once
 def test_a_share_of_the_utterances_is_dry(tmp_path: Path) -> None:
     simulator = AirNoise(noises(tmp_path / "n"), (100, 100), rooms=rooms(tmp_path / "r", share=0.3))
     generator = seeded()
-    outs = [simulator(speech(600), RATE, generator, True)["signal"] for _ in range(60)]
+    outs = [simulator(speech(600), Draw(RATE, generator, generator, True))["signal"] for _ in range(60)]
     dry = sum(float((out - speech(600)).abs().max()) < 1e-4 for out in outs)
     assert 32 <= dry <= 52
 
 
 def test_without_responses_nothing_is_drawn_and_nothing_changes(tmp_path: Path) -> None:
     root = noises(tmp_path / "n")
-    plain, roomless = (AirNoise(root, rooms=room)(speech(), RATE, seeded(), True) for room in (None, Rooms()))
+    plain, roomless = (AirNoise(root, rooms=room)(speech(), draw()) for room in (None, Rooms()))
     assert all(torch.equal(plain[key], roomless[key]) for key in ("signal", "noise"))
 
 
@@ -222,7 +220,7 @@ def test_a_manifest_says_which_responses_are_whose(tmp_path: Path) -> None:
               for training, f in ((True, "train.wav"), (False, "test.wav"))}  # fmt: skip
     for seed in range(6):
         for training in (True, False):
-            assert torch.equal(drawn.draw(RATE, seeded(seed), training).taps, wanted[training])
+            assert torch.equal(drawn.response(draw(seed, training)).taps, wanted[training])
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 1000])
@@ -230,7 +228,7 @@ def test_any_length_and_silence(tmp_path: Path, length: int) -> None:
     simulator = AirNoise(noises(tmp_path / "n"), rooms=rooms(tmp_path / "r", noise=True, early_reflections=0.02))
     for air in (torch.zeros(1, length), speech(length)):
         for training in (True, False):
-            out = simulator(air, RATE, seeded(), training)
+            out = simulator(air, draw(0, training))
             assert {signal.shape for signal in out.values()} == {(1, length)}
             assert {signal.dtype for signal in out.values()} == {torch.float32}
             assert all(bool(signal.isfinite().all()) for signal in out.values())
@@ -242,12 +240,12 @@ def test_silent_and_broken_responses_are_left_out_and_named(tmp_path: Path, capl
     (tmp_path / "train" / "broken.wav").write_bytes(b"RIFF")
     drawn = Rooms(str(tmp_path))
     with caplog.at_level(logging.WARNING):
-        found = [drawn.draw(RATE, seeded(seed), True).taps for seed in range(12)]
+        found = [drawn.response(draw(seed)).taps for seed in range(12)]
     assert all(torch.equal(taps, found[0]) for taps in found)
     assert sorted(Path(record.args[0].path).name for record in caplog.records) == ["broken.wav", "silent.wav"]  # type: ignore[index,union-attr]
     (tmp_path / "train" / "room.wav").unlink()
     with pytest.raises(DataError, match=r"no room response could be read in 8 draws.*data\.room_root"):
-        drawn.draw(RATE, seeded(), True)
+        drawn.response(draw())
 
 
 def test_what_the_user_got_wrong_is_named(tmp_path: Path) -> None:
@@ -256,7 +254,7 @@ def test_what_the_user_got_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no audio in the rir folder"):
         Rooms(str(tmp_path))
     store(tmp_path / "one.wav", response())
-    with pytest.raises(DataError, match="one room response only"):
+    with pytest.raises(DataError, match="only one room response"):
         Rooms(str(tmp_path))
     with pytest.raises(ConfigError) as error:
         Rooms(share=2.0, speech=False, early_reflections=0.05)

@@ -7,21 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from draws import draw, seeded
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from scipy import signal as scipy_signal
 
-from bcfusion.contracts import BatchSimulator, BodySimulator
+from bcfusion.contracts import BatchSimulator
 from bcfusion.data.simulation.calibration import Calibration, Response
 from bcfusion.data.simulation.estimation import grid
 from bcfusion.data.simulation.transfer_function import TransferFunction
 from bcfusion.errors import ConfigError
 
 RATE = 16000
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def curve(gain: float, slope: float) -> np.ndarray:
@@ -59,7 +56,7 @@ def measured(
 ) -> np.ndarray:
     """Response in dB over the grid, from white noise by Welch."""
     white = 0.1 * torch.randn(1, 8 * rate, generator=seeded(99))
-    out = simulator(white, rate, seeded(seed), training, body=seeded(body))["signal"]
+    out = simulator(white, draw(seed, training, body, rate=rate))["signal"]
     at, powers = scipy_signal.welch(torch.cat([white, out]).numpy(), rate, nperseg=1024)
     return np.interp(grid(RATE), at, 10 * np.log10(powers[1] / powers[0]))
 
@@ -104,7 +101,7 @@ def test_it_moves_as_much_as_was_measured_and_falls_where_air_is_loud(one: str) 
     air = 0.05 * torch.randn(1, 12 * RATE, generator=seeded(5)) * torch.from_numpy(10 ** (loudness / 20)).float()
 
     def run(**options: Any) -> tuple[float, float]:
-        return deviation(TransferFunction(one, noise=False, **options)(air, RATE, seeded(), False)["signal"], air)
+        return deviation(TransferFunction(one, noise=False, **options)(air, draw(0, False))["signal"], air)
 
     assert run(wander=0.0, follow_level=False)[0] < 0.8
     assert run(follow_level=False)[0] == pytest.approx(6.0, rel=0.25)
@@ -115,7 +112,7 @@ def test_it_moves_as_much_as_was_measured_and_falls_where_air_is_loud(one: str) 
 def test_it_is_aligned_with_air_and_hears_nothing_before_it(one: str) -> None:
     impulse = torch.zeros(1, 4000)
     impulse[0, 2000] = 1.0
-    out = fixed(one)(impulse, RATE, seeded(), False)["signal"][0]
+    out = fixed(one)(impulse, draw(0, False))["signal"][0]
     assert float(out[:2000].abs().max()) < 1e-5
     assert 2000 <= int(out.abs().argmax()) <= 2004
 
@@ -125,12 +122,12 @@ def test_the_noise_has_the_measured_density_below_speech_and_remains_in_silence(
     density = []
     for level in (0.0, 10 ** (-26 / 20), 0.2):
         tone = level * np.sqrt(2) * torch.sin(2 * torch.pi * 200 / RATE * torch.arange(4 * RATE))[None]
-        quiet = fixed(one)(tone, RATE, seeded(), False)["signal"]
-        noisy = TransferFunction(one, 0.0, False)(tone, RATE, seeded(), False)["signal"]
+        quiet = fixed(one)(tone, draw(0, False))["signal"]
+        noisy = TransferFunction(one, 0.0, False)(tone, draw(0, False))["signal"]
         power = scipy_signal.welch((noisy - quiet)[0].numpy(), RATE, nperseg=512)[1]
         density.append(10 * np.log10(np.mean(power[8:-8])) - 20 * np.log10(level or 10 ** (-26 / 20)))
     np.testing.assert_allclose(density, -70.0, atol=0.3)
-    assert bool(TransferFunction(one)(air, RATE, seeded(), True)["signal"].isfinite().all())
+    assert bool(TransferFunction(one)(air, draw())["signal"].isfinite().all())
 
 
 def test_a_speaker_has_one_response_between_those_measured(two: str) -> None:
@@ -159,11 +156,10 @@ def test_a_batch_equals_its_items(two: str, training: bool) -> None:
     air = 0.1 * torch.randn(3, 1, 9001, generator=seeded(1))
     air[1] = 0.0
     simulator = TransferFunction(two)
-    together = simulator.batch(air, RATE, [seeded(n) for n in range(3)], training, [seeded(n) for n in (7, 8, 7)])
+    together = simulator.batch(air, [draw(n, training, body) for n, body in enumerate((7, 8, 7))])
     for number, body in enumerate((7, 8, 7)):
-        alone = simulator(air[number], RATE, seeded(number), training, body=seeded(body))["signal"]
+        alone = simulator(air[number], draw(number, training, body))["signal"]
         torch.testing.assert_close(together["signal"][number], alone, atol=1e-5, rtol=0)
-    assert isinstance(simulator, BodySimulator)
     assert isinstance(simulator, BatchSimulator)
 
 
@@ -171,12 +167,12 @@ def test_a_batch_equals_its_items(two: str, training: bool) -> None:
 def test_any_length_and_silence(two: str, length: int) -> None:
     for air in (torch.zeros(1, length), 0.1 * torch.randn(1, length, generator=seeded(length))):
         before = air.clone()
-        out = TransferFunction(two)(air, RATE, seeded(), True)["signal"]
+        out = TransferFunction(two)(air, draw())["signal"]
         assert out.shape == (1, length)
         assert out.dtype == torch.float32
         assert bool(out.isfinite().all())
         assert torch.equal(air, before)
-        assert torch.equal(out, TransferFunction(two)(air, RATE, seeded(), True)["signal"])
+        assert torch.equal(out, TransferFunction(two)(air, draw())["signal"])
 
 
 def test_it_is_built_by_its_entry_of_the_configuration(composed: Callable[..., DictConfig], two: str) -> None:

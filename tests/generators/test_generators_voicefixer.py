@@ -146,8 +146,8 @@ def test_weights_come_from_the_runs_and_their_bundle_needs_neither(tmp_path: Pat
     ("change", "text"),
     [
         ({"floor": 1e-4}, "floor is 1e-05, not 0.0001"),
-        ({"channels": [2, 2]}, "another network"),
-        (None, "there is no bundle"),
+        ({"channels": [2, 2]}, "does not fit VoiceFixerMel"),
+        (None, "is neither a bundle"),
     ],
 )
 def test_a_source_that_does_not_fit_is_told_when_the_network_is_used(

@@ -31,7 +31,7 @@ def seanet(**changes: Any) -> SEANet:
 
 
 class Simple(nn.Module):
-    """``gain`` times the sum of the sensors, sample by sample; keeps the lengths it was given."""
+    """``gain`` times the sum of the sensors, sample by sample; keeps the lengths of its inputs."""
 
     provides: tuple[str, ...] = ()
 
@@ -42,7 +42,7 @@ class Simple(nn.Module):
         self.lengths: list[int] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if not inputs.isnan().any():  # not those of the probe
+        if not inputs.isnan().any():  # not the inputs of the probe
             self.lengths.append(inputs.shape[-1])
         return self.gain * inputs.sum(dim=1, keepdim=True)
 
@@ -53,7 +53,7 @@ class FirstSensor(Simple):
 
 
 class Centred(Simple):
-    """Takes off the mean of all it is given: chunks disagree about it."""
+    """Subtract the mean of the input, on which chunks disagree."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs - inputs.mean(dim=-1, keepdim=True)
@@ -65,7 +65,7 @@ class Recurrent(Simple):
         torch.manual_seed(0)
         self.layer = nn.GRU(1, 4, batch_first=True)
         with torch.no_grad():
-            self.layer.bias_ih_l0[4:8] = 4.0  # the update gate stays near one: it remembers some 50 samples
+            self.layer.bias_ih_l0[4:8] = 4.0  # the update gate stays near one: it remembers about 50 samples
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.layer(inputs.transpose(1, 2))[0].transpose(1, 2)[:, :1]
@@ -89,7 +89,7 @@ def error_of(generator: nn.Module, source: Any, target: Path, **options: Any) ->
     with pytest.raises(AudioError) as caught:
         enhance_file(generator, source, target, **options)
     assert not target.exists()
-    assert not [name for name in os.listdir(target.parent) if name.endswith(".tmp")]
+    assert not [name for name in os.listdir(target.parent) if name.endswith(".part")]
     assert str(caught.value).count("\n") <= 1
     return str(caught.value)
 
@@ -128,7 +128,7 @@ def test_recurrent_network_comes_close_to_one_pass() -> None:
 
 
 class Endless(WaveformNetwork):
-    """Causal, 7 samples late, in frames of 5; the memory has no end."""
+    """Causal, 7 samples late, in frames of 5, with an unbounded memory."""
 
     def __init__(self) -> None:
         super().__init__(1000, 2, hop=5, causal=True, lookahead=7)
@@ -156,7 +156,7 @@ def test_chunks_that_disagree_are_cross_faded() -> None:
     output = enhance_signal(Centred(), ramp, chunk_seconds=1.0)
     assert output.shape == ramp.shape
     levels = (output - ramp)[0]
-    assert levels.max() - levels.min() > 1  # the chunks took off means far apart
+    assert levels.max() - levels.min() > 1  # the chunks subtracted very different means
     assert output.diff().abs().max() < 2 * (1 / 3) / (0.25 * RATE)  # yet no sample jumps
 
 
@@ -184,7 +184,7 @@ def test_file_equals_signal_and_is_read_piece_by_piece(tmp_path: Path, monkeypat
     network.register_forward_hook(lambda _, inputs, output: lengths.append(inputs[0].shape[-1]))
     result = enhance_file(network, source, tmp_path / "out" / "long.wav", chunk_seconds=2.0, subtype="FLOAT")
     surroundings = sum(network.receptive_field) + 2 * network.hop
-    assert len(reads) == 90  # the surroundings of the 90th chunk hold the five samples more
+    assert len(reads) == 90  # the surroundings of the 90th chunk contain the five extra samples
     assert max(reads) <= 2 * RATE + surroundings
     assert sum(reads) == x.shape[1]
     assert max(lengths) <= 2 * RATE + surroundings
@@ -211,7 +211,7 @@ def test_resampling_by_blocks_equals_that_of_the_whole(tmp_path: Path, rate: int
 
 
 @pytest.mark.parametrize("extension", ["flac", "ogg", "mp3"])
-def test_compressed_files_are_decoded_as_a_whole_would_be(tmp_path: Path, extension: str) -> None:
+def test_compressed_files_are_decoded_as_in_one_piece(tmp_path: Path, extension: str) -> None:
     source = tmp_path / f"in.{extension}"
     soundfile.write(source, noise(1, 2 * RATE + 77)[0].numpy(), RATE)
     enhance_file(Simple(), source, tmp_path / "out.wav", chunk_seconds=0.1, subtype="FLOAT")
@@ -219,7 +219,7 @@ def test_compressed_files_are_decoded_as_a_whole_would_be(tmp_path: Path, extens
     np.testing.assert_allclose(written, soundfile.read(source, dtype="float32")[0], rtol=0, atol=1e-6)
 
 
-def test_rate_is_refused_where_resampling_is_off(tmp_path: Path) -> None:
+def test_another_rate_is_refused_if_resampling_is_off(tmp_path: Path) -> None:
     source = write(tmp_path / "in.wav", noise(1, 100), 44100)
     text = error_of(Simple(), source, tmp_path / "out.wav", resample=False)
     assert "in.wav" in text
@@ -262,7 +262,7 @@ def test_sensors_of_a_bundle_are_named(tmp_path: Path) -> None:
     assert "(body, noisy)" in error_of(network, write(tmp_path / "in.wav", noise(1, 100)), tmp_path / "out.wav")
 
 
-def test_nan_is_found_with_its_second(tmp_path: Path) -> None:
+def test_nan_is_reported_with_its_time(tmp_path: Path) -> None:
     x = noise(1, 2 * RATE)
     x[0, 24000] = torch.nan
     text = error_of(Simple(), write(tmp_path / "in.wav", x), tmp_path / "out.wav", chunk_seconds=0.1)

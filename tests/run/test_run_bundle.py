@@ -32,7 +32,7 @@ TRAINING = {
 
 
 class Gain(nn.Module):
-    """A network of a user's package: an amplifier around other modules that its configuration nests."""
+    """A network of a user's package: an amplifier with other modules nested in its configuration."""
 
     provides: tuple[str, ...] = ()
 
@@ -108,7 +108,7 @@ def test_bundle_has_no_weight_norm_and_leaves_the_network_alone(tmp_path: Path) 
     assert all(torch.equal(generator.state_dict()[name], tensor) for name, tensor in before.items())
 
 
-def test_config_says_all_that_inference_needs(bundle: Path) -> None:
+def test_config_holds_all_that_inference_needs(bundle: Path) -> None:
     text = (bundle / "config.yaml").read_text()
     assert text.startswith("# bcfusion enhance ")
     content = yaml.safe_load(text)
@@ -172,7 +172,7 @@ def test_failed_write_keeps_the_old_bundle(bundle: Path, monkeypatch: pytest.Mon
     real = os.replace
 
     def replace(source: Path, target: Path) -> None:
-        if str(source).endswith(".new"):
+        if str(source).endswith(".part"):
             raise OSError("disk error")
         real(source, target)
 
@@ -186,7 +186,7 @@ def test_failed_write_keeps_the_old_bundle(bundle: Path, monkeypatch: pytest.Mon
 def test_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
-    with pytest.raises(CheckpointError, match="is no bundle"):
+    with pytest.raises(CheckpointError, match="is not a bundle"):
         save_bundle(tmp_path / "thesis", seanet(), CONFIG, ["body"], {})
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "x"
 
@@ -211,7 +211,7 @@ def test_nested_targets_lists_and_partials_are_built(tmp_path: Path) -> None:
     assert loaded.table == {"a": 1}
 
 
-def test_run_directory_gives_its_bundle_else_its_best_checkpoint(bundle: Path) -> None:
+def test_of_a_run_its_bundle_is_loaded_else_its_best_checkpoint(bundle: Path) -> None:
     run, x = bundle.parent, noise(1, 1, 64)
     (run / "checkpoints").mkdir()
     torch.save(checkpoint_content(generator=seanet(3).state_dict()), run / "checkpoints" / "best.ckpt")
@@ -222,7 +222,7 @@ def test_run_directory_gives_its_bundle_else_its_best_checkpoint(bundle: Path) -
     assert "without a bundle or a best.ckpt" in message(run)
 
 
-def test_checkpoint_gives_the_averaged_weights_where_there_are_some(tmp_path: Path) -> None:
+def test_of_a_checkpoint_the_averaged_weights_are_loaded_if_it_has_any(tmp_path: Path) -> None:
     x = noise(1, 1, 64)
     torch.save(checkpoint_content(), tmp_path / "raw.ckpt")
     torch.save(checkpoint_content(generator_ema=seanet(9).state_dict()), tmp_path / "ema.ckpt")
@@ -278,7 +278,7 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
     with pytest.raises(CheckpointError):
         load_generator(bundle)
     edit(bundle, generator={"_target_": "subprocess.Popen", "args": ["touch", str(marker)]})
-    with pytest.raises(CheckpointError, match=r"no torch\.nn\.Module"):
+    with pytest.raises(CheckpointError, match=r"is no torch\.nn\.Module"):
         load_generator(bundle)
     assert not marker.exists()
 
@@ -286,7 +286,10 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"generator": {**CONFIG, "_target_": "absent_package.Net"}}, "cannot be imported here"),
+        (
+            {"generator": {**CONFIG, "_target_": "absent_package.Net"}},
+            "there is no package 'absent_package'; install it",
+        ),
         (
             {"generator": {**CONFIG, "_target_": "bcfusion.generators.seanet.Net"}},
             "needs bcfusion.generators.seanet.Net",
@@ -294,9 +297,9 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
         ({"generator": {**CONFIG, "chanels": 3}}, "unexpected keyword argument 'chanels'"),
         ({"generator": {"channels": 3}}, "no _target_"),
         ({"generator": {**CONFIG, "channels": 3}}, "of another shape"),
-        ({"generator": {**CONFIG, "strides": [2]}}, "unknown (as "),
+        ({"generator": {**CONFIG, "strides": [2]}}, "unknown (such as "),
         ({"format": 2}, "update bcfusion"),
-        ({"format": None}, "says no format"),
+        ({"format": None}, "holds no format number"),
         ({"sensors": 3}, "of the wrong kind"),
     ],
 )
@@ -323,7 +326,7 @@ def test_damaged_bundle(bundle: Path) -> None:
         ({"config": {"generator": CONFIG}}, "config.task missing"),
         ({"format": FORMAT + 1}, "update bcfusion"),
         ({"generator": seanet(channels=3).state_dict()}, "of another shape"),
-        ({"generator": {}}, "missing (as "),
+        ({"generator": {}}, "missing (such as "),
     ],
 )
 def test_checkpoint_that_does_not_fit(tmp_path: Path, changes: dict[str, Any], says: str) -> None:

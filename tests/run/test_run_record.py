@@ -15,10 +15,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def test_numbers_are_numbers_and_a_typed_key_shares_the_column_of_one_that_is_always_told() -> None:
+def test_numbers_stay_numbers_and_a_typed_key_shares_the_column_of_one_that_is_always_reported() -> None:
     typed = ["optimizer.lr=3e-4", "+generator.strides=[2,4]", "losses.l1.weight=1e2", "data=folder", "~callbacks.x"]
-    told = hyperparameters(CONFIG, Provenance("bone_to_air", "seanet", typed, {"generator": "seanet"}))
-    assert told == {
+    values = hyperparameters(CONFIG, Provenance("bone_to_air", "seanet", typed, {"generator": "seanet"}))
+    assert values == {
         "recipe": "bone_to_air",
         "experiment": "seanet",
         "generator": "seanet",

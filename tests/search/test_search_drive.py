@@ -1,4 +1,4 @@
-"""Searches as a user types them, of jobs that take no time."""
+"""Searches as a user starts them, of jobs that take no time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from toy_sweep import run_sweep
 optuna = pytest.importorskip("optuna", minversion="4.3", reason="hparams_search needs optuna 4.3 or later")
 
 from bcfusion.run import jobs  # noqa: E402
-from bcfusion.search.study import alone, open_study  # noqa: E402
+from bcfusion.search.study import exclusive, open_study  # noqa: E402
 
+pytestmark = pytest.mark.slow  # each search is a process
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
 
 def search(folder: Path, *arguments: str, body: str, name: str = "optuna") -> subprocess.CompletedProcess[str]:
-    """Runs a search into ``folder/sweep`` whose jobs are ``body``, a function of ``cfg`` and ``trial``."""
-    beginning = "from bcfusion.search.trial import SearchTrial\ntrial = SearchTrial.of_this_job()\n"
-    return run_sweep(folder, beginning + textwrap.dedent(body), f"hparams_search={name}", *arguments)
+    """Run a search into ``folder/sweep`` whose jobs are ``body``, a function of ``cfg`` and ``trial``."""
+    head = "from bcfusion.search.trial import SearchTrial\ntrial = SearchTrial.of_this_job()\n"
+    return run_sweep(folder, head + textwrap.dedent(body), f"hparams_search={name}", *arguments)
 
 
 def study_of(folder: Path) -> optuna.Study:
@@ -34,7 +35,7 @@ def found(folder: Path) -> dict[str, object]:
     return content
 
 
-def test_a_search_goes_on_where_it_stopped_without_repeating_points_or_directories(tmp_path: Path) -> None:
+def test_a_search_continues_without_repeating_points_or_directories(tmp_path: Path) -> None:
     body = "return float('nan') if trial.trial.number == 1 else cfg.optimizer.lr"
     arguments = ["-m", LR, "hydra.sweeper.seed=0"]
     first = search(tmp_path, *arguments, "hydra.sweeper.n_trials=2", body=body)
@@ -42,11 +43,11 @@ def test_a_search_goes_on_where_it_stopped_without_repeating_points_or_directori
     overrides = (tmp_path / "sweep" / "0" / ".hydra" / "overrides.yaml").read_text()
     again = search(tmp_path, *arguments, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", body=body)
     assert again.returncode == 0, again.stderr
-    assert "the search goes on: 2 trials are there" in again.stdout
+    assert "the search continues: 2 trials are done" in again.stdout
     assert (tmp_path / "sweep" / "0" / ".hydra" / "overrides.yaml").read_text() == overrides
     trials = study_of(tmp_path).trials
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
-    assert trials[1].value == -1.0  # what is no number is the floor of the scale
+    assert trials[1].value == -1.0  # NaN becomes the floor of the scale
     assert len({trial.params["optimizer.lr"] for trial in trials}) == 4
     best = max(trials, key=lambda trial: trial.value)
     assert found(tmp_path)["best_job"] == best.number
@@ -57,24 +58,24 @@ def test_a_search_goes_on_where_it_stopped_without_repeating_points_or_directori
     assert len(study_of(tmp_path).trials) == 4
 
 
-def test_a_search_of_which_every_trial_fails_ends_and_goes_on_when_it_is_mended(tmp_path: Path) -> None:
+def test_a_search_whose_trials_all_fail_ends_and_continues_once_fixed(tmp_path: Path) -> None:
     vary = ["-m", LR, "hydra.sweeper.n_trials=6", "hydra.sweeper.sampler.n_startup_trials=100"]
     failed = search(tmp_path, *vary, body="raise RuntimeError('no memory')")
     assert failed.returncode == 2
     assert failed.stderr.splitlines()[-1] == (
-        "hparams_search: all 3 trials failed, the last as sweep/2 says; "
-        "to go on when it is mended, type the same with hydra.sweep.dir=sweep"
+        "hparams_search: all 3 trials failed, see the last one in sweep/2; "
+        "once it is fixed, run the same command with hydra.sweep.dir=sweep"
     )
     assert [o.status for o in jobs.read_outcomes(tmp_path / "sweep")] == ["failed"] * 3
     for file in (tmp_path / "sweep").glob("*/failed.txt"):
-        os.utime(file, (0, 0))  # of an earlier day: what failed within the last second counts as of this session
-    mended = search(tmp_path, *vary, body="return 1.0")
-    assert mended.returncode == 0, mended.stderr
+        os.utime(file, (0, 0))  # on an earlier day: a failure within the last second counts as one of this session
+    fixed = search(tmp_path, *vary, body="return 1.0")
+    assert fixed.returncode == 0, fixed.stderr
     assert [o.status for o in jobs.read_outcomes(tmp_path / "sweep")] == ["failed"] * 3 + ["finished"] * 3
 
 
-def test_failed_and_hopeless_jobs_do_not_end_a_search(tmp_path: Path) -> None:
-    # 4 fails; 5 is worse than the median of the others, which is asked for once four of them are through
+def test_failed_and_pruned_jobs_do_not_end_a_search(tmp_path: Path) -> None:
+    # 4 fails; 5 is worse than the median of the others, which counts once four of them have finished
     body = """
         number = trial.trial.number
         if number == 4:
@@ -96,7 +97,7 @@ def test_failed_and_hopeless_jobs_do_not_end_a_search(tmp_path: Path) -> None:
     assert "pruned: hopeless at step 2" in done.stdout
 
 
-def test_the_metrics_apart_make_a_front(tmp_path: Path) -> None:
+def test_separate_metrics_make_a_pareto_front(tmp_path: Path) -> None:
     body = "return [[0.5, 0.1], [0.1, 0.5], [0.05, 0.05]][trial.trial.number]"
     done = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=3", body=body, name="optuna_pareto")
     assert done.returncode == 0, done.stderr
@@ -113,17 +114,17 @@ def test_the_metrics_apart_make_a_front(tmp_path: Path) -> None:
     [
         (["seed=1"], "add -m to search"),
         (["-m"], "nothing varies"),
-        (["-m", LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials: must be a whole number"),
-        (["-m", LR, "hydra.sweeper.objective=pesq"], "hydra.sweeper.objective: must be 'score' or 'values'"),
+        (["-m", LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper: n_trials=0 must be a whole number of at least 1"),
+        (["-m", LR, "hydra.sweeper.objective=pesq"], "hydra.sweeper: objective='pesq' must be one of score, values"),
         (["-m", LR, "generator=saenet,eebn"], "there is no"),
-        (["-m", LR, "hydra.sweeper.seed=x"], "hydra.sweeper.seed: must be a whole number or null"),
-        (["-m", LR, "hydra.sweep.subdir=x"], "hydra.sweep.subdir: a search calls its jobs by the numbers"),
+        (["-m", LR, "hydra.sweeper.seed=x"], "hydra.sweeper: seed='x' must be a whole number or null"),
+        (["-m", LR, "hydra.sweep.subdir=x"], "hydra.sweep.subdir: a search names the directories of its jobs"),
         (["-m", LR, "hydra.sweeper.sampler._target_=optuna.samplers.TPESampeler"], "did you mean 'TPESampler'?"),
         (["-m", LR, "hydra.sweeper.storage=nosql://there"], "hydra.sweeper.storage: cannot use nosql://there"),
     ],
     ids=["no-m", "no-space", "trials", "objective", "member", "seed", "subdir", "sampler", "storage"],
 )
-def test_a_search_that_cannot_work_says_why_in_one_or_two_lines(
+def test_a_search_that_cannot_work_reports_why_in_one_or_two_lines(
     tmp_path: Path, arguments: list[str], says: str
 ) -> None:
     done = search(tmp_path, *arguments, body="return 1.0")
@@ -158,20 +159,20 @@ def test_a_search_over_other_values_in_the_same_place_is_refused(tmp_path: Path)
     assert "Traceback" not in other.stderr
 
 
-def test_an_interrupted_search_says_how_to_go_on_and_does(tmp_path: Path) -> None:
+def test_an_interrupted_search_reports_how_to_continue_and_does(tmp_path: Path) -> None:
     stopped = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=2", body="raise KeyboardInterrupt")
     assert stopped.returncode == 130
-    assert "to go on, type the same with hydra.sweep.dir=sweep" in stopped.stderr
+    assert "to continue, run the same command with hydra.sweep.dir=sweep" in stopped.stderr
     assert "no result" in stopped.stdout
     again = search(tmp_path, "-m", LR, "hydra.sweeper.n_trials=2", body="return 1.0")
     assert again.returncode == 0, again.stderr
-    assert "0 trials are there, 1 are tried again" in again.stdout
+    assert "0 trials are done, 1 are run again" in again.stdout
     first, second, _ = study_of(tmp_path).trials
     assert first.params == second.params
 
 
 def test_one_process_searches_in_a_study_at_a_time(tmp_path: Path) -> None:
-    with alone(str(tmp_path / "sweep" / "study.journal"), "search", tmp_path / "sweep"):
+    with exclusive(str(tmp_path / "sweep" / "study.journal"), "search", tmp_path / "sweep"):
         other = search(tmp_path, "-m", LR, body="return 1.0")
     assert other.returncode == 2
     assert "another process searches in sweep/study.journal" in other.stderr

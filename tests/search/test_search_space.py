@@ -1,4 +1,4 @@
-"""What may vary, in Hydra's notation."""
+"""The search space in Hydra's notation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_each_notation_becomes_its_distribution(value: str, distribution: object
     assert fixed == {"c": "x"}
 
 
-def test_what_is_typed_wins_over_the_file() -> None:
+def test_typed_overrides_win_over_the_file() -> None:
     params = {"a": "interval(0.0,1.0)", "b": "1,2"}
     space, fixed = read_space(["a=0.5"], params)
     assert list(space) == ["b"]
@@ -45,14 +45,14 @@ def test_what_is_typed_wins_over_the_file() -> None:
         ("1", "nothing varies"),
         ("range(5,5)", "the range is empty"),
         ("interval(2.0,1.0)", "a=interval"),
-        ("interval(0,inf)", "the interval has no end"),
+        ("interval(0,inf)", "the interval is unbounded"),
         ("tag(log,interval(0,1))", "low > 0"),
-        ("tag(lgo,interval(1,2))", "the only tag with a meaning"),
-        ("tag(log,range(1,9))", "the only tag with a meaning"),
-        ("tag(log,choice(1,9))", "the only tag with a meaning"),
+        ("tag(lgo,interval(1,2))", "the only known tag"),
+        ("tag(log,range(1,9))", "the only known tag"),
+        ("tag(log,choice(1,9))", "the only known tag"),
     ],
 )
-def test_a_space_without_values_or_meaning_is_refused(value: str, says: str) -> None:
+def test_an_empty_space_or_an_unknown_tag_is_refused(value: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         read_space([f"a={value}"], {})
 
@@ -68,7 +68,7 @@ def test_examples_show_each_choice_once() -> None:
 
 
 @pytest.mark.parametrize("key", ["selection", "selection.stoi.weight"])
-def test_what_a_search_goes_by_cannot_vary(key: str) -> None:
+def test_the_selection_cannot_vary(key: str) -> None:
     with pytest.raises(ConfigError, match="selection: a search compares its jobs by it"):
         read_space([f"{key}=1,2"], {})
     read_space([f"{key}=1", "selection_of_mine=1,2"], {})

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from bcfusion.errors import ConfigError
 from bcfusion.training.ema import EmaGenerator
 
 
@@ -37,5 +38,5 @@ def test_buffers_are_copied_not_averaged() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_decay_outside_of_zero_to_one_is_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match="decay"):
+    with pytest.raises(ConfigError, match="decay"):
         EmaGenerator(nn.Linear(1, 1), decay)

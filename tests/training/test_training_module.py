@@ -17,7 +17,8 @@ from bcfusion.losses.adversarial import HingeObjective
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
 from bcfusion.training.adversary import Adversary, Schedule
-from bcfusion.training.module import NonFiniteSteps, Optimization, SpeechModule
+from bcfusion.training.guard import NonFiniteSteps
+from bcfusion.training.module import Optimization, SpeechModule
 
 LENGTH = 64
 
@@ -178,7 +179,7 @@ def test_a_non_finite_step_is_left_out_and_counted() -> None:
     items[1]["inputs"][0, 0, 5] = float("nan")
     trained = module(ema_decay=0.9)
     fit(trained, items)
-    assert trained.skipped_steps == {"generator": 1, "discriminator": 1}
+    assert trained.guard.skipped == {"generator": 1, "discriminator": 1}
     assert torch.isfinite(weights_of(trained)).all()
     without = module(ema_decay=0.9)
     fit(without, [items[0], items[2]])

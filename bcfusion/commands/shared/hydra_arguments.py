@@ -1,4 +1,4 @@
-"""The command line of a Hydra verb, taken apart, and put together for Hydra, further processes and completion."""
+"""The command line of a Hydra verb: parsed, and composed again for Hydra, further processes and completion."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from bcfusion.configuration.paths import user_conf_dir
 from bcfusion.errors import ConfigError
-from bcfusion.nearest import nearest
+from bcfusion.nearest import did_you_mean
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a verb as Hydra's own parser reads them, overrides apart from options."""
+    """The arguments of a verb as Hydra's own parser reads them, overrides separated from options."""
 
     options: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -25,10 +25,10 @@ class Arguments:
 
     @classmethod
     def parse(cls, argv: list[str]) -> Arguments:
-        """Reads ``argv``; overrides may stand before, between and behind options.
+        """Parse ``argv``; overrides may come before, between and after options.
 
         Raises:
-            ConfigError: an unknown option, or one whose value is missing or wrong.
+            ConfigError: an option is unknown, or its value is missing or wrong.
         """
         from hydra._internal.utils import get_args_parser
 
@@ -42,55 +42,53 @@ class Arguments:
                 raise
             raise ConfigError([usage.getvalue().strip().splitlines()[-1].partition("error: ")[2]]) from stop
         for option in (other for other in others if other.startswith("-")):
-            near = nearest(option, [name for action in parser._actions for name in action.option_strings])
-            raise ConfigError(
-                [f"there is no option {option}" + (f"; did you mean {near}?" if near else "; see --help")]
-            )
+            known_options = [name for action in parser._actions for name in action.option_strings]
+            raise ConfigError([f"there is no option {option}{did_you_mean(option, known_options) or '; see --help'}"])
         overrides = [*known.overrides, *others]
         options = list(argv)
         for override in overrides:
-            options.reverse()  # from the back: an option's value stands before the overrides
+            options.reverse()  # from the end: the value of an option comes before the overrides
             options.remove(override)
             options.reverse()
         return cls(tuple(options), tuple(overrides), known.config_dir, known.shell_completion)
 
     @property
     def querying(self) -> bool:
-        """Whether the shell asks for completions."""
+        """Return whether the shell asks for completions."""
         return self.completion and any(override.startswith("query=") for override in self.overrides)
 
-    def extra_dir(self, cwd: Path) -> Path | None:
-        """The folder with the user's own members: ``--config-dir``, else ``./conf``."""
-        return Path(self.config_dir) if self.config_dir else user_conf_dir(cwd)
+    def extra_dirs(self, cwd: Path) -> list[Path]:
+        """Return the folder with the user's own members, if there is one: ``--config-dir``, else ``./conf``."""
+        folder = Path(self.config_dir) if self.config_dir else user_conf_dir(cwd)
+        return [] if folder is None else [folder]
 
     def for_hydra(self, module_file: str) -> list[str]:
-        """``sys.argv`` for Hydra. The program is the verb's module, except where a shell is told what to complete."""
-        return ["bcfusion" if self.completion else module_file, *self.overrides, *self.located_options()]
-
-    def located_options(self) -> list[str]:
-        """The options, with ``--config-dir ./conf`` where the user has one and names none."""
-        extra = self.extra_dir(Path.cwd())
-        added = ["--config-dir", str(extra)] if extra is not None and self.config_dir is None else []
-        return [*self.options, *added]
+        """Return ``sys.argv`` for Hydra. The program is the verb's module; for completion it is the command itself."""
+        return ["bcfusion" if self.completion else module_file, *self.overrides, *self._located_options()]
 
     def for_sweep_job(self, module_file: str, overrides: list[str]) -> list[str]:
-        """``sys.argv`` for one job of a sweep: its overrides, without the sweep."""
-        options = [option for option in self.located_options() if option not in ("-m", "--multirun")]
+        """Return ``sys.argv`` for one job of a sweep: its overrides, without the sweep."""
+        options = [option for option in self._located_options() if option not in ("-m", "--multirun")]
         return [module_file, *overrides, *options]
 
+    def _located_options(self) -> list[str]:
+        """Return the options, with ``--config-dir ./conf`` if the user has that folder and gives no other."""
+        found = [] if self.config_dir else self.extra_dirs(Path.cwd())
+        return [*self.options, *(word for folder in found for word in ("--config-dir", str(folder)))]
+
     def completion_line(self, verb: str) -> dict[str, str]:
-        """The line that the shell completes, without the verb, of which Hydra knows nothing."""
+        """Return the environment variable with the line to complete, without the verb, which Hydra does not know."""
         line = os.environ.get("COMP_LINE")
         if not self.querying or line is None:
             return {}
         words = re.findall(r"\S+\s*", line)
         if len(words) > 1 and words[1].strip() == verb:
             del words[1]
-        # Nor does it know of a verb's own arguments, such as the model of evaluate; the last word is still being typed.
+        # Nor does Hydra know a verb's own arguments, such as the model of evaluate. The last word is still being typed.
         kept = [word for i, word in enumerate(words) if i in (0, len(words) - 1) or _is_hydras(word, words[i - 1])]
         return {"COMP_LINE": "".join(kept)}
 
 
 def _is_hydras(word: str, before: str) -> bool:
-    """Whether a word of the command line is an option, an option's value or an override."""
+    """Return whether a word of the command line is an option, an option's value or an override."""
     return word[0] in "-~" or before.startswith("-") or "=" in word

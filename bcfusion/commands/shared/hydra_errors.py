@@ -1,4 +1,4 @@
-"""What keeps a configuration from being composed, in one or two lines with the nearest name, for what Hydra raises."""
+"""Messages of one or two lines, with the nearest known name, for the errors that Hydra raises while it composes."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir, group_members, groups
 from bcfusion.errors import BcfusionError
-from bcfusion.nearest import nearest
+from bcfusion.nearest import did_you_mean, nearest
 
-#: launchers that are packages of their own, and the extra that installs them
+#: launchers in separate packages, and the extra that installs each
 LAUNCHERS = {
     "joblib": "joblib",
     "submitit_local": "slurm",
     "submitit_slurm": "slurm",
     "ray": "ray",
 }
-MOST_NAMES = 40  # listed as alternatives; a longer list helps nobody
+MOST_NAMES = 40  #: names listed as alternatives; a longer list is no help
 
 
 def explain(error: Exception, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str | None:
-    """One or two lines for the user, or None where ``error`` is none that the user can mend.
+    """Return one or two lines for the user, or None if ``error`` is not one that the user can fix.
 
     Args:
         error: raised while the configuration was composed, before any task ran.
-        overrides: of the command line. extra_dirs: folders of the user's own group members.
+        overrides: overrides of the command line.
+        extra_dirs: folders of the user's own group members.
     """
     for link in _chain(error):
         if isinstance(link, BcfusionError):  # raised in a resolver, wrapped by OmegaConf
@@ -50,7 +51,7 @@ def explain(error: Exception, overrides: Sequence[str], extra_dirs: Sequence[Pat
         )
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        return f"{mark.name}, line {mark.line + 1}: no valid YAML: {error.problem}"
+        return f"{mark.name}, line {mark.line + 1}: not valid YAML: {error.problem}"
     if isinstance(error, ConfigCompositionException):
         return _composition(error, overrides, extra_dirs)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
@@ -72,14 +73,14 @@ def _missing_member(error: MissingConfigException, extra_dirs: Sequence[Path]) -
     group, _, member = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         members = sorted(file.stem for folder in (conf_dir(), *extra_dirs) for file in folder.glob("*.yaml"))
-        return f"there is no root configuration '{member}'{_hint(member, members)}\n{_available(members)}"
+        return f"there is no root configuration '{member}'{did_you_mean(member, members)}\n{_available(members)}"
     if group == "hydra/launcher" and member in LAUNCHERS:
         return f"{group}={member}: its package is not installed: pip install 'bcfusion[{LAUNCHERS[member]}]'"
-    # For a list group Hydra names no alternatives.
+    # Hydra gives no alternatives for a list group.
     members = sorted(error.options) if error.options else group_members(group, extra_dirs)
     if not members:
-        return f"{group}={member}: there is no group '{group}'{_hint(group, groups(extra_dirs))}"
-    return f"{group}={member}: there is no '{member}' in {group}{_hint(member, members)}\n{_available(members)}"
+        return f"{group}={member}: there is no group '{group}'{did_you_mean(group, groups(extra_dirs))}"
+    return f"{group}={member}: there is no '{member}' in {group}{did_you_mean(member, members)}\n{_available(members)}"
 
 
 def _composition(error: ConfigCompositionException, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
@@ -92,7 +93,7 @@ def _composition(error: ConfigCompositionException, overrides: Sequence[str], ex
         key, values = match["key"], match["values"]
         return (
             f"{key}={values}: several values for one key\n"
-            f"write {key}=[{values}] for a list, or add -m to run once for each"
+            f"write {key}=[{values}] for a list, or add -m to run once per value"
         )
     if match := re.match(r"Could not delete from config\. '(?P<key>.*)' does not exist", text):
         return _nothing_to_remove(match["key"], overrides, extra_dirs)
@@ -104,7 +105,7 @@ def _composition(error: ConfigCompositionException, overrides: Sequence[str], ex
     if match := re.match(r"(In '(?P<file>.*)': )?Could not override '(?P<group>[^']*)'", text):
         where = f"{match['file']}.yaml: " if match["file"] else ""
         name = match["group"].rpartition("/")[2]
-        return f"{where}there is no group '{name}' to override{_hint(name, groups(extra_dirs))}"
+        return f"{where}there is no group '{name}' to override{did_you_mean(name, groups(extra_dirs))}"
     return _shortened(error)
 
 
@@ -115,7 +116,7 @@ def _unknown_key(error: OmegaConfBaseException, override: str, extra_dirs: Seque
     siblings = (
         [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) and not node._is_none() else []
     )
-    if not parent:  # groups that fill no key of their own name, such as experiment, stand there too
+    if not parent:  # groups that set no key of their own name, such as experiment, are chosen there too
         siblings = sorted({*siblings, *groups(extra_dirs)})
     elif not siblings:
         return f"{full_key}: '{parent}' has no keys"
@@ -143,7 +144,7 @@ def _nothing_to_remove(key: str, overrides: Sequence[str], extra_dirs: Sequence[
 
 
 def _composed(overrides: list[str], extra_dirs: Sequence[Path]) -> DictConfig | ListConfig | None:
-    """The configuration without what failed, to see what is there; None where it cannot be had either."""
+    """Return the configuration without the overrides that failed, to list its keys; None if that fails too."""
     from hydra import compose, initialize_config_dir
 
     search = (
@@ -157,7 +158,7 @@ def _composed(overrides: list[str], extra_dirs: Sequence[Path]) -> DictConfig | 
 
 
 def _value(error: ValueError, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
-    """Hydra checks arguments by plain ValueErrors that do not say which argument they mean."""
+    """Find the argument that Hydra means: it raises plain ValueErrors that do not name it."""
     if "Config group override" in str(error):
         known = groups(extra_dirs)
         for override in overrides:
@@ -175,7 +176,7 @@ def _value(error: ValueError, overrides: Sequence[str], extra_dirs: Sequence[Pat
 
 
 def _shortened(error: Exception) -> str:
-    """The first two lines of the message, or one line and the cause's, without OmegaConf's own details."""
+    """Return the first two lines of a message and its causes, without OmegaConf's internal details."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [str(link).splitlines()[0] for link in list(_chain(error))[1:] if str(link)]
     full_key = getattr(error, "full_key", None)
@@ -186,15 +187,10 @@ def _shortened(error: Exception) -> str:
 
 
 def _how_to_choose_none(group: str) -> str:
-    """Hydra removes a group by ``~``, but not one that holds a list."""
+    """Return how a group is left empty: Hydra removes one with ``~``, but not one that holds a list."""
     defaults = yaml.safe_load((conf_dir() / ROOT_CONFIG).read_text(encoding="utf-8"))["defaults"]
     is_list = any(isinstance(entry, dict) and isinstance(entry.get(group), list) for entry in defaults)
     return f"write {group}=[] for none" if is_list else f"write ~{group} for none"
-
-
-def _hint(name: str, options: Sequence[str]) -> str:
-    near = nearest(name, options)
-    return f"; did you mean '{near}'?" if near else ""
 
 
 def _available(names: Sequence[str]) -> str:

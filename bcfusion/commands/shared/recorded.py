@@ -1,4 +1,4 @@
-"""What an earlier run says of how it was configured, so that a verb can start from there."""
+"""How an earlier run was configured, so that a verb can start from there."""
 
 from __future__ import annotations
 
@@ -8,35 +8,37 @@ from typing import Any
 
 import yaml
 
+from bcfusion.run.layout import BUNDLE_CONFIG, RunDir
+
 # Settings of training that mean nothing, or something else, in an evaluation.
 TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
 
 
 def recorded_overrides(model: str | Path) -> list[str]:
-    """Command-line arguments that compose the configuration of an earlier run again, its ``--config-dir`` included.
+    """Return the command-line arguments that compose the configuration of an earlier run, ``--config-dir`` included.
 
     Args:
-        model: a run directory, something inside one, a bundle or a checkpoint. What is none of these gives an empty
-            list: the verb that loads it says what is wrong with it.
+        model: a run directory, something inside one, a bundle or a checkpoint. Anything else gives an empty list: the
+            verb that loads it reports what is wrong with it.
     """
     path = Path(model)
-    for folder in (path, *path.absolute().parents[:2]):
-        if (folder / "overrides.yaml").is_file() and (folder / "checkpoints").is_dir():
-            overrides = yaml.safe_load((folder / "overrides.yaml").read_text(encoding="utf-8")) or []
-            record = json.loads((folder / "run.json").read_bytes()) if (folder / "run.json").is_file() else {}
-            return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
-    if (path / "config.yaml").is_file():
-        content = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    run = RunDir.around(path)
+    if run is not None and run.overrides.is_file():
+        overrides = yaml.safe_load(run.overrides.read_text(encoding="utf-8")) or []
+        record = json.loads(run.record.read_bytes()) if run.record.is_file() else {}
+        return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
+    if (path / BUNDLE_CONFIG).is_file():
+        content = yaml.safe_load((path / BUNDLE_CONFIG).read_text(encoding="utf-8"))
         return _arguments(content.get("training", {})) if isinstance(content, dict) else []
     if path.is_file() and path.suffix == ".ckpt":
         from bcfusion.run import checkpoint
 
-        return _arguments(checkpoint.read(path)["training"])
+        return _arguments(checkpoint.read(path, mmap=True)["training"])
     return []
 
 
 def recorded_for_evaluation(model: str | Path) -> list[str]:
-    """The same without what concerns training alone."""
+    """Return :func:`recorded_overrides` without what concerns training alone."""
     overrides = recorded_overrides(model)
     return [each for each in overrides if each.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY]
 

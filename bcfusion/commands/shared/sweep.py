@@ -1,4 +1,4 @@
-"""What a sweep shows of its jobs: the table that closes it, and the error that stands for the failed ones."""
+"""What a sweep prints about its jobs: the closing table, and the error that stands for the failed ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 
 from bcfusion.errors import BcfusionError
-from bcfusion.run.jobs import FAILED, Outcome, best_first, read_outcomes, told_apart
+from bcfusion.run.jobs import FAILED, Outcome, best_first, distinguishing_overrides, job_folders, read_outcomes
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -22,15 +22,14 @@ class SweepFailed(BcfusionError):
 
 
 class SweepDirectory(Callback):
-    """Lets the process that started a sweep see, after it, the configuration of the sweep with its directory."""
+    """Make the configuration of a sweep, with its directory, known to the process that started the sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Hydra itself sets this in jobs only."""
-        HydraConfig.instance().set_config(config)
+        HydraConfig.instance().set_config(config)  # Hydra itself does so in jobs only
 
 
 def sweep_directory() -> Path | None:
-    """Where the sweep lies that this process has started last; None where it started none."""
+    """Return the directory of the last sweep that this process started; None if it started none."""
     from hydra.types import RunMode
 
     if not HydraConfig.initialized():
@@ -40,12 +39,12 @@ def sweep_directory() -> Path | None:
 
 
 def has_begun(sweep_dir: Path | None) -> bool:
-    """Whether a job of the sweep has started, so that what goes wrong is no longer its configuration."""
-    return sweep_dir is not None and any(sweep_dir.rglob(".hydra/overrides.yaml"))
+    """Return whether a job of the sweep has started, so that later errors do not come from its configuration."""
+    return sweep_dir is not None and any(job_folders(sweep_dir))
 
 
 def sweep_table(outcomes: Sequence[Outcome]) -> Table:
-    """The closing table, best on top: job, what sets it apart, objective, or why there is none."""
+    """Return the closing table, best job first: its number, its own overrides, its objective or why it has none."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
@@ -56,7 +55,7 @@ def sweep_table(outcomes: Sequence[Outcome]) -> Table:
     table.add_column("objective", justify="right", no_wrap=True)
     table.add_column("result", overflow="fold")
     ordered = best_first(outcomes)
-    for outcome, overrides in zip(ordered, told_apart(ordered), strict=True):
+    for outcome, overrides in zip(ordered, distinguishing_overrides(ordered), strict=True):
         objective = " ".join(f"{value:.4f}" for value in outcome.objective) or "–"
         result = f"{outcome.status}: {outcome.note}" if outcome.note else outcome.status
         table.add_row(outcome.job, escape(overrides), objective, escape(result))
@@ -64,13 +63,14 @@ def sweep_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def close_sweep(sweep_dir: Path, since: float) -> str | None:
-    """Prints the closing table of a sweep.
+    """Print the closing table of a sweep.
 
     Args:
-        sweep_dir: directory of the sweep. since: ``time.time()`` when this session of it began.
+        sweep_dir: directory of the sweep.
+        since: ``time.time()`` when this session of it began.
 
     Returns:
-        What went wrong in this session, in one line; None where none failed.
+        Which jobs failed in this session, in one line; None if none did.
     """
     outcomes = read_outcomes(sweep_dir)
     if not outcomes:
@@ -81,7 +81,7 @@ def close_sweep(sweep_dir: Path, since: float) -> str | None:
     jobs = "1 job" if len(outcomes) == 1 else f"{len(outcomes)} jobs"
     console.print(f"\nSweep {sweep_dir}, {jobs}, best first:", highlight=False)
     console.print(sweep_table(outcomes))
-    failed = [o.job for o in outcomes if o.status == "failed" and o.time >= since - 1.0]  # a file system's own clock
+    failed = [o.job for o in outcomes if o.status == "failed" and o.time >= since - 1.0]  # file systems have own clocks
     if not failed:
         return None
-    return f"{len(failed)} of {jobs} failed: {', '.join(failed)}; {sweep_dir / failed[0] / FAILED} says more"
+    return f"{len(failed)} of {jobs} failed: {', '.join(failed)}; see {sweep_dir / failed[0] / FAILED}"

@@ -12,8 +12,8 @@ from torch.utils.data import default_collate
 
 from bcfusion.contracts import Batch
 
-#: a sensor that is still to be simulated: its channel, valid samples, seed of its generator, and of that of the wearer
-Pending = tuple[int, int, int, int | None]
+#: a sensor yet to be simulated: its channel, valid samples, seed of its generator, seed of the wearer's generator
+Pending = tuple[int, int, int, int]
 
 
 class _RequiredItem(TypedDict):
@@ -27,10 +27,15 @@ class _RequiredItem(TypedDict):
 class Item(_RequiredItem, total=False):
     """One utterance, or one crop of it.
 
-    inputs: ``(S, T)`` float32. target: ``(1, T)`` float32. length: valid samples, the rest is zero. id: of the row.
-    unreadable: files that this item was to be made of and could not. noise: ``(1, T)``, where a simulator added some.
-    air: ``(1, T)``, and pending: what is still to be simulated from it; see
-        :mod:`bcfusion.data.simulation.device_simulation`.
+    Attributes:
+        inputs: ``(S, T)`` float32.
+        target: ``(1, T)`` float32.
+        length: valid samples; the rest is zero.
+        id: of the row.
+        unreadable: files that could not be read, in place of which this item was made.
+        noise: ``(1, T)``, if a simulator added room noise.
+        air: ``(1, T)``, from which ``pending`` sensors are simulated.
+        pending: sensors yet to be simulated; see :mod:`bcfusion.data.simulation.device_simulation`.
     """
 
     noise: Tensor
@@ -45,8 +50,8 @@ def collate(items: Sequence[Item]) -> Batch:
         items: at least one.
 
     Returns:
-        The batch of :class:`~bcfusion.contracts.Batch`; ``noise`` is in it if every item has it, and so are ``air`` and
-        ``pending``.
+        A :class:`~bcfusion.contracts.Batch`. It holds ``noise`` if every item does, and ``air`` and ``pending`` if
+        every item has them.
     """
     longest = max(item["target"].shape[-1] for item in items)
 
@@ -55,7 +60,7 @@ def collate(items: Sequence[Item]) -> Batch:
             signal if signal.shape[-1] == longest else pad(signal, (0, longest - signal.shape[-1]))
             for signal in signals
         ]
-        # stacks in a worker straight into the memory that it shares with the trainer
+        # in a worker this stacks directly into the memory shared with the trainer
         stacked: Tensor = default_collate(padded)
         return stacked
 

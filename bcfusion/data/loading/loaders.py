@@ -1,8 +1,4 @@
-"""An endless, resumable stream of training batches, and the loop over whole files for evaluation.
-
-The order of a run is a pure function of seed and position, so resuming is starting the same function elsewhere: nothing
-of the loader, its workers or the global random state has to be saved.
-"""
+"""An endless, resumable stream of training batches, and the loop over whole files for evaluation."""
 
 from __future__ import annotations
 
@@ -20,71 +16,20 @@ from torch.utils.data import DataLoader, Dataset
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Batch
 from bcfusion.data.loading.collate import collate
+from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.seeding import generator_for
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
-from bcfusion.errors import AudioError, BcfusionError, DataError
+from bcfusion.errors import BcfusionError, DataError
 
 logger = logging.getLogger(__name__)
 
 
-class BatchSchedule:
-    """Which items make up which batch, without end.
-
-    The epochs' permutations are laid one behind the other and cut into batches, so no batch is short, none is dropped,
-    and a corpus of fewer items than a batch simply goes on into its next epochs. Global batch ``g`` of ``W`` ranks is
-    the stretch of ``W * batch_size`` places from ``g * W * batch_size`` on; each rank takes its own part of it.
-
-    Args:
-        n_items: items of an epoch.
-        batch_size: of one rank.
-        seed: of the run.
-        rank: of this process. world_size: how many processes there are.
-        start_batch: where iteration begins.
-    """
-
-    def __init__(
-        self, n_items: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start_batch: int = 0
-    ) -> None:
-        if n_items < 1 or batch_size < 1 or not 0 <= rank < world_size or start_batch < 0:
-            raise ValueError(
-                f"no schedule for n_items={n_items}, batch_size={batch_size}, rank={rank} of {world_size}, "
-                f"start_batch={start_batch}"
-            )
-        self.n_items = n_items
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.start_batch = start_batch
-        self._permutations: dict[int, torch.Tensor] = {}
-
-    def batch(self, number: int) -> list[tuple[int, int]]:
-        """The items ``(epoch, index)`` of this rank in global batch ``number``."""
-        first = (number * self.world_size + self.rank) * self.batch_size
-        places = (divmod(place, self.n_items) for place in range(first, first + self.batch_size))
-        return [(epoch, int(self._permutation(epoch)[place])) for epoch, place in places]
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        number = self.start_batch
-        while True:
-            yield self.batch(number)
-            number += 1
-
-    def _permutation(self, epoch: int) -> torch.Tensor:
-        if epoch not in self._permutations:
-            # a batch never looks back, so the latest order and the one before it are enough
-            self._permutations = {known: order for known, order in self._permutations.items() if known == epoch - 1}
-            generator = generator_for(self.seed, "order", epoch)
-            self._permutations[epoch] = torch.randperm(self.n_items, generator=generator)
-        return self._permutations[epoch]
-
-
 class UnreadableTally:
-    """Names and counts the files that could not be read, and stops the run past a share of the corpus.
+    """Reports and counts the files that could not be read, and stops the run above a share of the corpus.
 
     Args:
         n_rows: utterances of the corpus' split.
-        max_share: of them, in [0, 1], that may be unreadable.
+        max_share: share of them, in [0, 1], that may be unreadable.
         split: for the message.
     """
 
@@ -95,10 +40,10 @@ class UnreadableTally:
         self.paths: dict[str, str] = {}
 
     def add(self, path: str, reason: str = "cannot be read") -> None:
-        """Count a file, once however often it is met.
+        """Count a file, once however often it is added.
 
         Raises:
-            DataError: now there are too many.
+            DataError: there are too many now.
         """
         if path in self.paths:
             return
@@ -112,18 +57,18 @@ class UnreadableTally:
 
 
 class TrainLoader(ABC):
-    """Batches of a training run without end, in passes, for Lightning or a plain loop.
+    """The batches of a training run without end, in passes, for Lightning or a plain loop.
 
-    One ``for`` over it is one pass: the batches from ``position`` up to the next multiple of ``batches_per_pass``. The
-    worker processes live from the first batch on across all passes. It has no ``len``: after a resume in the middle of
-    a pass the first pass is shorter than the others, and Lightning would measure the length but once. Lightning
-    therefore asks for one batch ahead, so ``position`` counts batches handed out, not batches trained on; save the
-    trainer's own count and set ``start_batch`` to it.
+    One ``for`` over the loader is one pass: the batches from ``position`` up to the next multiple of
+    ``batches_per_pass``. The worker processes live from the first batch across all passes. There is no ``len``: when a
+    run resumes in the middle of a pass, that pass is shorter than the others, and Lightning would measure the length
+    only once. Lightning therefore asks for one batch ahead, so ``position`` counts batches handed out, not batches
+    trained on; save the trainer's own count and set ``start_batch`` to it.
 
     Args:
         batches_per_pass: see above.
-        tally: told of the files that had to be replaced.
-        start_batch: global batch that the stream begins at.
+        tally: counts the files that had to be replaced.
+        start_batch: global batch at which the stream begins.
     """
 
     def __init__(self, batches_per_pass: int, tally: UnreadableTally, start_batch: int = 0) -> None:
@@ -137,7 +82,7 @@ class TrainLoader(ABC):
 
     @property
     def start_batch(self) -> int:
-        """The global batch that the stream was begun at."""
+        """The global batch at which the stream began."""
         return self._start_batch
 
     @start_batch.setter
@@ -151,42 +96,42 @@ class TrainLoader(ABC):
         end = (self.position // self.batches_per_pass + 1) * self.batches_per_pass
         while self.position < end:
             if self._batches is None:
-                self._batches = self._begin()
+                self._batches = self._stream()
                 _close_at_exit(self)
             batch = next(self._batches, None)
-            if batch is None:  # a stream that has an end, for a single pass
+            if batch is None:  # the end of a stream for a single pass
                 return
             try:
                 if isinstance(batch, BcfusionError):
                     raise batch
                 for path in batch["unreadable"]:
-                    self.tally.add(path, "cannot be read; other utterances stand in its place")
+                    self.tally.add(path, "cannot be read; other utterances replace it")
             except BcfusionError:
-                # left to the collector of cycles, PyTorch waits five seconds for each worker
+                # if left to the garbage collector, PyTorch waits five seconds for each worker
                 self.close()
                 raise
             self.position += 1
             yield batch
 
     def close(self) -> None:
-        """End the worker processes; a later iteration goes on at ``position`` with new ones."""
+        """End the worker processes; a later iteration continues at ``position`` with new ones."""
         if self._batches is not None:
             self._batches = None
             self._start_batch = self.position
 
     @abstractmethod
-    def _begin(self) -> Iterator[Batch | BcfusionError]:
-        """Begin the stream at ``start_batch``; an error that is meant for the user stands in the place of its batch."""
+    def _stream(self) -> Iterator[Batch | BcfusionError]:
+        """Return the batches from ``start_batch``; an error that is meant for the user replaces its batch."""
 
 
 _open_loaders: weakref.WeakSet[TrainLoader] = weakref.WeakSet()
 
 
 def _close_at_exit(loader: TrainLoader) -> None:
-    """Python ends child processes by SIGTERM, which workers ignore, and would wait for them for ever."""
+    """Close a loader at exit: Python ends child processes by SIGTERM, which workers ignore, and would wait forever."""
     _open_loaders.add(loader)
     atexit.unregister(_close_open)
-    atexit.register(_close_open)  # behind multiprocessing's own hook, and so run before it
+    atexit.register(_close_open)  # registered after multiprocessing's own hook, and so run before it
 
 
 def _close_open() -> None:
@@ -195,13 +140,13 @@ def _close_open() -> None:
 
 
 class StepLoader(TrainLoader):
-    """Batches of crops in the order of a schedule, so that a resumed run goes on exactly where it was.
+    """Batches of crops in the order of a schedule, so that a resumed run continues exactly where it stopped.
 
     Args:
         segments: the items.
-        schedule: their order; its ``start_batch`` is where the stream begins.
-        batches_per_pass: as of :class:`TrainLoader`.
-        tally: told of the files that had to be replaced.
+        schedule: their order; the stream begins at its ``start_batch``.
+        batches_per_pass: see :class:`TrainLoader`.
+        tally: counts the files that had to be replaced.
         workers: processes that read; 0 reads in this one.
         pin_memory: whether batches are copied to page-locked memory, for a GPU.
     """
@@ -221,25 +166,18 @@ class StepLoader(TrainLoader):
         self.workers = workers
         self.pin_memory = pin_memory
 
-    def _begin(self) -> Iterator[Batch | BcfusionError]:
+    def _stream(self) -> Iterator[Batch | BcfusionError]:
         self.schedule.start_batch = self.start_batch
-        loader = _loader(
-            _Reported(self.segments),
-            self.workers,
-            self.pin_memory,
-            # an explicit one: the loader else draws its workers' seed from the global state, once more on a resume
-            generator_for(self.schedule.seed, "workers"),
-            self.schedule,
-        )
-        return iter(loader)
+        generator = generator_for(self.schedule.seed, "workers")
+        return iter(batch_loader(_Reported(self.segments), self.workers, self.pin_memory, generator, self.schedule))
 
 
 class EvalLoader:
-    """Whole utterances, one in a batch, in the order of the rows. An unreadable file is counted and left out.
+    """Whole utterances, one per batch, in the order of the rows. An unreadable file is counted and left out.
 
     Args:
         items: the utterances.
-        tally: told of the files that were left out.
+        tally: counts the files that were left out.
         workers: processes that read; 0 reads in this one.
         pin_memory: whether batches are copied to page-locked memory, for a GPU.
     """
@@ -251,18 +189,13 @@ class EvalLoader:
         self.pin_memory = pin_memory
 
     def __len__(self) -> int:
-        """Number of utterances, the unreadable among them included."""
+        """Return the number of utterances, including unreadable ones."""
         return len(self.items)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches: Iterable[Batch | BcfusionError] = _loader(
-            _Reported(self.items),
-            self.workers,
-            self.pin_memory,
-            generator_for("evaluation", "workers"),
-            [[index] for index in range(len(self.items))],
-        )
-        for batch in batches:
+        one_by_one = [[index] for index in range(len(self.items))]
+        generator = generator_for("evaluation", "workers")
+        for batch in batch_loader(_Reported(self.items), self.workers, self.pin_memory, generator, one_by_one):
             if isinstance(batch, UnreadableAudio):
                 self.tally.add(batch.path, str(batch))
             elif isinstance(batch, BcfusionError):
@@ -272,9 +205,10 @@ class EvalLoader:
 
 
 class _Reported(Dataset[Any]):
-    """Makes whole batches, and returns an error meant for the user in place of one.
+    """Makes whole batches, and returns an error that is meant for the user instead of one.
 
-    Raised in a worker it would reach the user as a page of traceback: PyTorch rebuilds it from the formatted stack.
+    An error raised in a worker would reach the user as a page of traceback: PyTorch rebuilds it from the formatted
+    stack.
     """
 
     def __init__(self, items: TrainSegments | EvalItems) -> None:
@@ -284,22 +218,25 @@ class _Reported(Dataset[Any]):
         try:
             return collate([self.items[key] for key in keys])
         except BcfusionError as error:
-            return portable(error)
+            return error
 
 
-def portable(error: BcfusionError) -> BcfusionError:
-    """An error that survives the way out of a worker: ConfigError's constructor takes a list, not the message."""
-    return error if isinstance(error, AudioError) else DataError(str(error))
-
-
-def _loader(
-    items: _Reported,
+def batch_loader(
+    items: Dataset[Any],
     workers: int,
     pin_memory: bool,
     generator: torch.Generator,
-    batches: Iterable[Sequence[Any]],
+    batches: Iterable[Sequence[Any]] | None = None,
 ) -> DataLoader[Batch | BcfusionError]:
-    """A loader that asks for whole batches: its sampler gives lists of keys."""
+    """Return a loader of a dataset that makes whole batches.
+
+    Args:
+        items: gives a batch per list of keys, or is an iterable of batches.
+        workers: processes that read; 0 reads in this one.
+        pin_memory: whether batches are copied to page-locked memory, for a GPU.
+        generator: seeds the workers; by default PyTorch would draw from the global state, once more on a resume.
+        batches: lists of keys; None: ``items`` is an iterable.
+    """
     return DataLoader(
         items,
         batch_size=None,
@@ -307,17 +244,17 @@ def _loader(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=generator,
-        collate_fn=as_it_is,
-        worker_init_fn=leave_signals_to_the_trainer if workers else None,
+        collate_fn=_unchanged,
+        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
     )
 
 
-def as_it_is(batch: Any) -> Any:
-    """Keep a batch from PyTorch's default conversion, which looks for arrays in it."""
+def _unchanged(batch: Any) -> Any:
+    """Keep a batch from PyTorch's default conversion, which searches it for arrays."""
     return batch
 
 
-def leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach the whole group; the trainer saves its state and then closes its workers."""
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the trainer saves, then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

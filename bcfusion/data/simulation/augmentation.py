@@ -1,10 +1,9 @@
-"""Augmentation of training crops: what may change in a recording without changing what the network has to learn.
+"""Augmentation of training crops: changes to a recording that do not change what the network has to learn.
 
-The draws are made here and not by audiomentations or torch-audiomentations (0.43.1 and 0.12.0, MIT, looked at in
-2026): both draw from the process's global random state, so that a crop would depend on which worker made it and on what
-was drawn before it, and a resumed run would not repeat; and both know one signal, where here sensors, target and noise
-change together or one of them alone. What is left of them is a multiplication. Resampling, where a library matters, is
-torchaudio's.
+audiomentations and torch-audiomentations (0.43.1 and 0.12.0, MIT, examined in 2026) are not used: both draw from the
+process's global random state, so a crop would depend on which worker made it and on what was drawn before it, and a
+resumed run would not repeat; and both handle one signal, whereas here sensors, target and noise change together or one
+of them alone. What would remain of them is a multiplication. Resampling, for which a library matters, is torchaudio's.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ import torch
 
 from bcfusion.audio.level import SILENCE_LEVEL, active_level, amplitude
 from bcfusion.data.loading.collate import Item
-from bcfusion.data.simulation import checked_range
-from bcfusion.errors import ConfigError
+from bcfusion.data.simulation import pair
+from bcfusion.requirements import ascending, require, within
 
-#: dB by which the level is raised at most: a crop of nothing but a room's hum stays quiet
+#: largest increase of the level in dB: a crop of nothing but room hum stays quiet
 LARGEST_BOOST = 20.0
-#: samples, at the lower of the two rates, that the resampler hears to either side: 64 zero crossings and some
+#: samples, at the lower of the two rates, that the resampler uses to either side: 64 zero crossings and a margin
 _RESAMPLER_REACH = 80
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn for one crop. Without arguments: nothing is changed.
+    """What was drawn for one crop; the defaults change nothing.
 
     Attributes:
         speed: how much faster all signals run.
         gain: factor on all signals, negative where they are inverted.
-        body: further factor on single sensors, by name.
+        body: additional factor on single sensors, by name.
     """
 
     speed: Fraction = Fraction(1)
@@ -43,28 +42,29 @@ class Drawn:
 
 
 class Augmentation:
-    """Draws and makes the changes of a training crop; by default it changes nothing.
+    """Draws the changes of a training crop and applies them; by default nothing is changed.
 
     Speed acts on what is read, before other sensors are simulated from it. Everything else acts on the finished crop:
-    on all sensors, the target and the noise by one factor, which keeps the ratio of the sensors and what the network
-    has to do; ``body_gain`` and ``body_polarity`` alone act on single sensors and not on the target, which teaches the
-    network that neither tells anything.
+    sensors, target and noise are multiplied by one factor, which keeps the ratio of the sensors and the task of the
+    network; only ``body_gain`` and ``body_polarity`` act on single sensors and not on the target, which teaches the
+    network that neither carries information.
 
     All numbers of a crop are drawn at once and in one order, needed or not, so that none depends on what else is
-    switched on.
+    enabled.
 
     Args:
-        speed: factors, one of which is drawn, all equally likely, in whole hundredths within [0.5, 2]: resampling, so
-            pitch and formants rise by it and the duration falls. Below 1 the signals end at ``speed`` times half the
-            sample rate: nothing for a network that is to learn what lies there. None: as recorded.
+        speed: factors in whole hundredths within [0.5, 2], one of which is drawn, all equally likely. It is applied by
+            resampling, so a factor above 1 raises pitch and formants and shortens the signal. With a factor below 1 the
+            spectrum ends at ``speed`` times half the sample rate, so avoid those if the network has to learn the band
+            above. None: as recorded.
         level: dB re full scale, to which the active level of the target is brought (see
-            :func:`bcfusion.audio.level.active_level`); raised by 20 dB at most, and silence is left alone. None: as
-            recorded.
+            :func:`bcfusion.audio.level.active_level`); it is raised by at most 20 dB, and silence stays as it is. None:
+            as recorded.
         gain: lowest and highest gain in dB, on top of ``level``. None: none.
         polarity: share of the crops, in [0, 1], that are inverted.
-        body_gain: lowest and highest gain in dB of each body sensor by itself. None: none.
-        body_polarity: share of the crops, in [0, 1], in which a body sensor is inverted by itself.
-        body_sensors: names of the sensors that the last two are for; those that a task has not do not matter.
+        body_gain: lowest and highest gain in dB of each body sensor alone. None: none.
+        body_polarity: share of the crops, in [0, 1], in which a body sensor alone is inverted.
+        body_sensors: names of the sensors to which the last two apply; names that the task lacks are ignored.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -80,44 +80,39 @@ class Augmentation:
         body_polarity: float = 0.0,
         body_sensors: Sequence[str] = ("body",),
     ) -> None:
-        problems = []
-        for name, share in (("polarity", polarity), ("body_polarity", body_polarity)):
-            if not 0.0 <= share <= 1.0:
-                problems.append(f"Augmentation: {name}={share!r} must lie between 0 and 1")
-        if level is not None and not -100.0 <= level <= 0.0:
-            problems.append(f"Augmentation: level={level!r} must be null or a number of dB within [-100, 0]")
-        if isinstance(body_sensors, str):
-            problems.append(f"Augmentation: body_sensors={body_sensors!r} must be a list of names, as in [body]")
         factors = [] if speed is None else _speeds(speed)
-        if speed is not None and not factors:
-            problems.append(
-                f"Augmentation: speed={speed!r} must be null or factors in whole hundredths within [0.5, 2], "
-                "as in [0.9,1.0,1.1]"
-            )
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            (
+                speed is None or factors,
+                f"speed={speed!r} must be null or factors in whole hundredths within [0.5, 2], as in [0.9,1.0,1.1]",
+            ),
+            [] if level is None else within(-100, 0, level=level),
+            [] if gain is None else ascending(-100, 100, gain=gain),
+            [] if body_gain is None else ascending(-100, 100, body_gain=body_gain),
+            within(0, 1, polarity=polarity, body_polarity=body_polarity),
+            (not isinstance(body_sensors, str), f"body_sensors={body_sensors!r} must be a list of names, as in [body]"),
+        )
         self.speeds = tuple(factors) or (Fraction(1),)
         self.level = level
-        self.gain = (0.0, 0.0) if gain is None else checked_range("Augmentation", "gain", gain, -100.0, 100.0)
+        self.gain = pair((0.0, 0.0) if gain is None else gain)
         self.polarity = float(polarity)
-        self.body_gain = (
-            (0.0, 0.0) if body_gain is None else checked_range("Augmentation", "body_gain", body_gain, -100.0, 100.0)
-        )
+        self.body_gain = pair((0.0, 0.0) if body_gain is None else body_gain)
         self.body_polarity = float(body_polarity)
         self.body_sensors = tuple(str(name) for name in body_sensors)
 
     def problem(self, sensors: Sequence[str]) -> str | None:
-        """What is wrong with it for a task with these sensors, or None."""
+        """Return what is wrong with it for a task with these sensors, or None."""
         meant = self.body_gain != (0.0, 0.0) or self.body_polarity
         if meant and not set(self.body_sensors) & set(sensors):
             return (
-                f"data.augmentation.body_sensors: none of {', '.join(self.body_sensors) or 'no names'} is a sensor of "
-                f"the task ({', '.join(sensors)}): name those that body_gain and body_polarity are for"
+                f"augmentation.body_sensors={list(self.body_sensors)} must name the sensors to which body_gain and "
+                f"body_polarity apply, one or more of {', '.join(sensors)}"
             )
         return None
 
     def draw(self, generator: torch.Generator) -> Drawn:
-        """Draws the changes of one crop."""
+        """Draw the changes of one crop."""
         numbers = torch.rand(3 + 2 * len(self.body_sensors), generator=generator, dtype=torch.float64).tolist()
         speed, gain, polarity, *own = numbers
         return Drawn(
@@ -130,11 +125,11 @@ class Augmentation:
         )
 
     def apply(self, item: Item, drawn: Drawn, sensors: Sequence[str], sample_rate: int) -> None:
-        """Changes a crop in place, all but its speed.
+        """Change a crop in place, except for its speed.
 
         Args:
             item: its ``inputs (S, T)``, ``target (1, T)`` and ``noise (1, T)`` are replaced.
-            drawn: for this crop.
+            drawn: the changes of this crop.
             sensors: names of the channels of ``inputs``.
             sample_rate: in Hz.
         """
@@ -152,21 +147,23 @@ class Augmentation:
 
 
 def sped(total: int, speed: Fraction) -> int:
-    """Samples that ``total`` samples have when they run faster by ``speed``; at least one."""
+    """Return the length of ``total`` samples after a change of speed; at least one."""
     return max(1, math.floor(total / speed))
 
 
 def source_span(start: int, length: int, total: int, speed: Fraction) -> tuple[int, int, int]:
-    """Which samples to read in order to have some of a signal that runs faster by ``speed``.
+    """Return which samples to read to obtain a stretch of a signal after a change of speed.
 
     Args:
-        start: first sample wanted. length: how many. total: samples of the signal as it is recorded.
-        speed: how much faster it shall run.
+        start: first sample wanted, after the change.
+        length: samples wanted, after the change.
+        total: samples of the signal as recorded.
+        speed: how much faster the signal is to run.
 
     Returns:
-        First sample to read and how many, with what the resampler hears on either side as far as there is some; and how
-        many samples of the resampled stretch lie before the first that is wanted. The first sample read is one that the
-        resampler's phases begin anew at, so that a stretch equals the same cut of the whole resampled signal.
+        The first sample to read and how many, including what the resampler needs on either side as far as it exists;
+        and how many samples of the resampled stretch precede the first one wanted. The first sample read is one at
+        which the resampler's phases repeat, so that a stretch equals the same cut of the whole resampled signal.
     """
     reach = math.ceil(_RESAMPLER_REACH * max(1.0, float(speed)))
     period = max(0, (math.floor(start * speed) - reach) // speed.numerator)
@@ -176,7 +173,7 @@ def source_span(start: int, length: int, total: int, speed: Fraction) -> tuple[i
 
 
 def _speeds(given: Sequence[float]) -> list[Fraction]:
-    """The factors as fractions; empty where one of them is no such number."""
+    """Return the factors as fractions, or an empty list if one of them is not valid."""
     try:
         hundredths = [100.0 * float(factor) for factor in given]
     except (TypeError, ValueError):

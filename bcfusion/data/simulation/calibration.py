@@ -1,10 +1,9 @@
-"""What recorded pairs tell of a sensor: its response against the air microphone, how it wanders, its noise floor."""
+"""The file of a measured sensor: its response relative to the air microphone, how that varies, its noise floor."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from bcfusion import __version__
 from bcfusion.errors import DataError
+from bcfusion.files import write_text
 
 FORMAT = "bcfusion sensor calibration"
 VERSION = 1
@@ -22,26 +22,26 @@ _CURVES = ("response_db", "h1_db", "ratio_db", "coherence", "deviation_db", "slo
 
 @dataclass(frozen=True)
 class Response:
-    """One wearer's sensor, measured on all of the wearer's recordings. Curves are ``(F,)``, over frequency.
+    """One wearer's sensor, measured on all recordings of the wearer. Curves are ``(F,)``, over frequency.
 
     Attributes:
-        id: the speaker, or the recording where the speaker is unknown.
-        recordings: ids of what it was measured on.
+        id: the speaker, or the recording if the speaker is unknown.
+        recordings: ids of the recordings it was measured on.
         seconds: of active speech.
-        lag: seconds by which body came later than air, the median of the recordings; undone before measuring.
-        polarity: that of most recordings, +1 or -1; undone too.
-        level_ratio: of body to air, active speech, in dB.
-        response_db: magnitude of the response, in dB: what simulators use; see
+        lag: seconds by which body came later than air, median over the recordings; removed before measuring.
+        polarity: +1 or -1, that of most recordings; removed too.
+        level_ratio: of body to air, over active speech, in dB.
+        response_db: magnitude of the response, in dB, as used by simulators; see
             :mod:`bcfusion.data.simulation.estimation`.
-        h1_db: magnitude of the H1 estimate, in dB, which lacks what is not coherent with air.
-        ratio_db: square root of the ratio of the power spectra, floors subtracted, in dB.
-        coherence: magnitude-squared, of body and air, 0 to 1.
+        h1_db: magnitude of the H1 estimate, in dB, which lacks everything that is not coherent with air.
+        ratio_db: ratio of the power spectra after subtraction of the noise floors, in dB.
+        coherence: magnitude-squared coherence of body and air, 0 to 1.
         deviation_db: standard deviation of the short-time ratio of body to air from frame to frame, in dB.
-        slope: dB by which that ratio rises for each dB that air is louder in the frame; negative as a rule, since the
-            body's spectrum does not follow all peaks and valleys that the mouth gives to air's.
-        residual_db: what is left of the deviation once the slope has explained its part, in dB.
-        noise_db: power density of the sensor's own noise, in pauses, in dB per Hz, relative to the power of active
-            speech at the air microphone.
+        slope: dB by which that ratio rises per dB by which air is louder in the frame; usually negative, since the
+            body's spectrum does not follow all peaks and valleys that the mouth adds to that of air.
+        residual_db: the part of the deviation that the slope does not explain, in dB.
+        noise_db: power density of the sensor's own noise, measured in pauses, in dB per Hz, relative to the power of
+            active speech at the air microphone.
     """
 
     id: str
@@ -65,9 +65,10 @@ class Calibration:
     """A sensor's calibration file.
 
     Attributes:
-        sensor: its name in the corpus. sample_rate: of the recordings, in Hz.
+        sensor: its name in the corpus.
+        sample_rate: of the recordings, in Hz.
         frequencies: ``(F,)``, equidistant from 0 to half the sample rate, in Hz.
-        responses: of each wearer.
+        responses: one per wearer.
     """
 
     sensor: str
@@ -76,12 +77,12 @@ class Calibration:
     responses: tuple[Response, ...]
 
     def curves(self, name: str, frequencies: np.ndarray | None = None) -> np.ndarray:
-        """One of the curves of all wearers, ``(wearers, F)``.
+        """Return one of the curves for all wearers, ``(wearers, F)``.
 
         Args:
             name: as in :class:`Response`.
-            frequencies: in Hz, to read them at other frequencies, interpolated between those measured; beyond the
-                highest one measured the curve stays where it is there.
+            frequencies: in Hz, at which to interpolate the curves; above the highest measured frequency a curve is
+                constant. None: those measured.
         """
         measured = np.stack([getattr(response, name) for response in self.responses])
         if frequencies is None:
@@ -89,10 +90,10 @@ class Calibration:
         return np.stack([np.interp(frequencies, self.frequencies, curve) for curve in measured])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it as JSON; it appears whole or not at all.
+        """Write the calibration as JSON; the file appears whole or not at all.
 
         Raises:
-            DataError: the place cannot be written to.
+            DataError: the file cannot be written.
         """
         record: dict[str, Any] = {
             "format": FORMAT,
@@ -111,22 +112,17 @@ class Calibration:
             ],
         }
         target = Path(path).expanduser()
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(_lines(record), encoding="utf-8")
-            os.replace(temporary, target)
+            write_text(target, _lines(record))
         except OSError as error:
             raise DataError(f"cannot write calibration {target}: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
         """Read and check a file that :meth:`save` wrote.
 
         Raises:
-            DataError: there is none, or it is damaged or of another kind.
+            DataError: there is no such file, or it is damaged or of another kind.
         """
         source = Path(path).expanduser()
         hint = "make one with: bcfusion calibrate --pairs MANIFEST --out FILE.json"
@@ -137,9 +133,9 @@ class Calibration:
         except ValueError as error:
             raise DataError(f"calibration {source} is not JSON: {error}; {hint}") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise DataError(f"{source} is no calibration of a sensor; {hint}")
+            raise DataError(f"{source} is not a calibration of a sensor; {hint}")
         if record.get("version") != VERSION:
-            raise DataError(f"calibration {source} is of version {record.get('version')}, not {VERSION}; {hint}")
+            raise DataError(f"calibration {source} has version {record.get('version')}, not {VERSION}; {hint}")
         try:
             frequencies = np.asarray(record["frequencies"], dtype=np.float64)
             made = cls(
@@ -172,7 +168,7 @@ def _response(values: dict[str, Any], size: int) -> Response:
 
 
 def _lines(record: dict[str, Any]) -> str:
-    """JSON with a line for each curve: readable, and small in a version control's differences."""
+    """Return JSON with one line per curve: readable, with small diffs under version control."""
     head = {key: value for key, value in record.items() if key != "responses"}
     parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     responses: Sequence[dict[str, Any]] = record["responses"]

@@ -1,4 +1,4 @@
-"""Speech that went through a codec: telephony and music codecs of libsndfile, aligned with what went in."""
+"""Speech after a codec: telephony and music codecs of libsndfile, with the output aligned to the input."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import soundfile
 import torch
 from torch import Tensor
 
-from bcfusion.contracts import Simulator
-from bcfusion.data.simulation import checked_range, choice, models_body, reflect, simulate, uniform
+from bcfusion.contracts import Draw, Simulator
+from bcfusion.data.simulation import choice, known_names, pair, reflect, takes_a_draw, uniform
 from bcfusion.data.simulation.narrowband import RESAMPLER_REACH
 from bcfusion.errors import ConfigError
+from bcfusion.requirements import ascending, one_of, require, within
 
-#: mirrored speech before and behind the segment, in which a codec's adaptation settles
+#: mirrored speech before and after the segment, in which a codec's adaptation settles
 SETTLING_SECONDS = 0.1
-#: longest delay of a codec that is looked for
+#: longest delay of a codec that is searched for
 LONGEST_DELAY_SECONDS = 0.25
 
 
 class Format(NamedTuple):
-    """libsndfile's names of a codec. graded: whether its bit rate can be chosen."""
+    """libsndfile's names of a codec; ``graded`` if its bit rate can be chosen."""
 
     container: str
     subtype: str
@@ -51,29 +52,29 @@ CODECS: Mapping[str, Format] = {
 class Codec:
     """Simulates a channel with a codec: another sensor's signal, encoded and decoded in memory.
 
-    The signal is brought to ``rate``, coded, and brought back. Codecs, at 8 kHz: ``opus`` (6 to 250 kbit/s),
-    ``vorbis`` and ``mp3``, whose bit rate is their ``quality``; G.711 ``mu_law`` and ``a_law`` (64 kbit/s); ``gsm``,
-    full rate 06.10 (13); ``g721`` (32), ``g723_24`` and ``g723_40``; ``ima_adpcm`` and ``ms_adpcm`` (32). At other
-    rates they have as many bits a sample. What the libsndfile at hand lacks, or a codec that does not know the rate
-    (Opus is for 8, 12, 16, 24 and 48 kHz, MP3 for 8 kHz and more), is passed over. Samples beyond +-1 are clipped
-    before coding, as the integer codecs would. A signal that is not finite comes back as it is.
+    The signal is resampled to ``rate``, coded, and resampled back. Codecs, at 8 kHz: ``opus`` (6 to 250 kbit/s),
+    ``vorbis`` and ``mp3``, whose bit rate follows from ``quality``; G.711 ``mu_law`` and ``a_law`` (64 kbit/s);
+    ``gsm``, full rate 06.10 (13); ``g721`` (32), ``g723_24`` and ``g723_40``; ``ima_adpcm`` and ``ms_adpcm`` (32). At
+    other rates they have the same number of bits per sample. A codec that the installed libsndfile lacks, or that does
+    not support the rate (Opus needs 8, 12, 16, 24 or 48 kHz, MP3 at least 8 kHz), is skipped. Samples beyond +-1 are
+    clipped before coding, as the integer codecs would. A signal that is not finite is returned unchanged.
 
-    Sample 0 stays sample 0: the delay of each codec is measured once, by the cross-correlation of a noise with what
-    comes back of it, and taken away; the borders are mirrored. Codecs run on the CPU, item by item.
+    Sample 0 stays sample 0: the delay of each codec is measured once, by cross-correlating noise with its decoded
+    version, and removed; the borders are mirrored. Codecs run on the CPU, item by item.
 
     In training a codec and its quality are drawn for a share of the segments; in evaluation there is one fixed codec
     at the middle quality, or none, and nothing is drawn here.
 
     Args:
-        simulator: makes the signal that is coded; null: it is clean speech.
+        simulator: makes the signal that is coded; null: clean speech is.
         rate: sample rate of the codec in Hz; null: that of the signal.
-        codecs: names out of ``CODECS``, all equally likely.
+        codecs: names in ``CODECS``, all equally likely.
         quality: of Opus, Vorbis and MP3, drawn uniformly; 0 is the lowest bit rate of the codec and 1 the highest.
         probability: share of the training segments that are coded.
-        evaluation: the codec of the evaluation; null: none.
+        evaluation: the codec used in evaluation; null: none.
 
     Raises:
-        ConfigError: an argument is out of range; when called: no codec of the list works at this rate.
+        ConfigError: an argument is out of range; when called: none of the codecs works at this rate.
     """
 
     def __init__(
@@ -85,44 +86,34 @@ class Codec:
         probability: float = 0.5,
         evaluation: str | None = None,
     ) -> None:
-        problems = []
-        if unknown := [name for name in (*codecs, evaluation or "opus") if name not in CODECS]:
-            problems.append(f"Codec: {', '.join(map(str, unknown))} is no codec; there are {', '.join(CODECS)}")
-        if not codecs:
-            problems.append("Codec: codecs=[] must name at least one")
-        if rate is not None and (rate <= 0 or rate != int(rate)):
-            problems.append(f"Codec: rate={rate!r} must be a positive whole number of Hz, or null")
-        if not 0.0 <= probability <= 1.0:
-            problems.append(f"Codec: probability={probability!r} must be a share, 0 to 1")
-        if getattr(simulator, "provides_noise", False):
-            problems.append("Codec: simulator adds noise that the batch tells apart, which nothing coded keeps")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            takes_a_draw("simulator", simulator),
+            (
+                not getattr(simulator, "provides_noise", False),
+                "simulator returns noise separately, but a coded signal is not the sum of speech and noise",
+            ),
+            (rate is None or (rate > 0 and rate == int(rate)), f"rate={rate!r} must be a whole number of Hz, or null"),
+            known_names(CODECS, codecs=codecs),
+            one_of((None, *CODECS), evaluation=evaluation),
+            ascending(0, 1, quality=quality),
+            within(0, 1, probability=probability),
+        )
         self.simulator = simulator
-        self.models_body = models_body(simulator)
         self.rate = None if rate is None else int(rate)
         self.codecs = tuple(codecs)
-        self.quality = checked_range("Codec", "quality", quality, 0.0, 1.0)
+        self.quality = pair(quality)
         self.probability = float(probability)
         self.evaluation = evaluation
 
-    def __call__(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generator: torch.Generator,
-        training: bool,
-        *,
-        body: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """The coded signal ``(1, T)`` float32 at ``sample_rate`` for ``air (1, T)``, under the key ``signal``."""
-        signal = air
-        if self.simulator is not None:
-            signal = simulate(self.simulator, air, sample_rate, generator, training, body)["signal"]
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
+        """Return the coded ``signal (1, T)`` float32 for ``air (1, T)``."""
+        signal = air if self.simulator is None else self.simulator(air, draw)["signal"]
+        sample_rate, generator = draw.sample_rate, draw.generator
         rate = self.rate or sample_rate
         if rate > sample_rate:
             raise ConfigError([f"Codec: rate={rate} must not be above the sample rate, {sample_rate} Hz"])
-        if not training:
+        if not draw.training:
             quality = sum(self.quality) / 2
             names = () if self.evaluation is None else self._working((self.evaluation,), rate)
         else:
@@ -148,7 +139,7 @@ class Codec:
 
 
 def _coded(signal: Tensor, sample_rate: int, name: str, rate: int, quality: float) -> Tensor:
-    """``(1, T)`` through resampler and codec, aligned."""
+    """Return ``(1, T)`` after resampler and codec, aligned."""
     from bcfusion import audio
 
     # a pad of whole periods of the two rates keeps sample 0 on the codec's grid
@@ -163,12 +154,13 @@ def _coded(signal: Tensor, sample_rate: int, name: str, rate: int, quality: floa
 
 
 def round_trip(samples: np.ndarray, rate: int, name: str, quality: float = 0.5) -> np.ndarray:
-    """Encode and decode in memory, with the codec's delay taken away.
+    """Encode and decode in memory, and remove the codec's delay.
 
     Args:
-        samples: ``(T,)`` float32; clipped to +-1. Where one is not finite, all are returned as they are.
-        rate: in Hz. name: out of ``CODECS``.
-        quality: 0 to 1, where the codec has several.
+        samples: ``(T,)`` float32; clipped to +-1. If one is not finite, all are returned unchanged.
+        rate: in Hz.
+        name: one of ``CODECS``.
+        quality: 0 to 1, for codecs whose bit rate can be chosen.
 
     Returns:
         ``(T,)`` float32.
@@ -187,8 +179,8 @@ def round_trip(samples: np.ndarray, rate: int, name: str, quality: float = 0.5) 
 
 @lru_cache(maxsize=64)
 def delay(name: str, rate: int) -> int | None:
-    """By how many samples a codec is late at a rate, measured with noise; None where it does not work."""
-    # falls by 6 dB an octave, as speech does; codecs of speech follow it, where white noise would be noise to them
+    """Return a codec's delay in samples at a rate, measured with noise; None if the codec does not work."""
+    # falls by 6 dB per octave, like speech: speech codecs reproduce that, but not white noise
     white = np.random.default_rng(0).standard_normal(rate)
     spectrum = np.fft.rfft(white) / np.maximum(np.fft.rfftfreq(rate), 0.01)
     probe = np.fft.irfft(spectrum, rate)

@@ -1,4 +1,4 @@
-"""The body-conduction sensor of the EBEN paper: a zero-phase second-order low-pass and a little noise."""
+"""The body-conduction sensor of the EBEN paper: a zero-phase second-order low-pass plus weak noise."""
 
 from __future__ import annotations
 
@@ -9,65 +9,54 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, reflect, settling_time, uniform
 from bcfusion.errors import ConfigError
+from bcfusion.requirements import above, at_least, require
 
 
 class EbenLowpass(Batched):
-    """Simulates an in-ear microphone: biquad low-pass run forwards and backwards, then white Gaussian noise.
+    """Simulates an in-ear microphone: a biquad low-pass run forwards and backwards, then white Gaussian noise.
 
-    Run both ways the filter has no phase, so that the sensor stays aligned with the air microphone, and its response in
-    decibels is doubled: with Q 1 it is +1.8 dB at half the cutoff, 0 dB at the cutoff and -22.8 dB an octave above.
-    The borders are mirrored until the filter has settled.
+    Run in both directions the filter has no phase, so the sensor stays aligned with the air microphone, and its
+    response in decibels is doubled: with Q 1 it is +1.8 dB at half the cutoff, 0 dB at the cutoff and -22.8 dB an
+    octave above. The borders are mirrored far enough for the filter to settle.
 
-    In training cutoff and Q are each multiplied by their own U(1 - spread, 1 + spread); in evaluation they are fixed
-    and only the noise is drawn. The noise is part of the sensor and matters: without it STOI, which normalises every
-    band, hardly sees the low-pass. Being the sensor's own, it is not reported as ``noise``, which is the room's.
+    In training cutoff and Q are each multiplied by a number drawn from U(1 - spread, 1 + spread); in evaluation they
+    are fixed and only the noise is drawn. The noise is part of the sensor and matters: without it STOI, which
+    normalises every band, is hardly affected by the low-pass. As the sensor's own noise it is not returned as
+    ``noise``, which is for room noise.
 
     Source: J. Hauret et al., "Configurable EBEN: Extreme Bandwidth Extension Network to enhance body-conducted speech
     capture", 2023. The biquad is that of R. Bristow-Johnson's audio EQ cookbook.
 
     Args:
         cutoff_frequency: in Hz.
-        q: quality factor. 1/sqrt(2) gives -6.02 dB at the cutoff (two passes of -3.01 dB).
+        q: quality factor; 1/sqrt(2) gives -6.02 dB at the cutoff (two passes of -3.01 dB).
         spread: relative half-width of the training distribution of cutoff and Q, in [0, 1).
         noise_std: standard deviation of the noise relative to that of the low-passed signal (0.005 is 46 dB below it).
 
     Raises:
-        ConfigError: an argument is out of range; or, when called, the cutoff does not lie below half the sample rate.
+        ConfigError: an argument is out of range; or, when called, the cutoff is not below half the sample rate.
     """
 
     def __init__(
         self, cutoff_frequency: float = 600.0, q: float = 1.0, spread: float = 0.2, noise_std: float = 0.005
     ) -> None:
-        problems = []
-        if not 0.0 < cutoff_frequency < math.inf:
-            problems.append(f"EbenLowpass: cutoff_frequency={cutoff_frequency!r} must be a positive number of Hz")
-        if not 0.0 < q < math.inf:
-            problems.append(f"EbenLowpass: q={q!r} must be a positive number")
-        if not 0.0 <= spread < 1.0:
-            problems.append(f"EbenLowpass: spread={spread!r} must be at least 0 and less than 1")
-        if not 0.0 <= noise_std < math.inf:
-            problems.append(f"EbenLowpass: noise_std={noise_std!r} must be 0 or more")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            above(0, cutoff_frequency=cutoff_frequency, q=q),
+            (0.0 <= spread < 1.0, f"spread={spread!r} must be at least 0 and less than 1"),
+            at_least(0, noise_std=noise_std),
+        )
         self.cutoff_frequency = float(cutoff_frequency)
         self.q = float(q)
         self.spread = float(spread)
         self.noise_std = float(noise_std)
 
-    def batch(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generators: Sequence[torch.Generator],
-        training: bool,
-        bodies: Sequence[torch.Generator] | None = None,
-    ) -> dict[str, Tensor]:
-        """Clean speech ``air (B, 1, T)`` on its device; each item is drawn from its own of ``generators``.
-
-        ``bodies`` is what every :class:`~bcfusion.contracts.BatchSimulator` takes; this one models no wearer.
-        """
+    def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Simulate ``air (B, 1, T)`` on its device; see :meth:`bcfusion.contracts.BatchSimulator.batch`."""
+        sample_rate = draws[0].sample_rate
         highest = self.cutoff_frequency * (1.0 + self.spread)
         if highest >= sample_rate / 2:
             raise ConfigError(
@@ -77,16 +66,16 @@ class EbenLowpass(Batched):
                 ]
             )
         cutoffs, qs, noises = [], [], []
-        for generator in generators:
+        for draw in draws:
             cutoff_frequency, q = self.cutoff_frequency, self.q
-            if training:
-                cutoff_frequency *= uniform(1.0 - self.spread, 1.0 + self.spread, generator)
-                q *= uniform(1.0 - self.spread, 1.0 + self.spread, generator)
+            if draw.training:
+                cutoff_frequency *= uniform(1.0 - self.spread, 1.0 + self.spread, draw.generator)
+                q *= uniform(1.0 - self.spread, 1.0 + self.spread, draw.generator)
             cutoffs.append(cutoff_frequency)
             qs.append(q)
-            noises.append(torch.randn(air.shape[1:], generator=generator, dtype=torch.float32))
+            noises.append(torch.randn(air.shape[1:], generator=draw.generator, dtype=torch.float32))
         filtered = zero_phase_lowpass(air, sample_rate, cutoffs, qs)
-        # the population deviation: that of a single sample is 0 and not NaN
+        # the population deviation: for a single sample it is 0 and not NaN
         level = self.noise_std * filtered.std(dim=-1, keepdim=True, correction=0)
         return {"signal": (filtered + level * torch.stack(noises).to(air.device)).to(torch.float32)}
 
@@ -94,22 +83,23 @@ class EbenLowpass(Batched):
 def zero_phase_lowpass(
     signal: Tensor, sample_rate: int, cutoff_frequencies: Sequence[float], qs: Sequence[float]
 ) -> Tensor:
-    """Second-order low-pass, forwards and backwards, with mirrored borders; through the FFT, so that it runs anywhere.
+    """Apply a second-order low-pass forwards and backwards, with mirrored borders; by FFT, so that it runs anywhere.
 
-    Run both ways a filter has the response ``|H|**2``. That of the cookbook's biquad is, by the bilinear transform,
+    Run in both directions a filter has the response ``|H|**2``. For the cookbook's biquad this is, by the bilinear
+    transform,
     ``1 / ((1 - x**2)**2 + (x / q)**2)`` with ``x = tan(pi f / sample_rate) / tan(pi cutoff / sample_rate)``.
 
     Args:
         signal: ``(B, 1, T)``, any T of at least one sample.
         sample_rate: in Hz.
-        cutoff_frequencies: of each item in Hz, below half the sample rate.
-        qs: quality factor of each item.
+        cutoff_frequencies: one per item, in Hz, below half the sample rate.
+        qs: quality factor, one per item.
 
     Returns:
         ``(B, 1, T)`` float64.
     """
     length, device = signal.shape[-1], signal.device
-    # what wraps around, from one mirrored border to the other, has decayed by 140 dB where the signal begins
+    # circular convolution wraps one mirrored border into the other; by the start of the signal that decays by 140 dB
     radius = max(_pole_radius(2.0 * math.pi * f / sample_rate, q) for f, q in zip(cutoff_frequencies, qs, strict=True))
     pad = settling_time(radius, decibels=140.0)
     size = next_fast_len(length + 2 * pad, real=True)
@@ -123,9 +113,9 @@ def zero_phase_lowpass(
 
 
 def _pole_radius(angle: float, q: float) -> float:
-    """Of the outermost pole of the cookbook's low-pass with its cutoff at ``angle`` (pi: half the sample rate)."""
+    """Return the radius of the outermost pole of the cookbook's low-pass; ``angle`` pi is half the sample rate."""
     alpha = math.sin(angle) / (2.0 * q)
-    # (1 + alpha) z^2 - 2 cos(angle) z + (1 - alpha) has a complex pair of roots above Q 1/2, else two real ones
+    # (1 + alpha) z^2 - 2 cos(angle) z + (1 - alpha) has a complex pair of roots if Q > 1/2, else two real roots
     discriminant = alpha * alpha - math.sin(angle) ** 2
     if discriminant < 0.0:
         return math.sqrt((1.0 - alpha) / (1.0 + alpha))

@@ -1,16 +1,17 @@
-"""Measuring a sensor's response on recorded pairs of body and air.
+"""Measurement of a sensor's response on recorded pairs of body and air.
 
-The H1 estimate, cross spectrum over the air's power spectrum, is the best linear response where all that does not fit
-is noise. In a body sensor it is not: on eight real pairs of a throat and a headset microphone the coherence is 0.5 to
-0.8 below 500 Hz, but 0.1 to 0.4 from 1 to 6 kHz, although the throat's speech lies 20 to 35 dB above its own noise
-there. What is not coherent is speech on another path, through tissue, with a response that changes from sound to sound.
-H1 lacks it and is 2 to 10 dB too low. The ratio of the powers, noise floors subtracted, has it. So the response is a
-blend in decibels of the two by coherence: H1, which no noise gets into, where they are coherent, the ratio where they
-are not. H1 lies -10 log10(coherence) below the ratio, so the blend is at most 1.6 dB below it. Of long-term spectra of
-four pairs, predicted from the four others, H1 misses bands by 2.7 dB on average, the blend by 2.3.
+The H1 estimate, cross spectrum over the air's power spectrum, is the best linear response if everything that does not
+fit is noise. For a body sensor that is not so: on eight real pairs of a throat and a headset microphone the coherence
+is 0.5 to 0.8 below 500 Hz, but 0.1 to 0.4 from 1 to 6 kHz, although the throat's speech is 20 to 35 dB above its own
+noise there. The incoherent part is speech on another path, through tissue, with a response that changes from sound to
+sound. H1 lacks it and is 2 to 10 dB too low. The ratio of the powers, with noise floors subtracted, includes it. So the
+response is a blend of the two in decibels, weighted by coherence: H1, which is unaffected by noise, where the signals
+are coherent, and the ratio where they are not. H1 is -10 log10(coherence) below the ratio, so the blend is at most
+1.6 dB below it. When long-term spectra of four pairs are predicted from the four others, the mean error per band is
+2.7 dB with H1 and 2.3 dB with the blend.
 
 How the response changes from sound to sound is measured too, on short-time spectra smoothed over frequency: the ratio
-of body to air in a frame deviates by 5 to 11 dB, a part of which follows from the level of air (its slope).
+of body to air in a frame deviates by 5 to 11 dB, part of which is explained by the level of air (the slope).
 """
 
 from __future__ import annotations
@@ -28,36 +29,36 @@ from bcfusion.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-#: length of a frame in seconds, and how many of them lie over each sample
+#: length of a frame in seconds, and how many frames overlap at each sample
 FRAME_SECONDS = 0.032
 OVERLAP = 4
-#: frames that a recording needs at least
+#: fewest frames of a recording that is measured
 FRAMES = 16
-#: dB below the loudest frame of air down to which a frame is speech
+#: a frame counts as speech if it is at most this many dB below the loudest frame of air
 ACTIVE_RANGE = 35.0
-#: share of the frames, the quietest of air, that are pauses
+#: share of the frames that count as pauses: those in which air is quietest
 PAUSE_SHARE = 0.1
 #: octaves, standard deviation of the smoothing over frequency
 SMOOTHING = 1.0 / 6.0
-#: Hz under which the response is that at this frequency: microphones hear no speech there
+#: Hz below which the response is held constant: there is no speech there
 LOWEST = 50.0
-#: share of a power that the subtraction of its noise floor leaves at least: 10 dB of suppression
+#: smallest share of a power that remains after its noise floor is subtracted: at most 10 dB of suppression
 LEFT = 0.1
-#: dB above its floor that a frame's band must be, in both signals, to tell of the short-time ratio
+#: dB by which a frame's band must exceed the floor, in both signals, to count in the short-time ratio
 CLEAR = 6.0
-#: frames from which on a deviation is one
+#: fewest frames for a deviation to be computed
 COUNTED = 20
-#: what a slope is kept within: at -1 body would not hear what air does, and is but its floor
+#: limits of a slope: at -1 body would be independent of air, nothing but its noise floor
 SLOPES = (-0.8, 0.0)
-#: power that stands for none, far below the rounding of 16 bits
+#: smallest power, to avoid the logarithm of 0; far below the rounding noise of 16 bits
 TINY = 1e-20
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One recording: ``body (T,)`` and ``air (T,)``, aligned and of one polarity.
+    """One recording: ``body (T,)`` and ``air (T,)``, aligned and of equal polarity.
 
-    ``lag`` in seconds and ``polarity`` are what was undone.
+    ``lag`` in seconds and ``polarity`` are those of the original recording, already removed.
     """
 
     id: str
@@ -68,21 +69,21 @@ class Pair:
 
 
 def grid(sample_rate: int) -> np.ndarray:
-    """Frequencies in Hz, ``(F,)``, at which responses are measured at a sample rate."""
+    """Return the frequencies in Hz, ``(F,)``, at which responses are measured at a sample rate."""
     return np.fft.rfftfreq(_frame(sample_rate), 1.0 / sample_rate)
 
 
 def measure(identity: str, pairs: Iterable[Pair], sample_rate: int) -> Response:
-    """Measure one wearer's response on all of the wearer's recordings.
+    """Measure one wearer's response on all recordings of the wearer.
 
     Args:
         identity: of the wearer.
-        pairs: read one after the other, only sums are kept. One that is shorter than 16 frames (some 0.15 s), or of
+        pairs: consumed one at a time; only sums are kept. A pair that is shorter than 16 frames (about 0.15 s), or in
             which a signal is silent, is left out with a warning.
-        sample_rate: of all, in Hz.
+        sample_rate: of all pairs, in Hz.
 
     Raises:
-        DataError: none is left; the last one's problem.
+        DataError: no pair can be measured; states the problem of the last one.
     """
     sums = _Sums(sample_rate)
     problem = DataError(f"{identity}: no recording")
@@ -99,14 +100,14 @@ def measure(identity: str, pairs: Iterable[Pair], sample_rate: int) -> Response:
 
 @dataclass
 class _Sums:
-    """What is kept of the recordings of a wearer: sums over frames of speech, each relative to the level of its air."""
+    """Sums over the frames of speech of a wearer's recordings, each recording relative to the level of its air."""
 
     sample_rate: int
     air: np.ndarray = field(init=False)
     body: np.ndarray = field(init=False)
     cross: np.ndarray = field(init=False)
     floors: np.ndarray = field(init=False)  # of air and body
-    # of the short-time ratio y over the level x of air, in dB, about the means of a recording: count, xx, xy, yy
+    # of the short-time ratio y against the level x of air, in dB, about the means of a recording: count, xx, xy, yy
     moments: np.ndarray = field(init=False)
     frames: int = 0
     seen: list[Pair] = field(default_factory=list)
@@ -122,13 +123,13 @@ class _Sums:
         level = active_level(torch.from_numpy(pair.air)[None], self.sample_rate)
         if len(pair.air) < len(self.window) * (1 + FRAMES / OVERLAP) or level == 0.0 or not pair.body.any():
             seconds = len(pair.air) / self.sample_rate
-            raise DataError(f"{pair.id}: {seconds:.2f} s of body and air, or one of them silent: nothing to measure")
+            raise DataError(f"{pair.id}: {seconds:.2f} s of body and air are too short, or one is silent")
         air, body = (_spectra(signal / level, self.window) for signal in (pair.air, pair.body))
         energy = np.sum(np.abs(air) ** 2, axis=1)
         speech = energy > energy.max() * 10.0 ** (-ACTIVE_RANGE / 10.0)
         pause = energy <= np.quantile(energy, PAUSE_SHARE)
         powers = [np.abs(frames[speech]) ** 2 for frames in (air, body)]
-        # the median of pauses is not moved by a breath or a rub; of an exponential distribution it is log(2) times mean
+        # a breath or rub in a pause does not move the median, which for an exponential distribution is log(2) * mean
         floors = [np.median(np.abs(frames[pause]) ** 2, axis=0) / np.log(2.0) for frames in (air, body)]
         self.air += powers[0].sum(axis=0)
         self.body += powers[1].sum(axis=0)
@@ -170,7 +171,7 @@ class _Sums:
         )
 
     def _short_time(self) -> np.ndarray:
-        """Deviation, slope and residual ``(3, F)``; bins that are rarely clear take them from their neighbours."""
+        """Return deviation, slope and residual, ``(3, F)``; bins that are rarely clear are interpolated."""
         count, xx, xy, yy = self.moments
         known = np.flatnonzero(count >= COUNTED)
         if not len(known):
@@ -197,15 +198,15 @@ def _spectra(signal: np.ndarray, window: np.ndarray) -> np.ndarray:
 
 
 def _smoothing(frequencies: np.ndarray) -> np.ndarray:
-    """``(F, F)``, rows of sum 1: means over a Gaussian of 1/6 octave to either side, and at least of a bin."""
+    """Return ``(F, F)`` with rows of sum 1: means over a Gaussian of 1/6 octave, and at least of one bin."""
     width = np.maximum(frequencies * (2.0**SMOOTHING - 1.0), frequencies[1])[:, None]
     kernel = np.exp(-0.5 * ((frequencies - frequencies[:, None]) / width) ** 2)
-    kernel[:, frequencies < LOWEST] = 0.0  # where nothing is heard there is nothing to be had
+    kernel[:, frequencies < LOWEST] = 0.0  # there is no speech to measure there
     return kernel / kernel.sum(axis=1, keepdims=True)
 
 
 def _moments(level: np.ndarray, ratio: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Count and second moments ``(4, F)`` over the chosen frames of ``(frames, F)``, about their means."""
+    """Return count and second moments ``(4, F)``, about their means, of the chosen frames of ``(frames, F)``."""
     count = np.maximum(chosen.sum(axis=0), 1)
     x, y = (np.where(chosen, value - np.sum(value * chosen, axis=0) / count, 0.0) for value in (level, ratio))
     return np.stack([chosen.sum(axis=0), np.sum(x * x, axis=0), np.sum(x * y, axis=0), np.sum(y * y, axis=0)])

@@ -1,4 +1,4 @@
-"""Short causal filters from magnitude responses, and their convolution: what simulators of measured sensors share."""
+"""Short causal filters designed from magnitude responses, and their convolution."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ FLOOR = 1e-7
 def minimum_phase(magnitude: Tensor, taps: int) -> Tensor:
     """Design filters with a given magnitude response and minimum phase, by the real cepstrum.
 
-    Of all causal filters with that magnitude the minimum-phase one has its energy earliest, so that a filtered signal
-    stays aligned with its source as well as causality allows. The phase is the Hilbert transform of the log magnitude:
+    Of all causal filters with that magnitude the minimum-phase one has its energy earliest, so a filtered signal stays
+    aligned with its source as well as causality allows. The phase is the Hilbert transform of the log magnitude:
     the cepstrum of the log magnitude is folded onto its causal half (A. V. Oppenheim and R. W. Schafer, "Discrete-Time
     Signal Processing", chapter on the cepstrum).
 
-    What lies behind ``taps`` is cut off. Responses that are smooth over ``sample_rate / taps`` hardly notice. The
-    cepstrum is aliased where it is longer than the grid: take at least four times as many bins as taps.
+    The filter is cut off after ``taps``, which hardly affects responses that are smooth over ``sample_rate / taps``. A
+    cepstrum that is longer than the frequency grid is aliased: use at least four times as many bins as taps.
 
     Args:
         magnitude: ``(..., F)``, linear, not negative, at F >= 2 equidistant frequencies from 0 to half the sample rate,
-            both included. All zero: the filter is zero.
+            both included. If all are zero, so is the filter.
         taps: length of the filters, at most ``2 * (F - 1)``.
 
     Returns:
-        ``(..., taps)``, of the type and on the device of ``magnitude``.
+        ``(..., taps)``, with the dtype and device of ``magnitude``.
 
     Raises:
-        ValueError: ``taps`` is under 1 or more than the frequencies can tell.
+        ValueError: ``taps`` is less than 1 or more than the frequencies determine.
     """
     points = 2 * (magnitude.shape[-1] - 1)
     if not 1 <= taps <= points:
-        raise ValueError(f"taps={taps} must be 1 to {points}, as {magnitude.shape[-1]} frequencies tell no more")
+        raise ValueError(f"taps={taps} must be 1 to {points} with {magnitude.shape[-1]} frequencies")
     top = magnitude.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(magnitude.dtype).tiny)
     cepstrum = torch.fft.irfft((magnitude / top).clamp_min(FLOOR).log(), n=points)
     fold = torch.zeros(points, dtype=magnitude.dtype, device=magnitude.device)
@@ -44,17 +44,17 @@ def minimum_phase(magnitude: Tensor, taps: int) -> Tensor:
 
 
 def causal_filter(signal: Tensor, taps: Tensor) -> Tensor:
-    """Convolve each signal with its own causal filter, through the FFT.
+    """Convolve each signal with its own causal filter, by FFT.
 
-    Before its first sample a signal counts as silent. Output sample n depends on input samples up to n, and tap 0 meets
-    sample n itself: nothing is delayed.
+    A signal counts as silent before its first sample. Output sample n depends on input samples up to n, and tap 0 is
+    multiplied with sample n itself, so nothing is delayed.
 
     Args:
         signal: ``(B, 1, T)`` real, any T of at least one sample.
-        taps: ``(B, K)``, or ``(1, K)`` for one filter of all signals; any K of at least one tap.
+        taps: ``(B, K)``, or ``(1, K)`` for one filter for all signals; any K of at least one tap.
 
     Returns:
-        ``(B, 1, T)``, type and device of ``signal``.
+        ``(B, 1, T)``, with the dtype and device of ``signal``.
     """
     length = signal.shape[-1]
     taps = taps.to(signal)[:, None, :length]

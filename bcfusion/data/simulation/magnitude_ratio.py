@@ -1,35 +1,34 @@
-"""A body sensor by the statistics of its short-time magnitudes relative to the air microphone's."""
+"""A body sensor simulated from the statistics of its short-time magnitudes relative to the air microphone."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
+from bcfusion.contracts import Draw
 from bcfusion.data.simulation.measured import Curves, MeasuredSensor, even_frame, smooth_curve
-from bcfusion.errors import ConfigError
+from bcfusion.requirements import at_least
 
 #: octaves of the smoothing of what differs between wearers
 WEARER_OCTAVES = 0.5
 
 
 class MagnitudeRatio(MeasuredSensor):
-    """Simulates a body sensor on the short-time Fourier transform: air's phases, air's magnitudes times a drawn ratio.
+    """Simulates a body sensor in the short-time Fourier domain: air's phases, air's magnitudes times a drawn ratio.
 
-    The ratio of body to air has, for each frequency, a mean and a deviation in dB, measured on real pairs: a deviation
+    The ratio of body to air has, for each frequency, a mean and deviations in dB that were measured on real pairs: one
     from wearer to wearer, drawn once for each speaker and smoothed over frequency, and one from frame to frame, drawn
-    from the utterance's generator and smoothed over time and frequency. No single response of a wearer is used, so
-    simulated wearers are not bound to those who were measured. The phase is untouched: the signal is aligned with air.
-    Frames of 32 ms, four of which overlap. Training and evaluation differ by what seeds the draws alone.
+    from the utterance's generator and smoothed over time and frequency. No response of a single wearer is used, so
+    simulated wearers are not limited to those who were measured. The phase is unchanged, so the signal is aligned with
+    air. Frames have 32 ms, and four of them overlap. Training and evaluation differ only in the seeds of the draws.
 
-    The mean is that of the power over an utterance, not of the decibels of single frames: long-term spectra are those
-    of the measured sensor whatever ``wander`` is.
+    The mean is taken over the power of an utterance, not over the decibels of single frames, so the long-term spectrum
+    is that of the measured sensor for any ``wander``.
 
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the ratio changes from frame to frame.
-        wearer_spread: share of the measured deviation from wearer to wearer; 0: all are the mean one.
+        wearer_spread: share of the measured deviation from wearer to wearer; 0: all wearers equal the mean.
         follow_level: whether the ratio falls where air is loud, by the measured slope; see
             :class:`~bcfusion.data.simulation.transfer_function.TransferFunction`.
         noise: whether the sensor's own noise is added.
@@ -46,22 +45,21 @@ class MagnitudeRatio(MeasuredSensor):
         follow_level: bool = True,
         noise: bool = True,
     ) -> None:
-        super().__init__(calibration, wander, follow_level, noise)
-        if not 0.0 <= wearer_spread < math.inf:
-            raise ConfigError([f"MagnitudeRatio: wearer_spread={wearer_spread!r} must be 0 or more"])
+        super().__init__(calibration, wander, follow_level, noise, at_least(0, wearer_spread=wearer_spread))
         self.wearer_spread = float(wearer_spread)
 
     def bins(self, sample_rate: int) -> int:
-        """Those of a frame's transform."""
+        """Return the bins of a frame's transform."""
         return even_frame(sample_rate) // 2 + 1
 
     def frames(self, length: int, sample_rate: int) -> tuple[int, int]:
-        """Frames of 32 ms every 8 ms, the first centred on sample 0."""
+        """Return frames of 32 ms every 8 ms, the first centred on sample 0."""
         hop = even_frame(sample_rate) // 4
         return length // hop + 1, hop
 
-    def draw(self, sample_rate: int, body: torch.Generator, generator: torch.Generator, training: bool) -> Curves:
-        """The mean of all wearers, with a level and a smooth curve of this wearer's own."""
+    def curves(self, draw: Draw) -> Curves:
+        """Return the mean of all wearers, plus a level and a smooth curve drawn for this wearer."""
+        sample_rate, body = draw.sample_rate, draw.body
         wearers = self.wearers(sample_rate)
         mean = Curves(*(curve.mean(dim=0) for curve in wearers))
         own = torch.randn(1, generator=body), smooth_curve(self.bins(sample_rate), sample_rate, WEARER_OCTAVES, body)
@@ -73,7 +71,7 @@ class MagnitudeRatio(MeasuredSensor):
         return mean._replace(response=mean.response + level + curve, noise=mean.noise + level)
 
     def apply(self, air: Tensor, sample_rate: int, curves: Curves, wandering: Tensor) -> Tensor:
-        """Scale each frequency of each frame, and overlap-add."""
+        """Scale each frequency of each frame, then overlap-add."""
         frame = even_frame(sample_rate)
         window = torch.hann_window(frame, device=air.device)
         spectra = torch.stft(

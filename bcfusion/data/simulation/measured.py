@@ -1,4 +1,4 @@
-"""What simulators of a measured sensor share: its calibration, how its response wanders, and its noise."""
+"""What simulators of a measured sensor share: its calibration, how its response varies, and its noise."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from torch import Tensor
 from torch.nn.functional import conv1d
 
 from bcfusion.audio.level import SILENCE_LEVEL, active_level
+from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, choice, uniform
 from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL
 from bcfusion.data.simulation.calibration import Calibration
 from bcfusion.data.simulation.estimation import ACTIVE_RANGE, FRAME_SECONDS
 from bcfusion.data.simulation.fir import causal_filter, minimum_phase
-from bcfusion.errors import BcfusionError, ConfigError
+from bcfusion.errors import DataError
+from bcfusion.requirements import Rule, at_least, require
 
-#: seconds and octaves, standard deviations of the smoothing of what wanders. On eight real throat recordings the
-#: deviation of a frame and of another 16 / 32 / 64 ms later correlate by 0.75 / 0.5 / 0.15, those of neighbouring
-#: octaves by 0.6.
+#: standard deviations of the smoothing of the frame-to-frame variation, in seconds and octaves. On eight real throat
+#: recordings the deviations of two frames 16 / 32 / 64 ms apart have a correlation of 0.75 / 0.5 / 0.15, those of
+#: neighbouring octaves of 0.6.
 WANDER_SECONDS = 0.02
 WANDER_OCTAVES = 0.5
-#: dB about its mean within which the level of air moves the response
+#: dB about its mean to which the level of air is limited before it changes the response
 LEVEL_RANGE = 20.0
-#: octaves of the smoothing of air's level over frequency, as calibrations measure it
+#: octaves of the smoothing of air's level over frequency, the same as when calibrating
 LEVEL_OCTAVES = 1.0 / 6.0
 TINY = 1e-20
 
@@ -36,7 +38,7 @@ TINY = 1e-20
 class Curves(NamedTuple):
     """A sensor's curves ``(..., F)``: response, deviation from frame to frame, slope over level, noise density, in dB.
 
-    As in :class:`~bcfusion.data.simulation.calibration.Response`; ``deviation`` is the residual one where the response
+    See :class:`~bcfusion.data.simulation.calibration.Response`; ``deviation`` is the residual deviation if the response
     follows the level.
     """
 
@@ -47,74 +49,73 @@ class Curves(NamedTuple):
 
 
 class MeasuredSensor(Batched):
-    """Simulates a sensor that was measured; the classes beneath it say how its response is drawn and applied.
+    """Simulates a sensor that was measured; subclasses define how its response is drawn and applied.
 
-    The sensor's own noise has the measured spectrum and lies below the active speech of each item as far as it did in
-    the recordings; below an item without speech as if that had the nominal -26 dB. It is no ``noise`` of a room.
+    The sensor's own noise has the measured spectrum and the same level relative to the active speech of each item as in
+    the recordings; an item without speech counts as having the nominal -26 dB. It is not returned as ``noise``, which
+    is for room noise.
 
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the response changes from frame to frame.
-        follow_level: whether the response falls where air is loud, by the measured slope, and only what that does not
-            explain is drawn.
+        follow_level: whether the response falls where air is loud, by the measured slope; then only the residual
+            deviation is drawn.
         noise: whether the sensor's own noise is added.
+        rules: of the arguments of a subclass, for :func:`bcfusion.requirements.require`.
 
     Raises:
-        ConfigError: the file is missing or damaged, or ``wander`` out of range.
+        ConfigError: the file is missing or damaged, or an argument is out of range.
     """
 
-    models_body = True
-
-    def __init__(self, calibration: str, wander: float, follow_level: bool, noise: bool) -> None:
-        owner = type(self).__name__
-        problems = []
-        if not 0.0 <= wander < math.inf:
-            problems.append(f"{owner}: wander={wander!r} must be 0 or more, 1 for what was measured")
+    def __init__(self, calibration: str, wander: float, follow_level: bool, noise: bool, *rules: Rule) -> None:
+        problem = ""
         try:
             self.calibration = Calibration.load(calibration)
-        except BcfusionError as error:
-            problems.append(f"{owner}: {error}")
-        if problems:
-            raise ConfigError(problems)
+        except DataError as error:
+            problem = str(error)
+        require(self, at_least(0, wander=wander), (not problem, problem), *rules)
         self.wander = float(wander)
         self.follow_level = follow_level
         self.noise = noise
         self._wearers: dict[int, Curves] = {}
 
     @abstractmethod
-    def draw(self, sample_rate: int, body: torch.Generator, generator: torch.Generator, training: bool) -> Curves:
-        """The sensor of one utterance, ``(F,)`` curves over the :meth:`bins`."""
+    def curves(self, draw: Draw) -> Curves:
+        """Draw the sensor of one utterance: curves ``(F,)`` over the :meth:`bins`."""
 
     @abstractmethod
     def bins(self, sample_rate: int) -> int:
-        """F, at how many equidistant frequencies from 0 to half the sample rate gains are given."""
+        """Return F, the number of equidistant frequencies from 0 to half the sample rate at which gains are given."""
 
     @abstractmethod
     def frames(self, length: int, sample_rate: int) -> tuple[int, int]:
-        """How many frames a signal has, and how many samples lie between them."""
+        """Return the number of frames of a signal, and the samples from one frame to the next."""
 
     @abstractmethod
     def apply(self, air: Tensor, sample_rate: int, curves: Curves, wandering: Tensor) -> Tensor:
-        """Filter: air ``(B, 1, T)``, curves ``(B, F)``, ``wandering (B, frames, F)`` in dB; gives ``(B, 1, T)``."""
+        """Filter a batch.
 
-    def batch(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generators: Sequence[torch.Generator],
-        training: bool,
-        bodies: Sequence[torch.Generator] | None = None,
-    ) -> dict[str, Tensor]:
-        """Clean speech ``air (B, 1, T)`` on its device; see :class:`bcfusion.contracts.BatchSimulator`."""
+        Args:
+            air: ``(B, 1, T)``.
+            sample_rate: in Hz.
+            curves: ``(B, F)`` each.
+            wandering: ``(B, frames, F)``, drawn variation of the response, in dB.
+
+        Returns:
+            ``(B, 1, T)``.
+        """
+
+    def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Simulate ``air (B, 1, T)`` on its device; see :meth:`bcfusion.contracts.BatchSimulator.batch`."""
         air = air.to(torch.float32)
+        sample_rate = draws[0].sample_rate
         count, hop = self.frames(air.shape[-1], sample_rate)
         drawn, wandering, white = [], [], []
-        for generator, body in zip(generators, bodies or generators, strict=True):
-            curves = self.draw(sample_rate, body, generator, training)
-            drawn.append(curves)
-            wandering.append(self._wandering(count, hop, sample_rate, curves.deviation, generator))
-            if self.noise:  # drawn last: without it nothing else changes
-                white.append(torch.randn(1, air.shape[-1], generator=generator))
+        for draw in draws:
+            drawn.append(self.curves(draw))
+            wandering.append(self._wandering(count, hop, sample_rate, drawn[-1].deviation, draw.generator))
+            if self.noise:  # drawn last, so that nothing else changes without it
+                white.append(torch.randn(1, air.shape[-1], generator=draw.generator))
         curves = Curves(*(torch.stack(parts).to(air.device) for parts in zip(*drawn, strict=True)))
         signal = self.apply(air, sample_rate, curves, torch.stack(wandering).to(air.device))
         if self.noise:
@@ -122,7 +123,7 @@ class MeasuredSensor(Batched):
         return {"signal": signal}
 
     def wearers(self, sample_rate: int) -> Curves:
-        """Of all who were measured, ``(wearers, F)`` each, over the :meth:`bins`."""
+        """Return the curves of all measured wearers, ``(wearers, F)`` each, over the :meth:`bins`."""
         if sample_rate not in self._wearers:
             names = ("response_db", "residual_db" if self.follow_level else "deviation_db", "slope", "noise_db")
             at = np.linspace(0.0, sample_rate / 2.0, self.bins(sample_rate))
@@ -131,12 +132,12 @@ class MeasuredSensor(Batched):
         return self._wearers[sample_rate]
 
     def short_time_gain(self, power: Tensor, curves: Curves, wandering: Tensor, sample_rate: int) -> Tensor:
-        """Gain in dB of each frame, ``(B, frames, F)``, whose mean over the power of speech is the response.
+        """Return the gain of each frame in dB, ``(B, frames, F)``, whose speech-power-weighted mean is the response.
 
         Args:
-            power: ``(B, frames, F)`` of air.
-            curves: ``(B, F)``.
-            wandering: ``(B, frames, F)``, drawn, in dB.
+            power: of air, ``(B, frames, F)``.
+            curves: ``(B, F)`` each.
+            wandering: ``(B, frames, F)``, drawn variation of the response, in dB.
             sample_rate: in Hz.
         """
         gain = curves.response[:, None] + wandering
@@ -156,7 +157,7 @@ class MeasuredSensor(Batched):
     def _wandering(
         self, count: int, hop: int, sample_rate: int, deviation: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """``(frames, F)`` in dB, of the deviation given, smooth in time and frequency; 1 in the mean of the power."""
+        """Draw a variation ``(frames, F)`` in dB with the given deviation, smooth in both, whose mean power is 1."""
         if not self.wander:
             return torch.zeros(count, len(deviation))
         spread = self.wander * deviation
@@ -166,7 +167,7 @@ class MeasuredSensor(Batched):
         white = torch.randn(count + 2 * reach, len(deviation), generator=generator)
         slow = conv1d(white.T[:, None], (kernel / kernel.norm())[None, None])[:, 0].T
         smooth = slow @ unit_rows(len(deviation), sample_rate, WANDER_OCTAVES).T
-        # the mean of 10^(x/10) over a Gaussian x dB is above 1
+        # the mean of 10^(x/10) is above 1 for a Gaussian x of mean 0
         return spread * smooth - math.log(10.0) / 20.0 * spread.square()
 
     def _noise(self, white: Tensor, air: Tensor, sample_rate: int, density: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ class MeasuredSensor(Batched):
 
 
 def mixed(wearers: Curves, body: torch.Generator) -> Curves:
-    """The curves of a wearer between two of those who were measured, ``(F,)`` each, interpolated in dB."""
+    """Draw the curves of a wearer between two of those measured, ``(F,)`` each, interpolated in dB."""
     count = len(wearers.response)
     first, second = choice(count, body), choice(count, body)
     weight = uniform(0.0, 1.0, body)
@@ -186,15 +187,18 @@ def mixed(wearers: Curves, body: torch.Generator) -> Curves:
 
 
 def smooth_curve(bins: int, sample_rate: int, octaves: float, generator: torch.Generator) -> Tensor:
-    """A random curve ``(F,)`` over frequency, of mean 0 and deviation 1 at each, smooth over so many octaves."""
+    """Draw a curve ``(F,)`` over frequency, of mean 0 and deviation 1 at each, smooth over the given octaves."""
     return unit_rows(bins, sample_rate, octaves) @ torch.randn(bins, generator=generator)
 
 
 @lru_cache(maxsize=16)
 def octave_means(bins: int, sample_rate: int, octaves: float) -> Tensor:
-    """Means over a Gaussian of so many octaves to either side, and at least of a bin.
+    """Return the matrix ``(F, F)``, with rows of sum 1, that averages a curve over frequency.
 
-    ``(F, F)``, rows of sum 1, over ``bins`` equidistant frequencies from 0 to half the sample rate.
+    Args:
+        bins: F, the number of equidistant frequencies from 0 to half the sample rate.
+        sample_rate: in Hz.
+        octaves: standard deviation of the Gaussian averaged over; at least one bin.
     """
     at = torch.linspace(0.0, sample_rate / 2.0, bins, dtype=torch.float64)
     width = (at * (2.0**octaves - 1.0)).clamp_min(float(at[1]))[:, None]
@@ -204,11 +208,11 @@ def octave_means(bins: int, sample_rate: int, octaves: float) -> Tensor:
 
 @lru_cache(maxsize=16)
 def unit_rows(bins: int, sample_rate: int, octaves: float) -> Tensor:
-    """:func:`octave_means` with rows of norm 1: white noise of variance 1 keeps its variance."""
+    """Return :func:`octave_means` with rows of norm 1, which keep the variance of white noise."""
     means = octave_means(bins, sample_rate, octaves)
     return means / means.norm(dim=1, keepdim=True)
 
 
 def even_frame(sample_rate: int) -> int:
-    """Samples of a frame of 32 ms, a multiple of four."""
+    """Return the samples of a frame of 32 ms, rounded to a multiple of four."""
     return 4 * round(FRAME_SECONDS * sample_rate / 4)

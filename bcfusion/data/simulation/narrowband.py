@@ -1,4 +1,4 @@
-"""Narrow-band speech for bandwidth extension: low-passed by a random filter, decimated, resampled back."""
+"""Narrow-band speech for bandwidth extension: low-passed by a random filter, decimated, and resampled back."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import torch
 from scipy import signal as scipy_signal
 from torch import Tensor
 
-from bcfusion.data.simulation import checked_range, choice, reflect, settling_time, uniform
+from bcfusion.contracts import Draw
+from bcfusion.data.simulation import choice, known_names, pair, reflect, settling_time, uniform
 from bcfusion.errors import ConfigError
+from bcfusion.requirements import ascending, require
 
-#: zero crossings, at the narrow rate, that the resampler's kernel reaches to either side, twice (down and up), and some
+#: samples at the narrow rate to which the resampler's kernel extends on either side, twice (down and up), and a margin
 RESAMPLER_REACH = 160
-#: samples that the borders are mirrored for, at most, to let a recursive filter settle
+#: most samples by which the borders are mirrored to let a recursive filter settle
 MAXIMAL_SETTLING = 4096
 
 
@@ -32,26 +34,26 @@ Family = Callable[[int, float, int, torch.Generator], Lowpass]
 
 
 class Narrowband:
-    """Simulates a narrow-band channel: what remains of speech that was sampled at ``rate``.
+    """Simulates a narrow-band channel: what remains of speech after sampling at ``rate``.
 
-    In training a filter is drawn for every segment: its family, its order and its cutoff, so that a network cannot
-    learn the one filter it was shown and fail on any other. Where the sample rate is a multiple of ``rate`` the
-    filtered signal is decimated by leaving samples out: a gentle filter aliases, as a real one does. At other ratios
-    the decimation needs interpolation, which is free of aliases. In evaluation there is one fixed filter, the
-    Kaiser-windowed sinc of the resampler ("kaiser_best"), and nothing is random. That resampler also brings the signal
-    back to the sample rate, so above ``rate / 2`` nothing is left in either case.
+    In training the family, order and cutoff of a filter are drawn for every segment, so that a network does not learn
+    one filter and fail on all others. If the sample rate is a multiple of ``rate``, the filtered signal is decimated by
+    dropping samples: a gentle filter aliases, as in a real device. At other ratios the decimation needs interpolation,
+    which is free of aliasing. In evaluation there is one fixed filter, the Kaiser-windowed sinc of the resampler
+    ("kaiser_best"), and nothing is random. That resampler also restores the sample rate, so nothing is left above
+    ``rate / 2`` in either case.
 
     All filters have zero phase (recursive ones run forwards and backwards, which doubles their attenuation in
-    decibels), and sample 0 stays sample 0: the result is aligned with its target and has its length.
+    decibels), and sample 0 stays sample 0: the result is aligned with its target and has the same length.
 
     Source: S. Sulun and M. E. P. Davies, "On filter generalization for music bandwidth extension using deep neural
     networks", 2021, for the random families.
 
     Args:
-        rate: sample rate of the narrow-band signal in Hz, less than the sample rate.
+        rate: sample rate of the narrow-band signal in Hz, below the sample rate of the speech.
         cutoff_range: cutoff in training, relative to ``rate / 2``, drawn uniformly; within (0, 1].
         orders: lowest and highest order of the recursive filters, both included.
-        families: names out of ``FAMILIES``, all equally likely.
+        families: names in ``FAMILIES``, all equally likely.
 
     Raises:
         ConfigError: an argument is out of range; or, when called, ``rate`` is not below the sample rate.
@@ -64,32 +66,31 @@ class Narrowband:
         orders: Sequence[int] = (2, 10),
         families: Sequence[str] = ("butterworth", "chebyshev", "chebyshev2", "elliptic", "bessel", "sinc"),
     ) -> None:
-        problems = []
-        if rate <= 0 or rate != int(rate):
-            problems.append(f"Narrowband: rate={rate!r} must be a positive whole number of Hz")
-        unknown = [name for name in families if name not in FAMILIES]
-        if unknown or not families:
-            problems.append(f"Narrowband: families={list(families)} must be one or more of {', '.join(FAMILIES)}")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            (rate > 0 and rate == int(rate), f"rate={rate!r} must be a whole number of Hz, above 0"),
+            ascending(0.01, 1, cutoff_range=cutoff_range),
+            ascending(1, 20, orders=orders),
+            known_names(FAMILIES, families=families),
+        )
         self.rate = int(rate)
-        self.cutoff_range = checked_range("Narrowband", "cutoff_range", cutoff_range, 0.01, 1.0)
-        lowest, highest = checked_range("Narrowband", "orders", orders, 1, 20)
-        self.orders = (int(lowest), int(highest))
+        self.cutoff_range = pair(cutoff_range)
+        self.orders = tuple(map(int, orders))
         self.families = tuple(families)
 
-    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        """The narrow-band signal ``(1, T)`` float32 at ``sample_rate`` for ``air (1, T)``, under the key ``signal``."""
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
+        """Return the narrow-band ``signal (1, T)`` float32, at the sample rate of ``air (1, T)``."""
+        sample_rate = draw.sample_rate
         if self.rate >= sample_rate:
             raise ConfigError([f"Narrowband: rate={self.rate} must be below the sample rate, {sample_rate} Hz"])
-        lowpass = self._draw(sample_rate, generator) if training else None
+        lowpass = self._lowpass(sample_rate, draw.generator) if draw.training else None
         # a pad of whole periods of the two rates, so that decimation keeps sample 0 on its grid
         period = sample_rate // math.gcd(sample_rate, self.rate)
         reach = math.ceil(RESAMPLER_REACH * sample_rate / self.rate) + (lowpass.settling if lowpass else 0)
         pad = math.ceil(reach / period) * period
         wide = reflect(air.to(torch.float32), pad)
         if lowpass is not None:
-            # in double precision; the copy in single is contiguous, where sosfiltfilt's is a reversed view
+            # filtered in double precision; the copy in single is contiguous, unlike the reversed view of sosfiltfilt
             wide = torch.from_numpy(lowpass.apply(wide.numpy().astype(np.float64)).astype(np.float32, order="C"))
         if lowpass is not None and sample_rate % self.rate == 0:
             narrow = wide[..., :: sample_rate // self.rate]
@@ -98,7 +99,7 @@ class Narrowband:
         restored = _resample(narrow, self.rate, sample_rate)
         return {"signal": restored[..., pad : pad + air.shape[-1]].contiguous()}
 
-    def _draw(self, sample_rate: int, generator: torch.Generator) -> Lowpass:
+    def _lowpass(self, sample_rate: int, generator: torch.Generator) -> Lowpass:
         family = FAMILIES[self.families[choice(len(self.families), generator)]]
         lowest, highest = self.orders
         order = lowest + choice(highest - lowest + 1, generator)
@@ -113,38 +114,38 @@ def _resample(signal: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def butterworth(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
-    """Butterworth: flat; -6 dB at the cutoff after both passes."""
+    """Design a Butterworth filter: flat; -6 dB at the cutoff after both passes."""
     return _recursive(scipy_signal.butter(order, cutoff, fs=sample_rate, output="sos"))
 
 
 def chebyshev(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
-    """Chebyshev, first kind: 0.05 to 1 dB of ripple a pass up to the cutoff."""
+    """Design a Chebyshev filter of the first kind: 0.05 to 1 dB of ripple per pass, up to the cutoff."""
     ripple = uniform(0.05, 1.0, generator)
     return _recursive(scipy_signal.cheby1(order, ripple, cutoff, fs=sample_rate, output="sos"))
 
 
 def chebyshev2(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
-    """Chebyshev, second kind: flat, 30 to 60 dB of attenuation a pass beyond; -6 dB at the cutoff after both passes."""
+    """Design a Chebyshev filter of the second kind: flat; 30 to 60 dB of attenuation per pass; -6 dB at the cutoff."""
     attenuation = uniform(30.0, 60.0, generator)
-    # scipy asks where the stop band begins; in the analogue prototype that is so many times the half-power frequency
+    # scipy wants the edge of the stop band; in the analogue prototype that is `ratio` times the half-power frequency
     ratio = math.cosh(math.acosh(math.sqrt(10.0 ** (attenuation / 10.0) - 1.0)) / order)
     edge = math.atan(ratio * math.tan(math.pi * cutoff / sample_rate)) * sample_rate / math.pi
     return _recursive(scipy_signal.cheby2(order, attenuation, edge, fs=sample_rate, output="sos"))
 
 
 def elliptic(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
-    """Elliptic: 0.05 to 1 dB of ripple a pass up to the cutoff, 30 to 60 dB of attenuation a pass beyond."""
+    """Design an elliptic filter: 0.05 to 1 dB of ripple up to the cutoff, then 30 to 60 dB of attenuation, per pass."""
     ripple, attenuation = uniform(0.05, 1.0, generator), uniform(30.0, 60.0, generator)
     return _recursive(scipy_signal.ellip(order, ripple, attenuation, cutoff, fs=sample_rate, output="sos"))
 
 
 def bessel(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
-    """Bessel: no overshoot, the gentlest slope; -6 dB at the cutoff after both passes."""
+    """Design a Bessel filter: no overshoot, the gentlest slope; -6 dB at the cutoff after both passes."""
     return _recursive(scipy_signal.bessel(order, cutoff, fs=sample_rate, norm="mag", output="sos"))
 
 
 def sinc(order: int, cutoff: float, sample_rate: int, generator: torch.Generator) -> Lowpass:
-    """Kaiser-windowed sinc of 4 to 10 zero crossings per order and side, beta 4 to 14; -6 dB at the cutoff."""
+    """Design a Kaiser-windowed sinc: 4 to 10 zero crossings per order and side, beta 4 to 14; -6 dB at the cutoff."""
     crossings = order * uniform(4.0, 10.0, generator)
     half = math.ceil(crossings * sample_rate / (2.0 * cutoff))
     beta = uniform(4.0, 14.0, generator)
@@ -158,10 +159,10 @@ def sinc(order: int, cutoff: float, sample_rate: int, generator: torch.Generator
 
 
 def _recursive(sections: np.ndarray) -> Lowpass:
-    """Second-order sections, forwards and backwards: one polynomial of order 10 would lose its poles to rounding."""
+    """Apply second-order sections forwards and backwards; rounding would ruin the poles of a single polynomial."""
     poles = np.concatenate([np.roots(section[3:]) for section in sections])
     settling = settling_time(float(np.abs(poles).max()), decibels=60.0)
-    # the steepest elliptic ones ring for a second, in a band of a few hertz: not worth a pad as long as the segment
+    # the steepest elliptic filters ring for a second, in a band of a few hertz: not worth a pad as long as the segment
     settling = min(settling, MAXIMAL_SETTLING)
 
     def apply(wide: np.ndarray) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Recordings that simulators draw from, noises and room responses: which are training's and which are evaluation's."""
+"""Recordings that simulators draw from (noise, room responses), divided into those of training and of evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
 
 
@@ -13,8 +14,10 @@ class Source:
     """A sound file, or a part of one.
 
     Attributes:
-        path: of the file. offset: where the part begins, in seconds. duration: of the part; None: to the end.
-        channel: the one that is meant, from 0; None: any.
+        path: of the file.
+        offset: start of the part, in seconds.
+        duration: of the part, in seconds; None: to the end.
+        channel: the channel to use, from 0; None: any.
     """
 
     path: str
@@ -25,11 +28,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """What training hears and what evaluation hears.
+    """The recordings of training and those of evaluation.
 
     Attributes:
         root: the folder or manifest, for messages.
-        shared: nothing says which is whose, and both hold all.
+        training: recordings for training.
+        evaluation: recordings for evaluation.
+        shared: whether nothing assigns recordings to splits; then both hold all of them.
     """
 
     root: str
@@ -38,7 +43,7 @@ class Sources:
     shared: bool = False
 
     def of(self, training: bool) -> tuple[Source, ...]:
-        """Those of training or of evaluation.
+        """Return the recordings of training or of evaluation.
 
         Raises:
             DataError: there are none.
@@ -50,20 +55,20 @@ class Sources:
 
 
 def find_sources(root: Path, column: str, key: str) -> Sources:
-    """The recordings of a manifest or of a folder.
+    """Find the recordings of a manifest or a folder.
 
-    A manifest (``.jsonl``, ``.csv``; see :mod:`bcfusion.data.corpora.manifest`) tells the split of each line. In a
-    folder, recordings beneath ``train/`` are training's and those beneath ``valid/`` and ``test/`` evaluation's
-    where there are both; other folders are shared.
+    A manifest (``.jsonl``, ``.csv``; see :mod:`bcfusion.data.corpora.manifest`) gives the split of each line. In a
+    folder, recordings in ``train/`` are for training and those in ``valid/`` and ``test/`` for evaluation, if there are
+    both; any other folder is shared.
 
     Args:
         root: folder or manifest.
-        column: of the manifest, that names the files; what is looked for, for messages.
+        column: of the manifest, with the paths of the files; also what messages call the recordings.
         key: of the configuration, for messages.
 
     Raises:
-        DataError: there is neither folder nor manifest, there is no audio in it, the manifest has problems, lists
-            nothing for the evaluation, or lists the same stretch of a file for both.
+        DataError: there is neither folder nor manifest, it holds no audio, or the manifest has problems, lists nothing
+            for evaluation, or lists the same part of a file for both.
     """
     from bcfusion import audio
 
@@ -71,16 +76,13 @@ def find_sources(root: Path, column: str, key: str) -> Sources:
         return _listed(root, column)
     if not root.is_dir():
         raise DataError(f"no {column} folder {root}: set {key} to a folder or a manifest (.jsonl, .csv) of recordings")
-    training, valid, test = (tuple(Source(str(file)) for file in sorted(audio.walk(root / split))) for split in _SPLITS)
+    training, valid, test = (tuple(Source(str(file)) for file in sorted(audio.walk(root / split))) for split in SPLITS)
     if training and (valid or test):
         return Sources(str(root), training, valid + test)
     everything = tuple(Source(str(file)) for file in sorted(audio.walk(root)))
     if not everything:
         raise DataError(f"no audio in the {column} folder {root}: it needs {', '.join(audio.EXTENSIONS)} files")
     return Sources(str(root), everything, everything, shared=True)
-
-
-_SPLITS = ("train", "valid", "test")
 
 
 def _listed(manifest: Path, column: str) -> Sources:
@@ -99,13 +101,13 @@ def _listed(manifest: Path, column: str) -> Sources:
     both = [source for source in evaluation if any(_overlap(source, other) for other in by_path.get(source.path, ()))]
     if both:
         raise DataError(
-            f"{manifest} lists {len(both)} stretch(es) of {column} for training and for evaluation, the first in "
+            f"{manifest} lists {len(both)} part(s) of {column} for both training and evaluation, the first in "
             f"{both[0].path}: nothing may be in both"
         )
     return Sources(str(manifest), tuple(training), tuple(evaluation))
 
 
 def _overlap(one: Source, other: Source) -> bool:
-    """Whether two parts of one file share something."""
+    """Return whether two parts of one file overlap."""
     first, second = sorted((one, other), key=lambda source: source.offset)
     return first.duration is None or second.offset < first.offset + first.duration

@@ -1,4 +1,4 @@
-"""A body sensor by its measured transfer function: a short minimum-phase filter that moves with speech."""
+"""A body sensor simulated by its measured transfer function: a short minimum-phase filter that follows the speech."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import fold, pad
 
+from bcfusion.contracts import Draw
 from bcfusion.data.simulation.fir import minimum_phase
 from bcfusion.data.simulation.measured import Curves, MeasuredSensor, even_frame, mixed, smooth_curve
-from bcfusion.errors import ConfigError
+from bcfusion.requirements import at_least, within
 
-#: Hz at which a tilt leaves the response as it is, and the octaves from there that it reaches at most
+#: Hz at which a tilt is 0 dB, and the octaves on either side after which it is constant
 TILT_CENTRE = 500.0
 TILT_OCTAVES = 4.0
 #: octaves of the smoothing of random ripples
@@ -22,27 +23,26 @@ RIPPLE_OCTAVES = 0.5
 class TransferFunction(MeasuredSensor):
     """Simulates a body sensor by responses that were measured on real pairs.
 
-    For each speaker a response is drawn between two of the measured wearers, and in training a smooth random ripple and
-    tilt besides; each utterance adds a small ripple of its own (the sensor sits a little differently). It is applied as
-    a causal minimum-phase filter, so that the signal is aligned with air as a causal sensor can be. In evaluation
+    For each speaker a response is drawn between two of the measured wearers, in training with a smooth random ripple
+    and tilt added; each utterance adds a small ripple of its own (the sensor sits slightly differently). It is applied
+    as a causal minimum-phase filter, so the signal is as well aligned with air as causality allows. In evaluation
     ripple and tilt are left out, and a speaker has the same response in every run.
 
-    One fixed filter is not what a real throat sensor is. With it, the sensor's noise included, signals have a STOI of
-    0.99 against air; those of the real sensor have 0.69 on the four pairs that were calibrated on and 0.72 on four
-    others, where the moving filter that this is by default has 0.69 and 0.73. It moves every 16 ms. ``follow_level``:
-    the body does not share all of the peaks and valleys that the mouth gives to air's spectrum (weaker fricatives,
-    filled valleys), so the response falls in a band where air is loud in it, by the measured slope. ``wander``: what
-    that leaves of the measured deviation is drawn, smooth in time and frequency, from the utterance's generator, in
-    evaluation too. With ``wander=0 follow_level=false`` the filter is fixed. Long-term spectra are the same in all
-    cases.
+    A fixed filter does not model a real throat sensor. With one, and with the sensor's noise, signals have a STOI of
+    0.99 against air; those of the real sensor have 0.69 on the four pairs used for calibration and 0.72 on four others,
+    for which the default, a filter that changes every 16 ms, gives 0.69 and 0.73. With ``follow_level`` the response
+    falls in a band when air is loud in it, by the measured slope, since the body lacks some of the peaks and valleys
+    that the mouth adds to air's spectrum (weaker fricatives, filled valleys). With ``wander`` the rest of the measured
+    deviation is drawn, smooth in time and frequency, from the utterance's generator, in evaluation too. With
+    ``wander=0 follow_level=false`` the filter is fixed. Long-term spectra are the same in all cases.
 
-    The level of the signal is that of the sensor relative to air, as recorded. Gain, polarity and delay are left to
+    The level of the signal relative to air is that of the recorded sensor. Gain, polarity and delay are left to
     augmentation (``data.augmentation``).
 
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the response changes from frame to frame.
-        follow_level: whether the response falls where air is loud.
+        follow_level: whether the response falls where and when air is loud.
         ripple: in training, standard deviation over speakers, in dB, of a smooth random curve.
         tilt: in training, standard deviation over speakers, in dB per octave about 500 Hz.
         utterance_ripple: in training, standard deviation over utterances, in dB, of a smooth random curve.
@@ -64,43 +64,39 @@ class TransferFunction(MeasuredSensor):
         noise: bool = True,
         seconds: float = 0.016,
     ) -> None:
-        super().__init__(calibration, wander, follow_level, noise)
-        problems = [
-            f"TransferFunction: {name}={value!r} must be 0 dB or more"
-            for name, value in (("ripple", ripple), ("tilt", tilt), ("utterance_ripple", utterance_ripple))
-            if not 0.0 <= value < math.inf
-        ]
-        if not 0.001 <= seconds <= 0.1:
-            problems.append(f"TransferFunction: seconds={seconds!r} must be between 0.001 and 0.1")
-        if problems:
-            raise ConfigError(problems)
+        rules = (
+            at_least(0, ripple=ripple, tilt=tilt, utterance_ripple=utterance_ripple),
+            within(0.001, 0.1, seconds=seconds),
+        )
+        super().__init__(calibration, wander, follow_level, noise, *rules)
         self.ripple, self.tilt, self.utterance_ripple = float(ripple), float(tilt), float(utterance_ripple)
         self.seconds = float(seconds)
 
     def bins(self, sample_rate: int) -> int:
-        """Those of a transform that holds a frame and its filter's tail, and is four filters long at least."""
+        """Return the bins of a transform that holds a frame and its filter's tail, and at least four filters."""
         return self._points(sample_rate) // 2 + 1
 
     def frames(self, length: int, sample_rate: int) -> tuple[int, int]:
-        """Frames of 32 ms, half overlapping, the first centred on sample 0."""
+        """Return frames of 32 ms every 16 ms, the first centred on sample 0."""
         hop = even_frame(sample_rate) // 2
         return -(-length // hop) + 1, hop
 
-    def draw(self, sample_rate: int, body: torch.Generator, generator: torch.Generator, training: bool) -> Curves:
-        """Between two wearers; in training with ripples and a tilt."""
+    def curves(self, draw: Draw) -> Curves:
+        """Draw curves between two wearers; in training with ripples and a tilt."""
+        sample_rate, body = draw.sample_rate, draw.body
         curves = mixed(self.wearers(sample_rate), body)
-        if not training:
+        if not draw.training:
             return curves
         bins = self.bins(sample_rate)
         frequencies = torch.linspace(0.0, sample_rate / 2.0, bins)
         octaves = torch.log2(frequencies.clamp_min(1.0) / TILT_CENTRE).clamp(-TILT_OCTAVES, TILT_OCTAVES)
         change = self.ripple * smooth_curve(bins, sample_rate, RIPPLE_OCTAVES, body)
         change += self.tilt * torch.randn(1, generator=body) * octaves
-        change += self.utterance_ripple * smooth_curve(bins, sample_rate, RIPPLE_OCTAVES, generator)
+        change += self.utterance_ripple * smooth_curve(bins, sample_rate, RIPPLE_OCTAVES, draw.generator)
         return curves._replace(response=curves.response + change)
 
     def apply(self, air: Tensor, sample_rate: int, curves: Curves, wandering: Tensor) -> Tensor:
-        """Each frame, under a Hann window, goes through its own filter; the windows add up to one."""
+        """Filter each Hann-windowed frame with its own filter, then overlap-add; the windows add up to one."""
         count, hop = self.frames(air.shape[-1], sample_rate)
         points = self._points(sample_rate)
         window = torch.hann_window(2 * hop, device=air.device)

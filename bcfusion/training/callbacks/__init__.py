@@ -1,1 +1,1 @@
-"""What happens between the steps: quality, checkpoints, budget, signals, logs, progress."""
+"""What happens between the steps: validation, checkpoints, budget, signals, logs, progress."""

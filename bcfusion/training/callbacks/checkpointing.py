@@ -1,38 +1,42 @@
-"""Writes ``last.ckpt`` and the best checkpoints, and restores a run from ``last.ckpt``."""
+"""Writes ``last.ckpt`` and the best checkpoints of a run."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from bcfusion.errors import CheckpointError
+from bcfusion.files import appearing
 from bcfusion.run import checkpoint
+from bcfusion.run.layout import RunDir
+from bcfusion.training.initial_state import restore_session
 from bcfusion.training.module import SpeechModule
+from bcfusion.training.ranks import gathered
 
 
 class Checkpointing(Callback):
     """``last.ckpt`` holds everything a resumed run needs; ``best*.ckpt`` hold the weights of both networks.
 
     Args:
-        module: whose state is saved.
-        directory: the run's ``checkpoints`` folder.
+        module: the module whose state is saved.
+        run: the run directory.
         description: plain containers that go into each checkpoint: ``config`` and ``training``.
-        every: batches between writes of ``last.ckpt``. validate_every: it is also written after each validation.
-        clock: gives the state of the run's clock.
-        resumed: content of the ``last.ckpt`` to go on from, or None.
+        every: batches between writes of ``last.ckpt``.
+        validate_every: batches between validations, after each of which ``last.ckpt`` is written too.
+        clock: returns the state of the run's clock.
+        resumed: content of the ``last.ckpt`` to resume from, or None.
+
+    Attributes:
+        quality_state: returns what a checkpoint holds of the validations; set by the quality callback.
     """
 
     def __init__(
         self,
         module: SpeechModule,
-        directory: Path,
+        run: RunDir,
         description: Mapping[str, Any],
         every: int,
         validate_every: int,
@@ -40,7 +44,7 @@ class Checkpointing(Callback):
         resumed: Mapping[str, Any] | None = None,
     ) -> None:
         self.module = module
-        self.directory = directory
+        self.run = run
         self.description = dict(description)
         self.every = every
         self.validate_every = validate_every
@@ -51,13 +55,8 @@ class Checkpointing(Callback):
 
     # ---------------------------------------------------------------- saving
 
-    @property
-    def last(self) -> Path:
-        """Path of ``last.ckpt``."""
-        return self.directory / "last.ckpt"
-
     def can_save(self) -> bool:
-        """Whether no gradients are accumulated that a checkpoint would lose."""
+        """Return whether no gradients are accumulated, which a checkpoint would lose."""
         return self.module.step % self.module.optimization.accumulate == 0
 
     def _weights(self) -> dict[str, Any]:
@@ -72,12 +71,8 @@ class Checkpointing(Callback):
         }
 
     def save_last(self) -> None:
-        """Writes ``last.ckpt``. All ranks call it: each adds its random state."""
-        states = [checkpoint.random_states()]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            gathered: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(gathered, states[0])
-            states = gathered
+        """Write ``last.ckpt``. All ranks must call it together, since it holds the random state of each."""
+        states = gathered(checkpoint.random_states())
         module = self.module
         if module.trainer.is_global_zero and self._saved_step != module.step:
             optimizers = module.trainer.optimizers
@@ -89,25 +84,23 @@ class Checkpointing(Callback):
                 "random": states,
                 "clock": self._clock(),
             }
-            checkpoint.write(self.last, content)
+            checkpoint.write(self.run.last, content)
             self._saved_step = module.step
 
     def save_best(self, names: Sequence[str]) -> None:
-        """Writes ``<name>.ckpt`` for each name; equal files share their blocks on disk."""
+        """Write ``<name>.ckpt`` for each name; the files are hard links to the same content."""
         if not names or not self.module.trainer.is_global_zero:
             return
-        first = self.directory / f"{names[0]}.ckpt"
+        first, *others = (self.run.checkpoints / f"{name}.ckpt" for name in names)
         checkpoint.write(first, self._weights())
-        for name in names[1:]:
-            link = self.directory / f".{name}.{os.getpid()}"
-            link.unlink(missing_ok=True)
-            os.link(first, link)
-            os.replace(link, self.directory / f"{name}.ckpt")
+        for other in others:
+            with appearing(other) as link:
+                os.link(first, link)
 
     # ---------------------------------------------------------------- hooks
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Restores the state of a resumed run, when networks are on their device and optimisers are made."""
+        """Restore the state of a resumed run, now that networks are on their device and optimisers exist."""
         if self._resumed is None:
             return
         content, self._resumed = self._resumed, None
@@ -115,51 +108,13 @@ class Checkpointing(Callback):
         self._saved_step = self.module.step
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Writes ``last.ckpt`` at the interval, unless a validation follows that ends in writing it."""
+        """Write ``last.ckpt`` at the interval, unless a validation follows, which writes it itself."""
         step = self.module.step
         if step % self.every == 0 and step % self.validate_every and self.can_save():
             self.save_last()
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Writes ``last.ckpt`` with the scores of this validation."""
+        """Write ``last.ckpt`` with the scores of this validation."""
         if trainer.state.fn == TrainerFn.FITTING and self.can_save():
             self._saved_step = -1  # the step may have been saved before the validation, without its scores
             self.save_last()
-
-
-def require_resumable(content: Mapping[str, Any], path: Path) -> None:
-    """Refuses a checkpoint that holds weights only.
-
-    Raises:
-        CheckpointError: there is no optimiser state in it.
-    """
-    if "optimizers" not in content:
-        raise CheckpointError(
-            f"{path} holds weights, not the state of a run: resume from last.ckpt, or start anew with init_from={path}"
-        )
-
-
-def restore_networks(module: SpeechModule, content: Mapping[str, Any], path: Path) -> None:
-    """Loads the weights of all networks and the step count, before training starts.
-
-    Raises:
-        CheckpointError: the checkpoint is of other networks.
-    """
-    checkpoint.load_weights(module.generator, content["generator"], path)
-    if module.ema is not None and content["generator_ema"] is not None:
-        checkpoint.load_weights(module.ema.network, content["generator_ema"], path)
-        module.ema.updates = int(content["ema_updates"])
-    if (module.adversary is None) != (content["discriminators"] is None):
-        raise CheckpointError(f"{path} was trained {'with' if module.adversary is None else 'without'} discriminators")
-    if module.adversary is not None:
-        checkpoint.load_weights(module.adversary.discriminators, content["discriminators"], path)
-    module.step = int(content["step"])
-
-
-def restore_session(module: SpeechModule, trainer: Trainer, content: Mapping[str, Any]) -> None:
-    """Puts optimisers, schedulers, counters and random states back to where ``content`` was saved."""
-    for optimizer, state in zip(trainer.optimizers, content["optimizers"], strict=True):
-        optimizer.load_state_dict(state)
-    module.load_training_state(content["state"])
-    if len(content["random"]) == trainer.world_size:  # with other processes the batches are others anyway
-        checkpoint.restore_random_states(content["random"][trainer.global_rank])

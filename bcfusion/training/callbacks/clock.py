@@ -1,4 +1,4 @@
-"""The budget: a run ends by itself in time for its closing evaluation."""
+"""The time budget: a run ends by itself in time for its closing evaluation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from bcfusion.training.module import SpeechModule
 
 
 class Clock(Callback):
-    """Stops training when what is left of the budget is what the last validation and the closing need.
+    """Stops training when the last validation and the closing evaluation need the rest of the budget.
 
     The time that earlier sessions of a resumed run have used counts.
 
     Args:
-        seconds: of the whole run, closing included; None: no limit.
+        seconds: budget of the whole run, closing evaluation included; None: no limit.
         started: ``time.monotonic()`` when the command started.
-        validate_every: batches between scheduled validations. max_steps: stop after so many batches; None: no limit.
+        validate_every: batches between scheduled validations.
+        max_steps: batches after which training stops; None: no limit.
         closing_ratio: seconds of audio of the closing evaluation per second of validation audio.
-        used: seconds that earlier sessions have used. validation_seconds: what a validation took there.
+        used: seconds that earlier sessions have used.
+        validation_seconds: duration of the longest validation of earlier sessions.
     """
 
-    # Before the first validation is measured, this share of the budget is kept back for it and for the closing.
+    # Until a validation has been measured, this share of the budget is reserved for it and for the closing evaluation.
     FIRST_RESERVE = 0.2
 
     def __init__(
@@ -47,15 +49,15 @@ class Clock(Callback):
         self._step_seconds = 0.0
 
     def state(self) -> dict[str, float | None]:
-        """What a resumed run has to know, as plain containers."""
+        """Return what a resumed run needs to know, as plain containers."""
         return {"used": self.elapsed(), "validation_seconds": self._validation_seconds}
 
     def elapsed(self) -> float:
-        """Seconds that the run has used, earlier sessions included."""
+        """Return the seconds that the run has used, earlier sessions included."""
         return time.monotonic() - self._started
 
     def reserve(self) -> float:
-        """Seconds to keep back for the last validation and the closing evaluation."""
+        """Return the seconds to reserve for the last validation and the closing evaluation."""
         assert self.seconds is not None
         if self._validation_seconds is None:
             return self.FIRST_RESERVE * self.seconds
@@ -63,10 +65,11 @@ class Clock(Callback):
         return self._validation_seconds * (1.0 + self.closing_ratio) * 1.2 + 8.0 + 2 * self._step_seconds
 
     def spent(self, validation_follows: bool = False) -> bool:
-        """Whether training has to end now.
+        """Return whether training has to end now.
 
         Args:
-            validation_follows: a scheduled validation comes next: it is the last one unless there is time for another.
+            validation_follows: whether a scheduled validation comes next, with which training ends unless there is time
+                for another one.
         """
         if self.seconds is None:
             return False
@@ -74,11 +77,10 @@ class Clock(Callback):
         return self.elapsed() + self.reserve() + scheduled >= self.seconds
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Notes the time."""
         self._step_began = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Asks Lightning to stop; it validates once more on its way out."""
+        """Ask Lightning to stop when the time or the steps are used up; it validates once more before it does."""
         if self._step_began is not None:
             self._step_seconds = max(0.9 * self._step_seconds, time.monotonic() - self._step_began)
         assert isinstance(module, SpeechModule)
@@ -88,10 +90,9 @@ class Clock(Callback):
             trainer.should_stop = True
 
     def on_validation_start(self, *_: Any) -> None:
-        """Notes the time."""
         self._validation_began = time.monotonic()
 
     def on_validation_end(self, *_: Any) -> None:
-        """Keeps the longest validation as the estimate for the next one."""
+        """Keep the duration of the longest validation as the estimate for the next one."""
         seconds = time.monotonic() - self._validation_began
         self._validation_seconds = max(seconds, self._validation_seconds or 0.0)

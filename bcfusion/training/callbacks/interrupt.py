@@ -24,10 +24,13 @@ class RunInterrupted(Exception):
 
 
 class Interrupt(Callback):
-    """Catches the first SIGINT or SIGTERM, lets the current batch end, saves ``last.ckpt`` and leaves.
+    """Catches the first SIGINT or SIGTERM, lets the current batch end, saves ``last.ckpt`` and ends the run.
 
     A second signal is not caught, so that a run that hangs can still be ended. Handlers are installed when training
-    starts, after Lightning's own, and taken back when it ends, however it ends.
+    starts, after Lightning's own, and removed however it ends.
+
+    Args:
+        checkpointing: saves the state.
     """
 
     def __init__(self, checkpointing: Checkpointing) -> None:
@@ -37,41 +40,39 @@ class Interrupt(Callback):
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self._signum = signum
-        self._restore()
+        self._remove_handlers()
 
-    def _restore(self) -> None:
+    def _remove_handlers(self) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous = {}
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Installs the handlers."""
         for signum in SIGNALS:
             self._previous[signum] = signal.getsignal(signum)
             signal.signal(signum, self._handle)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Saves and leaves where a signal came, at the end of an optimiser step."""
-        self._leave_if_asked(trainer, module)
+        """End the run after a signal, at the end of an optimiser step."""
+        self._end_if_signalled(trainer, module)
 
     def on_validation_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Leaves a validation at once; it is made up for when the run goes on.
+        """End a validation at once after a signal; a resumed run repeats it.
 
-        Several processes end their validation first: they may be at different items, and must not wait for each other.
+        Several processes complete their validation first: they may be at different items, and must not wait for each
+        other.
         """
         if trainer.world_size == 1 and trainer.state.fn == TrainerFn.FITTING:
-            self._leave_if_asked(trainer, module)
+            self._end_if_signalled(trainer, module)
 
-    def _leave_if_asked(self, trainer: Trainer, module: LightningModule) -> None:
-        asked = trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False)
-        if asked and self._checkpointing.can_save():
+    def _end_if_signalled(self, trainer: Trainer, module: LightningModule) -> None:
+        signalled = trainer.strategy.reduce_boolean_decision(self._signum is not None, all=False)
+        if signalled and self._checkpointing.can_save():
             self._checkpointing.save_last()
             raise RunInterrupted(self._signum or signal.SIGTERM, self._checkpointing.module.step)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Takes the handlers back."""
-        self._restore()
+        self._remove_handlers()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Takes the handlers back."""
-        self._restore()
+        self._remove_handlers()

@@ -1,4 +1,4 @@
-"""The progress bar: losses and step rate; on a terminal one line that moves, in a log file one line now and then."""
+"""The progress: losses and step rate, as one line that is updated on a terminal, or as lines at intervals in a log."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ def _clock(seconds: float) -> str:
 
 
 class Progress(Callback):
-    """Shows the step, elapsed of budgeted time, step rate, losses and the latest quality.
+    """Shows the step, the elapsed and the budgeted time, the step rate, losses and the latest quality.
 
     Args:
-        clock, step_log, quality: the callbacks whose values are shown.
+        clock: has the elapsed time.
+        step_log: has the latest losses.
+        quality: has the latest validation.
     """
 
     def __init__(self, clock: Clock, step_log: StepLog, quality: Quality) -> None:
@@ -41,7 +43,7 @@ class Progress(Callback):
         self._rate = 0.0
 
     def text(self, step: int) -> str:
-        """One line about the run at this step."""
+        """Return the line that is shown at this step."""
         clock = self._clock
         of = f" of {_clock(clock.seconds)}" if clock.seconds is not None else ""
         steps = f"step {step}" + (f" of {clock.max_steps}" if clock.max_steps is not None else "")
@@ -56,14 +58,12 @@ class Progress(Callback):
         return " | ".join(parts)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Opens the bar."""
         assert isinstance(module, SpeechModule)
         self._last_step = (module.step, time.monotonic())
         if trainer.is_global_zero and sys.stderr.isatty():
             self._bar = tqdm(bar_format="{desc}", leave=True, dynamic_ncols=True)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
-        """Moves the bar."""
         assert isinstance(module, SpeechModule)
         step, since = self._last_step
         now = time.monotonic()
@@ -79,13 +79,11 @@ class Progress(Callback):
             print(self.text(module.step), file=sys.stderr, flush=True)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Says that a validation begins."""
         assert isinstance(module, SpeechModule)
         if self._bar is not None:
             self._bar.set_description_str(f"step {module.step} | validating ...")
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Says what the validation found."""
         assert isinstance(module, SpeechModule)
         self._last_step = (module.step, time.monotonic())
         if trainer.is_global_zero:
@@ -96,7 +94,6 @@ class Progress(Callback):
                 print(line, file=sys.stderr, flush=True)
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Closes the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -1,4 +1,4 @@
-"""A search over hyperparameters ends runs that are hopeless."""
+"""A hyperparameter search ends runs without prospects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from bcfusion.training.selection import Selection
 
 
 class RunPruned(Exception):
-    """A search ended the run after a validation. ``objective`` is its best selection score so far."""
+    """A search ended the run after a validation.
+
+    Attributes:
+        step: of that validation.
+        objective: best selection score so far.
+    """
 
     def __init__(self, step: int, objective: float) -> None:
         self.step = step
@@ -22,26 +27,28 @@ class RunPruned(Exception):
 
 
 class Pruning(Callback):
-    """Reports each validation of the training and ends the run where the search calls it hopeless.
+    """Reports each validation during training to the search, and ends the run if the search says so.
 
-    Must stand behind ``quality`` and the checkpointing, so that what the validation found has been written.
+    It must come after the callbacks of quality and checkpoints, so that the results of the validation are written.
 
     Args:
-        hopeless: gets step and selection score; called on rank zero alone, whose answer holds for all.
-        quality: has the means of the latest validation. selection: makes one score of them.
+        prune: called with step and selection score, on rank zero only, whose answer holds for all ranks; returns
+            whether to end the run.
+        quality: has the means of the latest validation.
+        selection: makes one score of them.
     """
 
-    def __init__(self, hopeless: Callable[[int, float], bool], quality: Quality, selection: Selection) -> None:
-        self._hopeless = hopeless
+    def __init__(self, prune: Callable[[int, float], bool], quality: Quality, selection: Selection) -> None:
+        self._prune = prune
         self._quality = quality
         self._selection = selection
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Asks the search."""
+        """Ask the search whether to end the run."""
         assert isinstance(module, SpeechModule)
         if trainer.state.fn != TrainerFn.FITTING:
             return
         score = self._selection.score(self._quality.latest)
-        hopeless = trainer.is_global_zero and self._hopeless(module.step, score)
-        if trainer.strategy.reduce_boolean_decision(hopeless, all=False):
+        pruned = trainer.is_global_zero and self._prune(module.step, score)
+        if trainer.strategy.reduce_boolean_decision(pruned, all=False):
             raise RunPruned(module.step, self._quality.best["best"])

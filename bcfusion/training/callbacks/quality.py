@@ -1,4 +1,4 @@
-"""Scores validations with quality metrics, keeps the best checkpoints, shows sounds and pictures of fixed items."""
+"""Scores validations by quality metrics, keeps the best checkpoints, logs sounds and pictures of fixed items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -22,28 +21,39 @@ from bcfusion.report.spectrogram import spectrogram_figure
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.loggers import TensorBoardLogger
 from bcfusion.training.module import SpeechModule
+from bcfusion.training.ranks import gathered
 from bcfusion.training.selection import Selection
 
 SHORT_NAMES = {"pesq_wb": "pesq", "pesq_nb": "pesq"}
 
 
 def best_name(metric: str) -> str:
-    """Name of the checkpoint that is best by one metric: ``best-pesq`` for ``pesq_wb``."""
+    """Return the name of the checkpoint that is best by one metric: ``best-pesq`` for ``pesq_wb``."""
     return f"best-{SHORT_NAMES.get(metric, metric)}"
 
 
 class Quality(Callback):
-    """Metrics run in worker processes while the network works on the next item.
+    """Computes the metrics of a validation in worker processes while the network works on the next item.
 
     Args:
         scorer: computes the metrics; kept between validations.
-        selection: decides over ``best.ckpt``. keep_best: metrics with a best checkpoint of their own.
+        selection: selects ``best.ckpt``.
+        keep_best: metrics with a best checkpoint of their own.
         checkpointing: writes the checkpoints.
-        sensors: names of the input channels. sample_rate: Hz.
-        samples: how many of the first validation items are logged as sound and picture.
-        directory: where the per-utterance tables go.
+        sensors: names of the input channels.
+        sample_rate: in Hz.
+        samples: number of validation items, the first ones, that are logged as sound and picture.
+        directory: where the tables per utterance go.
         hyperparameters: flat plain values for TensorBoard's HPARAMS.
         resumed: the ``quality`` entry of the checkpoint of a resumed run.
+
+    Attributes:
+        best: best score so far by checkpoint name.
+        best_values: metric means of ``best.ckpt``.
+        best_step: its step; -1 without any.
+        validated_step: step of the latest validation; -1 without any.
+        latest: metric means of the latest validation.
+        input_means: metric means of the unprocessed input, measured once per session.
     """
 
     def __init__(
@@ -69,19 +79,19 @@ class Quality(Callback):
         self._directory = directory
         self._hyperparameters = hyperparameters
         resumed = resumed or {}
-        self.best: dict[str, float] = dict(resumed.get("best", {}))  # checkpoint name to its score
-        self.best_values: dict[str, float] = dict(resumed.get("best_values", {}))  # metric means of best.ckpt
+        self.best: dict[str, float] = dict(resumed.get("best", {}))
+        self.best_values: dict[str, float] = dict(resumed.get("best_values", {}))
         self.best_step: int = int(resumed.get("best_step", -1))
         self.validated_step: int = int(resumed.get("validated_step", -1))
         self.latest: dict[str, float] = dict(resumed.get("latest", {}))
         self.input_means: dict[str, float] = {}
-        self._registered = bool(self.best)  # an earlier session has done so
+        self._registered = bool(self.best)  # by an earlier session
         self._shown = 0
         self._began = 0.0
         checkpointing.quality_state = self.state
 
     def state(self) -> dict[str, Any]:
-        """Best scores so far, as plain containers for the checkpoint."""
+        """Return the best and latest scores, as plain containers for the checkpoint."""
         return {
             "quality": {
                 "best": dict(self.best),
@@ -93,7 +103,7 @@ class Quality(Callback):
         }
 
     def summary(self) -> str:
-        """Latest validation in a few words: value, and the input's in brackets."""
+        """Return the latest validation in a few words: the value, and that of the input in brackets."""
         shown = [name for name in self.latest if name in ("pesq_wb", "stoi", "lsd")] or list(self.latest)[:2]
         return " ".join(
             f"{name} {self.latest[name]:.3f}"
@@ -104,17 +114,17 @@ class Quality(Callback):
     # ---------------------------------------------------------------- hooks
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Starts counting items and time; what an interrupted validation left is forgotten."""
+        """Start from scratch, whatever an interrupted validation left."""
         self._scorer.reset()
         self._shown = 0
         self._cudnn_benchmark = torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = False  # whole files: each length would be timed anew
+        torch.backends.cudnn.benchmark = False  # whole files: cuDNN would time every new length
         self._began = time.monotonic()
 
     def on_validation_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, _: int = 0
     ) -> None:
-        """Hands the estimate to the metric workers, the input too at the first validation of a session."""
+        """Submit the estimates to the metric workers; at the first validation of a session the inputs too."""
         assert isinstance(module, SpeechModule)
         estimates = outputs.cpu().numpy()
         for position, item in enumerate(batch["ids"]):
@@ -130,9 +140,9 @@ class Quality(Callback):
                 self._shown += 1
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Collects, logs, and writes the checkpoints that this validation made the best."""
+        """Collect and log the scores; write the checkpoints that are the best by this validation."""
         assert isinstance(module, SpeechModule)
-        scores = self._gather(self._scorer.collect())
+        scores = Scores.merged(gathered(self._scorer.collect()))
         self.latest = scores.mean(ENHANCED)
         systems = [system for system in scores.systems if system != ENHANCED]
         if systems:
@@ -154,13 +164,6 @@ class Quality(Callback):
 
     # ---------------------------------------------------------------- parts
 
-    def _gather(self, scores: Scores) -> Scores:
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return scores
-        parts: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, scores)
-        return Scores.merged(parts)
-
     def _improved(self, step: int) -> list[str]:
         candidates = {"best": self._selection.score(self.latest)}
         for metric in self._keep_best:
@@ -177,7 +180,7 @@ class Quality(Callback):
         bests = {f"best/{name}": value for name, value in self.best_values.items()}
         bests["best/selection"] = self.best["best"]
         for logger in trainer.loggers:
-            if not self._registered:  # once; in TensorBoard's HPARAMS the newest bests are the metrics
+            if not self._registered:  # once per run; TensorBoard's HPARAMS reads the metrics from the scalars best/...
                 logger.log_hyperparams(self._hyperparameters)
             logger.log_metrics({**values, **(bests if improved else {})}, step=step)
         self._registered = True

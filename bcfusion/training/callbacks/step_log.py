@@ -1,4 +1,4 @@
-"""Writes what the training steps noted to the loggers, by the run's own step count."""
+"""Writes the means over training steps to the loggers, by the run's own step count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from bcfusion.training.module import SpeechModule
 
 
 class StepLog(Callback):
-    """At an interval of steps: mean losses, gradient norms, learning rates, skipped steps, unreadable files, rate."""
+    """Logs mean losses, gradient norms, learning rates, skipped steps, unreadable files and the step rate.
+
+    Args:
+        every: steps between points.
+
+    Attributes:
+        latest: values of the latest point.
+        unreadable: how often each file could not be read.
+    """
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -23,7 +31,6 @@ class StepLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts, and at the interval writes."""
         assert isinstance(module, SpeechModule)
         self._steps += 1
         for path in batch.get("unreadable", ()):
@@ -41,5 +48,5 @@ class StepLog(Callback):
                 logger.log_metrics(values, step=module.step)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Validation time does not count as training time."""
+        """Measure the step rate without the time of the validation."""
         self._since, self._steps = time.monotonic(), 0

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import torch
 
 from bcfusion.contracts import Row
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally
-from bcfusion.data.loading.shards.remote import StreamedShards, Streaming, StreamLoader
+from bcfusion.data.loading.rows import check_rows
+from bcfusion.data.loading.shards.streaming import Streaming, StreamLoader
 from bcfusion.errors import DataError
+
+if TYPE_CHECKING:
+    from bcfusion.data.loading.shards.remote import StreamedShards
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +24,13 @@ _ALL = sys.maxsize  # batches of a pass that ends with the shards
 
 
 class StreamedDataModule(SpeechDataModule):
-    """As :class:`~bcfusion.data.loading.datamodule.SpeechDataModule`, with training utterances that no list holds.
+    """A :class:`~bcfusion.data.loading.datamodule.SpeechDataModule` whose training utterances are not listed.
 
-    The first utterances of the first training shard are looked at in :meth:`setup`, so that a wrong address, a sensor
-    that is missing or a wrong sample rate is told before the training.
+    The first utterances of the first training shard are checked in :meth:`setup`, so that a wrong address, a missing
+    sensor or a wrong sample rate is reported before training.
 
     Raises:
-        DataError: ``max_train_items`` is set: a stream has no utterances spread over the whole to choose.
+        DataError: ``max_train_items`` is set, though the utterances of a stream cannot be chosen from the whole.
     """
 
     corpus: StreamedShards
@@ -35,31 +40,28 @@ class StreamedDataModule(SpeechDataModule):
     def _filled(self, split: str) -> list[Row]:
         if split != "train":
             return super()._filled(split)
-        if self.limits["train"] is not None:
-            raise DataError("data.max_train_items: of streamed shards no utterances can be picked; give fewer URLs")
+        if self.max_train_items is not None:
+            raise DataError("data.max_train_items: the utterances of streamed shards cannot be chosen; give fewer URLs")
         if self._first is None:
             self._first, self._rows_of_a_shard = self.corpus.first_rows()
-            self._check(self._first, split)
+            check_rows(self._first, split, self.reader, self._corpus_name)
         return self._first
 
     def train_speakers(self) -> None:
-        """Not known: nobody has read all training shards."""
+        """Return None: the speakers are not known until all training shards have been read."""
         return None
 
     def describe(self) -> str:
-        """The corpus in a few words, for the first line of a run."""
-        parts = [f"train {len(self.corpus.urls['train'])} shards, streamed"]
-        for split in dict.fromkeys(("valid", self.test_split)):
-            rows = self.rows(split)
-            speakers = len({row.speaker for row in rows})
-            parts.append(f"{split} {len(rows)} files, {speakers} speakers, {self.audio_seconds(split) / 60:.1f} min")
-        return f"{type(self.corpus).__name__}: {'; '.join(parts)}"
+        """Describe the corpus in one line, for the start of a run."""
+        splits = dict.fromkeys(("valid", self.test_split))
+        parts = [f"train {len(self.corpus.urls['train'])} shards, streamed", *map(self._describe_split, splits)]
+        return f"{self._corpus_name}: {'; '.join(parts)}"
 
     def train_dataloader(self) -> TrainLoader:
-        """The endless stream; always the same object."""
+        """Return the endless stream; always the same object."""
         if self._train_loader is None:
             logger.warning(
-                "training shards are streamed: crops are shuffled among %d in each worker, and a resumed run goes on "
+                "training shards are streamed: crops are shuffled among %d in each worker, and a resumed run continues "
                 "with other crops than an uninterrupted one; shards in a folder have neither limit",
                 self.corpus.shuffle_buffer,
             )
@@ -67,7 +69,7 @@ class StreamedDataModule(SpeechDataModule):
         return self._train_loader
 
     def pass_dataloader(self) -> TrainLoader:
-        """One pass over the training shards, the same on every rank, in their order; the last batch may be short."""
+        """Return one pass over the training shards, the same on every rank, in order; the last batch may be short."""
         return self._stream(False, frozenset(), _ALL, 0, 1)
 
     def _stream(

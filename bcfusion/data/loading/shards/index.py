@@ -1,11 +1,10 @@
-"""What is in a shard and where: read from its index, or from the shard itself where the index is missing or old."""
+"""What a shard holds and where: read from its index, or from the shard itself if the index is missing or outdated."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import secrets
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -15,11 +14,12 @@ from typing import Any, NamedTuple
 from bcfusion import audio
 from bcfusion.contracts import Row
 from bcfusion.errors import DataError
+from bcfusion.files import appearing
 
 logger = logging.getLogger(__name__)
 
-HEADER = "__shard__"  #: first member of a shard; WebDataset leaves out names like this one
-HEADER_BYTES = 256  #: of its content, filled up with blanks
+HEADER = "__shard__"  #: first member of a shard; WebDataset skips such names
+HEADER_BYTES = 256  #: of its content, padded with spaces
 VERSION = 1
 _DEFAULTS = {
     field.name: field.default if field.default_factory is MISSING else field.default_factory() for field in fields(Row)
@@ -27,15 +27,18 @@ _DEFAULTS = {
 
 
 class ShardError(DataError):
-    """A file is no shard, or one that this version cannot read."""
+    """A file is not a shard, or one that this version cannot read."""
 
 
 class Header(NamedTuple):
-    """What a shard says of itself.
+    """The first member of a shard, which identifies it.
 
     Attributes:
-        split: of its utterances. number: which shard of the split it is, from 0. shards: how many the split has.
-        rows: utterances in it. corpus: fingerprint of the whole split, the same in all its shards.
+        split: of its utterances.
+        number: of the shard within the split, from 0.
+        shards: number of shards of the split.
+        rows: number of utterances in the shard.
+        corpus: fingerprint of the whole split, the same in all its shards.
     """
 
     split: str
@@ -46,7 +49,7 @@ class Header(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One utterance in a shard: its row as :func:`record` writes it, and of each sensor's file offset and size."""
+    """One utterance in a shard: its row as :func:`record` writes it, and offset and size of each sensor's file."""
 
     row: dict[str, Any]
     files: dict[str, tuple[int, int]]
@@ -54,10 +57,12 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that was looked at.
+    """A shard and its content.
 
     Attributes:
-        tar: its path. header: what it says of itself. entries: what can be read of it.
+        tar: its path.
+        header: its first member.
+        entries: the utterances that can be read.
         problem: why entries are missing, or None.
     """
 
@@ -67,14 +72,14 @@ class Shard:
     problem: str | None = None
 
     def rows(self) -> Iterator[Row]:
-        """The utterances as rows of a corpus, whose paths are parts of the shard."""
+        """Yield the utterances as rows of a corpus, whose paths are parts of the shard."""
         archive = os.fspath(self.tar)
         for entry in self.entries:
             yield row_of(entry.row, {name: audio.part(archive, *place) for name, place in entry.files.items()})
 
 
 def record(row: Row) -> dict[str, Any]:
-    """A row as JSON has it, without paths and without what is as by default."""
+    """Return a row as JSON values, without paths and without default values."""
     values = {field.name: getattr(row, field.name) for field in fields(Row) if field.name != "paths"}
     return {
         name: dict(value) if isinstance(value, Mapping) else value
@@ -84,10 +89,10 @@ def record(row: Row) -> dict[str, Any]:
 
 
 def row_of(values: Mapping[str, Any], paths: Mapping[str, str]) -> Row:
-    """The row of a :func:`record`.
+    """Return the row of a :func:`record`.
 
     Raises:
-        ShardError: it has fields that this version does not know, or lacks some.
+        ShardError: it has unknown fields, or lacks some.
     """
     try:
         return Row(paths=paths, **{name: value for name, value in values.items() if name != "files"})
@@ -96,17 +101,17 @@ def row_of(values: Mapping[str, Any], paths: Mapping[str, str]) -> Row:
 
 
 def index_path(tar: Path) -> Path:
-    """Where the index of a shard is."""
+    """Return the path of a shard's index."""
     return tar.with_name(tar.name.removesuffix(".tar") + ".index.jsonl")
 
 
 def load(tar: Path) -> Shard:
-    """Look at a shard: through its index, or, where that is missing, damaged or older than the shard, at itself.
+    """Read what a shard holds: from its index or, if that is missing, damaged or older than the shard, by :func:`scan`.
 
-    In the latter case the index is written again, if it can be.
+    In the latter case the index is written again if possible.
 
     Raises:
-        ShardError: the file is no shard, or nothing in it can be read.
+        ShardError: the file is not a shard, or nothing in it can be read.
     """
     path = index_path(tar)
     try:
@@ -124,15 +129,15 @@ def load(tar: Path) -> Shard:
             write(shard)
             logger.info("%s: index written (%s)", tar, "there was none" if written is None else "it was not up to date")
         except OSError as error:
-            logger.warning("%s: read through and through, its index cannot be written: %s", tar, error.strerror)
+            logger.warning("%s: scanned, since its index cannot be written: %s", tar, error.strerror)
     return shard
 
 
 def scan(tar: Path) -> Shard:
-    """Look at a shard without its index. Of one that is cut off, everything before the cut is taken.
+    """Read what a shard holds, without its index. Of a truncated shard, everything before the cut is used.
 
     Raises:
-        ShardError: the file is no shard, or nothing in it can be read.
+        ShardError: the file is not a shard, or nothing in it can be read.
     """
     header: Header | None = None
     problem: str | None = None
@@ -143,7 +148,7 @@ def scan(tar: Path) -> Shard:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
                 if member.offset_data + member.size > size:
-                    problem = "it is cut off"
+                    problem = "it is truncated"
                     break
                 if member.name == HEADER:
                     header = _header(_json(archive, member), tar)
@@ -154,20 +159,20 @@ def scan(tar: Path) -> Shard:
                 if suffix == "json":
                     rows[key] = _json(archive, member)
                     if not isinstance(rows[key].get("files"), dict):
-                        raise ValueError(f"{member.name} tells no files")
+                        raise ValueError(f"{member.name} names no files")
                 else:
                     files.setdefault(key, {})[suffix] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError, ValueError, LookupError) as error:
-        problem = f"it is damaged or cut off ({error})"
+        problem = f"it is damaged or truncated ({error})"
     if header is None:
-        raise ShardError(f"{tar} is no shard of bcfusion prepare" + (f": {problem}" if problem else ""))
+        raise ShardError(f"{tar} is not a shard of bcfusion prepare" + (f": {problem}" if problem else ""))
     entries = []
     for key, row in rows.items():
         there = files.get(key, {})
         if all(suffix in there for suffix in row["files"].values()):
             entries.append(Entry(row, {sensor: there[suffix] for sensor, suffix in row["files"].items()}))
     if problem is None and len(entries) < header.rows:
-        problem = "it is cut off"
+        problem = "it is truncated"
     return Shard(tar, header, entries, problem)
 
 
@@ -177,27 +182,21 @@ def write(shard: Shard) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path = index_path(shard.tar)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     about = {"version": VERSION, "bytes": shard.tar.stat().st_size, **shard.header._asdict()}
-    try:
-        with temporary.open("w", encoding="utf-8") as text:
-            text.write(json.dumps(about) + "\n")
-            text.writelines(json.dumps(entry._asdict(), ensure_ascii=False) + "\n" for entry in shard.entries)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with appearing(index_path(shard.tar)) as part, part.open("w", encoding="utf-8") as text:
+        text.write(json.dumps(about) + "\n")
+        text.writelines(json.dumps(entry._asdict(), ensure_ascii=False) + "\n" for entry in shard.entries)
 
 
 def _read(path: Path, tar: Path, size: int) -> Shard | None:
-    """What an index says; None where it does not belong to this shard or is damaged."""
+    """Return what an index holds; None if it does not belong to this shard or is damaged."""
     try:
         with path.open(encoding="utf-8") as text:
             about = json.loads(next(text, "null"))
             if not isinstance(about, dict) or about.get("version") != VERSION or about.get("bytes") != size:
                 return None
             header = Header(*(about[name] for name in Header._fields))
-            with tar.open("rb") as archive:  # the sizes of tars are rounded, so many shards have the same
+            with tar.open("rb") as archive:  # sizes of tars are rounded, so many shards have equal sizes
                 archive.seek(tarfile.BLOCKSIZE)
                 if _header(json.loads(archive.read(HEADER_BYTES)), tar) != header:
                     return None
@@ -211,7 +210,7 @@ def _read(path: Path, tar: Path, size: int) -> Shard | None:
 
 
 def header_content(header: Header) -> bytes:
-    """The first member of a shard, of a length that does not depend on the number of rows, which is known last."""
+    """Return the content of the first member, of fixed length, since the number of rows is known only at the end."""
     return json.dumps({"version": VERSION, **header._asdict()}).ljust(HEADER_BYTES).encode()
 
 
@@ -219,11 +218,11 @@ def _json(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
     content = archive.extractfile(member)
     values = json.loads(content.read()) if content is not None else None
     if not isinstance(values, dict):
-        raise ValueError(f"{member.name} is no JSON object")
+        raise ValueError(f"{member.name} is not a JSON object")
     return values
 
 
 def _header(values: Mapping[str, Any], tar: Path) -> Header:
     if values.get("version") != VERSION:
-        raise ShardError(f"{tar}: written by another version of bcfusion (version {values.get('version')} of shards)")
+        raise ShardError(f"{tar}: written by another version of bcfusion (shard version {values.get('version')})")
     return Header(*(values[name] for name in Header._fields))

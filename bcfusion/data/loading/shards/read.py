@@ -1,4 +1,4 @@
-"""The corpus of a folder of shards on a local disk, read utterance by utterance as single files are."""
+"""The corpus of a folder of shards on a local disk, read utterance by utterance like single files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _THREADS = 8
 class ShardCorpus:
     """Utterances in the shards of a folder (see :mod:`bcfusion.data.loading.shards`).
 
-    Every utterance is read from its place in its shard, so order, crops and resuming are those of single files. The
-    indices of a split are read at the first call of :meth:`rows`; a missing or old one is made again. A row takes about
-    a kilobyte of memory in each process: some millions of utterances are sensible, beyond that shards are streamed.
+    Every utterance is read from its place in its shard, so order, crops and resuming are the same as with single files.
+    The indices of a split are read at the first call of :meth:`rows`; a missing or outdated one is made again. A row
+    takes about a kilobyte of memory in each process, which allows a few million utterances; beyond that, stream shards.
 
     Args:
         root: the folder.
-        max_unreadable_share: of a split's shards, in [0, 1], that may be missing, cut off or damaged; they are named in
-            a warning.
+        max_unreadable_share: share of a split's shards, in [0, 1], that may be missing, truncated or damaged; they are
+            named in a warning.
 
     Raises:
         DataError: there is no such folder.
@@ -40,10 +40,10 @@ class ShardCorpus:
             raise DataError(f"data.root: no such folder: {self.root.absolute()}")
 
     def rows(self, split: str) -> list[Row]:
-        """The utterances of a split, in the order of the shards; empty where ``valid`` or ``test`` has none.
+        """Return the utterances of a split, in the order of the shards; empty if ``valid`` or ``test`` has none.
 
         Raises:
-            DataError: there are no shards to train on, too many are missing or damaged, or they are not of one corpus.
+            DataError: there are no shards to train on, too many are missing or damaged, or they are of several corpora.
         """
         if split not in self._rows:
             tars = sorted(self.root.glob(f"{split}-*.tar"))
@@ -59,21 +59,23 @@ class ShardCorpus:
 
 
 def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bool = True) -> list[Row]:
-    """The utterances of the shards of one split.
+    """Return the utterances of the shards of one split.
 
     Args:
-        tars: at least one. split: theirs. max_unreadable_share: of the shards that may be missing or damaged.
-        whole: whether the split's other shards should lie beside them.
+        tars: at least one.
+        split: of the shards.
+        max_unreadable_share: share of the shards, in [0, 1], that may be missing or damaged.
+        whole: whether all other shards of the split should be in the same folder.
 
     Raises:
-        DataError: more are, or the shards are not all of one corpus.
+        DataError: too many shards are missing or damaged, or they are of several corpora.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(_load, tars))
     shards = [shard for shard in found if isinstance(shard, Shard)]
     problems = [str(shard) for shard in found if not isinstance(shard, Shard)]
     if len({shard.header.corpus for shard in shards}) > 1:
-        raise DataError(f"{tars[0].parent}: the shards of {split} come from several corpora or preparations: keep one")
+        raise DataError(f"{tars[0].parent}: the shards of {split} are of several corpora or preparations: keep one")
     lost = float(len(problems))
     total = len(tars)
     if shards and whole:

@@ -9,20 +9,20 @@ import logging
 import math
 import os
 import re
-import secrets
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import soundfile
 from tqdm import tqdm
 
 from bcfusion import audio
 from bcfusion.audio import UnreadableAudio
-from bcfusion.contracts import Row
+from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.loading.shards.index import (
     HEADER,
     VERSION,
@@ -36,21 +36,22 @@ from bcfusion.data.loading.shards.index import (
     write,
 )
 from bcfusion.errors import DataError
+from bcfusion.files import appearing
+from bcfusion.requirements import at_least, require
 
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 1_000_000_000
-#: what a shard may hold as it is; the places in MP3 are inexact
+#: formats that are copied unchanged into a shard; positions in MP3 are inexact
 _KEPT = {b"fLaC": "flac", b"RIFF": "wav", b"RF64": "wav", b"OggS": "ogg"}
-#: seconds around an utterance that are kept of a longer file, for the resampler and for durations that were rounded
+#: seconds of a longer file kept around an utterance, for the resampler and for rounded durations
 _MARGIN = 0.05
-#: seconds that a file may be longer than its utterance and still be kept as it is
+#: seconds by which a file may be longer than its utterance and still be copied whole
 _LONGER = 1.0
 #: cuts begin at multiples of 1/25 s, a whole number of samples at all usual rates, and of periods of their resampling
 _GRID = 25
-#: bytes of FLAC for each sample of speech in 16 bits
+#: bytes of FLAC per sample of 16-bit speech
 _FLAC_BYTES = 1.2
-_SPLITS = ("train", "valid", "test")
 
 
 def write_shards(
@@ -61,35 +62,35 @@ def write_shards(
     workers: int = 4,
     max_unreadable_share: float = 0.05,
 ) -> list[Path]:
-    """Write rows as shards ``SPLIT-000000.tar`` with their indices; shards that are there already are kept.
+    """Write rows as shards ``SPLIT-000000.tar`` with their indices; existing shards of the same rows are kept.
 
-    The order within a split is a fixed random one, so that every shard mixes speakers. A sound file is copied as it is
-    where the row is the whole of it and it is mono and no MP3; else what the row means is cut out and written as FLAC
-    (as floating-point WAV where samples exceed full scale). Lag, polarity and gain of a row stay in the row. Each shard
+    The order within a split is a fixed random one, so that every shard mixes speakers. A sound file is copied unchanged
+    if the row covers all of it and it is mono and not MP3; otherwise the part of the row is cut out and written as FLAC
+    (as floating-point WAV if samples exceed full scale). Lag, polarity and gain of a row stay in the row. Each shard
     and each index appears whole or not at all, and the same rows give the same bytes.
 
     Args:
         rows: of all splits.
-        folder: for the shards; made where there is none.
-        shard_bytes: size of a shard, about; the last one of a split is smaller.
+        folder: for the shards; created if missing.
+        shard_bytes: approximate size of a shard; the last one of a split is smaller.
         seed: of the order.
         workers: shards that are written at the same time.
-        max_unreadable_share: of the rows, in [0, 1], that may be left out because a file cannot be read.
+        max_unreadable_share: share of the rows, in [0, 1], that may be left out because a file cannot be read.
 
     Returns:
         The shards, by split and number.
 
     Raises:
+        ConfigError: an argument is out of range.
         DataError: there are no rows, the folder holds shards of other rows or cannot be written to, or too many files
             are unreadable.
-        bcfusion.audio.AudioFormatError: a file has several channels, and the row does not say which one it means.
+        bcfusion.audio.AudioFormatError: a file has several channels, and the row does not name one.
     """
     if not rows:
         raise DataError("no utterances to write shards of")
-    if shard_bytes < 1 or workers < 1:
-        raise ValueError(f"shard_bytes={shard_bytes} and workers={workers} must be at least 1")
+    require("write_shards", at_least(1, shard_bytes=shard_bytes, workers=workers))
     target = Path(folder).expanduser()
-    plans = [plan for split in _SPLITS for plan in _plans(rows, split, target, shard_bytes, seed)]
+    plans = [plan for split in SPLITS for plan in _plans(rows, split, target, shard_bytes, seed)]
     _refuse_others(target, plans)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -112,22 +113,21 @@ def write_shards(
     if left_out > max_unreadable_share * len(rows):
         raise DataError(
             f"{left_out} of {len(rows)} utterances cannot be read and are not in the shards of {target}, more than the "
-            f"share of {max_unreadable_share:g} that may be; the warnings above name them"
+            f"share of {max_unreadable_share:g} that is allowed; the warnings above name them"
         )
     return [plan.tar for plan in plans]
 
 
-class _Plan:
-    """One shard that is to be."""
+class _Plan(NamedTuple):
+    """One shard to be written."""
 
-    def __init__(self, tar: Path, header: Header, rows: Sequence[Row]) -> None:
-        self.tar = tar
-        self.header = header
-        self.rows = rows
+    tar: Path
+    header: Header
+    rows: Sequence[Row]
 
 
 def _plans(rows: Sequence[Row], split: str, folder: Path, shard_bytes: int, seed: int) -> Iterator[_Plan]:
-    """The shards of a split: which rows in which order, decided before anything is written."""
+    """Yield the shards of a split, with their rows in order; all are planned before anything is written."""
     mine = [row for row in rows if row.split == split]
     if not mine:
         return
@@ -150,38 +150,37 @@ def _plans(rows: Sequence[Row], split: str, folder: Path, shard_bytes: int, seed
 
 
 def _size(row: Row, path: str, alone: bool) -> int:
-    """Bytes that a file will have in its shard, about."""
+    """Return the approximate bytes of a file in its shard."""
     if alone and row.offset == 0 and not isinstance(path, audio.EncodedAudio) and os.path.isfile(path):
         return os.path.getsize(path)
     return math.ceil(_FLAC_BYTES * row.duration * row.sample_rate)
 
 
 def _refuse_others(folder: Path, plans: Sequence[_Plan]) -> None:
-    """A folder with shards of other rows is not mixed with these, nor are those deleted unasked."""
+    """Refuse a folder with shards of other rows, which are neither mixed with these nor deleted unasked."""
     planned = {plan.tar: plan.header.corpus for plan in plans}
-    for tar in sorted(tar for split in _SPLITS for tar in folder.glob(f"{split}-*.tar")):
+    for tar in sorted(tar for split in SPLITS for tar in folder.glob(f"{split}-*.tar")):
         try:
             same = tar in planned and load(tar).header.corpus == planned[tar]
         except ShardError:
             same = False
         if not same:
             raise DataError(
-                f"{tar} is there already, made of other utterances or with another size of shards: remove the shards "
-                "of that folder, or choose another"
+                f"{tar} exists already, made of other utterances or with another size of shards: remove the shards of "
+                "that folder, or choose another"
             )
 
 
 def _write_shard(plan: _Plan) -> int:
-    """Write a shard and its index, if they are not there; returns how many utterances are in it."""
-    for left in plan.tar.parent.glob(f".{plan.tar.name}.*.tmp"):  # of a run that was killed
+    """Write a shard and its index unless they exist; return the number of utterances in it."""
+    for left in plan.tar.parent.glob(f".{plan.tar.name}.*.part"):  # of a run that was killed
         left.unlink(missing_ok=True)
     if plan.tar.exists():
         return len(load(plan.tar).entries)
     index_path(plan.tar).unlink(missing_ok=True)
-    temporary = plan.tar.with_name(f".{plan.tar.name}.{secrets.token_hex(4)}.tmp")
     written = 0
-    try:
-        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as archive:
+    with appearing(plan.tar) as part:
+        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as archive:
             _add(archive, HEADER, header_content(plan.header))
             keys: set[str] = set()
             for row in plan.rows:
@@ -195,12 +194,9 @@ def _write_shard(plan: _Plan) -> int:
                 for suffix, content in files.items():
                     _add(archive, f"{key}.{suffix}", content)
                 written += 1
-        with temporary.open("r+b") as archive_file:  # now that it is known how many could be read
+        with part.open("r+b") as archive_file:  # now that the number of readable rows is known
             archive_file.seek(tarfile.BLOCKSIZE)
             archive_file.write(header_content(plan.header._replace(rows=written)))
-        os.replace(temporary, plan.tar)
-    finally:
-        temporary.unlink(missing_ok=True)
     write(scan(plan.tar))
     return written
 
@@ -212,9 +208,9 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _key(identity: str, taken: set[str]) -> str:
-    """The id as the name of a WebDataset sample: without dots, which begin a suffix there, and unique in its shard."""
+    """Return an id as the key of a WebDataset sample: without dots, which start a suffix, and unique in its shard."""
     plain = re.sub(r"[^A-Za-z0-9_/-]", "_", identity).strip("/") or "_"
-    if plain.startswith("__"):  # the names of what is no sample
+    if plain.startswith("__"):  # such names are skipped by WebDataset
         plain = f"id{plain}"
     key = plain
     number = 1
@@ -226,10 +222,10 @@ def _key(identity: str, taken: set[str]) -> str:
 
 
 def _packed(row: Row) -> tuple[dict[str, object], dict[str, bytes]]:
-    """What ``KEY.json`` says of a row, and its files by suffix (``air.flac``).
+    """Return the content of ``KEY.json`` for a row, and the row's files by suffix (``air.flac``).
 
     Raises:
-        UnreadableAudio: a file of it cannot be read.
+        UnreadableAudio: a file of the row cannot be read.
         AudioFormatError: a file has several channels, and the row does not name one.
     """
     headers = {sensor: audio.info(path) for sensor, path in row.paths.items()}
@@ -251,18 +247,18 @@ def _packed(row: Row) -> tuple[dict[str, object], dict[str, bytes]]:
         names[sensor] = f"{sensor}.{suffix}"
         files[names[sensor]] = content
     if len({name.lower() for name in files}) < len(files):
-        raise DataError(f"{row.id}: the sensors {', '.join(names)} differ by capitals alone, which WebDataset ignores")
+        raise DataError(f"{row.id}: the sensors {', '.join(names)} differ only in case, which WebDataset ignores")
     kept = replace(row, offset=row.offset - begin / grid, channels={})
     return {**record(kept), "files": names}, files
 
 
 def _cut(row: Row, sensor: str, header: audio.AudioInfo, first: int, frames: int) -> tuple[bytes, str]:
-    """A stretch of the channel that a row means, encoded, and the suffix of that."""
+    """Return a stretch of the row's channel, encoded, and the suffix of its format."""
     path = row.paths[sensor]
     channel = row.channels.get(sensor, 0)
     if channel >= header.channels or (header.channels > 1 and sensor not in row.channels):
         raise audio.AudioFormatError(
-            f"{path} has {header.channels} channel(s): the row {row.id} must say which one is {sensor!r}, from 0"
+            f"{path} has {header.channels} channel(s): the row {row.id} must name the one of {sensor!r}, from 0"
         )
     if frames < 1:
         raise UnreadableAudio(f"{path} ends before the utterance {row.id} begins", path)

@@ -14,19 +14,21 @@ import torch
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Batch, Row
-from bcfusion.data.loading.loaders import BatchSchedule, EvalLoader, StepLoader, UnreadableTally
-from bcfusion.data.loading.segments import EvalItems, SensorReader, TrainSegments
+from bcfusion.contracts import Batch, Draw, Row
+from bcfusion.data.loading.loaders import EvalLoader, StepLoader, UnreadableTally
+from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.loading.schedule import BatchSchedule
+from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.errors import AudioError, ConfigError, DataError
 
 RATE = 8000
 
 
-def noisy(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-    return {"signal": air + torch.randn(air.shape, generator=generator)}
+def noisy(air: Tensor, draw: Draw) -> dict[str, Tensor]:
+    return {"signal": air + torch.randn(air.shape, generator=draw.generator)}
 
 
-def failing(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+def failing(air: Tensor, draw: Draw) -> dict[str, Tensor]:
     raise ConfigError(["degradation: a cutoff", "degradation: a rate"])
 
 
@@ -173,7 +175,7 @@ def test_a_program_that_leaves_the_loader_open_ends(rows: list[Row]) -> None:
     program = (
         "import sys\n"
         "from bcfusion.contracts import Row\n"
-        "from test_data_stream import loader\n"
+        "from test_loading_loaders import loader\n"
         "rows = [Row(str(n), {'air': path}, 's', 'train', 8000, 2.0) for n, path in enumerate(sys.argv[1:])]\n"
         "batches = iter(loader(rows, workers=1))\n"
         "print(len(next(batches)['ids']))\n"
@@ -222,6 +224,6 @@ def test_an_error_in_a_worker_reaches_the_user_without_a_traceback_in_its_text(r
         list(islice(endless(loader(rows, workers)), 9))
     assert str(wide.value).startswith(rows[0].paths["air"])
     assert "\n" not in str(wide.value)
-    with pytest.raises(DataError) as config:
+    with pytest.raises(ConfigError) as config:
         list(loader(rows, workers, simulator=failing))
     assert str(config.value) == "degradation: a cutoff\ndegradation: a rate"

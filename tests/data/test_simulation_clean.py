@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from bcfusion.configuration.check import verify
 from bcfusion.configuration.compose import build
-from bcfusion.contracts import Simulator
+from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.simulation.clean import Clean
 
 
@@ -18,7 +18,7 @@ def test_the_sensor_hears_the_target_sample_by_sample_and_draws_nothing(length: 
     air = torch.randn(1, length)
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
-    signal = Clean()(air, 16000, generator, training)["signal"]
+    signal = Clean()(air, Draw(16000, generator, generator, training))["signal"]
     assert torch.equal(signal, air)
     assert torch.equal(generator.get_state(), before)
     signal.zero_()

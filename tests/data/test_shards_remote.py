@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Batch, Row
+from bcfusion.contracts import Batch, Draw, Row
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.shards import open_shards
 from bcfusion.data.loading.shards.datamodule import StreamedDataModule
@@ -27,8 +27,8 @@ RATE = 8000
 SEGMENT = 0.4
 
 
-def noisy(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-    return {"signal": air + torch.randn(air.shape, generator=generator)}
+def noisy(air: Tensor, draw: Draw) -> dict[str, Tensor]:
+    return {"signal": air + torch.randn(air.shape, generator=draw.generator)}
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_pass_for_statistics_holds_every_crop_of_an_epoch_on_every_rank(shards
 
 def test_a_resumed_stream_warns_and_goes_on_with_other_crops(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     loader = data(pattern(shards)).train_dataloader()
-    assert "a resumed run goes on with other crops" in caplog.text
+    assert "a resumed run continues with other crops" in caplog.text
     whole = list(loader)
     resumed = data(pattern(shards)).train_dataloader()
     resumed.start_batch = 4
@@ -168,15 +168,15 @@ def test_too_many_broken_shards_end_the_run(shards: Path) -> None:
 
 
 def test_wrong_addresses_are_told_before_the_training(shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="names no shard"):
+    with pytest.raises(DataError, match="is not a shard"):
         data(f"file:{shards}/all-{{000000..000004}}.tar")
-    with pytest.raises(DataError, match="none of the URLs is that of a training shard"):
+    with pytest.raises(DataError, match="none of the URLs is a training shard"):
         data([f"file:{shards}/valid-000000.tar"])
     for root, reason in (
         (f"file:{tmp_path}/train-000000.tar", "No such file or directory"),
         (f"pipe:cat {tmp_path}/train-000000.tar 2>/dev/null", "ended with status 1; check the address"),
         ("http://127.0.0.1:9/train-000000.tar", "ended with status 7: nothing answers there"),
-        ("s3://bucket/train-000000.tar", "let a command fetch it: 'pipe:COMMAND s3://bucket/train-000000.tar'"),
+        ("s3://bucket/train-000000.tar", "use a command that fetches it: 'pipe:COMMAND s3://bucket/train-000000.tar'"),
     ):
         with pytest.raises(DataError) as error:
             data([root]).setup("fit")

@@ -14,20 +14,21 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Corpus, Row
+from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
 from bcfusion.data.loading import datamodule
 from bcfusion.data.loading.datamodule import SpeechDataModule, automatic_workers
 from bcfusion.data.simulation.augmentation import Augmentation
-from bcfusion.errors import AudioError, DataError
+from bcfusion.data.simulation.codec import Codec
+from bcfusion.errors import AudioError, ConfigError, DataError
 
 RATE = 8000
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def halved(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+def halved(air: Tensor, draw: Draw) -> dict[str, Tensor]:
     return {"signal": 0.5 * air}
 
 
@@ -135,9 +136,35 @@ def test_two_rows_of_one_id_are_told(tmp_path: Path) -> None:
 
 
 def test_all_wrong_arguments_are_told_at_once() -> None:
-    with pytest.raises(DataError) as error:
+    with pytest.raises(ConfigError) as error:
         module(Rows(), sensors=[], segment_seconds=0, batch_size=0, workers="many", max_unreadable_share=2)
     assert len(str(error.value).splitlines()) == 5
+
+
+class OldSignature:
+    def __call__(
+        self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool
+    ) -> dict[str, Tensor]:  # pragma: no cover
+        return {"signal": air}
+
+
+class OldBatch:
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:  # pragma: no cover
+        return {"signal": air}
+
+    def batch(
+        self, air: Tensor, sample_rate: int, generators: list[torch.Generator], training: bool
+    ) -> dict[str, Tensor]:
+        return {"signal": air}  # pragma: no cover
+
+
+@pytest.mark.parametrize("simulator", [OldSignature(), OldBatch()])
+def test_a_simulator_with_the_signature_before_draw_is_named_with_the_present_one(simulator: object) -> None:
+    name = rf"{type(simulator).__name__} must be called as simulator\(air, draw\)"
+    with pytest.raises(ConfigError, match=rf"^degradation: body=\S+\.{name}"):
+        module(Rows(), simulators={"body": simulator})
+    with pytest.raises(ConfigError, match=rf"^Codec: simulator=\S+\.{name}"):
+        Codec(simulator)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 3), (64, 8)])
@@ -180,7 +207,7 @@ def test_utterances_of_less_bandwidth_are_left_out_of_training_and_counted(
         module(Rows(train=valid), min_bandwidth=3500).rows("train")
     with pytest.raises(DataError, match=r"no training utterance of Rows has a measured bandwidth.*bcfusion prepare"):
         module(Rows(train=made[1:2]), min_bandwidth=3500).rows("train")
-    with pytest.raises(DataError, match=r"data\.min_bandwidth: 5000 must be null or above 0 and at most half"):
+    with pytest.raises(ConfigError, match="min_bandwidth=5000 must be null, or above 0 and at most half"):
         module(Rows(train=made), min_bandwidth=5000)
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio.level import active_level
-from bcfusion.contracts import Corpus, Row
+from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.loading.collate import Item
 from bcfusion.data.loading.datamodule import SpeechDataModule
-from bcfusion.data.loading.segments import SensorReader, TrainSegments
+from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.loading.segments import TrainSegments
 from bcfusion.data.simulation.augmentation import LARGEST_BOOST, Augmentation, source_span, sped
-from bcfusion.errors import ConfigError, DataError
+from bcfusion.errors import ConfigError
 
 RATE = 8000
 SENSORS = ("body", "noisy")
@@ -25,8 +26,8 @@ SENSORS = ("body", "noisy")
 class Noisy:
     """A microphone with noise of its generator, half as loud as the air."""
 
-    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        noise = 0.01 * torch.randn(air.shape, generator=generator)
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
+        noise = 0.01 * torch.randn(air.shape, generator=draw.generator)
         return {"signal": air + noise, "noise": noise}
 
 
@@ -218,5 +219,5 @@ def test_wrong_arguments_are_told_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"body_gain=\[10, -10\]"):
         Augmentation(body_gain=(10, -10))
     augmentation = Augmentation(body_gain=(-10, 10), body_sensors=["throat"])
-    with pytest.raises(DataError, match=r"body_sensors: none of throat is a sensor of the task \(body, noisy\)"):
+    with pytest.raises(ConfigError, match=r"body_sensors=\['throat'\] must name .* one or more of body, noisy"):
         SpeechDataModule(Listed(rows(tmp_path)), {"noisy": Noisy()}, SENSORS, RATE, augmentation=augmentation)

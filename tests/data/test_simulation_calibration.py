@@ -143,7 +143,7 @@ def test_curves_are_read_at_other_frequencies_and_end_where_they_were_measured()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "else"}, "no calibration"),
+        ({"format": "else"}, "not a calibration"),
         ({"version": 99}, "version 99"),
         ({"responses": []}, "damaged"),
         ({"responses": [{"id": "a"}]}, "damaged: KeyError"),

@@ -10,9 +10,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Row, Simulator
+from bcfusion.contracts import Draw, Row, Simulator
 from bcfusion.data.loading.datamodule import SpeechDataModule
-from bcfusion.data.loading.seeding import generator_for
+from bcfusion.data.loading.seeding import generator_for, stable_seed
+from bcfusion.data.simulation import Batched
 from bcfusion.data.simulation.augmentation import Augmentation
 from bcfusion.data.simulation.device_simulation import deferrable
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
@@ -32,34 +33,12 @@ class Rows:
         return self.all if split == "train" else []
 
 
-class Worn:
+class Worn(Batched):
     """One draw for the wearer, one for the utterance, in a batch or one by one."""
 
-    models_body = True
-
-    def __call__(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generator: torch.Generator,
-        training: bool,
-        *,
-        body: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        bodies = None if body is None else [body]
-        return {"signal": self.batch(air[None], sample_rate, [generator], training, bodies)["signal"][0]}
-
-    def batch(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generators: Sequence[torch.Generator],
-        training: bool,
-        bodies: Sequence[torch.Generator] | None = None,
-    ) -> dict[str, Tensor]:
-        assert bodies is not None
-        mine = torch.stack([torch.rand(1, 1, generator=body) for body in bodies])
-        drawn = torch.stack([torch.rand(1, 1, generator=generator) for generator in generators])
+    def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        mine = torch.stack([torch.rand(1, 1, generator=draw.body) for draw in draws])
+        drawn = torch.stack([torch.rand(1, 1, generator=draw.generator) for draw in draws])
         return {"signal": mine * air + drawn * air.std(dim=-1, keepdim=True)}
 
 
@@ -68,13 +47,13 @@ class Noisy:
 
     provides_noise = True
 
-    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        noise = torch.randn(air.shape, generator=generator)
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
+        noise = torch.randn(air.shape, generator=draw.generator)
         return {"signal": 0.5 * air + noise, "noise": noise, "target": 0.5 * air}
 
 
 class NoisyBatch(Noisy):
-    def batch(self, *_: object) -> dict[str, Tensor]:
+    def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:
         raise AssertionError("noise is read by the loader")
 
 
@@ -178,7 +157,8 @@ def test_the_seed_of_a_deferred_sensor_is_that_of_the_loader(rows: list[Row]) ->
     batch = next(iter(data(rows, True, simulators={"body": EbenLowpass()}, sensors=["body"]).train_dataloader()))
     (place, length, seed, body), *rest = batch["pending"][0]
     assert not rest
-    assert (place, body) == (0, None)
+    assert place == 0
+    assert body == stable_seed(0, "body", "body", "speaker", rows[int(batch["ids"][0])].speaker)
     assert length == int(batch["lengths"][0])
     drawn = torch.rand(3, generator=torch.Generator().manual_seed(seed))
     schedule = data(rows, False, simulators={"body": EbenLowpass()}, sensors=["body"]).train_dataloader().schedule  # type: ignore[attr-defined]

@@ -7,30 +7,20 @@ import torch
 from torch import Tensor
 
 from bcfusion import audio
-from bcfusion.contracts import Row, Simulator
-from bcfusion.data.loading.segments import EvalItems, SensorReader, TrainSegments
+from bcfusion.contracts import Draw, Row, Simulator
+from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.loading.segments import EvalItems, TrainSegments
 
 RATE = 8000
 
 
 class Wearer:
-    """Draws a constant of the body and a constant of the utterance: channel-free labels of both seeds."""
+    """Draws a constant of the body and a constant of the utterance, which identify both seeds."""
 
-    def __init__(self, models_body: bool = True) -> None:
-        self.models_body = models_body
-
-    def __call__(
-        self,
-        air: Tensor,
-        sample_rate: int,
-        generator: torch.Generator,
-        training: bool,
-        *,
-        body: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         signal = torch.zeros_like(air)
-        signal[0, 0] = torch.rand(1, generator=body or generator)
-        signal[0, 1] = torch.rand(1, generator=generator)
+        signal[0, 0] = torch.rand(1, generator=draw.body)
+        signal[0, 1] = torch.rand(1, generator=draw.generator)
         return {"signal": signal}
 
 
@@ -74,13 +64,3 @@ def test_in_evaluation_a_speaker_has_one_body_in_every_run(tmp_path: Path) -> No
 def test_unknown_speakers_are_each_another(tmp_path: Path) -> None:
     (a, _), (b, _) = drawn(EvalItems(rows(tmp_path, "unknown", "unknown"), reader(Wearer())), 0, 1)
     assert a != b
-
-
-def test_a_simulator_that_says_no_or_does_not_know_of_bodies_is_called_as_before(tmp_path: Path) -> None:
-    def plain(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        return Wearer()(air, sample_rate, generator, training)
-
-    corpus = rows(tmp_path, "ann", "ann")
-    for simulator in (Wearer(models_body=False), plain):
-        (a, _), (b, _) = drawn(EvalItems(corpus, reader(simulator)), 0, 1)
-        assert a != b

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError, UnreadableAudio
-from bcfusion.contracts import Row
+from bcfusion.contracts import Draw, Row
 from bcfusion.data.loading.collate import Item, collate
+from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.seeding import generator_for, stable_seed
-from bcfusion.data.loading.segments import EvalItems, SensorReader, TrainSegments
+from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.errors import DataError
 
 RATE = 8000
@@ -22,13 +23,13 @@ RATE = 8000
 class Noisy:
     """A simulator that adds noise of its generator and says whether it is training."""
 
-    def __call__(self, air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
-        noise = torch.randn(air.shape, generator=generator) * (1.0 if training else 0.01)
+    def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
+        noise = torch.randn(air.shape, generator=draw.generator) * (1.0 if draw.training else 0.01)
         return {"signal": air + noise, "noise": noise}
 
 
 def scale(factor: float) -> object:
-    def simulate(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+    def simulate(air: Tensor, draw: Draw) -> dict[str, Tensor]:
         return {"signal": air.mul_(factor)}  # in place on purpose: the target must not notice
 
     return simulate
@@ -235,7 +236,7 @@ def test_a_wrong_rate_is_not_replaced_but_told_where_resampling_is_off(tmp_path:
 
 
 def test_a_simulator_that_changes_the_length_is_named(tmp_path: Path) -> None:
-    def short(air: Tensor, sample_rate: int, generator: torch.Generator, training: bool) -> dict[str, Tensor]:
+    def short(air: Tensor, draw: Draw) -> dict[str, Tensor]:
         return {"signal": air[:, 1:]}
 
     with pytest.raises(DataError, match=r"simulator of 'body'.*\(1, 99\)"):

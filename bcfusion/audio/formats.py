@@ -1,0 +1,56 @@
+"""The sound files that bcfusion reads and writes, and the errors about them."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from bcfusion.errors import AudioError
+
+__all__ = ["EXTENSIONS", "AudioFormatError", "UnreadableAudio", "one_line", "require_finite"]
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
+
+class AudioFormatError(AudioError):
+    """A sound file that can be read but has a different number of channels or sample rate than the task needs.
+
+    Kept apart from a damaged file: replacing one clip by another would not help, the configuration must change.
+    """
+
+
+class UnreadableAudio(AudioError):
+    """A sound file that is missing, damaged, truncated, empty, or holds samples that are not numbers.
+
+    Attributes:
+        path: of the file, so that it can be counted and replaced by another one.
+    """
+
+    def __init__(self, message: str, path: str | os.PathLike[str] = "") -> None:
+        super().__init__(message)
+        self.path = os.fspath(path)
+
+
+def require_finite(samples: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Refuse samples that are not numbers.
+
+    Args:
+        samples: ``(..., time)``.
+        path: named in the message.
+
+    Raises:
+        UnreadableAudio: a sample is NaN or infinite; the message gives their number and the position of the first.
+    """
+    finite = np.isfinite(samples)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.reshape(-1, finite.shape[-1]).all(axis=0))
+        raise UnreadableAudio(
+            f"{path} holds NaN or infinite samples: {bad.size} of them, the first at sample {bad[0]}", path
+        )
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error of libsndfile or of the operating system says, without line breaks and final dots."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split()).rstrip(".")

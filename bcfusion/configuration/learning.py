@@ -1,0 +1,122 @@
+"""Checks of what a generator learns from: losses, discriminators, and the warm-up and balancer that combine them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bcfusion.configuration.keys import WEIGHT
+from bcfusion.configuration.paths import group_members
+from bcfusion.configuration.targets import UnknownTarget, locate
+from bcfusion.configuration.values import UNRESOLVED, at, group
+from bcfusion.contracts import JUDGEMENTS, asks_for, unprovided
+from bcfusion.nearest import did_you_mean
+
+
+def provides_noise(cfg: Mapping[str, Any]) -> bool:
+    """Return whether a simulator of the task gives the noise that it added, so that batches hold ``noise``."""
+    sensors = at(cfg, "task.sensors")
+    simulators = [node for name, node in group(cfg, "degradation").items() if name in (sensors or ())]
+    return any(getattr(_located(node), "provides_noise", False) for node in simulators)
+
+
+def needs_discriminators(loss: Any) -> bool:
+    """Return whether a loss, an instance or a class, compares judgements of discriminators; it is left out without."""
+    return not JUDGEMENTS.isdisjoint(asks_for(loss))
+
+
+def loss_problems(
+    asks: Mapping[str, Iterable[str]],
+    weights: Mapping[str, Any],
+    generator: Any,
+    batch_names: Iterable[str],
+    adversarial: bool,
+) -> list[str]:
+    """Return a message for each loss that asks for what nobody provides, and one if there is nothing to learn from.
+
+    Args:
+        asks: what each loss asks for, by name.
+        weights: weight of each loss, by name.
+        generator: class of the generator, or a function that makes one.
+        batch_names: keys of a batch in addition to the usual ones, such as ``noise``.
+        adversarial: whether there are discriminators.
+    """
+    provides = getattr(generator, "provides", ())
+    problems = [
+        f"losses.{name}: asks for {', '.join(lacking)}, which neither the data nor {generator.__name__} provides"
+        for name, names in asks.items()
+        if (lacking := unprovided(names, provides, batch_names, adversarial))
+    ]
+    if not adversarial and not any(weights.values()):
+        problems.append("losses: nothing to learn from; give a loss with a weight, or discriminators")
+    return problems
+
+
+def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> list[str]:
+    """Return a message for each loss that cannot be computed, and for each phase in which nothing is learned.
+
+    Args:
+        tree: the resolved configuration.
+        targets: class or function of each ``_target_`` node, by YAML path.
+    """
+    losses = {name: node if isinstance(node, dict) else {} for name, node in group(tree, "losses").items()}
+    adversarial = bool(group(tree, "discriminators"))
+    asks = {name: asks_for(targets.get(f"losses.{name}")) for name in losses}
+    alone = {name: names for name, names in asks.items() if JUDGEMENTS.isdisjoint(names)}  # needs no discriminators
+    weights = {name: node.get("weight") for name, node in losses.items()}
+    problems = _weights(losses)
+    if "generator" in targets:
+        computed = asks if adversarial else alone
+        batch_names = ["noise"] if provides_noise(tree) else []
+        problems += loss_problems(
+            computed, {name: weights[name] for name in computed}, targets["generator"], batch_names, adversarial
+        )
+    if not adversarial:
+        return problems
+    game = group(tree, "adversarial")
+    start = game.get("start_step")
+    if isinstance(start, int) and start > 0 and not any(weights[name] for name in alone):
+        problems.append(
+            f"losses: nothing to learn from in the first {start} steps, before the discriminators join; "
+            "give a loss of the signals with a weight, or set adversarial.start_step=0"
+        )
+    warm_up = game.get("warm_up_losses") or ()
+    problems += [
+        f"adversarial.warm_up_losses: there is no loss '{name}'{_alternatives(str(name), losses)}"
+        for name in warm_up
+        if name not in losses and name not in group_members("losses")  # one that is not chosen does no harm
+    ]
+    if game and not game.get("weight") and all(name in warm_up for name, weight in weights.items() if weight):
+        problems.append(
+            "adversarial: nothing teaches the generator once the warm-up losses have ended; raise adversarial.weight, "
+            "or keep a loss out of adversarial.warm_up_losses"
+        )
+    scaled = at(tree, "balancer.adversarial")
+    problems += [
+        f"balancer.adversarial: there is no loss '{name}'; there are adversarial, {', '.join(losses)}"
+        for name in (scaled if isinstance(scaled, list) else ())
+        if name != "adversarial" and name not in losses
+    ]
+    return problems
+
+
+def _weights(losses: Mapping[str, dict[str, Any]]) -> list[str]:
+    problems = []
+    for name, node in losses.items():
+        weight = node.get("weight", UNRESOLVED)
+        if node and "weight" not in node:
+            problems.append(f"losses.{name}.weight: give one; 0 logs the loss only")
+        elif weight is not UNRESOLVED and (problem := WEIGHT.problem(weight)):
+            problems.append(f"losses.{name}.weight: {problem}")
+    return problems
+
+
+def _alternatives(name: str, losses: Mapping[str, Any]) -> str:
+    return did_you_mean(name, losses) or (f"; there are {', '.join(losses)}" if losses else "")
+
+
+def _located(node: Any) -> Any:
+    try:
+        return locate(node["_target_"])
+    except (KeyError, TypeError, UnknownTarget):  # reported by the check of the node itself
+        return None

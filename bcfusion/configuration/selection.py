@@ -1,0 +1,79 @@
+"""Checks of what checkpoints are selected by, against the values that the chosen metrics give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.errors import InstantiationException
+
+from bcfusion.configuration.compose import build
+from bcfusion.configuration.construction import buildable, refusal
+from bcfusion.configuration.values import UNRESOLVED, at, group, is_number, shown
+from bcfusion.errors import BcfusionError
+from bcfusion.nearest import did_you_mean
+
+
+def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool) -> list[str]:
+    """Build the metrics, and return a message for each that fails and each entry that cannot rank checkpoints.
+
+    Args:
+        tree: the resolved configuration.
+        known: problems found so far; a metric that has one is not built.
+        training: whether to check ``selection`` and ``trainer.keep_best`` too.
+    """
+    metrics = group(tree, "metrics")
+    if not metrics:
+        problems = ["metrics: name at least one; the best checkpoint is chosen by them"]
+    else:
+        problems = []
+    directions: dict[str, bool | None] = {}
+    complete = bool(metrics)  # if a metric is missing, so may be the value that an entry names
+    for name, node in metrics.items():
+        path = f"metrics.{name}"
+        if not buildable(path, node, known):
+            complete = False
+            continue
+        try:
+            directions |= dict(build(node).higher_is_better)
+        except (BcfusionError, InstantiationException) as error:
+            complete = False
+            problems += refusal(path, error)
+    if not training:
+        return problems
+    selection = group(tree, "selection")
+    if not selection:
+        problems.append("selection: name at least one metric value, as in selection=stoi")
+    keep_best = at(tree, "trainer.keep_best")
+    entries = [(f"selection.{name}", name) for name in selection]
+    entries += [("trainer.keep_best", str(name)) for name in keep_best] if isinstance(keep_best, list) else []
+    for path, name in entries:
+        if name not in directions and complete:
+            hint = did_you_mean(name, directions) or f"; they give {', '.join(directions)}"
+            problems.append(f"{path}: no metric gives '{name}'{hint}")
+        elif directions.get(name, False) is None:
+            problems.append(f"{path}: {name} is for information: neither high nor low values are better")
+    for name, criterion in selection.items():
+        problems += _criterion(f"selection.{name}", criterion, directions.get(name))
+    return problems
+
+
+def _criterion(path: str, criterion: Any, higher_is_better: bool | None) -> list[str]:
+    if not isinstance(criterion, dict) or set(criterion) != {"weight", "worst", "best"}:
+        return [f"{path}: must have weight, worst and best, and nothing else"]
+    problems = [
+        f"{path}.{key}: must be a number, not {shown(value)}"
+        for key, value in criterion.items()
+        if value is not UNRESOLVED and not is_number(value)
+    ]
+    if problems or UNRESOLVED in criterion.values():
+        return problems
+    if criterion["weight"] <= 0:
+        problems.append(f"{path}.weight: must be above 0, not {criterion['weight']}")
+    if criterion["worst"] == criterion["best"]:
+        problems.append(f"{path}: worst and best are the same")
+    elif higher_is_better is not None and (criterion["best"] > criterion["worst"]) != higher_is_better:
+        problems.append(
+            f"{path}: {'higher' if higher_is_better else 'lower'} values are better; exchange worst and best"
+        )
+    return problems

@@ -1,0 +1,99 @@
+"""A composed configuration as plain containers, for checks that continue past a value that cannot be resolved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from bcfusion.errors import BcfusionError
+
+#: replaces a value that is missing or could not be resolved; the problem itself is reported once, by `resolved`
+UNRESOLVED: Final = object()
+
+
+def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    """Return plain containers with UNRESOLVED for each value that is missing or leads nowhere, and those problems."""
+    problems: list[str] = []
+    failures: dict[str, list[tuple[str, str]]] = {}
+
+    def walk(node: DictConfig | ListConfig, path: str) -> Any:
+        keys = list(node) if isinstance(node, DictConfig) else range(len(node))
+        values = {key: leaf(node, key, f"{path}.{key}" if path else str(key)) for key in keys}
+        return values if isinstance(node, DictConfig) else list(values.values())
+
+    def leaf(node: DictConfig | ListConfig, key: Any, path: str) -> Any:
+        if OmegaConf.is_missing(node, key):
+            problems.append(f"{path}: a value is needed, as in {path}=VALUE")
+            return UNRESOLVED
+        try:
+            value = node[key]
+        except InterpolationToMissingValueError:  # the missing value is reported at its own path
+            return UNRESOLVED
+        except OmegaConfBaseException as error:
+            raw: Any = OmegaConf.to_container(node, resolve=False)
+            failures.setdefault(_cause(error), []).append((path, str(raw[key])))
+            return UNRESOLVED
+        return walk(value, path) if isinstance(value, (DictConfig, ListConfig)) else value
+
+    tree = walk(cfg, "")
+    for cause, places in failures.items():
+        # A broken interpolation breaks those that refer to it; report only the places where the bad name is written.
+        name = cause.split("'")[1] if "'" in cause else ""
+        direct = [path for path, written in places if name and name in written]
+        problems += [f"{path}: {cause}" for path in direct or [places[0][0]]]
+    return tree, problems
+
+
+def _cause(error: OmegaConfBaseException) -> str:
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, BcfusionError):
+            return str(link)
+        link = link.__cause__ or link.__context__
+    return str(error).splitlines()[0]
+
+
+def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every mapping of the tree with its YAML path, outer ones first."""
+    if isinstance(tree, dict):
+        yield path, tree
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield from nodes(value, f"{path}.{key}" if path else str(key))
+
+
+def at(tree: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path, or UNRESOLVED if there is none."""
+    found: Any = tree
+    for key in path.split("."):
+        if not isinstance(found, Mapping) or key not in found:
+            return UNRESOLVED
+        found = found[key]
+    return found
+
+
+def group(tree: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """Return the mapping at a dotted path, or an empty one if there is none, it is null or it could not be resolved."""
+    node = at(tree, path)
+    return node if isinstance(node, Mapping) else {}
+
+
+def is_resolved(value: Any) -> bool:
+    """Return whether neither a value nor anything in it is UNRESOLVED."""
+    if isinstance(value, Mapping):
+        return all(is_resolved(entry) for entry in value.values())
+    return all(is_resolved(entry) for entry in value) if isinstance(value, list) else value is not UNRESOLVED
+
+
+def is_number(value: Any) -> bool:
+    """Return whether ``value`` is a finite number; true and false are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shown(value: Any) -> str:
+    """Return a value as written in YAML, for messages."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)

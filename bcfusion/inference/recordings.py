@@ -1,0 +1,152 @@
+"""Sound files that are read and written piece by piece, so that memory does not grow with their length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from bcfusion import audio
+from bcfusion.audio.formats import one_line
+from bcfusion.errors import AudioError
+from bcfusion.files import appearing
+
+__all__ = ["Recording", "check_writable", "write_blocks"]
+
+BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # per sample, by subtype
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+WAV_LIMIT = 4_294_900_000  # bytes that the 32-bit sizes of a plain WAV can hold
+
+
+class Recording:
+    """A sound file at another sample rate, decoded once from start to end, of which only a window is held.
+
+    It does not seek: seeks in MP3 are inexact, and the windows only move forward. Use it as a context manager.
+
+    Args:
+        path: the file.
+        sample_rate: rate of what :meth:`read` returns, in Hz.
+        resample: whether a file of another rate is converted; otherwise it is refused.
+
+    Attributes:
+        path: the file.
+        channels: number of its channels.
+        total: number of samples at ``sample_rate``.
+
+    Raises:
+        AudioError: the file is missing, damaged, truncated or empty, or has another rate and ``resample`` is off.
+    """
+
+    def __init__(self, path: Path, sample_rate: int, resample: bool) -> None:
+        header = audio.info(path)
+        self.path = path
+        self.rate, self.channels = header.sample_rate, header.channels
+        if self.rate != sample_rate and not resample:
+            raise audio.AudioFormatError(
+                f"{path} is sampled at {self.rate} Hz, the model works at {sample_rate} Hz, and resampling is off: "
+                "convert the file, or leave out --no-resample (resample=False)"
+            )
+        self.change = audio.RateChange(self.rate, sample_rate)
+        self.frames = header.frames
+        self.total = self.change.length(self.frames)
+        self._sound: soundfile.SoundFile | None = None
+        self._begin = 0
+        self._window = np.zeros((self.channels, 0), dtype=np.float32)
+
+    def __enter__(self) -> Recording:
+        self._sound = soundfile.SoundFile(self.path)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._sound is not None:
+            self._sound.close()
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Return the samples from ``start`` to ``stop``, ``(channels, stop - start)``; neither may ever decrease.
+
+        Raises:
+            AudioError: the file is damaged, truncated, or holds samples that are not finite.
+        """
+        first, last, skip = self.change.window(start, stop, self.frames)
+        window = torch.from_numpy(self._decode(first, last).copy())
+        return audio.resample(window, self.rate, self.change.to_rate)[:, skip : skip + stop - start]
+
+    def _decode(self, start: int, stop: int) -> np.ndarray:
+        held = self._begin + self._window.shape[1]
+        if stop > held:
+            fresh = self._decode_next(held, stop - held)
+            self._window = np.concatenate([self._window[:, start - self._begin :], fresh], axis=1)
+            self._begin = start
+        return self._window[:, start - self._begin : stop - self._begin]
+
+    def _decode_next(self, position: int, count: int) -> np.ndarray:
+        assert self._sound is not None
+        try:
+            block = self._sound.read(count, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{self.path} is damaged after {position / self.rate:.3f} s: {one_line(error)}") from error
+        if len(block) < count:
+            end = (position + len(block)) / self.rate
+            raise AudioError(
+                f"{self.path} is truncated: its header promises {self.frames / self.rate:.3f} s, it holds {end:.3f} s"
+            )
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if bad.size:
+            raise AudioError(
+                f"{self.path} holds NaN or infinite samples, the first at {(position + bad[0]) / self.rate:.3f} s"
+            )
+        return np.ascontiguousarray(block.T)
+
+
+def check_writable(target: Path, subtype: str) -> None:
+    """Refuse a file name or a subtype that :func:`write_blocks` cannot write.
+
+    Raises:
+        AudioError: the name does not end in .wav or .flac, or that format does not have the subtype.
+    """
+    kind = FORMATS.get(target.suffix.lower())
+    if kind is None or subtype not in BYTES or not soundfile.check_format(kind, subtype):
+        raise AudioError(f"cannot write {target} as {subtype}: .wav takes {', '.join(BYTES)}; .flac PCM_16 and PCM_24")
+
+
+def write_blocks(blocks: Iterator[Tensor], target: Path, rate: int, total: int, subtype: str) -> tuple[int, float]:
+    """Write a mono file from blocks ``(1, n)`` as they come; it appears whole or not at all.
+
+    Args:
+        blocks: the signal.
+        target: the file; see :func:`check_writable`.
+        rate: in Hz.
+        total: number of samples of all blocks together.
+        subtype: ``PCM_16``, ``PCM_24`` or ``FLOAT``.
+
+    Returns:
+        How many samples exceed full scale, and the largest magnitude.
+
+    Raises:
+        AudioError: a block holds samples that are not finite, or the file cannot be written.
+    """
+    kind = FORMATS[target.suffix.lower()]
+    if kind == "WAV" and total * BYTES[subtype] > WAV_LIMIT:
+        kind = "RF64"
+    overs, peak, position = 0, 0.0, 0
+    try:
+        with (
+            appearing(target) as part,
+            soundfile.SoundFile(part, "w", rate, 1, subtype=subtype, format=kind) as sound,
+        ):
+            for block in blocks:
+                samples = block[0].numpy()
+                if not np.isfinite(samples).all():
+                    raise AudioError(f"{target} was not written: the model gave NaN after {position / rate:.3f} s")
+                magnitude = np.abs(samples)
+                overs += int((magnitude > 1).sum())
+                peak = max(peak, float(magnitude.max()))
+                sound.write(samples)  # soundfile makes libsndfile clip for PCM; otherwise overs would wrap
+                position += len(samples)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise AudioError(f"cannot write {target}: {one_line(error)}") from error
+    return overs, peak

@@ -1,0 +1,59 @@
+"""Building a network from the ``_target_`` and arguments that a file holds: no Hydra, and no code but modules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bcfusion.configuration.targets import HYDRA_KEYS, UnknownTarget, locate
+from bcfusion.errors import CheckpointError
+
+__all__ = ["build_generator"]
+
+
+def build_generator(config: Mapping[str, Any], source: Path) -> nn.Module:
+    """Return the network that ``config`` describes, nested modules included.
+
+    Args:
+        config: ``_target_``, the dotted path of a :class:`torch.nn.Module`, and its arguments.
+        source: the file that holds it, for messages.
+
+    Raises:
+        CheckpointError: a class cannot be imported, is not a module, or refuses its arguments.
+    """
+    built = _build(config, source)
+    if not isinstance(built, nn.Module):
+        raise CheckpointError(f"{source} is damaged: its generator has no _target_, or is partial")
+    return built
+
+
+def _build(value: Any, source: Path) -> Any:
+    """Instantiate nested ``_target_`` entries as Hydra would, but modules only."""
+    if isinstance(value, (list, tuple)):
+        return [_build(entry, source) for entry in value]
+    if not isinstance(value, Mapping):
+        return value
+    arguments = {key: _build(entry, source) for key, entry in value.items() if key not in HYDRA_KEYS}
+    if "_target_" not in value:
+        return arguments
+    kind = _module_class(str(value["_target_"]), source)
+    if value.get("_partial_"):
+        return functools.partial(kind, **arguments)
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: cannot build {value['_target_']}: {error}") from error
+
+
+def _module_class(target: str, source: Path) -> type[nn.Module]:
+    try:
+        found = locate(target)
+    except UnknownTarget as error:
+        raise CheckpointError(f"{source} needs {target}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise CheckpointError(f"{source} needs {target}, which is no torch.nn.Module")
+    return found

@@ -1,0 +1,74 @@
+"""Steps with a non-finite gradient: they are left out and counted, and too many in a row end the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bcfusion.errors import TrainingError
+
+
+class StepGuard:
+    """Counts the optimiser steps that were left out, and remembers the batches that led to them.
+
+    Args:
+        networks: names of the networks that take steps.
+        max_bad_steps: number of bad steps in a row that ends the run; a step is bad if either network's was left out.
+
+    Attributes:
+        skipped: number of steps left out, by network.
+    """
+
+    def __init__(self, networks: Iterable[str], max_bad_steps: int) -> None:
+        self.max_bad_steps = max_bad_steps
+        self.skipped = dict.fromkeys(networks, 0)
+        self._bad = False
+        self._bad_in_a_row = 0
+        self._batches: list[tuple[int, list[str]]] = []  # step and ids of the batches of this optimiser step
+        self._bad_batches: list[tuple[int, list[str]]] = []  # and of the bad ones in a row before it
+
+    def skip(self, network: str) -> None:
+        """Count the present step of a network as left out."""
+        self.skipped[network] += 1
+        self._bad = True
+
+    def batch_ends(self, step: int, ids: Iterable[str], ends_step: bool) -> None:
+        """Take note of a batch, and judge the optimiser step if the batch is its last one.
+
+        Raises:
+            NonFiniteSteps: ``max_bad_steps`` steps in a row were bad.
+        """
+        self._batches.append((step, list(ids)))
+        if not ends_step:
+            return
+        self._bad_in_a_row = self._bad_in_a_row + 1 if self._bad else 0
+        self._bad_batches = [*self._bad_batches, *self._batches] if self._bad else []
+        self._bad, self._batches = False, []
+        if self._bad_in_a_row >= self.max_bad_steps:
+            raise NonFiniteSteps(self._bad_in_a_row, self._bad_batches)
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts as plain containers."""
+        return {"skipped_steps": dict(self.skipped), "bad_in_a_row": self._bad_in_a_row}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state` returned."""
+        self.skipped.update(state["skipped_steps"])
+        self._bad_in_a_row = int(state["bad_in_a_row"])
+
+
+class NonFiniteSteps(TrainingError):
+    """Too many steps in a row had a non-finite gradient.
+
+    Attributes:
+        batches: step and ids of the batches of these steps.
+    """
+
+    def __init__(self, count: int, batches: list[tuple[int, list[str]]]) -> None:
+        self.batches = batches
+        step, ids = batches[-1]
+        super().__init__(
+            f"{count} steps in a row up to step {step} had a non-finite gradient. Last batch: {', '.join(ids[:4])}"
+            f"{', ...' if len(ids) > 4 else ''}\n"
+            "Lower optimizer.lr, set trainer.clip.generator, or listen to these files."
+        )

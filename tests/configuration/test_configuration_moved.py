@@ -1,0 +1,87 @@
+"""Configurations that name a class by its former place still work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from bcfusion.configuration.check import verify
+from bcfusion.configuration.compose import build, plain, register_resolvers
+from bcfusion.configuration.moved import MOVED, current_target, with_current_targets
+from bcfusion.configuration.paths import conf_dir
+
+OLD = "bcfusion.data.augmentation.Augmentation"
+NEW = "bcfusion.data.simulation.augmentation.Augmentation"
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Iterator[Callable[[str], DictConfig]]:
+    """Composes with an experiment file of the user's."""
+    register_resolvers()
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+
+    def composed(text: str) -> DictConfig:
+        (folder / "mine.yaml").write_text(f"# @package _global_\n{text}")
+        return compose("train", ["experiment=mine", f"hydra.searchpath=[file://{folder.parent}]"])
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield composed
+
+
+def test_an_old_target_in_a_users_yaml_composes_passes_the_check_and_builds(
+    users: Callable[[str], DictConfig],
+) -> None:
+    cfg = users(f"data: {{augmentation: {{_target_: {OLD}, polarity: 0.5}}}}\n")
+    assert verify(cfg) == []
+    built = build(cfg.data.augmentation)
+    assert f"{type(built).__module__}.{type(built).__name__}" == NEW
+    assert built.polarity == 0.5
+
+
+def test_the_recorded_configuration_holds_the_current_name(users: Callable[[str], DictConfig]) -> None:
+    cfg = users(f"data: {{augmentation: {{_target_: {OLD}}}}}\noutput_root: elsewhere\n")
+    recorded = plain(cfg)
+    assert recorded["data"]["augmentation"]["_target_"] == NEW
+    assert recorded["output_root"] == "elsewhere"
+
+
+def test_a_node_with_interpolations_is_rewritten_where_it_is() -> None:
+    """A copy would lose its parent, from which relative interpolations start."""
+    cfg = OmegaConf.create(
+        {"share": 0.25, "data": {"own": 0.5, "augmentation": {"_target_": OLD, "polarity": "${share}"}}}
+    )
+    cfg.data.augmentation.body_polarity = "${..own}"
+    OmegaConf.set_readonly(cfg, True)
+    built = build(cfg.data.augmentation)
+    assert (built.polarity, built.body_polarity) == (0.25, 0.5)
+    assert cfg.data.augmentation._target_ == NEW
+    assert OmegaConf.is_interpolation(cfg.data.augmentation, "polarity")
+
+
+def test_targets_are_found_at_every_depth_and_nothing_else_is_changed() -> None:
+    content = {"a": [{"_target_": OLD, "name": OLD}], "b": None, "_target_": 3}
+    assert with_current_targets(content) == {"a": [{"_target_": NEW, "name": OLD}], "b": None, "_target_": 3}
+    assert current_target("bcfusion.data.augmentations.X") == "bcfusion.data.augmentations.X"
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_every_new_place_exists_and_no_old_one_does(old: str, new: str) -> None:
+    def found(target: str) -> bool:
+        module, _, name = target.rpartition(".")
+        try:
+            import_module(target)
+        except ImportError:
+            try:
+                return hasattr(import_module(module), name)
+            except ImportError:
+                return False
+        return True
+
+    assert found(new)
+    assert not found(old)
