@@ -125,7 +125,7 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
                 logger.warning("%s is left out: %s", identity, error)
             bar.update(len(recordings))
     if not responses:
-        raise DataError(f"none of the {len(rows)} recordings could be measured; see the warnings")
+        raise DataError(f"none of {len(rows)} recordings could be measured; see the warnings")
     return Calibration(sensor, sample_rate, grid(sample_rate), tuple(responses))
 
 
