@@ -138,7 +138,7 @@ def test_it_is_built_by_its_entry_of_the_configuration(composed: Callable[..., D
     assert vars(built) | {"calibration": 0} == vars(MagnitudeRatio(throat)) | {"calibration": 0}
 
 
-def test_wrong_settings_are_told(throat: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_reported(throat: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="wearer_spread=-1"):
         MagnitudeRatio(throat, wearer_spread=-1.0)
     with pytest.raises(ConfigError, match="cannot read calibration"):

@@ -22,7 +22,7 @@ RATE = 16000
 
 
 def curve(gain: float, slope: float) -> np.ndarray:
-    """A throat's, roughly: flat to 300 Hz, then so many dB an octave, with a bump at 1.5 kHz."""
+    """A throat's, roughly: flat to 300 Hz, then a slope, with a bump at 1.5 kHz."""
     at = grid(RATE)
     bump = 5.0 * np.exp(-0.5 * ((at - 1500.0) / 300.0) ** 2)
     return gain - slope * np.log2(np.maximum(at, 300.0) / 300.0) + bump
@@ -182,7 +182,7 @@ def test_it_is_built_by_its_entry_of_the_configuration(composed: Callable[..., D
     assert vars(built) | {"calibration": 0} == vars(TransferFunction(two)) | {"calibration": 0}
 
 
-def test_wrong_settings_are_told(one: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_reported(one: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         TransferFunction(str(tmp_path / "none.json"), wander=-1.0)
     assert len(caught.value.problems) == 2

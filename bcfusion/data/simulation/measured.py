@@ -172,9 +172,9 @@ class MeasuredSensor(Batched):
 
     def _noise(self, white: Tensor, air: Tensor, sample_rate: int, density: Tensor) -> Tensor:
         levels = [active_level(item, sample_rate) for item in air.cpu()]
-        heard = torch.tensor([level if level > SILENCE_LEVEL else NOMINAL_LEVEL for level in levels])
+        speech = torch.tensor([level if level > SILENCE_LEVEL else NOMINAL_LEVEL for level in levels])
         # white noise of variance 1 has the density 2 / sample_rate
-        magnitude = 10.0 ** (density / 20.0) * math.sqrt(sample_rate / 2.0) * heard.to(density)[:, None]
+        magnitude = 10.0 ** (density / 20.0) * math.sqrt(sample_rate / 2.0) * speech.to(density)[:, None]
         return causal_filter(white, minimum_phase(magnitude, (density.shape[-1] - 1) // 2))
 
 
