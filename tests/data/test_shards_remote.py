@@ -53,6 +53,7 @@ def pattern(shards: Path, scheme: str = "file:") -> str:
 def data(root: str | list[str], rank: int = 0, ranks: int = 1, **changes: object) -> StreamedDataModule:
     corpus = open_shards(root, shuffle_buffer=20, max_unreadable_share=0.3)
     assert isinstance(corpus, StreamedShards)
+    assert corpus.datamodule is StreamedDataModule  # by which training loads it
     values: dict[str, object] = {"workers": 0, "batch_size": 3, "batches_per_pass": 10, **changes}
     made = StreamedDataModule(corpus, {"body": noisy}, ["body"], RATE, SEGMENT, **values)  # type: ignore[arg-type]
     made.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]

@@ -157,7 +157,7 @@ class MeasuredSensor(Batched):
     def _wandering(
         self, count: int, hop: int, sample_rate: int, deviation: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Draw a variation ``(frames, F)`` in dB with the given deviation, smooth in both, whose mean power is 1."""
+        """Draw ``(frames, F)`` in dB with the given deviation, smooth in time and frequency, whose mean power is 1."""
         if not self.wander:
             return torch.zeros(count, len(deviation))
         spread = self.wander * deviation
