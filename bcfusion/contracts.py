@@ -264,6 +264,16 @@ class Corpus(Protocol):
     A corpus whose training utterances are not listed names the data module that loads them in an attribute
     ``datamodule``, as :class:`bcfusion.data.loading.shards.remote.StreamedShards` does; its ``rows`` lists only
     ``valid`` and ``test``.
+
+    Example::
+
+        >>> class Pair:
+        ...     def rows(self, split):
+        ...         return [Row(f"{split}/{n}", {"air": f"{split}{n}.wav"}, "ann", split, 16000, 2.5) for n in range(2)]
+        >>> isinstance(Pair(), Corpus)
+        True
+        >>> [row.id for row in Pair().rows("valid")]
+        ['valid/0', 'valid/1']
     """
 
     def rows(self, split: str) -> list[Row]:
@@ -303,6 +313,18 @@ class Simulator(Protocol):
 
     A simulator that reads files sets ``reads_files = True``, so that it runs in the processes of the loader. All
     randomness comes from the generators of ``draw``.
+
+    Example::
+
+        >>> import torch
+        >>> class Telephone:
+        ...     def __call__(self, air, draw):
+        ...         gain = 0.5 + torch.rand(1, generator=draw.body)
+        ...         noise = 0.01 * torch.randn(air.shape, generator=draw.generator)
+        ...         return {"signal": gain * air + noise}
+        >>> utterance, wearer = (torch.Generator().manual_seed(seed) for seed in (1, 2))
+        >>> Telephone()(torch.zeros(1, 8000), Draw(8000, utterance, wearer, training=True))["signal"].shape
+        torch.Size([1, 8000])
     """
 
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
@@ -316,6 +338,18 @@ class BatchSimulator(Simulator, Protocol):
 
     Parameters and noise are drawn on the CPU, for each item from its own generators and in the order of a single call,
     so that the result equals item-by-item calls to 1e-5 on any device and in a batch of any size.
+
+    Example::
+
+        >>> import torch
+        >>> from bcfusion.data.simulation import Batched  # calls ``batch`` for a single signal
+        >>> class Louder(Batched):
+        ...     def batch(self, air, draws):
+        ...         gains = torch.stack([1.0 + torch.rand(1, 1, generator=draw.body) for draw in draws])
+        ...         return {"signal": gains.to(air) * air}
+        >>> draws = [Draw(8000, torch.Generator(), torch.Generator(), training=True) for _ in range(4)]
+        >>> Louder().batch(torch.zeros(4, 1, 8000), draws)["signal"].shape
+        torch.Size([4, 1, 8000])
     """
 
     def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:

@@ -294,7 +294,7 @@ def limit(spans: Sequence[Span], processes: int, seconds: float) -> float:
     results = context.SimpleQueue()
     barrier = context.Barrier(processes)
     readers = [
-        context.Process(target=beside, args=(spans[number::processes], seconds, barrier, results))
+        context.Process(target=together, args=(spans[number::processes], seconds, barrier, results))
         for number in range(processes)
     ]
     for reader in readers:
@@ -305,7 +305,7 @@ def limit(spans: Sequence[Span], processes: int, seconds: float) -> float:
     return sum(rates)
 
 
-def beside(spans: Sequence[Span], seconds: float, barrier: Barrier, results: SimpleQueue[float]) -> None:
+def together(spans: Sequence[Span], seconds: float, barrier: Barrier, results: SimpleQueue[float]) -> None:
     """Measure one of several processes that start at the same time."""
     barrier.wait()
     results.put(alone(spans, seconds))

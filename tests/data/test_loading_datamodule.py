@@ -86,7 +86,7 @@ def test_without_a_test_split_validation_utterances_are_tested(tmp_path: Path) -
     assert both.test_split == "test"
 
 
-def test_a_split_without_utterances_is_told(tmp_path: Path) -> None:
+def test_a_split_without_utterances_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Rows has no utterances for the split 'valid'"):
         module(Rows(train=rows(tmp_path, "train", 1))).setup("fit")
     with pytest.raises(DataError, match="'train'"):
@@ -101,7 +101,7 @@ def test_a_split_without_utterances_names_the_manifest(tmp_path: Path) -> None:
         module(ManifestCorpus(str(path))).setup("fit")
 
 
-def test_a_sensor_that_is_neither_recorded_nor_simulated_is_told_with_the_corpus(tmp_path: Path) -> None:
+def test_a_sensor_that_is_neither_recorded_nor_simulated_is_reported_with_the_corpus(tmp_path: Path) -> None:
     made = rows(tmp_path, "train", 2)
     with pytest.raises(DataError, match="sensor 'noisy': Rows has no recording of it for 2 of 2 utterances of train"):
         module(Rows(train=made), sensors=["body", "noisy"]).rows("train")
@@ -121,7 +121,7 @@ def test_ranks_share_evaluation_and_training_without_overlap(tmp_path: Path) -> 
         assert sorted(names) == [row.id for row in corpus.rows(split)]
 
 
-def test_another_rate_is_told_at_once_where_resampling_is_off(tmp_path: Path) -> None:
+def test_another_rate_is_reported_at_once_if_resampling_is_off(tmp_path: Path) -> None:
     corpus = Rows(train=rows(tmp_path, "train", 2, rate=16000))
     with pytest.raises(DataError, match=r"0\.wav has 16000 Hz, the task 8000 Hz \(2 of 2 files"):
         module(corpus, resample=False).rows("train")
@@ -129,13 +129,13 @@ def test_another_rate_is_told_at_once_where_resampling_is_off(tmp_path: Path) ->
     assert batch["target"].shape == (2, 1, RATE // 2)
 
 
-def test_two_rows_of_one_id_are_told(tmp_path: Path) -> None:
+def test_two_rows_of_one_id_are_reported(tmp_path: Path) -> None:
     [row] = rows(tmp_path, "train", 1)
     with pytest.raises(DataError, match="same id 'train/0'"):
         module(Rows(train=[row, row])).rows("train")
 
 
-def test_all_wrong_arguments_are_told_at_once() -> None:
+def test_all_wrong_arguments_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as error:
         module(Rows(), sensors=[], segment_seconds=0, batch_size=0, workers="many", max_unreadable_share=2)
     assert len(str(error.value).splitlines()) == 5
@@ -221,7 +221,7 @@ def test_augmentation_changes_training_and_not_validation(tmp_path: Path) -> Non
         assert torch.equal(before["inputs"], after["inputs"])
 
 
-def test_a_wide_file_in_a_worker_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_wide_file_in_a_worker_is_reported_in_one_line(tmp_path: Path) -> None:
     made = rows(tmp_path, "train", 1)
     audio.write(made[0].paths["air"], np.zeros((2, RATE)), RATE)
     data = module(Rows(train=made), workers=1)

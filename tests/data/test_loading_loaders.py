@@ -101,7 +101,7 @@ def test_a_stream_resumed_at_any_batch_is_bit_identical_to_the_uninterrupted_one
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_pass_ends_at_a_multiple_and_the_next_goes_on(rows: list[Row], workers: int) -> None:
+def test_a_pass_ends_at_a_multiple_and_the_next_continues(rows: list[Row], workers: int) -> None:
     steps = loader(rows, workers)
     steps.start_batch = 6
     first, second = list(steps), list(steps)
@@ -157,7 +157,7 @@ class Seen(lightning.LightningModule):
         return None
 
 
-def test_lightning_takes_one_pass_an_epoch_and_validates_behind_it(rows: list[Row], tmp_path: Path) -> None:
+def test_lightning_takes_one_pass_per_epoch_and_validates_after_it(rows: list[Row], tmp_path: Path) -> None:
     steps = loader(rows)
     steps.start_batch = 6
     valid = EvalLoader(EvalItems(rows[:2], SensorReader(["body"], {"body": noisy}, RATE)), UnreadableTally(2, 0, "v"))

@@ -36,7 +36,7 @@ def scale(factor: float) -> object:
 
 
 def ramp(frames: int) -> np.ndarray:
-    """Samples that say where they stand."""
+    """Return samples whose values encode their positions."""
     return np.arange(1, frames + 1, dtype=np.float32) / 2**17
 
 
@@ -57,7 +57,7 @@ def same(a: Item, b: Item) -> bool:
 
 
 def test_seeds_are_equal_on_every_machine_and_distinct_for_distinct_names() -> None:
-    assert stable_seed(0, "crop", 1, 2) == 12813933753196916797  # hash() is salted anew in every process
+    assert stable_seed(0, "crop", 1, 2) == 12813933753196916797  # hash() is salted in every process
     names = [(1, 23), (12, 3), ("1", 23), (1, "23"), (123,), (23, 1)]
     assert len({stable_seed(*name) for name in names}) == len(names)
 
@@ -169,8 +169,8 @@ def test_evaluation_is_the_same_in_every_run_and_tells_simulators_so(tmp_path: P
 def test_the_noise_of_a_sensor_does_not_depend_on_the_sensors_beside_it(tmp_path: Path) -> None:
     rows = [row(tmp_path, "a", 800)]
     alone = EvalItems(rows, reader("noisy", noisy=Noisy()))[0]
-    beside = EvalItems(rows, reader("body", "noisy", noisy=Noisy(), body=scale(0.5)))[0]
-    assert torch.equal(alone["noise"], beside["noise"])
+    both = EvalItems(rows, reader("body", "noisy", noisy=Noisy(), body=scale(0.5)))[0]
+    assert torch.equal(alone["noise"], both["noise"])
 
 
 def test_files_that_cannot_be_read_are_replaced_and_named(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_files_that_cannot_be_read_are_replaced_and_named(tmp_path: Path) -> Non
         EvalItems(rows, reader("air"))[1]
 
 
-def test_training_ends_where_nothing_can_be_read(tmp_path: Path) -> None:
+def test_training_ends_if_nothing_can_be_read(tmp_path: Path) -> None:
     rows = [row(tmp_path, "gone", RATE)]
     (tmp_path / "gone.wav").unlink()
     with pytest.raises(DataError, match=r"cannot be read.*gone\.wav"):
@@ -199,7 +199,7 @@ def test_training_ends_where_nothing_can_be_read(tmp_path: Path) -> None:
         TrainSegments([], reader("air"), 0.5, seed=0)
 
 
-def test_a_wrong_channel_count_is_not_replaced_but_told(tmp_path: Path) -> None:
+def test_a_wrong_channel_count_is_reported_and_not_replaced(tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", np.zeros((2, RATE)), RATE)
     with pytest.raises(AudioFormatError, match=r"a\.wav has 2 channels"):
         TrainSegments([row(tmp_path, "a", RATE)], reader("air"), 0.5, seed=0)[0, 0]
@@ -229,7 +229,7 @@ def test_gain_and_polarity_are_undone_on_body_alone(tmp_path: Path) -> None:
     assert torch.equal(item["inputs"][1], item["target"][0])
 
 
-def test_a_wrong_rate_is_not_replaced_but_told_where_resampling_is_off(tmp_path: Path) -> None:
+def test_a_wrong_rate_is_reported_and_not_replaced_if_resampling_is_off(tmp_path: Path) -> None:
     strict = SensorReader(["air"], {}, 16000, resample=False)
     with pytest.raises(AudioFormatError, match="8000 Hz, the task at 16000 Hz"):
         TrainSegments([row(tmp_path, "a", RATE)], strict, 0.5, seed=0)[0, 0]

@@ -103,7 +103,7 @@ def test_a_part_of_an_archive_ends_where_it_ends(tmp_path: Path) -> None:
         path = audio.part(archive, sum(sizes[:number]), sizes[number])
         assert audio.info(path).frames == 4000
         assert audio.read(path, 3000)[0] == pytest.approx(0.1 * (number + 1), abs=1e-4)
-    # the WAV behind the cut goes on in the archive, but not in its part
+    # past the cut the WAV continues in the archive, but not in its part
     with pytest.raises(UnreadableAudio, match="truncated: its header promises 4000 samples, 3000 are there"):
         audio.read(audio.part(archive, 0, sizes[0] - 2000))
     with pytest.raises(UnreadableAudio, match="does not exist"):
@@ -164,7 +164,7 @@ def test_a_shard_that_was_cut_off_gives_what_is_left_of_it(folder: Path, caplog:
         ShardCorpus(str(folder), max_unreadable_share=0.01).rows("train")
 
 
-def test_missing_and_foreign_shards_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_and_foreign_shards_are_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     tars = sorted(folder.glob("train-*.tar"))
     everything = len(ShardCorpus(str(folder)).rows("train"))
     tars[1].unlink()

@@ -53,6 +53,7 @@ def pattern(shards: Path, scheme: str = "file:") -> str:
 def data(root: str | list[str], rank: int = 0, ranks: int = 1, **changes: object) -> StreamedDataModule:
     corpus = open_shards(root, shuffle_buffer=20, max_unreadable_share=0.3)
     assert isinstance(corpus, StreamedShards)
+    assert corpus.datamodule is StreamedDataModule  # by which training loads it
     values: dict[str, object] = {"workers": 0, "batch_size": 3, "batches_per_pass": 10, **changes}
     made = StreamedDataModule(corpus, {"body": noisy}, ["body"], RATE, SEGMENT, **values)  # type: ignore[arg-type]
     made.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)  # type: ignore[assignment]
@@ -115,7 +116,7 @@ def test_a_pass_for_statistics_holds_every_crop_of_an_epoch_on_every_rank(shards
     assert Counter(first) == {row.id: 2 for row in ShardCorpus(str(shards)).rows("train")}  # 1 s in crops of 0.4 s
 
 
-def test_a_resumed_stream_warns_and_goes_on_with_other_crops(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_resumed_stream_warns_and_continues_with_other_crops(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     loader = data(pattern(shards)).train_dataloader()
     assert "a resumed run continues with other crops" in caplog.text
     whole = list(loader)
@@ -149,7 +150,7 @@ def test_who_speaks_in_a_stream_is_not_known(shards: Path) -> None:
     assert folder.train_speakers() == {"s0", "s1"}
 
 
-def test_a_shard_that_breaks_off_is_told_and_left(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shard_that_is_truncated_is_reported_and_left(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = shards / "train-000002.tar"
     with broken.open("r+b") as file:
         file.truncate(30_000)
@@ -167,7 +168,7 @@ def test_too_many_broken_shards_end_the_run(shards: Path) -> None:
         list(data(pattern(shards), workers=1, batches_per_pass=100).train_dataloader())
 
 
-def test_wrong_addresses_are_told_before_the_training(shards: Path, tmp_path: Path) -> None:
+def test_wrong_addresses_are_reported_before_the_training(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a shard"):
         data(f"file:{shards}/all-{{000000..000004}}.tar")
     with pytest.raises(DataError, match="none of the URLs is a training shard"):

@@ -38,7 +38,7 @@ def members(tar: Path) -> dict[str, bytes]:
 
 
 def both(given: Row, folder: Path, sample_rate: int = RATE) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs of a row as it was and as it is in a shard, at some places."""
+    """Return inputs of a row before and after it was written to a shard, at some positions."""
     kept = ShardCorpus(str(folder)).rows(given.split)[0]
     reader = SensorReader(tuple(given.paths), sample_rate=sample_rate)
     total = reader.total(given)
@@ -136,7 +136,7 @@ def test_a_shard_mixes_neighbours_and_the_same_rows_give_the_same_bytes(tmp_path
     assert members(other[0]).keys() != members(shards[0]).keys()
 
 
-def test_writing_goes_on_where_it_stopped_and_refuses_other_rows(tmp_path: Path) -> None:
+def test_writing_continues_where_it_stopped_and_refuses_other_rows(tmp_path: Path) -> None:
     rows = [row(tmp_path, number, seconds=0.2) for number in range(12)]
     size = 4 * Path(rows[0].paths["air"]).stat().st_size
     shards = write_shards(rows, tmp_path / "shards", shard_bytes=size)

@@ -102,10 +102,10 @@ def test_the_response_is_that_of_the_drawn_wearer_whatever_the_rate() -> None:
     for speaker in range(6):
         wearer = simulator.wearer(torch.tensor(frequencies, dtype=torch.float64), RATE, seeded(speaker))
         wanted = 20 * np.log10(wearer.response.numpy() * wearer.gain)
-        heard = wanted > -80  # what single precision and the filter's length leave
-        assert heard.sum() > 2
+        audible = wanted > -80  # what single precision and the filter's length leave
+        assert audible.sum() > 2
         for rate in (RATE, 48000):
-            assert gains(simulator, frequencies, speaker, rate)[heard] == pytest.approx(wanted[heard], abs=0.1)
+            assert gains(simulator, frequencies, speaker, rate)[audible] == pytest.approx(wanted[audible], abs=0.1)
 
 
 def test_a_wearer_belongs_to_the_speaker_in_training_and_in_evaluation() -> None:
@@ -169,9 +169,9 @@ def test_the_noise_changes_with_the_utterance_and_its_level_is_fixed_in_evaluati
 
     assert np.std([level(seed, True) for seed in range(8)]) > 5
     assert [level(seed, False) for seed in range(8)] == pytest.approx([-60] * 8, abs=0.6)
-    heard = [simulator(silence, draw(seed, False, 0))["signal"] for seed in (0, 1, 0)]
-    assert torch.equal(heard[0], heard[2])
-    assert not torch.equal(heard[0], heard[1])
+    audible = [simulator(silence, draw(seed, False, 0))["signal"] for seed in (0, 1, 0)]
+    assert torch.equal(audible[0], audible[2])
+    assert not torch.equal(audible[0], audible[1])
 
 
 def test_the_origin_bandwidth_limits_speech_and_noise() -> None:
@@ -260,7 +260,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], text: str) -> None
         Accelerometer(**settings)
 
 
-def test_a_wrong_folder_of_leaking_noise_is_told_before_training(tmp_path: Path) -> None:
+def test_a_wrong_folder_of_leaking_noise_is_reported_before_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"(?s)leak_root of Accelerometer.*nowhere|nowhere.*leak_root of Accelerometer"):
         Accelerometer(leak_root=str(tmp_path / "nowhere"))
 

@@ -172,7 +172,7 @@ def test_a_manifest_tells_split_part_and_channel_of_each_noise(tmp_path: Path) -
         {"noise": "a.wav", "split": "test", "offset": 0.75, "noise_channel": 0, "id": "c"},
     )
     simulator = AirNoise(path)
-    heard: dict[bool, set[float]] = {True: set(), False: set()}
+    used: dict[bool, set[float]] = {True: set(), False: set()}
     for seed in range(12):
         for training in (True, False):
             simulator.snr_range = (0.0, 0.0)
@@ -180,10 +180,10 @@ def test_a_manifest_tells_split_part_and_channel_of_each_noise(tmp_path: Path) -
             sources = simulator._noises.of(training)
             source = sources[seed % len(sources)]
             samples = read_looped(source, 0.0, 1.0, 6000, RATE, seeded(seed))
-            heard[training] |= {round(float(value), 3) for value in samples.unique()}
+            used[training] |= {round(float(value), 3) for value in samples.unique()}
             sign = simulator(speech(1000), draw(seed, training))["noise"].sign().unique()
             assert sign.tolist() == [-1.0 if training else 1.0]
-    assert heard == {True: {-0.2}, False: {0.3, 0.4}}
+    assert used == {True: {-0.2}, False: {0.3, 0.4}}
 
 
 def test_a_manifest_must_keep_training_and_evaluation_apart(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_crops_are_the_same_with_any_number_of_workers_and_after_a_resume(tmp_pa
     assert all(torch.equal(one, other) for one, other in zip(here[2:], resumed, strict=True))
 
 
-def test_wrong_arguments_are_told_by_name(tmp_path: Path) -> None:
+def test_wrong_arguments_are_reported_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         Augmentation(speed=[0.95, 3.0], level=3.0, polarity=1.5, body_polarity=-1, body_sensors="body")
     assert [word in str(error.value) for word in ("speed", "level", "polarity=1.5", "body_polarity", "body_sensors")]

@@ -59,7 +59,7 @@ def test_speech_on_another_path_is_missed_by_h1_and_kept_by_the_blend() -> None:
     assert np.mean(found.response_db[SPEECH]) == pytest.approx(-1.5, abs=0.6)  # 0.25 of the way
 
 
-def test_the_sensors_noise_is_told_from_its_speech() -> None:
+def test_the_sensors_noise_is_separated_from_its_speech() -> None:
     air = speech_like()
     body, wanted = sensor(air)
     level = 10 ** (-50 / 20)
@@ -150,7 +150,7 @@ def test_curves_are_read_at_other_frequencies_and_end_where_they_were_measured()
         ({"frequencies": [0.0, 1.0]}, "damaged"),
     ],
 )
-def test_other_and_damaged_files_are_told(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_other_and_damaged_files_are_reported(tmp_path: Path, change: dict[str, object], message: str) -> None:
     file = tmp_path / "c.json"
     calibration().save(file)
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
@@ -159,7 +159,7 @@ def test_other_and_damaged_files_are_told(tmp_path: Path, change: dict[str, obje
     assert "bcfusion calibrate" in str(caught.value)
 
 
-def test_what_is_no_json_or_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_no_json_or_not_there_is_reported(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("{")
     for name, message in (("c.json", "not JSON"), ("d.json", "cannot read")):
         with pytest.raises(DataError, match=message):

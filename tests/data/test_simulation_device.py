@@ -127,11 +127,11 @@ def test_statistics_and_evaluation_get_complete_batches(rows: list[Row]) -> None
     assert "pending" not in item
 
 
-def test_noise_is_the_loaders_work_even_where_a_batch_could_be_made() -> None:
+def test_noise_is_the_loaders_work_even_if_a_batch_could_be_made() -> None:
     assert deferrable({"noisy": NoisyBatch(), "body": EbenLowpass()}) == {"body"}
 
 
-def test_a_simulator_that_returns_what_it_did_not_announce_is_told(rows: list[Row]) -> None:
+def test_a_simulator_that_returns_what_it_did_not_announce_is_reported(rows: list[Row]) -> None:
     class Loud(EbenLowpass):
         def batch(self, *arguments: object, **named: object) -> dict[str, Tensor]:
             made = super().batch(*arguments, **named)  # type: ignore[arg-type]

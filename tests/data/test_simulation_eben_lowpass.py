@@ -131,14 +131,14 @@ def test_any_length_and_silence(length: int) -> None:
     assert not EbenLowpass()(torch.zeros(1, length), draw())["signal"].any()
 
 
-def test_reflection_goes_on_beyond_the_length_of_the_signal() -> None:
+def test_reflection_continues_beyond_the_length_of_the_signal() -> None:
     assert reflect(torch.tensor([[1.0, 2.0, 3.0]]), 5).tolist() == [[2, 1, 2, 3, 2, 1, 2, 3, 2, 1, 2, 3, 2]]
     assert reflect(torch.tensor([[4.0]]), 2).tolist() == [[4, 4, 4, 4, 4]]
     signal = torch.arange(20.0)[None]
     assert torch.equal(reflect(signal, 7), torch.nn.functional.pad(signal, (7, 7), mode="reflect"))
 
 
-def test_wrong_settings_are_told_all_at_once() -> None:
+def test_wrong_settings_are_reported_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         EbenLowpass(cutoff_frequency=-1.0, q=0.0, spread=1.0, noise_std=-0.1)
     assert len(caught.value.problems) == 4

@@ -101,7 +101,7 @@ def test_an_utterance_has_its_noise_in_every_run(tmp_path: Path) -> None:
     assert not torch.equal(first, added(RecordedNoise(Clean(), root), False, seed=4))
 
 
-def test_it_models_the_wearer_where_the_inner_one_does(tmp_path: Path) -> None:
+def test_it_models_the_wearer_if_the_inner_one_does(tmp_path: Path) -> None:
     root = store(tmp_path / "hum.wav", hum(300, peak=1e-4))
     worn = RecordedNoise(Accelerometer(noise_level=None), root)
     first = worn(speech(), draw(0, False, 7))["signal"]

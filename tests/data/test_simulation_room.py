@@ -71,24 +71,24 @@ def lag(late: Tensor, early: Tensor) -> int:
 def test_the_direct_path_comes_at_once_at_the_level_of_the_speech_and_not_inverted(
     tmp_path: Path, direct: int, level: float
 ) -> None:
-    heard = read(store(tmp_path / "r.wav", response(direct, level, tail=0.0)))
+    room = read(store(tmp_path / "r.wav", response(direct, level, tail=0.0)))
     impulse = torch.zeros(1, 3000)
     impulse[0, 500] = 1.0
-    out = heard.reverberate(impulse)[0]
+    out = room.reverberate(impulse)[0]
     expected = torch.zeros(3000)
     expected[500], expected[820], expected[2100] = 1.0, 0.6, 0.4
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-5)
-    assert lag(heard.reverberate(speech()), speech()) == 0
+    assert lag(room.reverberate(speech()), speech()) == 0
 
 
 def test_a_direct_path_between_two_samples_is_found_to_half_a_sample_and_has_unit_level(tmp_path: Path) -> None:
     place = 200.4  # a band-limited pulse, which rings before its peak
     taps = 0.02 * np.sinc(np.arange(2000) - place)
     taps[600:] += 0.015 * np.sinc(np.arange(1400) - 300)
-    heard = read(store(tmp_path / "r.wav", taps))
-    assert heard.direct == round(0.001 * RATE)
-    assert lag(heard.reverberate(speech()), speech()) == 0
-    direct = heard.early(40).reverberate(speech())
+    room = read(store(tmp_path / "r.wav", taps))
+    assert room.direct == round(0.001 * RATE)
+    assert lag(room.reverberate(speech()), speech()) == 0
+    direct = room.early(40).reverberate(speech())
     assert float(direct.square().mean().sqrt() / speech().square().mean().sqrt()) == pytest.approx(1.0, abs=0.02)
 
 
@@ -101,10 +101,10 @@ def test_a_wall_may_be_louder_than_the_direct_path() -> None:
 
 
 def test_a_response_of_another_rate_keeps_its_times(tmp_path: Path) -> None:
-    heard = read(store(tmp_path / "r.wav", response(direct=450, tail=0.0, length=12000), 48000))
-    out = heard.reverberate(speech())
+    room = read(store(tmp_path / "r.wav", response(direct=450, tail=0.0, length=12000), 48000))
+    out = room.reverberate(speech())
     assert lag(out, speech()) == 0
-    peaks = heard.taps.abs().topk(40).indices - heard.direct
+    peaks = room.taps.abs().topk(40).indices - room.direct
     assert {0, round(320 / 3)} <= set(peaks.tolist())
 
 
@@ -167,7 +167,7 @@ def test_the_body_sensor_stays_dry_and_the_reader_hands_the_target_on(tmp_path: 
         assert float((item["target"] - speech()).square().sum()) > 0.1 * float(speech().square().sum())
 
 
-def test_the_noise_is_reverberant_where_asked_and_the_room_is_full_of_it_at_once(tmp_path: Path) -> None:
+def test_the_noise_is_reverberant_if_asked_and_the_room_is_full_of_it_at_once(tmp_path: Path) -> None:
     store(tmp_path / "n" / "train" / "clicks.wav", np.tile(np.eye(1, 4000, dtype=np.float32)[0], 10))
     store(tmp_path / "n" / "valid" / "clicks.wav", np.ones(4000, np.float32))
     simulator = AirNoise(str(tmp_path / "n"), (0, 0), rooms=rooms(tmp_path / "r", speech=False, noise=True))

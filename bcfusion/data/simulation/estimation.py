@@ -136,8 +136,8 @@ class _Sums:
         self.cross += np.sum(air[speech].conj() * body[speech], axis=0)
         self.floors += len(powers[0]) * np.stack(floors)
         bands = [power @ self.smoothing.T for power in powers]
-        heard = [self.smoothing @ floor * 10.0 ** (CLEAR / 10.0) for floor in floors]
-        clear = (bands[0] > heard[0]) & (bands[1] > heard[1])
+        limits = [self.smoothing @ floor * 10.0 ** (CLEAR / 10.0) for floor in floors]
+        clear = (bands[0] > limits[0]) & (bands[1] > limits[1])
         self.moments += _moments(_decibels(bands[0]), _decibels(bands[1]) - _decibels(bands[0]), clear)
         self.frames += len(powers[0])
         self.seen.append(Pair(pair.id, pair.body[:0], pair.air[:0], pair.lag, pair.polarity))

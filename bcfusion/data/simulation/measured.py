@@ -157,7 +157,7 @@ class MeasuredSensor(Batched):
     def _wandering(
         self, count: int, hop: int, sample_rate: int, deviation: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Draw a variation ``(frames, F)`` in dB with the given deviation, smooth in both, whose mean power is 1."""
+        """Draw ``(frames, F)`` in dB with the given deviation, smooth in time and frequency, whose mean power is 1."""
         if not self.wander:
             return torch.zeros(count, len(deviation))
         spread = self.wander * deviation
@@ -172,9 +172,9 @@ class MeasuredSensor(Batched):
 
     def _noise(self, white: Tensor, air: Tensor, sample_rate: int, density: Tensor) -> Tensor:
         levels = [active_level(item, sample_rate) for item in air.cpu()]
-        heard = torch.tensor([level if level > SILENCE_LEVEL else NOMINAL_LEVEL for level in levels])
+        speech = torch.tensor([level if level > SILENCE_LEVEL else NOMINAL_LEVEL for level in levels])
         # white noise of variance 1 has the density 2 / sample_rate
-        magnitude = 10.0 ** (density / 20.0) * math.sqrt(sample_rate / 2.0) * heard.to(density)[:, None]
+        magnitude = 10.0 ** (density / 20.0) * math.sqrt(sample_rate / 2.0) * speech.to(density)[:, None]
         return causal_filter(white, minimum_phase(magnitude, (density.shape[-1] - 1) // 2))
 
 

@@ -70,10 +70,14 @@ def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bo
     Raises:
         DataError: too many shards are missing or damaged, or they are of several corpora.
     """
+    shards: list[Shard] = []
+    problems: list[str] = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(_load, tars))
-    shards = [shard for shard in found if isinstance(shard, Shard)]
-    problems = [str(shard) for shard in found if not isinstance(shard, Shard)]
+        for job in [pool.submit(load, tar) for tar in tars]:
+            try:
+                shards.append(job.result())
+            except ShardError as error:
+                problems.append(str(error))
     if len({shard.header.corpus for shard in shards}) > 1:
         raise DataError(f"{tars[0].parent}: the shards of {split} are of several corpora or preparations: keep one")
     lost = float(len(problems))
@@ -101,10 +105,3 @@ def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bo
             )
         logger.warning("%s: of %d shards of %s are missing or damaged: %s", tars[0].parent, total, split, some)
     return [row for shard in shards for row in shard.rows()]
-
-
-def _load(tar: Path) -> Shard | ShardError:
-    try:
-        return load(tar)
-    except ShardError as error:
-        return error

@@ -1,4 +1,4 @@
-"""Opening shards behind URLs, and saying why that failed."""
+"""Shards behind URLs: opening them, and reporting why that failed."""
 
 from __future__ import annotations
 
