@@ -99,7 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("enhance", HELP)
     parser.add_argument("model", metavar="MODEL", help="run directory, bundle or .ckpt")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="sound files, folders, quoted globs")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("enhanced"), help="default: ./enhanced")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("enhanced"), help="folder to write to; default: ./enhanced"
+    )
     parser.add_argument("--suffix", metavar="TEXT", default="", help="appended to each name, such as _enhanced")
     parser.add_argument(
         "--sensor",
@@ -108,14 +110,22 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="folder (or file) of one sensor; once for each",
     )
-    parser.add_argument("--subtype", choices=("PCM_16", "PCM_24", "FLOAT"), default="PCM_16", help="default: PCM_16")
+    parser.add_argument(
+        "--subtype",
+        choices=("PCM_16", "PCM_24", "FLOAT"),
+        default="PCM_16",
+        help="sample format of the output; default: PCM_16",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument("--no-resample", action="store_true", help="refuse recordings whose rate is not the network's")
     parser.add_argument(
         "--chunk", metavar="SECONDS", type=positive_number, default=10.0, help="length computed at once; default: 10"
     )
     parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one"
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; default: a GPU if there is one",
     )
     return parser
 

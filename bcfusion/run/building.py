@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from bcfusion.configuration.targets import HYDRA_KEYS, UnknownTarget, locate
-from bcfusion.errors import CheckpointError
+from bcfusion.errors import CheckpointError, ConfigError
 
 __all__ = ["build_generator"]
 
@@ -45,7 +45,7 @@ def _build(value: Any, source: Path) -> Any:
         return functools.partial(kind, **arguments)
     try:
         return kind(**arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{source}: cannot build {value['_target_']}: {error}") from error
 
 

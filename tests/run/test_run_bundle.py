@@ -295,6 +295,7 @@ def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
             "needs bcfusion.generators.seanet.Net",
         ),
         ({"generator": {**CONFIG, "chanels": 3}}, "unexpected keyword argument 'chanels'"),
+        ({"generator": {**CONFIG, "channels": 0}}, "cannot build bcfusion.generators.seanet.SEANet: "),
         ({"generator": {"channels": 3}}, "no _target_"),
         ({"generator": {**CONFIG, "channels": 3}}, "of another shape"),
         ({"generator": {**CONFIG, "strides": [2]}}, "unknown (such as "),
