@@ -283,7 +283,7 @@ def test_only_common_utterances_count_and_too_few_are_not_judged(tmp_path: Path)
     b = run(tmp_path / "b", closing=utterances(0.9, count=20))
     (stoi,) = differences(b, a, ["stoi"])
     assert (stoi.change.count, stoi.verdict) == (1, "not compared")
-    assert stoi.sentence("B", "A") == "B and A have 1 utterance with STOI in common: too few"
+    assert sentences([stoi], "B", "A") == ["B and A have 1 utterance with STOI in common: too few"]
     assert differences(run(tmp_path / "c", finished=False), a, ["stoi"]) == []
 
 
