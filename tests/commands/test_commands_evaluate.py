@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from bcfusion import cli
-from bcfusion.commands.shared.evaluate_output import conclude, parse_groups
+from bcfusion.commands.shared.evaluate_output import parse_groups, write_results
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.scores import ItemScore, Scores
 
@@ -70,7 +70,7 @@ def test_folders_end_to_end(folders: Path, capsys: pytest.CaptureFixture[str]) -
     assert Path("out/spread.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_several_systems_stand_in_one_table_and_no_input_is_told(
+def test_several_systems_share_one_table_and_a_missing_input_is_reported(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)  # as where pyarrow is not installed
@@ -81,8 +81,8 @@ def test_several_systems_stand_in_one_table_and_no_input_is_told(
     assert "B − A" in said
     assert "A: every metric skipped 1 of 6 (no file of that name)" in said
     assert "note: 17 files: resampled from 16000 to 8000 Hz" in said
-    assert "note: no row of the input; --input DIR adds it" in said
-    assert said.count("pyarrow") == 2  # one line, which says what to install
+    assert "note: no row for the input; --input DIR adds it" in said
+    assert said.count("pyarrow") == 2  # one line, which names the remedy
     assert not Path("out/scores.parquet").exists()
 
 
@@ -100,14 +100,14 @@ def test_several_systems_stand_in_one_table_and_no_input_is_told(
         ([*BOTH, "--name", "A", "--name", "B"], "one for each of the 1"),
         ([*BOTH, "--tolerance", "much"], "--tolerance"),
         ([*BOTH, "--tolerance", "-1"], "0 or more"),
-        ([*BOTH, "-m", "sample_rate=8000,16000"], "-m: evaluate is no sweep"),
+        ([*BOTH, "-m", "sample_rate=8000,16000"], "-m: evaluate cannot sweep"),
         ([*BOTH, "split=valid"], "split: folders have none"),
-        ([*BOTH, "optimizer.lr=1"], "optimizer: says nothing about enhanced files"),
+        ([*BOTH, "optimizer.lr=1"], "optimizer: has no effect on enhanced files"),
         ([*BOTH, "metrics=[pesq_bw]"], "pesq_wb"),
         ([*BOTH, "metrics.lsd.n_ftt=512", "metrics=[lsd]"], "n_ftt"),
         ([*BOTH, "group_by=noise"], "speaker, corpus, snr, not noise"),
         ([*BOTH, "group_by=snr"], "--input DIR"),
-        ([*BOTH, "group_by=corpus"], "do not tell"),
+        ([*BOTH, "group_by=corpus"], "not known for folders"),
         (["--enhanced", "theirs/p1", "--reference", "clean/p1", "group_by=speaker"], "no subfolders"),
         (["--enhanced", "stereo", "--reference", "clean"], "has 2 channels: give mono files"),
         (["--enhanced", "stereo", "--reference", "clean", "--input", "noisy"], "nothing to score in 1 utterances"),
@@ -115,7 +115,7 @@ def test_several_systems_stand_in_one_table_and_no_input_is_told(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_input_is_told_in_one_or_two_lines(
+def test_wrong_input_is_reported_in_one_or_two_lines(
     folders: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     Path("empty").mkdir()
@@ -130,7 +130,7 @@ def test_wrong_input_is_told_in_one_or_two_lines(
     assert said.out == ""
 
 
-def test_a_model_may_lie_below_a_folder_that_is_called_as_an_override(
+def test_a_model_may_be_in_a_folder_whose_name_looks_like_an_override(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # as the jobs of a sweep may be called
@@ -141,13 +141,13 @@ def test_a_model_may_lie_below_a_folder_that_is_called_as_an_override(
     assert "name a model first" in capsys.readouterr().err
 
 
-def test_groups_of_which_nothing_is_known_are_told_and_get_no_table(
+def test_groups_without_known_members_are_reported_and_get_no_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [ItemScore("u0", "input", {"stoi": 0.5}, {}, {"speaker": "anna", "corpus": ""})]
-    conclude(Scores(rows, {"stoi": True}), ["corpus", "speaker"], tmp_path, "A")
+    write_results(Scores(rows, {"stoi": True}), ["corpus", "speaker"], tmp_path, "A")
     said = capsys.readouterr().out
-    assert "group_by=corpus: it is not known of any of these utterances" in said
+    assert "group_by=corpus: not known for any of these utterances" in said
     for text in (said, (tmp_path / "scores.md").read_text().lower(), (tmp_path / "scores.tex").read_text()):
         assert "by speaker" in text
         assert "by corpus" not in text

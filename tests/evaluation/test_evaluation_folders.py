@@ -59,7 +59,7 @@ def test_files_belong_together_by_their_path_without_suffix(tmp_path: Path) -> N
     assert matched.systems["theirs"]["p2/a"] == tmp_path / "out/p2/a.WAV"
     assert matched.systems["theirs"]["p1/a"].suffix == ".flac"  # the first of two
     assert sorted(line.partition(" (first")[0] for line in matched.notes.lines()) == [
-        "1 file: left out, since another has the same name",
+        "1 file: left out, because another one has the same name",
         "1 file: references without an enhanced file, left out",
         "1 file: without a reference, left out",
     ]

@@ -171,7 +171,7 @@ def test_the_death_of_one_worker_does_not_wait_for_another_that_hangs() -> None:
 
 
 def test_where_no_worker_can_start_the_scores_are_made_here(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr("bcfusion.evaluation.pool._prepare_worker", _die)
+    monkeypatch.setattr("bcfusion.evaluation.workers._prepare_worker", _die)
     with Scorer({"probe": Probe()}, RATE, workers=2) as made:
         rows = score(made, 0.0, 0.0)
     assert [row.values["pid"] for row in rows] == [os.getpid()] * 2
@@ -182,7 +182,7 @@ def test_where_no_process_can_be_forked_the_scores_are_made_here(monkeypatch: py
     def refuse(_: object) -> None:
         raise BlockingIOError("Resource temporarily unavailable")
 
-    monkeypatch.setattr("bcfusion.evaluation.pool._Process.start", refuse)
+    monkeypatch.setattr("bcfusion.evaluation.workers._Process.start", refuse)
     with Scorer({"probe": Probe()}, RATE, workers=1) as made:
         rows = score(made, 0.0, 0.0)
     assert [row.values["pid"] for row in rows] == [os.getpid()] * 2
@@ -247,7 +247,7 @@ SCRIPT = """
 import os, sys, time
 import numpy as np
 from bcfusion.evaluation.pool import Scorer
-from test_metrics_pool import Probe
+from test_evaluation_pool import Probe
 open({log!r}, "a").write("run\\n")
 scorer = Scorer({{"probe": Probe()}}, 16000, workers=1)
 scorer.submit("item", {{"estimate": np.zeros(3)}}, np.ones(3))

@@ -131,7 +131,7 @@ def test_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert height >= 300
     before = path.read_bytes()
 
-    def fail(name: Path) -> None:
+    def fail(name: Path, format: str) -> None:
         Path(name).write_bytes(b"half a pict")
         raise OSError("disk full")
 

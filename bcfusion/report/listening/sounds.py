@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +12,14 @@ import numpy as np
 
 from bcfusion import audio
 from bcfusion.errors import AudioError
+from bcfusion.evaluation.sample_files import parse
+from bcfusion.evaluation.systems import ENHANCED, TARGET
 from bcfusion.report.comparison.run_files import directions, read_scores
 
-__all__ = ["ENHANCED", "TARGET", "Sound", "Source", "Take", "Utterance", "evaluations", "join", "read_samples"]
+__all__ = ["Sound", "Source", "Take", "Utterance", "evaluations", "join", "read_samples"]
 
-ENHANCED, TARGET = "enhanced", "target"
 Kind = Literal["input", "run", "target"]
 
-# INDEX-ID.SYSTEM.wav, as training.closing.SampleWriter names them: of the id only the end, its slashes replaced
-_SAMPLE = re.compile(r"\d+-(?P<id>.+)\.(?P<system>[^.]+)\.wav", re.DOTALL)
-_ID_KEPT = 80
 _ALIKE = 0.999  # correlation from which two signals are the same but for rounding and a common gain
 
 
@@ -101,18 +98,15 @@ def read_samples(name: str, folders: Iterable[Path]) -> Source:
         if table:
             higher = {**directions(table), **higher}
         ids = _ids(table) if table else []
-        files: dict[str, dict[str, Path]] = {}
-        for path in sorted((folder / "samples").glob("*.wav"), key=lambda path: (_index(path.name), path.name)):
-            if found := _SAMPLE.fullmatch(path.name):
-                files.setdefault(f"{_index(path.name)}-{found['id']}", {})[found["system"]] = path
-        for stem, systems in files.items():
-            place, _, shortened = stem.partition("-")
-            item = _whole_id(shortened, int(place), ids)
+        files: dict[tuple[int, str], dict[str, Path]] = {}
+        for path in sorted((folder / "samples").glob("*.wav")):
+            if sample := parse(path.name, ids, [*scores]):
+                files.setdefault((sample.number, sample.item), {})[sample.system] = path
+        for (_, item), systems in sorted(files.items(), key=lambda entry: entry[0][0]):
             if item in takes or not {ENHANCED, TARGET} <= systems.keys():
                 continue
-            names = {label: _system(label, [*scores]) for label in systems}
             try:
-                sounds = {names[label]: audio.read(path) for label, path in systems.items()}
+                sounds = {system: audio.read(path) for system, path in systems.items()}
             except AudioError as error:
                 problems.append(str(error))
                 continue
@@ -193,28 +187,6 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
     return energies > 0 and float(np.vdot(one, other)) / energies**0.5 > _ALIKE
 
 
-def _index(name: str) -> int:
-    digits = name.partition("-")[0]
-    return int(digits) if digits.isdigit() else 0
-
-
 def _ids(table: Path) -> list[str]:
     with table.open(newline="", encoding="utf-8") as file:
         return list(dict.fromkeys(row["id"] for row in csv.DictReader(file)))
-
-
-def _whole_id(shortened: str, place: int, ids: Sequence[str]) -> str:
-    """The id of the scores that a file name was made from; the name itself where none is. Equal ends: by the place."""
-    fitting = [item for item in ids if item.replace("/", "_")[-_ID_KEPT:] == shortened]
-    if len(fitting) > 1 and place < len(ids) and ids[place] in fitting:
-        return ids[place]
-    return fitting[0] if fitting else shortened
-
-
-def _system(label: str, known: Sequence[str]) -> str:
-    """The system of a file label: ``input_body`` is ``input (body)``."""
-    for system in known:
-        if system.replace("(", "").replace(")", "").replace(" ", "_") == label:
-            return system
-    kind, _, sensor = label.partition("_")
-    return f"{kind} ({sensor})" if kind == "input" and sensor else label
