@@ -113,7 +113,7 @@ def common_rate(references: Mapping[str, Path]) -> int:
     if len(rates) > 1:
         (one, first), (other, second), *_ = rates.items()
         raise DataError(
-            f"the sample rates of the references differ: {first} has {one} Hz, {second} {other} Hz\n"
+            f"references of several sample rates: {first} has {one} Hz, {second} {other} Hz\n"
             f"give the one to score at, as in sample_rate={min(rates)}"
         )
     return next(iter(rates))

@@ -1,7 +1,7 @@
 """Names of the sound files and pictures in ``samples/``: ``NUMBER-ID.SYSTEM.wav`` and ``NUMBER-ID.png``.
 
-Of the id of the utterance the last 80 characters are kept, with ``_`` instead of ``/``; the number (the
-position of the utterance in its evaluation, from 0) distinguishes ids that become equal. ``input (body)`` becomes ``input_body``.
+The last 80 characters of the id of the utterance are kept, with ``_`` instead of ``/``. The number, the position of the
+utterance in its evaluation from 0, distinguishes ids that become equal. ``input (body)`` becomes ``input_body``.
 """
 
 from __future__ import annotations

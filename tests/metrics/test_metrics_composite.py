@@ -9,6 +9,7 @@ import pytest
 from scipy.linalg import solve_toeplitz
 
 from bcfusion.contracts import Skip
+from bcfusion.errors import ConfigError
 from bcfusion.metrics.composite import Composite, composite_ratings, raw_pesq
 from bcfusion.metrics.frame_distances import (
     BAND_CENTRES,
@@ -187,5 +188,5 @@ def test_what_pesq_skips_is_skipped(rate: int) -> None:
     target = np.random.default_rng(0).standard_normal(3999)
     with pytest.raises(Skip, match=r"shorter than 0.25 s"):
         Composite().score(target, target, rate)
-    with pytest.raises(ValueError, match="mode is wb or nb"):
+    with pytest.raises(ConfigError, match=r"Composite: mode=.* must be one of wb, nb"):
         Composite("swb")  # type: ignore[arg-type]

@@ -113,7 +113,7 @@ def test_a_damaged_file_is_a_reason_and_a_missing_one_is_refused_at_once(tmp_pat
     assert reason(Squim(str(damaged)), speech_like(), speech_like()).startswith("no network: UnpicklingError")
     with pytest.raises(ConfigError, match=r"Squim: weights='/nowhere/a.pth' does not exist"):
         Squim("/nowhere/a.pth")
-    with pytest.raises(ConfigError, match="does not exist or is no file"):
+    with pytest.raises(ConfigError, match="does not exist or is not a file"):
         Squim(str(tmp_path))
 
 
@@ -287,6 +287,6 @@ def test_visqol_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ConfigError) as error:
         Visqol("music", "linear")  # type: ignore[arg-type]
     assert error.value.problems == [
-        "Visqol: mode='music' is none of speech, audio",
-        "Visqol: mapping='linear' is none of polynomial, lattice",
+        "Visqol: mode='music' must be one of speech, audio",
+        "Visqol: mapping='linear' must be one of polynomial, lattice",
     ]

@@ -147,7 +147,7 @@ def test_pesq_takes_any_sample_rate(mode: str, rate: int) -> None:
 
 
 def test_pesq_knows_two_modes() -> None:
-    with pytest.raises(ValueError, match="mode is wb or nb"):
+    with pytest.raises(ConfigError, match=r"mode=.* must be one of wb, nb"):
         Pesq("swb")  # type: ignore[arg-type]
 
 
@@ -312,7 +312,7 @@ def test_lsd_presets_are_one_distance_in_three_scales() -> None:
     matched = estimate * (estimate @ target) / (estimate @ estimate)
     plain = Lsd(n_fft=512, hop_length=256, floor=1e-16).score(matched, target, RATE)["lsd"]
     assert Lsd("urgent").score(estimate, target, RATE)["lsd"] == pytest.approx(math.log(10) * plain)
-    with pytest.raises(ConfigError, match="preset='nvsr' is none of default, decibel, urgent"):
+    with pytest.raises(ConfigError, match="preset='nvsr' must be one of default, decibel, urgent"):
         Lsd("nvsr")
 
 
@@ -329,7 +329,7 @@ def test_high_band_energy_is_the_gain_of_the_band_above_the_cutoff() -> None:
     low = 0.1 * np.sin(2 * np.pi * 200 * np.arange(RATE) / RATE) * np.hanning(RATE)
     assert metric.score(low, target, RATE)["hf_energy"] < -50  # speech below does not leak above
     assert reason(HighBandEnergy(8001.0), target, target) == "no frequency at or above 8001 Hz"
-    with pytest.raises(ValueError, match="cutoff_frequency"):
+    with pytest.raises(ConfigError, match="cutoff_frequency"):
         HighBandEnergy(0.0)
 
 
@@ -350,42 +350,16 @@ def test_lsd_in_blocks_equals_lsd_at_once() -> None:
     "arguments", [{"n_fft": 1}, {"hop_length": 0}, {"floor": 0.0}, {"low_frequency": -1.0}, {"high_frequency": 0.0}]
 )
 def test_lsd_refuses_settings_that_mean_nothing(arguments: Mapping[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(arguments))):
+    with pytest.raises(ConfigError, match=next(iter(arguments))):
         Lsd(**arguments)  # type: ignore[arg-type]
 
 
-# update, compute, reset
+def test_a_range_of_lags_is_not_negative() -> None:
+    with pytest.raises(ConfigError, match=r"SiSdr: max_lag_ms=-1 must be at least 0"):
+        SiSdr(max_lag_ms=-1)
 
 
-def test_update_scores_true_lengths_and_counts_what_it_skips() -> None:
-    torch = pytest.importorskip("torch")
-    target = np.stack([speech_like(1.0, seed=seed) for seed in range(3)])[:, np.newaxis]
-    estimate = target + 0.01 * np.random.default_rng(5).standard_normal(target.shape)
-    estimate[1] = 0
-    lengths = [16_000, 16_000, 12_000]
-    estimate[2, :, 12_000:] = 1e3  # behind the valid samples
-    metric = SiSdr()
-    metric.update(
-        torch.tensor(estimate, requires_grad=True), torch.tensor(target), torch.tensor(lengths), sample_rate=RATE
-    )
-    one, three = (SiSdr().score(estimate[i, 0, :n], target[i, 0, :n], RATE) for i, n in ((0, 16_000), (2, 12_000)))
-    assert metric.compute() == pytest.approx({name: (one[name] + three[name]) / 2 for name in metric.names})
-    assert metric.skipped == {"estimate is silent": 1}
-    metric.reset()
-    assert not metric.skipped
-    assert all(math.isnan(value) for value in metric.compute().values())
-    metric.update(estimate[0, 0], target[0, 0], sample_rate=RATE)
-    assert metric.compute() == pytest.approx(one)
-
-
-def test_update_refuses_a_batch_of_another_size() -> None:
-    with pytest.raises(ValueError, match="2 estimates, 2 targets and 1 lengths"):
-        SiSdr().update(np.zeros((2, 1, 8)), np.zeros((2, 1, 8)), [8], sample_rate=RATE)
-    with pytest.raises(ValueError, match=r"\(2, 2, 8\)"):
-        SiSdr().update(np.zeros((2, 2, 8)), np.zeros((2, 2, 8)), sample_rate=RATE)
-
-
-def test_the_metrics_room_never_loads_torch() -> None:
+def test_metrics_without_a_network_never_load_torch() -> None:
     files = Path(bcfusion.metrics.__path__[0]).glob("*.py")
     modules = ", ".join(f"bcfusion.metrics.{file.stem}" for file in files if file.stem != "__init__")
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"

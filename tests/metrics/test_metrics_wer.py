@@ -93,14 +93,14 @@ def test_scoring_tells_the_metric_which_utterance_it_is(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(metric)).score_item("b", SPEECH, SPEECH, RATE)["wer"] == 50
 
 
-def test_all_that_is_wrong_is_said_when_the_metric_is_made(tmp_path: Path) -> None:
+def test_all_problems_are_reported_when_the_metric_is_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         WordErrorRate("no-such-asr {wav}", str(tmp_path / "none"), sample_rate=0)
     assert [problem.split(":")[0] for problem in error.value.problems] == ["WordErrorRate"] * 3
     assert "no-such-asr is not found" in str(error.value)
-    with pytest.raises(ConfigError, match=r"""command="asr 'x \{wav\}": no closing quotation"""):
+    with pytest.raises(ConfigError, match=r"""command="asr 'x \{wav\}" cannot be parsed: no closing quotation"""):
         WordErrorRate("asr 'x {wav}", None)
-    with pytest.raises(ConfigError, match=r"has no \{wav\}.*\n.*transcripts=None; name a manifest"):
+    with pytest.raises(ConfigError, match=r"lacks \{wav\}.*\n.*transcripts=None must name a manifest"):
         WordErrorRate(sys.executable, None)
 
 
@@ -121,7 +121,7 @@ def test_the_ids_of_transcripts_are_those_of_the_manifest(tmp_path: Path) -> Non
     assert read_transcripts(table) == {entry.id: entry.extra["text"] for entry in read_manifest(table)}
 
 
-def test_transcripts_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> None:
+def test_transcripts_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"air": "x.wav", "split": "test"}\n')
     with pytest.raises(DataError, match="no line with the column 'text'"):
         read_transcripts(tmp_path / "a.jsonl")
