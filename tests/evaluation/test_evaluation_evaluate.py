@@ -29,20 +29,20 @@ def test_a_model_and_the_folder_it_was_saved_to_have_the_same_scores(bundle: Pat
     signal = torch.randn(1, 1, 800, generator=torch.Generator().manual_seed(0))
     batch = Batch(inputs=signal, target=0.5 * signal, lengths=torch.tensor([700]), ids=["a"])
     row = Row("a", {"air": "a.wav"}, "anna", "test", RATE, 0.05)
-    heard: dict[str, Mapping[str, np.ndarray]] = {}
+    received: dict[str, Mapping[str, np.ndarray]] = {}
     with Scorer({"si_sdr": SiSdr()}, RATE, workers=0) as scorer:
         one, other = (
             evaluate(
                 model,
                 Utterances([row], [batch], ["body"], RATE),
                 scorer,
-                lambda index, item, signals: heard.update({f"{index} {item}": signals}),
+                lambda index, item, signals: received.update({f"{index} {item}": signals}),
             )
             for model in (Identity(RATE, 1).eval(), bundle)
         )
     assert one == other
     assert one.mean("enhanced") == one.mean("input")
-    assert {name: len(samples) for name, samples in heard["0 a"].items()} == dict.fromkeys(
+    assert {name: len(samples) for name, samples in received["0 a"].items()} == dict.fromkeys(
         ("input", "enhanced", "target"), 700
     )
 

@@ -48,10 +48,10 @@ def batch(name: str, ratio: float | None) -> Batch:
     return made
 
 
-def test_the_ratio_is_that_of_the_speech_without_its_pauses_to_the_noise_of_the_simulator() -> None:
+def test_the_ratio_compares_speech_without_pauses_with_the_noise_of_the_simulator() -> None:
     about = known(row("a", snr=40)).about
     assert float(about(batch("a", -5.0), 0)["snr"]) == pytest.approx(-5.0, abs=0.3)
-    assert about(batch("a", None), 0)["snr"] == "40.0"  # recorded noise: what the manifest says
+    assert about(batch("a", None), 0)["snr"] == "40.0"  # recorded noise: from the manifest
     silent = batch("a", 0.0)
     silent["noise"] = torch.zeros_like(silent["noise"])
     assert about(silent, 0)["snr"] == ""
