@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bcfusion.evaluation.statistics import PairedDifference, paired_difference
-from bcfusion.report.comparison.run import ENHANCED, Run
+from bcfusion.evaluation.systems import ENHANCED
+from bcfusion.report.comparison.run import Run
 from bcfusion.report.table import MISSING, heading, metric_name, number
 
 __all__ = [

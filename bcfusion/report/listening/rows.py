@@ -18,7 +18,8 @@ from PIL import Image
 
 from bcfusion.audio.level import active_level
 from bcfusion.errors import ConfigError
-from bcfusion.report.listening.sounds import TARGET, Sound, Utterance
+from bcfusion.evaluation.systems import TARGET
+from bcfusion.report.listening.sounds import Sound, Utterance
 from bcfusion.report.spectrogram import RANGE_DB, WINDOW_SECONDS
 from bcfusion.report.table import best_systems
 
