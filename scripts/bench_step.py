@@ -1,4 +1,4 @@
-"""Times a training step in the style of EBEN: ours beside the same step assembled from public packages.
+"""Time a training step of EBEN: ours, and the same step assembled from public packages.
 
     python scripts/bench_step.py
     pip install --no-deps --ignore-requires-python vibravox==0.1.1 && pip install auraloss huggingface_hub
@@ -6,8 +6,8 @@
 
 One step: EBEN generator (4 bands, 32 channels, 1 input band), EBEN discriminators (q=4), multi-resolution STFT loss,
 feature matching, clipped hinge game, gradients of the losses balanced with a moving average (decay 0.9), Adam for both
-networks. The variants take turns in one process; medians, and the medians of the ratios turn by turn, are printed.
-Peak memory is that of a process of its own for each variant.
+networks. The variants take turns in one process; medians and the medians of the ratios per turn are printed. Peak
+memory is measured in a separate process for each variant.
 
 The public step follows the training step of `vibravox` 0.1.1 (generator first, then discriminators; the other network
 frozen; gradients measured at the last layer) with its networks, losses and balancing, and `auraloss` 0.4.0 for the STFT
@@ -55,7 +55,7 @@ OVERRIDES = [
 
 
 class WithoutTrainer(SpeechModule):
-    """The module as it trains, with plain optimisers in the place of Lightning's."""
+    """The training module with plain optimisers instead of Lightning's."""
 
     def start(self) -> None:
         self.plain_optimizers = dict(zip(("generator", "discriminator"), self.configure_optimizers(), strict=False))
@@ -85,7 +85,7 @@ def ours(device: torch.device, *overrides: str) -> Step:
 
 
 def public(device: torch.device) -> Step:
-    """The step of the public packages, assembled as their training module does it."""
+    """Return the step of the public packages, assembled as in their training module."""
     try:
         import auraloss
         from vibravox.lightning_modules.eben import EBENLightningModule
@@ -95,7 +95,7 @@ def public(device: torch.device) -> Step:
         from vibravox.torch_modules.losses.hinge_loss import HingeLossForDiscriminatorMelganMultiScales
     except ImportError as error:
         raise SystemExit(
-            f"--reference needs vibravox 0.1.1 and auraloss ({error}); the top of this file says how"
+            f"--reference needs vibravox 0.1.1 and auraloss ({error}); see the top of this file for the installation"
         ) from None
     module = EBENLightningModule(
         sample_rate=16000,
@@ -145,7 +145,7 @@ def public(device: torch.device) -> Step:
 
 
 def variants(names: Iterable[str], device: torch.device) -> dict[str, Step]:
-    never = "adversarial.interval=1000000000"  # the discriminators judge, but learn at the first step only
+    never = "adversarial.interval=1000000000"  # the discriminators judge, but learn only in the first step
     makers: dict[str, Callable[[], Step]] = {
         "ours": lambda: ours(device),
         "four passes": lambda: ours(device, "adversarial.shared_passes=false"),
@@ -171,7 +171,7 @@ def seconds(step: Step, inputs: Tensor, target: Tensor) -> float:
 
 
 def peak_megabytes(name: str, arguments: argparse.Namespace) -> float:
-    """Peak memory of three steps beyond that of the process before the networks were built."""
+    """Return the peak memory of three steps, less that of the process before the networks were built."""
     command = [sys.executable, __file__, "--measure-memory", name, "--batch", str(arguments.batch)]
     command += ["--samples", str(arguments.samples), "--threads", str(arguments.threads), "--device", arguments.device]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -179,7 +179,7 @@ def peak_megabytes(name: str, arguments: argparse.Namespace) -> float:
 
 
 def peak_resident_kilobytes() -> float:
-    """Of this program alone: `getrusage` would count what the process was before it started the program."""
+    """Return the peak of this program; `getrusage` would include the process that started it."""
     status = Path("/proc/self/status").read_text()
     return float(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
@@ -198,11 +198,11 @@ def measure_memory(name: str, arguments: argparse.Namespace, device: torch.devic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--samples", type=int, default=16384, help="of each item; 16 kHz (default: 1.024 s)")
-    parser.add_argument("--turns", type=int, default=15, help="timed steps of each variant, after two that are not")
+    parser.add_argument("--samples", type=int, default=16384, help="samples per item at 16 kHz (default: 1.024 s)")
+    parser.add_argument("--turns", type=int, default=15, help="timed steps per variant, after two warm-up steps")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--reference", action="store_true", help="with the step assembled from public packages")
+    parser.add_argument("--reference", action="store_true", help="include the step assembled from public packages")
     parser.add_argument("--measure-memory", metavar="VARIANT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -216,13 +216,13 @@ def main() -> None:
     signals = batch(arguments.batch, arguments.samples, device)
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(arguments.turns + 2):
-        for name in names if turn % 2 else reversed(names):  # nobody always comes after the same neighbour
+        for name in names if turn % 2 else reversed(names):  # so that no variant always follows the same one
             taken = seconds(steps[name], *signals)
             if turn >= 2:
                 times[name].append(taken)
     print(
         f"{device}, {arguments.threads} threads, batch {arguments.batch} x {arguments.samples} samples, "
-        f"median of {arguments.turns} turns (quartiles), peak memory of a process of its own"
+        f"median of {arguments.turns} turns (quartiles), peak memory of a separate process"
     )
     for name in names:
         low, median, high = statistics.quantiles(times[name], n=4)

@@ -1,9 +1,9 @@
-"""The reference of the configuration, from the comments of its YAML files.
+"""Make the reference of the configuration from the comments of its YAML files.
 
-python scripts/config_reference.py generator       prints the page of one group of conf/
+python scripts/config_reference.py generator       print the page of one group of conf/
 
-A file of ``conf/`` opens with the command that uses it and says in the next line what it is; each key has its comment
-behind it. A page shows these of every file of a group, the keys as they are typed on the command line.
+A file of ``conf/`` opens with the command that uses it, followed by a description; each key has its comment after it.
+A page shows these for every file of a group, with the keys as they are typed on the command line.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ from pathlib import Path
 import yaml
 
 CONF = Path(__file__).parents[1] / "conf"
-ROOT_FILE = "train"  #: what composes all groups
+ROOT_FILE = "train"  #: the file that composes all groups
 _GLOBAL = "_global_"
 _CODE = re.compile(r"(`[^`]+`)")
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key. path: as typed. value: as the file has it, empty for a mapping. comment: behind it, or ``""``."""
+    """One key.
+
+    Attributes:
+        path: the key as typed.
+        value: the value as written in the file, empty for a mapping.
+        comment: the comment of the key, or ``""``.
+    """
 
     path: str
     value: str
@@ -35,7 +41,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Choice:
-    """An entry of a defaults list: the member ``value`` (or a list of them) of ``group``; empty: of its own group."""
+    """An entry of a defaults list.
+
+    Attributes:
+        group: the group that is chosen from; empty for the file's own group.
+        value: the member, or a list of members.
+        comment: the comment of the entry, or ``""``.
+    """
 
     group: str
     value: str
@@ -44,7 +56,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Entry:
-    """One YAML file: its command, what it is (lines), what it chooses of other groups, and its keys."""
+    """One YAML file.
+
+    Attributes:
+        name: name of the member.
+        command: the command that uses it.
+        description: further lines of its header.
+        choices: its defaults list.
+        keys: its keys.
+    """
 
     name: str
     command: str
@@ -54,7 +74,7 @@ class Entry:
 
 
 def groups(conf: Path = CONF) -> dict[str, list[Path]]:
-    """The groups, nested ones as ``hydra/launcher``, and their files: ``_base``, that others begin with, first."""
+    """Return the groups (nested ones as ``hydra/launcher``) and their files, ``_base`` first."""
     found: dict[str, list[Path]] = {}
     for path in sorted(conf.rglob("*.yaml")):
         if path.parent != conf:
@@ -63,18 +83,19 @@ def groups(conf: Path = CONF) -> dict[str, list[Path]]:
 
 
 def read_entry(path: Path, group: str) -> Entry:
-    """What a file says of itself.
+    """Read a file with its comments.
 
     Args:
-        path: of the file. group: that it belongs to, ``""`` for the root file.
+        path: the file.
+        group: the group that it belongs to, ``""`` for the root file.
 
     Raises:
-        ValueError: it does not open with a comment, so nobody knows which command uses it.
+        ValueError: it does not open with a comment that gives the command.
     """
     return _parsed(path, group, path.read_text(encoding="utf-8"))
 
 
-@cache  # the pages of all groups ask for the same files, some for every entry
+@cache  # the pages of all groups read the same files, some of them for every entry
 def _parsed(path: Path, group: str, text: str) -> Entry:
     comments = _comments(text)
     header = []
@@ -100,15 +121,16 @@ def _parsed(path: Path, group: str, text: str) -> Entry:
 
 
 def _comments(text: str) -> dict[int, str]:
-    """The comment of each line of code, lines from 0: behind it, and on below in the same column; else that above it.
+    """Return the comment of each line of code, numbered from 0.
 
-    What a file opens with, up to a line without comment, is its own and no key's.
+    It is the comment after the code, continued in the same column of the next lines; otherwise the one above. The
+    comment at the top of a file, up to a line without comment, belongs to no key.
     """
     scalars = [t for t in yaml.scan(text) if isinstance(t, yaml.ScalarToken)]
     inside = {i for t in scalars for i in range(t.start_mark.index, t.end_mark.index)}
     found: dict[int, str] = {}
     above: list[str] = []
-    start, last, column = 0, -1, -1  # the line that the latest comment began in, and its column
+    start, last, column = 0, -1, -1  # first line and column of the latest comment
     header = True
     for number, line in enumerate(text.splitlines(keepends=True)):
         places = (m.start() for m in re.finditer(r"(?:(?<=\s)|^)#", line))
@@ -131,20 +153,29 @@ def _comments(text: str) -> dict[int, str]:
 def _keys(
     name: yaml.Node, value: yaml.Node, text: str, comments: dict[int, str], prefix: str, deep: bool
 ) -> Iterator[Key]:
-    """The keys of one node. deep: those in braces too, which in a file of overrides are keys of other groups."""
+    """Yield the keys of one node.
+
+    Args:
+        name: the node of the key.
+        value: the node of its value.
+        text: the whole file.
+        comments: line to comment.
+        prefix: path of the parent key, with a dot at the end.
+        deep: include keys in braces, which in a file of overrides are keys of other groups.
+    """
     path, comment = prefix + name.value, comments.get(name.start_mark.line, "")
     if isinstance(value, yaml.MappingNode) and (deep or not value.flow_style) and value.value:
         if comment:
             yield Key(path, "", comment)
         for inner_name, inner in value.value:
-            behind = {} if value.flow_style else comments  # a line of braces has one comment, the whole's
-            yield from _keys(inner_name, inner, text, behind, f"{path}.", deep)
+            own = {} if value.flow_style else comments  # the comment of a line with braces is that of the whole
+            yield from _keys(inner_name, inner, text, own, f"{path}.", deep)
     else:
         yield Key(path, _source(value, text), comment or comments.get(value.end_mark.line, ""))
 
 
 def _source(node: yaml.Node, text: str) -> str:
-    """A value as it is written; lists of lines in brackets."""
+    """Return a value as written; block lists in brackets."""
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:
         return f"[{', '.join(_source(item, text) for item in node.value)}]"
     return " ".join(text[node.start_mark.index : node.end_mark.index].split())
@@ -164,7 +195,7 @@ def _choices(node: yaml.Node, text: str, comments: dict[int, str]) -> Iterator[C
 
 
 def page(group: str, conf: Path = CONF) -> str:
-    """The page of a group: a table of its files, then each of them."""
+    """Return the page of a group: a table of its files, then each of them."""
     entries = [read_entry(path, group) for path in groups(conf)[group]]
     root = read_entry(conf / f"{ROOT_FILE}.yaml", "")
     lines = [f"# {group}", ""]
@@ -180,24 +211,24 @@ def page(group: str, conf: Path = CONF) -> str:
 
 
 def with_comments(entry: Entry, conf: Path = CONF) -> Entry:
-    """An entry that overrides keys of other groups without a comment, with the comments that these keys have there.
+    """Return an entry whose uncommented overrides have the comments of these keys in their own groups.
 
-    The member that the entry chooses says it; where it chooses none, the members of the group, if they agree.
+    The comment is that of the member that the entry chooses; if it chooses none, that of all members if they agree.
     """
     chosen = {choice.group: choice.value for choice in entry.choices}
     known = {name: paths for name, paths in groups(conf).items() if name in {k.path.split(".")[0] for k in entry.keys}}
-    said: dict[str, set[str]] = {}
+    found: dict[str, set[str]] = {}
     for group, paths in known.items():
         for path in paths:
             if chosen.get(group, path.stem) in (path.stem, "null") or chosen[group].startswith("["):
                 for key in read_entry(path, group).keys:
-                    said.setdefault(key.path, set()).add(key.comment)
-    agreed = {path: next(iter(comments)) for path, comments in said.items() if len(comments) == 1}
+                    found.setdefault(key.path, set()).add(key.comment)
+    agreed = {path: next(iter(comments)) for path, comments in found.items() if len(comments) == 1}
     return replace(entry, keys=tuple(replace(k, comment=k.comment or agreed.get(k.path, "")) for k in entry.keys))
 
 
 def index(conf: Path = CONF) -> str:
-    """The page of the root file, with a table of all groups that leads to their pages."""
+    """Return the page of the root file, with a table of all groups and links to their pages."""
     root, known = read_entry(conf / f"{ROOT_FILE}.yaml", ""), groups(conf)
     comments = {choice.group: choice for choice in root.choices}
     lines = ["# Configuration", "", *[prose(line) for line in root.description], ""]
@@ -211,15 +242,17 @@ def index(conf: Path = CONF) -> str:
 
 
 def section(entry: Entry, group: str, known: dict[str, list[Path]] | None = None) -> list[str]:
-    """The lines of one file: its command, description, choices and keys.
+    """Return the lines of one file: its command, description, choices and keys.
 
     Args:
-        entry: the file. group: that it belongs to. known: groups that have a page, to link to.
+        entry: the file.
+        group: the group that it belongs to.
+        known: groups that have a page to link to.
     """
     lines = [f"## `{entry.name}`", "", "```", entry.command, "```", "", *_description(entry.description)]
     if entry.choices:
         chosen = ", ".join(_choice(choice, group, known or {}) for choice in entry.choices)
-        lines += [f"It begins with {chosen}.", ""]
+        lines += [f"It starts from {chosen}.", ""]
     return [*lines, *_table(entry.keys)] if entry.keys else lines[:-1]
 
 
@@ -234,7 +267,7 @@ def _choice(choice: Choice, group: str, known: dict[str, list[Path]]) -> str:
 
 
 def _description(lines: tuple[str, ...]) -> list[str]:
-    """Prose, and as code what the comment indents."""
+    """Return the description as prose, with indented lines as code."""
     out: list[str] = []
     for line in lines:
         indented = line.startswith("  ")
@@ -257,13 +290,13 @@ def _table(keys: tuple[Key, ...]) -> list[str]:
 def _first_sentence(entry: Entry) -> str:
     text = " ".join(line for line in entry.description if not line.startswith("  "))
     target = next((key for key in entry.keys if key.path.endswith("._target_")), None)
-    if not text and target:  # the file says it behind its class, if at all
+    if not text and target:  # the description may be the comment of the class
         return target.comment or f"`{target.value.rpartition('.')[2]}`"
     return re.split(r"(?<=[^.\s]\w[.:])\s+(?=[A-Z])", text, maxsplit=1)[0].rstrip(":")
 
 
 def prose(text: str) -> str:
-    """A comment as Markdown: signs that would mean something are escaped, pages that it names become links."""
+    """Return a comment as Markdown, with special characters escaped and links to the pages that it names."""
     parts = _CODE.split(text)
     for i in range(0, len(parts), 2):
         escaped = re.sub(r"([\\*_|\[\]{}#])", r"\\\1", html.escape(parts[i], quote=False))

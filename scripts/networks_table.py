@@ -1,12 +1,12 @@
-"""The table of docs/networks.md: size, cost, latency and speed of every entry of conf/generator.
+"""Make the table of docs/networks.md: size, cost, latency and speed of every entry of conf/generator.
 
-python scripts/networks_table.py                   prints it
-python scripts/networks_table.py --write           puts it into docs/networks.md
-python scripts/networks_table.py eben --write      one row of it
+python scripts/networks_table.py                   print it
+python scripts/networks_table.py --write           put it into docs/networks.md
+python scripts/networks_table.py eben --write      update one row
 
-Parameters, multiply-accumulates and latency follow from the networks. The real-time factor, seconds of computing for a
-second of audio, is measured on one CPU core of this machine, which should have nothing else to do: causal networks in
-streaming mode, a chunk being 16 ms or the network's own frame where that is longer; the others over one file.
+Parameters, multiply-accumulates and latency follow from the networks. The real-time factor (seconds of computation per
+second of audio) is measured on one CPU core of this machine, which should be idle otherwise: causal networks in
+streaming mode, with chunks of 16 ms or of the network's own frame if that is longer; the others on one file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,17 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """One network. latency: samples, None for the whole file. speed: seconds of computing for one of audio."""
+    """One network.
+
+    Attributes:
+        name: entry of conf/generator.
+        parameters: number of parameters.
+        macs: multiply-accumulates per second of audio.
+        causal: whether the network streams.
+        latency: in samples; None if the network needs the whole file.
+        sample_rate: in Hz.
+        speed: seconds of computation per second of audio.
+    """
 
     name: str
     parameters: int
@@ -59,7 +69,7 @@ class Row:
     speed: float | None
 
     def markdown(self) -> str:
-        """The row of the table."""
+        """Return the row of the table."""
         seconds = None if self.latency is None else self.latency / self.sample_rate
         latency = (
             "whole file" if seconds is None else f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
@@ -71,17 +81,17 @@ class Row:
 
 
 def entries() -> list[str]:
-    """The names of conf/generator."""
+    """Return the names of conf/generator."""
     return sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml"))
 
 
 def network(name: str) -> nn.Module:
-    """The entry as `bcfusion train generator=<name>` builds it, with the sensors of its recipe."""
+    """Build an entry as `bcfusion train generator=<name>` does, with the sensors of its recipe."""
     register_resolvers()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         recipe = "fusion" if f"recipe=fusion generator={name}\n" in _text(name) else "bone_to_air"
         cfg = compose("train", [f"generator={name}", f"recipe={recipe}"])
-        for key in OmegaConf.missing_keys(cfg.generator):  # runs that weights are taken from: no matter here
+        for key in OmegaConf.missing_keys(cfg.generator):  # runs to take weights from, not needed here
             OmegaConf.update(cfg, key, None)
         torch.manual_seed(0)
         model: nn.Module = build(cfg.generator).eval()
@@ -89,7 +99,7 @@ def network(name: str) -> nn.Module:
 
 
 def measure(name: str) -> Row:
-    """One row; the real-time factor takes seconds to minutes."""
+    """Measure one network; the real-time factor takes seconds to minutes."""
     model = network(name)
     spec = cast("Generator", model)
     return Row(
@@ -99,12 +109,12 @@ def measure(name: str) -> Row:
         spec.causal,
         spec.delay,
         spec.sample_rate,
-        real_time_factor(remove_weight_norm(model)),  # as a bundle holds it
+        real_time_factor(remove_weight_norm(model)),  # as in a bundle
     )
 
 
 def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
-    """Median of some runs on one thread, after one that does not count."""
+    """Return the median over some runs on one thread, after a warm-up."""
     spec = cast("Generator", model)
     chunk = spec.hop * max(1, round(CHUNK_SECONDS * spec.sample_rate / spec.hop))
     chunks = max(1, round(seconds * spec.sample_rate / chunk))
@@ -125,7 +135,7 @@ def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
 
 
 def run_through(model: nn.Module, signal: Tensor, chunk: int) -> None:
-    """Streams a signal, or gives it to the network whole where that is not causal."""
+    """Stream a signal through a causal network, or pass it through another one as a whole."""
     if not (isinstance(model, StreamingModule) and model.causal):
         model(signal)
         return
@@ -135,14 +145,14 @@ def run_through(model: nn.Module, signal: Tensor, chunk: int) -> None:
 
 
 def table(names: list[str]) -> Iterator[str]:
-    """The lines of the table, each as soon as it is known."""
+    """Yield the lines of the table, each as soon as it is measured."""
     yield from HEADER
     for name in names:
         yield measure(name).markdown()
 
 
 def processor() -> str:
-    """Model of the CPU, as Linux names it."""
+    """Return the model of the CPU, as named by Linux."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -154,9 +164,8 @@ def _text(name: str) -> str:
 
 
 def main() -> None:
-    """Prints or writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=entries(), help="entries of conf/generator; all without any")
+    parser.add_argument("names", nargs="*", default=entries(), help="entries of conf/generator; default: all")
     parser.add_argument("--write", action="store_true", help="replace the table in docs/networks.md")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(entries()))
@@ -173,7 +182,7 @@ def main() -> None:
 
 
 def replaced(text: str, lines: list[str], note: str) -> str:
-    """``text`` with the rows of ``lines`` in the place of those of the same networks; other rows stay."""
+    """Return ``text`` with the rows of ``lines`` instead of those of the same networks; other rows stay."""
     head, _, rest = text.partition(BEGIN)
     old, _, tail = rest.partition(END)
     rows = {line.split("`")[1]: line for line in [*old.splitlines(), *lines] if line.startswith("| `")}

@@ -1,4 +1,4 @@
-"""The picture of the README: one utterance of a finished run, from the sounds that the run wrote.
+"""Draw the picture of the README: one utterance of a finished run, from the sounds that the run wrote.
 
 python scripts/plot_example.py RUN/evaluation/TIME --number 1 --seconds 0 6 --output docs/pictures/fusion.png
 """
@@ -15,31 +15,32 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 
+from bcfusion.evaluation.sample_files import parse
+from bcfusion.evaluation.systems import ENHANCED, TARGET, is_input
 from bcfusion.report.spectrogram import save_figure, spectrogram_figure
 
-INPUT, LAST = "input", {"enhanced": "output", "target": "target"}  # systems of files, and the names of their panels
+PANELS = {ENHANCED: "output", TARGET: "target"}  # systems after the inputs, and the titles of their panels
 PANEL_INCHES = 1.9  # lower than in the pictures of a run: four panels fit on a screen
 
 
 def sounds(samples: Path, number: int) -> tuple[dict[str, np.ndarray], int]:
-    """The signals ``(T,)`` of one utterance of ``samples/``, inputs first, and their sample rate.
+    """Return the signals ``(T,)`` of one utterance in ``samples/``, inputs first, and their sample rate in Hz.
 
     Raises:
-        FileNotFoundError: the folder has no utterance of this number.
+        FileNotFoundError: the folder has no utterance with this number.
     """
-    files = {path.name.rsplit(".", 2)[1]: path for path in sorted(samples.glob(f"{number}-*.wav"))}
-    if not files.keys() >= LAST.keys():
-        raise FileNotFoundError(f"{samples}: no sounds {number}-*.wav of an input, of enhanced and target")
+    found = {path: sample for path in sorted(samples.glob("*.wav")) if (sample := parse(path.name))}
+    files = {sample.system: path for path, sample in found.items() if sample.number == number}
+    if not files.keys() >= PANELS.keys():
+        raise FileNotFoundError(f"{samples}: no sounds {number}-*.wav of an input, {' and '.join(PANELS)}")
     signals, rate = {}, 0
-    inputs = [system for system in files if system.startswith(INPUT)]  # input, or input_SENSOR each
-    titles = {system: system.replace("_", " (", 1) + ")" * ("_" in system) for system in inputs}
-    for system, title in {**titles, **LAST}.items():
+    for system, title in {**{system: system for system in filter(is_input, files)}, **PANELS}.items():
         signals[title], rate = soundfile.read(files[system])
     return signals, rate
 
 
 def drawn(samples: Path, number: int, start: float, end: float) -> Figure:
-    """The figure of one utterance from ``start`` to ``end`` seconds."""
+    """Draw one utterance from ``start`` to ``end`` seconds."""
     signals, rate = sounds(samples, number)
     part = slice(round(start * rate), round(end * rate))
     figure = spectrogram_figure({name: signal[part] for name, signal in signals.items()}, rate)

@@ -1,7 +1,7 @@
-"""What the documentation site takes from the repository: recipes, the configuration, contributing, changes.
+"""Pages of the documentation site that come from the repository: recipes, configuration, contributing, changes.
 
-A hook of MkDocs, named in mkdocs.yml. These pages are made while the site is built, so that each text stands in one
-place only. Links between files of the repository become links between pages; a file that is no page is copied.
+A MkDocs hook, named in mkdocs.yml. These pages are made when the site is built, so that each text exists only once.
+Links between files of the repository become links between pages; linked files that are not pages are copied.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG, RECIPES = "config", "recipes"  #: folders of pages; in mkdocs.yml `config/*` and `recipes/*` stand for them
+CONFIG, RECIPES = "config", "recipes"  #: folders of pages, written as `config/*` and `recipes/*` in mkdocs.yml
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^ {0,3}(```|~~~)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Puts the made pages into the navigation."""
+    """Put the made pages into the navigation."""
     config.nav = _expanded(config.nav or [])
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the made pages, and the files that pages link to."""
+    """Add the made pages, and the files that pages link to."""
     linked: set[str] = set()
     for name, (text, origin) in made_pages().items():
         files.append(File.generated(config, name, content=rewritten(text, origin, name)))
@@ -46,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links of a page of docs/ that lead out of docs/."""
+    """Rewrite the links of a page of docs/ that lead out of docs/."""
     if page.file.generated_by is not None:
         return markdown
     return rewritten(markdown, PurePosixPath("docs") / page.file.src_uri, page.file.src_uri)
@@ -56,7 +56,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def made_pages() -> dict[str, tuple[str, PurePosixPath]]:
-    """Every page that is not in docs/: name in the site to Markdown, and the file of the repository it comes from."""
+    """Return every page outside of docs/: name in the site to its Markdown and the file of the repository."""
     pages = {f"{CONFIG}/index.md": (config_reference.index(), PurePosixPath("docs/config/index.md"))}
     for group in config_reference.groups():
         pages[f"{CONFIG}/{group}.md"] = (config_reference.page(group), PurePosixPath(f"docs/config/{group}.md"))
@@ -73,14 +73,14 @@ def made_pages() -> dict[str, tuple[str, PurePosixPath]]:
 
 
 def recipes() -> list[str]:
-    """Names of the folders of recipes/."""
+    """Return the names of the folders of recipes/."""
     return sorted(path.parent.name for path in (ROOT / RECIPES).glob("*/README.md"))
 
 
 def _of_recipe(recipe: str) -> str:
-    """The page of the configuration that a recipe brings along."""
+    """Return the page of a recipe's own configuration."""
     conf = ROOT / RECIPES / recipe / "conf"
-    lines = [f"# Configuration of {recipe}", "", f"Of `--config-dir recipes/{recipe}/conf`, typed in a checkout."]
+    lines = [f"# Configuration of {recipe}", "", f"Used with `--config-dir recipes/{recipe}/conf` in a checkout."]
     for group, paths in config_reference.groups(conf).items():
         for path in paths:
             lines += ["", *config_reference.section(config_reference.read_entry(path, group), group)]
@@ -103,7 +103,7 @@ def _expanded(nav: list[Any]) -> list[Any]:
 
 
 def _of_folder(folder: str) -> list[dict[str, str]]:
-    """The pages of a recipe, in the order they are read."""
+    """Return the pages of a recipe in reading order."""
     pages = {
         "README.md": ("From corpus to result", "index.md"),
         "RESULTS.md": ("Results", "results.md"),
@@ -113,7 +113,7 @@ def _of_folder(folder: str) -> list[dict[str, str]]:
 
 
 def _title(recipe: str) -> str:
-    """The heading of a recipe's README."""
+    """Return the heading of a recipe's README."""
     first = (ROOT / RECIPES / recipe / "README.md").read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("# ")
 
@@ -122,7 +122,7 @@ def _title(recipe: str) -> str:
 
 
 def site_path(path: PurePosixPath) -> str:
-    """Where a file or folder of the repository is in the site; with ``#anchor`` where it is part of a page."""
+    """Return where a file or folder of the repository is in the site, with ``#anchor`` if it is part of a page."""
     parts = path.parts
     if parts[0] == "docs":
         return "/".join(parts[1:])
@@ -145,7 +145,13 @@ def site_path(path: PurePosixPath) -> str:
 
 
 def rewritten(markdown: str, origin: PurePosixPath, page: str) -> str:
-    """Markdown of the file ``origin`` as that of the page of that name in the site."""
+    """Return the Markdown of the file ``origin`` with its links as they are in the site.
+
+    Args:
+        markdown: text of the file.
+        origin: path of the file in the repository.
+        page: path of the page in the site.
+    """
 
     def link(match: re.Match[str]) -> str:
         found = _target(match[2], origin)
@@ -160,7 +166,7 @@ def rewritten(markdown: str, origin: PurePosixPath, page: str) -> str:
 
 
 def copied(markdown: str, origin: PurePosixPath) -> Iterator[str]:
-    """Files of the repository, no pages themselves and outside of docs/, that a Markdown file links to."""
+    """Yield the files of the repository that a Markdown file links to, if they are not pages and not in docs/."""
     for line, prose in _lines(markdown):
         for match in _LINK.finditer(line) if prose else ():
             found = _target(match[2], origin)
@@ -169,7 +175,7 @@ def copied(markdown: str, origin: PurePosixPath) -> Iterator[str]:
 
 
 def _target(link: str, origin: PurePosixPath) -> tuple[PurePosixPath, str] | None:
-    """File or folder of the repository that a link of ``origin`` leads to, and its anchor; None: none of them."""
+    """Return the file or folder that a link of ``origin`` leads to, and its anchor; None outside of the repository."""
     name, hash_, anchor = link.partition("#")
     path = posixpath.normpath(posixpath.join(origin.parent, name))
     if not name or "://" in name or path.startswith(("..", "/")) or not os.path.exists(ROOT / path):
@@ -178,7 +184,7 @@ def _target(link: str, origin: PurePosixPath) -> tuple[PurePosixPath, str] | Non
 
 
 def _lines(markdown: str) -> Iterator[tuple[str, bool]]:
-    """Each line, and whether it is prose: not in a block of code."""
+    """Yield each line, and whether it is prose, that is, not in a block of code."""
     fenced = False
     for line in markdown.splitlines():
         if _FENCE.match(line):

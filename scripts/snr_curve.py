@@ -1,10 +1,10 @@
-"""Quality of a fusion network against the noise: table and figure over the signal-to-noise ratio.
+"""Measure the quality of a fusion network over the signal-to-noise ratio: table and figure.
 
     python scripts/snr_curve.py RUN --snr -10 -5 0 5 10 --figure snr.png
     python scripts/snr_curve.py RUN data=folder data.root=SPEECH data.noise_root=NOISE   # further overrides of evaluate
 
-It calls `bcfusion evaluate RUN degradation.noisy.evaluation_snr=...` once for each ratio and reads the scores that this
-writes. All rows are of the same files, the same noises at the same places.
+It calls `bcfusion evaluate RUN degradation.noisy.evaluation_snr=...` once per ratio and reads the scores that it
+writes. All ratios use the same files and the same noises at the same positions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES = {"input (noisy)": "noisy air alone", "input (body)": "body alone", "enha
 
 
 def means(scores: Path, metrics: list[str]) -> dict[str, dict[str, float]]:
-    """System to metric to mean over the files of a scores.csv; what was skipped is left out."""
+    """Return the means over the files of a scores.csv by system and metric, without skipped scores."""
     with scores.open(encoding="utf-8", newline="") as text:
         rows = list(csv.DictReader(text))
     systems = dict.fromkeys(row["system"] for row in rows)
@@ -39,14 +39,14 @@ def means(scores: Path, metrics: list[str]) -> dict[str, dict[str, float]]:
 
 
 def evaluate(run: str, snr: float, overrides: list[str], output: Path) -> Path:
-    """The scores of one ratio; what goes wrong is printed by `bcfusion evaluate` itself."""
+    """Evaluate at one ratio and return the path of the scores; `bcfusion evaluate` prints its own errors."""
     command = [sys.executable, "-m", "bcfusion", "evaluate", run, f"degradation.noisy.evaluation_snr={snr:g}"]
     subprocess.run([*command, *overrides, f"output={output}"], check=True, stdout=subprocess.DEVNULL)
     return output / "scores.csv"
 
 
 def table(ratios: list[float], curves: dict[str, dict[str, list[float]]]) -> str:
-    """Markdown: a row for each system and metric, a column for each ratio."""
+    """Return a Markdown table with one row per system and metric and one column per ratio."""
     lines = [
         "| | | " + " | ".join(f"{ratio:g} dB" for ratio in ratios) + " |",
         "| --- | --- |" + " ---: |" * len(ratios),

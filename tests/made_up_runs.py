@@ -1,4 +1,4 @@
-"""Run directories made up for tests, written by the writers of real ones."""
+"""Made-up run directories for tests, written with the same code as real ones."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DIRECTIONS: dict[str, bool | None] = {"stoi": True, "lsd": False, "si_sdr_lag_ms
 
 
 def utterances(stoi: float, count: int = 20, spread: float = 0.1, seed: int = 0, lsd: float = 1.0) -> list[list[float]]:
-    """STOI, LSD and lag of each utterance: hard and easy ones, the same for all systems, about the given means."""
+    """STOI, LSD and lag of each utterance around the given means; the same ones are hard for all systems."""
     hardness = np.random.default_rng(0).uniform(-spread, spread, count)
     own = np.random.default_rng(seed).normal(0, 0.002, count)
     return [[stoi + h + o, lsd - h, 0.25] for h, o in zip(hardness - hardness.mean(), own - own.mean(), strict=True)]
 
 
 def write_scores(folder: Path, systems: Mapping[str, Sequence[Sequence[float]]], split: str = "test") -> None:
-    """The table of a closing evaluation."""
+    """Write the table of a closing evaluation."""
     rows = [
         ItemScore(f"{split}/{number}", system, dict(zip(DIRECTIONS, values, strict=True)))
         for system, of in systems.items()
@@ -50,7 +50,7 @@ def made_up_run(
     input_stoi: float = 0.6,
     finished: bool = True,
 ) -> Path:
-    """Writes a run that validated every 100 steps with the given STOI, and closed with the given scores."""
+    """Write a run that validated every 100 steps with the given STOI and ended with the given closing scores."""
     folder.mkdir(parents=True)
     typed = [f"experiment={experiment}", *overrides]
     config: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""``bcfusion evaluate --enhanced DIR --reference DIR``: files that any program has enhanced, scored as ours are."""
+"""``bcfusion evaluate --enhanced DIR --reference DIR``: score files that any program has enhanced."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.commands.shared.evaluate_output import conclude, hydra_directory, own_settings, parse_groups, timed_output
+from bcfusion.commands.shared.evaluate_output import (
+    hydra_directory,
+    parse_groups,
+    separate_settings,
+    timed_folder,
+    write_results,
+)
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.errors import ConfigError, DataError
+from bcfusion.evaluation.systems import INPUT, TARGET, is_input
+from bcfusion.run.layout import RunDir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -18,42 +26,48 @@ if TYPE_CHECKING:
     from bcfusion.evaluation.folders import Matched
 
 OPTIONS = ("--enhanced", "--reference", "--input", "--name", "--tolerance")
-#: groups of the configuration that say how files are scored; the others speak of networks
+#: keys of the configuration that set how files are scored; the others concern networks
 USED = ("metrics", "sample_rate", "cutoff_frequency")
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What to score: the references and, by the name of the system, the folders; the input first."""
+    """What to score.
+
+    Attributes:
+        reference: folder with clean speech.
+        systems: name of the system to its folder; the input, if there is one, is first.
+        tolerance: seconds by which lengths may differ.
+    """
 
     reference: Path
     systems: Mapping[str, Path]
     tolerance: float
 
 
-def asked_for(argv: Sequence[str]) -> bool:
-    """Whether the command line is one of folders, not of a model."""
+def is_requested(argv: Sequence[str]) -> bool:
+    """Return whether a command line names folders instead of a model."""
     return any(argument.partition("=")[0] in OPTIONS for argument in argv)
 
 
 def main(argv: list[str]) -> int:
-    """Scores the folders; returns the exit status.
+    """Score the folders; return the exit status.
 
     Raises:
-        BcfusionError: nothing can be scored: no such folder, no names in common, a metric that does not exist.
+        BcfusionError: nothing can be scored: a folder or metric does not exist, or the folders have no names in common.
     """
     folders, rest = _parse(argv)
-    given, settings = own_settings(rest, ("output", "group_by", "split"))
+    overrides, settings = separate_settings(rest, ("output", "group_by", "split"))
     problems = [f"split: folders have none, every file of {folders.reference} counts"] if "split" in settings else []
-    typed = [argument for argument in given if "=" in argument and not argument.startswith("-")]
+    typed = [argument for argument in overrides if "=" in argument and not argument.startswith("-")]
     keys = [argument.lstrip("+~").partition("=")[0].partition(".")[0] for argument in typed]
     for key in keys:
         if key not in USED:
-            problems.append(f"{key}: says nothing about enhanced files; what does: {', '.join(USED)}, group_by, output")
+            problems.append(f"{key}: has no effect on enhanced files; these have: {', '.join(USED)}, group_by, output")
     group_by = parse_groups(settings["group_by"]) if "group_by" in settings else []
     if "corpus" in group_by:
-        problems.append("group_by=corpus: folders of files do not tell it")
-    if "snr" in group_by and "input" not in folders.systems:
+        problems.append("group_by=corpus: not known for folders of files")
+    if "snr" in group_by and INPUT not in folders.systems:
         problems.append("group_by=snr: give the noisy files too, as --input DIR")
     if problems:
         raise ConfigError(problems[:2])
@@ -62,13 +76,13 @@ def main(argv: list[str]) -> int:
 
     matched = match_folders(folders.reference, folders.systems)
     if "speaker" in group_by and not any("/" in name for name in matched.references):
-        raise DataError(f"group_by=speaker: files of {folders.reference} lie in no subfolders that would be speakers")
+        raise DataError(f"group_by=speaker: {folders.reference} has no subfolders that name speakers")
     if "sample_rate" not in keys:
-        given.append(f"sample_rate={common_rate(matched.references)}")
-    output = Path(settings["output"]) if "output" in settings else timed_output(Path("runs") / "evaluation")
+        overrides.append(f"sample_rate={common_rate(matched.references)}")
+    output = Path(settings["output"]) if "output" in settings else timed_folder(RunDir(Path("runs")).evaluations)
     run(
         lambda cfg: _task(cfg, folders, matched, output, group_by),
-        [*given, hydra_directory(output)],
+        [*overrides, hydra_directory(output)],
         config_name="train",
         module_file=__file__,
         verb="evaluate",
@@ -77,7 +91,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
-    """The folders, and the arguments that are not about them."""
+    """Return the folders, and the arguments that do not concern them."""
     parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
     parser.add_argument("--enhanced", metavar="DIR", type=Path, action="append", default=[])
     parser.add_argument("--reference", metavar="DIR", type=Path)
@@ -94,23 +108,21 @@ def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
         raise ConfigError([f"--tolerance: must be a number of seconds, 0 or more, not {arguments.tolerance:g}"])
     models = [argument for argument in rest if "=" not in argument and not argument.startswith("-")]
     options = [argument for argument in rest if argument.startswith("-")]
-    if models and not options:  # the value of an option of Hydra's looks the same
-        raise ConfigError([f"evaluate: {models[0]} stands beside --enhanced: score a model or folders, not both"])
-    from bcfusion.evaluation.summary import is_input
-
+    if models and not options:  # the value of one of Hydra's options looks the same
+        raise ConfigError([f"evaluate: {models[0]} and --enhanced are both given: score a model or folders, not both"])
     names = arguments.name or [folder.resolve().name for folder in arguments.enhanced]
     if len(names) != len(arguments.enhanced):
         raise ConfigError([f"--name: give one for each of the {len(arguments.enhanced)} --enhanced, in their order"])
     for name in names:
-        if is_input(name) or name == "target" or not name.strip() or names.count(name) > 1:
-            raise ConfigError([f"--name: {name!r} is taken or reserved: give each --enhanced a name of its own"])
-    before = {} if arguments.input is None else {"input": arguments.input}
+        if is_input(name) or name == TARGET or not name.strip() or names.count(name) > 1:
+            raise ConfigError([f"--name: {name!r} is taken or reserved: give each --enhanced its own name"])
+    before = {} if arguments.input is None else {INPUT: arguments.input}
     systems = {**before, **dict(zip(names, arguments.enhanced, strict=True))}
     return Folders(arguments.reference, systems, arguments.tolerance), rest
 
 
 def _task(cfg: DictConfig, folders: Folders, matched: Matched, output: Path, group_by: Sequence[str]) -> None:
-    """Scores, prints the tables, writes them."""
+    """Score the folders, print the tables, and write the results."""
     from bcfusion.configuration.check import verify
     from bcfusion.configuration.compose import build
     from bcfusion.evaluation.folders import score_folders
@@ -121,9 +133,9 @@ def _task(cfg: DictConfig, folders: Folders, matched: Matched, output: Path, gro
         raise ConfigError(problems)
     with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
         scores = score_folders(matched, scorer, cfg.sample_rate, folders.tolerance, with_snr="snr" in group_by)
-    tested = [name for name in folders.systems if name != "input"]
-    conclude(scores, group_by, output, f"{', '.join(tested)} against {folders.reference}, {cfg.sample_rate} Hz")
+    tested = [name for name in folders.systems if name != INPUT]
+    write_results(scores, group_by, output, f"{', '.join(tested)} against {folders.reference}, {cfg.sample_rate} Hz")
     for line in matched.notes.lines():
         print(f"note: {line}")
-    if "input" not in folders.systems:
-        print("note: no row of the input; --input DIR adds it")
+    if INPUT not in folders.systems:
+        print("note: no row for the input; --input DIR adds it")

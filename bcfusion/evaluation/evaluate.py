@@ -1,73 +1,112 @@
-"""Scores a generator on whole files, the input beside it."""
+"""Evaluate a model on whole files: the procedure shared by training and the verbs evaluate and listen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bcfusion.contracts import Batch, Generator
+from bcfusion.contracts import Generator
+from bcfusion.errors import CheckpointError
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import Scores
+from bcfusion.evaluation.systems import ENHANCED, TARGET, input_names
+from bcfusion.evaluation.utterances import Utterances
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.nn.network import estimate_of
 from bcfusion.probe import device_of
+from bcfusion.run.bundle import bundle_of, load_generator
 
-ENHANCED = "enhanced"  #: name of the system under test in scores and tables
-INPUT = "input"  #: name of its input; with several sensors ``input (<sensor>)``
+__all__ = ["OnItem", "enhance_item", "evaluate", "input_signals", "load_model"]
+
 WHOLE_SECONDS = 30.0  # longer files are enhanced in chunks, with the same result and in bounded memory
+
+OnItem = Callable[[int, str, Mapping[str, np.ndarray]], None]
+"""Receives index, id and signals ``(T,)`` (inputs, ``enhanced``, ``target``) of each utterance."""
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    utterances: Utterances,
+    scorer: Scorer,
+    on_item: OnItem | None = None,
+    device: str = "cpu",
+) -> Scores:
+    """Score the output of a model, and its input, on whole files.
+
+    The metrics of one utterance are computed while the model works on the next ones.
+
+    Args:
+        model: a generator in evaluation mode, on the device where it runs; or a run directory, bundle or checkpoint,
+            which is loaded by :func:`load_model`.
+        utterances: what to evaluate on.
+        scorer: computes the metrics in its processes.
+        on_item: receives the signals of each utterance.
+        device: for a model that is loaded.
+
+    Returns:
+        One row for each utterance and system. Utterances whose files cannot be read come last, as skipped.
+
+    Raises:
+        CheckpointError: the model cannot be loaded, or needs other sensors or another sample rate.
+        DataError: too many files cannot be read.
+    """
+    if isinstance(model, nn.Module):
+        generator = model
+    else:
+        generator = load_model(model, utterances.sensors, utterances.sample_rate, device)
+    index = 0
+    with torch.inference_mode():
+        for batch in utterances.batches:
+            for position, item in enumerate(batch["ids"]):
+                length = int(batch["lengths"][position])
+                inputs = batch["inputs"][position, :, :length]
+                target = batch["target"][position, 0, :length].cpu().numpy()
+                estimate = enhance_item(generator, inputs)
+                signals = {**input_signals(inputs, length, utterances.sensors), ENHANCED: estimate}
+                scorer.submit(item, signals, target, utterances.about(batch, position))
+                if on_item is not None:
+                    on_item(index, item, {**signals, TARGET: target})
+                index += 1
+    return utterances.complete(scorer.collect())
+
+
+def load_model(model: str | Path, sensors: Sequence[str], sample_rate: int, device: str = "cpu") -> nn.Module:
+    """Load a generator that has to fit a task.
+
+    Args:
+        model: run directory, bundle or checkpoint.
+        sensors: names of the input channels of the task, in order.
+        sample_rate: of the task, in Hz.
+        device: where to put the generator.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or was trained for other sensors or another sample rate.
+    """
+    generator = load_generator(model, device=device)
+    bundle = bundle_of(generator)
+    assert bundle is not None  # load_generator attaches it
+    if bundle.sensors != list(sensors) or bundle.sample_rate != sample_rate:
+        raise CheckpointError(
+            f"{model} takes {', '.join(bundle.sensors)} at {bundle.sample_rate} Hz, but the task gives "
+            f"{', '.join(sensors)} at {sample_rate} Hz: choose its recipe and sample_rate"
+        )
+    return generator
 
 
 def input_signals(inputs: Tensor, length: int, sensors: Sequence[str]) -> dict[str, np.ndarray]:
-    """The sensors' signals of one item ``(S, T)``, cut to ``length``, by the name of their row in tables."""
-    signals = inputs[:, :length].float().cpu().numpy()
-    if len(sensors) == 1:
-        return {INPUT: signals[0]}
-    return {f"{INPUT} ({sensor})": signals[channel] for channel, sensor in enumerate(sensors)}
+    """Return the first ``length`` samples of each channel of ``inputs (S, T)``, by the name of its system."""
+    return dict(zip(input_names(sensors), inputs[:, :length].float().cpu().numpy(), strict=True))
 
 
 @torch.inference_mode()
 def enhance_item(generator: nn.Module, inputs: Tensor) -> np.ndarray:
-    """Enhances one item ``(S, T)`` of any length in bounded memory; returns ``(T,)`` float32."""
+    """Enhance one item ``(S, T)`` of any length in bounded memory; return ``(T,)`` float32."""
     device = device_of(generator)
     if inputs.shape[-1] <= WHOLE_SECONDS * cast("Generator", generator).sample_rate:
-        output = generator(inputs.unsqueeze(0).to(device))
-        estimate = estimate_of(output)
-        return estimate[0, 0].float().cpu().numpy()
+        return estimate_of(generator(inputs.unsqueeze(0).to(device)))[0, 0].float().cpu().numpy()
     return enhance_signal(generator, inputs.to(device), chunk_seconds=WHOLE_SECONDS)[0].float().cpu().numpy()
-
-
-def evaluate_generator(
-    generator: nn.Module,
-    batches: Iterable[Batch],
-    scorer: Scorer,
-    sensors: Sequence[str],
-    on_item: Callable[[int, str, Mapping[str, np.ndarray]], None] | None = None,
-    describe: Callable[[Batch, int], Mapping[str, str]] | None = None,
-) -> Scores:
-    """Metrics of the enhanced signals and of the input, for each item of the batches.
-
-    Args:
-        generator: in evaluation mode, on the device where it shall run.
-        batches: whole files, see :class:`bcfusion.contracts.Batch`.
-        scorer: computes the metrics in its processes while the generator works on.
-        sensors: names of the input channels.
-        on_item: called with index, id and signals (inputs, ``enhanced``, ``target``) of each item.
-        describe: gives further columns of the scores for an item, from its batch and its position there; as
-            :class:`bcfusion.evaluation.utterances.Utterances`.
-    """
-    index = 0
-    for batch in batches:
-        for position, item in enumerate(batch["ids"]):
-            length = int(batch["lengths"][position])
-            inputs = batch["inputs"][position, :, :length]
-            target = batch["target"][position, 0, :length].cpu().numpy()
-            signals = {**input_signals(inputs, length, sensors), ENHANCED: enhance_item(generator, inputs)}
-            scorer.submit(item, signals, target, None if describe is None else describe(batch, position))
-            if on_item is not None:
-                on_item(index, item, {**signals, "target": target})
-            index += 1
-    return scorer.collect()

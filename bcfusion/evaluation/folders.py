@@ -1,8 +1,7 @@
-"""Scores of files that are there already: another system's output beside its reference, matched by name."""
+"""Score existing files: the output of any program against its references, matched by name."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -14,34 +13,34 @@ import torch
 from bcfusion import audio
 from bcfusion.audio import UnreadableAudio
 from bcfusion.errors import DataError
-from bcfusion.evaluation.evaluate import INPUT
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.systems import INPUT
 from bcfusion.evaluation.utterances import UNREADABLE, snr_text
 
 __all__ = ["Matched", "Notes", "common_rate", "match_folders", "score_folders"]
 
-NO_FILE = "no file of that name"  #: reason of an utterance that a system has no file for
-NOT_MONO = "not mono"  #: reason of a file with several channels
-OTHER_LENGTH = "other length than the reference"  #: reason of a file that is too long or too short
+# Reasons for which an utterance is skipped
+NO_FILE = "no file of that name"
+NOT_MONO = "not mono"
+OTHER_LENGTH = "other length than the reference"
 
 
 @dataclass
 class Notes:
-    """What was noticed about files: each kind counted, with its first example.
+    """Observations about files, each kind with its examples.
 
     Attributes:
-        found: kind to the examples, in order.
+        found: kind, such as ``cannot be read``, to the examples in order.
     """
 
     found: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, example: str) -> None:
-        """Takes one more of a kind; ``kind`` is said of files, as ``cannot be read``."""
         self.found.setdefault(kind, []).append(example)
 
     def lines(self) -> list[str]:
-        """A line for each kind: how many, and the first."""
+        """Return one line per kind: count and first example."""
         return [
             f"{len(examples)} {'file' if len(examples) == 1 else 'files'}: {kind} (first: {examples[0]})"
             for kind, examples in self.found.items()
@@ -50,12 +49,12 @@ class Notes:
 
 @dataclass(frozen=True)
 class Matched:
-    """Files of one name.
+    """Files joined by name: the path below their folder, without suffix, with ``/`` between folders.
 
     Attributes:
-        references: name (path below the folder, without suffix, ``/`` between folders) to the reference.
-        systems: system to name to its file; the input, where there is one, is the first.
-        notes: names without partner.
+        references: name to reference.
+        systems: system to name to file; the input, if there is one, is first.
+        notes: names without a partner.
     """
 
     references: Mapping[str, Path]
@@ -64,18 +63,18 @@ class Matched:
 
 
 def match_folders(reference: Path, systems: Mapping[str, Path]) -> Matched:
-    """Join the files below the folders that have the same path there, suffixes aside.
+    """Join the files that have the same path below their folders, regardless of the suffix.
 
-    An utterance is what the reference and at least one system under test have. Of two files that differ by their
-    suffix alone the first counts.
+    An utterance is kept if the reference and at least one system under test have it. Of two files that differ only in
+    their suffix, the first counts.
 
     Args:
-        reference: folder of clean speech.
-        systems: name to folder; :data:`~bcfusion.evaluation.evaluate.INPUT` is no system under test.
+        reference: folder with clean speech.
+        systems: name to folder; :data:`~bcfusion.evaluation.systems.INPUT` is not a system under test.
 
     Raises:
-        AudioError: a folder is not there or holds no sound file.
-        DataError: a file in place of a folder, or no names in common.
+        AudioError: a folder does not exist or contains no sound file.
+        DataError: one of them is a file, or they have no names in common.
     """
     notes = Notes()
     clean = _by_name(reference, notes)
@@ -86,7 +85,7 @@ def match_folders(reference: Path, systems: Mapping[str, Path]) -> Matched:
         system, files = next(iter(tested.items()))
         raise DataError(
             f"no names in common: {systems[system]} has {next(iter(files))}, {reference} has {next(iter(clean))}\n"
-            "files belong together that have the same path below their folders, suffixes aside: rename one side"
+            "files are matched by their path below the folders, without suffix: rename one side"
         )
     for name in sorted(clean.keys() - set(names)):
         notes.add("references without an enhanced file, left out", str(clean[name]))
@@ -97,10 +96,10 @@ def match_folders(reference: Path, systems: Mapping[str, Path]) -> Matched:
 
 
 def common_rate(references: Mapping[str, Path]) -> int:
-    """The sample rate of the references, in Hz, as their headers say.
+    """Return the sample rate in Hz that the headers of the references give.
 
     Raises:
-        DataError: they have several, or none of them can be read.
+        DataError: the rates differ, or no reference can be read.
     """
     rates: dict[int, Path] = {}
     problem = ""
@@ -115,7 +114,7 @@ def common_rate(references: Mapping[str, Path]) -> int:
         (one, first), (other, second), *_ = rates.items()
         raise DataError(
             f"references of several sample rates: {first} has {one} Hz, {second} {other} Hz\n"
-            f"say at which one to score, as in sample_rate={min(rates)}"
+            f"give the one to score at, as in sample_rate={min(rates)}"
         )
     return next(iter(rates))
 
@@ -123,25 +122,25 @@ def common_rate(references: Mapping[str, Path]) -> int:
 def score_folders(
     matched: Matched, scorer: Scorer, sample_rate: int, tolerance: float = 0.1, with_snr: bool = False
 ) -> Scores:
-    """Score every system's files against the references; what cannot be read or compared is skipped with its reason.
+    """Score every system's files against the references; skip what cannot be read or compared, with the reason.
 
-    Files of another sample rate are resampled. Signals that differ in length by no more than the tolerance are cut to
-    the shorter one, behind. Both are told in ``matched.notes``.
+    Files with another sample rate are resampled. Signals whose lengths differ by no more than the tolerance are cut to
+    the shorter one at the end. Both are reported in ``matched.notes``.
 
     Args:
         matched: the files.
-        scorer: of the metrics.
+        scorer: computes the metrics.
         sample_rate: at which signals are compared, in Hz.
-        tolerance: seconds.
-        with_snr: whether to give each utterance the signal-to-noise ratio of the input, taking ``input - reference``
-            for its noise: right for clean speech with noise added to it, and for nothing else.
+        tolerance: in seconds.
+        with_snr: whether to add the signal-to-noise ratio of the input to each utterance. ``input - reference`` is
+            taken as the noise, which is right only for clean speech with noise added to it.
 
     Returns:
-        A row for each utterance and system, in the order of the references, with the columns ``speaker`` (the first
-        folder on the way to the file, empty where there is none), ``corpus`` (empty) and ``snr``.
+        One row per utterance and system, in the order of the references, with the columns ``speaker`` (the first
+        folder on the way to the file, empty if there is none), ``corpus`` (empty) and ``snr``.
 
     Raises:
-        DataError: not one file of a system under test could be scored.
+        DataError: no file of a system under test could be scored.
     """
     reader = _Reader(sample_rate, tolerance, matched.notes)
     skipped: list[ItemScore] = []
@@ -163,8 +162,7 @@ def score_folders(
             assert target is not None
             scorer.submit(name, {system: signal}, target[: len(signal)], info)
         for system, reason in reasons.items():
-            values = dict.fromkeys(scorer.higher_is_better, math.nan)
-            skipped.append(ItemScore(name, system, values, dict.fromkeys(values, reason), info))
+            skipped.append(ItemScore.unscored(name, system, scorer.higher_is_better, reason, info))
     scores = scorer.collect()
     if not any(row.system != INPUT for row in scores.rows):
         raise DataError(f"nothing to score in {len(matched.references)} utterances\n{reader.first_fault}")
@@ -174,7 +172,7 @@ def score_folders(
 
 
 class _Reader:
-    """Reads files so that they can be compared, and notes what had to be done to them."""
+    """Reads files so that they can be compared, and notes what had to be changed."""
 
     def __init__(self, sample_rate: int, tolerance: float, notes: Notes) -> None:
         self._sample_rate = sample_rate
@@ -183,21 +181,21 @@ class _Reader:
         self.first_fault = ""
 
     def read(self, path: Path) -> tuple[np.ndarray | None, str]:
-        """The signal ``(T,)``, or None and the reason."""
+        """Return the signal ``(T,)``, or None and the reason."""
         try:
             samples, rate = audio.read(path)
         except UnreadableAudio as error:
             return None, self._fault("cannot be read, skipped", UNREADABLE, str(error))
         if samples.shape[0] != 1:
             fault = f"{path} has {samples.shape[0]} channels: give mono files"
-            return None, self._fault("not mono, skipped", NOT_MONO, fault)
+            return None, self._fault(f"{NOT_MONO}, skipped", NOT_MONO, fault)
         if rate != self._sample_rate:
             self._notes.add(f"resampled from {rate} to {self._sample_rate} Hz", str(path))
             samples = audio.resample(torch.from_numpy(samples), rate, self._sample_rate).numpy()
         return samples[0], ""
 
     def pair(self, path: Path | None, target: np.ndarray) -> tuple[np.ndarray | None, str]:
-        """The signal as far as the target reaches, or None and the reason."""
+        """Return the signal, cut to the length of the target, or None and the reason."""
         if path is None:
             return None, NO_FILE
         signal, reason = self.read(path)
@@ -220,12 +218,12 @@ class _Reader:
 def _by_name(folder: Path, notes: Notes) -> dict[str, Path]:
     folder = folder.expanduser()
     if folder.is_file():
-        raise DataError(f"{folder} is a file: give the folder that it lies in")
+        raise DataError(f"{folder} is a file: give the folder that contains it")
     files: dict[str, Path] = {}
     for path in audio.find_audio(folder):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if files.setdefault(name, path) != path:
-            notes.add("left out, since another has the same name", str(path))
+            notes.add("left out, because another one has the same name", str(path))
     return files
 
 

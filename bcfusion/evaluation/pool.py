@@ -1,44 +1,40 @@
-"""Scoring of many utterances in worker processes while the network is busy with the next batch.
+"""Score many utterances in worker processes while the network is busy with the next ones.
 
-PESQ holds Python's interpreter lock, so threads would not help. The workers import this module before anything else, so
-NumPy is not imported at its top: its linear algebra reads the number of its threads once, when it is loaded.
+PESQ holds Python's interpreter lock, so threads would not help. The workers import this module, so NumPy is imported
+where it is used: see :mod:`bcfusion.evaluation.workers`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
-import multiprocessing.connection
 import os
 import pickle
-import signal
-import sys
-import threading
-import types
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import TYPE_CHECKING
 
 from bcfusion.contracts import ItemMetric, Metric, Skip
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.workers import start_workers
+from bcfusion.requirements import at_least, require
 
 if TYPE_CHECKING:
     import numpy as np
 
+__all__ = ["Scorer"]
+
 logger = logging.getLogger(__name__)
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-WORKER_DIED = "scoring process died"
+WORKER_DIED = "scoring process died"  #: reason for which an utterance is skipped
 
 
 @dataclass
 class _Job:
-    """One utterance to score: every system's signal against the same target."""
+    """One utterance to score: the signal of every system against the same target."""
 
     id: str
     signals: dict[str, np.ndarray]
@@ -48,28 +44,27 @@ class _Job:
 
 
 class Scorer:
-    """Scores utterances in worker processes, asynchronously, for as many validations as there are.
+    """Score utterances asynchronously in worker processes; one scorer serves any number of validations.
 
-    The workers start with the first utterance and stay until :meth:`close`. They never import the user's main script,
-    leave Ctrl-C and SIGTERM to the parent, and die when it dies. An utterance on which a worker dies (out of memory, a
-    crash in a metric's C code) is tried again alone in a fresh worker and, if that dies too, counted as skipped. Where
-    no worker can be started at all, scoring goes on in this process, with a warning.
+    The workers start with the first utterance and stay until :meth:`close`. An utterance on which a worker dies (out of
+    memory, a crash in a metric's C code) is tried again alone in a fresh worker and, if that dies too, is skipped. If
+    no worker can be started at all, scoring continues in this process, with a warning.
 
     Args:
         metrics: configuration key to metric; picklable, and defined in an importable module.
         sample_rate: of all signals, in Hz.
-        workers: processes; 0 scores in this process, synchronously; None: half of the available cores, 1 to 8.
+        workers: number of processes; 0: score in this process, synchronously; None: half of the available cores, 1 to
+            8.
 
     Raises:
-        ConfigError: two metrics give a value of the same name, or a metric cannot be sent to a worker.
-        ValueError: a negative number of workers.
+        ConfigError: ``workers`` is negative, two metrics give a value of the same name, or a metric cannot be sent to
+            a worker.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], sample_rate: int, workers: int | None = None) -> None:
         if workers is None:
             workers = min(max(len(os.sched_getaffinity(0)) // 2, 1), 8)
-        if workers < 0:
-            raise ValueError(f"workers must not be negative: {workers}")
+        require(self, at_least(0, workers=workers))
         self._metrics = dict(metrics)
         self._sample_rate = sample_rate
         self._workers = workers
@@ -82,7 +77,7 @@ class Scorer:
 
     @property
     def higher_is_better(self) -> dict[str, bool | None]:
-        """Value name of every metric to its direction, None for information."""
+        """Direction of each value of the metrics; None for information only."""
         return dict(self._higher_is_better)
 
     def submit(
@@ -92,10 +87,12 @@ class Scorer:
         target: np.ndarray,
         info: Mapping[str, str] | None = None,
     ) -> None:
-        """Have every system's signal scored against the target. Waits only where workers are far behind.
+        """Have every system's signal scored against the target; wait only if the workers are far behind.
 
         Args:
-            item_id: of the utterance. signals: system name to ``(T,)``, copied. target: ``(T,)``, copied.
+            item_id: of the utterance.
+            signals: system name to ``(T,)``, copied.
+            target: ``(T,)``, copied.
             info: further columns of the CSV, such as the speaker.
 
         Raises:
@@ -116,7 +113,7 @@ class Scorer:
         self._dispatch(position, job)
 
     def collect(self) -> Scores:
-        """Wait for everything submitted since the last call, and return it in the order of submission."""
+        """Wait for everything submitted since the last call and return it in the order of submission."""
         while self._pending:
             self._take_finished()
         rows = [row for position in sorted(self._rows) for row in self._rows[position]]
@@ -125,7 +122,7 @@ class Scorer:
 
     def reset(self) -> None:
         """Forget everything submitted since the last :meth:`collect`, as after an interrupted validation."""
-        self._pending = {}  # not cancelled: a pool that breaks later stumbles over cancelled futures (Python 3.11)
+        self._pending = {}  # not cancelled: a pool that breaks later fails on cancelled futures (Python 3.11)
         self._rows = {}
         self._submitted = 0
 
@@ -183,7 +180,7 @@ class Scorer:
         try:
             if self._workers:
                 self._running().submit(_ready).result()
-        except (BrokenExecutor, OSError) as error:  # it dies without any audio
+        except (BrokenExecutor, OSError) as error:  # a worker dies without any audio
             self._give_up_workers(error)
         if self._workers == 0:
             return _score(self._metrics, job)
@@ -192,11 +189,8 @@ class Scorer:
         except BrokenExecutor:
             self._stop_workers()
             logger.warning("%s: the scoring process died again; the utterance is skipped", job.id)
-            names = list(self._higher_is_better)
-            return [
-                ItemScore(job.id, system, dict.fromkeys(names, math.nan), dict.fromkeys(names, WORKER_DIED), job.info)
-                for system in job.signals
-            ]
+            names = self._higher_is_better
+            return [ItemScore.unscored(job.id, system, names, WORKER_DIED, job.info) for system in job.signals]
 
     def _give_up_workers(self, error: Exception) -> None:
         logger.warning("no scoring process can be started (%s); scoring in the main process from now on", error)
@@ -205,7 +199,7 @@ class Scorer:
 
     def _running(self) -> ProcessPoolExecutor:
         if self._executor is None:
-            self._executor = ProcessPoolExecutor(self._workers, mp_context=_Context(), initializer=_prepare_worker)
+            self._executor = start_workers(self._workers)
         return self._executor
 
     def _stop_workers(self) -> None:
@@ -214,58 +208,13 @@ class Scorer:
             self._executor = None
 
 
-class _Process(SpawnProcess):
-    """A process that starts from a bare interpreter and is ended by its parent alone."""
-
-    def start(self) -> None:
-        """Start without the parent's main module and with the signals of its process group blocked.
-
-        ``multiprocessing`` would import the main script again in the child: torch, and whatever an unguarded script
-        does. A blocked signal stays blocked in the child from its first instruction, and is only late in the parent.
-        """
-        main = sys.modules["__main__"]
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            super().start()
-        finally:
-            sys.modules["__main__"] = main
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-    def terminate(self) -> None:
-        """Kill: SIGTERM is blocked, and a broken pool waits for the processes it terminates."""
-        self.kill()
-
-
-class _Context(SpawnContext):
-    Process = _Process
-
-
-def _prepare_worker() -> None:
-    """Limit linear algebra to one thread, before NumPy is loaded, and watch the parent."""
-    for variable in THREAD_VARIABLES:
-        os.environ[variable] = "1"
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """End this process when its parent is gone; the executor's own pipe would keep it waiting for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    # the sentinel alone is not enough: processes forked from the parent (data loaders) hold its other end open
-    while os.getppid() == parent.pid and not multiprocessing.connection.wait([parent.sentinel], timeout=1.0):
-        pass
-    os._exit(1)
-
-
 def _ready() -> None:
-    """Prove that a worker lives."""
+    """Do nothing, to show that a worker is alive."""
 
 
 @lru_cache(maxsize=1)
 def _load(pickled: bytes) -> dict[str, Metric]:
-    """Unpickle the metrics once in each worker, so that what they load lazily is loaded once."""
+    """Unpickle the metrics once per worker, so that what they load lazily is loaded once."""
     return pickle.loads(pickled)
 
 
@@ -274,7 +223,7 @@ def _score_pickled(pickled: bytes, job: _Job) -> list[ItemScore]:
 
 
 def _score(metrics: Mapping[str, Metric], job: _Job) -> list[ItemScore]:
-    """Score every system of one utterance; what a metric raises is a reason, never the end of the run."""
+    """Score every system of one utterance; whatever a metric raises becomes a reason to skip the value."""
     rows = []
     for system, estimate in job.signals.items():
         row = ItemScore(job.id, system, {}, {}, job.info)
@@ -287,7 +236,7 @@ def _score(metrics: Mapping[str, Metric], job: _Job) -> list[ItemScore]:
                     values = metric.score(estimate, job.target, job.sample_rate)
             except Skip as skip:
                 values, reason = {}, str(skip)
-            except Exception as error:  # a metric of the user's own may raise anything, and hours are at stake
+            except Exception as error:  # a user's own metric may raise anything, and hours of training are at stake
                 values, reason = {}, f"{type(error).__name__}: {error}"
             for name in metric.names:
                 row.values[name] = float(values.get(name, math.nan))
@@ -298,7 +247,7 @@ def _score(metrics: Mapping[str, Metric], job: _Job) -> list[ItemScore]:
 
 
 def _directions(metrics: Mapping[str, Metric]) -> dict[str, bool | None]:
-    """Collect the value names of all metrics with their directions, refusing two of the same name."""
+    """Return the value names of all metrics with their directions; refuse two of the same name."""
     owner: dict[str, str] = {}
     directions: dict[str, bool | None] = {}
     for key, metric in metrics.items():
@@ -313,7 +262,7 @@ def _directions(metrics: Mapping[str, Metric]) -> dict[str, bool | None]:
 
 
 def _pickle(metrics: dict[str, Metric]) -> bytes:
-    """Pickle the metrics, naming the one that cannot be."""
+    """Pickle the metrics; name the one that cannot be pickled."""
     for key, metric in metrics.items():
         problem = "is defined in the main script" if type(metric).__module__ == "__main__" else ""
         try:

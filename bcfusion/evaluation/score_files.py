@@ -1,4 +1,4 @@
-"""Scores and their statistics as files for other programs; the CSV of the scores is :meth:`Scores.write_csv`."""
+"""Files of scores and statistics for other programs; :meth:`Scores.write_csv` writes the CSV of the scores."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ _SUMMARY = ("group_by", "group", "system", "metric", "count", "skipped", "mean",
 
 
 def write_parquet(scores: Scores, path: Path) -> None:
-    """Write the columns and rows of :meth:`Scores.write_csv`, with numbers in full precision.
+    """Write the columns and rows of :meth:`Scores.write_csv` as Parquet, with numbers in full precision.
 
-    Metrics and ``snr`` are float64, null where they are unknown; everything else is text. The file appears at once and
-    whole.
+    Metrics and ``snr`` are float64, null if unknown; everything else is text. The file appears whole or not at all.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -47,10 +46,10 @@ def write_parquet(scores: Scores, path: Path) -> None:
 
 
 def write_summary(summary: ScoreSummary, path: Path) -> None:
-    """Write the statistics as CSV: a line for each group, system and metric.
+    """Write the statistics as CSV: one line per group, system and metric.
 
     ``low`` and ``high`` are the ends of the 95 % bootstrap interval of the mean; ``group_by`` and ``group`` are empty
-    for all utterances together; a system ``A - B`` is the difference in pairs, of which no quartiles are given.
+    for all utterances together; a system ``A - B`` is the paired difference, without median and quartiles.
     """
     with appearing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""The scores of many utterances: a row for each utterance and system, means over them, and the CSV."""
+"""Scores of many utterances: one row per utterance and system, their means, and the CSV."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +20,11 @@ class ItemScore:
     """The scores of one system on one utterance.
 
     Attributes:
-        id: of the utterance. system: whose signal was scored (``estimate``, ``input``, ...).
-        values: value name to score, NaN where it was skipped. skipped: value name to the reason.
-        info: what the caller said of the utterance (speaker, noise, ...).
+        id: of the utterance.
+        system: whose signal was scored (``enhanced``, ``input``, ...).
+        values: value name to score, NaN if it was skipped.
+        skipped: value name to the reason.
+        info: further columns, such as the speaker.
     """
 
     id: str
@@ -31,14 +33,20 @@ class ItemScore:
     skipped: dict[str, str] = field(default_factory=dict)
     info: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def unscored(cls, item: str, system: str, names: Iterable[str], reason: str, info: dict[str, str]) -> ItemScore:
+        """Return a row in which every value is skipped for one reason."""
+        skipped = dict.fromkeys(names, reason)
+        return cls(item, system, dict.fromkeys(skipped, math.nan), skipped, info)
+
 
 @dataclass
 class Scores:
-    """All scores of one pass over a set, in the order in which the utterances were submitted.
+    """All scores of one evaluation, in the order of its utterances.
 
     Attributes:
         rows: one for each utterance and system.
-        higher_is_better: value name to direction, None for information; its order is that of all tables.
+        higher_is_better: value name to direction, None for information only; all tables follow its order.
     """
 
     rows: list[ItemScore]
@@ -46,15 +54,15 @@ class Scores:
 
     @classmethod
     def merged(cls, parts: Sequence[Scores]) -> Scores:
-        """Join the scores of several processes, one after the other.
+        """Concatenate the scores of several processes.
 
-        An utterance that several of them scored, as a distributed sampler pads the last batch, counts once.
+        An utterance that several of them scored (a distributed sampler pads the last batch) counts once.
 
         Args:
-            parts: of the same metrics.
+            parts: scores by the same metrics.
 
         Raises:
-            ValueError: no parts, or parts of different metrics.
+            ValueError: there are no parts, or their metrics differ.
         """
         if not parts or any(part.higher_is_better != parts[0].higher_is_better for part in parts):
             raise ValueError("scores to merge must be at least one, and of the same metrics")
@@ -66,26 +74,34 @@ class Scores:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all values."""
+        """Names of all values."""
         return tuple(self.higher_is_better)
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """The names of all systems, in order of appearance."""
+        """Names of all systems, in order of appearance."""
         return tuple(dict.fromkeys(row.system for row in self.rows))
 
     @property
     def info_names(self) -> tuple[str, ...]:
-        """The names of all that the caller said of the utterances, in order of appearance."""
+        """Names of the further columns, in order of appearance."""
         return tuple(dict.fromkeys(name for row in self.rows for name in row.info))
 
+    @property
+    def utterances(self) -> int:
+        """Number of utterances, including those that could not be scored."""
+        return len({row.id for row in self.rows})
+
     def mean(self, system: str) -> dict[str, float]:
-        """Mean of each value over the utterances it was computed for; NaN where there are none."""
+        """Return the mean of each value over the utterances it was computed for; NaN if there are none."""
         scored = {name: self._scored(name, system) for name in self.names}
         return {name: statistics.fmean(values) if values else math.nan for name, values in scored.items()}
 
     def changes(self) -> dict[str, dict[str, float]]:
-        """Mean gain of the last system over each other one, where both were scored: system to value name to gain."""
+        """Return the mean gain of the last system over each other one: system to value name to gain.
+
+        It is taken over the utterances that both were scored on; NaN if there are none.
+        """
         *others, last = self.systems
         return {other: {name: self._gain(name, last, other) for name in self.names} for other in others}
 
@@ -94,7 +110,7 @@ class Scores:
         return len(self._scored(metric_name, system))
 
     def skipped(self, system: str) -> dict[str, Counter[str]]:
-        """Count the reasons of the skipped utterances, for each value name that has any."""
+        """Return the reasons for skipped utterances with their counts, by value name; names without any are absent."""
         reasons: dict[str, Counter[str]] = {}
         for row in self.rows:
             if row.system == system:
@@ -105,11 +121,11 @@ class Scores:
     def write_csv(self, path: str | Path) -> None:
         """Write one line for each utterance and system: id, system, the info columns, every value, skipped.
 
-        A value that was skipped is an empty cell; ``skipped`` reads ``pesq_wb, stoi: estimate is silent; ...``. The
-        file appears at once and whole, or not at all; missing folders are made.
+        A skipped value is an empty cell; the column ``skipped`` reads ``pesq_wb, stoi: estimate is silent; ...``. The
+        file appears whole or not at all; missing folders are created.
         """
         info_names = self.info_names
-        with appearing(Path(path)) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with appearing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "system", *info_names, *self.names, "skipped"])
             for row in self.rows:
@@ -131,7 +147,7 @@ class Scores:
 
 
 def skipped_cell(skipped: Mapping[str, str]) -> str:
-    """Group value names by reason: ``pesq_wb, stoi: estimate is silent; lsd: ...``."""
+    """Return value names grouped by reason: ``pesq_wb, stoi: estimate is silent; lsd: ...``."""
     names: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         names.setdefault(reason, []).append(name)

@@ -1,4 +1,4 @@
-"""Statistics of scores over utterances: spread, bootstrap intervals, and differences of two systems in pairs."""
+"""Statistics of scores over utterances: spread, bootstrap intervals, and paired differences of two systems."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ _DRAWN_AT_ONCE = 4_000_000  # numbers in memory while resampling: 64 MB with the
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one system over the utterances it was computed for; NaN where there are too few of them.
+    """One metric of one system over the utterances it was computed for; NaN if there are too few of them.
 
-    count: utterances. mean, median: of their scores. q1, q3: quartiles, between which half of the scores lie. low,
-    high: bootstrap interval of the mean.
+    Attributes:
+        count: number of utterances.
+        mean: of their scores.
+        median: of their scores.
+        q1: lower quartile.
+        q3: upper quartile.
+        low: lower end of the bootstrap interval of the mean.
+        high: upper end of it.
     """
 
     count: int
@@ -33,10 +39,15 @@ class Summary:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """By how much the second of two systems scores higher than the first, on the utterances that both have.
+    """How much higher the second of two systems scores than the first, on the utterances that both have.
 
-    mean: of the differences. low, high: their bootstrap interval; one that holds 0 tells no better from worse. count:
-    utterances.
+    If the interval contains 0, neither system is shown to be better.
+
+    Attributes:
+        mean: of the differences.
+        low: lower end of their bootstrap interval.
+        high: upper end of it.
+        count: number of utterances.
     """
 
     mean: float
@@ -52,22 +63,23 @@ def bootstrap_interval(
     seed: int = 0,
     statistic: Literal["mean", "median"] = "mean",
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean or median (Efron, 1979): how far another such test set could be off.
+    """Return the percentile bootstrap interval of the mean or median (Efron, 1979).
 
-    The utterances are drawn with replacement, as many as there are, ``draws`` times; the interval holds the middle
-    ``level`` of the statistic of these draws. It takes utterances for independent: those of one speaker are not quite,
-    so that a test set of few speakers is less certain than the interval says. Of few values it is too short: that
-    of ten holds the true mean in about 90 of 100 cases where ``level`` is 0.95, that of five in 80.
+    As many utterances as there are get drawn with replacement, ``draws`` times; the interval contains the middle
+    ``level`` of the statistic of these draws. It assumes independent utterances. Utterances of one speaker are not
+    quite independent, so a test set with few speakers is less certain than the interval suggests. With few values the
+    interval is too short: for ``level`` 0.95, it contains the true mean in about 90 of 100 cases with ten values, and
+    in 80 with five.
 
     Args:
-        values: ``(N,)``; what is not finite is a score that could not be computed, and is left out.
+        values: ``(N,)``; values that are not finite are scores that could not be computed, and are left out.
         level: share of the draws within the interval, in (0, 1).
-        draws: how many test sets to draw.
+        draws: number of test sets to draw.
         seed: of the draws; the same values in the same order give the same interval.
-        statistic: of which an interval is wanted.
+        statistic: that the interval is for.
 
     Returns:
-        Lower and upper end, in the unit of the values; NaN and NaN for less than two values.
+        Lower and upper end, in the unit of the values; both are NaN for fewer than two values.
 
     Raises:
         ValueError: values of another shape, or an argument out of its range.
@@ -95,16 +107,19 @@ def bootstrap_interval(
 def paired_difference(
     a: Mapping[str, float], b: Mapping[str, float], level: float = 0.95, draws: int = 10_000, seed: int = 0
 ) -> PairedDifference:
-    """Difference ``b - a`` of two systems on the utterances that both were scored on.
+    """Return the difference ``b - a`` of two systems on the utterances that both were scored on.
 
-    Pairs are what makes small differences visible: utterances differ far more from each other than systems do on one.
+    Pairing makes small differences visible: utterances differ far more from each other than systems do on one of them.
 
     Args:
-        a: utterance id to score; NaN where it could not be computed. b: the same for the other system.
-        level, draws, seed: of the interval, see :func:`bootstrap_interval`.
+        a: utterance id to score; NaN if it could not be computed.
+        b: the same for the other system.
+        level: see :func:`bootstrap_interval`.
+        draws: see :func:`bootstrap_interval`.
+        seed: see :func:`bootstrap_interval`.
 
     Returns:
-        The same whatever the order of the ids; NaN with a count of 0 where the systems have no utterance in common.
+        The difference, independent of the order of the ids; NaN with a count of 0 if there are no common utterances.
     """
     common = [name for name in sorted(a.keys() & b.keys()) if math.isfinite(a[name]) and math.isfinite(b[name])]
     differences = np.array([b[name] - a[name] for name in common])
@@ -113,11 +128,13 @@ def paired_difference(
 
 
 def summary(values: np.ndarray | Sequence[float], level: float = 0.95, draws: int = 10_000, seed: int = 0) -> Summary:
-    """Count, mean, median, quartiles and the bootstrap interval of the mean.
+    """Return count, mean, median, quartiles and the bootstrap interval of the mean.
 
     Args:
-        values: ``(N,)``; what is not finite is left out.
-        level, draws, seed: of the interval, see :func:`bootstrap_interval`.
+        values: ``(N,)``; values that are not finite are left out.
+        level: see :func:`bootstrap_interval`.
+        draws: see :func:`bootstrap_interval`.
+        seed: see :func:`bootstrap_interval`.
 
     Raises:
         ValueError: values of another shape.

@@ -1,4 +1,4 @@
-"""What scores say: statistics of every metric and system, differences to the input, and the same for groups."""
+"""Statistics of scores: every metric and system, differences to the input, and the same for groups."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from dataclasses import dataclass, field, replace
 
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.evaluation.statistics import PairedDifference, Summary, paired_difference, summary
+from bcfusion.evaluation.systems import is_input
 
-__all__ = ["GROUPS", "UNKNOWN", "ScoreSummary", "grouped", "is_input", "summarise"]
+__all__ = ["GROUPS", "UNKNOWN", "ScoreSummary", "grouped", "summarise"]
 
 GROUPS = ("speaker", "corpus", "snr")  #: what utterances can be grouped by, columns of the scores
-UNKNOWN = "unknown"  #: group of the utterances of which it is not known
-_FEW_RATIOS = 8  # up to so many signal-to-noise ratios are a group each
-_RATIO_STEP = 5  # dB, width of a group where there are more
+UNKNOWN = "unknown"  #: group of the utterances for which it is not known
+_FEW_RATIOS = 8  # up to this many signal-to-noise ratios are a group each
+_RATIO_STEP = 5  # dB, width of a group if there are more
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Statistics of the scores of one pass over a set.
+    """Statistics of the scores of one evaluation.
 
     Attributes:
-        higher_is_better: metric to direction, None for information; its order is that of all tables.
-        utterances: how many there were, those that could not be scored among them.
+        higher_is_better: metric to direction, None for information only; all tables follow its order.
+        utterances: their number, including those that could not be scored.
         systems: system to metric to its statistics.
-        skipped: system to metric to the reasons for which utterances have no score, counted.
-        differences: system under test and what it is compared with (each input, each system under test before it), to
-            metric to the difference on common utterances.
+        skipped: system to metric to the reasons for which utterances have no score, with their counts.
+        differences: pair of a system under test and what it is compared with (each input, each system under test
+            before it), to metric to the difference on common utterances.
         groups: what the utterances were grouped by, to the label of each group, to its own summary.
     """
 
@@ -42,7 +43,7 @@ class ScoreSummary:
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
-        """System to metric to mean."""
+        """Mean by system and metric."""
         return {
             system: {metric: statistics.mean for metric, statistics in metrics.items()}
             for system, metrics in self.systems.items()
@@ -50,7 +51,7 @@ class ScoreSummary:
 
     @property
     def changes(self) -> dict[str, dict[str, float]]:
-        """What the last system changes against each other one, by metric, on the utterances that both have."""
+        """Difference of the last system to each other one, by metric, on the utterances that both have."""
         *_, last = self.systems
         return {
             before: {metric: difference.mean for metric, difference in metrics.items()}
@@ -60,10 +61,10 @@ class ScoreSummary:
 
 
 def summarise(scores: Scores, group_by: Sequence[str] = ()) -> ScoreSummary:
-    """Statistics of all utterances, and of each group of them.
+    """Return the statistics of all utterances and of each group of them.
 
     Args:
-        scores: of one pass.
+        scores: of one evaluation.
         group_by: members of :data:`GROUPS`.
 
     Raises:
@@ -74,7 +75,7 @@ def summarise(scores: Scores, group_by: Sequence[str] = ()) -> ScoreSummary:
     by_id = {(system, metric): _by_id(scores, system, metric) for system in scores.systems for metric in scores.names}
     whole = ScoreSummary(
         higher_is_better=scores.higher_is_better,
-        utterances=len({row.id for row in scores.rows}),
+        utterances=scores.utterances,
         systems={
             system: {metric: summary(list(by_id[system, metric].values())) for metric in scores.names}
             for system in scores.systems
@@ -93,20 +94,20 @@ def summarise(scores: Scores, group_by: Sequence[str] = ()) -> ScoreSummary:
 
 
 def grouped(scores: Scores, by: str) -> dict[str, Scores]:
-    """Divide scores by what is known of the utterances.
+    """Divide scores by what is known about the utterances.
 
-    Signal-to-noise ratios are taken to a tenth of a decibel. Up to eight different ones, of two utterances or more on
-    average, are a group each, as where a test set was mixed at fixed ratios; others are put into steps of 5 dB.
+    Signal-to-noise ratios are rounded to a tenth of a decibel. Up to eight different ratios with two or more utterances
+    on average, as in a test set mixed at fixed ratios, are a group each; otherwise groups are 5 dB wide.
 
     Args:
-        scores: of one pass.
+        scores: of one evaluation.
         by: one of :data:`GROUPS`.
 
     Returns:
-        Label to scores, in the order of numbers or names; :data:`UNKNOWN` last.
+        Label to scores, sorted by number or name; :data:`UNKNOWN` is last.
 
     Raises:
-        ValueError: ``by`` is something else.
+        ValueError: ``by`` is not one of them.
     """
     if by not in GROUPS:
         raise ValueError(f"scores can be grouped by {', '.join(GROUPS)}, not by {by!r}")
@@ -121,17 +122,12 @@ def grouped(scores: Scores, by: str) -> dict[str, Scores]:
     return {label: Scores(rows, scores.higher_is_better) for label, rows in parts.items() if rows}
 
 
-def is_input(system: str) -> bool:
-    """Whether a row of the scores is that of the unprocessed input: ``input`` or ``input (SENSOR)``."""
-    return system == "input" or system.startswith("input (")
-
-
 def _by_id(scores: Scores, system: str, metric: str) -> dict[str, float]:
     return {row.id: row.values[metric] for row in scores.rows if row.system == system and metric not in row.skipped}
 
 
 def _ratio_labels(texts: list[str], utterances: int) -> dict[str, str]:
-    """Ratio as written, in ascending order, to the label of its group."""
+    """Return the label of the group for each ratio as written, in ascending order."""
     ratios = {text: round(float(text), 1) for text in sorted(texts, key=float)}
     if len(set(ratios.values())) <= min(_FEW_RATIOS, utterances // 2):
         return {text: f"{ratio + 0.0:g} dB" for text, ratio in ratios.items()}
@@ -140,6 +136,6 @@ def _ratio_labels(texts: list[str], utterances: int) -> dict[str, str]:
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Key that sorts ``p9`` before ``p10``."""
+    """Return a key that sorts ``p9`` before ``p10``."""
     parts = re.findall(r"\d+|\D+", name)
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]

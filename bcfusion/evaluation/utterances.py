@@ -1,60 +1,100 @@
-"""What is known of the utterances of an evaluation: who speaks, of which corpus, how loud the noise is."""
+"""The utterances of an evaluation: whole files, and what is known about each of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
 from bcfusion.audio.level import active_level, level
 from bcfusion.contracts import UNKNOWN_SPEAKER, Batch, Row
 from bcfusion.data.corpora.manifest_line import number_of
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.loaders import EvalLoader, UnreadableTally
+from bcfusion.data.loading.segments import EvalItems
 from bcfusion.evaluation.scores import ItemScore, Scores
 
 __all__ = ["UNREADABLE", "Utterances", "snr_text"]
 
-UNREADABLE = "unreadable file"  #: reason of an utterance that was left out
+UNREADABLE = "unreadable file"  #: reason for which an utterance is skipped
+_SILENCE = 1e-5  # root mean square below the rounding noise of 16 bits
 
 
 class Utterances:
-    """Tells the speaker, the corpus and the signal-to-noise ratio of each item of an evaluation.
+    """Whole files to evaluate on, with the speaker, corpus and signal-to-noise ratio of each.
 
-    The ratio is measured where a simulator of the task tells the noise that it added: the level of the target while
-    somebody speaks over that of the noise, which with a room holds the late reverberation too. For recorded noise it is
-    what the column ``snr`` of the manifest says. The corpus is the manifest's column ``corpus``.
+    The ratio is measured if a simulator of the task provides the noise that it added: the level of the target while
+    somebody speaks, over the level of the noise, which with a simulated room includes the late reverberation. For
+    recorded noise it is taken from the column ``snr`` of the manifest. The corpus is the manifest's column ``corpus``.
 
     Args:
-        rows: of the split. sample_rate: of the batches, in Hz.
+        rows: the utterances.
+        batches: their signals, see :class:`bcfusion.contracts.Batch`; unreadable utterances are absent.
+        sensors: names of the input channels.
+        sample_rate: of the batches, in Hz.
+        split: that the rows belong to.
+
+    Attributes:
+        rows: by id.
     """
 
-    def __init__(self, rows: Iterable[Row], sample_rate: int) -> None:
-        self._rows = {row.id: row for row in rows}
-        self._sample_rate = sample_rate
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        batches: Iterable[Batch],
+        sensors: Sequence[str],
+        sample_rate: int,
+        split: str = "test",
+    ) -> None:
+        self.rows = {row.id: row for row in rows}
+        self.batches = batches
+        self.sensors = list(sensors)
+        self.sample_rate = sample_rate
+        self.split = split
 
-    def __call__(self, batch: Batch, position: int) -> dict[str, str]:
-        """The columns ``speaker``, ``corpus`` and ``snr`` (dB) of one item; empty where it is not known."""
+    @classmethod
+    def of_split(cls, datamodule: SpeechDataModule, split: str) -> Utterances:
+        """Return all utterances of a split; ``valid`` instead of ``test`` if the corpus has no test split.
+
+        Raises:
+            DataError: the split is empty or does not fit the task. While the batches are read: more files are
+                unreadable than ``data.max_unreadable_share`` allows.
+        """
+        split = datamodule.test_split if split == "test" else split
+        reader = datamodule.reader
+        loader = datamodule.whole_dataloader(split)
+        return cls(datamodule.rows(split), loader, reader.sensors, reader.sample_rate, split)
+
+    @classmethod
+    def of_rows(cls, datamodule: SpeechDataModule, rows: Sequence[Row], split: str) -> Utterances:
+        """Return some utterances of a split, any number of which may be unreadable."""
+        reader = datamodule.reader
+        loader = EvalLoader(EvalItems(rows, reader), UnreadableTally(len(rows), 1.0, split))
+        return cls(rows, loader, reader.sensors, reader.sample_rate, split)
+
+    def about(self, batch: Batch, position: int) -> dict[str, str]:
+        """Return the columns ``speaker``, ``corpus`` and ``snr`` (dB) of one item; empty if unknown."""
         about = self._recorded(batch["ids"][position])
         if "noise" in batch:
             length = int(batch["lengths"][position])
             target, noise = batch["target"][position, :, :length], batch["noise"][position, :, :length]
-            about["snr"] = snr_text(target, noise, self._sample_rate)
+            about["snr"] = snr_text(target, noise, self.sample_rate)
         return about
 
     def complete(self, scores: Scores) -> Scores:
-        """The scores, and behind them the utterances that are not among them, since their files could not be read."""
+        """Return the scores, followed by the utterances they lack because their files could not be read."""
         scored = {row.id for row in scores.rows}
-        left_out = [name for name in self._rows if name not in scored]
-        nothing, reasons = dict.fromkeys(scores.names, math.nan), dict.fromkeys(scores.names, UNREADABLE)
-        rows = [
-            ItemScore(name, system, dict(nothing), dict(reasons), self._recorded(name))
-            for name in left_out
+        missing = [
+            ItemScore.unscored(name, system, scores.names, UNREADABLE, self._recorded(name))
+            for name in self.rows
+            if name not in scored
             for system in scores.systems
         ]
-        return Scores([*scores.rows, *rows], scores.higher_is_better)
+        return Scores([*scores.rows, *missing], scores.higher_is_better)
 
     def _recorded(self, name: str) -> dict[str, str]:
-        row = self._rows[name]
+        row = self.rows[name]
         ratio = number_of(row.extra.get("snr"))
         return {
             "speaker": "" if row.speaker == UNKNOWN_SPEAKER else row.speaker,
@@ -64,17 +104,14 @@ class Utterances:
 
 
 def snr_text(speech: Tensor, noise: Tensor, sample_rate: int) -> str:
-    """Signal-to-noise ratio in dB to a tenth; empty where there is no speech or no noise.
+    """Return the signal-to-noise ratio in dB to a tenth; empty if there is no speech or no noise.
 
     Args:
         speech: ``(1, T)``, measured while somebody speaks (:func:`bcfusion.audio.level.active_level`).
         noise: ``(1, T)``, measured over all of it.
         sample_rate: of both, in Hz.
     """
-    loudness, disturbance = active_level(speech, sample_rate), level(noise)
-    if min(loudness, disturbance) <= _SILENCE:
+    speech_level, noise_level = active_level(speech, sample_rate), level(noise)
+    if min(speech_level, noise_level) <= _SILENCE:
         return ""
-    return f"{20 * math.log10(loudness / disturbance) + 0.0:.1f}"
-
-
-_SILENCE = 1e-5  # root mean square under the rounding noise of 16 bits
+    return f"{20 * math.log10(speech_level / noise_level) + 0.0:.1f}"

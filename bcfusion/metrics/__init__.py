@@ -1,5 +1,5 @@
-"""Quality measures of one utterance, in NumPy, and the processes that compute them beside the network.
+"""Quality measures of one utterance, in NumPy: one file per metric.
 
-One file a measure; ``base.py`` holds what they share, ``pool.py`` scores whole test sets. Nothing here imports torch,
-but metrics by networks when they score.
+``base.py`` is what they share; ``optional.py`` serves metrics that need networks or further packages. Nothing here
+imports torch at import time; metrics that run a network import it when they score.
 """

@@ -1,4 +1,4 @@
-"""How much of the target's energy above a frequency the estimate has."""
+"""Energy of the estimate above a frequency, relative to the target."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ import numpy as np
 from bcfusion.contracts import Skip
 from bcfusion.metrics.base import SILENCE_POWER, MetricBase
 from bcfusion.metrics.spectrum import band, power_spectra
+from bcfusion.requirements import above, require
 
 N_FFT = 2048
-EDGE_BINS = 2  # half the main lobe of the Hann window: what lies below the cutoff reaches so far above it
+EDGE_BINS = 2  # half the main lobe of the Hann window: energy below the cutoff leaks this far above it
 LIMIT_DB = 100.0
 
 
 class HighBandEnergy(MetricBase):
-    """Energy of the estimate over that of the target above a cutoff, in dB: named ``hf_energy``; 0 is right.
+    """Ratio of the energies of estimate and target above a cutoff, in dB: ``hf_energy``; 0 is ideal.
 
-    Negative where the restored band is too weak, as regression to the mean makes it; positive where it is too loud.
-    It is neither better high nor low, and a mean over utterances may cancel: look at it beside ``lsd_hf``, which never
-    does. Energies are summed over Hann windows of 2048 samples at a quarter's hop, from two bins above the cutoff on
-    (16 Hz at 16 kHz), so that speech below it does not leak in. Between -100 and 100 dB: a silent estimate has -100.
+    It is negative if the restored band is too weak, as after regression to the mean, and positive if it is too loud.
+    Neither direction is better, and values of several utterances may cancel in a mean: read it together with
+    ``lsd_hf``, which never cancels. Energies are summed over Hann windows of 2048 samples with a hop of 512, from two
+    bins above the cutoff on (16 Hz at 16 kHz), so that speech below it does not leak in. The range is -100 to 100 dB; a
+    silent estimate has -100.
 
-    Skipped where the target has no energy above the cutoff (less than -160 dB full scale), or no frequency is there.
+    An utterance is skipped if the target has no energy above the cutoff (less than -160 dB full scale), or if no
+    frequency is above it.
 
     Args:
-        cutoff_frequency: in Hz, positive; frequencies from it on count.
+        cutoff_frequency: in Hz, positive; this frequency and higher ones count.
 
     Raises:
-        ValueError: the cutoff is not positive.
+        ConfigError: the cutoff is not positive.
     """
 
     names = ("hf_energy",)
 
     def __init__(self, cutoff_frequency: float) -> None:
-        super().__init__()
-        if not cutoff_frequency > 0:
-            raise ValueError(f"cutoff_frequency must be positive: {cutoff_frequency}")
+        require(self, above(0, cutoff_frequency=cutoff_frequency))
         self.cutoff_frequency = cutoff_frequency
         self.higher_is_better = {"hf_energy": None}
 
@@ -48,7 +49,7 @@ class HighBandEnergy(MetricBase):
             raise Skip(f"no frequency at or above {self.cutoff_frequency:g} Hz")
         hop = N_FFT // 4
         wanted = sum(float(power.sum()) for power in power_spectra(target, N_FFT, hop, bins))
-        # a signal of mean square p has the power sum p * T/hop * sum(window^2) * N_FFT/2 over the frames' half spectra
+        # the half spectra of a signal with mean square p sum to p * T/hop * sum(window^2) * N_FFT/2
         if wanted <= SILENCE_POWER * target.size / hop * 0.375 * N_FFT * N_FFT / 2:
             raise Skip(f"target is silent above {self.cutoff_frequency:g} Hz")
         given = sum(float(power.sum()) for power in power_spectra(estimate, N_FFT, hop, bins))

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from bcfusion.contracts import Skip
-from bcfusion.metrics.base import SILENCE_POWER, MetricBase, resample
+from bcfusion.metrics.base import SHORTEST_SECONDS, SILENCE_POWER, MetricBase, resample
 from bcfusion.metrics.frame_distances import (
     log_likelihood_ratio,
     nearest_mean,
@@ -17,36 +17,37 @@ from bcfusion.metrics.frame_distances import (
     windowed_frames,
 )
 from bcfusion.metrics.pesq import Pesq
+from bcfusion.requirements import one_of, require
 
 RATES = {"wb": 16_000, "nb": 8_000}
 PREDICTION_ORDERS = {"wb": 16, "nb": 10}
 
 
 class Composite(MetricBase):
-    """Predicted ratings from 1 to 5, higher is better, and the segmental SNR in dB that one of them is made of.
+    """Predicted ratings from 1 to 5, higher is better, and the segmental SNR in dB that one of them uses.
 
     Y. Hu and P. C. Loizou, "Evaluation of objective quality measures for speech enhancement", 2008, with the
-    coefficients under which values are published: ``csig`` (distortion of the speech), ``cbak`` (intrusiveness of the
+    coefficients that are used for published values: ``csig`` (distortion of the speech), ``cbak`` (intrusiveness of the
     background) and ``covl`` (overall) are linear in PESQ, the log-likelihood ratio (LLR), the weighted spectral slope
     (WSS) and the segmental SNR (``seg_snr``, -10 to 35 dB), and limited to 1 to 5. Frames are 30 ms long under a Hann
-    window, a quarter of it apart; of LLR and WSS the 95 % nearest frames are averaged. Frames in which the target is
-    digitally silent are left out: nothing can be predicted from them.
+    window, with a hop of a quarter; LLR and WSS are averaged over the 95 % of frames with the smallest distances.
+    Frames in which the target is digitally silent are left out: nothing can be predicted from them.
 
-    Everything is computed at 16 kHz with PESQ-WB (``wb``; how tables of 16 kHz corpora are made), or at 8 kHz with the
-    raw score of P.862 that the coefficients were fitted with (``nb``; the names then end in ``_nb``). Other rates are
-    resampled. SSNR compares waveforms: a delay of one sample ruins it, as it does SI-SDR.
+    Everything is computed at 16 kHz with PESQ-WB (``wb``, as in tables of 16 kHz corpora), or at 8 kHz with the raw
+    score of P.862 that the coefficients were fitted with (``nb``; the names then end in ``_nb``). Other rates are
+    resampled. The segmental SNR compares waveforms: like SI-SDR, it is ruined by a delay of one sample.
 
-    Skipped: what :class:`bcfusion.metrics.pesq.Pesq` skips.
+    Utterances that :class:`bcfusion.metrics.pesq.Pesq` skips are skipped.
 
     Args:
         mode: ``wb`` or ``nb``.
 
     Raises:
-        ValueError: another mode.
+        ConfigError: there is no such mode.
     """
 
     def __init__(self, mode: Literal["wb", "nb"] = "wb") -> None:
-        super().__init__()
+        require(self, one_of(RATES, mode=mode))
         self._pesq = Pesq(mode)
         self.mode = mode
         ending = "" if mode == "wb" else "_nb"
@@ -55,7 +56,7 @@ class Composite(MetricBase):
 
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
         rate = RATES[self.mode]
-        if sample_rate != rate and target.size >= 0.25 * sample_rate:  # shorter ones are skipped by PESQ, by its reason
+        if sample_rate != rate and target.size >= SHORTEST_SECONDS * sample_rate:  # PESQ skips shorter ones
             estimate, target = resample(estimate, sample_rate, rate), resample(target, sample_rate, rate)
             sample_rate = rate
         quality = self._pesq.score(estimate, target, sample_rate)[self._pesq.names[0]]
@@ -74,7 +75,7 @@ class Composite(MetricBase):
 
 
 def composite_ratings(pesq: float, llr: float, wss: float, seg_snr: float) -> tuple[float, float, float]:
-    """CSIG, CBAK and COVL, each from 1 to 5, of the means of one utterance; ``seg_snr`` in dB."""
+    """Return CSIG, CBAK and COVL, each from 1 to 5, from the means of one utterance; ``seg_snr`` is in dB."""
     signal = 3.093 - 1.029 * llr + 0.603 * pesq - 0.009 * wss
     background = 1.634 + 0.478 * pesq - 0.007 * wss + 0.063 * seg_snr
     overall = 1.594 + 0.805 * pesq - 0.512 * llr - 0.007 * wss
@@ -86,5 +87,5 @@ def _rating(value: float) -> float:
 
 
 def raw_pesq(listening_quality: float) -> float:
-    """The raw score of P.862, -0.5 to 4.5, from the listening quality that P.862.1 maps it to."""
+    """Return the raw score of P.862, -0.5 to 4.5, from the listening quality that P.862.1 maps it to."""
     return (4.6607 - math.log(4.0 / (listening_quality - 0.999) - 1.0)) / 1.4945

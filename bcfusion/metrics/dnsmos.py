@@ -1,4 +1,4 @@
-"""DNSMOS: ratings of signal, background and overall quality by networks, from the estimate alone."""
+"""DNSMOS: ratings of signal, background and overall quality that networks predict from the estimate alone."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class Dnsmos(NetworkMetric):
     """Ratings from 1 to 5, higher is better: ``dnsmos_ovrl``, ``dnsmos_sig``, ``dnsmos_bak``, ``dnsmos_p808``.
 
     C. K. A. Reddy et al., "DNSMOS P.835: a non-intrusive perceptual objective speech quality metric to evaluate noise
-    suppressors", 2022 (overall, signal, background), and "DNSMOS", 2021 (P.808, one rating). Windows of 9.01 s, a
-    second apart, are averaged; a shorter utterance is repeated until it fills one. At 16 kHz; other rates are
-    resampled. What lies beyond [-1, 1] is clipped, as a file would.
+    suppressors", 2022 (overall, signal, background), and "DNSMOS", 2021 (P.808, one rating). Windows of 9.01 s with a
+    hop of one second are averaged; a shorter utterance is repeated until it fills a window. Computed at 16 kHz; other
+    rates are resampled. Samples outside [-1, 1] are clipped, as in a file.
 
-    The networks are inside the package speechmos (MIT): nothing is downloaded. About a second for each utterance.
+    The networks are part of the package speechmos (MIT): nothing is downloaded. An utterance takes about a second.
 
     Args:
-        personalized: the variant that counts other talkers as background.
+        personalized: use the variant that counts other talkers as background.
 
     Raises:
-        ConfigError: speechmos or what it needs is not installed.
+        ConfigError: speechmos or a package that it needs is not installed.
     """
 
     names = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")
 
     def __init__(self, personalized: bool = False) -> None:
         super().__init__()
-        require_packages("Dnsmos", "speechmos", "onnxruntime", "librosa", "requests")
+        require_packages(self, "speechmos", "onnxruntime", "librosa", "requests")
         self.personalized = personalized
         self.higher_is_better = dict.fromkeys(self.names, True)
 
@@ -47,7 +47,7 @@ class Dnsmos(NetworkMetric):
         primary = str(folder / ("pdnsmos_models" if self.personalized else "dnsmos_models") / "sig_bak_ovr.onnx")
         p808 = str(folder / "dnsmos_models" / "model_v8.onnx")
         network = dnsmos.DNSMOS(primary, p808)
-        # its own sessions take every core each, beside other scoring processes and a training
+        # its own sessions would each use every core, competing with other scoring processes and the training
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         network.onnx_sess = onnxruntime.InferenceSession(primary, options, providers=["CPUExecutionProvider"])

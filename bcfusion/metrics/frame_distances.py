@@ -1,17 +1,17 @@
-"""Distances between short frames of target and estimate, of which the composite measures are made."""
+"""Distances between short frames of target and estimate, from which the composite measures are computed."""
 
 from __future__ import annotations
 
 import numpy as np
 
 WINDOW_SECONDS = 0.03
-KEPT = 0.95  # share of frames, the nearest ones, over which distances are averaged
+KEPT = 0.95  # share of the frames, those with the smallest distances, that is averaged
 LARGEST_PEAK_WEIGHT = 20.0  # Klatt's K_max
 LOCAL_PEAK_WEIGHT = 1.0  # Klatt's K_locmax
-SMALLEST_RESPONSE = 0.00148  # of a critical-band filter, some 28 dB down
+SMALLEST_RESPONSE = 0.00148  # of a critical-band filter, about 28 dB down
 
-# Centres and bandwidths of 25 critical bands in Hz: Klatt's filters as Loizou tabulates them, 70 Hz apart at first.
-# The table ends below 3.8 kHz; wide-band speech is judged by the same bands.
+# Centres and bandwidths of 25 critical bands in Hz: Klatt's filters as tabulated by Loizou, 70 Hz apart at first.
+# The table ends below 3.8 kHz; wide-band speech is rated with the same bands.
 BAND_CENTRES = (
     50.0, 120.0, 190.0, 260.0, 330.0, 400.0, 470.0, 540.0, 617.372, 703.378, 798.717, 904.128, 1020.38, 1148.30,
     1288.72, 1442.54, 1610.70, 1794.16, 1993.93, 2211.08, 2446.71, 2701.97, 2978.04, 3276.17, 3597.63,
@@ -23,10 +23,10 @@ BANDWIDTHS = (
 
 
 def windowed_frames(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Frames ``(N, W)`` of ``signal (T,)``: 30 ms under a Hann window, a quarter of it apart.
+    """Return frames ``(N, W)`` of ``signal (T,)``: 30 ms under a Hann window, with a hop of a quarter.
 
-    The last frame that would fit is left out, as in the authors' program of the composite measures: N is 0 for
-    less than a frame and a quarter.
+    The last frame that would fit is left out, as in the authors' program for the composite measures: N is 0 for
+    signals shorter than a frame and a quarter.
     """
     size = round(WINDOW_SECONDS * sample_rate)
     hop = size // 4
@@ -37,13 +37,13 @@ def windowed_frames(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def nearest_mean(distances: np.ndarray) -> float:
-    """Mean of the smallest 95 % of ``distances (N,)``, N >= 1: a few frames that went astray do not decide."""
+    """Return the mean of the smallest 95 % of ``distances (N,)``, N >= 1, so that a few outliers have no effect."""
     kept = max(round(KEPT * distances.size), 1)
     return float(np.sort(distances)[:kept].mean())
 
 
 def segmental_snr(target: np.ndarray, estimate: np.ndarray) -> np.ndarray:
-    """Signal-to-noise ratio of each frame ``(N, W)`` in dB, limited to -10 to 35: ``(N,)``."""
+    """Return the signal-to-noise ratio of each frame ``(N, W)`` in dB, limited to -10 to 35: ``(N,)``."""
     noise = np.square(target - estimate).sum(axis=1)
     signal = np.square(target).sum(axis=1)
     floor = np.finfo(np.float64).tiny
@@ -51,13 +51,14 @@ def segmental_snr(target: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 
 
 def log_likelihood_ratio(target: np.ndarray, estimate: np.ndarray, order: int) -> np.ndarray:
-    """Log-likelihood ratio of each pair of frames ``(N, W)``: ``(N,)``, not negative, 0 for equal envelopes.
+    """Return the log-likelihood ratio of each pair of frames: ``(N,)``, not negative, 0 for equal envelopes.
 
-    Itakura's distance between all-pole envelopes: with a_t and a_e the linear prediction polynomials of target and
-    estimate and R_t the autocorrelation matrix of the target's frame, ``log (a_e R_t a_e / a_t R_t a_t)``. A frame of
-    the target must not be silent.
+    Itakura's distance between all-pole envelopes: with the linear prediction polynomials a_t of the target and a_e of
+    the estimate, and the autocorrelation matrix R_t of the target's frame, ``log (a_e R_t a_e / a_t R_t a_t)``.
 
     Args:
+        target: ``(N, W)``, no frame silent.
+        estimate: ``(N, W)``.
         order: of the linear prediction.
     """
     correlation = _autocorrelation(target, order)
@@ -65,11 +66,11 @@ def log_likelihood_ratio(target: np.ndarray, estimate: np.ndarray, order: int) -
     lags = np.abs(np.subtract.outer(np.arange(order + 1), np.arange(order + 1)))
     matrices = correlation[:, lags]
     own, other = (np.einsum("ni,nij,nj->n", a, matrices, a) for a in (of_target, of_estimate))
-    return np.log(np.maximum(other / own, 1.0))  # below 1 by rounding alone: a_t is what makes the form smallest
+    return np.log(np.maximum(other / own, 1.0))  # below 1 only by rounding: a_t minimises the form
 
 
 def _autocorrelation(frames: np.ndarray, order: int) -> np.ndarray:
-    """Autocorrelation ``(N, order + 1)``, with a white floor of -90 dB that keeps band-limited frames regular."""
+    """Return the autocorrelation ``(N, order + 1)``; a white floor of -90 dB keeps band-limited frames regular."""
     size = frames.shape[1]
     correlation = np.stack([np.sum(frames[:, lag:] * frames[:, : size - lag], axis=1) for lag in range(order + 1)], 1)
     correlation[:, 0] = correlation[:, 0] * (1 + 1e-9) + np.finfo(np.float64).tiny
@@ -77,9 +78,9 @@ def _autocorrelation(frames: np.ndarray, order: int) -> np.ndarray:
 
 
 def prediction(correlation: np.ndarray) -> np.ndarray:
-    """Linear prediction polynomials ``(N, P + 1)`` with leading 1, from autocorrelations ``(N, P + 1)``.
+    """Return linear prediction polynomials ``(N, P + 1)`` with leading 1, from autocorrelations ``(N, P + 1)``.
 
-    The recursion of Levinson and Durbin, for all frames at once.
+    It is the Levinson-Durbin recursion for all frames at once.
     """
     count, terms = correlation.shape
     polynomial = np.zeros((count, terms))
@@ -93,11 +94,11 @@ def prediction(correlation: np.ndarray) -> np.ndarray:
 
 
 def weighted_spectral_slope(target: np.ndarray, estimate: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Weighted spectral slope distance of each pair of frames ``(N, W)``: ``(N,)``, 0 for equal spectra.
+    """Return the weighted spectral slope distance of each pair of frames ``(N, W)``: ``(N,)``, 0 for equal spectra.
 
     D. Klatt, "Prediction of perceived phonetic distance from critical-band spectra", 1982: squared differences of the
-    slopes between neighbouring critical bands, in dB, weighted by how near a band lies to the largest peak of its
-    spectrum and to its own nearest peak; the weights of both spectra are averaged.
+    slopes between neighbouring critical bands, in dB, weighted by how close the level of a band is to the largest peak
+    of its spectrum and to its nearest peak; the weights of both spectra are averaged.
     """
     filters = critical_bands(2 ** (2 * target.shape[1] - 1).bit_length(), sample_rate)
     levels = [_band_levels(frames, filters) for frames in (target, estimate)]
@@ -107,7 +108,7 @@ def weighted_spectral_slope(target: np.ndarray, estimate: np.ndarray, sample_rat
 
 
 def critical_bands(n_fft: int, sample_rate: int) -> np.ndarray:
-    """Filters ``(25, n_fft // 2)``: Gaussians of equal area at the critical bands, 0 below a response of 0.0015."""
+    """Return filters ``(25, n_fft // 2)``: Gaussians of equal area at the critical bands, 0 below 0.0015."""
     per_hertz = n_fft / sample_rate
     bins = np.arange(n_fft // 2)
     centres = np.floor(np.array(BAND_CENTRES) * per_hertz)[:, np.newaxis]
@@ -117,19 +118,19 @@ def critical_bands(n_fft: int, sample_rate: int) -> np.ndarray:
 
 
 def _band_levels(frames: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Level of each critical band in dB, ``(N, 25)``, not below -100."""
+    """Return the level of each critical band in dB, ``(N, 25)``, not below -100."""
     n_fft = 2 * filters.shape[1]
     spectrum = np.fft.rfft(frames, n_fft, axis=1)[:, :-1]
-    # einsum in place of a matrix product: BLAS and its threads change the last digits
+    # einsum instead of a matrix product: BLAS and its threads change the last digits
     power = np.einsum("nk,bk->nb", np.square(spectrum.real) + np.square(spectrum.imag), filters)
     return 10 * np.log10(np.maximum(power, 1e-10))
 
 
 def _peak_weights(levels: np.ndarray, slopes: np.ndarray) -> np.ndarray:
-    """Klatt's weights ``(N, 24)`` of the slopes of one spectrum, from band levels ``(N, 25)`` in dB.
+    """Return Klatt's weights ``(N, 24)`` of the slopes of one spectrum, from band levels ``(N, 25)`` in dB.
 
-    The nearest peak of a band is where its slope leads uphill. To the right, the published measure takes the level of
-    the band BEFORE the peak; the coefficients of the composite measures were fitted to that, so it stays.
+    The nearest peak of a band is in the direction in which the level rises. To the right, the published measure takes
+    the level of the band BEFORE the peak; the coefficients of the composite measures were fitted to that, so it stays.
     """
     count = slopes.shape[1]
     nearest = np.empty_like(slopes)

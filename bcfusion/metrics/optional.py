@@ -1,6 +1,6 @@
-"""What metrics by networks and by further packages share: the check for the package, and loading once, when needed.
+"""What metrics that need networks or further packages share: checks of packages and files, and lazy loading.
 
-A network lives in its metric, in the process that scores: never in a LightningModule, a checkpoint or a pickle.
+A network belongs to its metric in the process that scores: never to a LightningModule, a checkpoint or a pickle.
 """
 
 from __future__ import annotations
@@ -15,31 +15,26 @@ from typing import Any
 import numpy as np
 
 from bcfusion.contracts import Skip
-from bcfusion.errors import ConfigError
-from bcfusion.metrics.base import MetricBase, is_silent
+from bcfusion.metrics.base import SHORTEST_SECONDS, TOO_SHORT, MetricBase, skip_silence
+from bcfusion.requirements import require
 
 logger = logging.getLogger(__name__)
 
-SHORTEST_SECONDS = 0.25
-TOO_SHORT = "shorter than 0.25 s"
-SILENT_ESTIMATE = "estimate is silent"
 
-
-def require_packages(owner: str, *packages: str) -> None:
+def require_packages(owner: object, *packages: str) -> None:
     """Refuse a metric whose packages are not installed, without importing them.
 
     Raises:
-        ConfigError: names the owner, what is missing, and the extra that brings it.
+        ConfigError: it names the owner, the missing packages, and the extra that installs them.
     """
     missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        remedy = "pip install 'bcfusion[metrics]' brings what it needs"
-        raise ConfigError([f"{owner}: {', '.join(missing)} {verb} not installed; {remedy}"])
+    verb = "is" if len(missing) == 1 else "are"
+    remedy = "pip install 'bcfusion[metrics]' brings what it needs"
+    require(owner, (not missing, f"{', '.join(missing)} {verb} not installed; {remedy}"))
 
 
-def weights_file(owner: str, weights: str | Path | None) -> Path | None:
-    """The file that the user named; None where none was.
+def weights_file(owner: object, weights: str | Path | None) -> Path | None:
+    """Return the file that the user named; None if there is none.
 
     Raises:
         ConfigError: it does not exist.
@@ -47,22 +42,20 @@ def weights_file(owner: str, weights: str | Path | None) -> Path | None:
     if weights is None:
         return None
     path = Path(weights).expanduser().absolute()
-    if not path.is_file():
-        raise ConfigError([f"{owner}: weights={str(weights)!r} does not exist or is no file"])
+    require(owner, (path.is_file(), f"weights={str(weights)!r} does not exist or is not a file"))
     return path
 
 
 class NetworkMetric(MetricBase):
-    """A measure by a network that hears the estimate alone; the target is not compared with.
+    """A measure by a network that uses the estimate only, not the target.
 
-    The network is loaded at the first utterance, once in each process that scores. Where that fails (no network
-    connection to download from, a damaged file) every utterance is skipped with the reason, and it is not tried again.
+    The network is loaded at the first utterance, once in each process that scores. If that fails (no connection to
+    download from, a damaged file), every utterance is skipped with the reason, and loading is not tried again.
 
-    Skipped too: a silent estimate, and less than 0.25 s.
+    An utterance is skipped if the estimate is silent or shorter than 0.25 s.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._network: Any = None
         self._failure = ""
 
@@ -72,8 +65,7 @@ class NetworkMetric(MetricBase):
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
         if estimate.size < SHORTEST_SECONDS * sample_rate:
             raise Skip(TOO_SHORT)
-        if is_silent(estimate):
-            raise Skip(SILENT_ESTIMATE)
+        skip_silence(estimate=estimate)
         return self._predict(self._loaded(), np.clip(estimate, -1.0, 1.0), sample_rate)
 
     def _loaded(self) -> Any:
@@ -82,8 +74,8 @@ class NetworkMetric(MetricBase):
         if self._network is None:
             try:
                 self._network = self._load()
-            except Exception as error:  # whatever a download or a damaged file gives; hours may be at stake
-                reason = shorten(str(error), 100, placeholder=" ...")  # of a download, libraries tell a long story
+            except Exception as error:  # a download or a damaged file may raise anything; hours may be at stake
+                reason = shorten(str(error), 100, placeholder=" ...")  # messages of failed downloads are long
                 self._failure = f"no network: {type(error).__name__}: {reason}; {self._remedy()}"
                 logger.warning("%s: %s", type(self).__name__, self._failure)
                 raise Skip(self._failure) from error
@@ -91,11 +83,11 @@ class NetworkMetric(MetricBase):
 
     @abstractmethod
     def _load(self) -> Any:
-        """Load the network; any exception is the reason for which utterances are skipped."""
+        """Load the network; any exception becomes the reason for which utterances are skipped."""
 
     @abstractmethod
     def _remedy(self) -> str:
-        """Tell in a few words where the weights come from and how to name them."""
+        """Return in a few words where the weights come from and how to give a file."""
 
     @abstractmethod
     def _predict(self, network: Any, estimate: np.ndarray, sample_rate: int) -> dict[str, float]:

@@ -8,14 +8,13 @@ import numpy as np
 from pesq import BufferTooShortError, NoUtterancesError, PesqError, pesq
 
 from bcfusion.contracts import Skip
-from bcfusion.metrics.base import MetricBase, is_silent, resample
+from bcfusion.metrics.base import SHORTEST_SECONDS, TOO_SHORT, MetricBase, is_silent, resample, skip_silence
+from bcfusion.requirements import one_of, require
 
-TABLE_SIZE = 50  # of utterances in the reference implementation, which writes beyond it without a check
-SAFE_SECONDS = 19.0  # an utterance takes 0.2 s and its pause as much: more than 50 do not fit in this
+TABLE_SIZE = 50  # utterances in the tables of the reference implementation, which writes past the end unchecked
+SAFE_SECONDS = 19.0  # an utterance takes 0.2 s and its pause as much, so fewer than 50 fit
 
 NO_UTTERANCE = "target has no utterance"
-SILENT_ESTIMATE = "estimate is silent"
-TOO_SHORT = "shorter than 0.25 s"
 TOO_MANY = "50 utterances or more"
 
 
@@ -23,35 +22,33 @@ class Pesq(MetricBase):
     """Predicted listening quality (MOS-LQO), 1.0 to 4.6, higher is better; named ``pesq_wb`` or ``pesq_nb``.
 
     ITU-T P.862.2 for wide-band, P.862 with the mapping of P.862.1 for narrow-band. Wide-band is computed at 16 kHz,
-    narrow-band at 8 or 16 kHz; signals of another rate are resampled to 16 kHz first (polyphase), so that 48 kHz speech
-    is judged by what lies below 8 kHz, and 8 kHz speech in wide-band mode has no upper band to be judged by.
+    narrow-band at 8 or 16 kHz; signals with another rate are first resampled to 16 kHz (polyphase), so 48 kHz speech is
+    rated by its content below 8 kHz, and 8 kHz speech in wide-band mode lacks the upper band.
 
-    Skipped: a target in which no utterance is found, a silent estimate, less than 0.25 s, and a target in which 50
-    utterances or more may be found (from about 70 s of read speech on), with which the reference implementation
-    overruns its tables and crashes the process or returns nonsense: cut long recordings into utterances.
+    An utterance is skipped if P.862 finds no utterance in the target, if the estimate is silent, if it is shorter than
+    0.25 s, or if 50 or more utterances may be found in the target (from about 70 s of read speech on), with which the
+    reference implementation overruns its tables and crashes the process or returns nonsense: cut long recordings into
+    utterances.
 
     Args:
         mode: ``wb`` or ``nb``.
 
     Raises:
-        ValueError: another mode.
+        ConfigError: there is no such mode.
     """
 
     def __init__(self, mode: Literal["wb", "nb"] = "wb") -> None:
-        super().__init__()
-        if mode not in ("wb", "nb"):
-            raise ValueError(f"mode is wb or nb, not {mode!r}")
+        require(self, one_of(("wb", "nb"), mode=mode))
         self.mode = mode
         self.names = (f"pesq_{mode}",)
         self.higher_is_better = {self.names[0]: True}
 
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
-        if target.size < 0.25 * sample_rate:
+        if target.size < SHORTEST_SECONDS * sample_rate:
             raise Skip(TOO_SHORT)
         if is_silent(target):
             raise Skip(NO_UTTERANCE)
-        if is_silent(estimate):
-            raise Skip(SILENT_ESTIMATE)
+        skip_silence(estimate=estimate)
         if sample_rate != 16_000 and (self.mode == "wb" or sample_rate != 8_000):
             estimate, target = resample(estimate, sample_rate, 16_000), resample(target, sample_rate, 16_000)
             sample_rate = 16_000
@@ -68,17 +65,18 @@ class Pesq(MetricBase):
             text = message.decode() if isinstance(message, bytes) else str(message)
             raise Skip(f"PESQ failed: {text}") from None
         except ValueError:
-            # rate and mode were checked: the score was NaN, as an estimate too faint for single precision gives
-            raise Skip(SILENT_ESTIMATE) from None
+            # rate and mode were checked: the score is NaN because the estimate is too faint for single precision
+            raise Skip("estimate is silent") from None
         return {self.names[0]: value}
 
 
 def most_utterances(target: np.ndarray, sample_rate: int) -> int:
-    """Count the utterances of ``target (T,)`` in the manner of P.862, at the threshold that finds most of them.
+    """Count the utterances of ``target (T,)`` as P.862 does, at the threshold that finds most of them.
 
-    P.862 measures power in windows of 4 ms, drops bursts of up to 4 windows, joins what pauses of up to 50 windows
-    separate, and counts what is then at least 50 windows long, with 2 windows of ramp at either end. Its threshold
-    comes from an iteration over the filtered signal; the most that any threshold finds is a bound on what it finds.
+    P.862 measures power in windows of 4 ms, drops bursts of up to 4 windows, joins bursts that are separated by pauses
+    of up to 50 windows, and counts those that are then at least 50 windows long, including a ramp of 2 windows at
+    either end. Its threshold results from an iteration over the filtered signal; the largest count over all thresholds
+    is an upper bound.
     """
     size = round(0.004 * sample_rate)
     power = np.square(target[: target.size // size * size]).reshape(-1, size).mean(axis=1)

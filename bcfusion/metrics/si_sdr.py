@@ -1,4 +1,4 @@
-"""Scale-invariant signal-to-distortion ratio, as it is and after the estimate's delay is undone."""
+"""Scale-invariant signal-to-distortion ratio, with and without compensation of the estimate's delay."""
 
 from __future__ import annotations
 
@@ -6,49 +6,45 @@ import math
 
 import numpy as np
 
-from bcfusion.contracts import Skip
-from bcfusion.metrics.base import MetricBase, is_silent
+from bcfusion.metrics.base import MetricBase, skip_silence
+from bcfusion.requirements import at_least, require
 
-ENERGY_FLOOR = 1e-10  # of the estimate's energy: bounds the ratio to [-100, 100] dB
+ENERGY_FLOOR = 1e-10  # of the estimate's energy: limits the ratio to [-100, 100] dB
 
 
 class SiSdr(MetricBase):
-    """SI-SDR in dB: ``si_sdr``, ``si_sdr_aligned`` and the lag between the two signals, ``si_sdr_lag_ms``.
+    """SI-SDR in dB: ``si_sdr``, ``si_sdr_aligned``, and the lag between the two signals, ``si_sdr_lag_ms``.
 
     J. Le Roux et al., "SDR - half-baked or well done?", 2019: with the projection ``p = (<e, t> / <t, t>) t`` of the
-    estimate e on the target t, the ratio of ``|p|^2`` to ``|e - p|^2``. Both energies are floored at 1e-10 of the
-    estimate's, so that a perfect estimate has 100 dB and one orthogonal to the target -100 dB.
+    estimate e on the target t, the ratio of ``|p|^2`` to ``|e - p|^2``. Both energies are limited to 1e-10 of the
+    estimate's or more, so a perfect estimate has 100 dB and one orthogonal to the target -100 dB.
 
-    One sample of delay costs a good estimate nearly all of its SI-SDR without anyone hearing it, hence the second
-    value: that of the samples in common once the estimate is moved by the integer lag (at most ``max_lag_ms``, and half
-    of the utterance) at which the cross-correlation is largest in magnitude; an inverted signal aligns as well, as
-    SI-SDR does not see the sign. The lag is POSITIVE where the estimate comes LATER than the target; it is information,
-    neither good nor bad. ``si_sdr_aligned`` is never below ``si_sdr``: the correlation is no smaller at that lag, and
-    the energies of the samples in common are no larger.
+    An inaudible delay of one sample costs a good estimate nearly all of its SI-SDR, hence the second value: SI-SDR of
+    the common samples after the estimate is shifted by the integer lag (at most ``max_lag_ms``, and half of the
+    utterance) at which the cross-correlation is largest in magnitude. An inverted signal aligns as well, since SI-SDR
+    ignores the sign. The lag is POSITIVE if the estimate comes LATER than the target; it is information, neither good
+    nor bad. ``si_sdr_aligned`` is never below ``si_sdr``: the correlation is no smaller at that lag, and the energies
+    of the common samples are no larger.
 
-    Skipped where target or estimate is silent.
+    An utterance is skipped if target or estimate is silent.
 
     Args:
-        max_lag_ms: largest lag that is searched, in ms, either way. zero_mean: remove the mean of both signals first.
+        max_lag_ms: largest lag that is searched in either direction, in ms.
+        zero_mean: whether to remove the mean of both signals first.
 
     Raises:
-        ValueError: ``max_lag_ms`` is negative.
+        ConfigError: ``max_lag_ms`` is negative.
     """
 
     def __init__(self, max_lag_ms: float = 20.0, zero_mean: bool = True) -> None:
-        super().__init__()
-        if max_lag_ms < 0:
-            raise ValueError(f"max_lag_ms must not be negative: {max_lag_ms}")
+        require(self, at_least(0, max_lag_ms=max_lag_ms))
         self.max_lag_ms = max_lag_ms
         self.zero_mean = zero_mean
         self.names = ("si_sdr", "si_sdr_aligned", "si_sdr_lag_ms")
         self.higher_is_better = {"si_sdr": True, "si_sdr_aligned": True, "si_sdr_lag_ms": None}
 
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
-        if is_silent(target):
-            raise Skip("target is silent")
-        if is_silent(estimate):
-            raise Skip("estimate is silent")
+        skip_silence(target=target, estimate=estimate)
         if self.zero_mean:
             estimate, target = estimate - estimate.mean(), target - target.mean()
         raw = _ratio(estimate, target)
@@ -60,7 +56,7 @@ class SiSdr(MetricBase):
 
 
 def _ratio(estimate: np.ndarray, target: np.ndarray) -> float:
-    """SI-SDR of ``(T,)`` against ``(T,)`` in dB, between -100 and 100; -100 where one of them has no energy."""
+    """Return the SI-SDR of ``(T,)`` against ``(T,)`` in dB, from -100 to 100; -100 if one of them has no energy."""
     target_energy, floor = _inner(target, target), ENERGY_FLOOR * _inner(estimate, estimate)
     if target_energy == 0.0 or floor == 0.0:
         return -100.0
@@ -71,15 +67,15 @@ def _ratio(estimate: np.ndarray, target: np.ndarray) -> float:
 
 
 def _inner(first: np.ndarray, second: np.ndarray) -> float:
-    """Inner product without BLAS, whose threads cost more than they give here and change the last digits."""
+    """Return the inner product, without BLAS: its threads cost more than they gain, and change the last digits."""
     return float(np.sum(first * second))
 
 
 def _lag(estimate: np.ndarray, target: np.ndarray, limit: int) -> int:
-    """Samples by which ``estimate`` comes later than ``target``, within +-limit, from their cross-correlation."""
-    n_fft = 1 << (target.size + limit).bit_length()  # more than T + limit: no lag within the limit wraps around
+    """Return by how many samples ``estimate`` is later than ``target``, within +-limit, from the cross-correlation."""
+    n_fft = 1 << (target.size + limit).bit_length()  # more than T + limit, so that no lag within the limit wraps around
     spectrum = np.fft.rfft(estimate, n_fft) * np.conj(np.fft.rfft(target, n_fft))
     correlation = np.abs(np.fft.irfft(spectrum, n_fft))
-    lags = np.array(sorted(range(-limit, limit + 1), key=abs))  # on a tie (periodic signals) the smallest lag wins
+    lags = np.array(sorted(range(-limit, limit + 1), key=abs))  # of equal peaks the smallest lag counts
     candidates = correlation[lags]
     return int(lags[np.argmax(candidates >= candidates.max() * (1 - 1e-9))])

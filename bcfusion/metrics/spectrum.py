@@ -1,4 +1,4 @@
-"""Short-time power spectra for metrics, in blocks that bound the memory of a long file."""
+"""Short-time power spectra for metrics, in blocks that limit the memory for a long file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ FRAMES_AT_ONCE = 256
 
 
 def power_spectra(signal: np.ndarray, n_fft: int, hop_length: int, bins: slice) -> Iterator[np.ndarray]:
-    """Power ``|X|^2`` of the unnormalised short-time spectrum of ``signal (T,)`` under a periodic Hann window.
+    """Yield the power ``|X|^2`` of the unnormalised short-time spectrum under a periodic Hann window.
 
     There are ``1 + T // hop_length`` frames, centred on multiples of the hop, with zeros beyond both ends.
 
     Args:
-        signal: ``(T,)``. n_fft: window and transform, in samples. hop_length: in samples.
-        bins: which of the ``n_fft // 2 + 1`` frequencies are wanted.
+        signal: ``(T,)``.
+        n_fft: length of window and transform, in samples.
+        hop_length: in samples.
+        bins: range of the ``n_fft // 2 + 1`` frequencies.
 
     Yields:
         ``(frames, bins)``, at most :data:`FRAMES_AT_ONCE` frames at once.
@@ -32,7 +34,7 @@ def power_spectra(signal: np.ndarray, n_fft: int, hop_length: int, bins: slice) 
 
 
 def band(n_fft: int, sample_rate: int, low: float | None, high: float | None) -> slice:
-    """The bins of a transform from ``low`` on and below ``high``, in Hz; None leaves that side open.
+    """Return the bins of a transform from ``low`` on and below ``high``, in Hz; None leaves that side open.
 
     Raises:
         Skip: there is no such bin.

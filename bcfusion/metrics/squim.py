@@ -1,8 +1,7 @@
-"""PESQ, STOI and SI-SDR as a network predicts them from the estimate alone."""
+"""SQUIM: PESQ, STOI and SI-SDR, predicted by a network from the estimate alone."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,29 +17,29 @@ class Squim(NetworkMetric):
     """TorchAudio-Squim, objective part: ``squim_pesq`` (1 to 4.6), ``squim_stoi`` (0 to 1), ``squim_si_sdr`` (dB).
 
     A. Kumar et al., "TorchAudio-Squim: reference-less speech quality and intelligibility measures in TorchAudio", 2023.
-    Higher is better. Needs no target, and so judges real recordings; trained on English speech in noise at 16 kHz
-    (DNS 2020), it is not calibrated for body-conducted speech: compare systems by it, do not quote it as PESQ. Other
-    rates are resampled to 16 kHz.
+    Higher is better. It needs no target, so it can rate real recordings. It was trained on English speech in noise at
+    16 kHz (DNS 2020) and is not calibrated for body-conducted speech: compare systems by it, do not quote it as PESQ.
+    Other rates are resampled to 16 kHz.
 
-    The weights (28 MB, CC BY 4.0) come with torchaudio's own download on first use, into
-    ``$TORCH_HOME/hub/torchaudio/models``, or from a file.
+    torchaudio downloads the weights (28 MB, CC BY 4.0) on first use to ``$TORCH_HOME/hub/torchaudio/models``; or they
+    come from a file.
 
     Args:
         weights: the file ``squim_objective_dns2020.pth``; None: torchaudio's own download.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file does not exist.
     """
 
     names = ("squim_pesq", "squim_stoi", "squim_si_sdr")
 
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
-        self.weights: Path | None = weights_file("Squim", weights)
+        self.weights = weights_file(self, weights)
         self.higher_is_better = dict.fromkeys(self.names, True)
 
     def _load(self) -> Any:
-        import torch  # not at the top: the processes of the other metrics never load it
+        import torch  # not at the top: processes that score other metrics never load it
         from torchaudio.models import squim_objective_base
         from torchaudio.pipelines import SQUIM_OBJECTIVE
 

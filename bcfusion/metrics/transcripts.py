@@ -1,4 +1,4 @@
-"""Transcripts by utterance, from a manifest's column ``text`` or a folder of text files, and the edits between two."""
+"""Transcripts of utterances, from a manifest's column ``text`` or a folder of text files, and their edit distance."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ COLUMN = "text"
 
 
 def read_transcripts(path: str | Path) -> dict[str, str]:
-    """Utterance id to transcript.
+    """Return the transcripts by the id of the utterance.
 
     Args:
-        path: a manifest (``.jsonl`` or ``.csv``) with the column ``text``, whose ids are those of
-            :mod:`bcfusion.data.corpora.manifest`; or a folder of ``.txt`` files in UTF-8, at any depth, each called by
+        path: a manifest (``.jsonl`` or ``.csv``) with the column ``text``, with the ids of
+            :mod:`bcfusion.data.corpora.manifest`; or a folder of ``.txt`` files in UTF-8 at any depth, each named after
             the id of its utterance: ``<folder>/<id>.txt``.
 
     Raises:
-        DataError: it is missing, cannot be read, or holds no transcript.
+        DataError: it does not exist, cannot be read, or contains no transcript.
     """
     source = Path(path).expanduser()
     try:
@@ -37,7 +37,7 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
                 found = {_identity(record): str(record[COLUMN]) for record in records if record.get(COLUMN)}
     except FileNotFoundError:
         raise DataError(f"transcripts {source}: there is no such file or folder") from None
-    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, no JSON, an offset that is no number
+    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, not JSON, an offset that is not a number
         raise DataError(f"transcripts {source} cannot be read: {error}") from error
     if not found:
         wanted = "file *.txt" if source.is_dir() else f"line with the column {COLUMN!r}"
@@ -55,7 +55,7 @@ def _objects(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def _identity(record: Mapping[str, Any]) -> str:
-    """The id of a manifest's line: its own, else the path of air without suffix, and ``@offset`` where there is one."""
+    """Return the id of a line: its own, else the path of air without suffix, with ``@offset`` if there is an offset."""
     if record.get("id"):
         return str(record["id"])
     air = record.get("air") or (record.get("paths") or {}).get("air", "")
@@ -64,7 +64,7 @@ def _identity(record: Mapping[str, Any]) -> str:
 
 
 def words_of(text: str, normalise: bool = True) -> list[str]:
-    """The words of a transcript; ``normalise`` folds case and drops punctuation but apostrophes within words."""
+    """Return the words of a transcript; ``normalise`` folds case and drops punctuation except inner apostrophes."""
     if normalise:
         text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
         text = re.sub(r"[^\w\s']|_|(?<!\w)'|'(?!\w)", " ", text)
@@ -72,7 +72,10 @@ def words_of(text: str, normalise: bool = True) -> list[str]:
 
 
 def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
-    """Fewest substitutions, deletions and insertions that make one sequence the other (V. Levenshtein, 1966)."""
+    """Return the smallest number of substitutions, deletions and insertions between two sequences.
+
+    V. Levenshtein, "Binary codes capable of correcting deletions, insertions, and reversals", 1966.
+    """
     row = list(range(len(second) + 1))
     for count, word in enumerate(first, start=1):
         previous, row = row, [count]

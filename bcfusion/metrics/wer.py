@@ -1,4 +1,4 @@
-"""Word error rate of a speech recogniser of the user's own."""
+"""Word error rate of the user's own speech recogniser."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from bcfusion.contracts import Skip
-from bcfusion.errors import ConfigError, DataError
+from bcfusion.errors import DataError
 from bcfusion.metrics.base import MetricBase, checked, is_silent, resample
 from bcfusion.metrics.transcripts import edit_distance, read_transcripts, words_of
+from bcfusion.requirements import above, at_least, require
 
 logger = logging.getLogger(__name__)
 
@@ -23,28 +24,29 @@ PLACE = "{wav}"
 
 
 class WordErrorRate(MetricBase):
-    """Word error rate in per cent, lower is better: ``wer``, with ``wer_words``, the words of the transcript.
+    """Word error rate in per cent, lower is better: ``wer``, and the number of words of the transcript, ``wer_words``.
 
-    ``100 * (substitutions + deletions + insertions) / words of the transcript``, which insertions may bring above 100.
-    A mean over utterances weighs each the same; that of the corpus, as it is mostly published, is
+    ``100 * (substitutions + deletions + insertions) / words of the transcript``; insertions may raise it above 100. A
+    mean over utterances weights each the same; the rate of the corpus, which is mostly published, is
     ``sum(wer * wer_words) / sum(wer_words)`` over the lines of the CSV.
 
-    The command is run once for each utterance, without a shell, and prints what it heard to its standard output. A
-    silent estimate says no word and costs no run: all words are deleted.
+    The command is run once per utterance, without a shell, and prints the recognised words to its standard output. For
+    a silent estimate it is not run: all words count as deleted.
 
-    Skipped: an utterance without a transcript or whose transcript has no word, and a command that fails or takes too
-    long. It has to know the utterance (:class:`bcfusion.contracts.ItemMetric`): without its id, it is skipped.
+    An utterance is skipped if it has no transcript or a transcript without words, or if the command fails or takes too
+    long. The metric needs the id of the utterance (:class:`bcfusion.contracts.ItemMetric`); without it, the utterance
+    is skipped.
 
     Args:
-        command: with ``{wav}`` where the file belongs, as ``asr --model small {wav}``.
+        command: command line with ``{wav}`` as the name of the file, as ``asr --model small {wav}``.
         transcripts: a manifest with the column ``text``, or a folder of ``<id>.txt``.
         sample_rate: of the 16-bit file that the command is given, in Hz.
-        timeout: seconds that the command may take.
-        normalise: compare in one case and without punctuation.
+        timeout: for one run of the command, in seconds.
+        normalise: whether to ignore case and punctuation.
 
     Raises:
-        ConfigError: the command has no ``{wav}`` or is not found, there are no transcripts, or a number is not
-            positive.
+        ConfigError: the command cannot be parsed, lacks ``{wav}`` or is not found, there are no transcripts, or a
+            number is out of its range.
     """
 
     names = ("wer", "wer_words")
@@ -57,38 +59,26 @@ class WordErrorRate(MetricBase):
         timeout: float = 300.0,
         normalise: bool = True,
     ) -> None:
-        super().__init__()
+        self._command, command_problem = _parsed(command)
+        self._transcripts, transcript_problem = _read(transcripts)
+        require(
+            self,
+            (not command_problem, f"command={command!r} {command_problem}"),
+            at_least(1, sample_rate=sample_rate),
+            above(0, timeout=timeout),
+            (not transcript_problem, transcript_problem),
+        )
         self.higher_is_better = {"wer": False, "wer_words": None}
-        problems = []
-        try:
-            self._command = shlex.split(command)
-        except ValueError as error:
-            raise ConfigError([f"WordErrorRate: command={command!r}: {str(error).lower()}"]) from None
-        if not any(PLACE in part for part in self._command):
-            problems.append(f"WordErrorRate: command={command!r} has no {PLACE} where the name of the file belongs")
-        elif shutil.which(self._command[0]) is None:
-            problems.append(f"WordErrorRate: command={command!r}: {self._command[0]} is not found or not executable")
-        if sample_rate < 1 or timeout <= 0:
-            problems.append(f"WordErrorRate: sample_rate={sample_rate} and timeout={timeout} must be positive")
-        self._transcripts: dict[str, str] = {}
-        if transcripts is None:
-            problems.append(
-                "WordErrorRate: transcripts=None; name a manifest with the column text, or a folder of .txt"
-            )
-        else:
-            try:
-                self._transcripts = read_transcripts(transcripts)
-            except DataError as error:
-                problems.append(f"WordErrorRate: {error}")
-        if problems:
-            raise ConfigError(problems)
         self.sample_rate, self.timeout, self.normalise = sample_rate, timeout, normalise
 
     def score_item(self, item_id: str, estimate: Any, target: Any, sample_rate: int) -> dict[str, float]:
         """Score one utterance by its transcript.
 
         Args:
-            item_id: of the utterance in the transcripts. estimate, target: ``(T,)``. sample_rate: of both, in Hz.
+            item_id: of the utterance in the transcripts.
+            estimate: ``(T,)``.
+            target: ``(T,)``.
+            sample_rate: of both, in Hz.
 
         Raises:
             Skip: it cannot be scored.
@@ -97,16 +87,16 @@ class WordErrorRate(MetricBase):
         estimate, _ = checked(estimate, target)
         if item_id not in self._transcripts:
             raise Skip("no transcript")
-        said = words_of(self._transcripts[item_id], self.normalise)
-        if not said:
+        spoken = words_of(self._transcripts[item_id], self.normalise)
+        if not spoken:
             raise Skip("transcript without a word")
-        heard = [] if is_silent(estimate) else words_of(self._heard(estimate, sample_rate), self.normalise)
-        return {"wer": 100.0 * edit_distance(said, heard) / len(said), "wer_words": float(len(said))}
+        recognised = [] if is_silent(estimate) else words_of(self._recognise(estimate, sample_rate), self.normalise)
+        return {"wer": 100.0 * edit_distance(spoken, recognised) / len(spoken), "wer_words": float(len(spoken))}
 
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
         raise Skip("the id of the utterance is not known")
 
-    def _heard(self, estimate: np.ndarray, sample_rate: int) -> str:
+    def _recognise(self, estimate: np.ndarray, sample_rate: int) -> str:
         import soundfile
 
         estimate = resample(estimate, sample_rate, self.sample_rate)
@@ -126,3 +116,26 @@ class WordErrorRate(MetricBase):
             logger.warning("%s: %s", shlex.join(self._command), done.stderr.decode(errors="replace").strip()[-500:])
             raise Skip(f"recogniser failed with status {done.returncode}")
         return done.stdout.decode(errors="replace")
+
+
+def _parsed(command: str) -> tuple[list[str], str]:
+    """Return the arguments of a command line, and what is wrong with it."""
+    try:
+        arguments = shlex.split(command)
+    except ValueError as error:
+        return [], f"cannot be parsed: {str(error).lower()}"
+    if not any(PLACE in argument for argument in arguments):
+        return [], f"lacks {PLACE}, which stands for the name of the file"
+    if shutil.which(arguments[0]) is None:
+        return [], f"cannot be run: {arguments[0]} is not found or not executable"
+    return arguments, ""
+
+
+def _read(transcripts: str | None) -> tuple[dict[str, str], str]:
+    """Return the transcripts, and what is wrong with them."""
+    if transcripts is None:
+        return {}, "transcripts=None must name a manifest with the column text, or a folder of .txt"
+    try:
+        return read_transcripts(transcripts), ""
+    except DataError as error:
+        return {}, str(error)

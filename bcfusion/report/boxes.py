@@ -1,4 +1,4 @@
-"""How the scores of utterances spread: a box for each system in a panel for each metric."""
+"""Box plots of the scores of utterances: one box per system in one panel per metric."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["boxes_figure", "wrapped_name", "wrapped_title"]
 _MOST_PANELS = 4
 _SINGLE_POINTS = 60  # utterances up to which each is drawn
 _LABEL, _TICKS, _TITLE = 12, 11, 14  # points
-_LETTERS_PER_INCH = 8  # of a title
+_CHARACTERS_PER_INCH = 8  # of a title
 
 
 def boxes_figure(
@@ -26,18 +26,19 @@ def boxes_figure(
     title: str,
     order: Sequence[str] | None = None,
 ) -> Figure | None:
-    """Draw how scores spread over utterances.
+    """Draw the distribution of scores over utterances.
 
-    The box holds the middle half of the utterances, the line in it is the median, the whiskers reach to the last
-    utterance within 1.5 boxes, and a white diamond is the mean. Few utterances are drawn one by one.
+    A box contains the middle half of the utterances, its line is the median, the whiskers reach to the last utterance
+    within 1.5 times the height of the box, and a white diamond is the mean. Few utterances are drawn one by one.
 
     Args:
-        systems: system to metric to utterance to score, from the top down.
-        headings: metric to the text at its axis; the first four of which there are scores are drawn.
-        title: above the panels. order: systems that share the colours; None: those that are drawn.
+        systems: system to metric to utterance to score, from top to bottom.
+        headings: metric to the label of its axis; the first four that have scores are drawn.
+        title: above the panels.
+        order: systems that share the colours; None: those that are drawn.
 
     Returns:
-        A figure of its own, which pyplot does not know; None where there is nothing to draw.
+        A figure that is not registered with pyplot; None if there is nothing to draw.
     """
     drawn = [metric for metric in headings if any(scores.get(metric) for scores in systems.values())][:_MOST_PANELS]
     if not drawn:
@@ -64,8 +65,8 @@ def boxes_figure(
 
 
 def wrapped_title(title: str, figure: Figure) -> str:
-    """A title in lines that fit over a figure; paths are broken where they have to be."""
-    return textwrap.fill(title, int(_LETTERS_PER_INCH * figure.get_figwidth()))
+    """Return a title in lines that fit the width of a figure; long paths are broken."""
+    return textwrap.fill(title, int(_CHARACTERS_PER_INCH * figure.get_figwidth()))
 
 
 def _box(panel: Axes, row: int, values: np.ndarray, colour: str, rng: np.random.Generator) -> None:
@@ -92,5 +93,5 @@ def _box(panel: Axes, row: int, values: np.ndarray, colour: str, rng: np.random.
 
 
 def wrapped_name(name: str, width: int = 30) -> str:
-    """The name of a system in lines of so many letters, as axes and legends have it."""
+    """Return the name of a system in lines of ``width`` characters, for axes and legends."""
     return textwrap.fill(name, width, break_long_words=False, break_on_hyphens=False)

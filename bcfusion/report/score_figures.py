@@ -1,4 +1,4 @@
-"""Pictures of the scores of one evaluation: how they spread over utterances, and how they depend on the noise."""
+"""Pictures of the scores of one evaluation: their distribution over utterances and their dependence on the noise."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ _MOST_PANELS = 4
 
 
 def score_figures(scores: Scores, summary: ScoreSummary, title: str) -> dict[str, Figure]:
-    """Draw what there is to draw; metrics that are information only are left out.
+    """Draw the figures that the scores allow; metrics that are information only are left out.
 
     Args:
-        scores: of every utterance and system. summary: of the same. title: above the panels.
+        scores: of every utterance and system.
+        summary: of the same scores.
+        title: above the panels.
 
     Returns:
-        ``spread``: boxes of the first four metrics. ``snr``: their means over the signal-to-noise ratio, where the
-        summary has groups of it, two or more.
+        ``spread``: box plots of the first four metrics. ``snr``: their means over the signal-to-noise ratio, if the
+        summary has two or more groups by it.
     """
     judged = {name: higher for name, higher in scores.higher_is_better.items() if higher is not None}
     values: dict[str, dict[str, dict[str, float]]] = {system: {} for system in scores.systems}
@@ -45,7 +47,7 @@ def score_figures(scores: Scores, summary: ScoreSummary, title: str) -> dict[str
 def _over_ratio(
     scores: Scores, means: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: list[str], title: str
 ) -> Figure:
-    """A point for each group, at the mean ratio of its utterances, which steps of 5 dB do not all fill alike."""
+    """Draw one point per group at the mean ratio of its utterances, which need not be the middle of a 5 dB step."""
     groups = grouped(scores, "snr")
     ratios = [round(statistics.fmean(float(row.info["snr"]) for row in groups[label].rows), 1) for label in means]
     curves = {

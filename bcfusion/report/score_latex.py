@@ -1,4 +1,4 @@
-"""The tables of an evaluation in LaTeX, for a paper: means with intervals, and means of groups."""
+"""Tables of an evaluation in LaTeX: means with intervals, and means by group."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # behind the \\ of the row above it would begin the length of an optional argument
+    "[": "{[}",  # after the \\ of the previous row it would start an optional argument
     "]": "{]}",
-    "*": "{*}",  # likewise
+    "*": "{*}",  # the same
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "−": "$-$",
     "–": "--",
@@ -32,13 +32,14 @@ _Row = Sequence[str]
 
 
 def latex_tables(summary: ScoreSummary, caption: str) -> str:
-    """The means with their intervals, and the means of each group, as tables for the package ``booktabs``.
+    """Return the means with their intervals, and the means of each group, as tables for the package ``booktabs``.
 
-    Best values are bold, as they are printed; of a metric that is information only none is. A table has at most six
-    metrics, as many as fit the width of a page.
+    Values that are best in print are bold, except for metrics that are information only. A table has at most six
+    metrics, which fit the width of a page.
 
     Args:
-        summary: of the scores. caption: what was evaluated, plain text.
+        summary: of the scores.
+        caption: what was evaluated, as plain text.
     """
     metrics = list(summary.higher_is_better)
     parts = [metrics[start : start + _METRICS] for start in range(0, len(metrics), _METRICS)]
@@ -65,19 +66,19 @@ def latex_tables(summary: ScoreSummary, caption: str) -> str:
 
 
 def latex_escape(text: str) -> str:
-    """Text as LaTeX prints it, letter by letter."""
+    """Return LaTeX source that prints ``text`` literally."""
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
 def _headings(summary: ScoreSummary, metrics: Sequence[str]) -> list[str]:
-    """Headings in lines as narrow as the numbers below them."""
+    """Return headings in lines as narrow as the numbers below them."""
     texts = [wrapped(heading(metric, summary.higher_is_better[metric])) for metric in metrics]
     stacks = ["\\\\ ".join(latex_escape(line) for line in text.splitlines()) for text in texts]
     return [f"\\shortstack[r]{{{stack}}}" for stack in stacks]
 
 
 def _means(summary: ScoreSummary, system: str, metrics: Sequence[str]) -> list[str]:
-    """A system's name and its means, the best ones bold."""
+    """Return the name of a system and its means, the best ones in bold."""
     cells = [latex_escape(system)]
     for metric in metrics:
         mean = latex_escape(number(metric, summary.means[system][metric]))
@@ -87,7 +88,7 @@ def _means(summary: ScoreSummary, system: str, metrics: Sequence[str]) -> list[s
 
 
 def _intervals(summary: ScoreSummary, system: str, metrics: Sequence[str]) -> list[str]:
-    """The row below a system's means."""
+    """Return the row below the means of a system."""
     cells = [""]
     for metric in metrics:
         s = summary.systems[system][metric]
@@ -97,7 +98,7 @@ def _intervals(summary: ScoreSummary, system: str, metrics: Sequence[str]) -> li
 
 
 def _table(caption: str, alignment: str, columns: _Row, blocks: Sequence[Sequence[_Row]]) -> str:
-    """A table; blocks of rows are divided by rules."""
+    """Return a table with rules between the blocks of rows."""
     body = "\n    \\midrule\n".join("\n".join(f"    {' & '.join(row)} \\\\" for row in block) for block in blocks)
     return (
         "\\begin{table}\n"

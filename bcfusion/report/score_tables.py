@@ -1,31 +1,32 @@
-"""The tables of an evaluation for the terminal and in Markdown: means, intervals, medians with quartiles, groups."""
+"""Tables of an evaluation for the terminal and in Markdown: means, intervals, medians with quartiles, groups."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bcfusion.evaluation.summary import ScoreSummary
 from bcfusion.report.table import MISSING, heading, markdown_table, number, quality_tables, tables_in_width, wrapped
 
-__all__ = ["GROUP_NAMES", "group_label", "markdown_report", "skipped_lines", "terminal_tables"]
+__all__ = ["GROUP_NAMES", "group_label", "markdown_report", "print_tables", "skipped_lines", "terminal_tables"]
 
 GROUP_NAMES = {"speaker": "speaker", "corpus": "corpus", "snr": "SNR"}
 
 
 def terminal_tables(summary: ScoreSummary, width: int) -> Iterator[RenderableType]:
-    """For ``rich.console.Console.print``: means, the intervals of means and differences, the means of each group.
+    """Yield tables for the terminal: means, intervals of means and differences, means of each group.
 
     Args:
-        summary: of the scores. width: in characters; what is wider is divided into tables below each other.
+        summary: of the scores.
+        width: in characters; wider tables are divided.
     """
     yield from quality_tables(summary.means, summary.higher_is_better, summary.changes, width)
     means = {
@@ -50,6 +51,21 @@ def terminal_tables(summary: ScoreSummary, width: int) -> Iterator[RenderableTyp
         yield from tables_in_width(partial(_group_table, summary, by), summary.higher_is_better, width)
 
 
+def print_tables(
+    tables: Iterable[RenderableType],
+    skipped: Mapping[str, Mapping[str, Counter[str]]],
+    metrics: Collection[str],
+    utterances: int,
+) -> None:
+    """Print tables, the number of utterances behind them, and :func:`skipped_lines`."""
+    console = Console()
+    for table in tables:
+        console.print(table)
+    print(f"means over {utterances} files")
+    for line in skipped_lines(skipped, metrics, utterances):
+        print(line)
+
+
 def _group_table(summary: ScoreSummary, by: str, metrics: Sequence[str]) -> Table:
     headings = [wrapped(heading(metric, summary.higher_is_better[metric])) for metric in metrics]
     table = _terminal_table(f"Means by {GROUP_NAMES[by]}", ["n", "", *headings])
@@ -62,37 +78,40 @@ def _group_table(summary: ScoreSummary, by: str, metrics: Sequence[str]) -> Tabl
 
 
 def group_label(by: str, label: str) -> str:
-    """A group as it is printed: of ratios, with real minus signs."""
+    """Return the label of a group as it is printed: ratios have real minus signs."""
     return label.replace("-", "−") if by == "snr" else label
 
 
 def skipped_lines(
     skipped: Mapping[str, Mapping[str, Counter[str]]], metrics: Collection[str], utterances: int
 ) -> list[str]:
-    """What could not be scored and why, a line for each system and reason with all metrics that it befell.
+    """Return one line per system and reason for skipped utterances, with all metrics that it concerns.
 
     Args:
-        skipped: system to metric to the reasons, counted. metrics: all of them. utterances: how many there were.
+        skipped: system to metric to the reasons with their counts.
+        metrics: names of all of them.
+        utterances: their number.
     """
     lines = []
     for system, of_metrics in skipped.items():
-        befallen: dict[tuple[str, int], list[str]] = {}
+        concerned: dict[tuple[str, int], list[str]] = {}
         for metric, reasons in of_metrics.items():
             for reason, count in reasons.items():
-                befallen.setdefault((reason, count), []).append(metric)
+                concerned.setdefault((reason, count), []).append(metric)
         lines += [
             f"{system}: {'every metric' if len(names) == len(metrics) > 1 else ', '.join(names)} "
             f"skipped {count} of {utterances} ({reason})"
-            for (reason, count), names in befallen.items()
+            for (reason, count), names in concerned.items()
         ]
     return lines
 
 
 def markdown_report(summary: ScoreSummary, title: str) -> str:
-    """All tables in GitHub's Markdown, with a newline at the end.
+    """Return all tables in GitHub's Markdown, with a newline at the end.
 
     Args:
-        summary: of the scores. title: heading of the whole.
+        summary: of the scores.
+        title: heading of the document.
     """
     medians = [
         [system, *(_ranged(metric, s.median, s.q1, s.q3) for metric, s in row.items())]
@@ -103,7 +122,7 @@ def markdown_report(summary: ScoreSummary, title: str) -> str:
         f"Means over {summary.utterances} utterances.",
         markdown_table(summary.means, summary.higher_is_better, summary.changes),
         "## Means and 95 % bootstrap intervals",
-        "Differences are in pairs, over the utterances that both were scored on.",
+        "Differences are paired, over the utterances that both systems were scored on.",
         _markdown(["", *_headings(summary)], _mean_rows(summary)),
         "## Medians and quartiles",
         _markdown(["", *_headings(summary)], medians),
@@ -121,7 +140,7 @@ def markdown_report(summary: ScoreSummary, title: str) -> str:
 
 
 def _mean_rows(summary: ScoreSummary) -> list[list[str]]:
-    """Name and cells of each system, then of each difference to an input."""
+    """Return name and cells of each system, then of each difference."""
     means = [
         [system, *(_ranged(metric, s.mean, s.low, s.high) for metric, s in row.items())]
         for system, row in summary.systems.items()
@@ -148,13 +167,13 @@ def _interval(metric: str, low: float, high: float, sign: Literal["", "+"] = "")
 
 
 def _ranged(metric: str, value: float, low: float, high: float, sign: Literal["", "+"] = "") -> str:
-    """A value and the range around it; without the range where there is none."""
+    """Return a value and the range around it, if there is one."""
     interval = _interval(metric, low, high, sign)
     return number(metric, value, sign) + (f" {interval}" if interval != MISSING else "")
 
 
 def _terminal_table(title: str, columns: Sequence[str]) -> Table:
-    """A table whose first column, without heading, names the rows."""
+    """Return a table whose first column, without a heading, names the rows."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for column in columns:

@@ -1,4 +1,4 @@
-"""Quality against the signal-to-noise ratio of the air microphone: a panel for each metric, a line for each system."""
+"""Quality over the signal-to-noise ratio of the air microphone: one panel per metric, one line per system."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ def snr_figure(
     title: str,
     labels: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw a curve for each system in a panel for each metric.
+    """Draw one curve per system in one panel per metric.
 
     Args:
         ratios: signal-to-noise ratios in dB, ascending.
-        curves: system to metric to one mean for each ratio; every system has the metrics of the first.
-        title: above the panels. labels: by which the legend calls systems; colours follow from names.
+        curves: system to metric to one mean per ratio; every system has the metrics of the first.
+        title: above the panels.
+        labels: texts of the legend by system; colours follow from the name of the system.
 
     Returns:
-        A figure of its own, which pyplot does not know.
+        A figure that is not registered with pyplot.
 
     Raises:
-        ValueError: no system, or a curve of another length than ``ratios``.
+        ValueError: there is no system, or a curve differs from ``ratios`` in length.
     """
     if not curves:
         raise ValueError("no curves to draw")

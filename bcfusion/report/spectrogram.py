@@ -1,9 +1,8 @@
-"""Spectrogram pictures: input, enhanced, target and the difference of the last two, one above the other."""
+"""Pictures of spectrograms: input, enhanced, target and the difference of the last two, one above the other."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,34 +11,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
+from bcfusion.files import appearing
+
 __all__ = ["RANGE_DB", "save_figure", "spectrogram_figure"]
 
 RANGE_DB = 80.0  # shown below the maximum of the reference
-WINDOW_SECONDS = 0.032  # shows harmonics of low voices and still single glottal closures of slow ones
-MAX_FRAMES = 2400  # more than a picture has columns; long signals get a longer hop
+WINDOW_SECONDS = 0.032  # resolves harmonics of low voices, and glottal closures of slow ones
+MAX_FRAMES = 2400  # more than the columns of a picture; long signals get a longer hop
 REFERENCE, TESTED = "target", "enhanced"
-DIFFERENCE_DB = 30.0  # of the strongest colours; larger differences have them too
+DIFFERENCE_DB = 30.0  # at which the colours saturate
 FLOOR = 1e-10  # of the maximum; far below what is shown
 
 
 def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, title: str | None = None) -> Figure:
-    """Draw one panel for each signal, in their order.
+    """Draw one panel per signal, in their order.
 
-    All panels share the colour scale, 80 dB below the maximum of the signal named ``target`` (of the last one where
-    there is none), so that what is too quiet in one panel is seen to be so. Samples that are not finite stay blank.
-    Where ``enhanced`` and ``target`` are among the signals, a last panel shows by how many dB the first is above the
-    second: red is too much, blue is missing. What lies below the scale in both is no difference.
+    All panels share one colour scale, 80 dB down from the maximum of the signal named ``target`` (of the last one if
+    there is none), so that a panel that is too quiet looks too quiet. Samples that are not finite stay blank. If
+    ``enhanced`` and ``target`` are among the signals, a last panel shows the level of the first relative to the second
+    in dB: red is too much, blue is missing. Levels below the scale in both are no difference.
 
     Args:
-        signals: by the name of their panel, each ``(T,)`` or ``(1, T)``, not empty; lengths may differ.
+        signals: name of the panel to ``(T,)`` or ``(1, T)``, not empty; lengths may differ.
         sample_rate: in Hz.
         title: above the panels.
 
     Returns:
-        A figure of its own, which pyplot does not know and no window shows.
+        A figure that is not registered with pyplot.
 
     Raises:
-        ValueError: no signals, or one that is empty or has several channels.
+        ValueError: there are no signals, or one is empty or has several channels.
     """
     if not signals:
         raise ValueError("no signals to draw")
@@ -49,7 +50,7 @@ def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, titl
     hop = max(window // 8, -(-longest // MAX_FRAMES))
     magnitudes = {name: _magnitude(track, window, hop) for name, track in tracks.items()}
     reference = REFERENCE if REFERENCE in magnitudes else list(magnitudes)[-1]
-    # Where the reference is silent, the loudest panel takes its place; where all are, full scale.
+    # If the reference is silent, the loudest panel is the reference; if all are silent, full scale is.
     top = _peak(magnitudes[reference]) or max(map(_peak, magnitudes.values())) or 1.0
 
     levels = {name: 20 * np.log10(np.maximum(magnitude, FLOOR * top) / top) for name, magnitude in magnitudes.items()}
@@ -74,7 +75,7 @@ def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, titl
 
 
 def _difference(levels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Tested minus reference in dB ``(bins, frames)``, as long as both are; NaN where one of them is."""
+    """Return tested minus reference in dB ``(bins, frames)``, cut to the shorter one; NaN where one of them is."""
     tested, reference = (np.maximum(levels[name], -RANGE_DB) for name in (TESTED, REFERENCE))
     frames = min(tested.shape[1], reference.shape[1])
     return tested[:, :frames] - reference[:, :frames]
@@ -89,12 +90,12 @@ def _draw(
     colours: str,
     limits: tuple[float, float],
 ) -> AxesImage:
-    # imshow is given the outer edges of the first and last pixel; frames and bins lie in their middle.
+    # imshow takes the outer edges of the first and last pixel; frames and bins are at the centres of pixels.
     edge, bin_edge = hop_seconds / 2, sample_rate / 2000 / (decibels.shape[0] - 1) / 2
     panel.set_title(name, loc="left", fontsize=13, fontweight="bold", parse_math=False)
     panel.set_ylabel("frequency (kHz)", fontsize=12)
     panel.tick_params(labelsize=11)
-    panel.set_facecolor("0.8")  # behind what is shorter than the longest, or not finite
+    panel.set_facecolor("0.8")  # visible after the end of shorter signals, and where samples are not finite
     return panel.imshow(
         decibels,
         origin="lower",
@@ -114,15 +115,10 @@ def _scale(figure: Figure, image: AxesImage, panels: list[Axes], label: str) -> 
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a picture in the format of its extension (png, pdf, svg); it appears whole or not at all."""
+    """Write a picture in the format of its suffix (png, pdf, svg), whole or not at all; return its path."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
-    try:
-        figure.savefig(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with appearing(target) as part:
+        figure.savefig(part, format=target.suffix.removeprefix(".") or None)
     return target
 
 
@@ -140,9 +136,12 @@ def _peak(magnitude: np.ndarray) -> float:
 
 
 def _magnitude(track: np.ndarray, window: int, hop: int) -> np.ndarray:
-    """STFT magnitude ``(bins, frames)``, frame i centred on sample ``i * hop``; NaN where samples are not finite."""
+    """Return the STFT magnitude ``(bins, frames)``, frame i centred on sample ``i * hop``.
+
+    It is NaN where samples are not finite.
+    """
     frames = -(-len(track) // hop)
     padded = np.pad(track, (window // 2, window // 2 + hop))
     slices = np.lib.stride_tricks.sliding_window_view(padded, window)[: frames * hop : hop]
-    # Padded to twice the window's length: harmonics become smooth lines.
+    # Zero-padding to twice the window draws harmonics as smooth lines.
     return np.abs(np.fft.rfft(slices * np.hanning(window + 1)[:-1], n=2 * window, axis=1)).T

@@ -1,4 +1,4 @@
-"""Tables of quality: one row for each system, one column for each metric, for the terminal and for Markdown."""
+"""Tables of quality: one row per system, one column per metric, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -31,55 +31,38 @@ MISSING = "–"
 
 
 class MetricName(NamedTuple):
-    """How a metric is called in print: its name, its unit ("" for none), and the decimals that mean something."""
+    """How a metric is printed: its name, its unit ("" for none), and the number of meaningful decimals."""
 
     text: str
     unit: str = ""
     decimals: int = 3
 
 
+def _metrics(unit: str, decimals: int, **texts: str) -> dict[str, MetricName]:
+    return {key: MetricName(text, unit, decimals) for key, text in texts.items()}
+
+
 METRICS: Mapping[str, MetricName] = {
-    "pesq_wb": MetricName("PESQ-WB", decimals=2),
-    "pesq_nb": MetricName("PESQ-NB", decimals=2),
-    "stoi": MetricName("STOI"),
-    "estoi": MetricName("ESTOI"),
-    "si_sdr": MetricName("SI-SDR", "dB", 2),
-    "si_sdr_aligned": MetricName("aligned SI-SDR", "dB", 2),
-    "si_sdr_lag_ms": MetricName("lag", "ms", 2),
-    # In log10 of power, as the metric is defined: no unit.
-    "lsd": MetricName("LSD", decimals=2),
-    "lsd_hf": MetricName("LSD-HF", decimals=2),
-    "lsd_lf": MetricName("LSD-LF", decimals=2),
-    "hf_energy": MetricName("HF energy", "dB", 1),
-    "csig": MetricName("CSIG", decimals=2),
-    "cbak": MetricName("CBAK", decimals=2),
-    "covl": MetricName("COVL", decimals=2),
-    "seg_snr": MetricName("SegSNR", "dB", 2),
-    "csig_nb": MetricName("CSIG-NB", decimals=2),
-    "cbak_nb": MetricName("CBAK-NB", decimals=2),
-    "covl_nb": MetricName("COVL-NB", decimals=2),
-    "seg_snr_nb": MetricName("SegSNR-NB", "dB", 2),
-    "visqol": MetricName("ViSQOL", decimals=2),
-    "visqol_audio": MetricName("ViSQOL audio", decimals=2),
-    "dnsmos_ovrl": MetricName("DNSMOS OVRL", decimals=2),
-    "dnsmos_sig": MetricName("DNSMOS SIG", decimals=2),
-    "dnsmos_bak": MetricName("DNSMOS BAK", decimals=2),
-    "dnsmos_p808": MetricName("DNSMOS P.808", decimals=2),
-    "nisqa_mos": MetricName("NISQA", decimals=2),
-    "nisqa_noisiness": MetricName("NISQA noise", decimals=2),
-    "nisqa_discontinuity": MetricName("NISQA discont.", decimals=2),
-    "nisqa_coloration": MetricName("NISQA color.", decimals=2),
-    "nisqa_loudness": MetricName("NISQA loud.", decimals=2),
-    "squim_pesq": MetricName("SQUIM PESQ", decimals=2),
-    "squim_stoi": MetricName("SQUIM STOI"),
-    "squim_si_sdr": MetricName("SQUIM SI-SDR", "dB", 2),
-    "wer": MetricName("WER", "%", 1),
-    "wer_words": MetricName("words", decimals=1),
+    # LSD is in log10 of power, as it is defined, so it has no unit
+    **_metrics("", 2, pesq_wb="PESQ-WB", pesq_nb="PESQ-NB", lsd="LSD", lsd_hf="LSD-HF", lsd_lf="LSD-LF"),
+    **_metrics("", 2, csig="CSIG", cbak="CBAK", covl="COVL", csig_nb="CSIG-NB", cbak_nb="CBAK-NB", covl_nb="COVL-NB"),
+    **_metrics("", 2, visqol="ViSQOL", visqol_audio="ViSQOL audio", squim_pesq="SQUIM PESQ", nisqa_mos="NISQA"),
+    **_metrics("", 2, dnsmos_ovrl="DNSMOS OVRL", dnsmos_sig="DNSMOS SIG"),
+    **_metrics("", 2, dnsmos_bak="DNSMOS BAK", dnsmos_p808="DNSMOS P.808"),
+    **_metrics("", 2, nisqa_noisiness="NISQA noise", nisqa_discontinuity="NISQA discont."),
+    **_metrics("", 2, nisqa_coloration="NISQA color.", nisqa_loudness="NISQA loud."),
+    **_metrics("", 3, stoi="STOI", estoi="ESTOI", squim_stoi="SQUIM STOI"),
+    **_metrics("dB", 2, si_sdr="SI-SDR", si_sdr_aligned="aligned SI-SDR", squim_si_sdr="SQUIM SI-SDR"),
+    **_metrics("dB", 2, seg_snr="SegSNR", seg_snr_nb="SegSNR-NB"),
+    **_metrics("ms", 2, si_sdr_lag_ms="lag"),
+    **_metrics("dB", 1, hf_energy="HF energy"),
+    **_metrics("%", 1, wer="WER"),
+    **_metrics("", 1, wer_words="words"),
 }
 
 
 def metric_name(key: str) -> MetricName:
-    """The printed name of a metric; one that is not listed in :data:`METRICS` is called by its key."""
+    """Return the printed name of a metric; its key if it is not listed in :data:`METRICS`."""
     return METRICS.get(key, MetricName(key))
 
 
@@ -93,17 +76,17 @@ def quality_table(
     higher_is_better: Mapping[str, bool | None],
     changes: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Table:
-    """Table for the terminal: best values bold, arrows for the direction, and what the last system changes.
+    """Return the table for the terminal: best values in bold, arrows for the direction, differences below.
 
     Args:
         systems: name of the system to its metrics, the system under test last; a metric may be missing or NaN.
-        higher_is_better: direction of each metric; None: information only, without arrow or best value. Columns stand
-            in its order, and metrics that no system has are left out.
-        changes: name of another system to what the last one changes in each metric, as where it is measured on the
-            utterances that both were scored on; None: the differences of the values.
+        higher_is_better: direction of each metric; None: information only, without arrow or best value. It gives the
+            order of the columns; metrics that no system has are left out.
+        changes: name of another system to the difference of the last one to it in each metric, such as the mean over
+            the utterances that both were scored on; None: the differences of the values.
 
     Returns:
-        For ``rich.console.Console.print``.
+        A table for ``rich.console.Console.print``.
     """
     columns, rows = _cells(systems, higher_is_better, changes)
     table = Table(box=SIMPLE_HEAD, padding=0)  # eight columns and two inputs fit 80
@@ -122,7 +105,7 @@ def quality_tables(
     changes: Mapping[str, Mapping[str, float]] | None,
     width: int,
 ) -> Iterator[Table]:
-    """:func:`quality_table` in as many parts, one below the other, as ``width`` characters ask for."""
+    """Yield :func:`quality_table` in as many parts, one below the other, as fit ``width`` characters."""
 
     def part(keys: list[str]) -> Table:
         return quality_table(systems, {key: higher_is_better[key] for key in keys}, changes)
@@ -133,12 +116,14 @@ def quality_tables(
 
 
 def tables_in_width(make: Callable[[list[str]], Table], columns: Iterable[str], width: int) -> Iterator[Table]:
-    """Tables of as many columns each as fit beside each other, at least one.
+    """Yield tables with as many columns each as fit the width, at least one.
 
     Args:
-        make: gives the table of some of the columns. columns: of all of them. width: in characters.
+        make: makes the table for some of the columns.
+        columns: all of them.
+        width: in characters.
     """
-    console = Console(width=10_000)  # in which every table is as wide as it wants to be
+    console = Console(width=10_000)  # every table gets the width that it asks for
     part: list[str] = []
     for column in columns:
         if part and console.measure(make([*part, column])).maximum > width:
@@ -154,7 +139,7 @@ def markdown_table(
     higher_is_better: Mapping[str, bool | None],
     changes: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
-    """The table of :func:`quality_table` in GitHub's Markdown, without a newline at its end."""
+    """Return :func:`quality_table` in GitHub's Markdown, without a newline at the end."""
     columns, rows = _cells(systems, higher_is_better, changes)
     lines = [["", *columns], ["---", *("---:" for _ in columns)]]
     lines += [
@@ -168,7 +153,7 @@ def _cells(
     higher_is_better: Mapping[str, bool | None],
     changes: Mapping[str, Mapping[str, float]] | None,
 ) -> tuple[list[str], list[tuple[str, list[_Cell]]]]:
-    """Headings, and rows with their names: systems, then differences."""
+    """Return headings, and rows with their names: systems, then differences."""
     keys = [key for key in higher_is_better if any(key in values for values in systems.values())]
     best = {key: best_systems(key, systems, higher_is_better[key]) for key in keys}
     rows = [
@@ -187,7 +172,7 @@ def _cells(
 
 
 def best_systems(key: str, systems: Mapping[str, Mapping[str, float]], higher: bool | None) -> set[str]:
-    """Systems with the best value, as printed: equal in print is equal. None of them where all are."""
+    """Return the systems with the best value as printed; none if all are equal in print."""
     values = {
         name: round(row[key], metric_name(key).decimals)
         for name, row in systems.items()
@@ -200,7 +185,7 @@ def best_systems(key: str, systems: Mapping[str, Mapping[str, float]], higher: b
 
 
 def number(key: str, value: float, sign: Literal["", "+"] = "", decimals: int | None = None) -> str:
-    """A value of a metric in its decimals or others, with a real minus sign; :data:`MISSING` for NaN."""
+    """Return a value with the decimals of its metric, or others, and a real minus sign; :data:`MISSING` for NaN."""
     if math.isnan(value):
         return MISSING
     decimals = metric_name(key).decimals if decimals is None else decimals
@@ -209,12 +194,12 @@ def number(key: str, value: float, sign: Literal["", "+"] = "", decimals: int | 
 
 
 def heading(key: str, higher: bool | None) -> str:
-    """Name, unit and direction of a metric, as above its column."""
+    """Return name, unit and direction of a metric, for the head of its column."""
     name = metric_name(key)
     unit = f" ({name.unit})" if name.unit else ""
     return f"{name.text}{unit}" + {True: " ↑", False: " ↓", None: ""}[higher]
 
 
 def wrapped(heading: str) -> str:
-    """A heading in lines as narrow as the numbers below it."""
+    """Return a heading in lines as narrow as the numbers below it."""
     return textwrap.fill(heading, width=6, break_long_words=False, break_on_hyphens=False)

@@ -30,7 +30,7 @@ from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.callbacks.step_log import StepLog
-from bcfusion.training.closing import Closing, close_run
+from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
 from bcfusion.training.guard import NonFiniteSteps
 from bcfusion.training.initial_state import load_initial_weights, restore_networks, resumed_content
@@ -55,7 +55,7 @@ class Result:
     step: int
     objective: float
     best: Mapping[str, float]
-    closing: Closing | None
+    closing: FinalEvaluation | None
 
 
 def budget_seconds(cfg: DictConfig) -> float:
@@ -162,7 +162,7 @@ def train(
             write_record(run_dir, config, provenance, resumed_at=None if resumed is None else module.step)
             _announce(cfg, module, datamodule, session, left_out, run_dir)
         _fit(trainer, module, datamodule, session, run_dir)
-        closing = close_run(run_dir, datamodule, scorer, cfg, trainer, started=started)
+        closing = evaluate_best(run_dir, datamodule, scorer, cfg, trainer, started=started)
     return Result(
         run_dir=run_dir,
         step=module.step,

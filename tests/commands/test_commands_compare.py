@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two finished runs, one that failed, one that goes on, and a folder that is none of them."""
+    """Two finished runs, one that failed, one that is unfinished, and a folder without runs."""
     folder = tmp_path / "runs"
     made_up_run(folder / "a", "seed=1", settings={"seed": 1}, valid_stoi=(0.80,), closing=utterances(0.800, seed=1))
     made_up_run(folder / "b", "seed=2", settings={"seed": 2}, valid_stoi=(0.82,), closing=utterances(0.812, seed=2))
@@ -39,7 +39,7 @@ def runs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_table_the_paths_and_the_differences_are_told(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_paths_and_differences_are_printed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(runs), str(runs / "notes")]) == 0
     output, errors = capsys.readouterr()
     lines = output.splitlines()
@@ -50,7 +50,7 @@ def test_the_table_the_paths_and_the_differences_are_told(runs: Path, capsys: py
     assert errors == f"{runs / 'notes'}: no run in it\n"
 
 
-def test_runs_of_another_test_set_are_told_in_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_of_another_test_set_are_reported_in_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scores = made_up_run(runs / "e", "seed=5", settings={"seed": 5}, valid_stoi=(0.81,)) / "quality" / "test.csv"
     scores.write_text(scores.read_text().replace("test/", "other/"))
     assert main([str(runs), "--output", str(runs / "t.md")]) == 0
@@ -62,7 +62,7 @@ def test_runs_of_another_test_set_are_told_in_one_line(runs: Path, capsys: pytes
     assert f"\nN{said[1:]}.\n" in (runs / "t.md").read_text()
 
 
-def test_differences_are_to_the_run_that_is_asked_for(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_are_to_the_requested_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for against in ("2", "seanet seed=1", str(runs / "a")):
         assert main([str(runs), "--against", against]) == 0
         assert "seanet seed=2 is better than seanet seed=1 in STOI by 0.012" in capsys.readouterr().out
@@ -85,7 +85,7 @@ def test_a_folder_gets_tables_and_pictures(runs: Path, tmp_path: Path, capsys: p
         assert (output / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_one_table_goes_where_its_name_says(runs: Path, tmp_path: Path) -> None:
+def test_one_table_is_written_in_the_format_of_its_name(runs: Path, tmp_path: Path) -> None:
     assert main([str(runs), "--output", str(tmp_path / "t.md"), "--filter", "state=finished", "--sort", "seed"]) == 0
     assert "| 1 | seanet | 1 |" in (tmp_path / "t.md").read_text()
     assert main([str(runs), "--output", str(tmp_path / "t.csv"), "--reverse"]) == 0
@@ -172,13 +172,13 @@ def test_a_real_sweep_is_compared_with_its_failed_job(sweep: Path, capsys: pytes
         assert row["step"] == "2"
 
 
-def test_every_job_of_a_sweep_shows_its_final_bests_in_hparams(sweep: Path) -> None:
+def test_every_job_of_a_sweep_has_its_final_best_values_in_hparams(sweep: Path) -> None:
     tags = []
     for job, rate in (("0", 1e-3), ("1", 3e-4)):
         events = EventAccumulator(str(sweep / job), size_guidance={"scalars": 0}).Reload()
         begun = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
-        told = HParamsPluginData.FromString(begun).session_start_info.hparams
-        assert told["optimizer.lr"].number_value == rate  # a number, so that axes can be scaled and rows sorted
+        values = HParamsPluginData.FromString(begun).session_start_info.hparams
+        assert values["optimizer.lr"].number_value == rate  # a number, so that axes can be scaled and rows sorted
         with (sweep / job / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
         for metric in ("stoi", "si_sdr", "selection"):
@@ -191,16 +191,16 @@ def test_every_job_of_a_sweep_shows_its_final_bests_in_hparams(sweep: Path) -> N
     assert one_csv <= one  # and the same in both logs
 
 
-def test_the_table_of_hparams_has_what_differs_first_and_the_bests_of_all_jobs(sweep: Path) -> None:
+def test_hparams_has_differing_columns_first_and_the_best_values_of_all_jobs(sweep: Path) -> None:
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(sweep)).Reload()
     provider = MultiplexerDataProvider(multiplexer, str(sweep))
     context = Context(TBContext(data_provider=provider))
-    told = context.hparams_metadata(RequestContext(), "")
-    assert sorted(told) == ["0", "1"]
-    # a run that says which columns there are would say so for all: TensorBoard takes the first that it finds
-    assert all("_hparams_/experiment" not in tags for tags in told.values())
+    columns = context.hparams_metadata(RequestContext(), "")
+    assert sorted(columns) == ["0", "1"]
+    # a run that says which columns there are would do so for all: TensorBoard takes the first that it finds
+    assert all("_hparams_/experiment" not in tags for tags in columns.values())
     answer = context.hparams_from_data_provider(RequestContext(), "", None)
-    table = context.experiment_from_metadata(RequestContext(), "", True, told, answer)
+    table = context.experiment_from_metadata(RequestContext(), "", True, columns, answer)
     assert [info.name for info in table.hparam_infos if info.differs] == ["optimizer.lr"]
     assert {"experiment", "generator", "settings/batch_size", "weight/l1"} <= {info.name for info in table.hparam_infos}
     metrics = [info.name.tag for info in table.metric_infos]

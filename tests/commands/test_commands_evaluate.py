@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from bcfusion import cli
-from bcfusion.commands.shared.evaluate_output import conclude, parse_groups
+from bcfusion.commands.shared.evaluate_output import parse_groups, write_results
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.scores import ItemScore, Scores
 
@@ -41,12 +41,12 @@ METRICS = "metrics=[si_sdr,lsd]"
 def test_folders_end_to_end(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*BOTH, "--input=noisy", "--name", "Their_Net", METRICS, "group_by=speaker,snr", "output=out"]
     assert cli.main(["evaluate", *arguments]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "Their_Net against clean, 16000 Hz:" in said.out
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "Their_Net against clean, 16000 Hz:" in printed.out
     for text in ("95 % intervals", "Their_Net − input", "Means by speaker", "Means by SNR", "means over 5 files"):
-        assert text in said.out, text
-    assert "note: 1 file: references without an enhanced file, left out (first: clean/p0/u_0.flac)" in said.out
+        assert text in printed.out, text
+    assert "note: 1 file: references without an enhanced file, left out (first: clean/p0/u_0.flac)" in printed.out
     with Path("out/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:5] == ["id", "system", "speaker", "corpus", "snr"]
@@ -70,24 +70,24 @@ def test_folders_end_to_end(folders: Path, capsys: pytest.CaptureFixture[str]) -
     assert Path("out/spread.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_several_systems_stand_in_one_table_and_no_input_is_told(
+def test_several_systems_share_one_table_and_a_missing_input_is_reported(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)  # as where pyarrow is not installed
     arguments = [*BOTH, "--name", "A", "--enhanced", "noisy", "--name", "B", METRICS, "sample_rate=8000", "output=out"]
     assert cli.main(["evaluate", *arguments]) == 0
-    said = capsys.readouterr().out
-    assert "A, B against clean, 8000 Hz:" in said
-    assert "B − A" in said
-    assert "A: every metric skipped 1 of 6 (no file of that name)" in said
-    assert "note: 17 files: resampled from 16000 to 8000 Hz" in said
-    assert "note: no row of the input; --input DIR adds it" in said
-    assert said.count("pyarrow") == 2  # one line, which says what to install
+    printed = capsys.readouterr().out
+    assert "A, B against clean, 8000 Hz:" in printed
+    assert "B − A" in printed
+    assert "A: every metric skipped 1 of 6 (no file of that name)" in printed
+    assert "note: 17 files: resampled from 16000 to 8000 Hz" in printed
+    assert "note: no row for the input; --input DIR adds it" in printed
+    assert printed.count("pyarrow") == 2  # one line, which names the remedy
     assert not Path("out/scores.parquet").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--enhanced", "theirs"], "give both folders"),
         (["--enhanced", "theirs", "--reference", "--name", "A"], "--reference: expected one argument"),
@@ -100,14 +100,14 @@ def test_several_systems_stand_in_one_table_and_no_input_is_told(
         ([*BOTH, "--name", "A", "--name", "B"], "one for each of the 1"),
         ([*BOTH, "--tolerance", "much"], "--tolerance"),
         ([*BOTH, "--tolerance", "-1"], "0 or more"),
-        ([*BOTH, "-m", "sample_rate=8000,16000"], "-m: evaluate is no sweep"),
+        ([*BOTH, "-m", "sample_rate=8000,16000"], "-m: evaluate cannot sweep"),
         ([*BOTH, "split=valid"], "split: folders have none"),
-        ([*BOTH, "optimizer.lr=1"], "optimizer: says nothing about enhanced files"),
+        ([*BOTH, "optimizer.lr=1"], "optimizer: has no effect on enhanced files"),
         ([*BOTH, "metrics=[pesq_bw]"], "pesq_wb"),
         ([*BOTH, "metrics.lsd.n_ftt=512", "metrics=[lsd]"], "n_ftt"),
         ([*BOTH, "group_by=noise"], "speaker, corpus, snr, not noise"),
         ([*BOTH, "group_by=snr"], "--input DIR"),
-        ([*BOTH, "group_by=corpus"], "do not tell"),
+        ([*BOTH, "group_by=corpus"], "not known for folders"),
         (["--enhanced", "theirs/p1", "--reference", "clean/p1", "group_by=speaker"], "no subfolders"),
         (["--enhanced", "stereo", "--reference", "clean"], "has 2 channels: give mono files"),
         (["--enhanced", "stereo", "--reference", "clean", "--input", "noisy"], "nothing to score in 1 utterances"),
@@ -115,8 +115,8 @@ def test_several_systems_stand_in_one_table_and_no_input_is_told(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_input_is_told_in_one_or_two_lines(
-    folders: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+def test_wrong_input_is_reported_in_one_or_two_lines(
+    folders: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     Path("empty").mkdir()
     for folder in ("stereo/p1", "damaged/p1"):
@@ -124,13 +124,13 @@ def test_wrong_input_is_told_in_one_or_two_lines(
     soundfile.write("stereo/p1/u_3.wav", np.zeros((RATE, 2)), RATE)
     Path("damaged/p1/u_3.wav").write_text("no sound")
     assert cli.main(["evaluate", *arguments, "output=out"]) == 2
-    said = capsys.readouterr()
-    assert says in said.err
-    assert len(said.err.strip().splitlines()) <= 2, said.err
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert len(printed.err.strip().splitlines()) <= 2, printed.err
+    assert printed.out == ""
 
 
-def test_a_model_may_lie_below_a_folder_that_is_called_as_an_override(
+def test_a_model_may_be_in_a_folder_whose_name_looks_like_an_override(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # as the jobs of a sweep may be called
@@ -141,14 +141,14 @@ def test_a_model_may_lie_below_a_folder_that_is_called_as_an_override(
     assert "name a model first" in capsys.readouterr().err
 
 
-def test_groups_of_which_nothing_is_known_are_told_and_get_no_table(
+def test_groups_without_known_members_are_reported_and_get_no_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [ItemScore("u0", "input", {"stoi": 0.5}, {}, {"speaker": "anna", "corpus": ""})]
-    conclude(Scores(rows, {"stoi": True}), ["corpus", "speaker"], tmp_path, "A")
-    said = capsys.readouterr().out
-    assert "group_by=corpus: it is not known of any of these utterances" in said
-    for text in (said, (tmp_path / "scores.md").read_text().lower(), (tmp_path / "scores.tex").read_text()):
+    write_results(Scores(rows, {"stoi": True}), ["corpus", "speaker"], tmp_path, "A")
+    printed = capsys.readouterr().out
+    assert "group_by=corpus: not known for any of these utterances" in printed
+    for text in (printed, (tmp_path / "scores.md").read_text().lower(), (tmp_path / "scores.tex").read_text()):
         assert "by speaker" in text
         assert "by corpus" not in text
 

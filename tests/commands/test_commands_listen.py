@@ -27,7 +27,7 @@ RATE = 16000
 
 
 class Times(nn.Module):
-    """So many times the last sensor."""
+    """The last sensor times a gain."""
 
     provides: tuple[str, ...] = ()
 
@@ -86,7 +86,7 @@ def test_the_sounds_that_runs_wrote_are_joined_by_utterance(capsys: pytest.Captu
     assert "<title>a &lt; b</title>" in Path("listen.html").read_text()
 
 
-def test_one_evaluation_alone_and_names_of_one_s_own() -> None:
+def test_a_single_evaluation_and_given_names() -> None:
     record("runs/a", "eben", ["u0"], 300)
     sounds("runs/a/evaluation/later", ["u0", "u9"], 350)
     whole, alone = find_candidates(["runs/a", "runs/a/evaluation/later"], None, print)
@@ -108,7 +108,7 @@ def test_names_of_the_page_s_own_sounds_are_not_given_to_runs() -> None:
         find_candidates(["runs"], ["eben", "input"], print)
 
 
-def test_nothing_to_listen_to_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_listen_to_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     assert run("empty", "missing") == 2
     assert capsys.readouterr().err.splitlines() == ["empty: no run in it", "missing: there is no such folder"]
@@ -130,18 +130,18 @@ def test_another_file_is_never_replaced_but_a_page_is(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--seconds", "abc"], "argument --seconds: abc is not a number above zero"),
         (["--anchor", "3500,0"], "argument --anchor: 0 is not a number above zero"),
         (["--no-screening"], "--no-screening needs --analyse"),
     ],
 )
-def test_wrong_options_are_told_in_words(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_reported(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run("runs", *arguments)
     assert ended.value.code == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_both_anchors_are_on_the_page() -> None:
@@ -196,7 +196,7 @@ def test_ratings_are_analysed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bad.json: not the ratings of a listening page" in capsys.readouterr().err
 
 
-def test_a_browser_that_goes_away_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_browser_that_disconnects_is_not_reported(capfd: pytest.CaptureFixture[str]) -> None:
     with page_server("x" * 50_000_000, 0) as server:  # more than the sockets hold
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = socket.create_connection(server.server_address[:2])
@@ -209,7 +209,7 @@ def test_a_browser_that_goes_away_is_no_news(capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr().err == ""
 
 
-def test_the_server_gives_the_page_alone_and_to_this_machine_alone() -> None:
+def test_the_server_serves_only_the_page_and_only_to_this_machine() -> None:
     with page_server("<p>ä", 0) as server:
         host, port = server.server_address[:2]
         assert host == "127.0.0.1"

@@ -48,7 +48,7 @@ def line(scores: Scores, name: str, system: str = "theirs") -> ItemScore:
     return found
 
 
-def test_files_belong_together_by_their_path_without_suffix(tmp_path: Path) -> None:
+def test_files_are_matched_by_their_path_without_suffix(tmp_path: Path) -> None:
     for name in ("clean/p1/a.flac", "clean/p1/b.c.flac", "clean/p2/a.flac", "clean/p3/x.flac"):
         put(tmp_path / name, sound())
     for name in ("out/p1/a.wav", "out/p1/b.c.wav", "out/p2/a.WAV", "out/p9/z.wav"):
@@ -59,7 +59,7 @@ def test_files_belong_together_by_their_path_without_suffix(tmp_path: Path) -> N
     assert matched.systems["theirs"]["p2/a"] == tmp_path / "out/p2/a.WAV"
     assert matched.systems["theirs"]["p1/a"].suffix == ".flac"  # the first of two
     assert sorted(line.partition(" (first")[0] for line in matched.notes.lines()) == [
-        "1 file: left out, since another has the same name",
+        "1 file: left out, because another one has the same name",
         "1 file: references without an enhanced file, left out",
         "1 file: without a reference, left out",
     ]
@@ -75,7 +75,7 @@ def test_a_file_of_another_rate_scores_as_the_same_signal_at_the_rate_of_the_ref
     assert any("resampled from 48000 to 16000 Hz" in note for note in matched.notes.lines())
 
 
-def test_a_small_difference_in_length_is_cut_and_told_and_a_large_one_is_skipped(tmp_path: Path) -> None:
+def test_a_small_difference_in_length_is_cut_and_reported_and_a_large_one_is_skipped(tmp_path: Path) -> None:
     clean = sound()
     for name, samples in (("short", clean[:-800]), ("long", np.append(clean, sound(0.05, 1))), ("other", clean[:4000])):
         put(tmp_path / f"clean/{name}.wav", clean)
@@ -92,7 +92,7 @@ def test_a_small_difference_in_length_is_cut_and_told_and_a_large_one_is_skipped
         scored(matched, tolerance=0.01)
 
 
-def test_what_cannot_be_compared_is_skipped_with_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+def test_files_that_cannot_be_compared_are_skipped_with_their_reason(tmp_path: Path) -> None:
     for name in ("good", "stereo", "damaged", "missing", "reference"):
         put(tmp_path / f"clean/{name}.wav", sound())
         put(tmp_path / f"noisy/{name}.wav", sound() + 0.1 * sound(seed=1))
@@ -132,7 +132,7 @@ def test_speaker_and_ratio_come_from_the_folder_and_the_noisy_file(tmp_path: Pat
     assert line(scored(matched), "p1/a").info == {"speaker": "p1", "corpus": "", "snr": ""}
 
 
-def test_folders_that_cannot_be_scored_say_why_in_two_lines(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_scored_are_reported_in_two_lines(tmp_path: Path) -> None:
     put(tmp_path / "clean/a.wav", sound())
     put(tmp_path / "two/a.wav", sound())
     put(tmp_path / "two/b.wav", sound(rate=8000), 8000)

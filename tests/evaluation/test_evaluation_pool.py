@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import math
 import multiprocessing
 import os
@@ -23,7 +22,7 @@ from bcfusion.configuration.paths import conf_dir
 from bcfusion.contracts import Metric, Skip
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.pool import Scorer
-from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.scores import ItemScore
 from bcfusion.metrics.lsd import Lsd
 from bcfusion.metrics.optional import NetworkMetric
 from bcfusion.metrics.pesq import Pesq
@@ -36,7 +35,7 @@ FATAL_ONCE = 5.0  # the same, but only the first time
 
 
 class Probe:
-    """A metric of the user's own: tells of the process it runs in, and obeys the first sample of the estimate."""
+    """A user's own metric: reports about its process, and does what the first sample of the estimate requests."""
 
     names: tuple[str, ...] = ("pid", "torch_loaded", "blas_threads", "signals_blocked", "main_is_bare")
     higher_is_better: Mapping[str, bool | None] = dict.fromkeys(names)
@@ -69,7 +68,7 @@ class Probe:
 
 
 class Breaks:
-    """A metric that no worker survives loading."""
+    """A metric with one value."""
 
     names: tuple[str, ...] = ("breaks",)
     higher_is_better: Mapping[str, bool | None] = {"breaks": True}
@@ -170,19 +169,23 @@ def test_the_death_of_one_worker_does_not_wait_for_another_that_hangs() -> None:
         assert not any(row.skipped for row in rows)
 
 
-def test_where_no_worker_can_start_the_scores_are_made_here(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    monkeypatch.setattr("bcfusion.evaluation.pool._prepare_worker", _die)
+def test_without_any_worker_the_scores_are_computed_in_this_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setattr("bcfusion.evaluation.workers._prepare_worker", _die)
     with Scorer({"probe": Probe()}, RATE, workers=2) as made:
         rows = score(made, 0.0, 0.0)
     assert [row.values["pid"] for row in rows] == [os.getpid()] * 2
     assert "no scoring process can be started" in caplog.text
 
 
-def test_where_no_process_can_be_forked_the_scores_are_made_here(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_without_further_processes_the_scores_are_computed_in_this_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
     def refuse(_: object) -> None:
         raise BlockingIOError("Resource temporarily unavailable")
 
-    monkeypatch.setattr("bcfusion.evaluation.pool._Process.start", refuse)
+    monkeypatch.setattr("bcfusion.evaluation.workers._Process.start", refuse)
     with Scorer({"probe": Probe()}, RATE, workers=1) as made:
         rows = score(made, 0.0, 0.0)
     assert [row.values["pid"] for row in rows] == [os.getpid()] * 2
@@ -211,7 +214,7 @@ def test_a_score_that_is_not_finite_does_not_poison_the_mean() -> None:
     assert math.isnan(rows[0].values["pid"])
 
 
-def test_collect_starts_afresh_and_reset_forgets(scorer: Scorer) -> None:
+def test_collect_starts_from_scratch_and_reset_forgets(scorer: Scorer) -> None:
     assert len(score(scorer, 0.0, 0.0)) == 2
     assert scorer.collect().rows == []
     scorer.submit("interrupted", first(0.0), np.ones(3))
@@ -247,7 +250,7 @@ SCRIPT = """
 import os, sys, time
 import numpy as np
 from bcfusion.evaluation.pool import Scorer
-from test_metrics_pool import Probe
+from test_evaluation_pool import Probe
 open({log!r}, "a").write("run\\n")
 scorer = Scorer({{"probe": Probe()}}, 16000, workers=1)
 scorer.submit("item", {{"estimate": np.zeros(3)}}, np.ones(3))
@@ -278,7 +281,7 @@ def test_a_main_script_without_a_guard_is_not_run_again(tmp_path: Path, start: C
     assert (tmp_path / "log").read_text() == "run\n"
 
 
-def test_workers_die_with_a_parent_that_is_killed_even_where_it_has_forked(tmp_path: Path) -> None:
+def test_workers_die_with_a_killed_parent_even_if_it_has_forked(tmp_path: Path) -> None:
     # the forked child, like a data loader's, inherits every pipe of the parent and keeps it open
     end = "child = os.fork()\nprint(child, flush=True) if child else None\ntime.sleep(60)"
     worker, main, process = run_script(tmp_path, end, lambda script: [str(script)])
@@ -300,87 +303,15 @@ def _alive(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # a container may have nobody to reap orphans
-
-
-# the table
-
-
-def table() -> Scores:
-    rows = [
-        ItemScore("a", "estimate", {"stoi": 0.5, "lag": 1.0}, {}, {"speaker": "x, y"}),
-        ItemScore("b", "estimate", {"stoi": 0.9, "lag": 1.0}, {}, {}),
-        ItemScore("c", "estimate", {"stoi": 1.0, "lag": 4.0}, {}, {"noise": "bus"}),
-        ItemScore("d", "estimate", dict.fromkeys(("stoi", "lag"), math.nan), dict.fromkeys(("stoi", "lag"), "silent")),
-    ]
-    return Scores(rows, {"stoi": True, "lag": None})
-
-
-def test_means_are_over_scored_utterances() -> None:
-    scores = table()
-    assert scores.mean("estimate") == pytest.approx({"stoi": 0.8, "lag": 2.0})
-    assert scores.count("stoi", "estimate") == 3
-    assert scores.skipped("estimate") == {"stoi": {"silent": 1}, "lag": {"silent": 1}}
-    assert all(math.isnan(value) for value in scores.mean("input").values())
-
-
-def test_changes_are_over_the_utterances_that_both_systems_were_scored_on() -> None:
-    scores = Scores(
-        [
-            ItemScore("easy", "input", {"stoi": 0.9}),
-            ItemScore("easy", "estimate", {"stoi": math.nan}, {"stoi": "silent"}),
-            ItemScore("hard", "input", {"stoi": 0.2}),
-            ItemScore("hard", "estimate", {"stoi": 0.3}),
-        ],
-        {"stoi": True},
-    )
-    assert scores.mean("estimate")["stoi"] < scores.mean("input")["stoi"]
-    assert scores.changes() == {"input": {"stoi": pytest.approx(0.1)}}
-
-
-def test_the_csv_has_a_line_for_each_utterance_and_system(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "scores.csv"
-    table().write_csv(path)
-    with path.open(newline="") as file:
-        lines = list(csv.reader(file))
-    assert lines == [
-        ["id", "system", "speaker", "noise", "stoi", "lag", "skipped"],
-        ["a", "estimate", "x, y", "", "0.5", "1", ""],
-        ["b", "estimate", "", "", "0.9", "1", ""],
-        ["c", "estimate", "", "bus", "1", "4", ""],
-        ["d", "estimate", "", "", "", "", "stoi, lag: silent"],
-    ]
-    assert os.listdir(path.parent) == ["scores.csv"]
-
-
-def test_a_csv_that_fails_midway_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "scores.csv"
-    path.write_text("old")
-    broken = table()
-    del broken.rows[2].values["lag"]
-    with pytest.raises(KeyError):
-        broken.write_csv(path)
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["scores.csv"]
-
-
-def test_an_utterance_that_two_processes_scored_counts_once() -> None:
-    one, two = table(), table()
-    two.rows[0] = ItemScore("e", "estimate", {"stoi": 0.0, "lag": 0.0})
-    assert [row.id for row in Scores.merged([one, two]).rows] == ["a", "b", "c", "d", "e"]
-    with pytest.raises(ValueError, match="same metrics"):
-        Scores.merged([one, Scores([], {"stoi": True})])
-
-
-# the configuration
+    return state != "Z"  # in a container orphans may stay zombies
 
 
 @pytest.mark.parametrize("path", sorted((Path(conf_dir()) / "metrics").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_metric_is_keyed_by_its_name_and_gives_its_value(path: Path, tmp_path: Path) -> None:
     assert path.read_text().startswith("# bcfusion ")
     config = OmegaConf.merge(OmegaConf.load(path), {"cutoff_frequency": 1000})
-    if path.stem == "wer":  # the recogniser is the user's own
-        (tmp_path / "item-0.txt").write_text("said")
+    if path.stem == "wer":  # needs the user's recogniser
+        (tmp_path / "item-0.txt").write_text("word")
         config.wer.update({"command": "true {wav}", "transcripts": str(tmp_path)})
     try:
         metric = instantiate(OmegaConf.select(config, path.stem))

@@ -16,7 +16,7 @@ def test_the_interval_of_a_normal_mean_has_the_width_that_theory_gives() -> None
     assert high == pytest.approx(values.mean() + half, abs=0.02 * half * 2)
 
 
-def test_the_interval_holds_the_true_mean_of_a_skewed_distribution_about_as_often_as_it_says() -> None:
+def test_the_interval_contains_the_true_mean_of_a_skewed_distribution_about_as_often_as_promised() -> None:
     generator = np.random.default_rng(2)
     held = 0
     for _ in range(400):
@@ -25,7 +25,7 @@ def test_the_interval_holds_the_true_mean_of_a_skewed_distribution_about_as_ofte
     assert 0.83 < held / 400 < 0.93  # the percentile interval is a little short for skewed samples
 
 
-def test_of_two_values_the_draws_are_known_one_by_one() -> None:
+def test_the_draws_from_two_values_are_known() -> None:
     # means of two draws from {0, 1}: 0, 1/2, 1 with 1/4, 1/2, 1/4
     assert bootstrap_interval([0.0, 1.0], level=0.4) == (0.5, 0.5)
     assert bootstrap_interval([0.0, 1.0], level=0.8) == (0.0, 1.0)
@@ -37,7 +37,7 @@ def test_an_outlier_moves_the_interval_of_the_mean_and_not_that_of_the_median() 
     assert bootstrap_interval(values, statistic="median")[1] < 0.7
 
 
-def test_an_interval_is_repeatable_and_drawn_in_parts_where_there_are_many_values(
+def test_an_interval_is_repeatable_and_drawn_in_parts_for_many_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values = np.random.default_rng(3).random(50)
@@ -89,11 +89,11 @@ def test_a_difference_is_over_the_common_utterances_in_any_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [({"level": 1.0}, "level"), ({"draws": 0}, "draws"), ({"statistic": "mode"}, "mean or median")],
 )
-def test_wrong_arguments_are_named(arguments: dict[str, object], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         bootstrap_interval([1.0, 2.0], **arguments)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(N,\)"):
         summary(np.zeros((2, 2)))

@@ -1,4 +1,4 @@
-"""Composite measures, against the values that are published with them and against plain computations."""
+"""Composite measures, compared with published values and with plain computations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from scipy.linalg import solve_toeplitz
 
 from bcfusion.contracts import Skip
+from bcfusion.errors import ConfigError
 from bcfusion.metrics.composite import Composite, composite_ratings, raw_pesq
 from bcfusion.metrics.frame_distances import (
     BAND_CENTRES,
@@ -48,7 +49,7 @@ def noisy(target: np.ndarray, snr_db: float) -> np.ndarray:
     ],
 )
 def test_published_ratings_belong_together(pesq: float, csig: float, cbak: float, covl: float, seg_snr: float) -> None:
-    # LLR and WSS are not published; two of the three ratings give them, and the third must follow
+    # LLR and WSS are not published; two of the three ratings determine them, and the third must follow
     zero = composite_ratings(0.5, 0.0, 0.0, 0.0)
     per_llr = [a - b for a, b in zip(composite_ratings(0.5, 0.1, 0.0, 0.0), zero, strict=True)]
     assert per_llr == pytest.approx([-0.1029, 0.0, -0.0512])
@@ -60,7 +61,7 @@ def test_published_ratings_belong_together(pesq: float, csig: float, cbak: float
 
 
 def test_the_raw_score_of_p862_is_undone_from_the_mapped_one() -> None:
-    assert raw_pesq(1.862743616104126) == pytest.approx(2.2557, abs=1e-4)  # of the same published example
+    assert raw_pesq(1.862743616104126) == pytest.approx(2.2557, abs=1e-4)  # from the same published example
     assert raw_pesq(4.5486) == pytest.approx(4.5, abs=1e-3)  # the top of both scales
 
 
@@ -89,14 +90,14 @@ def test_a_delay_of_one_sample_costs_the_segmental_snr() -> None:
     assert late["seg_snr"] == pytest.approx(-3, abs=0.2)  # two uncorrelated signals: the noise has twice the power
 
 
-def test_frames_are_those_of_the_published_program_which_leaves_the_last_one_out() -> None:
+def test_frames_are_as_in_the_published_program_which_leaves_the_last_one_out() -> None:
     frames = windowed_frames(np.ones(RATE), RATE)
     assert frames.shape == (RATE // 120 - 4, 480)  # in samples, length / hop - window / hop
     assert windowed_frames(np.ones(599), RATE).shape == (0, 480)
     assert windowed_frames(np.ones(600), RATE).shape == (1, 480)
 
 
-def test_segmental_snr_of_a_gain_is_that_of_the_gain_in_every_frame_and_limited() -> None:
+def test_segmental_snr_of_a_gain_is_the_same_in_every_frame_and_limited() -> None:
     frames = windowed_frames(speech_like(), RATE)
     assert segmental_snr(frames, 1.1 * frames) == pytest.approx(np.full(len(frames), 20.0))
     assert segmental_snr(frames, frames) == pytest.approx(np.full(len(frames), 35.0))
@@ -169,7 +170,7 @@ def test_critical_bands_respond_at_their_centres() -> None:
     assert filters[24].max() == pytest.approx(70 / 346.136)  # wider, and lower by as much
 
 
-def test_five_in_a_hundred_frames_do_not_decide() -> None:
+def test_five_in_a_hundred_frames_have_no_effect() -> None:
     assert nearest_mean(np.r_[np.ones(95), np.full(5, 1e6)]) == 1.0
     assert nearest_mean(np.array([3.0])) == 3.0
 
@@ -187,5 +188,5 @@ def test_what_pesq_skips_is_skipped(rate: int) -> None:
     target = np.random.default_rng(0).standard_normal(3999)
     with pytest.raises(Skip, match=r"shorter than 0.25 s"):
         Composite().score(target, target, rate)
-    with pytest.raises(ValueError, match="mode is wb or nb"):
+    with pytest.raises(ConfigError, match=r"Composite: mode=.* must be one of wb, nb"):
         Composite("swb")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Metrics by networks and by further packages: loaded late and once, from the user's file, with a reason where not."""
+"""Metrics that need networks or further packages: lazy loading from the user's file, and reasons for failures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_squim_from_a_file_gives_what_the_network_gives_and_needs_no_target(squi
     estimate = noisy(speech_like(0.5), 10)
     assert reason(metric, 0 * estimate, estimate) == "estimate is silent"
     assert reason(metric, estimate[:3999], estimate[:3999]) == "shorter than 0.25 s"
-    assert metric._network is None  # nothing is loaded for what is skipped
+    assert metric._network is None  # a skipped utterance loads nothing
     values = metric.score(estimate, 0 * estimate, RATE)
     network = squim_objective_base()
     network.load_state_dict(torch.load(squim_weights))
@@ -71,9 +71,7 @@ def test_squim_from_a_file_gives_what_the_network_gives_and_needs_no_target(squi
     assert values == pytest.approx(expected)
 
 
-def test_the_network_is_loaded_once_and_travels_with_no_pickle(
-    squim_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_network_is_loaded_once_and_is_not_pickled(squim_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     metric, loads = Squim(str(squim_weights)), []
     real = metric._load
     monkeypatch.setattr(Squim, "_load", lambda self: loads.append(1) or real())
@@ -113,7 +111,7 @@ def test_a_damaged_file_is_a_reason_and_a_missing_one_is_refused_at_once(tmp_pat
     assert reason(Squim(str(damaged)), speech_like(), speech_like()).startswith("no network: UnpicklingError")
     with pytest.raises(ConfigError, match=r"Squim: weights='/nowhere/a.pth' does not exist"):
         Squim("/nowhere/a.pth")
-    with pytest.raises(ConfigError, match="does not exist or is no file"):
+    with pytest.raises(ConfigError, match="does not exist or is not a file"):
         Squim(str(tmp_path))
 
 
@@ -124,12 +122,12 @@ class FakeSession:
     """Stands for onnxruntime's session: rates everything 4, and P.808 3.5."""
 
     def __init__(self, path: str, options: Any = None, providers: Any = None) -> None:
-        assert Path(path).is_file()  # the networks of the package itself
+        assert Path(path).is_file()  # the networks of the package
         self.threads = None if options is None else options.intra_op_num_threads
-        self.heard: list[np.ndarray] = []
+        self.received: list[np.ndarray] = []
 
     def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-        self.heard.append(feed["input_1"])
+        self.received.append(feed["input_1"])
         return [np.array([[4.0, 4.0, 4.0]]) if feed["input_1"].ndim == 2 else np.array([[3.5]])]
 
 
@@ -137,7 +135,7 @@ class FakeSession:
 def fake_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     speechmos = pytest.importorskip("speechmos")
 
-    def forget() -> None:  # what it imported of the stand-ins, or of the real ones
+    def forget() -> None:  # modules imported from the stand-ins or the real packages
         sys.modules.pop("speechmos.dnsmos", None)
         vars(speechmos).pop("dnsmos", None)
 
@@ -159,7 +157,7 @@ def fake_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fake_onnxruntime")
-def test_dnsmos_hears_16_khz_in_range_and_maps_the_ratings_of_its_networks() -> None:
+def test_dnsmos_is_given_16_khz_within_full_scale_and_maps_the_ratings_of_its_networks() -> None:
     metric = Dnsmos()
     estimate = 100 * speech_like(1.0, 8_000)
     values = metric.score(estimate, 0 * estimate, 8_000)
@@ -170,9 +168,9 @@ def test_dnsmos_hears_16_khz_in_range_and_maps_the_ratings_of_its_networks() -> 
     assert values["dnsmos_p808"] == pytest.approx(3.5)
     session = metric._network.onnx_sess
     assert session.threads == metric._network.p808_onnx_sess.threads == 1
-    assert session.heard[0].shape == (1, 144_160)  # 9.01 s, by repetition
-    assert session.heard[0].dtype == np.float32
-    assert np.abs(session.heard[0]).max() == 1.0
+    assert session.received[0].shape == (1, 144_160)  # 9.01 s, by repetition
+    assert session.received[0].dtype == np.float32
+    assert np.abs(session.received[0]).max() == 1.0
     assert reason(metric, 0 * estimate, estimate, 8_000) == "estimate is silent"
 
 
@@ -199,12 +197,12 @@ def nisqa_module(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_nisqa_takes_the_file_of_the_user_and_names_its_dimensions(
     nisqa_module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    weights, heard = tmp_path / "nisqa.tar", []
+    weights, received = tmp_path / "nisqa.tar", []
     weights.touch()
     default = nisqa_module.NISQA_DIR
 
     def rate(signal: torch.Tensor, sample_rate: int) -> torch.Tensor:
-        heard.append((signal.dtype, sample_rate, nisqa_module.NISQA_DIR))
+        received.append((signal.dtype, sample_rate, nisqa_module.NISQA_DIR))
         if signal.numel() > 100_000:
             raise RuntimeError("Maximum number of mel spectrogram windows exceeded. Use shorter audio.")
         return torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
@@ -214,8 +212,8 @@ def test_nisqa_takes_the_file_of_the_user_and_names_its_dimensions(
     # the order of torchmetrics: overall, noisiness, discontinuity, coloration, loudness
     ratings = [f"nisqa_{name}" for name in ("mos", "noisiness", "discontinuity", "coloration", "loudness")]
     assert metric.score(estimate, estimate, 48_000) == dict(zip(ratings, range(1, 6), strict=True))
-    assert heard[0][2] == str(tmp_path)
-    assert heard[1] == (torch.float32, 48_000, default)  # the library is left as it was
+    assert received[0][2] == str(tmp_path)
+    assert received[1] == (torch.float32, 48_000, default)  # the library is unchanged
     assert reason(metric, np.tile(estimate, 3), np.tile(estimate, 3), 48_000).startswith("NISQA: Maximum number")
 
 
@@ -287,6 +285,6 @@ def test_visqol_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ConfigError) as error:
         Visqol("music", "linear")  # type: ignore[arg-type]
     assert error.value.problems == [
-        "Visqol: mode='music' is none of speech, audio",
-        "Visqol: mapping='linear' is none of polynomial, lattice",
+        "Visqol: mode='music' must be one of speech, audio",
+        "Visqol: mapping='linear' must be one of polynomial, lattice",
     ]

@@ -147,12 +147,12 @@ def test_pesq_takes_any_sample_rate(mode: str, rate: int) -> None:
 
 
 def test_pesq_knows_two_modes() -> None:
-    with pytest.raises(ValueError, match="mode is wb or nb"):
+    with pytest.raises(ConfigError, match=r"mode=.* must be one of wb, nb"):
         Pesq("swb")  # type: ignore[arg-type]
 
 
-def test_pesq_is_not_asked_about_more_utterances_than_its_tables_hold() -> None:
-    # the reference implementation dies of a segmentation fault on this
+def test_pesq_is_not_run_on_more_utterances_than_fit_its_tables() -> None:
+    # the reference implementation has a segmentation fault on this
     one = np.concatenate([speech_like(0.6), np.zeros(RATE // 2)])
     assert most_utterances(np.tile(one, 12), RATE) == 12
     assert reason(Pesq(), np.tile(one, 60), np.tile(one, 60)) == "50 utterances or more"
@@ -206,7 +206,7 @@ def test_one_sample_of_delay_collapses_si_sdr_and_alignment_recovers_it() -> Non
 
 @pytest.mark.parametrize("shift", [-40, -3, 5, 320])
 @pytest.mark.parametrize("gain", [0.1, -2.0])
-def test_the_lag_is_positive_where_speech_comes_late_and_blind_to_gain_and_polarity(shift: int, gain: float) -> None:
+def test_the_lag_is_positive_for_late_speech_and_independent_of_gain_and_polarity(shift: int, gain: float) -> None:
     target = speech_like()
     values = SiSdr(max_lag_ms=20).score(gain * np.roll(noisy(target, 20), shift), target, RATE)
     assert values["si_sdr_lag_ms"] == pytest.approx(1000 * shift / RATE)
@@ -223,7 +223,7 @@ def test_alignment_never_costs_si_sdr_not_even_of_noise_or_of_clips_shorter_than
         assert values["si_sdr_aligned"] >= values["si_sdr"] - 1e-9
 
 
-def test_a_lag_beyond_the_limit_is_not_undone() -> None:
+def test_a_lag_beyond_the_limit_is_not_compensated() -> None:
     target = np.random.default_rng(0).standard_normal(RATE)
     values = SiSdr(max_lag_ms=5).score(np.roll(target, 81), target, RATE)
     assert values["si_sdr_aligned"] < 0
@@ -248,7 +248,7 @@ def test_si_sdr_has_its_closed_form() -> None:
     assert kept == pytest.approx(10 * math.log10(0.125 / 0.04125), abs=1e-6)
 
 
-def test_si_sdr_is_bounded_at_100_db_either_way() -> None:
+def test_si_sdr_is_limited_to_100_db_in_both_directions() -> None:
     time = np.arange(RATE) / RATE
     target = np.sin(2 * np.pi * 50 * time)
     assert SiSdr().score(3 * target, target, RATE)["si_sdr"] == pytest.approx(100.0)
@@ -266,7 +266,7 @@ def test_a_gain_of_10_db_is_an_lsd_of_exactly_one() -> None:
 
 
 def test_lsd_of_silence_is_the_distance_to_the_floor() -> None:
-    # an impulse of 1e-2 amidst one Hann frame: 1e-4 of power at every frequency, four decades above 1e-8
+    # an impulse of 1e-2 in the middle of a Hann frame: 1e-4 of power at every frequency, four decades above 1e-8
     impulse = np.zeros(2048)
     impulse[1024] = 1e-2
     metric = Lsd(n_fft=2048, hop_length=2049)  # frame 0 is centred on sample 0: there the window is 0 at the impulse
@@ -277,7 +277,7 @@ def test_lsd_of_silence_is_the_distance_to_the_floor() -> None:
     assert lower.score(np.zeros(2048), impulse, RATE)["lsd"] == pytest.approx(6.0 / 3, abs=1e-9)
 
 
-def test_lsd_hf_sees_only_what_lies_above_the_cutoff() -> None:
+def test_lsd_hf_depends_only_on_the_band_above_the_cutoff() -> None:
     target = np.random.default_rng(0).standard_normal(RATE)
     spectrum = np.fft.rfft(target)
     frequencies = np.fft.rfftfreq(RATE, 1 / RATE)
@@ -291,7 +291,7 @@ def test_lsd_hf_sees_only_what_lies_above_the_cutoff() -> None:
     assert reason(Lsd(low_frequency=8001), target, target) == "no frequency at or above 8001 Hz"
 
 
-def test_lsd_lf_sees_only_what_lies_below_the_cutoff_and_the_two_bands_make_the_whole() -> None:
+def test_lsd_lf_depends_only_on_the_band_below_the_cutoff_and_both_bands_add_up() -> None:
     target = speech_like()
     estimate = noisy(target, 15)
     low, high, whole = (
@@ -303,16 +303,16 @@ def test_lsd_lf_sees_only_what_lies_below_the_cutoff_and_the_two_bands_make_the_
 
 
 def test_lsd_presets_are_one_distance_in_three_scales() -> None:
-    # a gain of 10 dB: one in log10 of power, ten in dB, and nothing where the level is matched
+    # a gain of 10 dB: one in log10 of power, ten in dB, and zero if the level is matched
     target = speech_like()
     values = {preset: Lsd(preset).score(math.sqrt(10) * target, target, RATE)["lsd"] for preset in PRESETS}
     assert values == pytest.approx({"default": 1.0, "decibel": 10.0, "urgent": 0.0}, rel=1e-4, abs=1e-9)
-    # with its own level, windows and floor, the natural logarithm is what is left of the third
+    # apart from level, windows and floor, the third differs by its natural logarithm
     estimate = noisy(target, 10)
     matched = estimate * (estimate @ target) / (estimate @ estimate)
     plain = Lsd(n_fft=512, hop_length=256, floor=1e-16).score(matched, target, RATE)["lsd"]
     assert Lsd("urgent").score(estimate, target, RATE)["lsd"] == pytest.approx(math.log(10) * plain)
-    with pytest.raises(ConfigError, match="preset='nvsr' is none of default, decibel, urgent"):
+    with pytest.raises(ConfigError, match="preset='nvsr' must be one of default, decibel, urgent"):
         Lsd("nvsr")
 
 
@@ -329,7 +329,7 @@ def test_high_band_energy_is_the_gain_of_the_band_above_the_cutoff() -> None:
     low = 0.1 * np.sin(2 * np.pi * 200 * np.arange(RATE) / RATE) * np.hanning(RATE)
     assert metric.score(low, target, RATE)["hf_energy"] < -50  # speech below does not leak above
     assert reason(HighBandEnergy(8001.0), target, target) == "no frequency at or above 8001 Hz"
-    with pytest.raises(ValueError, match="cutoff_frequency"):
+    with pytest.raises(ConfigError, match="cutoff_frequency"):
         HighBandEnergy(0.0)
 
 
@@ -349,43 +349,17 @@ def test_lsd_in_blocks_equals_lsd_at_once() -> None:
 @pytest.mark.parametrize(
     "arguments", [{"n_fft": 1}, {"hop_length": 0}, {"floor": 0.0}, {"low_frequency": -1.0}, {"high_frequency": 0.0}]
 )
-def test_lsd_refuses_settings_that_mean_nothing(arguments: Mapping[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(arguments))):
+def test_lsd_refuses_settings_out_of_range(arguments: Mapping[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(arguments))):
         Lsd(**arguments)  # type: ignore[arg-type]
 
 
-# update, compute, reset
+def test_a_range_of_lags_is_not_negative() -> None:
+    with pytest.raises(ConfigError, match=r"SiSdr: max_lag_ms=-1 must be at least 0"):
+        SiSdr(max_lag_ms=-1)
 
 
-def test_update_scores_true_lengths_and_counts_what_it_skips() -> None:
-    torch = pytest.importorskip("torch")
-    target = np.stack([speech_like(1.0, seed=seed) for seed in range(3)])[:, np.newaxis]
-    estimate = target + 0.01 * np.random.default_rng(5).standard_normal(target.shape)
-    estimate[1] = 0
-    lengths = [16_000, 16_000, 12_000]
-    estimate[2, :, 12_000:] = 1e3  # behind the valid samples
-    metric = SiSdr()
-    metric.update(
-        torch.tensor(estimate, requires_grad=True), torch.tensor(target), torch.tensor(lengths), sample_rate=RATE
-    )
-    one, three = (SiSdr().score(estimate[i, 0, :n], target[i, 0, :n], RATE) for i, n in ((0, 16_000), (2, 12_000)))
-    assert metric.compute() == pytest.approx({name: (one[name] + three[name]) / 2 for name in metric.names})
-    assert metric.skipped == {"estimate is silent": 1}
-    metric.reset()
-    assert not metric.skipped
-    assert all(math.isnan(value) for value in metric.compute().values())
-    metric.update(estimate[0, 0], target[0, 0], sample_rate=RATE)
-    assert metric.compute() == pytest.approx(one)
-
-
-def test_update_refuses_a_batch_of_another_size() -> None:
-    with pytest.raises(ValueError, match="2 estimates, 2 targets and 1 lengths"):
-        SiSdr().update(np.zeros((2, 1, 8)), np.zeros((2, 1, 8)), [8], sample_rate=RATE)
-    with pytest.raises(ValueError, match=r"\(2, 2, 8\)"):
-        SiSdr().update(np.zeros((2, 2, 8)), np.zeros((2, 2, 8)), sample_rate=RATE)
-
-
-def test_the_metrics_room_never_loads_torch() -> None:
+def test_metrics_without_a_network_never_load_torch() -> None:
     files = Path(bcfusion.metrics.__path__[0]).glob("*.py")
     modules = ", ".join(f"bcfusion.metrics.{file.stem}" for file in files if file.stem != "__init__")
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"

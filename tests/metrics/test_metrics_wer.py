@@ -24,21 +24,21 @@ SPEECH = 0.1 * np.random.default_rng(0).standard_normal(RATE // 4)
 
 
 def recogniser(folder: Path, body: str) -> str:
-    """A command that stands for a recogniser; ``$1`` is the file."""
+    """A command that plays a recogniser; ``$1`` is the file."""
     script = folder / "asr"
     script.write_text(f"#!/bin/sh\n{body}\n")
     script.chmod(0o755)
     return f"{script} {{wav}}"
 
 
-def said(folder: Path, **texts: str) -> str:
+def transcripts(folder: Path, **texts: str) -> str:
     for name, text in texts.items():
         (folder / f"{name}.txt").write_text(text)
     return str(folder)
 
 
 def test_the_rate_counts_substitutions_deletions_and_insertions(tmp_path: Path) -> None:
-    texts = said(tmp_path, a="The cat sat on the mat.", b="Stop!", c="...")
+    texts = transcripts(tmp_path, a="The cat sat on the mat.", b="Stop!", c="...")
     metric = WordErrorRate(recogniser(tmp_path, "echo 'the CAT sit, on mat'"), texts)
     # sat became sit, and one "the" is gone: 2 of 6
     assert metric.score_item("a", SPEECH, SPEECH, RATE) == {"wer": pytest.approx(100 / 3), "wer_words": 6}
@@ -51,16 +51,16 @@ def test_the_rate_counts_substitutions_deletions_and_insertions(tmp_path: Path) 
     assert exact.score_item("a", SPEECH, SPEECH, RATE)["wer"] == 0
 
 
-def test_the_command_hears_the_estimate_at_its_own_rate(tmp_path: Path) -> None:
-    heard = tmp_path / "heard.wav"
-    metric = WordErrorRate(recogniser(tmp_path, f'cp "$1" "{heard}"; echo yes'), said(tmp_path, a="yes"), 8_000)
+def test_the_command_is_given_the_estimate_at_its_own_rate(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.wav"
+    metric = WordErrorRate(recogniser(tmp_path, f'cp "$1" "{copy}"; echo yes'), transcripts(tmp_path, a="yes"), 8_000)
     assert metric.score_item("a", 30 * SPEECH, SPEECH, RATE)["wer"] == 0
-    info = soundfile.info(heard)
+    info = soundfile.info(copy)
     assert (info.samplerate, info.channels, info.frames, info.subtype) == (8_000, 1, SPEECH.size // 2, "PCM_16")
 
 
-def test_silence_says_nothing_and_costs_no_run(tmp_path: Path) -> None:
-    metric = WordErrorRate(recogniser(tmp_path, "echo heard what nobody said"), said(tmp_path, a="one two"))
+def test_silence_has_no_words_and_needs_no_run(tmp_path: Path) -> None:
+    metric = WordErrorRate(recogniser(tmp_path, "echo words out of nothing"), transcripts(tmp_path, a="one two"))
     assert metric.score_item("a", 0 * SPEECH, SPEECH, RATE)["wer"] == 100
     with pytest.raises(Skip, match="non-finite estimate"):
         metric.score_item("a", np.full(8, np.nan), SPEECH[:8], RATE)
@@ -73,13 +73,13 @@ def test_silence_says_nothing_and_costs_no_run(tmp_path: Path) -> None:
     [("echo no model >&2; exit 3", 60, "recogniser failed with status 3"), ("sleep 5", 0.05, "longer than 0.05 s")],
 )
 def test_a_command_that_fails_or_hangs_is_a_reason(tmp_path: Path, body: str, timeout: float, reason: str) -> None:
-    metric = WordErrorRate(recogniser(tmp_path, f"exec 2>&1; {body}"), said(tmp_path, a="yes"), timeout=timeout)
+    metric = WordErrorRate(recogniser(tmp_path, f"exec 2>&1; {body}"), transcripts(tmp_path, a="yes"), timeout=timeout)
     with pytest.raises(Skip, match=reason):
         metric.score_item("a", SPEECH, SPEECH, RATE)
 
 
-def test_scoring_tells_the_metric_which_utterance_it_is(tmp_path: Path) -> None:
-    metric = WordErrorRate(recogniser(tmp_path, "echo one two"), said(tmp_path, a="one two", b="one too"))
+def test_the_scorer_passes_the_id_of_the_utterance(tmp_path: Path) -> None:
+    metric = WordErrorRate(recogniser(tmp_path, "echo one two"), transcripts(tmp_path, a="one two", b="one too"))
     assert isinstance(metric, ItemMetric)
     assert not isinstance(SiSdr(), ItemMetric)
     for workers in (0, 1):
@@ -93,14 +93,14 @@ def test_scoring_tells_the_metric_which_utterance_it_is(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(metric)).score_item("b", SPEECH, SPEECH, RATE)["wer"] == 50
 
 
-def test_all_that_is_wrong_is_said_when_the_metric_is_made(tmp_path: Path) -> None:
+def test_all_problems_are_reported_when_the_metric_is_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         WordErrorRate("no-such-asr {wav}", str(tmp_path / "none"), sample_rate=0)
     assert [problem.split(":")[0] for problem in error.value.problems] == ["WordErrorRate"] * 3
     assert "no-such-asr is not found" in str(error.value)
-    with pytest.raises(ConfigError, match=r"""command="asr 'x \{wav\}": no closing quotation"""):
+    with pytest.raises(ConfigError, match=r"""command="asr 'x \{wav\}" cannot be parsed: no closing quotation"""):
         WordErrorRate("asr 'x {wav}", None)
-    with pytest.raises(ConfigError, match=r"has no \{wav\}.*\n.*transcripts=None; name a manifest"):
+    with pytest.raises(ConfigError, match=r"lacks \{wav\}.*\n.*transcripts=None must name a manifest"):
         WordErrorRate(sys.executable, None)
 
 
@@ -121,7 +121,7 @@ def test_the_ids_of_transcripts_are_those_of_the_manifest(tmp_path: Path) -> Non
     assert read_transcripts(table) == {entry.id: entry.extra["text"] for entry in read_manifest(table)}
 
 
-def test_transcripts_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> None:
+def test_transcripts_that_cannot_be_read_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"air": "x.wav", "split": "test"}\n')
     with pytest.raises(DataError, match="no line with the column 'text'"):
         read_transcripts(tmp_path / "a.jsonl")

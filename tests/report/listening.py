@@ -1,4 +1,4 @@
-"""Utterances whose sounds can be told apart, for the tests of the listening page."""
+"""Utterances with distinguishable sounds, for the tests of the listening page."""
 
 from __future__ import annotations
 

@@ -51,12 +51,12 @@ def sweep(tmp_path: Path) -> list[Run]:
 # ------------------------------------------------------------------ what tells runs apart
 
 
-def test_only_what_differs_is_listed_and_what_follows_from_it_is_not(sweep: list[Run]) -> None:
+def test_only_differing_keys_are_listed_and_not_their_copies(sweep: list[Run]) -> None:
     assert changed_keys(sweep) == ["optimizer.lr"]  # optimizer.generator.lr is its copy
     assert run_names(sweep) == ["seanet lr=0.0001", "seanet lr=0.0003", "seanet lr=0.001"]
 
 
-def test_a_choice_stands_for_all_that_it_brings(tmp_path: Path) -> None:
+def test_keys_that_follow_from_a_choice_are_not_listed(tmp_path: Path) -> None:
     runs = [
         run(tmp_path / "a", experiment="seanet", settings={"generator": {"channels": 8, "strides": [2, 2]}}),
         run(tmp_path / "b", experiment="eben", settings={"generator": {"bands": 4}}),
@@ -65,7 +65,7 @@ def test_a_choice_stands_for_all_that_it_brings(tmp_path: Path) -> None:
     assert run_names(runs) == ["seanet", "eben"]
 
 
-def test_a_yaml_file_that_was_edited_between_two_runs_is_seen(tmp_path: Path) -> None:
+def test_an_edit_of_a_yaml_file_between_two_runs_is_listed(tmp_path: Path) -> None:
     runs = [
         run(tmp_path / "a", settings={"losses": {"l1": {"weight": 1.0}}}),
         run(tmp_path / "b", settings={"losses": {"l1": {"weight": 100.0}}}),
@@ -74,7 +74,7 @@ def test_a_yaml_file_that_was_edited_between_two_runs_is_seen(tmp_path: Path) ->
     assert run_names(runs) == ["seanet weight=1", "seanet weight=100"]
 
 
-def test_a_member_that_was_typed_is_listed_by_its_name(tmp_path: Path) -> None:
+def test_a_typed_member_is_listed_by_its_name(tmp_path: Path) -> None:
     runs = [run(tmp_path / "a", "data=folder", choices={"data": "folder"}), run(tmp_path / "b")]
     assert changed_keys(runs) == ["data"]
     assert run_names(runs) == ["seanet data=folder", "seanet data=demo"]
@@ -110,7 +110,7 @@ def test_a_condition_that_cannot_be_read_is_refused(text: str) -> None:
         Condition.parse(text)
 
 
-def test_a_mistyped_key_is_told_the_nearest(sweep: list[Run]) -> None:
+def test_a_mistyped_key_gets_the_nearest_as_a_hint(sweep: list[Run]) -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.lrr: no run has such a key; did you mean 'optimizer\.lr'"):
         known_key(sweep, "optimizer.lrr")
     assert fact(sweep[0], "nothing.at.all") is None
@@ -140,7 +140,7 @@ def test_lower_is_better_for_lsd_and_runs_without_it_come_last(tmp_path: Path) -
     assert [each.path.name for each in ordered] == ["c", "b", "a"]
 
 
-def test_a_run_that_was_not_validated_comes_last_and_leaves_the_order_of_numbers(tmp_path: Path) -> None:
+def test_a_run_without_validation_comes_last_and_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
     runs = [run(tmp_path / str(step), valid_stoi=(0.5,) * step) for step in (2, 10)]
     begun = run(tmp_path / "begun", finished=False, choices={"selection": "pesq_stoi"}, valid_stoi=())
     (begun.path / "metrics.csv").write_text("step,loss/l1\n25,0.5\n")
@@ -164,7 +164,7 @@ def test_the_table_shows_input_settings_scores_size_and_speed(sweep: list[Run]) 
     assert given[:4] == ["", "input", "", "0.600"]
 
 
-def test_many_changed_keys_share_a_column_that_tells_what_is_not_usual(tmp_path: Path) -> None:
+def test_many_changed_keys_share_a_column_of_unusual_values(tmp_path: Path) -> None:
     values = [(1, 8, "a", None), (2, 8, "a", "x"), (3, 8, "b", None), (4, 16, "b", None), (5, 8, "b", None)]
     runs = []
     for seed, size, root, noise in values:
@@ -191,7 +191,7 @@ def test_many_changed_keys_share_a_column_that_tells_what_is_not_usual(tmp_path:
 
 
 @pytest.mark.parametrize("width", [200, *range(46, 90, 4)])
-def test_a_narrow_terminal_keeps_scores_cuts_nothing_and_tells_what_it_leaves_out(sweep: list[Run], width: int) -> None:
+def test_a_narrow_terminal_keeps_scores_cuts_no_text_and_reports_columns_left_out(sweep: list[Run], width: int) -> None:
     file = io.StringIO()
     console = Console(width=width, file=file)
     table, left_out = terminal_table(compare(sweep), console)
@@ -215,7 +215,7 @@ def test_failed_and_unfinished_runs_have_a_row_and_a_reason(sweep: list[Run], tm
     assert any("failed: MemoryError: too big" in line for line in lines)
 
 
-def test_what_a_failed_job_typed_reads_as_what_others_have(tmp_path: Path) -> None:
+def test_overrides_of_a_failed_job_compare_with_settings_of_others(tmp_path: Path) -> None:
     made_up_run(tmp_path / "0", "trainer.ema_decay=null", settings={"trainer": {"ema_decay": None}})
     failed = tmp_path / "1"
     (failed / ".hydra").mkdir(parents=True)
@@ -226,7 +226,7 @@ def test_what_a_failed_job_typed_reads_as_what_others_have(tmp_path: Path) -> No
     assert changed_keys(runs) == ["seed"]
 
 
-def test_what_is_not_comparable_is_said(tmp_path: Path) -> None:
+def test_notes_name_what_is_not_comparable(tmp_path: Path) -> None:
     selection = {"lsd": {"weight": 1, "worst": 5.0, "best": 0.0}}
     metrics = {"stoi": {"extended": True}}
     other = run(tmp_path / "b", settings={"selection": selection, "metrics": metrics}, input_stoi=0.4)
@@ -236,7 +236,7 @@ def test_what_is_not_comparable_is_said(tmp_path: Path) -> None:
     assert notes(compare([run(tmp_path / "c"), run(tmp_path / "d")])) == []
 
 
-def test_the_csv_table_holds_all_numbers_in_full(sweep: list[Run]) -> None:
+def test_the_csv_table_has_all_numbers_in_full_precision(sweep: list[Run]) -> None:
     assert (
         compare(sweep).caption
         == "3 runs by selection; scores are means over the validation files at the best checkpoint"
@@ -266,7 +266,7 @@ def test_a_small_constant_gain_is_clear_in_pairs_though_utterances_differ_more(t
     assert lsd.sentence("B", "A") == "no clear difference between B and A in LSD: +0.00 [+0.00, +0.00]"
 
 
-def test_less_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
+def test_lower_is_better_for_metrics_of_that_direction(tmp_path: Path) -> None:
     a = run(tmp_path / "a", closing=utterances(0.8, lsd=1.5))
     b = run(tmp_path / "b", closing=utterances(0.8, lsd=1.2))
     (lsd,) = differences(b, a, ["lsd"])
@@ -283,7 +283,7 @@ def test_only_common_utterances_count_and_too_few_are_not_judged(tmp_path: Path)
     b = run(tmp_path / "b", closing=utterances(0.9, count=20))
     (stoi,) = differences(b, a, ["stoi"])
     assert (stoi.change.count, stoi.verdict) == (1, "not compared")
-    assert stoi.sentence("B", "A") == "B and A have 1 utterance with STOI in common: too few"
+    assert sentences([stoi], "B", "A") == ["B and A have 1 utterance with STOI in common: too few"]
     assert differences(run(tmp_path / "c", finished=False), a, ["stoi"]) == []
 
 
@@ -295,7 +295,7 @@ def test_a_clear_difference_is_not_printed_as_none(tmp_path: Path) -> None:
     assert lsd.cell() == "−0.0002 [−0.0002, −0.0002]"
 
 
-def test_metrics_of_which_nothing_is_common_share_a_sentence(tmp_path: Path) -> None:
+def test_metrics_without_common_utterances_share_a_sentence(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a"), run(tmp_path / "b")
     assert (common_utterances(a, b), common_utterances(a, run(tmp_path / "c", finished=False))) == (20, 0)
     scores = b.path / "quality" / "test.csv"
@@ -307,7 +307,7 @@ def test_metrics_of_which_nothing_is_common_share_a_sentence(tmp_path: Path) -> 
     ]
 
 
-def test_another_input_is_told_beside_the_difference(tmp_path: Path) -> None:
+def test_a_different_input_is_reported(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a"), run(tmp_path / "b", input_stoi=0.4)
     assert other_inputs(a, run(tmp_path / "c")) == ""
     assert other_inputs(b, a) == "its input differs: STOI 0.400 against 0.600"
@@ -341,7 +341,7 @@ def test_runs_beyond_the_colours_are_grey_and_counted(tmp_path: Path) -> None:
     assert len(grey) == 2
 
 
-def test_what_has_logged_only_its_loss_is_named_and_nothing_to_draw_is_no_figure(tmp_path: Path) -> None:
+def test_a_run_with_only_a_loss_is_in_the_legend_and_nothing_to_draw_gives_no_figure(tmp_path: Path) -> None:
     begun = run(tmp_path / "begun", finished=False, valid_stoi=())
     (begun.path / "metrics.csv").write_text("step,loss/l1\n25,0.5\n50,0.4\n")
     figure = curves_figure({"begun": read_run(begun.path), "a": run(tmp_path / "a")}, ["stoi"], "title")
@@ -369,7 +369,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_colours_stay_with_their_system_and_show_on_white() -> None:
+def test_a_system_keeps_its_colour_and_colours_are_visible_on_white() -> None:
     order = ["eben", "input", "seanet", "dpcrn"]
     for other in (order, order[::-1], order[:3], ["eben", "seanet"], None):
         for name in other or order:

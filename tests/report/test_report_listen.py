@@ -81,7 +81,7 @@ def test_ids_names_and_title_are_never_markup(text: str, parts: Parts, content: 
     ]
 
 
-def test_an_id_that_looks_like_a_blank_of_the_template_is_left_alone() -> None:
+def test_an_id_that_looks_like_a_placeholder_of_the_template_is_kept() -> None:
     page = listening_page("{{style}}", join([source("{{script}}", 300, {"{{data}}": 2.0})])[0], HIGHER, Settings())
     assert "<title>{{style}}</title>" in page.text
     assert '"id": "{{data}}"' in page.text
@@ -110,7 +110,7 @@ def test_the_sounds_of_a_row_have_one_length_and_one_active_level(content: dict)
         assert np.allclose(levels, -26.0, atol=0.05)
 
 
-def test_the_gain_is_told_and_as_recorded_keeps_the_levels(content: dict) -> None:
+def test_the_gain_is_shown_and_as_recorded_keeps_the_levels(content: dict) -> None:
     sounds = {content["systems"][sound["system"]]["name"]: sound for sound in content["rows"][0]["sounds"]}
     # a sine of amplitude 0.1 has -23.0 dB
     assert sounds["eben"]["gain_db"] == pytest.approx(-26 + 23.01, abs=0.02)
@@ -135,7 +135,7 @@ def test_the_anchor_has_nothing_above_its_cut_off() -> None:
         listening_page("", utterances(), {}, Settings(anchors=(8000,)))
 
 
-def test_what_does_not_fit_is_left_out_and_told() -> None:
+def test_utterances_that_do_not_fit_are_left_out_and_counted() -> None:
     of_one = len(listening_page("", utterances()[:1], HIGHER, Settings()).text)
     script = len(listening_page("", utterances()[:1], HIGHER, Settings(seconds=0.01)).text)
     page = listening_page("", utterances(), HIGHER, Settings(megabytes=2.5 * (of_one - script) / 1e6))
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_left_out_and_told() -> None:
         listening_page("", utterances(), HIGHER, Settings(megabytes=0.001))
 
 
-def test_scores_stand_in_the_order_of_the_metrics_with_their_units(content: dict) -> None:
+def test_scores_are_in_the_order_of_the_metrics_with_their_headings(content: dict) -> None:
     assert [metric["text"] for metric in content["metrics"]] == ["PESQ-WB", "STOI", "lag", "LSD"]
     assert [metric["higher"] for metric in content["metrics"]] == [True, True, None, False]
     values = {content["systems"][sound["system"]]["name"]: sound["values"] for sound in content["rows"][2]["sounds"]}
@@ -158,7 +158,7 @@ def test_one_run_is_compared_with_its_input() -> None:
     assert '"pair": [0, 1]' in page.text
 
 
-def test_a_silent_sound_is_not_raised_and_no_peak_clips() -> None:
+def test_a_silent_sound_is_not_amplified_and_no_peak_clips() -> None:
     click = np.zeros(RATE)
     click[5000:5320] = 0.02 * np.sign(np.random.default_rng(0).standard_normal(320))
     click[5100] = 0.9
@@ -213,7 +213,7 @@ def test_samples_find_their_ids_and_scores(tmp_path: Path) -> None:
     assert [found.takes[item].scores["enhanced"] for item in ids] == [{"stoi": 0.1}, {"stoi": 0.2}, {"stoi": 0.3}]
 
 
-def test_a_damaged_sound_costs_its_utterance_alone(tmp_path: Path) -> None:
+def test_a_damaged_sound_affects_only_its_utterance(tmp_path: Path) -> None:
     for place, item in enumerate(["u0", "u1"]):
         write_samples(tmp_path, place, item, {"input": 200.0}, 300.0)
     damaged = tmp_path / "samples" / "0-u0.enhanced.wav"
@@ -224,7 +224,7 @@ def test_a_damaged_sound_costs_its_utterance_alone(tmp_path: Path) -> None:
     assert str(damaged) in problem
 
 
-def test_inputs_that_differ_stand_with_the_names_of_their_runs() -> None:
+def test_different_inputs_have_the_names_of_their_runs() -> None:
     def run(name: str, frequency: float, gain: float = 1.0) -> Source:
         signals = {"input": gain * tone(frequency), "enhanced": tone(700), "target": gain * tone(1000)}
         return Source(name, {"u": Take(signals, RATE)})
@@ -235,7 +235,7 @@ def test_inputs_that_differ_stand_with_the_names_of_their_runs() -> None:
     assert [sound.name for sound in different[0].sounds] == ["input of a, c", "input of b", "a", "b", "c", "target"]
 
 
-def test_utterances_of_one_id_with_another_target_are_refused() -> None:
+def test_utterances_of_one_id_with_different_targets_are_refused() -> None:
     def run(name: str, target: float, rate: int = RATE) -> Source:
         return Source(name, {"u": Take({"input": tone(2), "enhanced": tone(3), "target": tone(target)}, rate)})
 

@@ -46,7 +46,7 @@ def browser() -> Iterator[Any]:
 
 
 class Opened:
-    """A page in a context of its own, with all that went wrong in it."""
+    """A page in its own browser context, with all errors that occurred in it."""
 
     def __init__(self, browser: Any, address: str, viewport: dict[str, int]) -> None:
         self.context = browser.new_context(viewport=viewport, accept_downloads=True)
@@ -77,11 +77,11 @@ class Opened:
         self.wait("bcfusionListen.player()?.playing && bcfusionListen.player().position() > 0.05")
 
     def pressed(self) -> list[str]:
-        """Names of the sounds that are marked as heard."""
+        """Names of the sounds that are marked as audible."""
         return self.page.locator(".system[aria-pressed=true] .name").all_text_contents()
 
     def gains(self) -> list[float]:
-        """Of each sound of the row, what its gain has come to, in parts of what it shall be."""
+        """The gain of each sound of the row, relative to its factor."""
         self.page.wait_for_timeout(100)
         return self.js(
             "(p => p.run.gains.map((node, place) => Math.round(100 * node.gain.value / p.factors[place]) / 100))"
@@ -94,7 +94,7 @@ class Opened:
 
 
 def checked(request: pytest.FixtureRequest, browser: Any, address: str, viewport: dict[str, int]) -> Iterator[Opened]:
-    """Fails at the end where the page raised an error, broke its own policy or asked for anything."""
+    """Fail at the end if the page raised an error, violated its own policy or requested anything."""
     opened = Opened(browser, address, viewport)
     yield opened
     opened.screenshot(f"{request.node.originalname}-{viewport['width']}")
@@ -118,7 +118,7 @@ def opened(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterat
     yield from checked(request, browser, address, request.param)
 
 
-def test_switching_opens_one_gain_and_the_position_runs_on(opened: Opened) -> None:
+def test_switching_opens_one_gain_and_the_position_continues(opened: Opened) -> None:
     opened.keys("2")
     opened.playing()
     assert opened.pressed() == ["eben"]
@@ -128,14 +128,14 @@ def test_switching_opens_one_gain_and_the_position_runs_on(opened: Opened) -> No
     opened.keys("3")
     assert opened.gains() == [0, 0, 1, 0, 0]
     after = opened.js(state)
-    assert after[2] == before[2]  # nothing was started anew
+    assert after[2] == before[2]  # nothing was restarted
     assert after[0] - before[0] == pytest.approx(after[1] - before[1], abs=1e-6)
     assert after[0] > before[0]
     assert opened.pressed() == [HOSTILE_RUN]
     assert opened.page.locator("#now").text_content() == f"{HOSTILE_RUN} · u/0"
 
 
-def test_what_is_heard_has_no_gap(wide: Opened) -> None:
+def test_the_output_has_no_gap(wide: Opened) -> None:
     """Rendered: each sound tells its position, so that a repeated, late or missing sample shows."""
     heard = wide.js(
         """async () => {
@@ -217,7 +217,7 @@ def test_keys_seek_pause_repeat_and_change_the_level(wide: Opened) -> None:
     wide.keys("n", " ")
     wide.playing()
     assert wide.page.locator("section.current h2").text_content() == HOSTILE
-    assert wide.js("bcfusionListen.player().loop") == [0, SECONDS]  # goes on with the next one
+    assert wide.js("bcfusionListen.player().loop") == [0, SECONDS]  # kept for the next one
     wide.keys("l")
     assert wide.js("bcfusionListen.player().loop") is None
 
@@ -264,7 +264,7 @@ def test_axes_have_their_marks_at_the_right_places(wide: Opened) -> None:
     assert marks[0] == pytest.approx([0, 0.25, 0.5, 0.75, 1.0], abs=0.01)
 
 
-def test_what_has_the_focus_stays_above_the_player(opened: Opened) -> None:
+def test_the_focused_element_stays_above_the_player(opened: Opened) -> None:
     opened.keys("2")
     opened.playing()
     for _ in range(25):

@@ -80,7 +80,7 @@ def test_a_listener_who_misses_the_hidden_reference_is_left_out() -> None:
     assert len(analyse([good, fair, poor], screening=False).listeners) == 3
 
 
-def test_preferences_have_an_exact_test_and_leave_equal_ones_apart() -> None:
+def test_preferences_have_an_exact_test_and_count_ties_separately() -> None:
     (found,) = analyse([choices("x", "b", "b", "b", "b", "b", "b", "b", "b", "a", "")]).preferences
     assert (found.first_better, found.second_better, found.equal) == (1, 8, 1)
     assert found.share == pytest.approx(8 / 9)
@@ -98,14 +98,14 @@ def test_preferences_of_several_pairs_are_corrected_for_their_number() -> None:
     assert found == pytest.approx({"b": 2 * 2 / 2**8, "c": 2 / 2**6})  # Holm: the smaller p twice, the larger once
 
 
-def test_ratings_of_different_pages_are_told() -> None:
+def test_ratings_of_different_pages_are_reported() -> None:
     one, other = choices("x", "a"), choices("y", "b")
     assert "pages" not in analyse([one, other]).markdown()
     text = analyse([one, Session("z", "z", other.trials, page="another")]).markdown()
     assert "The ratings are of 2 pages; systems of the same name are taken to be the same." in text
 
 
-def test_the_same_session_saved_twice_counts_once_and_the_last_rating_of_a_trial_stands() -> None:
+def test_a_session_saved_twice_counts_once_with_the_last_rating_of_a_trial() -> None:
     early, late = choices("x", "a"), choices("x", "b", "b")
     (found,) = analyse([early, late]).preferences
     assert (found.first_better, found.second_better) == (0, 2)
@@ -160,7 +160,7 @@ def test_without_a_name_the_session_is_the_listener(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_rating_is_refused_by_name(tmp_path: Path, content: str, what: str) -> None:
+def test_other_files_are_refused_by_name(tmp_path: Path, content: str, what: str) -> None:
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(DataError, match=f"r.json: not the ratings.*{what}"):
         read_ratings(tmp_path / "r.json")

@@ -25,7 +25,7 @@ def event(seconds: float, content: bytes = b"") -> bytes:
     return struct.pack("<QI", len(data), 0) + data + struct.pack("<I", 0)
 
 
-def test_a_run_tells_what_it_was_and_came_to(tmp_path: Path) -> None:
+def test_settings_and_results_of_a_run_are_read(tmp_path: Path) -> None:
     run = read_run(made_up_run(tmp_path / "a", "optimizer.lr=0.001", "+data.root=x", valid_stoi=(0.7, 0.85, 0.8)))
     assert (run.recipe, run.experiment, run.state) == ("bone_to_air", "seanet", "finished")
     assert run.overrides == {"experiment": "seanet", "optimizer.lr": "0.001", "data.root": "x"}
@@ -39,12 +39,12 @@ def test_a_run_tells_what_it_was_and_came_to(tmp_path: Path) -> None:
     assert run.input_means("best") == {"input": {"stoi": 0.6}}
 
 
-def test_bests_that_are_logged_again_later_keep_their_step(tmp_path: Path) -> None:
+def test_best_values_that_are_logged_again_keep_their_step(tmp_path: Path) -> None:
     # best.ckpt is of step 100; at 200 another checkpoint improves and the same bests are logged once more
     assert read_run(made_up_run(tmp_path / "a", valid_stoi=(0.8, 0.7))).best_step == 100
 
 
-def test_time_is_that_of_all_sessions_without_the_pause_between_them(tmp_path: Path) -> None:
+def test_time_is_the_sum_over_sessions_without_pauses(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path / "a")
     record = json.loads((folder / "run.json").read_text())
     second = {"started": "2026-01-02T10:00:00+0000", "overrides": ["experiment=seanet"]}
@@ -62,7 +62,7 @@ def test_time_is_that_of_all_sessions_without_the_pause_between_them(tmp_path: P
 
 def test_closing_scores_of_an_earlier_session_do_not_count(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path / "a")
-    shutil.rmtree(folder / "bundle")  # as at the start of a session that goes on
+    shutil.rmtree(folder / "bundle")  # as at the start of a resumed session
     run = read_run(folder)
     assert (run.state, run.closing_table, run.means("closing")) == ("unfinished", None, {})
 
@@ -73,7 +73,7 @@ def test_no_events_in_an_empty_or_foreign_file(tmp_path: Path) -> None:
         assert wall_times(tmp_path / "file") is None
 
 
-def test_a_network_that_hears_the_whole_file_has_no_latency_in_ms(tmp_path: Path) -> None:
+def test_a_network_that_needs_the_whole_file_has_infinite_latency(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path / "a")
     (folder / "bundle" / "config.yaml").write_text("{sample_rate: 16000, delay: null, hop: 256}")
     assert read_run(folder).latency_ms == math.inf
@@ -87,14 +87,14 @@ def test_runs_are_found_at_any_depth_once_and_sweep_jobs_by_number(tmp_path: Pat
     evaluation.mkdir(parents=True)
     (evaluation / "overrides.yaml").write_text("[]")
     (evaluation.parent / "train.log").touch()  # below a run there is no other run
-    told: list[str] = []
-    found = find_runs([tmp_path / "runs", single / "bundle", tmp_path / "nowhere", evaluation], told.append)
+    warnings: list[str] = []
+    found = find_runs([tmp_path / "runs", single / "bundle", tmp_path / "nowhere", evaluation], warnings.append)
     assert [run.path.name for run in found] == ["t", "2", "10"]
-    assert len(told) == 1
-    assert "nowhere: there is no such folder" in told[0]
+    assert len(warnings) == 1
+    assert "nowhere: there is no such folder" in warnings[0]
 
 
-def test_jobs_that_failed_were_pruned_or_never_began_say_why(tmp_path: Path) -> None:
+def test_failed_and_pruned_jobs_and_those_that_never_began_have_a_reason(tmp_path: Path) -> None:
     made_up_run(tmp_path / "0", finished=False)
     (made_up_run(tmp_path / "1", finished=False) / FAILED).write_text("DataError: no speech\n\nTraceback ...")
     (made_up_run(tmp_path / "2", finished=False) / PRUNED).write_text("hopeless after 100 steps\n")
@@ -119,7 +119,7 @@ def test_jobs_that_failed_were_pruned_or_never_began_say_why(tmp_path: Path) -> 
     assert failed.settings == {"optimizer": {"lr": 0.1}}
 
 
-def test_foreign_folders_and_damaged_files_are_told_with_their_name(tmp_path: Path) -> None:
+def test_other_folders_and_damaged_files_are_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     with pytest.raises(CheckpointError, match="foreign is no run"):
         read_run(tmp_path / "foreign")
@@ -132,9 +132,9 @@ def test_foreign_folders_and_damaged_files_are_told_with_their_name(tmp_path: Pa
         with pytest.raises(CheckpointError, match=f"{file} cannot be read"):
             getattr(run, name)
     (folder / "run.json").write_text('{"recipe": "fusion"}')
-    told: list[str] = []
-    assert find_runs([folder], told.append) == []
-    assert "run.json cannot be read" in told[0]
+    warnings: list[str] = []
+    assert find_runs([folder], warnings.append) == []
+    assert "run.json cannot be read" in warnings[0]
 
 
 def test_a_line_that_is_still_being_written_does_not_count(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_damaged_line_of_the_history_is_named(tmp_path: Path) -> None:
         read_history(tmp_path / "metrics.csv")
 
 
-def test_a_run_whose_record_was_lost_is_told_from_one_that_never_began(tmp_path: Path) -> None:
+def test_a_run_without_its_record_is_distinguished_from_one_that_never_began(tmp_path: Path) -> None:
     for name in ("lost", "never"):
         folder = made_up_run(tmp_path / name)
         (folder / ".hydra" / "overrides.yaml").write_text("[experiment=seanet]\n")

@@ -14,7 +14,7 @@ DIRECTIONS = {"stoi": True, "lsd": False, "si_sdr_lag_ms": None}
 
 
 def scores(ratios: list[float], skipped: str | None = None) -> Scores:
-    """Two utterances of each ratio, heard the better the higher it is; the network adds 0.1."""
+    """Two utterances per ratio, scored higher with the ratio; the network adds 0.1."""
     rows = []
     for number, ratio in enumerate(np.repeat(ratios, 2)):
         for system, gain in (("input (noisy)", 0.0), ("enhanced", 0.1)):
@@ -24,7 +24,7 @@ def scores(ratios: list[float], skipped: str | None = None) -> Scores:
     return Scores(rows, DIRECTIONS)
 
 
-def test_every_scored_utterance_is_in_its_box_and_what_is_information_only_is_not() -> None:
+def test_every_scored_utterance_is_in_its_box_and_information_is_not_drawn() -> None:
     found = scores([0.0, 10.0], skipped="u1")
     figures = score_figures(found, summarise(found), "50 $ of files")
     assert list(figures) == ["spread"]
@@ -51,13 +51,13 @@ def test_groups_of_ratios_become_curves_in_the_colours_of_their_systems() -> Non
     assert (noisy.get_color(), enhanced.get_color()) == (FIXED["input (noisy)"], FIXED["enhanced"])
 
 
-def test_drawn_ratios_are_put_into_steps_at_the_mean_of_what_is_in_them() -> None:
+def test_drawn_ratios_are_grouped_in_steps_and_shown_at_their_mean() -> None:
     found = scores([-4.0, -1.0, *np.linspace(0.2, 4.8, 12)])
     figure = score_figures(found, summarise(found, ["snr"]), "title")["snr"]
     assert list(figure.axes[0].lines[0].get_xdata()) == [-2.5, 2.5]
 
 
-def test_a_long_title_stays_over_its_figure() -> None:
+def test_a_long_title_fits_its_figure() -> None:
     found = Scores([ItemScore(f"u{n}", "enhanced", {"stoi": n / 10}) for n in range(5)], {"stoi": True})
     figure = score_figures(found, summarise(found), f"{'runs/bone_to_air/' * 6} on the test files")["spread"]
     assert figure.get_suptitle().count("\n") >= 2

@@ -46,7 +46,7 @@ def test_markdown_gives_means_with_intervals_medians_with_quartiles_and_differen
     assert "- input: lsd skipped 1 of 4 (silent)" in report
 
 
-def test_nothing_skipped_is_said_too() -> None:
+def test_nothing_skipped_is_reported_too() -> None:
     table = scores()
     table.rows[0].skipped.clear()
     assert "None: every utterance has every score." in markdown_report(summarise(table), "A")
@@ -94,7 +94,7 @@ def test_the_terminal_shows_intervals_and_groups_in_eighty_columns() -> None:
     assert re.search(r"a_0\|b +2 +input +0\.520", text)
 
 
-def test_two_inputs_have_their_intervals_in_tables_below_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_intervals_of_two_inputs_are_in_tables_one_below_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     rows = []
     for row in scores().rows:
         if row.system == "input":
@@ -123,7 +123,7 @@ def test_latex_marks_the_best_in_the_direction_of_the_metric_and_no_information(
     assert "$-$1.00" in row_enhanced
 
 
-def test_latex_escapes_what_users_call_their_systems_and_speakers() -> None:
+def test_latex_escapes_names_of_systems_and_speakers() -> None:
     assert latex_escape(r"a_b & 50% #1 ~ x^2 {c} \d $") == (
         r"a\_b \& 50\% \#1 \textasciitilde{} x\textasciicircum{}2 \{c\} \textbackslash{}d \$"
     )
@@ -137,7 +137,7 @@ def test_latex_escapes_what_users_call_their_systems_and_speakers() -> None:
         assert not re.search(r"(?<!\\)[_#]", line.removeprefix("% needs")), line
 
 
-def test_latex_has_intervals_below_the_means_and_a_table_for_each_six_metrics() -> None:
+def test_latex_has_intervals_below_the_means_and_one_table_per_six_metrics() -> None:
     lines = latex_tables(summarise(scores()), "A").splitlines()
     (place,) = (number for number, line in enumerate(lines) if line.lstrip().startswith("enhanced"))
     assert lines[place + 1].strip().startswith("& {\\scriptsize {[}0.6")

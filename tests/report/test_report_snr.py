@@ -6,7 +6,7 @@ from bcfusion.report.colours import FIXED
 from bcfusion.report.snr import snr_figure
 
 
-def test_a_panel_for_each_metric_with_a_line_for_each_system() -> None:
+def test_there_is_one_panel_per_metric_with_one_line_per_system() -> None:
     body, fused = {"stoi": [0.8, 0.8], "si_sdr": [6.0, 6.0]}, {"stoi": [0.82, 0.9], "si_sdr": [5.0, 9.0]}
     figure = snr_figure([-5, 5], {"body alone": body, "fused": fused}, "title")
     assert [panel.get_ylabel() for panel in figure.axes] == ["STOI", "SI-SDR (dB)"]

@@ -29,7 +29,7 @@ def levels(panel: Axes) -> np.ndarray:
 
 
 def position(panel: Axes, row: int, column: int) -> tuple[float, float]:
-    """Seconds and kHz of the middle of a pixel."""
+    """Seconds and kHz at the centre of a pixel."""
     left, right, bottom, top = panel.images[0].get_extent()
     rows, columns = levels(panel).shape
     return left + (column + 0.5) * (right - left) / columns, bottom + (row + 0.5) * (top - bottom) / rows
@@ -59,19 +59,19 @@ def test_the_difference_is_positive_where_there_is_too_much_and_zero_below_the_s
     assert column[at[1000]] == pytest.approx(-74, abs=0.5)  # from half the maximum down to the end of the scale
     assert column[at[3000]] == pytest.approx(80, abs=0.5)
     assert column[at[6000]] == 0.0
-    assert levels(panel).shape[1] < levels(panels(figure)[0]).shape[1]  # of what both have
+    assert levels(panel).shape[1] < levels(panels(figure)[0]).shape[1]  # the part that both have
     assert panel.images[0].get_clim() == (-30, 30)
     assert any(axes.get_ylabel() == "difference (dB)" for axes in figure.axes)
 
 
-def test_tone_lies_at_its_frequency() -> None:
+def test_a_tone_is_drawn_at_its_frequency() -> None:
     panel = panels(spectrogram_figure({"target": tone(3000)}, RATE))[0]
     row = int(levels(panel)[:, 50].argmax())
     assert position(panel, row, 50)[1] == pytest.approx(3.0, abs=0.001)
     assert panel.get_ylim() == (0.0, 8.0)
 
 
-def test_click_lies_at_its_time() -> None:
+def test_a_click_is_drawn_at_its_time() -> None:
     click = np.zeros(RATE)
     click[6400] = 1.0
     panel = panels(spectrogram_figure({"target": click}, RATE))[0]
@@ -87,7 +87,7 @@ def test_axes_carry_units() -> None:
     assert figure.get_suptitle() == "ls19, step 100"
 
 
-def test_last_signal_is_the_reference_where_there_is_no_target() -> None:
+def test_the_last_signal_is_the_reference_without_a_target() -> None:
     figure = spectrogram_figure({"a": tone(500, 0.05), "b": tone(500, 0.5)}, RATE)
     assert levels(panels(figure)[0]).max() == pytest.approx(-20, abs=0.01)
 
@@ -131,7 +131,7 @@ def test_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert height >= 300
     before = path.read_bytes()
 
-    def fail(name: Path) -> None:
+    def fail(name: Path, format: str) -> None:
         Path(name).write_bytes(b"half a pict")
         raise OSError("disk full")
 

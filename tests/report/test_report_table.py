@@ -65,17 +65,17 @@ def test_missing_and_infinite_values() -> None:
     rows = grid(
         {"a": {"si_sdr": math.inf, "stoi": 0.1}, "b": {"si_sdr": 1.0}}, {"si_sdr": True, "stoi": True, "lsd": False}
     )
-    assert rows[""] == ["SI-SDR (dB) ↑", "STOI ↑"]  # nobody measured LSD
+    assert rows[""] == ["SI-SDR (dB) ↑", "STOI ↑"]  # LSD was not measured
     assert rows["a"] == ["inf", "0.100"]
     assert rows["b"][1] == "–"
 
 
-def test_changes_that_were_measured_in_pairs_stand_in_place_of_the_difference_of_means() -> None:
+def test_paired_changes_replace_the_difference_of_means() -> None:
     changes = {"input": {"pesq_wb": -0.5, "stoi": math.nan}}
     assert grid(SYSTEMS, DIRECTION, changes)["vs input"] == ["−0.50", "–", "–", "–", "–"]
 
 
-def test_terminal_table_says_what_markdown_says() -> None:
+def test_terminal_and_markdown_tables_have_the_same_content() -> None:
     text = printed(quality_table(SYSTEMS, DIRECTION))
     for word in ("PESQ-WB", "↑", "LSD ↓", "0.843", "vs input", "+0.018"):
         assert word in text
@@ -104,5 +104,5 @@ def test_every_metric_has_a_printed_name(metric: Any) -> None:
     assert set(metric.names) <= set(METRICS)
 
 
-def test_metric_of_the_user_is_called_by_its_key() -> None:
+def test_a_users_metric_is_called_by_its_key() -> None:
     assert metric_name("my_mos") == ("my_mos", "", 3)

@@ -1,4 +1,4 @@
-"""What ``bcfusion evaluate`` prints and writes, whatever the scores are of."""
+"""What ``bcfusion evaluate`` reads from its command line, prints and writes, for models and folders alike."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def parse_groups(text: str) -> list[str]:
-    """The value of ``group_by=``: one of speaker, corpus and snr, or several as ``speaker,snr``.
+    """Parse the value of ``group_by=``: one of speaker, corpus and snr, or several as ``speaker,snr``.
 
     Raises:
-        ConfigError: something else.
+        ConfigError: it is something else.
     """
     from bcfusion.evaluation.summary import GROUPS
 
@@ -29,37 +29,37 @@ def parse_groups(text: str) -> list[str]:
     return list(dict.fromkeys(groups))
 
 
-def own_settings(argv: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Separates the verb's own settings, ``NAME=VALUE``, from the overrides of the configuration."""
-    own = {}
-    given = []
+def separate_settings(argv: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate the overrides of the configuration from the verb's own settings ``NAME=VALUE``."""
+    overrides, settings = [], {}
     for argument in argv:
         key, equals, value = argument.partition("=")
         if equals and key in names:
-            own[key] = value
+            settings[key] = value
         else:
-            given.append(argument)
-    return given, own
+            overrides.append(argument)
+    return overrides, settings
 
 
-def timed_output(parent: Path) -> Path:
-    """A folder for one evaluation, named by the time."""
+def timed_folder(parent: Path) -> Path:
+    """Return a folder for one evaluation, named by the time."""
     return parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
 
 
 def hydra_directory(output: Path) -> str:
-    """The override that has Hydra work in ``output``."""
+    """Return the override that makes Hydra work in ``output``."""
     return "hydra.run.dir='{}'".format(str(output).replace("'", "\\'"))
 
 
-def conclude(scores: Scores, group_by: Sequence[str], output: Path, title: str) -> None:
-    """Prints the tables and writes them, the scores and their statistics.
+def write_results(scores: Scores, group_by: Sequence[str], output: Path, title: str) -> None:
+    """Print the tables, and write tables, scores, statistics and pictures.
 
     Args:
-        scores: of every utterance and system. group_by: what to make groups by.
+        scores: of every utterance and system.
+        group_by: what to group by.
         output: folder for ``scores.csv``, ``scores.parquet``, ``scores.md``, ``scores.tex``, ``summary.csv``,
-            ``spread.png`` and, by ratios, ``snr.png``.
-        title: what was evaluated on what, without a stop.
+            ``spread.png`` and, if grouped by ``snr``, ``snr.png``.
+        title: what was evaluated on what, without a full stop.
     """
     from rich.console import Console
 
@@ -68,7 +68,7 @@ def conclude(scores: Scores, group_by: Sequence[str], output: Path, title: str) 
     from bcfusion.files import write_text
     from bcfusion.report.score_figures import score_figures
     from bcfusion.report.score_latex import latex_tables
-    from bcfusion.report.score_tables import markdown_report, skipped_lines, terminal_tables
+    from bcfusion.report.score_tables import markdown_report, print_tables, terminal_tables
     from bcfusion.report.spectrogram import save_figure
 
     summary = summarise(scores, group_by)
@@ -79,19 +79,15 @@ def conclude(scores: Scores, group_by: Sequence[str], output: Path, title: str) 
     write_text(output / "scores.md", markdown_report(summary, title))
     write_text(output / "scores.tex", latex_tables(summary, title))
     print(f"{title}:")
-    console = Console()
-    for table in terminal_tables(summary, console.width):
-        console.print(table)
-    print(f"means over {summary.utterances} files")
-    for line in skipped_lines(summary.skipped, summary.higher_is_better, summary.utterances):
-        print(line)
+    tables = terminal_tables(summary, Console().width)
+    print_tables(tables, summary.skipped, summary.higher_is_better, summary.utterances)
     for by in group_by:
         if by not in known:
-            print(f"group_by={by}: it is not known of any of these utterances")
+            print(f"group_by={by}: not known for any of these utterances")
     try:
         write_parquet(scores, output / "scores.parquet")
     except ImportError:
-        print("scores.parquet is not written, since pyarrow is missing: pip install pyarrow")
+        print("scores.parquet is not written, because pyarrow is not installed: pip install pyarrow")
     figures = score_figures(scores, summary, title)
     for name, figure in figures.items():
         save_figure(figure, output / f"{name}.png")

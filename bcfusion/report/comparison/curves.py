@@ -12,10 +12,11 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.report.boxes import boxes_figure, wrapped_name
 from bcfusion.report.colours import FIXED, PALETTE, colour_of, marker_of
 from bcfusion.report.comparison.inputs import common_inputs
-from bcfusion.report.comparison.run import ENHANCED, Run
+from bcfusion.report.comparison.run import Run
 from bcfusion.report.comparison.run_files import Curve
 from bcfusion.report.table import heading
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bcfusion.evaluation.statistics import PairedDifference, paired_difference
-from bcfusion.report.comparison.run import ENHANCED, Run
+from bcfusion.evaluation.systems import ENHANCED
+from bcfusion.report.comparison.run import Run
 from bcfusion.report.table import MISSING, heading, metric_name, number
 
 __all__ = [
@@ -53,12 +54,13 @@ class Difference:
         return "better" if (self.change.low > 0) == self.higher else "worse"
 
     def sentence(self, run: str, reference: str) -> str:
-        """Return ``B is better than A in STOI by 0.012 [0.008, 0.016]``, or a sentence that it is not clear."""
+        """Return ``B is better than A in STOI by 0.012 [0.008, 0.016]``, or a sentence that it is not clear.
+
+        Only for a metric that was compared; :func:`sentences` covers the others.
+        """
         name = metric_name(self.metric)
         unit = f" {name.unit}" if name.unit else ""
         low, high, mean = self.change.low, self.change.high, self.change.mean
-        if self.verdict == "not compared":
-            return _too_few(run, reference, self.change.count, name.text)
         if self.verdict == "no clear difference":
             interval = f"{self._signed(mean)} [{self._signed(low)}, {self._signed(high)}]"
             return f"no clear difference between {run} and {reference} in {name.text}: {interval}{unit}"

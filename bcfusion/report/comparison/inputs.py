@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from bcfusion.report.comparison.run import ENHANCED, Run, Which
+from bcfusion.evaluation.systems import ENHANCED
+from bcfusion.report.comparison.run import Run, Which
 from bcfusion.report.table import metric_name, number
 
 __all__ = ["common_inputs", "other_inputs"]

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 from bcfusion.errors import ConfigError
+from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.report.comparison.compare import Comparison
 from bcfusion.report.comparison.differences import Difference, common_utterances, differences, sentences
 from bcfusion.report.comparison.inputs import other_inputs
-from bcfusion.report.comparison.run import ENHANCED
 
 __all__ = ["AgainstReference", "against_reference"]
 

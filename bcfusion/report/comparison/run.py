@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 
 from bcfusion.errors import CheckpointError
+from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.report.comparison.event_times import working_seconds
 from bcfusion.report.comparison.run_files import (
     Curve,
@@ -31,9 +32,7 @@ from bcfusion.report.comparison.run_files import (
 from bcfusion.run.jobs import FAILED, PRUNED
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 
-__all__ = ["ENHANCED", "Run", "State", "Which", "is_job", "read_run"]
-
-ENHANCED = "enhanced"  #: the system under test in the scores of a run; the others are its inputs
+__all__ = ["Run", "State", "Which", "is_job", "read_run"]
 
 State = Literal["finished", "unfinished", "pruned", "failed"]
 Which = Literal["best", "closing"]  #: means over the validation files at the best checkpoint, or of the closing scores

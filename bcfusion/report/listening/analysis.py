@@ -86,7 +86,7 @@ class Analysis:
     means: tuple[SliderMean, ...]
     tests: tuple[SliderTest, ...]
     preferences: tuple[Preference, ...]
-    pages: int = 1
+    pages: int
 
     def markdown(self) -> str:
         """Return the tables as GitHub's Markdown, without a newline at the end."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.evaluation.systems import TARGET
 from bcfusion.report.comparison.names import run_names
 from bcfusion.report.comparison.run import Run
 from bcfusion.report.comparison.runs import find_runs
-from bcfusion.report.listening.sounds import TARGET
 from bcfusion.run.layout import BUNDLE_WEIGHTS, RunDir
 
 __all__ = ["Candidate", "find_candidates"]

@@ -62,7 +62,8 @@ def listening_page(
     systems += [{"name": anchor_name(cutoff), "kind": "anchor", "colour": "#000000"} for cutoff in settings.anchors]
     index = {system["name"]: number for number, system in enumerate(systems)}
     scored = {name for each in utterances for sound in each.sounds for name in sound.scores}
-    metrics = [name for name in (*higher_is_better, *sorted(scored - higher_is_better.keys())) if name in scored]
+    known = {**higher_is_better, **dict.fromkeys(sorted(scored - higher_is_better.keys()))}
+    metrics = {name: higher for name, higher in known.items() if name in scored}
     rows: list[dict[str, Any]] = []
     size = 0
     for utterance in utterances:
@@ -78,7 +79,7 @@ def listening_page(
     content = {
         "title": title,
         "systems": systems,
-        "metrics": [_metric(name, higher_is_better.get(name)) for name in metrics],
+        "metrics": [_metric(name, higher) for name, higher in metrics.items()],
         "rows": rows,
         "pair": _pair(systems),
     }

@@ -18,8 +18,10 @@ from PIL import Image
 
 from bcfusion.audio.level import active_level
 from bcfusion.errors import ConfigError
-from bcfusion.report.listening.sounds import TARGET, Sound, Utterance
+from bcfusion.evaluation.systems import TARGET
+from bcfusion.report.listening.sounds import Sound, Utterance
 from bcfusion.report.spectrogram import RANGE_DB, WINDOW_SECONDS
+from bcfusion.report.table import best_systems
 
 __all__ = ["Settings", "anchor_name", "level_gains", "page_row", "pixel_magnitudes", "spectrogram_png"]
 
@@ -49,7 +51,7 @@ class Settings:
 
 
 def page_row(
-    utterance: Utterance, index: Mapping[str, int], metrics: Sequence[str], settings: Settings
+    utterance: Utterance, index: Mapping[str, int], metrics: Mapping[str, bool | None], settings: Settings
 ) -> dict[str, Any]:
     """Return what the page's script needs of an utterance, as values for JSON.
 
@@ -58,7 +60,7 @@ def page_row(
     Args:
         utterance: the utterance.
         index: name of a sound to the index of its system on the page.
-        metrics: keys of the scores, in the order of the columns.
+        metrics: key of each score to whether higher is better, in the order of the columns.
         settings: length and format of the sounds, and the anchors.
 
     Raises:
@@ -74,6 +76,8 @@ def page_row(
         sounds.append((Sound(anchor_name(cutoff), "anchor", low, {}), low))
     gains = level_gains([signal for _, signal in sounds], rate)
     pictures = _pictures(sounds, gains, rate)
+    scores = {sound.name: _finite(sound.scores) for sound in utterance.sounds}
+    best = {metric: best_systems(metric, scores, higher) for metric, higher in metrics.items()}
     recorded = 1 / max(1.0, *(_peak(signal) for _, signal in sounds))
     content = []
     for (sound, signal), gain in zip(sounds, gains, strict=True):
@@ -86,7 +90,8 @@ def page_row(
                 "recorded": stored * recorded,
                 "gain_db": round(gain, 2) + 0.0,
                 "picture": base64.b64encode(pictures.get(sound.name, b"")).decode("ascii"),
-                "values": [_finite(sound.scores.get(name)) for name in metrics],
+                "values": [scores.get(sound.name, {}).get(metric) for metric in metrics],
+                "best": [sound.name in best[metric] for metric in metrics],
             }
         )
     return {"id": utterance.id, "rate": rate, "seconds": length / rate, "whole": whole / rate, "sounds": content}
@@ -192,5 +197,5 @@ def _encoded(signal: np.ndarray, sample_rate: int, sound_format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _finite(scores: Mapping[str, float]) -> dict[str, float]:
+    return {metric: value for metric, value in scores.items() if math.isfinite(value)}

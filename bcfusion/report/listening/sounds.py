@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +11,15 @@ import numpy as np
 
 from bcfusion import audio
 from bcfusion.errors import AudioError, DataError
-from bcfusion.report.comparison.run import ENHANCED
+from bcfusion.evaluation.sample_files import parse
+from bcfusion.evaluation.systems import ENHANCED, TARGET
 from bcfusion.report.comparison.run_files import ScoreTable, read_scores
 from bcfusion.run.layout import RunDir
 
-__all__ = ["ENHANCED", "TARGET", "Sound", "Source", "Take", "Utterance", "common_items", "join", "read_samples"]
+__all__ = ["Sound", "Source", "Take", "Utterance", "common_items", "join", "read_samples"]
 
-TARGET = "target"
 Kind = Literal["input", "run", "target", "anchor"]
 
-# INDEX-ID.SYSTEM.wav, as training.closing.SampleWriter names them: of the id only the end, its slashes replaced
-_SAMPLE = re.compile(r"\d+-(?P<id>.+)\.(?P<system>[^.]+)\.wav", re.DOTALL)
-_ID_KEPT = 80
 _ALIKE = 0.999  # correlation above which two signals are equal up to rounding and a common gain
 
 
@@ -110,18 +106,15 @@ def read_samples(name: str, folders: Iterable[Path]) -> Source:
     for folder in folders:
         table = _score_table(folder)
         higher = {**table.higher_is_better, **higher}
-        files: dict[str, dict[str, Path]] = {}
-        for path in sorted(RunDir(folder).samples.glob("*.wav"), key=lambda path: (_index(path.name), path.name)):
-            if found := _SAMPLE.fullmatch(path.name):
-                files.setdefault(f"{_index(path.name)}-{found['id']}", {})[found["system"]] = path
-        for stem, systems in files.items():
-            place, _, shortened = stem.partition("-")
-            item = _whole_id(shortened, int(place), table.ids)
+        files: dict[tuple[int, str], dict[str, Path]] = {}
+        for path in sorted(RunDir(folder).samples.glob("*.wav")):
+            if sample := parse(path.name, table.ids, [*table.systems]):
+                files.setdefault((sample.number, sample.item), {})[sample.system] = path
+        for (_, item), systems in sorted(files.items(), key=lambda entry: entry[0][0]):
             if item in takes or not {ENHANCED, TARGET} <= systems.keys():
                 continue
-            names = {label: _system(label, [*table.systems]) for label in systems}
             try:
-                sounds = {names[label]: audio.read(path) for label, path in systems.items()}
+                sounds = {system: audio.read(path) for system, path in systems.items()}
             except AudioError as error:
                 problems.append(str(error))
                 continue
@@ -215,25 +208,3 @@ def _alike(one: np.ndarray, other: np.ndarray) -> bool:
         return True
     energies = float(np.vdot(one, one)) * float(np.vdot(other, other))
     return energies > 0 and float(np.vdot(one, other)) / energies**0.5 > _ALIKE
-
-
-def _index(name: str) -> int:
-    digits = name.partition("-")[0]
-    return int(digits) if digits.isdigit() else 0
-
-
-def _whole_id(shortened: str, place: int, ids: Sequence[str]) -> str:
-    """Return the id that a file name was made from, by its place if several ids end alike; else the name itself."""
-    fitting = [item for item in ids if item.replace("/", "_")[-_ID_KEPT:] == shortened]
-    if len(fitting) > 1 and place < len(ids) and ids[place] in fitting:
-        return ids[place]
-    return fitting[0] if fitting else shortened
-
-
-def _system(label: str, known: Sequence[str]) -> str:
-    """Return the system that a file label stands for: ``input_body`` is ``input (body)``."""
-    for system in known:
-        if system.replace("(", "").replace(")", "").replace(" ", "_") == label:
-            return system
-    kind, _, sensor = label.partition("_")
-    return f"{kind} ({sensor})" if kind == "input" and sensor else label

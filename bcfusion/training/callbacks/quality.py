@@ -14,9 +14,10 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from bcfusion.evaluation.evaluate import ENHANCED, input_signals
+from bcfusion.evaluation.evaluate import input_signals
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import Scores
+from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.report.spectrogram import spectrogram_figure
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.loggers import TensorBoardLogger

@@ -57,21 +57,15 @@ function spectrogram(row, sound, name, onseek) {
 }
 
 function scoreTable(page, row) {
-  const columns = page.metrics.map((metric, index) => {
-    const values = row.sounds.map((sound) => sound.values[index]);
-    return { metric, index, values, known: values.filter((value) => value !== null) };
-  });
-  const shown = columns.filter((column) => column.known.length);
+  const columns = page.metrics.map((metric, index) => ({ metric, index }));
+  const shown = columns.filter(({ index }) => row.sounds.some((sound) => sound.values[index] !== null));
   if (!shown.length) return el("p", { class: "quiet" }, "There are no scores for this utterance.");
   const body = row.sounds
     .filter((sound) => sound.values.some((value) => value !== null))
     .map((sound) => {
-      const cells = shown.map(({ metric, index, known }) => {
+      const cells = shown.map(({ metric, index }) => {
         const text = score(metric, sound.values[index]);
-        const best = metric.higher === true ? Math.max(...known) : Math.min(...known);
-        const differ = new Set(known.map((value) => score(metric, value))).size > 1;
-        const marked = metric.higher !== null && differ && text === score(metric, best);
-        return el("td", {}, marked ? el("b", {}, text) : text);
+        return el("td", {}, sound.best[index] ? el("b", {}, text) : text);
       });
       return el("tr", {}, el("th", { scope: "row" }, page.systems[sound.system].name), ...cells);
     });

@@ -14,7 +14,7 @@ from bcfusion.run.record import Provenance
 from bcfusion.training.run import train
 
 
-def test_the_closing_scores_tell_who_speaks_how_loud_the_noise_is_and_what_could_not_be_read(
+def test_the_final_scores_contain_speaker_noise_level_and_unreadable_files(
     composed: Callable[..., DictConfig],
     speech: Path,
     noise: Path,
@@ -42,6 +42,6 @@ def test_the_closing_scores_tell_who_speaks_how_loud_the_noise_is_and_what_could
     assert {row["speaker"] for row in rows} == {sound.parent.name}
     assert [float(row["snr"]) for row in rows[:3]] == pytest.approx([5.0] * 3, abs=0.1)
     assert {row["skipped"].rpartition(": ")[2] for row in rows[3:]} == {"unreadable file"}
-    said = capsys.readouterr().out
-    assert "means over 2 files" in said
-    assert "enhanced: every metric skipped 1 of 2 (unreadable file)" in said
+    printed = capsys.readouterr().out
+    assert "means over 2 files" in printed
+    assert "enhanced: every metric skipped 1 of 2 (unreadable file)" in printed

@@ -1,0 +1,43 @@
+"""What the verbs that evaluate a model take from a composed configuration: data, metrics, device and seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from bcfusion.evaluation.evaluate import OnItem
+    from bcfusion.evaluation.scores import Scores
+    from bcfusion.evaluation.utterances import Utterances
+
+__all__ = ["evaluate_model", "load_task_model"]
+
+
+def load_task_model(cfg: DictConfig, model: Path) -> nn.Module:
+    """Load a model on the device of the configuration.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or does not fit the task of the configuration.
+    """
+    from bcfusion.evaluation.evaluate import load_model
+    from bcfusion.training import device
+
+    where = "cuda" if device.on_gpu(cfg.trainer.accelerator) else "cpu"
+    return load_model(model, list(cfg.task.sensors), cfg.sample_rate, where)
+
+
+def evaluate_model(cfg: DictConfig, generator: nn.Module, utterances: Utterances, on_item: OnItem) -> Scores:
+    """Score a generator with the metrics and the seed of the configuration."""
+    import torch
+
+    from bcfusion.configuration.compose import build
+    from bcfusion.evaluation.evaluate import evaluate
+    from bcfusion.evaluation.pool import Scorer
+
+    torch.manual_seed(cfg.seed)
+    with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
+        return evaluate(generator, utterances, scorer, on_item)

@@ -1,0 +1,72 @@
+"""Worker processes that start from a bare interpreter, compute on one thread and end with their parent.
+
+This module is imported in a worker before anything else, so it does not import NumPy: its linear algebra reads the
+number of its threads only once, when it is loaded.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import types
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+__all__ = ["start_workers"]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def start_workers(count: int) -> ProcessPoolExecutor:
+    """Return an executor that starts ``count`` processes as they are needed.
+
+    They never import the user's main script, leave Ctrl-C and SIGTERM to the parent, and end when the parent is gone.
+    """
+    return ProcessPoolExecutor(count, mp_context=_Context(), initializer=_prepare_worker)
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        """Start without the parent's main module and with the signals of its process group blocked.
+
+        ``multiprocessing`` would import the main script again in the child: torch, and whatever an unguarded script
+        does. A signal blocked here is blocked in the child from its first instruction, and merely late in the parent.
+        """
+        main = sys.modules["__main__"]
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def terminate(self) -> None:
+        """Kill: SIGTERM is blocked, and a broken pool waits for the processes that it terminates."""
+        self.kill()
+
+
+class _Context(SpawnContext):
+    Process = _Process
+
+
+def _prepare_worker() -> None:
+    """Limit linear algebra to one thread, before NumPy is loaded, and watch the parent."""
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = "1"
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """End this process when its parent is gone; otherwise the executor's pipe would keep it waiting forever."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    # The sentinel alone is not enough: processes forked from the parent (data loaders) keep its other end open.
+    while os.getppid() == parent.pid and not multiprocessing.connection.wait([parent.sentinel], timeout=1.0):
+        pass
+    os._exit(1)
