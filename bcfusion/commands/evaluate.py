@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import evaluate_folders, exit_status
-from bcfusion.commands.shared.evaluate_output import (
-    hydra_directory,
-    parse_groups,
-    separate_settings,
-    timed_folder,
-    write_results,
-)
+from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.configuration.overrides import merge_overrides
@@ -62,27 +56,25 @@ def main(argv: list[str]) -> int:
             "as in: bcfusion evaluate runs/bone_to_air/seanet/TIME"
         )
     model = Path(argv[0])
-    overrides, settings = separate_settings(argv[1:], ("split", "output", "group_by"))
-    output = Path(settings["output"]) if "output" in settings else _default_output(model)
-    split = settings.get("split", "test")
+    settings, overrides = parse_settings(argv[1:])
+    output = settings.output or timed_folder(_run_of(model))
+    split = "test" if settings.split is None else settings.split
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
-    group_by = parse_groups(settings["group_by"]) if "group_by" in settings else []
     run(
-        lambda cfg: _task(cfg, model, split, output, group_by),
+        lambda cfg: _task(cfg, model, split, output, settings.group_by),
         [*merge_overrides(recorded_for_evaluation(model), overrides), hydra_directory(output)],
-        config_name="train",
         module_file=__file__,
         verb="evaluate",
     )
     return 0
 
 
-def _default_output(model: Path) -> Path:
-    inside = model if model.parent.parent.name else model.absolute()  # "best.ckpt" alone names no run above it
-    runs = (RunDir(folder) for folder in (inside, *inside.parents[:2]))
-    run_dir = next((run_dir for run_dir in runs if run_dir.overrides.is_file()), RunDir(Path("runs")))
-    return timed_folder(run_dir.evaluations)
+def _run_of(model: Path) -> Path:
+    """Return the run directory that a model belongs to; the folder of all runs if it belongs to none."""
+    inside = model if model.parent.parent.name else model.absolute()  # "best.ckpt" alone has no parents
+    folders = (inside, *inside.parents[:2])
+    return next((folder for folder in folders if RunDir(folder).overrides.is_file()), Path("runs"))
 
 
 def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequence[str]) -> None:

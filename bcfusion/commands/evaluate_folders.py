@@ -8,17 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.commands.shared.evaluate_output import (
-    hydra_directory,
-    parse_groups,
-    separate_settings,
-    timed_folder,
-    write_results,
-)
+from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.errors import ConfigError, DataError
 from bcfusion.evaluation.systems import INPUT, TARGET, is_input
-from bcfusion.run.layout import RunDir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -57,14 +50,16 @@ def main(argv: list[str]) -> int:
         BcfusionError: nothing can be scored: a folder or metric does not exist, or the folders have no names in common.
     """
     folders, rest = _parse(argv)
-    overrides, settings = separate_settings(rest, ("output", "group_by", "split"))
-    problems = [f"split: folders have none, every file of {folders.reference} counts"] if "split" in settings else []
+    settings, overrides = parse_settings(rest)
+    group_by = settings.group_by
+    problems = (
+        [f"split: folders have none, every file of {folders.reference} counts"] if settings.split is not None else []
+    )
     typed = [argument for argument in overrides if "=" in argument and not argument.startswith("-")]
     keys = [argument.lstrip("+~").partition("=")[0].partition(".")[0] for argument in typed]
     for key in keys:
         if key not in USED:
             problems.append(f"{key}: has no effect on enhanced files; these have: {', '.join(USED)}, group_by, output")
-    group_by = parse_groups(settings["group_by"]) if "group_by" in settings else []
     if "corpus" in group_by:
         problems.append("group_by=corpus: not known for folders of files")
     if "snr" in group_by and INPUT not in folders.systems:
@@ -79,11 +74,10 @@ def main(argv: list[str]) -> int:
         raise DataError(f"group_by=speaker: {folders.reference} has no subfolders that name speakers")
     if "sample_rate" not in keys:
         overrides.append(f"sample_rate={common_rate(matched.references)}")
-    output = Path(settings["output"]) if "output" in settings else timed_folder(RunDir(Path("runs")).evaluations)
+    output = settings.output or timed_folder(Path("runs"))
     run(
         lambda cfg: _task(cfg, folders, matched, output, group_by),
         [*overrides, hydra_directory(output)],
-        config_name="train",
         module_file=__file__,
         verb="evaluate",
     )

@@ -81,7 +81,6 @@ def _compose(model: Path, overrides: Sequence[str], split: str) -> _Task:
         task = hydra_app.run(
             built,
             [*merge_overrides(recorded_for_evaluation(model), overrides), *quiet],
-            config_name="train",
             module_file=__file__,
             verb="listen",
         )

@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bcfusion.errors import ConfigError
+from bcfusion.run.layout import RunDir
 
 if TYPE_CHECKING:
     from bcfusion.evaluation.scores import Scores
+
+
+class Settings(NamedTuple):
+    """Settings of the verb itself, given as ``NAME=VALUE``; None if absent."""
+
+    output: Path | None
+    group_by: list[str]
+    split: str | None
 
 
 def parse_groups(text: str) -> list[str]:
@@ -29,21 +38,28 @@ def parse_groups(text: str) -> list[str]:
     return list(dict.fromkeys(groups))
 
 
-def separate_settings(argv: Sequence[str], names: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Separate the overrides of the configuration from the verb's own settings ``NAME=VALUE``."""
-    overrides, settings = [], {}
+def parse_settings(argv: Sequence[str]) -> tuple[Settings, list[str]]:
+    """Separate the verb's own settings from the overrides of the configuration.
+
+    Raises:
+        ConfigError: see :func:`parse_groups`.
+    """
+    own: dict[str, str] = {}
+    overrides = []
     for argument in argv:
         key, equals, value = argument.partition("=")
-        if equals and key in names:
-            settings[key] = value
+        if equals and key in Settings._fields:
+            own[key] = value
         else:
             overrides.append(argument)
-    return overrides, settings
+    output = Path(own["output"]) if "output" in own else None
+    group_by = parse_groups(own["group_by"]) if "group_by" in own else []
+    return Settings(output, group_by, own.get("split")), overrides
 
 
-def timed_folder(parent: Path) -> Path:
-    """Return a folder for one evaluation, named by the time."""
-    return parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+def timed_folder(run: Path) -> Path:
+    """Return a folder for one evaluation, named by the time, in a run directory or the folder of all runs."""
+    return RunDir(run).evaluations / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
 
 
 def hydra_directory(output: Path) -> str:
