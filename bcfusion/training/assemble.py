@@ -22,7 +22,8 @@ from bcfusion.data.loading.shards.remote import StreamedShards
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
 from bcfusion.training.adversary import Adversary, Schedule
-from bcfusion.training.module import NETWORKS, Optimization, SpeechModule
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.optimization import NETWORKS, Optimization
 
 
 def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
