@@ -20,7 +20,8 @@ from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
 from bcfusion.training.adversary import Adversary, Schedule
-from bcfusion.training.module import NETWORKS, Optimization, SpeechModule
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.optimization import NETWORKS, Optimization
 
 
 def build_datamodule(cfg: DictConfig) -> SpeechDataModule:

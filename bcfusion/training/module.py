@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -21,39 +20,12 @@ from bcfusion.configuration.learning import loss_problems
 from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
-from bcfusion.requirements import at_least, require
 from bcfusion.training.adversary import Adversary, Network, Pair, Turn, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
 from bcfusion.training.guard import StepGuard
+from bcfusion.training.optimization import NETWORKS, Optimization
 from bcfusion.training.ranks import average_running_statistics
-
-NETWORKS: tuple[Network, ...] = get_args(Network)
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
-
-
-@dataclass
-class Optimization:
-    """How the two networks are optimised. The mappings have the keys ``generator`` and ``discriminator``.
-
-    Attributes:
-        optimizers: make an optimiser from the parameters of a network.
-        schedulers: make a scheduler from the optimiser, stepped once per optimiser step; None: a constant rate.
-        clip: largest norm of a network's gradient; None: unlimited.
-        accumulate: batches whose gradients make one optimiser step.
-        max_bad_steps: number of steps with a non-finite gradient in a row that ends the run.
-    """
-
-    optimizers: Mapping[str, OptimizerFactory]
-    schedulers: Mapping[str, SchedulerFactory | None] = field(default_factory=dict)
-    clip: Mapping[str, float | None] = field(default_factory=dict)
-    accumulate: int = 1
-    max_bad_steps: int = 10
-
-    def __post_init__(self) -> None:
-        require(self, at_least(1, accumulate=self.accumulate, max_bad_steps=self.max_bad_steps))
 
 
 class SpeechModule(LightningModule):

@@ -89,7 +89,7 @@ def test_a_vanished_adversarial_gradient_leaves_the_reconstruction() -> None:
     assert shares == {"l1": 1.0, "adversarial": 0.0}
 
 
-def test_a_perfect_reconstruction_takes_the_adversary_out() -> None:
+def test_a_perfect_reconstruction_leaves_no_adversarial_gradient() -> None:
     gradient, shares, _ = step(
         AdaptiveBalancer(), {"l1": 0 * L1, "adversarial": ADVERSARIAL}, {"l1": 1.0, "adversarial": 1.0}
     )

@@ -21,7 +21,7 @@ WEIGHTS = {"l1": 2.0, "energy": 0.5, "adversarial": 0.3, "joins_later": 1.0}
 
 
 class TinyGenerator(nn.Module):
-    """One output, or two of which the mask has other dimensions."""
+    """Returns the estimate, with ``masks`` also a mask of other dimensions."""
 
     def __init__(self, masks: bool) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def path(request: pytest.FixtureRequest) -> Path:
 
 
 def settings_of(path: Path) -> list[dict[str, str]]:
-    """To measure at the output and at a parameter, for those that measure."""
+    """Return the anchors to test, the output and a parameter, for balancers that have this setting."""
     return [{"anchor": OUTPUT}, {"anchor": "last.weight"}] if "anchor" in OmegaConf.load(path) else [{}]
 
 
@@ -85,7 +85,7 @@ def losses_of(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def learn(balancer: Any, generator: TinyGenerator, names: tuple[str, ...] = ()) -> tuple[list[Tensor], dict[str, Any]]:
-    """What the trainer's backward pass is given, and the shares."""
+    """Return the gradients that the trainer's backward pass gets, and the shares."""
     outputs = generator(torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(1)))
     anchor = OutputAnchor(outputs, anchor_parameter(generator, balancer.anchor))
     losses = losses_of(anchor.outputs)
@@ -118,11 +118,11 @@ def test_file_shows_every_setting_of_the_class_at_a_value_it_accepts(path: Path)
     assert keys == set(inspect.signature(type(load(path)).__init__).parameters) - {"self", "args", "kwargs"}
 
 
-def test_is_a_balancer_that_says_where_it_measures(case: tuple[Path, dict[str, str]], balancer: Any) -> None:
+def test_it_is_a_balancer_and_declares_its_anchor(case: tuple[Path, dict[str, str]], balancer: Any) -> None:
     assert isinstance(balancer, Balancer)
     assert isinstance(balancer, nn.Module), "its state goes into the checkpoint"
     assert balancer.anchor == case[1].get("anchor", OUTPUT)
-    assert load(case[0]).anchor == OUTPUT, "the shipped files need no name of a layer"
+    assert load(case[0]).anchor == OUTPUT, "the shipped files name no layer"
 
 
 def test_the_generator_has_one_backward_pass_with_a_finite_gradient(balancer: Any, generator: TinyGenerator) -> None:
@@ -139,7 +139,7 @@ def test_the_generator_has_one_backward_pass_with_a_finite_gradient(balancer: An
         assert torch.count_nonzero(parameter.grad) > 0
 
 
-def test_shares_sum_to_1_and_are_those_of_the_losses_given(balancer: Any, generator: TinyGenerator) -> None:
+def test_shares_sum_to_1_and_have_the_names_of_the_losses(balancer: Any, generator: TinyGenerator) -> None:
     for names in ((), ("l1", "energy"), ("adversarial",), ("l1", "adversarial")):
         _, shares = learn(balancer, generator, names)
         assert tuple(shares) == (names or ("l1", "energy", "adversarial"))
@@ -169,7 +169,7 @@ def test_state_loads_into_a_fresh_balancer_and_holds_nothing_but_tensors(
     assert torch.equal(one, two)
 
 
-def test_nothing_to_train_on_is_said(balancer: Any) -> None:
+def test_weights_that_are_all_0_are_refused(balancer: Any) -> None:
     anchor = OutputAnchor({"estimate": torch.zeros(1, 1, 4, requires_grad=True)})
     loss = anchor.outputs["estimate"].sum()
     with pytest.raises(ConfigError, match="l1"):

@@ -10,7 +10,7 @@ from bcfusion.training.anchor import OutputAnchor
 
 
 class Backward:
-    """The trainer's call, which keeps what it is given."""
+    """The trainer's backward pass; keeps its gradients."""
 
     def __init__(self) -> None:
         self.gradients: list[Tensor] = []
@@ -71,7 +71,7 @@ def test_shares_are_of_magnitudes_sum_to_1_and_carry_no_graph() -> None:
     assert all(isinstance(share, Tensor) and not share.requires_grad for share in shares.values())
 
 
-def test_shares_are_0_where_all_losses_are() -> None:
+def test_shares_are_0_if_all_losses_are() -> None:
     anchor, x = anchored(0.0, 0.0)
     shares = FixedBalancer().backward({"l1": x.abs().mean()}, {"l1": 1.0}, anchor, Backward())
     assert float(shares["l1"]) == 0.0
@@ -93,7 +93,7 @@ def test_weights_of_losses_that_have_not_joined_yet_do_no_harm() -> None:
     assert list(shares) == ["l1"]
 
 
-def test_nothing_to_train_on_is_said() -> None:
+def test_weights_that_are_all_0_are_refused() -> None:
     anchor, x = anchored(1.0)
     with pytest.raises(ConfigError, match="l1"):
         FixedBalancer().backward({"l1": x.sum()}, {"l1": 0.0}, anchor, Backward())

@@ -36,7 +36,7 @@ def measured(
 
 
 def sloped(anchor: OutputAnchor, slopes: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Means over items of losses whose gradient at the output is known."""
+    """Return losses, means over items, whose gradients at the output are the slopes."""
     return {name: (slope * anchor.outputs["estimate"][:, 0]).sum(-1).mean() for name, slope in slopes.items()}
 
 
@@ -46,7 +46,7 @@ def step(balancer: GradientBalancer, weights: dict[str, float] | None = None, **
 
 
 def norm(gradient: Tensor) -> float:
-    """Mean over items of the norm."""
+    """Return the mean over items of the norm."""
     return float(torch.linalg.vector_norm(gradient, dim=1).mean())
 
 
@@ -77,7 +77,7 @@ def test_averages_are_bias_corrected_and_hold_the_norm_of_this_step() -> None:
     torch.testing.assert_close(step(balancer, l1=0.5 * L1), 0.5 * L1 / average)
 
 
-def test_decay_0_takes_the_norms_of_each_step() -> None:
+def test_decay_0_uses_the_norms_of_each_step_alone() -> None:
     balancer = GradientBalancer(decay=0.0)
     for scale in (1.0, 7.0, 0.2):
         torch.testing.assert_close(step(balancer, l1=scale * L1), L1 / 3)
@@ -107,11 +107,11 @@ def test_items_count_the_same_whatever_the_size_of_the_batch() -> None:
 def test_a_loss_that_joins_late_has_a_bias_correction_of_its_own() -> None:
     balancer = GradientBalancer()
     for _ in range(50):
-        torch.testing.assert_close(step(balancer, l1=L1), L1 / 3)  # alone it has all
+        torch.testing.assert_close(step(balancer, l1=L1), L1 / 3)  # alone it gets all of the gradient
     torch.testing.assert_close(step(balancer, l1=L1, score=SCORE), 0.5 * L1 / 3 + 0.5 * SCORE / 0.02)
 
 
-def test_a_loss_that_was_away_comes_back_with_the_average_it_had() -> None:
+def test_a_loss_that_was_absent_returns_with_the_average_it_had() -> None:
     balancer = GradientBalancer(decay=0.5)
     step(balancer, l1=L1, score=SCORE)
     for _ in range(20):
@@ -121,7 +121,7 @@ def test_a_loss_that_was_away_comes_back_with_the_average_it_had() -> None:
 
 
 @pytest.mark.parametrize("known_before", [False, True])
-def test_after_5000_steps_without_gradient_no_loss_comes_to_more_than_10_times_its_share(known_before: bool) -> None:
+def test_after_5000_steps_without_gradient_no_loss_gets_more_than_10_times_its_share(known_before: bool) -> None:
     balancer = GradientBalancer()
     if known_before:
         step(balancer, l1=L1, score=SCORE)
@@ -146,12 +146,12 @@ def test_a_sudden_gradient_follows_the_formula_up_to_the_limit_and_no_further(sc
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("where", ["loss", "gradient", "constant"])
-def test_a_non_finite_loss_is_left_out_counted_and_forgotten(where: str, value: float) -> None:
+def test_a_non_finite_loss_is_left_out_and_counted_and_leaves_no_trace(where: str, value: float) -> None:
     def losses(anchor: OutputAnchor, bad: bool) -> dict[str, Tensor]:
         found = sloped(anchor, {"l1": L1, "stft": STFT, "score": SCORE})
-        if bad and where == "loss":  # its gradient is finite all the same
+        if bad and where == "loss":  # its gradient is finite
             found["stft"] = found["stft"] + value
-        elif bad and where == "gradient":  # its value is finite all the same
+        elif bad and where == "gradient":  # its value is finite
             found["stft"] = NonFiniteGradient.apply(found["stft"], value)
         elif bad:
             found["stft"] = torch.tensor(value)
@@ -173,7 +173,7 @@ def test_a_non_finite_loss_is_left_out_counted_and_forgotten(where: str, value: 
 
 
 class NonFiniteGradient(torch.autograd.Function):
-    """A finite value with a gradient that is not, as of a root at 0."""
+    """A finite value with a non-finite gradient, such as the root at 0."""
 
     @staticmethod
     def forward(ctx: Any, loss: Tensor, value: float) -> Tensor:
@@ -185,7 +185,7 @@ class NonFiniteGradient(torch.autograd.Function):
         return gradients[0] * ctx.value, None
 
 
-def test_where_no_loss_is_usable_the_gradient_is_nan_for_the_trainer_to_skip() -> None:
+def test_if_no_loss_is_usable_the_gradient_is_nan_for_the_trainer_to_skip() -> None:
     balancer = GradientBalancer()
     gradient = step(balancer, l1=NAN * L1, score=INF * SCORE)
     assert gradient.isnan().all()
@@ -223,7 +223,7 @@ def test_bf16_outputs_and_losses_are_balanced_in_float32() -> None:
 
 def test_the_host_never_waits_for_a_value() -> None:
     class Watch(TorchDispatchMode):
-        """Operations that read a value on the host, or copy one from there."""
+        """Refuses operations that read a value on the host, or copy one from there."""
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = func.overloadpacket.__name__
@@ -237,13 +237,13 @@ def test_the_host_never_waits_for_a_value() -> None:
             shares = balancer.backward(losses, {"l1": 1.0, "score": 2.0, "constant": 1.0}, anchor, lambda _: None)
     assert all(isinstance(value, Tensor) for value in (*shares.values(), *balancer.skipped.values()))
     with pytest.raises(AssertionError, match="_local_scalar_dense"), Watch():
-        float(shares["l1"])  # the watch sees what it is to see
+        float(shares["l1"])  # the watch works
 
 
 # ---------------------------------------------------------------- a named parameter
 
 
-def test_at_a_parameter_the_norms_are_those_of_what_reaches_it() -> None:
+def test_at_a_parameter_the_norms_are_those_of_its_gradients() -> None:
     torch.manual_seed(0)
     first, last = nn.Conv1d(1, 4, 3, padding=1), nn.Conv1d(4, 1, 3, padding=1)
     estimate = last(torch.tanh(first(torch.randn(2, 1, 2))))
@@ -261,7 +261,7 @@ def test_at_a_parameter_the_norms_are_those_of_what_reaches_it() -> None:
 # ---------------------------------------------------------------- state
 
 
-def test_a_resumed_balancer_goes_on_bit_by_bit(tmp_path: Path) -> None:
+def test_a_resumed_balancer_continues_bit_by_bit(tmp_path: Path) -> None:
     def losses(anchor: OutputAnchor, index: int) -> dict[str, Tensor]:
         random = torch.Generator().manual_seed(index)
         slopes = {"l1": L1, "stft": STFT, "late": SCORE} if index > 3 else {"l1": L1, "stft": STFT}
@@ -281,7 +281,7 @@ def test_a_resumed_balancer_goes_on_bit_by_bit(tmp_path: Path) -> None:
     torch.save(part.state_dict(), tmp_path / "state.pt")
     resumed = GradientBalancer(decay=0.97)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    run(part, 6, 7)  # what the first goes through afterwards does not matter to the second
+    run(part, 6, 7)  # later steps of the first do not affect the second
     for one, two in zip(expected, run(resumed, 6, 12), strict=True):
         assert torch.equal(one, two)
     before, after = whole.get_extra_state(), resumed.get_extra_state()

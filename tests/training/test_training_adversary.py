@@ -10,11 +10,11 @@ from torch.nn.utils import parametrizations
 from bcfusion.contracts import Judgement
 from bcfusion.errors import ConfigError
 from bcfusion.losses.adversarial import HingeObjective
-from bcfusion.training.adversary import Adversary, Pair, Schedule
+from bcfusion.training.adversary import Adversary, Pair, Schedule, Turn
 
 
 class TinyDiscriminator(nn.Module):
-    """One hidden layer; ``between`` goes in front of the logits."""
+    """One hidden layer; ``between`` precedes the logits."""
 
     def __init__(self, between: nn.Module | None = None) -> None:
         super().__init__()
@@ -46,16 +46,43 @@ def test_the_schedule_is_a_function_of_the_step_alone() -> None:
     assert [step for step in range(7) if schedule.active(step)] == [5, 6]
 
 
-def test_several_discriminator_steps_for_one_of_the_generator() -> None:
+def test_several_discriminator_steps_per_generator_step() -> None:
     schedule = Schedule(start_step=2, generator_interval=3)
     assert [step for step in range(10) if schedule.generator_learns(step)] == [0, 1, 2, 5, 8]
     assert [step for step in range(5) if schedule.discriminators_learn(step)] == [2, 3, 4]
 
 
-def test_the_ramp_rises_in_equal_parts_from_the_start_step() -> None:
+def test_the_ramp_rises_linearly_from_the_start_step() -> None:
     schedule = Schedule(start_step=10, ramp_steps=4)
     assert [schedule.ramp(step) for step in (10, 11, 12, 13, 14, 1000)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert Schedule(start_step=10).ramp(10) == 1.0
+
+
+G, D = "generator", "discriminator"
+
+
+@pytest.mark.parametrize(
+    ("order", "schedule", "expected"),
+    [
+        ("generator_first", {}, [(G, D), (G, D), (G, D), (G, D)]),
+        ("discriminator_first", {}, [(D, G), (D, G), (D, G), (D, G)]),
+        ("generator_first", {"start_step": 2}, [(G,), (G,), (G, D), (G, D)]),
+        ("discriminator_first", {"interval": 2}, [(D, G), (G,), (D, G), (G,)]),
+        ("generator_first", {"generator_interval": 3}, [(G, D), (D,), (D,), (G, D)]),
+    ],
+)
+def test_a_turn_names_who_learns_in_which_order(order: Any, schedule: dict[str, int], expected: list[Any]) -> None:
+    turns = [adversary(order=order, schedule=Schedule(**schedule)).turn(step) for step in range(4)]
+    assert [turn.order for turn in turns] == expected
+    shared = order == "generator_first"
+    assert [turn.shared_passes for turn in turns] == [shared and len(names) == 2 for names in expected]
+
+
+def test_before_the_start_step_a_turn_is_regression() -> None:
+    game = adversary(schedule=Schedule(start_step=1, ramp_steps=2))
+    assert game.turn(0) == Turn()
+    assert [game.turn(step).ramp for step in (0, 1, 2)] == [0.0, 0.5, 1.0]
+    assert [game.turn(step).adversarial for step in (0, 1)] == [False, True]
 
 
 def test_a_schedule_in_which_nobody_learns_at_some_steps_is_refused() -> None:
@@ -65,7 +92,7 @@ def test_a_schedule_in_which_nobody_learns_at_some_steps_is_refused() -> None:
         Schedule(ramp_steps=-1)
 
 
-def test_passes_are_shared_where_that_gives_the_same_result() -> None:
+def test_passes_are_shared_if_that_gives_the_same_result() -> None:
     assert adversary().shared_passes
     assert not adversary(order="discriminator_first").shared_passes
     assert not adversary(TinyDiscriminator(nn.Dropout(0.1))).shared_passes
@@ -105,7 +132,7 @@ def test_the_discriminators_pass_leaves_no_gradient_in_the_estimate() -> None:
     assert all(p.grad is not None for p in game.parameters())
 
 
-def test_all_discriminators_are_joined() -> None:
+def test_the_judgements_of_all_discriminators_are_concatenated() -> None:
     game = Adversary({"a": TinyDiscriminator(), "b": TinyDiscriminator()}, HingeObjective())
     assert len(game.judge(torch.randn(1, 1, 32))) == 2
 
@@ -115,7 +142,7 @@ def test_an_adversary_without_discriminators_is_refused() -> None:
         Adversary({}, HingeObjective())
 
 
-def test_spectral_norm_iterates_once_for_each_batch_however_many_passes_it_takes() -> None:
+def test_spectral_norm_iterates_once_per_batch_whatever_the_number_of_passes() -> None:
     def vectors(shared: bool) -> Tensor:
         torch.manual_seed(0)
         network = TinyDiscriminator()

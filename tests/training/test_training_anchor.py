@@ -13,7 +13,7 @@ from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 
 
 class Network(nn.Module):
-    """Gives a waveform, a mask with dimensions of its own, and a latent variable."""
+    """Returns a waveform, a mask of other dimensions, and a latent variable."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +96,9 @@ def test_backward_through_the_leaf_is_that_of_the_weighted_sum(network: Network,
             torch.testing.assert_close(parameter.grad, expected[name], rtol=0, atol=1e-6)
 
 
-def test_one_output_is_its_own_leaf_and_the_trainer_gets_it_with_the_gradient(network: Network, inputs: Tensor) -> None:
+def test_a_single_output_is_the_leaf_and_the_trainer_gets_it_with_the_gradient(
+    network: Network, inputs: Tensor
+) -> None:
     estimate = network(inputs)["estimate"]
     anchor = OutputAnchor({"estimate": estimate})
     calls: list[Any] = []
@@ -107,7 +109,7 @@ def test_one_output_is_its_own_leaf_and_the_trainer_gets_it_with_the_gradient(ne
     assert anchor.outputs["estimate"] is anchor.leaf
 
 
-def test_outputs_without_gradient_stay_as_they_are(inputs: Tensor) -> None:
+def test_outputs_without_gradient_are_unchanged(inputs: Tensor) -> None:
     number = torch.tensor([1, 2, 3])
     anchor = OutputAnchor({"estimate": inputs.clone().requires_grad_(), "frames": number})
     assert anchor.outputs["frames"] is number
@@ -148,7 +150,7 @@ def test_the_norm_of_a_mean_over_items_is_the_mean_norm_of_the_items_own_gradien
     torch.testing.assert_close(anchor.norms([anchor.gradient(loss)])[0], own.mean())
 
 
-def test_norms_are_nan_where_a_gradient_is_not_finite() -> None:
+def test_the_norm_of_a_non_finite_gradient_is_nan() -> None:
     anchor = OutputAnchor({"estimate": torch.zeros(2, 1, 2, requires_grad=True)})
     one = torch.ones(2, 1, 2)
     for value in (float("nan"), float("inf"), float("-inf")):
@@ -210,7 +212,7 @@ def test_an_unknown_parameter_is_named_with_the_last_ones(network: Network, name
 
 
 @pytest.mark.parametrize("names", ["estimate", "estimate mask"])
-def test_bf16_outputs_are_measured_in_float32_and_led_back_in_their_own_type(
+def test_bf16_outputs_are_measured_in_float32_and_get_gradients_of_their_own_type(
     network: Network, inputs: Tensor, names: str
 ) -> None:
     with torch.autocast("cpu", torch.bfloat16):
@@ -234,7 +236,7 @@ def test_bf16_outputs_are_measured_in_float32_and_led_back_in_their_own_type(
         assert (gradient - expected).norm() < 0.03 * expected.norm(), name
 
 
-def test_complex_outputs_and_outputs_without_further_dimensions_are_learnt_through() -> None:
+def test_gradients_pass_through_complex_outputs_and_outputs_of_one_dimension() -> None:
     torch.manual_seed(0)
     weight = torch.randn(4, requires_grad=True)
     outputs = {"estimate": weight * torch.ones(2, 1, 4), "mask": torch.complex(weight, 2 * weight).expand(2, 4).clone()}
@@ -249,7 +251,7 @@ def test_complex_outputs_and_outputs_without_further_dimensions_are_learnt_throu
     torch.testing.assert_close(weight.grad, expected)
 
 
-def test_a_nan_behind_a_dead_unit_is_a_nan_at_the_parameter() -> None:
+def test_a_nan_that_a_dead_unit_hides_is_a_nan_at_the_parameter() -> None:
     layer = nn.Linear(3, 3)
     with torch.no_grad():
         layer.bias.fill_(-100.0)

@@ -23,13 +23,13 @@ def test_the_reserve_covers_the_last_validation_and_the_closing() -> None:
     assert clock(600, elapsed=500, validation=20, closing_ratio=4.0).spent()
 
 
-def test_a_scheduled_validation_is_the_last_where_there_is_no_time_for_another() -> None:
+def test_a_scheduled_validation_is_the_last_if_there_is_no_time_for_another() -> None:
     late = clock(600, elapsed=530, validation=20)
     assert not late.spent()
     assert late.spent(validation_follows=True)
 
 
-def test_a_share_of_the_budget_is_kept_back_until_a_validation_was_measured() -> None:
+def test_a_share_of_the_budget_is_reserved_until_a_validation_was_measured() -> None:
     assert not clock(100, elapsed=79).spent()
     assert clock(100, elapsed=81).spent()
 

@@ -21,7 +21,7 @@ def test_average_follows_the_warmed_up_decay() -> None:
     assert ema.network.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_average_keeps_away_from_optimisers_and_training_mode() -> None:
+def test_the_average_takes_no_gradients_and_stays_in_evaluation_mode() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     ema = EmaGenerator(network, 0.9).train()
     assert not any(p.requires_grad for p in ema.parameters())

@@ -1,4 +1,4 @@
-"""Every shipped experiment, and every ablation of the recipes, composes, holds its check and trains."""
+"""Every shipped experiment, and every ablation of the recipes, composes, passes its check and trains."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def name_of(path: Path) -> str:
 
 
 def generator_of(*overrides: str) -> str:
-    """The entry of conf/generator that a configuration chooses."""
+    """Return the entry of conf/generator that a configuration chooses."""
     cfg = compose("train", list(overrides), return_hydra_config=True)
     return str(cfg.hydra.runtime.choices.generator)
 
@@ -63,7 +63,7 @@ def small(composed: Callable[..., DictConfig], speech: Path, noise: Path) -> Cal
     return build
 
 
-def test_every_network_has_an_experiment_of_its_name() -> None:
+def test_every_network_has_an_experiment_of_the_same_name() -> None:
     networks = {path.stem for path in (conf_dir() / "generator").glob("*.yaml")}
     assert networks <= {path.stem for path in EXPERIMENTS}
 
@@ -81,7 +81,7 @@ def test_the_experiments_of_the_paper_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_opens_with_its_command(path: Path) -> None:
+def test_the_file_opens_with_its_command(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0] == "# @package _global_"
     option = "" if path in EXPERIMENTS else f"--config-dir {path.parents[1].relative_to(ROOT)} "
@@ -96,7 +96,7 @@ def test_an_ablation_says_what_changes_in_a_few_lines(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_composes_without_a_problem_in_every_recipe(composed: Callable[..., DictConfig], path: Path) -> None:
+def test_it_composes_without_a_problem_in_every_recipe(composed: Callable[..., DictConfig], path: Path) -> None:
     search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
     for recipe in ("bone_to_air", "bandwidth_extension", "fusion"):
         cfg = composed(*search, f"experiment={path.stem}", f"recipe={recipe}", "data.noise_root=noise")
@@ -107,7 +107,9 @@ def test_composes_without_a_problem_in_every_recipe(composed: Callable[..., Dict
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_trains_two_steps_with_all_of_its_losses(small: Callable[..., DictConfig], path: Path, tmp_path: Path) -> None:
+def test_it_trains_two_steps_with_all_of_its_losses(
+    small: Callable[..., DictConfig], path: Path, tmp_path: Path
+) -> None:
     cfg = small(path, "trainer.max_steps=2", "trainer.validate_every=2")
     if cfg.discriminators:
         cfg.adversarial.start_step = 1  # one step without the adversary, one with it

@@ -1,4 +1,4 @@
-"""Statistics of the training set: when they are taken, from what, and where they go."""
+"""Statistics of the training set: when they are taken, from which data, and where they are stored."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def mapping(composed: Compose, speech: Path) -> Compose:
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The ids of the utterances that each call of ``fit`` was given."""
+    """The ids of the utterances that each call of ``fit`` got."""
     calls: list[list[str]] = []
     fit = BiLSTMMapping.fit
 
@@ -68,7 +68,7 @@ def assert_same_statistics(one: dict[str, Tensor], two: dict[str, Tensor]) -> No
         assert torch.equal(one[name], two[name]), name
 
 
-def test_a_new_run_is_fitted_once_and_a_resumed_one_goes_on_with_what_was_found(
+def test_a_new_run_is_fitted_once_and_a_resumed_one_keeps_the_statistics(
     mapping: Compose, fits: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["trainer.validate_every=2"]
@@ -139,13 +139,13 @@ def test_one_speaker_alone_is_trained_on_and_fitted_to(mapping: Compose, fits: l
         ("[]", r"speakers=\[\] must be a list of names"),
     ],
 )
-def test_speakers_that_cannot_be_meant_are_told(mapping: Compose, speakers: str, problem: str) -> None:
+def test_impossible_speakers_are_refused_by_name(mapping: Compose, speakers: str, problem: str) -> None:
     with pytest.raises((ConfigError, DataError), match=problem):
         build_datamodule(mapping(f"data.speakers={speakers}")).setup("fit")
 
 
 class Loudness(nn.Module):
-    """Brings the sensor to the level of the air microphone: a statistic, and nothing to train."""
+    """Scales the sensor to the level of the air microphone: a statistic, and nothing to train."""
 
     provides: tuple[str, ...] = ()
     circumstances: ClassVar[list[tuple[bool, bool]]] = []
@@ -167,7 +167,7 @@ class Loudness(nn.Module):
         return self.gain * inputs[:, -1:]
 
 
-def test_a_generator_of_the_users_own_is_fitted_though_it_has_nothing_to_train(
+def test_a_users_own_generator_is_fitted_though_it_has_nothing_to_train(
     composed: Compose, speech: Path, tmp_path: Path
 ) -> None:
     cfg = composed("experiment=identity", "data=folder", f"data.root={speech}", *SETTINGS)
@@ -177,4 +177,4 @@ def test_a_generator_of_the_users_own_is_fitted_though_it_has_nothing_to_train(
     result = run(cfg, tmp_path / "run")
     assert Loudness.circumstances == [(False, False)]
     gain = float(bcfusion.load_generator(result.run_dir / "bundle").state_dict()["gain"])
-    assert gain > 1.05  # the low-pass takes power away
+    assert gain > 1.05  # the low-pass removes power

@@ -22,7 +22,7 @@ def test_a_late_tag_widens_the_table(tmp_path: Path) -> None:
     ]
 
 
-def test_resuming_keeps_what_lies_before_and_drops_what_is_done_again(tmp_path: Path) -> None:
+def test_resuming_keeps_earlier_lines_and_drops_those_of_repeated_steps(tmp_path: Path) -> None:
     logger = CsvLogger(tmp_path)
     for step in (10, 20, 30):
         logger.log_metrics({"loss/l1": float(step)}, step=step)

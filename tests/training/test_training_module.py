@@ -18,7 +18,8 @@ from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
 from bcfusion.training.adversary import Adversary, Schedule
 from bcfusion.training.guard import NonFiniteSteps
-from bcfusion.training.module import Optimization, SpeechModule
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.optimization import Optimization
 
 LENGTH = 64
 
@@ -136,7 +137,7 @@ def test_discriminators_are_untouched_before_their_start_step() -> None:
     assert not torch.equal(weights_of(later.adversary), before)
 
 
-def test_schedulers_are_stepped_once_for_each_optimiser_step() -> None:
+def test_schedulers_are_stepped_once_per_optimiser_step() -> None:
     halve = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
     trained = module(schedulers={"generator": halve, "discriminator": None}, accumulate=2)
     trainer = fit(trained, batches(6))
@@ -211,6 +212,17 @@ def test_a_loss_of_weight_zero_is_logged_and_has_no_influence() -> None:
     assert logged["loss/total"] == pytest.approx(logged["loss/l1"])
 
 
+@pytest.mark.parametrize("setting", ["accumulate", "max_bad_steps"])
+def test_numbers_of_the_optimization_are_at_least_1(setting: str) -> None:
+    with pytest.raises(ConfigError, match=f"Optimization: {setting}=0 must be at least 1"):
+        module(**{setting: 0})
+
+
+def test_a_module_without_anything_to_learn_from_is_refused() -> None:
+    with pytest.raises(ConfigError, match="losses: nothing to learn from"):
+        module(adversarial=False, weights={"l1": 0.0})
+
+
 class AsksForAMask(nn.Module):
     def forward(self, estimate: Tensor, mask: Tensor) -> Tensor:
         return (estimate * mask).mean()
@@ -235,7 +247,7 @@ def test_feature_matching_waits_for_the_adversary() -> None:
     assert ["loss/adversarial" in values for values in logged] == [False, False, True]
 
 
-def test_padding_behind_the_length_does_not_reach_the_generator() -> None:
+def test_padding_does_not_reach_the_generator() -> None:
     items = batches(1)
     items[0]["lengths"] = torch.tensor([LENGTH, LENGTH // 2])
     changed = copy.deepcopy(items)
@@ -247,7 +259,7 @@ def test_padding_behind_the_length_does_not_reach_the_generator() -> None:
 
 
 def test_warm_up_losses_hand_over_to_the_adversary() -> None:
-    """Before the start they teach; over the ramp they fade; from there on they are logged and teach nothing."""
+    """They have their weight before the start, fade over the ramp, and are then only logged."""
     seen: list[dict[str, float]] = []
 
     class Watching(FixedBalancer):

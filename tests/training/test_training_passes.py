@@ -70,7 +70,7 @@ def test_shared_passes_make_the_same_updates(make: Any, balanced: bool, accumula
 
 
 def plain_loop(order: str, steps: int) -> dict[str, Tensor]:
-    """The training written out in the simplest way, with four passes a step."""
+    """Train in the simplest way, with four passes per step."""
     network = module(losses=losses())
     generator, adversary = network.generator, network.adversary
     assert adversary is not None

@@ -17,7 +17,7 @@ EVALUATES_AS_IS = Plan(as_is=True, validate_first=True, train=False, finished=Fa
 
 
 def of(**situation: Any) -> Plan:
-    """The plan of a new run, but for what is given."""
+    """Return the plan of a new run, or of one that differs from it as given."""
     new = {"trainable": True, "max_steps": None, "resumed": False, "step": 0, "budget_spent": False}
     return plan(**{**new, "validated_step": -1, "validate_every": 4, "closed": False, **situation})
 

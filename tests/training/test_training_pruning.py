@@ -1,4 +1,4 @@
-"""A search ends a hopeless run in a state that says so."""
+"""A search ends a run without prospects, and leaves its files in order."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from bcfusion.training.run import train
 PROVENANCE = Provenance(recipe="bone_to_air", experiment="seanet")
 
 
-def test_a_hopeless_run_ends_at_its_validation_with_what_it_has(
+def test_a_pruned_run_ends_at_its_validation_with_all_files_written(
     tiny: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     asked: list[tuple[int, float]] = []
 
-    def hopeless(step: int, score: float) -> bool:
+    def prune(step: int, score: float) -> bool:
         asked.append((step, score))
         return step >= 4
 
     cfg = tiny("trainer.max_steps=8", "trainer.validate_every=2", discriminators=False)
     with pytest.raises(RunPruned) as pruned:
-        train(cfg, tmp_path, PROVENANCE, hopeless=hopeless)
+        train(cfg, tmp_path, PROVENANCE, prune=prune)
     assert [step for step, _ in asked] == [2, 4]
     assert pruned.value.step == 4
     assert pruned.value.objective == max(score for _, score in asked)

@@ -90,7 +90,7 @@ def test_two_ranks_make_the_updates_of_one(balancer: str, game: dict[str, Any], 
 
 
 class Normalised(nn.Module):
-    """A generator whose batch normalisation measures what it is given."""
+    """A generator with running statistics."""
 
     provides: tuple[str, ...] = ()
     sample_rate, in_channels, hop, causal, delay = 16000, 1, 1, True, 0

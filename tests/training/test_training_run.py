@@ -38,7 +38,7 @@ def weights(run_dir: Path) -> dict[str, Any]:
 
 
 def assert_equal_states(one: Any, two: Any, path: str = "") -> None:
-    """Bit-exact equality of nested containers."""
+    """Assert bit-exact equality of nested containers."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, two), path
     elif isinstance(one, dict):
@@ -53,7 +53,7 @@ def assert_equal_states(one: Any, two: Any, path: str = "") -> None:
         assert one == two, path
 
 
-def test_a_run_leaves_everything_that_a_person_needs(tiny: Compose, tmp_path: Path) -> None:
+def test_a_run_writes_all_of_its_files(tiny: Compose, tmp_path: Path) -> None:
     result = run(tiny("trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=1"), tmp_path / "run")
     for name in (
         "config.yaml",
@@ -110,7 +110,7 @@ def test_a_resumed_run_is_bit_exact(tiny: Compose, tmp_path: Path, workers: int,
     ]
     run(tiny(*settings, "trainer.max_steps=7"), tmp_path / "whole")
     run(tiny(*settings, f"trainer.max_steps={stop_at}"), tmp_path / "parts")
-    torch.manual_seed(1234)  # another session begins with other random states
+    torch.manual_seed(1234)  # another session starts with other random states
     run(tiny(*settings, "trainer.max_steps=7", f"resume={tmp_path / 'parts'}"), tmp_path / "parts")
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     for key in ("step", "generator", "generator_ema", "ema_updates", "discriminators", "optimizers", "state", "random"):
@@ -152,7 +152,7 @@ def test_a_signal_ends_in_a_saved_resumable_state(tiny: Compose, tmp_path: Path,
     assert result.step == 5
 
 
-def test_an_interrupted_validation_is_made_up_for(tiny: Compose, tmp_path: Path) -> None:
+def test_an_interrupted_validation_is_repeated(tiny: Compose, tmp_path: Path) -> None:
     settings = ["trainer.validate_every=2", "trainer.max_valid_items=null"]
     cfg = tiny("trainer.max_steps=4", *settings)
     with open_dict(cfg):
@@ -169,7 +169,9 @@ def test_an_interrupted_validation_is_made_up_for(tiny: Compose, tmp_path: Path)
     assert_equal_states(parts["training"]["quality"], whole["training"]["quality"])
 
 
-def test_a_run_that_was_stopped_in_its_closing_closes_when_it_goes_on(tiny: Compose, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resumed(
+    tiny: Compose, tmp_path: Path
+) -> None:
     settings = ["trainer.max_steps=2", "trainer.validate_every=2"]
     run(tiny(*settings), tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "bundle")
@@ -208,7 +210,7 @@ def test_resuming_from_best_is_refused_with_the_way_out(tiny: Compose, tmp_path:
         run(tiny("trainer.max_steps=2", f"resume={tmp_path / 'run'}"), tmp_path / "run")
 
 
-def test_a_finished_run_says_how_to_go_on(tiny: Compose, tmp_path: Path) -> None:
+def test_resuming_a_finished_run_is_refused_with_the_way_out(tiny: Compose, tmp_path: Path) -> None:
     cfg = tiny("trainer.max_steps=1", "trainer.validate_every=1", f"resume={tmp_path / 'run'}")
     with open_dict(cfg):
         cfg.resume = None
@@ -218,7 +220,7 @@ def test_a_finished_run_says_how_to_go_on(tiny: Compose, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("source", ["run", "run/checkpoints/best.ckpt", "run/bundle"])
-def test_init_from_starts_a_fresh_run_with_those_weights(tiny: Compose, tmp_path: Path, source: str) -> None:
+def test_init_from_starts_a_new_run_with_those_weights(tiny: Compose, tmp_path: Path, source: str) -> None:
     run(tiny("trainer.max_steps=2", "trainer.validate_every=1"), tmp_path / "run")
     first = bcfusion.load_generator(tmp_path / "run" / "bundle")
     cfg = tiny(
@@ -301,7 +303,7 @@ def test_tensorboard_shows_scalars_by_group_sounds_pictures_and_hparams_once(tin
     assert [event.step for event in events.Images("sample_0/spectrogram")] == [2, 4]
     written = [path.read_bytes() for path in (tmp_path / "run").glob("events*")]
     assert sum(content.count(b"_hparams_/session_start_info") for content in written) == 1
-    assert events.Scalars("best/stoi")[0].step == 2  # nothing is told of step 0
+    assert events.Scalars("best/stoi")[0].step == 2  # nothing is logged at step 0
 
 
 def test_compiled_networks_train(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +313,7 @@ def test_compiled_networks_train(tiny: Compose, tmp_path: Path, monkeypatch: pyt
     assert compiled == ["SEANet", "MultiScaleDiscriminator"]
 
 
-def test_settings_of_the_gpu_leave_lightning_able_to_ask_for_them(tiny: Compose) -> None:
+def test_lightning_can_read_the_precision_that_was_set(tiny: Compose) -> None:
     for tf32, precision in ((True, "high"), (False, "highest")):
         configure({"tf32": tf32, "cudnn_benchmark": True, "deterministic": False})
         assert torch.get_float32_matmul_precision() == precision

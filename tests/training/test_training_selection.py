@@ -15,7 +15,7 @@ def test_composite_is_the_mean_of_scaled_values() -> None:
     assert selection.score({"pesq_wb": 2.82, "stoi": 0.8}) == pytest.approx((0.5 + 0.8) / 2)
 
 
-def test_lower_is_better_is_said_by_worst_and_best() -> None:
+def test_worst_and_best_say_that_lower_is_better() -> None:
     selection = Selection({"lsd": {"weight": 1, "worst": 4.0, "best": 0.0}})
     assert selection.score({"lsd": 1.0}) > selection.score({"lsd": 2.0})
 
@@ -26,10 +26,10 @@ def test_value_that_could_not_be_computed_counts_below_the_worst() -> None:
     assert math.isfinite(selection.score({}))
 
 
-def test_two_values_below_the_worst_are_still_told_apart() -> None:
+def test_two_values_below_the_worst_still_differ() -> None:
     selection = Selection({"lsd": {"weight": 1, "worst": 4.0, "best": 0.0}})
     assert selection.score({"lsd": 4.1}) > selection.score({"lsd": 5.0})
 
 
-def test_metrics_apart_are_on_their_scales_and_finite() -> None:
+def test_single_metrics_are_scaled_and_finite() -> None:
     assert Selection(PESQ_STOI).scaled({"pesq_wb": 2.82, "stoi": math.nan}) == pytest.approx([0.5, -1.0])

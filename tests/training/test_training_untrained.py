@@ -1,4 +1,4 @@
-"""A generator without anything to train leaves the run directory of any other."""
+"""A generator without anything to train writes the run directory of any other."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_check_shows_a_network_without_parameters(untrained: Compose, capsys: py
     assert "past 0 samples (0.0 ms), future 0 samples (0.0 ms)" in rows
 
 
-def test_a_network_that_could_learn_is_evaluated_as_it_is_with_no_steps(
+def test_a_network_that_could_learn_is_evaluated_as_it_is_without_steps(
     tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = bcfusion.load_generator(run(tiny("trainer.max_steps=1"), tmp_path / "start").run_dir)
