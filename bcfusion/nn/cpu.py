@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.nn.conv import Conv1d
+from bcfusion.nn.conv import Conv1d, divisible
+from bcfusion.requirements import at_least, require
 
 
 @contextmanager
@@ -116,9 +117,18 @@ class ConvOverTime(nn.Conv2d):
         kernel_size: samples, odd; half of them are padded with zeros at both ends.
         stride: samples.
         groups: as in :class:`torch.nn.Conv2d`.
+
+    Raises:
+        ConfigError: sizes below one, an even kernel, or groups that do not divide the channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> None:
+        require(
+            self,
+            at_least(1, out_channels=out_channels, kernel_size=kernel_size, stride=stride),
+            (kernel_size % 2 == 1, f"kernel_size={kernel_size} must be odd, to have a middle"),
+            divisible(groups, in_channels, out_channels),
+        )
         super().__init__(
             in_channels, out_channels, (kernel_size, 1), (stride, 1), padding=(kernel_size // 2, 0), groups=groups
         )

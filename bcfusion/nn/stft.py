@@ -33,19 +33,21 @@ def window_samples(window: Window, win_length: int) -> np.ndarray:
     """Return the samples ``(win_length,)`` of a window, in float64.
 
     ``hann`` (periodic), ``sqrt_hann`` (its root), or ``sine``: sin(pi (n + 0.5) / win_length).
+
+    Raises:
+        ConfigError: another window.
     """
 
+    require("STFT", one_of(_WINDOWS, window=window))
     offset = 0.5 if window == "sine" else 0.0
     return np.asarray(_WINDOWS[window]((np.arange(win_length) + offset) / win_length))
 
 
-def stft_sizes(n_fft: int, hop_length: int, win_length: int, window: str = "hann") -> list[str]:
-    """Return a message for each rule that the arguments of an STFT break, for ``require``."""
-    sizes = f"n_fft={n_fft}, hop_length={hop_length}, win_length={win_length}"
+def stft_sizes(n_fft: int, hop_length: int, win_length: int) -> list[str]:
+    """Return a message, for ``require``, if the sizes of an STFT do not fit."""
     fits = 0 < hop_length <= win_length <= n_fft
-    return one_of(_WINDOWS, window=window) + (
-        [] if fits else [f"{sizes} must be 0 < hop_length <= win_length <= n_fft"]
-    )
+    sizes = f"n_fft={n_fft}, hop_length={hop_length}, win_length={win_length}"
+    return [] if fits else [f"{sizes} must be 0 < hop_length <= win_length <= n_fft"]
 
 
 def _basis(n_fft: int, win_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +82,7 @@ class Stft(StreamingModule):
     def __init__(
         self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann", channels: int = 1
     ) -> None:
-        require(self, stft_sizes(n_fft, hop_length, win_length, window))
+        require(self, stft_sizes(n_fft, hop_length, win_length))
         super().__init__()
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
         self.window, self.channels = window, channels
@@ -150,7 +152,7 @@ class InverseStft(StreamingModule):
     kernel: Tensor
 
     def __init__(self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann") -> None:
-        require(self, stft_sizes(n_fft, hop_length, win_length, window))
+        require(self, stft_sizes(n_fft, hop_length, win_length))
         super().__init__()
         self.n_fft, self.hop_length, self.win_length, self.window = n_fft, hop_length, win_length, window
         self.bins = n_fft // 2 + 1
