@@ -148,8 +148,10 @@ class ComplexConvTranspose2d(_ComplexConvolution):
         causal: bool = False,
         future: int | None = None,
     ) -> None:
-        sizes = {"stride": stride, "padding": padding, "bias": bias, "causal": causal, "future": future}
-        super().__init__(_PartConvTranspose2d(in_channels, 2 * out_channels, kernel_size, freq_bins, **sizes))
+        layer = _PartConvTranspose2d(
+            in_channels, 2 * out_channels, kernel_size, freq_bins, stride, padding, 1, bias, causal, future
+        )
+        super().__init__(layer)
 
 
 class ComplexLSTM(StreamingModule):

@@ -260,11 +260,11 @@ class ConvTranspose1d(StreamingModule):
         return f"{sizes}, causal={self.causal}"
 
 
-def divisible(groups: int, in_channels: int, out_channels: int) -> list[str]:
+def divisible(groups: object, in_channels: int, out_channels: int) -> list[str]:
     """Return a message unless both numbers of channels can be divided into ``groups``."""
-    if groups > 0 and in_channels % groups == out_channels % groups == 0:
+    if isinstance(groups, int) and groups > 0 and in_channels % groups == out_channels % groups == 0:
         return []
-    return [f"groups={groups} must divide both {in_channels} and {out_channels} channels"]
+    return [f"groups={groups!r} must divide both {in_channels} and {out_channels} channels"]
 
 
 def initialise(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:

@@ -17,7 +17,9 @@ CONF = Path(__file__).parents[2] / "conf" / "discriminators"
 
 def small(period: int, **arguments: Any) -> PeriodDiscriminator:
     torch.manual_seed(0)
-    return PeriodDiscriminator(period, channels=(4, 8, 8), **arguments)
+    judge = MultiPeriodDiscriminator([period], channels=(4, 8, 8), **arguments).periods[0]
+    assert isinstance(judge, PeriodDiscriminator)
+    return judge
 
 
 def test_the_published_discriminator_has_41105770_parameters() -> None:

@@ -14,7 +14,9 @@ from bcfusion.errors import ConfigError
 
 def small(n_fft: int = 64, hop_length: int = 16, **arguments: Any) -> StftDiscriminator:
     torch.manual_seed(0)
-    return StftDiscriminator(n_fft, hop_length, channels=4, **arguments)
+    judge = MultiStftDiscriminator([n_fft], [hop_length], channels=4, **arguments).resolutions[0]
+    assert isinstance(judge, StftDiscriminator)
+    return judge
 
 
 def tone(bin_: float, n_fft: int, samples: int) -> Tensor:
