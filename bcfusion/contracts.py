@@ -147,7 +147,7 @@ class Anchor(Protocol):
     """
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """Return the gradient of a scalar at the generator's output, ``(B, ...)`` float32; 0 if it does not depend on it.
+        """Return the gradient of a scalar at the generator's output, ``(B, ...)`` float32; 0 if independent of it.
 
         The graph of the loss is kept, so that other losses that share parts of it can be measured.
         """
