@@ -36,7 +36,6 @@ class PeriodDiscriminator(nn.Module):
         negative_slope: float,
         norm: Norm | None,
     ) -> None:
-        require(self, at_least(1, period=period))
         super().__init__()
         self.period = period
         strides = [stride] * (len(channels) - 1) + [1]

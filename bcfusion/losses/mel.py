@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bcfusion.losses.stft import ComplexSpectrogram, mean_over_frames, power
 from bcfusion.losses.valid import valid_samples
-from bcfusion.nn.mel import mel_filters
+from bcfusion.nn.mel import mel_bands, mel_filters
 from bcfusion.requirements import above, require
 
 # Power added to each bin under the root, as in HiFi-GAN, so that the gradient of a magnitude is finite at 0.
@@ -38,8 +38,8 @@ class LogMelLoss(nn.Module):
             about the quantisation noise of 16-bit audio.
 
     Raises:
-        ConfigError: an impossible STFT, impossible bands (see :func:`bcfusion.nn.mel.mel_filters`), or a floor that is
-            not above 0.
+        ConfigError: an impossible STFT, band edges that are not 0 <= f_min < f_max <= sample_rate / 2, no band, bands
+            so narrow that no bin falls into one, or a floor that is not above 0.
     """
 
     filters: Tensor
@@ -55,7 +55,7 @@ class LogMelLoss(nn.Module):
         f_max: float | None = None,
         floor: float = 1e-5,
     ) -> None:
-        require(self, above(0, floor=floor))
+        require(self, mel_bands(sample_rate, n_mels, f_min, f_max), above(0, floor=floor))
         super().__init__()
         self.stft = ComplexSpectrogram(n_fft, hop_length, win_length)
         self.floor = floor

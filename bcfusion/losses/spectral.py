@@ -150,13 +150,12 @@ class MultiResolutionStftLoss(nn.Module):
         a_weighting: bool = False,
         sample_rate: int | None = None,
     ) -> None:
-        sizes = ("n_fft", "hop_length", "win_length")
         require(
             self,
             (bool(resolutions), "resolutions is empty: give at least one [n_fft, hop_length, win_length]"),
             *(
-                stft_sizes(**dict(zip(sizes, resolution, strict=True)))
-                if len(resolution) == len(sizes)
+                [f"resolutions: {message}" for message in stft_sizes(*resolution)]
+                if len(resolution) == 3
                 else [f"resolutions: {list(resolution)} must be [n_fft, hop_length, win_length]"]
                 for resolution in resolutions
             ),

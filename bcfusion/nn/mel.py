@@ -20,6 +20,14 @@ from bcfusion.requirements import above, at_least, require
 MAGNITUDE_EPS = 1e-12
 
 
+def mel_bands(sample_rate: int, n_mels: int, f_min: float, f_max: float | None) -> list[str]:
+    """Return a message, for ``require``, for each rule that the bands of a mel filter bank break."""
+    highest = sample_rate / 2 if f_max is None else f_max
+    ordered = 0 <= f_min < highest <= sample_rate / 2
+    edges = [] if ordered else [f"f_min={f_min}, f_max={highest} must be 0 <= f_min < f_max <= {sample_rate / 2} Hz"]
+    return edges + at_least(1, n_mels=n_mels)
+
+
 def mel_filters(
     owner: object, sample_rate: int, n_fft: int, n_mels: int, f_min: float = 0.0, f_max: float | None = None
 ) -> Tensor:
@@ -34,16 +42,9 @@ def mel_filters(
         f_max: upper edge of the highest band, in Hz; None: half the sample rate.
 
     Raises:
-        ConfigError: band edges that are not 0 <= f_min < f_max <= sample_rate / 2, no band, or bands so narrow that no
-            bin falls into one.
+        ConfigError: bands so narrow that no bin falls into one.
     """
     highest = sample_rate / 2 if f_max is None else f_max
-    ordered = 0 <= f_min < highest <= sample_rate / 2
-    require(
-        owner,
-        at_least(1, n_mels=n_mels),
-        (ordered, f"f_min={f_min}, f_max={highest} must be 0 <= f_min < f_max <= {sample_rate / 2} Hz"),
-    )
     with torch.device("cpu"):  # the values are needed here, which a network built on the meta device does not have
         filters = F.melscale_fbanks(
             n_fft // 2 + 1, f_min, highest, n_mels, sample_rate, norm="slaney", mel_scale="slaney"
@@ -79,7 +80,8 @@ class LogMel(StreamingModule):
         settings: the arguments, by name.
 
     Raises:
-        ConfigError: an impossible STFT, impossible bands (see :func:`mel_filters`), or a floor that is not above 0.
+        ConfigError: an impossible STFT, band edges that are not 0 <= f_min < f_max <= sample_rate / 2, no band, bands
+            so narrow that no bin falls into one, or a floor that is not above 0.
     """
 
     filters: Tensor
@@ -95,7 +97,7 @@ class LogMel(StreamingModule):
         f_max: float | None = None,
         floor: float = 1e-5,
     ) -> None:
-        require(self, above(0, floor=floor))
+        require(self, mel_bands(sample_rate, n_mels, f_min, f_max), above(0, floor=floor))
         super().__init__()
         sizes = {"n_fft": n_fft, "hop_length": hop_length, "win_length": win_length, "n_mels": n_mels}
         bands = {"f_min": f_min, "f_max": f_max, "floor": floor}

@@ -80,7 +80,7 @@ def test_any_waveform_of_at_least_one_sample_is_judged(scales: int) -> None:
 
 
 def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
-    with pytest.raises(ConfigError, match="groups=3 does not divide a layer of 16 to 64 channels"):
+    with pytest.raises(ConfigError, match="groups=3 must divide both 16 and 64 channels"):
         MultiScaleDiscriminator(groups=3)
     with pytest.raises(ConfigError, match="groups='all'"):
         small(groups="all")

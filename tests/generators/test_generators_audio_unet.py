@@ -138,7 +138,7 @@ def test_an_untrained_network_is_the_input_and_a_small_correction(tfilm_block: i
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": (4, 4)}, "as many kernel_sizes"),
+        ({"channels": (4, 4)}, "one per entry of channels"),
         ({"kernel_sizes": (65, 33, 17, 8)}, "must be odd"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"tfilm_block": 100}, "tfilm_block=100 must be a multiple of 32"),

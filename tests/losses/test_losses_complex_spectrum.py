@@ -157,8 +157,8 @@ def test_a_short_item_counts_as_much_as_a_long_one_and_its_padding_not(loss: nn.
     [
         ({"compression": 0.0}, "compression"),
         ({"compression": 1.5}, "compression"),
-        ({"magnitude_weight": 0.0, "complex_weight": 0.0}, "not both 0"),
-        ({"magnitude_weight": -1.0}, "negative"),
+        ({"magnitude_weight": 0.0, "complex_weight": 0.0}, "not both be 0"),
+        ({"magnitude_weight": -1.0}, "magnitude_weight=-1.0 must be at least 0"),
         ({"floor": 0.0}, "floor"),
         ({"hop_length": 600}, "hop_length=600"),
     ],

@@ -133,12 +133,12 @@ def test_the_memory_layout_changes_the_speed_and_not_the_values(layer: Conv1d | 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kernel_size": 3, "stride": 4}, "gaps at stride 4"),
-        ({"kernel_size": 3, "groups": 3}, "do not divide"),
+        ({"kernel_size": 3, "stride": 4}, "gaps at stride=4"),
+        ({"kernel_size": 3, "groups": 3}, "groups=3 must divide"),
         ({"kernel_size": 0}, "at least 1"),
         ({"kernel_size": 3, "causal": True, "padding_mode": "reflect"}, "need future samples"),
-        ({"kernel_size": 3, "padding_mode": "circular"}, "none of zeros, reflect"),
-        ({"kernel_size": 3, "norm": "batch_norm"}, "none of weight_norm, spectral_norm"),
+        ({"kernel_size": 3, "padding_mode": "circular"}, "one of zeros, reflect"),
+        ({"kernel_size": 3, "norm": "batch_norm"}, "one of weight_norm, spectral_norm, null"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_in_the_constructor(arguments: dict[str, Any], message: str) -> None:
@@ -147,7 +147,7 @@ def test_sizes_that_do_not_fit_are_refused_in_the_constructor(arguments: dict[st
 
 
 def test_a_transposed_kernel_shorter_than_its_stride_is_refused() -> None:
-    with pytest.raises(ConfigError, match="gaps at stride 4"):
+    with pytest.raises(ConfigError, match="gaps at stride=4"):
         ConvTranspose1d(4, 4, 3, stride=4)
 
 
