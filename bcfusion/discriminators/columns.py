@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
+from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Norm, apply_norm
 from bcfusion.nn.cpu import ConvOverTime
 from bcfusion.requirements import require
@@ -59,12 +59,9 @@ class ColumnDiscriminator(nn.Module):
         """Judge ``(B, T, columns)``, T of at least one sample."""
         batch, samples, _ = columns.shape
         h = columns.transpose(0, 1).reshape(1, 1, samples, -1)
-        features = []
-        for layer in self.layers:
-            # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
-            features.append(_batch_first(h, batch))
-        return Judgement(_batch_first(self.logits(h), batch), features)
+        judgement = judge(h, self.layers, self.logits, self.negative_slope)
+        features = [_batch_first(feature, batch) for feature in judgement.features]
+        return Judgement(_batch_first(judgement.logits, batch), features)
 
 
 def _conv_over_time(in_channels: int, layer: Layer, norm: Norm | None) -> ConvOverTime:

@@ -73,8 +73,8 @@ class HifiGanMultiScaleDiscriminator(nn.Module):
         """Judge ``(B, 1, T)`` for any T; return one judgement per scale, full rate first."""
         judgements = []
         x = waveform
-        for index, judge in enumerate(self.scales):
+        for index, part in enumerate(self.scales):
             x = self.halve(x) if index else x
-            logits, features = judge(x.transpose(1, 2))  # the whole waveform is one column
+            logits, features = part(x.transpose(1, 2))  # the whole waveform is one column
             judgements.append(Judgement(logits.squeeze(-1), [feature.squeeze(-1) for feature in features]))
         return judgements

@@ -97,4 +97,4 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
         """Judge ``(B, 1, T)`` for any T; return one judgement per period."""
-        return [judge(waveform) for judge in self.periods]
+        return [part(waveform) for part in self.periods]

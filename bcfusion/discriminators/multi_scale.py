@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
+from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Conv1d, Norm, apply_norm, divisible
 from bcfusion.nn.cpu import StridedConv1d
 from bcfusion.requirements import at_least, require
@@ -60,13 +61,7 @@ class ScaleDiscriminator(nn.Module):
 
     def forward(self, waveform: Tensor) -> Judgement:
         """Return logits and the activations of the hidden layers, first to last."""
-        features = []
-        h = waveform
-        for layer in self.layers:
-            # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
-            features.append(h)
-        return Judgement(self.logits(h), features)
+        return judge(waveform, self.layers, self.logits, self.negative_slope)
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -108,7 +103,7 @@ class MultiScaleDiscriminator(nn.Module):
         shortest = 2 ** (len(self.scales) - 1)  # leaves one sample at the lowest rate
         x = F.pad(waveform, (0, max(shortest - waveform.shape[-1], 0)))
         judgements = []
-        for index, judge in enumerate(self.scales):
+        for index, part in enumerate(self.scales):
             x = self.halve(x) if index else x
-            judgements.append(judge(x))
+            judgements.append(part(x))
         return judgements

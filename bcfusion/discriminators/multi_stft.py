@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
+from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Norm, apply_norm
 from bcfusion.requirements import at_least, require
 
@@ -53,13 +54,7 @@ class StftDiscriminator(nn.Module):
 
     def forward(self, waveform: Tensor) -> Judgement:
         """Return logits and the activations of the hidden layers, first to last, of ``(B, 1, T)`` for any T."""
-        h = self.spectrogram(waveform)
-        features = []
-        for layer in self.layers:
-            # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
-            features.append(h)
-        return Judgement(self.logits(h), features)
+        return judge(self.spectrogram(waveform), self.layers, self.logits, self.negative_slope)
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         """Return real and imaginary part ``(B, 2, T // hop_length + 1, n_fft // 2 + 1)`` of ``(B, 1, T)``, in float32.
@@ -149,7 +144,7 @@ class MultiStftDiscriminator(nn.Module):
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
         """Judge ``(B, 1, T)`` for any T; return one judgement per resolution, in the order of ``n_ffts``."""
-        return [judge(waveform) for judge in self.resolutions]
+        return [part(waveform) for part in self.resolutions]
 
 
 def _conv(

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
 from bcfusion.discriminators.multi_scale import ScaleDiscriminator
+from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Conv1d, Norm, apply_norm
 from bcfusion.nn.pqmf import PQMF
 from bcfusion.requirements import at_least, require, within
@@ -70,13 +70,7 @@ class BandsDiscriminator(nn.Module):
 
     def forward(self, bands: Tensor) -> Judgement:
         """Return logits and the activations of the hidden layers, first to last."""
-        features = []
-        h = bands
-        for layer in self.layers:
-            # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
-            features.append(h)
-        return Judgement(self.logits(h), features)
+        return judge(bands, self.layers, self.logits, self.negative_slope)
 
 
 class PQMFBandsDiscriminator(nn.Module):
@@ -115,7 +109,7 @@ class PQMFBandsDiscriminator(nn.Module):
         full_band: bool = True,
         full_band_groups: int | Literal["original"] = 4,
     ) -> None:
-        require(self, within(1, bands, q=q), at_least(1, dilations=dilations))
+        require(self, within(1, bands, q=q), (bool(dilations), "dilations=[] leaves nothing to judge the bands with"))
         super().__init__()
         self.q = q
         self.pqmf = PQMF(bands, taps, beta)

@@ -124,7 +124,7 @@ class AudioUNet(WaveformNetwork):
             at_least(1, channels=channels),
             (
                 len(kernel_sizes) == len(channels),
-                f"kernel_sizes={list(kernel_sizes)} must be as many as {list(channels)=}",
+                f"kernel_sizes={list(kernel_sizes)} must be one per entry of channels",
             ),
             at_least(3, kernel_sizes=kernel_sizes),
             (all(size % 2 for size in kernel_sizes), f"kernel_sizes={list(kernel_sizes)} must be odd"),
