@@ -41,8 +41,14 @@ def section(text: str, name: str) -> list[str]:
 def names_of(node: ast.AST) -> set[str]:
     """Arguments of a function, or those of a class's constructor and its fields."""
     if isinstance(node, ast.ClassDef):
-        fields = {item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)}
-        made = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__")]
+        fields = {
+            item.target.id
+            for item in node.body
+            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+        }
+        made = [
+            item for item in node.body if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__")
+        ]
         return fields.union(*(names_of(item) for item in made))
     assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     arguments = node.args
@@ -67,7 +73,9 @@ def test_one_argument_per_line() -> None:
 def test_described_arguments_exist() -> None:
     unknown = []
     for where, node, text in documented():
-        if isinstance(node, ast.ClassDef) and not any(isinstance(item, ast.FunctionDef) and item.name == "__init__" for item in node.body):
+        if isinstance(node, ast.ClassDef) and not any(
+            isinstance(item, ast.FunctionDef) and item.name == "__init__" for item in node.body
+        ):
             continue  # its arguments are those of its parent or of its fields
         for entry in section(text, "Args:"):
             name = entry.partition(":")[0].strip().lstrip("*")
