@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,25 @@ def package() -> dict[str, str]:
 def test_every_module_has_a_layer() -> None:
     names = {Path(path).parts[0].removesuffix(".py") for path in package()} - {"__init__"}
     assert names == set(LAYER)
+
+
+def test_the_architecture_page_has_these_layers() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (\d) \| (`[^|]+`) \|", page, flags=re.MULTILINE)
+    table = {int(number): set(re.findall(r"`(\w+)`", names)) for number, names in rows}
+    assert table == {number: set(names) - {"__main__"} for number, names in enumerate(LAYERS)}
+
+
+def test_the_functions_on_the_path_of_a_batch_exist() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    [path] = re.findall(r"^```\n(configuration .*?)```$", page, flags=re.DOTALL | re.MULTILINE)
+    sources = "\n".join(package().values())
+    named = {name for names in re.findall(r"[\w.]+:([\w.]+)", path) for name in names.split(".")}
+    assert len(named) > 15
+    assert [name for name in sorted(named) if not re.search(rf"(def|class) {name}\b", sources)] == []
+    modules = {name.replace(".", "/") for name in re.findall(r"\b([a-z_]+(?:\.[a-z_]+)+):\w", path)}
+    files = [file.relative_to(PACKAGE).with_suffix("").as_posix() for file in PACKAGE.rglob("*.py")]
+    assert [name for name in sorted(modules) if not any(file.endswith(name) for file in files)] == []
 
 
 def test_imports_go_down() -> None:
