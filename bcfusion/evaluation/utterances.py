@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from bcfusion.audio.level import active_level, level
 from bcfusion.contracts import UNKNOWN_SPEAKER, Batch, Row
 from bcfusion.data.corpora.manifest_line import number_of
-from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import EvalLoader, UnreadableTally
 from bcfusion.data.loading.segments import EvalItems
 from bcfusion.evaluation.scores import ItemScore, Scores
+
+if TYPE_CHECKING:
+    from bcfusion.data.loading.datamodule import SpeechDataModule  # imports lightning, which folders do not need
 
 __all__ = ["UNREADABLE", "Utterances", "snr_text"]
 
