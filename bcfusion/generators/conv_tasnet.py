@@ -79,7 +79,7 @@ class EncodingHead(nn.Module):
         self.activate = _MASKS[mask_activation]
 
     def forward(self, encoding: Tensor, output: Tensor) -> Tensor:
-        """Return ``(B, N, F)`` from the sensor's ``encoding (B, N, F)`` and the separator's ``output (B, maps N, F)``."""
+        """Return ``(B, N, F)`` from ``encoding (B, N, F)`` of the sensor and ``output (B, maps N, F)``."""
         if self.kind == "mask":
             return encoding * self.activate(output)
         return self.level * output if self.kind == "mapping" else encoding + self.level * output
