@@ -144,9 +144,9 @@ class ApBwe(SpectralNetwork):
         amplitude = (log_amplitude[:, self.skip_channel] + self.to_amplitude(a)).exp()
         cosine, sine = self.to_cosine(p), self.to_sine(p)
         if self.phase_skip:
-            heard = self.skip_channel
-            length = (power[:, heard] + self.floor**2).sqrt()
-            cosine, sine = cosine + real[:, heard] / length, sine + imag[:, heard] / length
+            sensor = self.skip_channel
+            length = (power[:, sensor] + self.floor**2).sqrt()
+            cosine, sine = cosine + real[:, sensor] / length, sine + imag[:, sensor] / length
         # cosine and sine of atan2(sine, cosine), without the angle
         per_length = (cosine.square() + sine.square() + PHASOR_EPS).rsqrt()
         return (amplitude * cosine * per_length, amplitude * sine * per_length), {}

@@ -78,11 +78,11 @@ class EncodingHead(nn.Module):
         self.passes = 0.5 if kind == "mask" else 1.0
         self.activate = _MASKS[mask_activation]
 
-    def forward(self, heard: Tensor, output: Tensor) -> Tensor:
-        """Combine ``heard (B, N, F)`` of the sensor and ``output (B, maps N, F)`` of the separator to ``(B, N, F)``."""
+    def forward(self, encoding: Tensor, output: Tensor) -> Tensor:
+        """Return ``(B, N, F)`` from ``encoding (B, N, F)`` of the sensor and ``output (B, maps N, F)``."""
         if self.kind == "mask":
-            return heard * self.activate(output)
-        return self.level * output if self.kind == "mapping" else heard + self.level * output
+            return encoding * self.activate(output)
+        return self.level * output if self.kind == "mapping" else encoding + self.level * output
 
     def extra_repr(self) -> str:
         return f"{self.kind}, {self.mask_activation}" if self.kind == "mask" else self.kind
@@ -197,12 +197,14 @@ class ConvTasNet(WaveformNetwork):
             sample_rate, in_channels, hop, causal, lookahead=filter_length - hop, skip_channel=skip_channel
         )
         make_norm = _NORMS[norm]
-        heard = in_channels * filters
+        features = in_channels * filters
         self.filters, self.skip_path = filters, skip_path
         self.head = EncodingHead(head, mask_activation, speech_level * min(1.0, filter_length / filters) ** 0.5)
         # causal even in a network that is not: looking ahead of a segment is left to the separator
-        self.encoder = Conv1d(in_channels, heard, filter_length, hop, groups=in_channels, bias=False, causal=True)
-        self.bottleneck = nn.Sequential(make_norm(heard, causal), Conv1d(heard, bottleneck_channels, 1, causal=causal))
+        self.encoder = Conv1d(in_channels, features, filter_length, hop, groups=in_channels, bias=False, causal=True)
+        self.bottleneck = nn.Sequential(
+            make_norm(features, causal), Conv1d(features, bottleneck_channels, 1, causal=causal)
+        )
         self.blocks = nn.ModuleList()
         for index in range(repeats * blocks):
             # with a skip path nothing uses the residual path after the last block
@@ -222,8 +224,8 @@ class ConvTasNet(WaveformNetwork):
     def body(self, inputs: Tensor) -> Tensor:
         """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by half a segment."""
         encoding = self.encoder(inputs)  # (B, in_channels N, F)
-        heard = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
-        estimate: Tensor = self.decoder(self.head(heard, self.separate(encoding)))
+        sensor = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
+        estimate: Tensor = self.decoder(self.head(sensor, self.separate(encoding)))
         return estimate
 
     def separate(self, encoding: Tensor) -> Tensor:

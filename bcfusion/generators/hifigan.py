@@ -246,7 +246,7 @@ class HifiGan(WaveformNetwork):
         late = (win_length - hop) // 2
         fallback = -1 if sensor is None else sensor
         super().__init__(sample_rate, in_channels, hop, False, late, skip_channel=fallback)
-        self.heard = slice(None) if sensor is None else slice(sensor % in_channels, sensor % in_channels + 1)
+        self.used = slice(None) if sensor is None else slice(sensor % in_channels, sensor % in_channels + 1)
         self.mel = LogMel(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)
         steps = {"rates": list(rates), "dilations": [list(d) for d in dilations], "negative_slope": negative_slope}
         self.settings = {**self.mel.settings, **steps}
@@ -271,6 +271,6 @@ class HifiGan(WaveformNetwork):
         return waveform
 
     def body(self, inputs: Tensor) -> Tensor:
-        heard = inputs[:, self.heard]
-        log_mel = self.mel(heard.flatten(0, 1).unsqueeze(1))  # (B sensors, n_mels, N)
-        return self.synthesise(log_mel.unflatten(0, heard.shape[:2]).flatten(1, 2))
+        sensors = inputs[:, self.used]
+        log_mel = self.mel(sensors.flatten(0, 1).unsqueeze(1))  # (B sensors, n_mels, N)
+        return self.synthesise(log_mel.unflatten(0, sensors.shape[:2]).flatten(1, 2))

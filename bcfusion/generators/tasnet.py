@@ -102,7 +102,7 @@ class TasNet(WaveformNetwork):
         super().__init__(
             sample_rate, in_channels, hop, causal, lookahead=filter_length - hop, skip_channel=skip_channel
         )
-        heard = in_channels * filters
+        features = in_channels * filters
         self.filters = filters
         # half of the filters are positive at a time, and the gate is half open
         level = 0.5 * (0.5 * min(2 / filters, 1 / filter_length)) ** 0.5
@@ -110,13 +110,13 @@ class TasNet(WaveformNetwork):
         self.segment_norm = SegmentNorm(hop, overlap)
 
         def encoder() -> Conv1d:
-            return Conv1d(in_channels, heard, filter_length, hop, groups=in_channels, bias=False, causal=True)
+            return Conv1d(in_channels, features, filter_length, hop, groups=in_channels, bias=False, causal=True)
 
         self.basis, self.gate = encoder(), encoder()
-        self.norm = FrameLayerNorm(heard)
+        self.norm = FrameLayerNorm(features)
         width = hidden_size * (1 if causal else 2)
         self.lstms = nn.ModuleList(
-            LSTM(width if index else heard, hidden_size, bidirectional=not causal, causal=causal)
+            LSTM(width if index else features, hidden_size, bidirectional=not causal, causal=causal)
             for index in range(num_layers)
         )
         self.output = nn.Linear(width, self.head.maps * filters)
@@ -128,8 +128,8 @@ class TasNet(WaveformNetwork):
         size = self.segment_norm(inputs)  # (B, 1, F)
         # without biases, dividing the coefficients divides the segments
         encoding = torch.relu(self.basis(inputs) / size) * torch.sigmoid(self.gate(inputs) / size)
-        heard = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
-        estimate: Tensor = self.decoder(size * self.head(heard, self.separate(encoding)))
+        sensor = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
+        estimate: Tensor = self.decoder(size * self.head(sensor, self.separate(encoding)))
         return estimate
 
     def separate(self, encoding: Tensor) -> Tensor:

@@ -16,24 +16,24 @@ Head = Literal["mask", "polar_mask", "mapping", "additive"]
 Complex = tuple[Tensor, Tensor]
 
 
-def _mask(heard: Complex, output: Complex) -> Complex:
-    return heard[0] * output[0] - heard[1] * output[1], heard[0] * output[1] + heard[1] * output[0]
+def _mask(sensor: Complex, output: Complex) -> Complex:
+    return sensor[0] * output[0] - sensor[1] * output[1], sensor[0] * output[1] + sensor[1] * output[0]
 
 
-def _polar_mask(heard: Complex, output: Complex) -> Complex:
+def _polar_mask(sensor: Complex, output: Complex) -> Complex:
     # the product with a mask shortened from |M| to tanh |M|: phases add, magnitudes multiply. No angle is computed,
     # whose gradient is unbounded at the origin
     size = (output[0].square() + output[1].square() + 1e-8).sqrt()
     shorter = torch.tanh(size) / size
-    return _mask(heard, (shorter * output[0], shorter * output[1]))
+    return _mask(sensor, (shorter * output[0], shorter * output[1]))
 
 
-def _mapping(heard: Complex, output: Complex) -> Complex:
+def _mapping(sensor: Complex, output: Complex) -> Complex:
     return output
 
 
-def _additive(heard: Complex, output: Complex) -> Complex:
-    return heard[0] + output[0], heard[1] + output[1]
+def _additive(sensor: Complex, output: Complex) -> Complex:
+    return sensor[0] + output[0], sensor[1] + output[1]
 
 
 _HEADS: dict[str, Callable[[Complex, Complex], Complex]] = {
@@ -69,9 +69,9 @@ class SpectralHead(nn.Module):
         self.masks = kind in ("mask", "polar_mask")
         self.combine = _HEADS[kind]
 
-    def forward(self, heard: Complex, output: Complex) -> Complex:
+    def forward(self, sensor: Complex, output: Complex) -> Complex:
         """Combine both spectra; all four tensors have the same shape, and so have the two returned."""
-        return self.combine(heard, output)
+        return self.combine(sensor, output)
 
     def provided(self, output: Complex) -> dict[str, Tensor]:
         """Return the magnitude of the ``mask``, if the network's output is one: what it provides in addition to the
