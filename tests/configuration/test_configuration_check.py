@@ -38,7 +38,11 @@ def filled(cfg: DictConfig) -> DictConfig:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "recipe"), list(itertools.product(group_members("experiment"), group_members("recipe")))
+    ("experiment", "recipe"),
+    [
+        pytest.param(experiment, recipe, marks=[] if recipe == "bone_to_air" else pytest.mark.slow)
+        for experiment, recipe in itertools.product(group_members("experiment"), group_members("recipe"))
+    ],
 )
 def test_every_experiment_is_sound_with_every_recipe(experiment: str, recipe: str) -> None:
     cfg = filled(composed(f"experiment={experiment}", f"recipe={recipe}"))
