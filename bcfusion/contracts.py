@@ -194,6 +194,7 @@ class Skip(Exception):
     """This utterance cannot be scored by this metric; the text is the reason, counted in the report."""
 
 
+SPLITS = ("train", "valid", "test")  #: the parts of every corpus
 UNKNOWN_SPEAKER = "unknown"  #: stands in ``Row.speaker`` where a corpus does not tell
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,10 +42,15 @@ def appearing(path: str | os.PathLike[str], *, fsync: bool = False) -> Iterator[
 
 
 @contextmanager
-def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def appearing_folder(path: str | os.PathLike[str], *, keep: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
     """Yield an empty hidden folder beside ``path`` to fill; it replaces ``path`` when the block ends without an error.
 
     A previous folder stays until the new one is complete, and returns if the replacement fails.
+
+    Args:
+        path: the folder to write.
+        keep: whether a folder that is at ``path`` when the block ends stays and the new one is deleted: so of several
+            processes that make the same folder, the first one wins, and what it made is never moved.
 
     Raises:
         OSError: ``path`` cannot be written to.
@@ -57,8 +62,15 @@ def appearing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     part.mkdir()
     try:
         yield part
-        if target.exists():
-            os.replace(target, old)
+        try:
+            os.replace(part, target)  # onto nothing or an empty folder: no other process sees a moment without it
+            return
+        except OSError:
+            if not target.exists():
+                raise
+        if keep(target):
+            return
+        os.replace(target, old)
         try:
             os.replace(part, target)
         except OSError:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from colours import reduce_colours
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
@@ -46,16 +47,14 @@ def drawn(samples: Path, number: int, start: float, end: float) -> Figure:
     return figure
 
 
-def reduce_colours(path: Path) -> None:
-    """Rewrites a picture in the colours that it has, the scale's and greys: a third of the size."""
+def palette() -> Image.Image:
+    """Return the colours of a spectrogram figure: those of its scale, and greys."""
     shades = np.concatenate(
         [colormaps["magma"](np.linspace(0, 1, 216))[:, :3], np.linspace(0, 1, 40)[:, None] * (1, 1, 1)]
     )
-    palette = Image.new("P", (1, 1))
-    palette.putpalette((255 * shades).round().astype(np.uint8).tobytes())
-    with Image.open(path) as picture:
-        indexed = picture.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
-    indexed.save(path, optimize=True)
+    image = Image.new("P", (1, 1))
+    image.putpalette((255 * shades).round().astype(np.uint8).tobytes())
+    return image
 
 
 def main() -> None:
@@ -70,7 +69,7 @@ def main() -> None:
     except FileNotFoundError as error:
         parser.error(str(error))
     path = save_figure(figure, arguments.output)
-    reduce_colours(path)
+    reduce_colours(path, palette())
     print(path)
 
 

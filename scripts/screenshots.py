@@ -1,10 +1,10 @@
-"""Pictures of pages for the docs: a page of ``bcfusion listen``, and TensorBoard's table of hyperparameters.
+"""Screenshots for the docs: a page of ``bcfusion listen``, and TensorBoard's table of hyperparameters.
 
     python scripts/screenshots.py page listen.html wide.png
     python scripts/screenshots.py page listen.html phone.png --width 360 --height 740 --scale 2
     python scripts/screenshots.py hparams runs hparams.png --width 1500 --toggle discriminators
 
-Needs playwright (of the extra ``dev``) and the system's chromium.
+Needs playwright (from the extra ``dev``) and the system's chromium.
 """
 
 from __future__ import annotations
@@ -20,13 +20,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from colours import reduce_colours
 from playwright.sync_api import Page, sync_playwright
 
 
 @contextmanager
 def browser_page(width: int, height: int, scale: float) -> Iterator[Page]:
-    """An empty page of so many CSS pixels, each ``scale`` pixels of the picture wide."""
+    """Yield an empty page.
+
+    Args:
+        width: in CSS pixels.
+        height: in CSS pixels.
+        scale: pixels of the picture per CSS pixel.
+    """
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
@@ -40,15 +46,15 @@ def browser_page(width: int, height: int, scale: float) -> Iterator[Page]:
 
 @contextmanager
 def tensorboard(logdir: Path) -> Iterator[str]:
-    """TensorBoard's address while it shows a folder.
+    """Run TensorBoard on a folder and yield its address.
 
     Raises:
-        SystemExit: it does not answer within a minute.
+        SystemExit: TensorBoard does not answer within a minute.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    # its faster reader is a binary that not every machine can run
+    # its faster reader is a binary that does not run on every machine
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", port, "--load_fast=false"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -70,7 +76,7 @@ def tensorboard(logdir: Path) -> Iterator[str]:
 
 
 def _wait_until_read(address: str) -> None:
-    """Waits until nothing is added for a while: what is read later is not on a page that was opened before."""
+    """Wait until no tags are added for five seconds: an open page does not show what is read later."""
     before, since = b"{}", time.monotonic()
     while before == b"{}" or time.monotonic() - since < 5:
         time.sleep(0.5)
@@ -83,10 +89,10 @@ def _wait_until_read(address: str) -> None:
 def shoot_hparams(
     logdir: Path, picture: Path, width: int, height: int, scale: float, toggled: Sequence[str] = ()
 ) -> None:
-    """The table view of HPARAMS, after a click on some of the boxes at its left."""
+    """Take a picture of the table view of HPARAMS after clicks on some of the boxes at its left."""
     with tensorboard(logdir) as address, browser_page(width, height, scale) as page:
         page.goto(f"{address}/#hparams", wait_until="domcontentloaded")
-        page.wait_for_timeout(8000)  # the page says nowhere that it is filled
+        page.wait_for_timeout(8000)  # the page does not show when it is complete
         for name in toggled:
             page.get_by_text(name, exact=True).first.click()
         page.wait_for_timeout(1500)
@@ -94,31 +100,23 @@ def shoot_hparams(
 
 
 def shoot_page(document: Path, picture: Path, width: int, height: int, scale: float, script: str | None) -> None:
-    """An HTML file, after some JavaScript has run in it where that is given."""
+    """Take a picture of an HTML file, after running ``script`` (JavaScript) in it if given."""
     with browser_page(width, height, scale) as page:
         page.goto(document.resolve().as_uri())
         if script is not None:
             page.evaluate(script)
-        page.wait_for_timeout(1500)  # sounds are decoded, pictures drawn
+        page.wait_for_timeout(1500)  # for sounds to be decoded and pictures drawn
         page.screenshot(path=picture)
 
 
-def reduce_colours(picture: Path) -> None:
-    """Rewrites a picture with 256 colours of its own: a third of the size."""
-    with Image.open(picture) as full:
-        reduced = full.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    reduced.save(picture, optimize=True)
-
-
 def main(argv: list[str]) -> None:
-    """See the module's first lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["page", "hparams"])
-    parser.add_argument("source", type=Path, help="an HTML file; a folder of runs")
+    parser.add_argument("source", type=Path, help="an HTML file, or a folder of runs")
     parser.add_argument("picture", type=Path, help="PNG to write")
     parser.add_argument("--width", type=int, default=1280, help="CSS pixels")
     parser.add_argument("--height", type=int, default=900, help="CSS pixels")
-    parser.add_argument("--scale", type=float, default=1.0, help="pixels of the picture for one of CSS")
+    parser.add_argument("--scale", type=float, default=1.0, help="pixels of the picture per CSS pixel")
     parser.add_argument("--toggle", nargs="+", default=[], metavar="NAME", help="columns of HPARAMS to show or hide")
     parser.add_argument("--script", help="JavaScript to run in the page first")
     arguments = parser.parse_args(argv)

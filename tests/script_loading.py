@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+sys.path.append(str(SCRIPTS))  # scripts import each other by their names
 
 
 def load_script(name: str) -> ModuleType:

@@ -97,7 +97,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
                 raw = stack.enter_context(open(source, "rb")) if isinstance(source, str) else source
                 position = raw.tell()
                 _refuse_truncated_wav(raw, path)
-                raw.seek(position)  # libsndfile assumes that it is where it left it
+                raw.seek(position)  # libsndfile assumes that the position has not changed
         except (OSError, soundfile.LibsndfileError) as error:
             problem = f"cannot read {path}: {one_line(error)}"
             if not isinstance(path, EncodedAudio) and not os.path.isfile(file):

@@ -1,4 +1,4 @@
-"""``bcfusion calibrate``: recorded pairs in, a file that simulators of the sensor are built on out."""
+"""``bcfusion calibrate``: measure a sensor on recorded pairs, for the simulators that imitate it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bcfusion.commands.shared.arguments import path, positive_int, verb_parser
+from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from bcfusion.data.simulation.estimation import Pair
 
 HELP = """\
-Measure a body sensor on simultaneous recordings of it and of an air microphone: its response, how that changes from
-sound to sound, its own noise. A few utterances of a few speakers are enough. Lag and polarity are found and undone.
-The file serves degradation=transfer_function and degradation=magnitude_ratio.
+Measure a body sensor on simultaneous recordings of it and of an air microphone: its response, how the response
+changes from sound to sound, its own noise. A few utterances of a few speakers are enough. Lag and polarity are found
+and undone.
+degradation=transfer_function and degradation=magnitude_ratio use the file that is written.
 
 examples:
   bcfusion calibrate --pairs pairs.jsonl --out throat.json --plot throat.png
@@ -30,8 +32,8 @@ examples:
   bcfusion calibrate --pairs pairs.jsonl --split train --sensor temple --out temple.json
   bcfusion train degradation=transfer_function degradation.body.calibration=throat.json
 
-Recordings of one speaker make one response; those of unknown speakers make one each. What is later evaluated on should
-not be calibrated on: --split, --limit and --ids choose.
+All recordings of a speaker give one response; each recording of an unknown speaker gives its own. Do not calibrate on
+recordings that are later used for evaluation: --split, --limit and --ids select.
 """
 
 logger = logging.getLogger(__name__)
@@ -41,10 +43,10 @@ BANDS = (60, 125, 250, 500, 1000, 2000, 4000, 8000)
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb; returns the exit status.
+    """Run the verb and return the exit status.
 
     Raises:
-        BcfusionError: no pairs, none that can be measured, or a place that cannot be written to.
+        BcfusionError: there are no pairs, none of them can be measured, or a file cannot be written.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -65,37 +67,22 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description, _, examples = HELP.partition("examples:")
-    parser = argparse.ArgumentParser(
-        prog="bcfusion calibrate",
-        description=description,
-        epilog="examples:" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--pairs", metavar="MANIFEST", type=Path, help="manifest with air and the sensor recorded")
+    parser = verb_parser("calibrate", HELP)
+    parser.add_argument("--pairs", metavar="MANIFEST", type=path, help="manifest with air and the recorded sensor")
     parser.add_argument("--body", metavar="DIR", help="folder of the sensor's recordings, matched with --air by name")
-    parser.add_argument("--air", metavar="DIR", help="folder of the air microphone's")
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="what is written, JSON")
+    parser.add_argument("--air", metavar="DIR", help="folder of the air microphone's recordings")
+    parser.add_argument("--out", metavar="FILE", type=path, required=True, help="file to write, JSON")
     parser.add_argument("--sensor", metavar="NAME", default="body", help="column of the manifest; default: body")
-    parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="all", help="default: all")
-    parser.add_argument("--limit", metavar="N", type=_count, help="use the first N recordings alone")
-    parser.add_argument("--ids", metavar="ID", nargs="+", help="use these recordings alone")
-    parser.add_argument("--sample-rate", metavar="HZ", type=_count, help="default: that of the first recording")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="a picture of the curves: png, pdf or svg")
+    parser.add_argument("--split", choices=(*SPLITS, "all"), default="all", help="default: all")
+    parser.add_argument("--limit", metavar="N", type=positive_int, help="use only the first N recordings")
+    parser.add_argument("--ids", metavar="ID", nargs="+", help="use only these recordings")
+    parser.add_argument("--sample-rate", metavar="HZ", type=positive_int, help="default: that of the first recording")
+    parser.add_argument("--plot", metavar="FILE", type=path, help="also write a figure of the curves: png, pdf or svg")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
-    return value
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Row]:
     from bcfusion.contracts import Corpus
-    from bcfusion.data.corpora.folder import SPLITS
     from bcfusion.data.corpora.listing import ManifestCorpus
     from bcfusion.data.corpora.pairs import PairsCorpus
 
@@ -106,14 +93,14 @@ def _chosen(arguments: argparse.Namespace) -> list[Row]:
         corpus, where = ManifestCorpus(str(arguments.pairs)), str(arguments.pairs)
     else:
         corpus, where = PairsCorpus(arguments.body, arguments.air), f"{arguments.body} and {arguments.air}"
-    splits = tuple(SPLITS) if arguments.split == "all" else (arguments.split,)
+    splits = SPLITS if arguments.split == "all" else (arguments.split,)
     rows = [row for split in splits for row in corpus.rows(split) if arguments.sensor in row.paths]
     if not rows:
-        raise DataError(f"{where}: no recording of {arguments.sensor!r} beside air in split {arguments.split}")
+        raise DataError(f"{where}: no recording with both {arguments.sensor!r} and air in split {arguments.split}")
     if arguments.ids:
         known = {row.id: row for row in rows}
         if missing := [name for name in arguments.ids if name not in known]:
-            raise DataError(f"{where}: no recording {', '.join(missing)}; there are {', '.join(list(known)[:8])} ...")
+            raise DataError(f"{where}: no recording {', '.join(missing)}; it has {', '.join(list(known)[:8])} ...")
         rows = [known[name] for name in arguments.ids]
     return rows[: arguments.limit]
 
@@ -143,7 +130,7 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
 
 
 def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:
-    """Read, with what the manifest says of lag, polarity and gain undone, and undo what is found to be left of them."""
+    """Read pairs; undo lag, polarity and gain of the manifest, then the rest of lag and polarity as measured."""
     import numpy as np
 
     from bcfusion.audio import UnreadableAudio
@@ -161,7 +148,7 @@ def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]
         body, air = item["inputs"][0].numpy(), item["target"][0].numpy()
         found = alignment(body, air, sample_rate)
         if found.confidence < ENOUGH:
-            logger.warning("%s: lag and polarity cannot be told and are taken as they are", row.id)
+            logger.warning("%s: lag and polarity are uncertain and left unchanged", row.id)
             yield Pair(row.id, body, air)
             continue
         shift = round(found.lag_seconds * sample_rate)
@@ -172,7 +159,7 @@ def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]
 
 
 def table(calibration: Calibration) -> str:
-    """What was measured, a line for each wearer: bands of the response in dB, and what was undone."""
+    """Return a line per wearer: the response in dB by bands, and what was undone."""
     import numpy as np
 
     frequencies = calibration.frequencies
@@ -203,7 +190,7 @@ def table(calibration: Calibration) -> str:
 
 
 def figure(calibration: Calibration) -> Figure:
-    """Response, coherence, deviation from frame to frame, and noise over frequency, a thin line for each wearer."""
+    """Draw response, coherence, deviation from frame to frame, and noise over frequency, one thin line per wearer."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(12, 8), dpi=110, layout="constrained")
@@ -227,7 +214,7 @@ def figure(calibration: Calibration) -> Figure:
                 panel.plot(frequencies, mean, "k" + style, label=f"mean, {other.removesuffix('_db')} alone")
         if name == "deviation_db":
             residual = calibration.curves("residual_db")[:, 1:].mean(axis=0)
-            panel.plot(frequencies, residual, "k--", label="mean, not told by air's level")
+            panel.plot(frequencies, residual, "k--", label="mean, not explained by air's level")
         panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
         panel.set_ylabel(label, fontsize=11)
         panel.set_xscale("log")

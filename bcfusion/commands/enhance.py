@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import USER_ERROR
+from bcfusion.commands.shared.arguments import positive_number, verb_parser
 from bcfusion.errors import AudioError, BcfusionError
 
 if TYPE_CHECKING:
@@ -95,14 +96,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description, _, examples = HELP.partition("examples:")
-    parser = argparse.ArgumentParser(
-        prog="bcfusion enhance",
-        description=description,
-        epilog="examples:" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = verb_parser("enhance", HELP)
     parser.add_argument("model", metavar="MODEL", help="run directory, bundle or .ckpt")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="sound files, folders, quoted globs")
     parser.add_argument(
@@ -125,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument("--no-resample", action="store_true", help="refuse recordings whose rate is not the network's")
     parser.add_argument(
-        "--chunk", metavar="SECONDS", type=_seconds, default=10.0, help="length computed at once; default: 10"
+        "--chunk", metavar="SECONDS", type=positive_number, default=10.0, help="length computed at once; default: 10"
     )
     parser.add_argument(
         "--device",
@@ -134,13 +128,6 @@ def _parser() -> argparse.ArgumentParser:
         help="where to compute; default: a GPU if there is one",
     )
     return parser
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
-    return value
 
 
 def _device(name: str) -> str:

@@ -1,4 +1,4 @@
-"""``bcfusion inspect``: what is wrong with the recordings of a manifest, before a week of training is lost on them."""
+"""``bcfusion inspect``: find what is wrong with the recordings of a manifest before training on them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import argparse
 import csv
 import io
 import math
-import os
-import secrets
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.arguments import between, path, positive_int, verb_parser
 from bcfusion.errors import DataError
+from bcfusion.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from bcfusion.data.inspect.inspection import Inspected, Inspection
 
 HELP = """\
-Read every recording of a manifest and tell what is wrong with it, the worst first: unreadable, empty, silent, clipped
-or noisy files, sensors that differ in length, files that hold less bandwidth than their sample rate promises, swapped
-channels, body sensors that come later than air or are inverted, speakers who are in two splits. Writes a page with
+Read every recording of a manifest and report what is wrong, the worst first: unreadable, empty, silent, clipped or
+noisy files, sensors that differ in length, files that hold less bandwidth than their sample rate promises, swapped
+channels, body sensors that lag behind air or are inverted, speakers who are in two splits. Writes a page with
 histograms and spectra beside the manifest.
 
-Lag and polarity of body against air are measured with the delay of the sensor's own low-pass taken off, and hold for a
-session: the lines that have one value in a column `session`, else those of a speaker.
+Lag and polarity of body relative to air are measured without the delay of the sensor's own low-pass, and apply to a
+session: the lines with the same value in a column `session`, or else those of a speaker.
 
 examples:
   bcfusion inspect pairs.jsonl
   bcfusion inspect pairs.jsonl --fix                      # write lag, polarity, bandwidth into the manifest
-  bcfusion inspect vctk.jsonl --limit 500 --csv vctk.csv  # a sample, and the numbers of each of its files
+  bcfusion inspect vctk.jsonl --limit 500 --csv vctk.csv  # a sample, and the numbers of each file
   bcfusion inspect rec.csv --max-lag 0.3 --html rec.html  # recorders that were started by hand
 
-The exit status is 0, or 1 where there is an error among what was found, or 2 where nothing could be looked at.
+The exit status is 0, or 1 if there is an error among the findings, or 2 if nothing could be inspected.
 """
 FOUND = 1
 T = TypeVar("T")
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb; returns the exit status.
+    """Run the verb and return the exit status.
 
     Raises:
-        BcfusionError: the manifest has problems of its own, or the page or table cannot be written.
+        BcfusionError: the manifest itself has problems, or the page or table cannot be written.
     """
     arguments = _parser().parse_args(argv)
     from rich.console import Console
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         inspection = fixed.inspection
         console.print(f"{arguments.manifest}: wrote the bandwidth of {fixed.bandwidths} lines", soft_wrap=True)
         if fixed.aligned or fixed.uncertain:
-            unsure = f"; not of {fixed.uncertain}, for want of confidence" if fixed.uncertain else ""
+            unsure = f"; {fixed.uncertain} are too uncertain" if fixed.uncertain else ""
             console.print(f"  and lag and polarity of {fixed.aligned}{unsure}", soft_wrap=True)
     found = findings(inspection)
     _show(console, inspection, found)
@@ -85,42 +85,21 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     from bcfusion.data.inspect.alignment import MAX_LAG
 
-    description, _, rest = HELP.partition("examples:")
-    parser = argparse.ArgumentParser(
-        prog="bcfusion inspect",
-        description=description,
-        epilog="examples:" + rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("manifest", metavar="MANIFEST", type=_path, help=".jsonl or .csv, of speech, noise or rooms")
-    parser.add_argument("--html", metavar="PAGE", type=_path, help="the page; default: MANIFEST.inspect.html")
-    parser.add_argument("--csv", metavar="FILE", type=_path, help="write the numbers of each line")
+    parser = verb_parser("inspect", HELP)
+    parser.add_argument("manifest", metavar="MANIFEST", type=path, help=".jsonl or .csv, of speech, noise or rooms")
+    parser.add_argument("--html", metavar="PAGE", type=path, help="the page; default: MANIFEST.inspect.html")
+    parser.add_argument("--csv", metavar="FILE", type=path, help="write the numbers of each line")
     parser.add_argument("--fix", action="store_true", help="write what was measured into the manifest")
-    parser.add_argument("--limit", metavar="N", type=_positive, help="measure N lines, evenly spread; default: all")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="processes; default: one for each core")
+    parser.add_argument("--limit", metavar="N", type=positive_int, help="measure N lines, evenly spread; default: all")
+    parser.add_argument("--workers", metavar="N", type=positive_int, help="processes; default: one per core")
     parser.add_argument(
-        "--max-lag", metavar="SECONDS", type=_lag, default=MAX_LAG, help=f"searched; default: {MAX_LAG:g}"
+        "--max-lag",
+        metavar="SECONDS",
+        type=between(0.001, 10),
+        default=MAX_LAG,
+        help=f"largest lag to look for; default: {MAX_LAG:g}",
     )
     return parser
-
-
-def _path(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
-def _lag(text: str) -> float:
-    value = float(text)
-    if not 0.001 <= value <= 10:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.001 and 10 seconds")
-    return value
 
 
 def _show(console: Console, inspection: Inspection, found: Sequence[Finding]) -> None:
@@ -128,8 +107,8 @@ def _show(console: Console, inspection: Inspection, found: Sequence[Finding]) ->
 
     console.print(_problems(found) if found else Text("nothing is wrong", style="green"))
     console.print(_sensors(inspection))
-    if told := _alignment(inspection):
-        console.print(told, highlight=False)
+    if summary := _alignment(inspection):
+        console.print(summary, highlight=False)
 
 
 def _problems(found: Sequence[Finding]) -> Table:
@@ -153,7 +132,7 @@ def _problems(found: Sequence[Finding]) -> Table:
 
 
 def _sensors(inspection: Inspection) -> Table:
-    """A line for each sensor: medians of what was measured."""
+    """Return a table with the medians of each sensor."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -179,21 +158,21 @@ def _sensors(inspection: Inspection) -> Table:
 
 
 def _alignment(inspection: Inspection) -> str:
-    """Body against air in a line; empty where there are no pairs."""
+    """Return lag and polarity of body in one line; empty if there are no pairs."""
     pairs = [line for line in inspection.lines if line.measured.alignment is not None]
     sure = [found for line in pairs if (found := line.resolved) is not None]
     if not sure:
-        return f"lag and polarity of body: not to be told of any of {len(pairs)} lines" if pairs else ""
+        return f"lag and polarity of body: uncertain in all of {len(pairs)} lines" if pairs else ""
     lags = [1e3 * found.lag_seconds for found in sure]
     inverted = sum(found.polarity < 0 for found in sure)
     return (
         f"body: lag {statistics.median(lags):+.2f} ms ({min(lags):+.2f} to {max(lags):+.2f}), "
-        f"inverted in {inverted} of {len(sure)} lines; certain of {len(sure)} of {len(pairs)}"
+        f"inverted in {inverted} of {len(sure)} lines; certain in {len(sure)} of {len(pairs)}"
     )
 
 
 def _numbers(inspection: Inspection) -> str:
-    """A CSV table: a line of it for each line of the manifest that was measured."""
+    """Return a CSV table with a line for each line of the manifest that was measured."""
     sensors = list(dict.fromkeys(sensor for line in inspection.lines for sensor in line.entry.paths))
     columns: dict[str, Callable[[Inspected], object]] = {
         "id": lambda line: line.entry.id,
@@ -254,17 +233,11 @@ def _cell(value: object) -> object:
     return "" if value is None else value
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+def _write(file: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8", newline="")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(file, text, newline="")
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
+        raise DataError(f"cannot write {file}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

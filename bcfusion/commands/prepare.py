@@ -1,4 +1,4 @@
-"""``bcfusion prepare``: a public corpus, or a folder of one's own, as a manifest."""
+"""``bcfusion prepare``: write the manifest of a public corpus or of your own folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.arguments import between, path, positive_int, verb_parser
+from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
+from bcfusion.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from bcfusion.contracts import Row
@@ -21,16 +24,16 @@ if TYPE_CHECKING:
     from bcfusion.data.preparation.prepare import Job
 
 HELP = """\
-Write the manifest of a corpus: read its own layout and splits, check the header of every file, measure if asked to.
-A run that was ended goes on where it stopped when the same command is given again.
+Write the manifest of a corpus: read its layout and splits, check the header of every file, measure if asked to.
+A run that was interrupted resumes where it stopped when the same command is given again.
 
 examples:
   bcfusion prepare --list                                               # the corpora
-  bcfusion prepare librispeech --help                                   # its layout, its source, its own options
+  bcfusion prepare librispeech --help                                   # its layout, source and options
   bcfusion prepare librispeech --root /data --out librispeech.jsonl
   bcfusion prepare pairs --root rec --body throat --splits speakers --measure --out pairs.jsonl
   bcfusion prepare vctk --root /data --download --out vctk.jsonl --shards vctk_shards
-  bcfusion prepare mylab.corpora.helmet --root /data --out helmet.jsonl   # an adapter of your own: its module
+  bcfusion prepare mylab.corpora.helmet --root /data --out helmet.jsonl   # your own adapter: its module
 
 then: bcfusion train data=manifest data.path=librispeech.jsonl
 """
@@ -38,7 +41,7 @@ _PACKAGE = "bcfusion.data.preparation.adapters"
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb; returns the exit status.
+    """Run the verb and return the exit status.
 
     Raises:
         BcfusionError: there is no such corpus, its layout is not found, or too much of it cannot be used.
@@ -52,7 +55,7 @@ def main(argv: list[str]) -> int:
             parser.error("the corpus comes first: bcfusion prepare CORPUS --root DIR --out FILE")
         parser.parse_args(["--help"])
     if not {str(Path.cwd()), ""} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # where an adapter of the user's own is found
+        sys.path.append(str(Path.cwd()))  # where a user's own adapter is found
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     name, *rest = argv
     adapter = _adapter(name)
@@ -61,40 +64,35 @@ def main(argv: list[str]) -> int:
 
 
 def _parser(name: str | None = None, adapter: Adapter | None = None) -> argparse.ArgumentParser:
-    """The parser of the verb alone, for its help, or of one corpus."""
-    description, _, examples = HELP.partition("examples:")
-    if adapter is not None:
-        description = f"{name}: {adapter.summary}\nsource: {adapter.source}\n\nlayout:\n{_indented(adapter.layout)}\n"
-    parser = argparse.ArgumentParser(
-        prog="bcfusion prepare" + (f" {name}" if name else ""),
-        description=description,
-        epilog="examples:" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    """Return the parser of the verb itself, for its help, or of one corpus."""
+    parser = verb_parser("prepare" if name is None else f"prepare {name}", HELP)
     if adapter is None:
-        parser.add_argument("corpus", metavar="CORPUS", help="one of --list, or a module of your own with an ADAPTER")
+        parser.add_argument("corpus", metavar="CORPUS", help="one of --list, or your own module with an ADAPTER")
         parser.add_argument("--list", action="store_true", help="print the corpora and stop")
-    parser.add_argument("--root", metavar="DIR", type=Path, required=True, help="folder of the corpus")
-    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the manifest, .jsonl or .csv")
-    parser.add_argument("--measure", action="store_true", help="measure bandwidth, and with body lag and polarity")
-    parser.add_argument("--workers", metavar="N", type=_positive, help="at once; default: 8, with --measure every core")
+    else:
+        parser.description = (
+            f"{name}: {adapter.summary}\nsource: {adapter.source}\n\nlayout:\n{_indented(adapter.layout)}\n"
+        )
+    parser.add_argument("--root", metavar="DIR", type=path, required=True, help="folder of the corpus")
+    parser.add_argument("--out", metavar="FILE", type=path, required=True, help="the manifest, .jsonl or .csv")
+    parser.add_argument("--measure", action="store_true", help="measure bandwidth; with body also lag and polarity")
     parser.add_argument(
-        "--download", action="store_true", help="fetch the corpus to --root first, where that is possible"
+        "--workers", metavar="N", type=positive_int, help="default: 8 threads; with --measure one process per core"
     )
-    parser.add_argument("--shards", metavar="DIR", type=Path, help="write shards of the corpus too; see data=shards")
-    parser.add_argument("--overwrite", action="store_true", help="prepare anew a manifest that is there")
+    parser.add_argument("--download", action="store_true", help="fetch the corpus to --root first, if that is possible")
+    parser.add_argument("--shards", metavar="DIR", type=path, help="also write shards of the corpus; see data=shards")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing manifest")
     parser.add_argument(
         "--max-unreadable-share",
         metavar="SHARE",
-        type=_share,
+        type=between(0, 1),
         default=0.05,
-        help="of the recordings that may be left out, for whatever reason; more end the run; default: 0.05",
+        help="share of the recordings that may be left out, for any reason; default: 0.05",
     )
     parser.add_argument(
         "--keep-shared-speakers",
         action="store_true",
-        help="leave speakers in several splits; else they stay in the later of train, valid, test",
+        help="keep speakers in several splits; otherwise only in the last of train, valid, test that has them",
     )
     if adapter is not None and adapter.options:
         own = parser.add_argument_group(f"options of {name}")
@@ -110,26 +108,12 @@ def _parser(name: str | None = None, adapter: Adapter | None = None) -> argparse
                     help=(option.help + default).replace("%", "%%"),
                 )
             except argparse.ArgumentError as error:
-                raise DataError(f"the adapter of {name} has an option that is one of the verb's: {error}") from error
+                raise DataError(f"the adapter of {name} has an option that the verb has already: {error}") from error
     return parser
 
 
 def _dest(option: str) -> str:
-    return f"option {option}"  # apart from the names of the verb's own
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+    return f"option {option}"  # distinct from the names of the verb's own options
 
 
 def _names() -> list[str]:
@@ -151,26 +135,25 @@ def _list() -> str:
 
 
 def _adapter(name: str) -> Adapter:
-    """The adapter of a corpus: ours by its name, the user's by its module.
+    """Return the adapter of a corpus: ours by its name, a user's own by its module.
 
     Raises:
         DataError: there is none.
     """
-    from bcfusion.nearest import nearest
-
     module = name if "." in name else f"{_PACKAGE}.{name}"
     try:
         found = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
-            raise  # the module is there, but imports something that is not
+            raise  # the module exists, but imports something that does not
         if "." in name:
             raise DataError(
                 f"there is no module {name}: nothing named {error.name} is found from {Path.cwd()}"
             ) from None
-        near = nearest(name, _names())
-        hint = f"; did you mean '{near}'?" if near else ""
-        raise DataError(f"there is no corpus '{name}'{hint}\ncorpora: {', '.join(_names())}") from None
+        names = _names()
+        raise DataError(
+            f"there is no corpus '{name}'{did_you_mean(name, names)}\ncorpora: {', '.join(names)}"
+        ) from None
     if not hasattr(found, "ADAPTER"):
         raise DataError(f"{module} has no ADAPTER: see {_PACKAGE}.Adapter")
     adapter: Adapter = found.ADAPTER
@@ -184,9 +167,9 @@ def _job(name: str, adapter: Adapter, arguments: argparse.Namespace) -> Job:
     return Job(
         name=name,
         adapter=adapter,
-        root=arguments.root.expanduser(),
+        root=arguments.root,
         options={option: value for option, value in given.items() if value is not None},
-        target=arguments.out.expanduser(),
+        target=arguments.out,
         measure=arguments.measure,
         workers=arguments.workers,
         max_unreadable_share=arguments.max_unreadable_share,
@@ -195,33 +178,34 @@ def _job(name: str, adapter: Adapter, arguments: argparse.Namespace) -> Job:
 
 
 def _work(job: Job, arguments: argparse.Namespace) -> int:
+    from bcfusion.data.corpora.manifest import SUFFIXES
     from bcfusion.data.preparation.prepare import prepare, rows_of
 
-    if job.target.suffix not in (".jsonl", ".csv"):
-        raise DataError(f"--out {job.target}: a manifest ends in .jsonl or .csv")
-    there = job.target.exists() and not arguments.overwrite
-    if there and arguments.shards is None:
-        raise DataError(f"{job.target} is there: --overwrite prepares it anew, --shards DIR makes shards of it")
-    if there:
+    if job.target.suffix not in SUFFIXES:
+        raise DataError(f"--out {job.target}: a manifest ends in {' or '.join(SUFFIXES)}")
+    exists = job.target.exists() and not arguments.overwrite
+    if exists and arguments.shards is None:
+        raise DataError(f"{job.target} exists: --overwrite replaces it, --shards DIR writes shards of it")
+    if exists:
         rows = rows_of(job)
-        print(f"{job.target}: is there, {len(rows)} recordings")
+        print(f"{job.target}: exists, {len(rows)} recordings")
     else:
         if arguments.download:
             _download(job)
         try:
             prepared = prepare(job)
         except KeyboardInterrupt:
-            print(f"\ninterrupted: the same command goes on with {job.partial}", file=sys.stderr)
+            print(f"\ninterrupted: the same command resumes from {job.partial}", file=sys.stderr)
             raise
         rows = prepared.rows
         for line in prepared.left_out.lines(prepared.total):
             print(line, file=sys.stderr)
-        again = f", {prepared.resumed} of them looked at before" if prepared.resumed else ""
+        again = f", {prepared.resumed} of them known from an earlier run" if prepared.resumed else ""
         print(f"{job.target}: {len(rows)} recordings{again}")
         print(_table(rows))
         if uncertain := _uncertain(rows):
             print(
-                f"  of {uncertain} recordings lag and polarity are not certain and left as they were: bcfusion inspect"
+                f"  lag and polarity of {uncertain} recordings are uncertain and were left unchanged: bcfusion inspect"
             )
     if arguments.shards is not None:
         from bcfusion.data.loading.shards.write import write_shards
@@ -238,19 +222,19 @@ def _download(job: Job) -> None:
 
     if not isinstance(job.adapter, Downloads):
         raise DataError(
-            f"{job.name} cannot be fetched from here: get it from {job.adapter.source}\n"
+            f"{job.name} cannot be fetched automatically: get it from {job.adapter.source}\n"
             f"expected layout:\n{_indented(job.adapter.layout)}"
         )
     job.adapter.download(job.root, job.options)
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """A line for each split: how many recordings, speakers and hours, and the sample rates."""
+    """Return a line per split: its recordings, speakers, hours and sample rates."""
     by_split: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_split[row.split].append(row)
     lines = []
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         found = by_split.get(split, [])
         speakers = len({row.speaker for row in found})
         hours = sum(row.duration for row in found) / 3600

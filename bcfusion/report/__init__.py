@@ -1,1 +1,1 @@
-"""What a person looks at: tables of quality, pictures, the comparison of runs, pages to inspect and to listen."""
+"""Results for people: tables of quality, figures, the comparison of runs, pages to inspect data and to listen."""

@@ -1,4 +1,4 @@
-"""One HTML page on the recordings of a manifest: what is wrong, histograms, mean spectra. It needs no network."""
+"""One HTML page on the recordings of a manifest: findings, histograms, mean spectra. It needs no network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from bcfusion.contracts import SPLITS
 from bcfusion.data.inspect.alignment import ENOUGH, Alignment
 from bcfusion.data.inspect.bandwidth import BAND_HZ
 from bcfusion.data.inspect.checks import Severity
@@ -23,7 +24,7 @@ __all__ = ["figures", "inspect_page"]
 
 _SESSIONS_SHOWN = 200
 _FEWEST_BINS, _MOST_BINS = 12, 40
-_NARROWEST = {"ms": 1.0, "dB": 5.0, "dBFS": 5.0}  # ranges shown at least: what is finer is no difference
+_NARROWEST = {"ms": 1.0, "dB": 5.0, "dBFS": 5.0}  # smallest ranges shown: finer differences mean nothing
 _COLOURS = ("#1f5fa8", "#c4541a", "#3a7d44", "#7a3b9a", "#6b6b6b")
 
 _STYLE = """
@@ -46,13 +47,14 @@ figure { margin: 0; } img { width: 100%; height: auto; background: #fff; border-
 
 
 def inspect_page(inspection: Inspection, found: Sequence[Finding]) -> str:
-    """Write the page.
+    """Return the page.
 
     Args:
-        inspection: of the manifest. found: what is wrong with it, in the order of the page.
+        inspection: of the manifest.
+        found: what is wrong with it, in the order of the page.
 
     Returns:
-        A whole HTML document; pictures are inside.
+        A complete HTML document with embedded figures.
     """
     name = html.escape(inspection.manifest.name)
     looked = len(inspection.lines)
@@ -84,7 +86,7 @@ def inspect_page(inspection: Inspection, found: Sequence[Finding]) -> str:
 
 
 def figures(inspection: Inspection) -> dict[str, Figure]:
-    """The pictures by their titles: mean spectra, and a histogram of each thing that was measured."""
+    """Return the figures by title: mean spectra, and a histogram of each measured quantity."""
     drawn = {"mean spectrum while somebody speaks": _spectra(inspection)} if inspection.spectra else {}
     for title, unit, values, bounds in _histograms(inspection):
         if any(len(series) for series in values.values()):
@@ -95,7 +97,7 @@ def figures(inspection: Inspection) -> dict[str, Figure]:
 def _histograms(
     inspection: Inspection,
 ) -> Iterator[tuple[str, str, dict[str, list[float]], tuple[float, float] | None]]:
-    """Title, unit, values by sensor, and the range shown, where it is not that of the values."""
+    """Yield title, unit, values by sensor, and the range shown (None: that of the values)."""
     by_sensor: dict[str, list[Inspected]] = defaultdict(list)
     for line in inspection.lines:
         for sensor in line.measured.sensors:
@@ -121,9 +123,9 @@ def _histograms(
             and found.confidence >= ENOUGH
             and found.polarity == polarity
         ]
-    yield "lag of body against air, where confident", "ms", signs, None
+    yield "lag of body relative to air, if reliable", "ms", signs, None
     confidences = [line.measured.alignment.confidence for line in pairs if line.measured.alignment is not None]
-    yield "confidence of lag and polarity", f"relied on from {ENOUGH:g}", {"": confidences}, (0.0, 1.0)
+    yield "confidence of lag and polarity", f"reliable from {ENOUGH:g}", {"": confidences}, (0.0, 1.0)
     ratios = [line.measured.level_ratio for line in inspection.lines]
     yield "level of body over air", "dB", {"": [ratio for ratio in ratios if ratio is not None]}, None
 
@@ -159,8 +161,8 @@ def _spectra(inspection: Inspection) -> Figure:
         spread = spectrum.deviation
         axes.fill_between(kilohertz, spectrum.mean - spread, spectrum.mean + spread, color=colour, alpha=0.2, lw=0)
     axes.set_xlim(0, max(rates) / 2000)
-    axes.set_xlabel("kHz; shaded: deviation between recordings")
-    axes.set_ylabel("dB re the whole")
+    axes.set_xlabel("kHz; shaded: standard deviation between recordings")
+    axes.set_ylabel("dB re the whole spectrum")
     axes.grid(alpha=0.3)
     _legend(figure)
     return figure
@@ -175,7 +177,7 @@ def _axes(title: str) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure) -> None:
-    """Beside the title, where it covers nothing."""
+    """Put the legend beside the title, where it covers nothing."""
     figure.legend(loc="outside upper right", frameon=False, ncols=4, handlelength=1.2)
 
 
@@ -197,7 +199,7 @@ def _finding(finding: Finding) -> str:
 
 def _splits(inspection: Inspection) -> str:
     lines: list[Sequence[object]] = []
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         entries = [entry for entry in inspection.entries if entry.split == split]
         if entries:
             lines.append((split, len(entries), len({entry.speaker for entry in entries})))
@@ -206,21 +208,21 @@ def _splits(inspection: Inspection) -> str:
 
 def _sessions(inspection: Inspection) -> str:
     members: Counter[str] = Counter()
-    told: dict[str, Alignment] = {}
+    sessions: dict[str, Alignment] = {}
     for line in inspection.lines:
         if line.measured.alignment is not None and line.session is not None:
             members[session_of(line.entry)] += 1
-            told[session_of(line.entry)] = line.session
-    if not told:
+            sessions[session_of(line.entry)] = line.session
+    if not sessions:
         return ""
-    worst = sorted(told, key=lambda session: told[session].confidence)
+    worst = sorted(sessions, key=lambda session: sessions[session].confidence)
     rows = [
         (
             html.escape(session),
             members[session],
-            f"{1e3 * told[session].lag_seconds:+.2f}",
-            f"{told[session].polarity:+d}",
-            f"{told[session].confidence:.2f}",
+            f"{1e3 * sessions[session].lag_seconds:+.2f}",
+            f"{sessions[session].polarity:+d}",
+            f"{sessions[session].confidence:.2f}",
         )
         for session in worst[:_SESSIONS_SHOWN]
     ]

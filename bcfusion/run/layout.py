@@ -88,6 +88,11 @@ class RunDir:
         """Hydra's own settings, with the choices of the groups."""
         return self.path / ".hydra" / "hydra.yaml"
 
+    @property
+    def hydra_composed(self) -> Path:
+        """The configuration as Hydra composed it, interpolations unresolved."""
+        return self.path / ".hydra" / "config.yaml"
+
     @classmethod
     def around(cls, path: str | os.PathLike[str]) -> RunDir | None:
         """Return the run that ``path`` is or lies in, at most three folders deep; None if it belongs to no run.

@@ -126,12 +126,12 @@ def test_half_a_source_is_refused(arguments: list[str], message: str, capsys: py
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (["--sensor", "ear"], "no recording of 'ear' beside air"),
-        (["--ids", "zz"], "no recording zz; there are a1, a2, b1"),
+        (["--sensor", "ear"], "no recording with both 'ear' and air"),
+        (["--ids", "zz"], "no recording zz; it has a1, a2, b1"),
         (["--split", "valid"], "in split valid"),
     ],
 )
-def test_what_is_not_there_is_told(
+def test_what_is_not_there_is_reported(
     pairs: Path, tmp_path: Path, chosen: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["calibrate", "--pairs", str(pairs / "pairs.jsonl"), "--out", str(tmp_path / "s.json"), *chosen]

@@ -107,8 +107,8 @@ def test_damaged_runs_do_not_stop_the_others(runs: Path, capsys: pytest.CaptureF
     [
         (["nowhere"], "no run in nowhere"),
         (["{runs}", "--filter", "stoi>2"], "none of 4 runs fulfils stoi>2"),
-        (["{runs}", "--filter", "soti>0"], "did you mean stoi"),
-        (["{runs}", "--sort", "selektion"], "did you mean selection"),
+        (["{runs}", "--filter", "soti>0"], "did you mean 'stoi'"),
+        (["{runs}", "--sort", "selektion"], "did you mean 'selection'"),
         (["{runs}", "--output", "{runs}/a/run.json/x.md"], "cannot be written"),
         (["{runs}", "--output", "{runs}/a/run.json"], "is a file: give a folder"),
     ],

@@ -88,10 +88,10 @@ def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.
     [
         (["gone.jsonl"], "/gone.jsonl: it does not exist"),
         (["folder.jsonl"], "it is a folder"),
-        (["empty.jsonl"], "holds no utterance: each is a line that has air and split"),
-        (["latin.csv"], "byte 22 is not text in UTF-8"),
+        (["empty.jsonl"], "holds no utterance: each is a line with air and split"),
+        (["latin.csv"], "byte 22 is not UTF-8 text"),
         (["semicolons.csv"], "cells are separated by commas"),
-        (["twice.jsonl"], "line 2: id: 'a' is that of line 1 too"),
+        (["twice.jsonl"], "line 2: id: 'a' is also the id of line 1"),
         (["nameless.jsonl"], "the absolute path of air is no name: give the line an id"),
         (["notes.txt"], "a manifest ends in .jsonl or .csv"),
         (["broken.jsonl"], "line 1: not JSON"),

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from bcfusion import audio
 from bcfusion.commands import exit_status
-from bcfusion.commands.listen import find_places, main
+from bcfusion.commands.listen import main
 from bcfusion.errors import ConfigError
+from bcfusion.report.listening.candidates import find_candidates
 from bcfusion.report.listening.server import page_server
 from bcfusion.run.bundle import save_bundle
 
@@ -88,7 +89,7 @@ def test_the_sounds_that_runs_wrote_are_joined_by_utterance(capsys: pytest.Captu
 def test_one_evaluation_alone_and_names_of_one_s_own() -> None:
     record("runs/a", "eben", ["u0"], 300)
     sounds("runs/a/evaluation/later", ["u0", "u9"], 350)
-    whole, alone = find_places(["runs/a", "runs/a/evaluation/later"])
+    whole, alone = find_candidates(["runs/a", "runs/a/evaluation/later"], None, print)
     assert [folder.name for folder in whole.samples] == ["a", "later"]
     assert [folder.name for folder in alone.samples] == ["later"]
     assert whole.name != alone.name
@@ -96,15 +97,15 @@ def test_one_evaluation_alone_and_names_of_one_s_own() -> None:
     assert names() == ["input", "first", "second", "target"]
     assert [row["id"] for row in content()["rows"]] == ["u0", "u9"]
     with pytest.raises(ConfigError, match="1 names for 2 runs"):
-        find_places(["runs/a", "runs/a/evaluation/later"], ["one"])
+        find_candidates(["runs/a", "runs/a/evaluation/later"], ["one"], print)
 
 
 def test_names_of_the_page_s_own_sounds_are_not_given_to_runs() -> None:
     record("runs/a", "target", ["u0"], 300)
     record("runs/b", "input", ["u0"], 300)
-    assert [place.name for place in find_places(["runs"])] == ["target (1)", "input (2)"]
-    with pytest.raises(ConfigError, match="--names: input means a sound of the page itself"):
-        find_places(["runs"], ["eben", "input"])
+    assert [place.name for place in find_candidates(["runs"], None, print)] == ["target (1)", "input (2)"]
+    with pytest.raises(ConfigError, match="--names: input is the name of a sound of the page itself"):
+        find_candidates(["runs"], ["eben", "input"], print)
 
 
 def test_nothing_to_listen_to_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +122,7 @@ def test_another_file_is_never_replaced_but_a_page_is(capsys: pytest.CaptureFixt
     record("runs/a", "eben", ["u0"], 300)
     Path("thesis.html").write_text("<html>")
     assert run("runs", "--output", "thesis.html") == 2
-    assert "no listening page" in capsys.readouterr().err
+    assert "is not a listening page" in capsys.readouterr().err
     assert Path("thesis.html").read_text() == "<html>"
     assert run("runs", "--output", "new/page.html") == 0
     assert run("runs", "--output", "new/page.html", "--seconds", "0.1") == 0
@@ -133,7 +134,7 @@ def test_another_file_is_never_replaced_but_a_page_is(capsys: pytest.CaptureFixt
     [
         (["--seconds", "abc"], "argument --seconds: abc is not a number above zero"),
         (["--anchor", "3500,0"], "argument --anchor: 0 is not a number above zero"),
-        (["--no-screening"], "--no-screening is of --analyse"),
+        (["--no-screening"], "--no-screening needs --analyse"),
     ],
 )
 def test_wrong_options_are_told_in_words(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,16 +188,16 @@ def test_ratings_are_analysed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "| x | y | 0 : 6 | 0 | 100 % [61, 100] | 0.031 |" in capsys.readouterr().out
     assert "1 listener: Ann" in Path("r.md").read_text()
     assert run("--analyse", "r.json", "--output", "r.json") == 2  # the ratings themselves
-    assert "no Markdown" in capsys.readouterr().err
+    assert "is not Markdown" in capsys.readouterr().err
     assert json.loads(Path("r.json").read_text()) == page
     assert run("--analyse", "r.json", "--output", "r.md") == 0
     Path("bad.json").write_text("{}")
     assert run("--analyse", "bad.json") == 2
-    assert "bad.json: no ratings of a listening page" in capsys.readouterr().err
+    assert "bad.json: not the ratings of a listening page" in capsys.readouterr().err
 
 
 def test_a_browser_that_goes_away_is_no_news(capfd: pytest.CaptureFixture[str]) -> None:
-    with page_server("x" * 50_000_000) as server:  # more than the sockets hold
+    with page_server("x" * 50_000_000, 0) as server:  # more than the sockets hold
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser = socket.create_connection(server.server_address[:2])
         browser.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -209,7 +210,7 @@ def test_a_browser_that_goes_away_is_no_news(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_the_server_gives_the_page_alone_and_to_this_machine_alone() -> None:
-    with page_server("<p>ä") as server:
+    with page_server("<p>ä", 0) as server:
         host, port = server.server_address[:2]
         assert host == "127.0.0.1"
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -49,7 +49,7 @@ def test_a_folder_becomes_a_manifest_that_the_data_takes(capsys: pytest.CaptureF
 def test_a_manifest_that_is_there_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     Path("m.csv").write_text("mine")
     assert run("folder", "--root", "speech", "--out", "m.csv") == USER_ERROR
-    assert "m.csv is there: --overwrite prepares it anew" in capsys.readouterr().err
+    assert "m.csv exists: --overwrite replaces it" in capsys.readouterr().err
     assert Path("m.csv").read_text() == "mine"
     assert run("folder", "--root", "speech", "--out", "m.csv", "--overwrite") == 0
     assert Path("m.csv").read_text().startswith("id,split,")
@@ -87,7 +87,7 @@ def test_a_name_that_is_no_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no module my.corpus" in capsys.readouterr().err
 
 
-def test_options_before_the_corpus_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_before_the_corpus_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(["--root", "speech", "--out", "m.jsonl", "folder"])
     assert leaving.value.code == 2
@@ -110,7 +110,7 @@ def test_a_corpus_without_a_downloader_says_where_it_is(capsys: pytest.CaptureFi
     assert "clips/common_voice_en_1.mp3" in shown
 
 
-def test_what_is_left_out_is_told_and_too_much_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_is_reported_and_too_much_ends_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     Path("speech/train/ann/2.wav").write_text("no sound")
     assert run("folder", "--root", "speech", "--out", "m.jsonl") == USER_ERROR
     shown = capsys.readouterr().err.splitlines()
@@ -119,7 +119,7 @@ def test_what_is_left_out_is_told_and_too_much_ends_the_run(capsys: pytest.Captu
     assert run("folder", "--root", "speech", "--out", "m.jsonl", "--max-unreadable-share", "0.25") == 0
     captured = capsys.readouterr()
     assert captured.err.splitlines()[0] == "1 of 4 recordings are left out: 1 unreadable"
-    assert "3 recordings, 3 of them looked at before" in captured.out
+    assert "3 recordings, 3 of them known from an earlier run" in captured.out
 
 
 def test_shards_are_made_of_the_manifest_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,7 @@ def hear_interrupts() -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_was_ended_goes_on_where_it_was(workplace: Path, how: signal.Signals) -> None:
+def test_a_run_that_was_killed_resumes_where_it_stopped(workplace: Path, how: signal.Signals) -> None:
     (workplace / "mine").mkdir()
     (workplace / "mine/slow.py").write_text(SLOW)
     audio.write(workplace / "a.wav", np.zeros(800), 8000)
@@ -194,14 +194,14 @@ def test_a_run_that_was_ended_goes_on_where_it_was(workplace: Path, how: signal.
         _, said = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     if how == signal.SIGINT:
-        assert "interrupted: the same command goes on with" in said
+        assert "interrupted: the same command resumes from" in said
         assert "Traceback" not in said
     assert not (workplace / "m.jsonl").exists()
     known = journal.read_bytes().count(b"\n") - 1
     assert 64 <= known < 400
 
     again = subprocess.run([*command, "m.jsonl"], env=environment(), capture_output=True, text=True, cwd=workplace)
-    assert f"400 recordings, {known} of them looked at before" in again.stdout, again.stderr
+    assert f"400 recordings, {known} of them known from an earlier run" in again.stdout, again.stderr
     whole = subprocess.run([*command, "whole.jsonl"], env=environment(), capture_output=True, text=True, cwd=workplace)
     assert whole.returncode == 0, whole.stderr
     assert (workplace / "m.jsonl").read_text() == (workplace / "whole.jsonl").read_text()

@@ -62,11 +62,11 @@ def test_dns_of_the_earlier_challenges_is_found_and_clean_speech_is_not_taken_fo
     make(tmp_path / "datasets/noise/door_Freesound_validated_437341_3.wav")
     make(tmp_path / "datasets/clean/book_00007_chp_0008_reader_01326_9.wav")
     assert [r.id for r in prepare(DNS, tmp_path)] == ["door_Freesound_validated_437341_3"]
-    with pytest.raises(LayoutError, match=r"noise_fullband or noise; there are: book(?s:.*)layout"):
+    with pytest.raises(LayoutError, match=r"noise_fullband or noise; it contains: book(?s:.*)layout"):
         prepare(DNS, tmp_path / "datasets/clean")
 
 
-def test_musan_divides_each_collection_and_takes_noise_unless_told(tmp_path: Path) -> None:
+def test_musan_divides_each_collection_and_takes_noise_by_default(tmp_path: Path) -> None:
     root = tmp_path / "musan"
     for number in range(10):
         make(root / f"noise/free-sound/noise-free-sound-{number:04d}.wav")
@@ -161,7 +161,7 @@ def test_responses_of_one_room_are_in_one_split_and_each_size_has_all_splits(tmp
     assert [(r.extra["room"], r.channels) for r in recordings[-2:]] == 2 * [("RVB2014_largeroom1", {"rir": 0})]
 
 
-def test_a_manifest_of_responses_tells_their_channel(tmp_path: Path) -> None:
+def test_a_manifest_of_responses_names_their_channel(tmp_path: Path) -> None:
     rirs_tree(tmp_path)
     run_engine(Job("rirs", RIRS, tmp_path, {"rooms": "all"}, tmp_path / "rirs.jsonl"), progress=False)
     entries = read_manifest(tmp_path / "rirs.jsonl", needed="rir")
@@ -200,5 +200,5 @@ def test_a_list_says_which_responses_there_are_and_options_which_rooms(tmp_path:
         ("real_a", "real_a"),
     ],
 )
-def test_the_room_of_a_measured_response_is_told_by_its_name(name: str, room: str) -> None:
+def test_the_room_of_a_measured_response_follows_from_its_name(name: str, room: str) -> None:
     assert room_of(Path(f"RIRS_NOISES/real_rirs_isotropic_noises/{name}.wav")) == room

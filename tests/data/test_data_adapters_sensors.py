@@ -110,7 +110,7 @@ def test_a_manifest_of_vibravox_points_to_what_was_unpacked_beside_it(vibravox: 
     assert body.is_file()
 
 
-def test_what_is_unpacked_is_not_written_again_and_what_was_interrupted_goes_on(vibravox: Path) -> None:
+def test_what_is_unpacked_is_not_written_again_and_what_was_interrupted_resumes(vibravox: Path) -> None:
     first = prepare(VIBRAVOX, vibravox)
     lost = first[2].paths["body"]
     lost.unlink()
@@ -164,9 +164,9 @@ def test_a_damaged_sound_costs_its_row_and_a_missing_shard_a_warning(
     assert "1 of the 00201 files" in caplog.text
 
 
-def test_a_wrong_root_column_or_file_is_told(tmp_path: Path) -> None:
+def test_a_wrong_root_column_or_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "root/other").mkdir(parents=True)
-    with pytest.raises(LayoutError, match=r"speech_noisy.*there are: other(?s:.*)train-00000-of-00201"):
+    with pytest.raises(LayoutError, match=r"speech_noisy.*it contains: other(?s:.*)train-00000-of-00201"):
         prepare(VIBRAVOX, tmp_path / "root", subset="speech_noisy")
     row = vibravox_row("a", 1, seed=1)
     del row["audio.throat_microphone"]
@@ -175,7 +175,7 @@ def test_a_wrong_root_column_or_file_is_told(tmp_path: Path) -> None:
         prepare(VIBRAVOX, tmp_path / "root")
     (tmp_path / "root/speech_noisy").mkdir()
     (tmp_path / "root/speech_noisy/train-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(DataError, match="no parquet file, or cut"):
+    with pytest.raises(DataError, match="not a parquet file, or truncated"):
         prepare(VIBRAVOX, tmp_path / "root", subset="speech_noisy")
 
 
@@ -211,7 +211,9 @@ def test_without_the_libraries_the_message_says_what_to_install(
         VIBRAVOX.download(vibravox, {"subset": "speech_clean"})
 
 
-def test_download_asks_for_the_subset_only_and_tells_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_asks_for_the_subset_only_and_reports_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = pytest.importorskip("huggingface_hub")
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(hub, "snapshot_download", lambda **given: asked.append(given))
@@ -249,7 +251,7 @@ def abcs(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_manifest_of_abcs_tells_the_channels(abcs: Path) -> None:
+def test_a_manifest_of_abcs_names_the_channels(abcs: Path) -> None:
     given = {"air-channel": "0", "body-channel": "1"}
     run_engine(Job("abcs", ABCS, abcs, given, abcs.parent / "abcs.jsonl"), progress=False)
     entries = read_manifest(abcs.parent / "abcs.jsonl")
@@ -279,11 +281,11 @@ def test_abcs_has_its_official_splits_and_both_sensors_in_one_file(abcs: Path) -
 
 
 def test_the_other_channel_order_is_refused_with_the_options_to_swap(abcs: Path) -> None:
-    with pytest.raises(DataError, match=r"in 8 of 8 files .*: swap the two, --air-channel 0 --body-channel 1"):
+    with pytest.raises(DataError, match=r"in 8 of 8 checked.* the two with --air-channel 0 --body-channel 1"):
         prepare(ABCS, abcs, air_channel="1", body_channel="0")
     with pytest.raises(DataError, match="both 1"):
         prepare(ABCS, abcs, air_channel="1")
-    with pytest.raises(DataError, match=r"has 2 channel.*--body-channel"):
+    with pytest.raises(DataError, match=r"has 2 channel.*--body-channel asks for channel"):
         prepare(ABCS, abcs, body_channel="2")
     with pytest.raises(DataError, match="--air-channel 'left'"):
         prepare(ABCS, abcs, air_channel="left")
@@ -307,7 +309,7 @@ def test_the_message_names_the_options_of_who_asks_and_unreadable_files_have_no_
     for seed, file in enumerate(files[1:]):
         audio.write(file, two_sensors(seed), RATE)
     check_channel_order(files, 0, 1)
-    with pytest.raises(DataError, match=r"in 2 of 2 files .* swap the two, --channels air,body$"):
+    with pytest.raises(DataError, match=r"in 2 of 2 checked files.* swap the two with --channels air,body$"):
         check_channel_order(files, 1, 0, "--channels air,body")
     check_channel_order(files[:1], 1, 0)
 

@@ -96,7 +96,7 @@ def test_librispeech_subsets_can_be_chosen_and_must_be_there(tmp_path: Path) -> 
         recordings("librispeech", root, {"subsets": "train-clean-1"})
 
 
-def test_a_subset_that_is_not_complete_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_subset_that_is_not_complete_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recordings("librispeech", make(tmp_path, *LIBRISPEECH[:2]))
     assert "2 of the 28539 utterances of train-clean-100" in caplog.text
 
@@ -316,7 +316,7 @@ def test_pairs_without_a_folder_or_a_common_name(tmp_path: Path) -> None:
     root = make(tmp_path, "air/1.wav", "body/2.wav")
     with pytest.raises(LayoutError, match="which --body names"):
         recordings("pairs", root, {"body": "throat"})
-    with pytest.raises(LayoutError, match="has the name of one of"):
+    with pytest.raises(LayoutError, match="has the name of a file in"):
         recordings("pairs", root, {"splits": "test"})
     make(root, "body/2.flac")
     with pytest.raises(DataError, match="have the same name without suffix"):
@@ -338,7 +338,7 @@ def test_stereo_channels_are_named_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "train/ann/0.wav"
     assert found["train/ann/0"].paths == {"body": file, "air": file}
     assert found["train/ann/0"].channels == {"body": 0, "air": 1}
-    with pytest.raises(DataError, match=r"in 5 of 5 files .* swap the two, --channels=body,air$"):
+    with pytest.raises(DataError, match=r"in 5 of 5 checked files.* swap the two with --channels=body,air$"):
         recordings("stereo", tmp_path, {"channels": "air,body"})
 
 
@@ -365,7 +365,7 @@ def test_stereo_of_more_channels_leaves_some_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", ["body", "body,body,air", "", "air,my throat"])
 def test_channels_that_name_no_air_or_one_twice_are_refused(tmp_path: Path, channels: str) -> None:
     two_channels(tmp_path / "train/ann/1.wav", 0)
-    with pytest.raises(DataError, match="a sensor for each channel"):
+    with pytest.raises(DataError, match="a different sensor for each channel"):
         recordings("stereo", tmp_path, {"channels": channels})
 
 

@@ -16,10 +16,12 @@ from pystoi import stoi
 from scipy.linalg import solve_toeplitz
 from scipy.signal import butter, sosfiltfilt
 
-from bcfusion.contracts import Corpus, Row
-from bcfusion.data.corpora.demo import SPLITS, DemoCorpus, draw_script, draw_voice, utterance
+from bcfusion.contracts import SPLITS, Corpus, Row
+from bcfusion.data.corpora.demo import DemoCorpus
 from bcfusion.data.corpora.demo_noise import KINDS, DemoNoise
-from bcfusion.data.corpora.synthesis import PHONES, Array, Segment, Voice, synthesise
+from bcfusion.data.corpora.demo_speech import draw_script, draw_voice, utterance
+from bcfusion.data.corpora.phones import PHONES
+from bcfusion.data.corpora.synthesis import Array, Segment, Voice, synthesise
 from bcfusion.errors import ConfigError, DataError
 
 ONE = {"train": 1, "valid": 1, "test": 1}
@@ -313,7 +315,7 @@ def test_wrong_arguments_are_all_named_at_once(tmp_path: Path) -> None:
         small(tmp_path).rows("dev")
 
 
-def test_a_cache_that_cannot_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DataError, match="BCFUSION_CACHE"):
         small(tmp_path / "file").rows("train")

@@ -75,7 +75,7 @@ def test_paths_may_be_one_object(tmp_path: Path) -> None:
         assert read_manifest(path)[0].paths == {name: str(tmp_path / file) for name, file in files.items()}
 
 
-def test_all_problems_are_told_at_once_by_line(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_by_line(tmp_path: Path) -> None:
     good = {"air": "a.wav", "split": "train"}
     path = write_lines(
         tmp_path / "m.jsonl",
@@ -97,10 +97,10 @@ def test_all_problems_are_told_at_once_by_line(tmp_path: Path) -> None:
         ("line 2", "not JSON"),
         ("line 3", "air: missing"),
         ("line 3", "split: 'dev'"),
-        ("line 4", "lag: 'soon'"),
         ("line 4", "duration: -1"),
+        ("line 4", "lag: 'soon'"),
         ("line 4", "polarity: 0"),
-        ("line 6", "that of line 1"),
+        ("line 6", "the id of line 1"),
         ("line 7", "absolute"),
         ("line 8", "not an object"),
         ("line 9", "paths"),
@@ -176,7 +176,7 @@ def test_a_manifest_of_noise_needs_noise_and_no_air(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ({"gain": 400}, "gain: 400 dB is beyond 120 dB"),
+        ({"gain": 400}, "gain: 400 dB exceeds 120 dB"),
         ({"gain": "loud"}, "gain: 'loud' is not a number"),
         ({"gain": True}, "gain: True is not a number"),
         ({"duration": "NaN"}, "duration: 'NaN' is not a number"),
@@ -192,7 +192,7 @@ def test_a_manifest_of_noise_needs_noise_and_no_air(tmp_path: Path) -> None:
         ({"paths": {"air": ""}}, "air: '' is not the name of a file"),
     ],
 )
-def test_values_of_the_wrong_type_are_told(tmp_path: Path, wrong: dict[str, object], problem: str) -> None:
+def test_values_of_the_wrong_type_are_reported(tmp_path: Path, wrong: dict[str, object], problem: str) -> None:
     path = write_lines(tmp_path / "m.jsonl", {"air": "a.wav", "split": "train", "id": "x", **wrong})
     with pytest.raises(DataError) as error:
         read_manifest(path)
@@ -207,7 +207,7 @@ def test_numbers_serve_as_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
-def test_a_column_that_is_missing_everywhere_is_told_once(tmp_path: Path, suffix: str) -> None:
+def test_a_column_that_is_missing_everywhere_is_reported_once(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"m.{suffix}"
     if suffix == "csv":
         path.write_text("file,speaker\n" + "a.wav,s\n" * 5000)
@@ -243,7 +243,7 @@ def sound(path: Path, channels: int = 1) -> Path:
     return path
 
 
-def test_relative_paths_start_at_the_manifest_wherever_one_stands(
+def test_relative_paths_start_at_the_manifest_whatever_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound(tmp_path / "corpus/wav/a.wav")
@@ -286,7 +286,7 @@ def test_thousands_of_missing_files_of_a_manifest_are_one_message(tmp_path: Path
     assert message.endswith("and 2997 more")
 
 
-def test_speakers_in_two_splits_of_a_manifest_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_speakers_in_two_splits_of_a_manifest_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sound(tmp_path / "a.wav")
     lines = [
         {"air": "a.wav", "split": split, "speaker": speaker, "id": f"{split} {speaker}"}

@@ -106,12 +106,12 @@ def test_each_reason_to_leave_a_recording_out_is_counted_and_named(tmp_path: Pat
         "1 unreadable",
         "2 with another number of channels",
         "2 shorter than the corpus says",
-        "1 with an id that another has",
+        "1 with a repeated id",
         "1 of speakers who are in another split too",
     ):
         assert kind in counts
     assert "stereo.wav has 2 channels, one was expected" in named
-    assert "good.wav ends at 0.100 s, not at 0.200 s" in named
+    assert "good.wav: 0 s + 0.2 s is past the end of the shortest file, at 0.100 s" in named
 
 
 def test_thousands_of_missing_files_end_the_run_in_three_lines_and_at_once(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_thousands_of_missing_files_end_the_run_in_three_lines_and_at_once(tmp_p
     assert not (tmp_path / "m.jsonl").exists()
 
 
-def test_speakers_never_stand_in_two_splits_and_test_stays_whole(tmp_path: Path) -> None:
+def test_speakers_are_never_in_two_splits_and_test_stays_whole(tmp_path: Path) -> None:
     file = make(tmp_path / "a.wav")
     recordings = [
         replace(speech(file, split, speaker), id=f"{speaker}-{split}")
@@ -150,7 +150,7 @@ def test_few_shared_speakers_among_many_broken_files_are_not_blamed(tmp_path: Pa
     shared = [replace(speech(file, split, "p"), id=split) for split in ("train", "valid", "test")]
     broken = [speech(tmp_path / f"none{number}.wav") for number in range(3)]
     whole = [replace(speech(file), id=f"u{number}") for number in range(4)]
-    with pytest.raises(DataError, match="no manifest is written") as raised:
+    with pytest.raises(DataError, match="no manifest was written") as raised:
         prepare(job(tmp_path, *shared, *broken, *whole, max_unreadable_share=0.3), progress=False)
     assert "--keep-shared-speakers" not in str(raised.value)
 
@@ -174,7 +174,7 @@ def test_a_journal_of_another_job_is_not_used(tmp_path: Path, caplog: pytest.Log
         journal.add([{"id": "a", "duration": 1.0}])
     with Journal(tmp_path / "j", {"measure": True}) as journal:
         assert journal.done == {}
-    assert "begun anew" in caplog.text
+    assert "starting from scratch" in caplog.text
 
 
 def test_a_torn_line_of_a_journal_is_dropped(tmp_path: Path) -> None:
@@ -205,19 +205,19 @@ def test_noise_and_room_responses_have_their_own_column(tmp_path: Path) -> None:
         task.target.unlink()
 
 
-def test_a_worker_that_was_ended_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ended(*_: Any) -> None:
-        raise BrokenProcessPool("a process was ended")
+def test_a_killed_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise BrokenProcessPool("a process was killed")
 
-    monkeypatch.setattr("bcfusion.data.preparation.prepare._look_at_batch", ended)
-    with pytest.raises(DataError, match="give fewer --workers"):
+    monkeypatch.setattr("bcfusion.data.preparation.prepare.facts_of", killed)
+    with pytest.raises(DataError, match="use fewer --workers"):
         prepare(job(tmp_path, speech(make(tmp_path / "a.wav"))), progress=False)
 
 
 def test_an_empty_corpus_and_an_adapter_without_air_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"listed finds no recordings in it\nexpected layout"):
         prepare(job(tmp_path), progress=False)
-    with pytest.raises(DataError, match="no air, or a split of another name"):
+    with pytest.raises(DataError, match="no air, or an unknown split"):
         prepare(job(tmp_path, Recording("a", "dev", "s", {"air": tmp_path / "a.wav"})), progress=False)
 
 
@@ -276,10 +276,10 @@ def test_shares_that_divide_nothing_are_refused(shares: tuple[float, float, floa
         split_by_speaker("ab", shares)
 
 
-def test_a_wrong_root_is_told_with_what_is_there_and_what_should_be(tmp_path: Path) -> None:
+def test_a_wrong_root_is_reported_with_what_is_there_and_what_should_be(tmp_path: Path) -> None:
     (tmp_path / "papers").mkdir()
     message = str(missing(Listed(), tmp_path, "no recordings"))
-    assert message == f"{tmp_path}: no recordings; there are: papers\nexpected layout:\nROOT/*.wav\nsource: here"
+    assert message == f"{tmp_path}: no recordings; it contains: papers\nexpected layout:\nROOT/*.wav\nsource: here"
     assert "there is no such folder" in str(missing(Listed(), tmp_path / "x", "no recordings"))
     assert issubclass(LayoutError, DataError)
 

@@ -47,7 +47,7 @@ def voices(speech: Path) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", SENSORS)
 @pytest.mark.parametrize(("lag", "polarity", "snr"), [(0.00513, -1, 30), (-0.001397, 1, 20), (0.0000217, -1, 20)])
-def test_lag_and_polarity_are_found_behind_the_sensors_own_delay(
+def test_lag_and_polarity_are_found_despite_the_sensors_own_delay(
     voices: list[np.ndarray], name: str, lag: float, polarity: int, snr: float
 ) -> None:
     air = voices[len(name) % len(voices)]
@@ -88,7 +88,7 @@ def test_a_plain_correlation_takes_the_filters_delay_for_a_lag(voices: list[np.n
     assert abs(alignment(body, air, RATE).lag_seconds) < 0.1e-3
 
 
-def test_without_a_filter_a_fraction_of_a_sample_is_told(voices: list[np.ndarray]) -> None:
+def test_without_a_filter_a_fraction_of_a_sample_is_reported(voices: list[np.ndarray]) -> None:
     for part in (0.0, 0.3, 0.5, -0.8):
         body = shifted(voices[1], (20 + part) / RATE)
         assert alignment(body, voices[1], RATE).lag_seconds * RATE == pytest.approx(20 + part, abs=0.01)
@@ -169,7 +169,7 @@ def test_on_real_speech(corpora: Path, name: str) -> None:
 
 
 @pytest.mark.corpora
-def test_throat_microphones_are_inverted_and_hear_the_voice_half_a_millisecond_before_the_lips(corpora: Path) -> None:
+def test_throat_microphones_are_inverted_and_get_the_voice_half_a_millisecond_before_the_lips(corpora: Path) -> None:
     found = []
     for file in sorted((corpora / "throat_pairs" / "throat").glob("*.flac")):
         body, air = soundfile.read(file)[0], soundfile.read(corpora / "throat_pairs" / "air" / file.name)[0]

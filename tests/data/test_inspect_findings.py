@@ -13,7 +13,8 @@ from scipy import signal
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.inspect.alignment import alignment
-from bcfusion.data.inspect.checks import TOP_ACTIVITY, Severity
+from bcfusion.data.inspect.checks import Severity
+from bcfusion.data.inspect.criteria import TOP_ACTIVITY
 from bcfusion.data.inspect.findings import Finding, findings
 from bcfusion.data.inspect.fix import fix
 from bcfusion.data.inspect.inspection import inspect_manifest, main_sensor
@@ -80,7 +81,7 @@ def test_files_that_cannot_be_used_are_errors_of_their_own_kind(tmp_path: Path, 
     counts = {what: finding.count for what, finding in found.items() if finding.severity == Severity.ERROR}
     assert counts == {
         "unreadable or empty files": 4,
-        "channels that are not there": 1,
+        "channels that do not exist": 1,
         "shorter than 0.1 s": 1,
         "files shorter than the manifest says": 1,
         "sample_rate is not the file's": 1,
@@ -141,7 +142,7 @@ def test_what_is_swapped_for_air_is_not_blamed_for_its_bandwidth(tmp_path: Path,
 
 def test_a_silent_sensor_is_silent_and_not_swapped(tmp_path: Path, voice: np.ndarray) -> None:
     air, body = store(tmp_path, "a.wav", voice), store(tmp_path, "b.wav", np.zeros(len(voice)))
-    assert set(look(manifest(tmp_path, {"air": air, "body": body}))) == {"silent", "lag and polarity cannot be told"}
+    assert set(look(manifest(tmp_path, {"air": air, "body": body}))) == {"silent", "lag and polarity are uncertain"}
 
 
 def test_air_taken_for_the_sensor(tmp_path: Path, voice: np.ndarray) -> None:
@@ -163,7 +164,7 @@ def test_samples_beyond_full_scale(tmp_path: Path, voice: np.ndarray) -> None:
     soundfile.write(tmp_path / "integers.wav", voice * 2**15, RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "overshoot.wav", voice * 1.03 / np.abs(voice).max(), RATE, subtype="FLOAT")
     found = look(manifest(tmp_path, {"air": "integers.wav"}, {"air": "overshoot.wav", "offset": 0.1}))
-    assert [example.split(":")[0] for example in found["beyond full scale"].examples] == ["integers"]
+    assert [example.split(":")[0] for example in found["above full scale"].examples] == ["integers"]
 
 
 def test_at_48_khz_only_fricatives_need_to_reach_the_top(tmp_path: Path, voice: np.ndarray) -> None:
@@ -236,7 +237,7 @@ def session(tmp_path: Path, speech: Path) -> Path:
     return manifest(tmp_path, *records)
 
 
-def test_a_session_tells_what_a_take_of_it_cannot(session: Path) -> None:
+def test_a_session_resolves_what_a_single_take_cannot(session: Path) -> None:
     inspection = inspect_manifest(session, workers=1, progress=False)
     unsure = inspection.lines[3]
     assert unsure.measured.alignment is not None
@@ -251,7 +252,7 @@ def test_takes_of_nobody_are_no_session(session: Path) -> None:
     for record in records:
         del record["speaker"]
     found = look(manifest(session.parent, *records, name="unknown.jsonl"))
-    assert found["lag and polarity cannot be told"].examples[0].startswith("u3: ")
+    assert found["lag and polarity are uncertain"].examples[0].startswith("u3: ")
 
 
 def test_fix_writes_what_is_sure_and_keeps_the_rest(session: Path) -> None:
@@ -313,12 +314,12 @@ def test_fix_refuses_a_manifest_that_changed_meanwhile(session: Path) -> None:
     inspection = inspect_manifest(session, workers=1, progress=False)
     changed = "\n".join(session.read_text().splitlines()[1:])
     session.write_text(changed)
-    with pytest.raises(DataError, match="was changed while it was inspected"):
+    with pytest.raises(DataError, match="has changed while it was inspected"):
         fix(inspection)
     assert session.read_text() == changed
 
 
-def test_a_jump_within_a_session_is_told(session: Path, voice: np.ndarray) -> None:
+def test_a_jump_within_a_session_is_reported(session: Path, voice: np.ndarray) -> None:
     store(session.parent, "a3.wav", voice)
     store(session.parent, "b3.wav", body_of(voice, 100, -1))
     found = look(session)

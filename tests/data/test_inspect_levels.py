@@ -18,7 +18,7 @@ def test_level_is_that_of_the_speech_not_of_the_pauses() -> None:
     assert found.silent_share == pytest.approx(0.75, abs=0.01)
 
 
-def test_dc_is_told_apart_from_the_speech() -> None:
+def test_dc_is_separated_from_the_speech() -> None:
     speech = 0.1 * np.random.default_rng(0).standard_normal(RATE)
     found = levels(speech - speech.mean() + 0.01, RATE)
     assert found.dc == pytest.approx(-20, abs=0.2)

@@ -20,11 +20,12 @@ from bcfusion.report.comparison.differences import (
     differences,
     differences_csv,
     differences_markdown,
-    other_inputs,
     sentences,
 )
-from bcfusion.report.comparison.run_keys import Condition, changed_keys, fact, known_key, run_names
-from bcfusion.report.comparison.runs import Run, read_run
+from bcfusion.report.comparison.inputs import other_inputs
+from bcfusion.report.comparison.keys import Condition, fact, known_key
+from bcfusion.report.comparison.names import changed_keys, run_names
+from bcfusion.report.comparison.run import Run, read_run
 from bcfusion.report.comparison.tables import csv_table, markdown_runs, terminal_table
 from bcfusion.run.jobs import FAILED
 
@@ -110,7 +111,7 @@ def test_a_condition_that_cannot_be_read_is_refused(text: str) -> None:
 
 
 def test_a_mistyped_key_is_told_the_nearest(sweep: list[Run]) -> None:
-    with pytest.raises(ConfigError, match=r"optimizer\.lrr: no run has such a key; did you mean optimizer\.lr"):
+    with pytest.raises(ConfigError, match=r"optimizer\.lrr: no run has such a key; did you mean 'optimizer\.lr'"):
         known_key(sweep, "optimizer.lrr")
     assert fact(sweep[0], "nothing.at.all") is None
 
@@ -309,7 +310,7 @@ def test_metrics_of_which_nothing_is_common_share_a_sentence(tmp_path: Path) -> 
 def test_another_input_is_told_beside_the_difference(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a"), run(tmp_path / "b", input_stoi=0.4)
     assert other_inputs(a, run(tmp_path / "c")) == ""
-    assert other_inputs(b, a) == "its input is another one: STOI 0.400 against 0.600"
+    assert other_inputs(b, a) == "its input differs: STOI 0.400 against 0.600"
 
 
 # ------------------------------------------------------------------ pictures

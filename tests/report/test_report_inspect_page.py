@@ -91,7 +91,7 @@ def test_histograms_count_every_recording(drawn: dict[str, Figure]) -> None:
 
 
 def test_differences_of_microseconds_do_not_fill_the_picture(drawn: dict[str, Figure]) -> None:
-    low, high = drawn["lag of body against air, where confident"].axes[0].get_xlim()
+    low, high = drawn["lag of body relative to air, if reliable"].axes[0].get_xlim()
     assert high - low >= 1.0
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from bcfusion import audio
 from bcfusion.errors import ConfigError
-from bcfusion.report.listening.page import Settings, level_gains, listening_page, spectrogram_png
+from bcfusion.report.listening.page import listening_page
+from bcfusion.report.listening.rows import Settings, level_gains, pixel_magnitudes, spectrogram_png
 from bcfusion.report.listening.sounds import Source, Take, join, read_samples
 
 
@@ -169,7 +170,8 @@ def test_a_silent_sound_is_not_raised_and_no_peak_clips() -> None:
 
 def test_the_spectrogram_has_low_tones_at_the_bottom_and_its_scale_in_decibels() -> None:
     signal = np.concatenate([tone(500, 0.1, 1.0), tone(6000, 0.01, 1.0)])
-    image = Image.open(io.BytesIO(spectrogram_png(signal, RATE, top=spectrum_top(signal))))
+    magnitude = pixel_magnitudes(signal, RATE)
+    image = Image.open(io.BytesIO(spectrogram_png(magnitude, top=magnitude.max())))
     levels = np.asarray(image, dtype=float)
     assert image.mode == "P"
     height, width = levels.shape
@@ -179,12 +181,6 @@ def test_the_spectrogram_has_low_tones_at_the_bottom_and_its_scale_in_decibels()
     assert levels[:, 3 * width // 4].argmax() == pytest.approx(height * (1 - 6000 / 8000), abs=2)
     fall = (levels[:, width // 4].max() - levels[:, 3 * width // 4].max()) * 80 / 255
     assert fall == pytest.approx(20.0, abs=1.0)
-
-
-def spectrum_top(signal: np.ndarray) -> float:
-    from bcfusion.report.listening import page
-
-    return float(page._magnitude(signal, RATE).max())
 
 
 # ---------------------------------------------------------------- what runs wrote

@@ -14,8 +14,9 @@ import pytest
 from listening import HIGHER, HOSTILE, HOSTILE_RUN, utterances
 
 from bcfusion.report.listening.analysis import analyse
-from bcfusion.report.listening.page import Settings, listening_page
+from bcfusion.report.listening.page import listening_page
 from bcfusion.report.listening.ratings import read_ratings
+from bcfusion.report.listening.rows import Settings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install bcfusion[dev]")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

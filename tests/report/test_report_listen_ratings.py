@@ -75,7 +75,7 @@ def test_a_listener_who_misses_the_hidden_reference_is_left_out() -> None:
     poor = sliders("poor", *({"a": 90.0, "target": 80.0 if place < 2 else 95.0} for place in range(7)))
     analysis = analyse([good, fair, poor])
     assert analysis.listeners == ("good", "fair")
-    assert analysis.screened == ("of MUSHRA poor, who rated the hidden reference under 90 in 2 of 7 trials",)
+    assert analysis.screened == ("from MUSHRA: poor, who rated the hidden reference under 90 in 2 of 7 trials",)
     assert {one.system: one.mean for one in analysis.means}["a"] == 40.0
     assert len(analyse([good, fair, poor], screening=False).listeners) == 3
 
@@ -102,7 +102,7 @@ def test_ratings_of_different_pages_are_told() -> None:
     one, other = choices("x", "a"), choices("y", "b")
     assert "pages" not in analyse([one, other]).markdown()
     text = analyse([one, Session("z", "z", other.trials, page="another")]).markdown()
-    assert "The ratings are of 2 pages; systems of one name are taken to be the same." in text
+    assert "The ratings are of 2 pages; systems of the same name are taken to be the same." in text
 
 
 def test_the_same_session_saved_twice_counts_once_and_the_last_rating_of_a_trial_stands() -> None:
@@ -162,7 +162,7 @@ def test_without_a_name_the_session_is_the_listener(tmp_path: Path) -> None:
 )
 def test_what_is_no_rating_is_refused_by_name(tmp_path: Path, content: str, what: str) -> None:
     (tmp_path / "r.json").write_text(content)
-    with pytest.raises(DataError, match=f"r.json: no ratings.*{what}"):
+    with pytest.raises(DataError, match=f"r.json: not the ratings.*{what}"):
         read_ratings(tmp_path / "r.json")
 
 

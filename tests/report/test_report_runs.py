@@ -12,8 +12,10 @@ import pytest
 from made_up_runs import made_up_run, utterances
 
 from bcfusion.errors import CheckpointError
-from bcfusion.report.comparison.run_files import read_history, read_scores, wall_times
-from bcfusion.report.comparison.runs import find_runs, read_run
+from bcfusion.report.comparison.event_times import wall_times
+from bcfusion.report.comparison.run import read_run
+from bcfusion.report.comparison.run_files import read_history, read_scores
+from bcfusion.report.comparison.runs import find_runs
 from bcfusion.run.jobs import FAILED, PRUNED
 
 
@@ -55,14 +57,14 @@ def test_time_is_that_of_all_sessions_without_the_pause_between_them(tmp_path: P
         torn = event(end + 9)[:-3] if name == "2" else b""  # that session was cut off while it wrote
         records = event(begin) + picture + event(end - 1, b"short") + event(end) + torn
         (folder / f"events.out.tfevents.{name}").write_bytes(records)
-    assert read_run(folder).seconds == 90.0
+    assert read_run(folder).minutes == 1.5
 
 
 def test_closing_scores_of_an_earlier_session_do_not_count(tmp_path: Path) -> None:
     folder = made_up_run(tmp_path / "a")
     shutil.rmtree(folder / "bundle")  # as at the start of a session that goes on
     run = read_run(folder)
-    assert (run.state, run.closing, run.means("closing")) == ("unfinished", None, {})
+    assert (run.state, run.closing_table, run.means("closing")) == ("unfinished", None, {})
 
 
 def test_no_events_in_an_empty_or_foreign_file(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_jobs_that_failed_were_pruned_or_never_began_say_why(tmp_path: Path) -> 
         "hydra: {runtime: {choices: {recipe: fusion, hydra/launcher: basic}}}\n"
     )
     (early / FAILED).write_text("generator.channels: must be positive\n")
-    runs = find_runs([tmp_path])
+    runs = find_runs([tmp_path], print)
     assert [run.state for run in runs] == ["unfinished", "failed", "pruned", "failed"]
     assert [run.problem for run in runs[1:]] == [
         "DataError: no speech",
@@ -155,7 +157,7 @@ def test_a_run_whose_record_was_lost_is_told_from_one_that_never_began(tmp_path:
         (folder / "train.log").write_text("")
         (folder / "run.json").unlink()
     (folder / "metrics.csv").unlink()
-    problems = {run.path.name: (run.state, run.problem) for run in find_runs([tmp_path])}
+    problems = {run.path.name: (run.state, run.problem) for run in find_runs([tmp_path], print)}
     assert problems == {
         "lost": ("failed", "its run.json is missing"),
         "never": ("failed", "it ended before it began to train"),
@@ -165,7 +167,7 @@ def test_a_run_whose_record_was_lost_is_told_from_one_that_never_began(tmp_path:
 def test_scores_with_further_columns_are_read_by_name(tmp_path: Path) -> None:
     text = "id,system,speaker,corpus,snr,stoi,lsd,skipped\n1,enhanced,007,vctk,5,0.8,,lsd: silent\n"
     (tmp_path / "scores.csv").write_text(text)
-    assert read_scores(tmp_path / "scores.csv")["enhanced"].metrics == {"stoi": {"1": 0.8}, "lsd": {}}
+    assert read_scores(tmp_path / "scores.csv").systems["enhanced"].metrics == {"stoi": {"1": 0.8}, "lsd": {}}
 
 
 def test_runs_are_read_without_torch(tmp_path: Path) -> None:
@@ -173,6 +175,7 @@ def test_runs_are_read_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from bcfusion.report.comparison.runs import find_runs;"
         "from bcfusion.report.comparison.compare import compare;"
-        f"compare([run.require_sound() for run in find_runs([{str(tmp_path)!r}])]); assert 'torch' not in sys.modules"
+        f"compare([run.require_sound() for run in find_runs([{str(tmp_path)!r}], print)]);"
+        "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,1 +1,1 @@
-"""Where utterances come from: one file a corpus, each a :class:`bcfusion.contracts.Corpus`."""
+"""Where utterances come from: one file per corpus, each a :class:`bcfusion.contracts.Corpus`."""

@@ -10,30 +10,20 @@ from typing import Any
 import numpy as np
 from scipy.signal import lfilter
 
-from bcfusion.data.corpora.demo import (
-    SPLITS,
-    cache_directory,
-    check_common,
-    check_counts,
-    check_split,
-    draw_script,
-    draw_voice,
-    fingerprint,
-    made_once,
-    write_flac,
-)
+from bcfusion.contracts import SPLITS
+from bcfusion.data.corpora.demo_speech import PEAK, draw_script, draw_voice
+from bcfusion.data.corpora.made_once import MadeOnce, per_split, write_flac
 from bcfusion.data.corpora.synthesis import Array, synthesise
-from bcfusion.errors import ConfigError
+from bcfusion.requirements import at_least, require
 
 REALISATIONS: Mapping[str, int] = MappingProxyType({"train": 2, "valid": 1, "test": 1})
-NOISE_VERSION = 1  # part of the cache key: raise it with any change of a noise
+NOISE_VERSION = 1  # part of the cache key: increment it with any change of a noise
 NOISE_LEVEL = -26.0  # dBFS, RMS of each file
-PEAK = 0.89
-TALKERS = 4  # of the babble; each is heard twice, half a file apart
+TALKERS = 4  # of the babble; each occurs twice, half a file apart
 
 
-class DemoNoise:
-    """Files of noise, other realisations (and other talkers in the babble) in each split.
+class DemoNoise(MadeOnce):
+    """Files of noise; each split has its own realisations (and its own talkers in the babble).
 
     ``<root>/{train,valid,test}/<kind>_<number>.flac``, 16 bit, mono, RMS -26 dBFS; kinds: :data:`KINDS`.
 
@@ -56,33 +46,27 @@ class DemoNoise:
         realisations: Mapping[str, int] = REALISATIONS,
         seed: int = 0,
     ) -> None:
-        problems = check_common(sample_rate, seed) + check_counts("realisations", realisations)
-        if seconds < 2.0:
-            problems.append(f"demo noise: seconds={seconds} is too short; take at least 2")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            at_least(8000, sample_rate=sample_rate),
+            at_least(0, seed=seed),
+            at_least(2, seconds=seconds),
+            per_split(realisations=realisations),
+        )
         self.sample_rate = sample_rate
         self.seconds = float(seconds)
         self.realisations = {split: int(realisations[split]) for split in SPLITS}
         self.seed = seed
         recipe = [NOISE_VERSION, list(KINDS), sample_rate, self.seconds, self.realisations, seed]
-        self._root = cache_directory(cache_dir) / f"demo_noise_{sample_rate}_{fingerprint(recipe)}"
-
-    @property
-    def root(self) -> str:
-        """The noises' folder, absolute; it exists once :meth:`files` was called."""
-        return str(self._root)
+        super().__init__(f"demo_noise_{sample_rate}", cache_dir, recipe)
 
     def files(self, split: str) -> list[str]:
-        """Absolute paths of the noises of ``train``, ``valid`` or ``test``; the first call ever synthesises all.
+        """Return the paths of the noises of ``train``, ``valid`` or ``test``; the first call ever synthesises all.
 
         Raises:
             DataError: there is no such split, or the cache directory cannot be written.
         """
-        check_split(split, "demo noise")
-        return [
-            str(self._root / entry["file"]) for entry in made_once(self._root, self._make) if entry["split"] == split
-        ]
+        return [str(self._root / entry["file"]) for entry in self._entries(split)]
 
     def _make(self, folder: Path) -> list[dict[str, Any]]:
         index: list[dict[str, Any]] = []
@@ -100,7 +84,7 @@ class DemoNoise:
 
 
 def babble(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Several talkers at once, ``(length,)``."""
+    """Return several talkers at once, ``(length,)``."""
     total = np.zeros(length)
     for talker in range(TALKERS):
         voice = draw_voice((talker + rng.uniform(0.2, 0.8)) / TALKERS, rng)
@@ -112,12 +96,12 @@ def babble(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
 
 
 def pink(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Power falling by 3 dB an octave above 20 Hz, ``(length,)``."""
+    """Return noise whose power falls by 3 dB per octave above 20 Hz, ``(length,)``."""
     return _coloured(length, sample_rate, rng, lambda f: 1 / np.sqrt(np.maximum(f, 20.0)))
 
 
 def car(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Rumble of the road below 150 Hz and the orders of an engine whose speed wanders, ``(length,)``."""
+    """Return road rumble below 150 Hz and the orders of an engine whose speed wanders, ``(length,)``."""
     road = _coloured(length, sample_rate, rng, lambda f: (f > 15) / (1 + (f / 90.0) ** 1.6))
     speed = 35.0 * np.exp(0.15 * _slow(length, sample_rate, rng, 0.2))
     turn = 2 * np.pi * np.cumsum(speed) / sample_rate
@@ -128,7 +112,7 @@ def car(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
 
 
 def machine(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
-    """White noise that pulses a few times a second, over the hum of a motor, ``(length,)``."""
+    """Return white noise that pulses a few times per second, over the hum of a motor, ``(length,)``."""
     time = np.arange(length) / sample_rate
     beat = np.clip(np.sin(2 * np.pi * rng.uniform(4.0, 14.0) * time), 0.0, None)
     mains = 2 * np.pi * rng.uniform(95.0, 125.0) * time
@@ -137,7 +121,7 @@ def machine(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
 
 
 def wind(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Turbulence at a microphone in gusts, ``(length,)``."""
+    """Return turbulence at a microphone in gusts, ``(length,)``."""
     gusts = np.exp(0.9 * _slow(length, sample_rate, rng, 0.7))
     low = _coloured(length, sample_rate, rng, lambda f: (f > 10) / (1 + (f / 60.0) ** 1.2))
     return gusts * low
@@ -149,7 +133,7 @@ def _coloured(length: int, sample_rate: int, rng: np.random.Generator, magnitude
 
 
 def _slow(length: int, sample_rate: int, rng: np.random.Generator, bandwidth: float) -> Array:
-    """A random walk around 0 with deviation 1 and the given bandwidth in Hz, ``(length,)``."""
+    """Return a random walk around 0 with deviation 1 and the given bandwidth in Hz, ``(length,)``."""
     pole = np.exp(-2 * np.pi * bandwidth / sample_rate)
     walk = lfilter([1.0], [1.0, -pole], rng.standard_normal(length))
     return (walk - walk.mean()) / walk.std()

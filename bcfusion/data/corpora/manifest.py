@@ -1,6 +1,6 @@
-"""Manifests: a corpus written down as a table, one utterance a line.
+"""Manifests: a corpus as a table, one utterance per line.
 
-JSONL (one object a line) or CSV (with a header line), by the file's suffix. UTF-8. Columns:
+JSONL (one object per line) or CSV (with a header line), by the file's suffix. UTF-8. Columns:
 
 ================  ========  ==========================================================================================
 column            needed    meaning
@@ -9,24 +9,24 @@ air               yes       file of the clean air-conducted speech, the target
 split             yes       ``train``, ``valid`` or ``test``
 speaker           no        who speaks; speakers should not be in two splits
 id                no        unique; without it: the path of air without its suffix (and ``@offset``), if it is relative
-body              no        file of the body sensor. So any other column whose values end in an audio suffix: the
+body              no        file of the body sensor. Likewise any other column whose values end in an audio suffix: the
                             column's name is the sensor's (``noisy``, ``throat``)
-paths             no        JSONL only, in place of the columns above: ``{"air": FILE, "body": FILE}``
+paths             no        JSONL only, instead of the columns above: ``{"air": FILE, "body": FILE}``
 <sensor>_channel  no        channel of the sensor's file, from 0 (``air_channel``); without it the file is mono
-offset            no        where the utterance begins in its files, seconds; 0
-duration          no        how long it is, seconds; to the end of the shortest file
+offset            no        where the utterance starts in its files, seconds; 0
+duration          no        its length, seconds; to the end of the shortest file
 lag               no        seconds by which body comes later than air; 0
-polarity          no        -1 where body is inverted, else 1
+polarity          no        -1 if body is inverted, otherwise 1
 gain              no        dB by which body is amplified when it is read; 0
 sample_rate       no        of air, Hz; read from the file
 bandwidth         no        Hz up to which air holds speech, as measured
 corpus, snr       no        name, and dB of a recorded noisy sensor: what evaluations group by (kept in ``Row.extra``)
-others            no        kept as they are in ``Row.extra``
+others            no        kept unchanged in ``Row.extra``
 ================  ========  ==========================================================================================
 
-In a manifest of noise the file is in the column ``noise``, in one of room responses in ``rir``, in place of ``air``.
-Relative paths start at the manifest's own folder. An empty CSV cell is as good as no column.
-docs/manifests.md shows examples.
+A manifest of noise has its files in the column ``noise`` instead of ``air``, one of room responses in ``rir``. Relative
+paths start at the manifest's own folder. An empty CSV cell means the same as no column. docs/manifests.md shows
+examples.
 """
 
 from __future__ import annotations
@@ -34,60 +34,21 @@ from __future__ import annotations
 import csv
 import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
-from bcfusion.audio import EXTENSIONS
-from bcfusion.contracts import UNKNOWN_SPEAKER, Row
-from bcfusion.data.corpora.manifest_line import CHANNEL, KNOWN, NUMBERS, faults, sensor_files
+from bcfusion.contracts import Row
+from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, record_of
 from bcfusion.errors import DataError
+from bcfusion.files import appearing
 
+SUFFIXES = (".jsonl", ".csv")
 _PROBLEMS_SHOWN = 10
-ROUNDING_SECONDS = 0.05  #: durations in manifests are rounded: one may say this much more than the file has
-
-
-@dataclass(frozen=True)
-class ManifestEntry:
-    """One line of a manifest, checked. ``duration`` and ``sample_rate`` are None where it leaves them open."""
-
-    id: str
-    paths: Mapping[str, str]
-    speaker: str
-    split: str
-    sample_rate: int | None
-    duration: float | None
-    offset: float
-    lag: float
-    polarity: int
-    extra: Mapping[str, Any]
-    channels: Mapping[str, int]
-    gain: float
-    bandwidth: float | None
-
-    def row(self, duration: float, sample_rate: int) -> Row:
-        """Complete it to a row of a corpus: ``duration`` in seconds, ``sample_rate`` of air in Hz."""
-        return Row(
-            id=self.id,
-            paths=self.paths,
-            speaker=self.speaker,
-            split=self.split,
-            sample_rate=sample_rate,
-            duration=duration,
-            offset=self.offset,
-            lag=self.lag,
-            polarity=self.polarity,
-            extra=self.extra,
-            channels=self.channels,
-            gain=self.gain,
-            bandwidth=self.bandwidth,
-        )
 
 
 def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[ManifestEntry]:
-    """Read and check a manifest. Whether the sound files are there is not looked at.
+    """Read and check a manifest; whether the sound files exist is not checked.
 
     Args:
         path: the manifest.
@@ -97,9 +58,7 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
         DataError: the manifest is missing, of another kind, or empty; or its lines have problems: all are reported at
             once, each with its line number, ten in full and the rest as a number.
     """
-    source = Path(path).expanduser()
-    if source.suffix not in (".jsonl", ".csv"):
-        raise DataError(f"{source}: a manifest ends in .jsonl or .csv")
+    source = _manifest_path(path)
     entries: list[ManifestEntry] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
@@ -111,11 +70,11 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
                     columns.update(dict.fromkeys(record))
                 found = [record] if isinstance(record, str) else faults(record, needed)
                 if not found and not isinstance(record, str):
-                    entry = _entry(record, source.parent, needed)
+                    entry = entry_of(record, source.parent, needed)
                     if not entry.id:
                         found = [f"id: missing, and the absolute path of {needed} is no name: give the line an id"]
                     elif entry.id in line_of:
-                        found = [f"id: {entry.id!r} is that of line {line_of[entry.id]} too"]
+                        found = [f"id: {entry.id!r} is also the id of line {line_of[entry.id]}"]
                     else:
                         line_of[entry.id] = line
                         entries.append(entry)
@@ -123,7 +82,7 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read manifest {source.absolute()}: {_reason(error)}") from error
     absent = [] if "paths" in columns else [name for name in (needed, "split") if name not in columns]
-    if absent and columns:  # told once, not for each of a million lines
+    if absent and columns:  # reported once, not for each of a million lines
         separated = "; cells are separated by commas" if len(columns) == 1 and source.suffix == ".csv" else ""
         raise DataError(
             f"manifest {source} has no column {' and no column '.join(map(repr, absent))}; its columns: "
@@ -132,7 +91,7 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
     if problems:
         raise DataError(listed(source, problems))
     if not entries:
-        raise DataError(f"manifest {source} holds no utterance: each is a line that has {needed} and split")
+        raise DataError(f"manifest {source} holds no utterance: each is a line with {needed} and split")
     return entries
 
 
@@ -140,14 +99,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
     if isinstance(error, IsADirectoryError):
-        return "it is a folder; the manifest is a file in it?"
+        return "it is a folder; is the manifest a file in it?"
     if isinstance(error, UnicodeDecodeError):
-        return f"byte {error.start} is not text in UTF-8; save it as such"
+        return f"byte {error.start} is not UTF-8 text; save the file as UTF-8"
     return str(error)
 
 
 def listed(path: Path, problems: Sequence[str]) -> str:
-    """The problems of a manifest as one message: ten in full, the rest as a number."""
+    """Return the problems of a manifest as one message: ten in full, the rest as a number."""
     shown = list(problems[:_PROBLEMS_SHOWN])
     if len(problems) > len(shown):
         shown.append(f"and {len(problems) - len(shown)} more")
@@ -155,22 +114,18 @@ def listed(path: Path, problems: Sequence[str]) -> str:
 
 
 def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
-    """Write rows as JSONL or CSV, by the suffix; it appears whole or not at all.
+    """Write rows as JSONL or CSV, by the suffix; the manifest appears whole or not at all.
 
-    Files beneath the manifest's folder are written relative to it, so that the folder can be moved; others absolute.
+    Files below the manifest's folder are written relative to it, so that the folder can be moved; others absolute.
 
     Raises:
         DataError: another suffix, a place that cannot be written to, or a column of ``extra`` that would be read as a
             sensor.
     """
-    target = Path(path).expanduser()
-    if target.suffix not in (".jsonl", ".csv"):
-        raise DataError(f"{target}: a manifest ends in .jsonl or .csv")
-    records = [_record(row, target.parent.resolve()) for row in rows]
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    target = _manifest_path(path)
+    records = [record_of(row, target.parent.resolve()) for row in rows]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as text:
+        with appearing(target) as part, part.open("w", encoding="utf-8", newline="") as text:
             if target.suffix == ".jsonl":
                 text.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             else:
@@ -178,15 +133,19 @@ def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
                 table = csv.DictWriter(text, columns, lineterminator="\n")
                 table.writeheader()
                 table.writerows(records)
-        os.replace(temporary, target)
     except OSError as error:
         raise DataError(f"cannot write manifest {target}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _manifest_path(path: str | os.PathLike[str]) -> Path:
+    manifest = Path(path).expanduser()
+    if manifest.suffix not in SUFFIXES:
+        raise DataError(f"{manifest}: a manifest ends in {' or '.join(SUFFIXES)}")
+    return manifest
 
 
 def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line number and record, or what is wrong with the line."""
+    """Yield the number of each line and its record, or what is wrong with it."""
     if suffix == ".csv":
         table = csv.DictReader(text)
         header = table.fieldnames or []
@@ -210,61 +169,3 @@ def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | 
             yield line, {name: value for name, value in record.items() if value is not None}
         else:
             yield line, "not an object {...}"
-
-
-def _entry(record: Mapping[str, Any], folder: Path, needed: str) -> ManifestEntry:
-    written = sensor_files(record, needed)
-    channel_columns = {sensor: sensor + CHANNEL for sensor in written if sensor + CHANNEL in record}
-    number = {name: float(record[name]) for name in NUMBERS if name in record}
-    offset = number.get("offset", 0.0)
-    identity = str(record.get("id", ""))
-    main = PurePath(written[needed])
-    if not identity and not main.is_absolute():
-        identity = main.with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
-    return ManifestEntry(
-        id=identity,
-        paths={sensor: os.fspath(folder / Path(file).expanduser()) for sensor, file in written.items()},
-        speaker=str(record.get("speaker", UNKNOWN_SPEAKER)),
-        split=record["split"],
-        sample_rate=int(number["sample_rate"]) if "sample_rate" in number else None,
-        duration=number.get("duration"),
-        offset=offset,
-        lag=number.get("lag", 0.0),
-        polarity=int(number.get("polarity", 1)),
-        extra={
-            name: value
-            for name, value in record.items()
-            if name not in KNOWN and name not in written and name not in channel_columns.values()
-        },
-        channels={sensor: int(float(record[column])) for sensor, column in channel_columns.items()},
-        gain=number.get("gain", 0.0),
-        bandwidth=number.get("bandwidth"),
-    )
-
-
-def _record(row: Row, folder: Path) -> dict[str, Any]:
-    files = {}
-    for sensor, file in row.paths.items():
-        absolute = Path(os.path.abspath(file))
-        resolved = absolute.resolve()
-        files[sensor] = resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else str(absolute)
-    record: dict[str, Any] = {
-        "id": row.id,
-        "split": row.split,
-        "speaker": row.speaker,
-        **files,
-        **{sensor + CHANNEL: channel for sensor, channel in row.channels.items()},
-        "offset": row.offset,
-        "duration": row.duration,
-        "lag": row.lag,
-        "polarity": row.polarity,
-        "gain": row.gain,
-        "sample_rate": row.sample_rate,
-    }
-    if row.bandwidth is not None:
-        record["bandwidth"] = row.bandwidth
-    for name, value in row.extra.items():
-        if name in record or name in KNOWN or (isinstance(value, str) and value.lower().endswith(EXTENSIONS)):
-            raise DataError(f"{row.id}: the extra column {name!r} = {value!r} would be read as something else")
-        record[name] = value
-    return record

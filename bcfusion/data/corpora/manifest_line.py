@@ -1,42 +1,79 @@
-"""One line of a manifest: which columns there are, which of them are files, and what is wrong with their values."""
+"""One line of a manifest: its columns, which of them are files, what is wrong with their values, and its row."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 from bcfusion.audio import EXTENSIONS
+from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
+from bcfusion.errors import DataError
 
-SPLITS = ("train", "valid", "test")
-NUMBERS = ("offset", "duration", "lag", "polarity", "gain", "sample_rate", "bandwidth")
-KNOWN = ("id", "split", "speaker", "paths", *NUMBERS)
-CHANNEL = "_channel"  #: behind a sensor's name: the column of its channel
+__all__ = ["ManifestEntry", "entry_of", "faults", "number_of", "record_of"]
+
+_LOUDEST_DB = 120.0  # a larger gain is a factor or a typing error, not decibels
+# Columns of numbers: which ones each takes, and what is wrong with the others.
+_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "offset": (lambda seconds: seconds >= 0, "s is negative"),
+    "duration": (lambda seconds: seconds > 0, "s is not positive"),
+    "lag": (lambda _: True, ""),
+    "polarity": (lambda sign: sign in (-1, 1), "is neither 1 nor -1"),
+    "gain": (lambda decibels: abs(decibels) <= _LOUDEST_DB, f"dB exceeds {_LOUDEST_DB:g} dB"),
+    "sample_rate": (lambda hertz: hertz >= 1 and hertz == int(hertz), "is not a positive whole number of Hz"),
+    "bandwidth": (lambda hertz: hertz >= 0, "Hz is negative"),
+}
+_KNOWN = ("id", "split", "speaker", "paths", *_NUMBERS)
+_CHANNEL = "_channel"  # after a sensor's name: the column of its channel
 _MEANING = {"air": "clean speech", "noise": "noise", "rir": "room response"}
-_LOUDEST_DB = 120.0  # a gain beyond it is a factor or a typing error, not decibels
 
 
-def sensor_files(record: Mapping[str, Any], needed: str) -> dict[str, str]:
-    """Sensor to file, as written: from the columns that are files, and from ``paths``.
+@dataclass(frozen=True)
+class ManifestEntry:
+    """One checked line of a manifest; ``duration`` and ``sample_rate`` are None if it does not give them."""
 
-    Args:
-        record: column to value. needed: the sensor that each line must have.
-    """
-    columns = {
-        column: value
-        for column, value in record.items()
-        if column not in KNOWN
-        and isinstance(value, str)
-        and (column in (needed, "air", "body") or value.lower().endswith(EXTENSIONS))
-    }
-    return columns | dict(record.get("paths", {}))
+    id: str
+    paths: Mapping[str, str]
+    speaker: str
+    split: str
+    sample_rate: int | None
+    duration: float | None
+    offset: float
+    lag: float
+    polarity: int
+    extra: Mapping[str, Any]
+    channels: Mapping[str, int]
+    gain: float
+    bandwidth: float | None
+
+    def row(self, duration: float, sample_rate: int) -> Row:
+        """Return it as a row of a corpus, with the ``duration`` in seconds and the ``sample_rate`` of air in Hz."""
+        return Row(
+            id=self.id,
+            paths=self.paths,
+            speaker=self.speaker,
+            split=self.split,
+            sample_rate=sample_rate,
+            duration=duration,
+            offset=self.offset,
+            lag=self.lag,
+            polarity=self.polarity,
+            extra=self.extra,
+            channels=self.channels,
+            gain=self.gain,
+            bandwidth=self.bandwidth,
+        )
 
 
 def faults(record: Mapping[str, Any], needed: str) -> list[str]:
-    """What is wrong with a line, one text for each problem.
+    """Return what is wrong with a line, one text for each problem.
 
     Args:
-        record: column to value. needed: the sensor that each line must have.
+        record: column to value.
+        needed: the sensor that each line must have.
     """
     found = []
     if "paths" in record and not (
@@ -50,37 +87,101 @@ def faults(record: Mapping[str, Any], needed: str) -> list[str]:
                 found.append(f"{sensor}: {given[sensor]!r} is not the name of a file")
         if needed not in given:
             found.append(f"{needed}: missing, the file of the {_MEANING.get(needed, needed)}")
-        sensors = sensor_files(record, needed)
+        sensors = _sensor_files(record, needed)
         for sensor in sensors:
-            channel = record.get(sensor + CHANNEL, 0)
+            channel = record.get(sensor + _CHANNEL, 0)
             if (number := number_of(channel)) is None or number < 0 or number != int(number):
-                found.append(f"{sensor}{CHANNEL}: {channel!r} is not the number of a channel: 0, 1, ...")
+                found.append(f"{sensor}{_CHANNEL}: {channel!r} is not the number of a channel: 0, 1, ...")
     for name in ("id", "speaker"):
         if isinstance(record.get(name, ""), bool) or not isinstance(record.get(name, ""), (str, int, float)):
             found.append(f"{name}: {record[name]!r} is neither text nor a number")
     if record.get("split") not in SPLITS:
         found.append(f"split: {record.get('split')!r} is none of {', '.join(SPLITS)}")
-    for name in NUMBERS:
-        if name in record and number_of(record[name]) is None:
-            found.append(f"{name}: {record[name]!r} is not a number")
-    values = {name: number_of(record[name]) for name in NUMBERS if name in record}
-    if (offset := values.get("offset")) is not None and offset < 0:
-        found.append(f"offset: {offset:g} s is negative")
-    if (duration := values.get("duration")) is not None and duration <= 0:
-        found.append(f"duration: {duration:g} s is not positive")
-    if (polarity := values.get("polarity")) is not None and polarity not in (-1, 1):
-        found.append(f"polarity: {polarity:g} is neither 1 nor -1")
-    if (gain := values.get("gain")) is not None and abs(gain) > _LOUDEST_DB:
-        found.append(f"gain: {gain:g} dB is beyond {_LOUDEST_DB:g} dB")
-    if (rate := values.get("sample_rate")) is not None and (rate < 1 or rate != int(rate)):
-        found.append(f"sample_rate: {rate:g} is not a positive number of Hz")
-    if (bandwidth := values.get("bandwidth")) is not None and bandwidth < 0:
-        found.append(f"bandwidth: {bandwidth:g} Hz is negative")
+    for name, (fits, fault) in _NUMBERS.items():
+        if name in record:
+            number = number_of(record[name])
+            if number is None:
+                found.append(f"{name}: {record[name]!r} is not a number")
+            elif not fits(number):
+                found.append(f"{name}: {number:g} {fault}")
     return found
 
 
+def entry_of(record: Mapping[str, Any], folder: Path, needed: str) -> ManifestEntry:
+    """Return the entry of a line without :func:`faults`.
+
+    Args:
+        record: column to value.
+        folder: of the manifest, from which relative paths start.
+        needed: the sensor that each line must have.
+
+    Returns:
+        An entry whose ``id`` is empty if the line gives none and the path of ``needed`` is absolute.
+    """
+    written = _sensor_files(record, needed)
+    channel_columns = {sensor: sensor + _CHANNEL for sensor in written if sensor + _CHANNEL in record}
+    number = {name: float(record[name]) for name in _NUMBERS if name in record}
+    offset = number.get("offset", 0.0)
+    identity = str(record.get("id", ""))
+    main = PurePath(written[needed])
+    if not identity and not main.is_absolute():
+        identity = main.with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
+    return ManifestEntry(
+        id=identity,
+        paths={sensor: os.fspath(folder / Path(file).expanduser()) for sensor, file in written.items()},
+        speaker=str(record.get("speaker", UNKNOWN_SPEAKER)),
+        split=record["split"],
+        sample_rate=int(number["sample_rate"]) if "sample_rate" in number else None,
+        duration=number.get("duration"),
+        offset=offset,
+        lag=number.get("lag", 0.0),
+        polarity=int(number.get("polarity", 1)),
+        extra={
+            name: value
+            for name, value in record.items()
+            if name not in _KNOWN and name not in written and name not in channel_columns.values()
+        },
+        channels={sensor: int(float(record[column])) for sensor, column in channel_columns.items()},
+        gain=number.get("gain", 0.0),
+        bandwidth=number.get("bandwidth"),
+    )
+
+
+def record_of(row: Row, folder: Path) -> dict[str, Any]:
+    """Return the columns of a row; files below ``folder``, that of the manifest, are relative to it.
+
+    Raises:
+        DataError: a column of ``extra`` would be read as a sensor or as one of the known columns.
+    """
+    files = {}
+    for sensor, file in row.paths.items():
+        absolute = Path(os.path.abspath(file))
+        resolved = absolute.resolve()
+        files[sensor] = resolved.relative_to(folder).as_posix() if resolved.is_relative_to(folder) else str(absolute)
+    record: dict[str, Any] = {
+        "id": row.id,
+        "split": row.split,
+        "speaker": row.speaker,
+        **files,
+        **{sensor + _CHANNEL: channel for sensor, channel in row.channels.items()},
+        "offset": row.offset,
+        "duration": row.duration,
+        "lag": row.lag,
+        "polarity": row.polarity,
+        "gain": row.gain,
+        "sample_rate": row.sample_rate,
+    }
+    if row.bandwidth is not None:
+        record["bandwidth"] = row.bandwidth
+    for name, value in row.extra.items():
+        if name in record or name in _KNOWN or (isinstance(value, str) and value.lower().endswith(EXTENSIONS)):
+            raise DataError(f"{row.id}: the extra column {name!r} = {value!r} would be read as something else")
+        record[name] = value
+    return record
+
+
 def number_of(value: Any) -> float | None:
-    """A number, or a text that is one; None for anything else, infinity and NaN."""
+    """Return a number, or the number that a text is; None for anything else, infinity and NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -88,3 +189,15 @@ def number_of(value: Any) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _sensor_files(record: Mapping[str, Any], needed: str) -> dict[str, str]:
+    """Return sensor to file, as written: from the columns that are files, and from ``paths``."""
+    columns = {
+        column: value
+        for column, value in record.items()
+        if column not in _KNOWN
+        and isinstance(value, str)
+        and (column in (needed, "air", "body") or value.lower().endswith(EXTENSIONS))
+    }
+    return columns | dict(record.get("paths", {}))

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from bcfusion import audio
-from bcfusion.contracts import UNKNOWN_SPEAKER, Row
-from bcfusion.data.corpora.folder import SPLITS, read_headers
+from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
+from bcfusion.data.corpora.headers import NAMED, read_headers
 from bcfusion.errors import DataError
+from bcfusion.requirements import one_of, require, within
 
 logger = logging.getLogger(__name__)
 
@@ -17,39 +18,39 @@ logger = logging.getLogger(__name__)
 class PairsCorpus:
     """Simultaneous recordings ``body/NAME.*`` and ``air/NAME.*``.
 
-    NAME is the path beneath the folder without its suffix, so the two may be of different formats. Where ``air`` has a
-    subfolder train, valid or test, files in such folders belong to that split; all others belong to ``split``. The
-    speaker is the folder that a file lies in, if that is not the top or a split's. A row is as long as the shorter of
-    its two files. Lag and polarity are unknown here: a manifest can say them (``data=manifest``).
+    NAME is the path below the folder without its suffix, so the two may have different formats. If ``air`` has a
+    subfolder train, valid or test, files in it belong to that split; all others belong to ``split``. The speaker is the
+    folder that a file lies in, unless that is the top folder or a split's. A row is as long as the shorter of its two
+    files. Lag and polarity are unknown here: a manifest can give them (``data=manifest``).
 
     Args:
         body: folder of the sensor's recordings.
-        air: folder of the air microphone's.
+        air: folder of the air microphone's recordings.
         split: of files outside of split folders: ``train``, ``valid`` or ``test``.
-        max_unreadable_share: of all files, in [0, 1], that may be unreadable; they are named in a warning.
+        max_unreadable_share: share of all files, in [0, 1], that may be unreadable; a warning names them.
 
     Raises:
-        DataError: a folder does not exist, or ``split`` is none.
+        ConfigError: ``split`` is no split, or ``max_unreadable_share`` is out of range.
+        DataError: a folder does not exist.
     """
 
-    recorded_sensors: tuple[str, ...] = ("body",)  #: besides air
+    recorded_sensors: tuple[str, ...] = ("body",)  #: in addition to air
 
     def __init__(self, body: str, air: str, split: str = "test", max_unreadable_share: float = 0.05) -> None:
+        require(self, one_of(SPLITS, split=split), within(0, 1, max_unreadable_share=max_unreadable_share))
         self.folders = {"body": Path(body).expanduser(), "air": Path(air).expanduser()}
         self.split = split
         self.max_unreadable_share = max_unreadable_share
         self._rows: list[Row] | None = None
-        if split not in SPLITS:
-            raise DataError(f"data.corpus.split: {split!r} is none of {', '.join(SPLITS)}")
         for sensor, folder in self.folders.items():
             if not folder.is_dir():
                 raise DataError(f"data.{sensor}: no such folder: {folder.absolute()}")
 
     def rows(self, split: str) -> list[Row]:
-        """The pairs of a split, sorted by name.
+        """Return the pairs of a split, sorted by name.
 
         Raises:
-            DataError: no name is in both folders, two files of a folder have one name, or too many are unreadable.
+            DataError: no name is in both folders, two files of a folder share a name, or too many are unreadable.
             bcfusion.audio.AudioFormatError: a file has several channels.
         """
         if self._rows is None:
@@ -61,15 +62,13 @@ class PairsCorpus:
         names = sorted(body.keys() & air.keys())
         if not names:
             raise DataError(
-                f"no file of {self.folders['body']} ({len(body)} files) has the name of one of {self.folders['air']} "
-                f"({len(air)} files): names without suffix must be equal"
+                f"no file in {self.folders['body']} ({len(body)} files) has the name of a file in "
+                f"{self.folders['air']} ({len(air)} files): names without suffix must be equal"
             )
-        for sensor, without in (("body", body.keys() - air.keys()), ("air", air.keys() - body.keys())):
-            if without:
-                some = ", ".join(sorted(without)[:3])
-                logger.warning(
-                    "%s: %d of its files have no partner and are left out: %s", self.folders[sensor], len(without), some
-                )
+        for sensor, alone in (("body", body.keys() - air.keys()), ("air", air.keys() - body.keys())):
+            if alone:
+                message = "%s: %d of its files have no partner and are left out: %s"
+                logger.warning(message, self.folders[sensor], len(alone), ", ".join(sorted(alone)[:NAMED]))
         files = [side[name] for name in names for side in (body, air)]
         where = f"{self.folders['body']} and {self.folders['air']}"
         headers = read_headers(files, self.max_unreadable_share, where)
@@ -88,16 +87,16 @@ class PairsCorpus:
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:
-    """The sound files beneath a folder, by path without suffix.
+    """Return the sound files below a folder, by path without suffix.
 
     Raises:
-        DataError: two files have one name.
+        DataError: two files share a name.
     """
     files: dict[str, Path] = {}
     for file in audio.walk(folder):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in files:
-            raise DataError(f"{file} and {files[name]} have the same name without suffix: which is meant?")
+            raise DataError(f"{file} and {files[name]} have the same name without suffix: remove one of them")
         files[name] = file
     return files
 

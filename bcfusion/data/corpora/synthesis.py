@@ -4,7 +4,7 @@ The voiced source is the pulse of Klatt & Klatt (1990, KLGLOTT88) with jitter, s
 cascade of second-order resonators (Klatt 1980) whose formants glide between the targets of neighbouring phones, vowels
 after Peterson & Barney (1952); fricatives and bursts are noise with the spectrum of their place of articulation.
 
-It tells no stories, but it has what networks, PESQ and STOI live on (harmonics, formants, frication up to 7.8 kHz,
+What it says has no meaning, but it has what networks, PESQ and STOI need (harmonics, formants, frication up to 7.8 kHz,
 pauses) without a recording, a licence or a download. NumPy and SciPy only.
 """
 
@@ -19,97 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter, resample_poly, sosfilt
 
+from bcfusion.data.corpora.phones import PHONES, SILENT, SPECTRA, Phone
+
+__all__ = ["SYNTHESISER_VERSION", "Array", "Segment", "Voice", "room_noise", "synthesise"]
+
 Array = NDArray[np.floating[Any]]
 
-#: Part of every cache key: raise it with any change of the sound.
+#: Part of every cache key: increment it with any change of the sound.
 SYNTHESISER_VERSION = 1
 
-FRAME_SECONDS = 0.0025  # the tract stands still for one frame: shorter than any glottal period
+FRAME_SECONDS = 0.0025  # the tract is constant for one frame, shorter than any glottal period
 GLIDE_SECONDS = 0.07  # length of the smoothing window over formant targets: an articulator's inertia
 VOICING_SECONDS = 0.03  # the same for the gain of the voice
-OVERSAMPLING = 4  # of the glottal pulse: its closure is a jump, whose aliases would be heard as roughness
-VOICE_RATE = 16000  # Hz; the voiced part is made at this rate and resampled, frication at the rate that is asked for
-NOISE_BAND = 8000.0  # Hz; noise levels are meant over this band, whatever the sample rate
-SILENT = -200.0  # dB
-ACCENT = 2.5  # dB, by which an accented vowel is louder
-FADE = 4.0  # dB, by which the voice sinks over an utterance
-
-
-@dataclass(frozen=True)
-class Phone:
-    """One speech sound, as an adult male tract (17.5 cm) makes it.
-
-    Attributes:
-        formants: F1 to F4 in Hz. glide: share of F2 to F4 that a consonant takes from its vowel (locus equations).
-        duration: seconds, closure included. voicing: gain of the voice, dB re a vowel.
-        frication: level of the turbulence, dB re the vowels' RMS; ``spectrum`` names its shape in :data:`SPECTRA`.
-        burst: seconds of frication at the end of a closure (0: frication lasts as long as the phone).
-        aspiration: level of the breath through the tract, dB re the voice. damping: factor on the bandwidths above F1.
-    """
-
-    formants: tuple[float, float, float, float]
-    duration: float
-    voicing: float = 0.0
-    glide: float = 0.0
-    frication: float = SILENT
-    spectrum: str = ""
-    burst: float = 0.0
-    aspiration: float = SILENT
-    damping: float = 1.0
-
-    @property
-    def is_vowel(self) -> bool:
-        """Whether this is a syllable's nucleus: it bears the accent and lends its formants to its consonants."""
-        return self.voicing == 0.0
-
-
-_LABIAL = (240.0, 900.0, 2250.0, 3350.0)
-_ALVEOLAR = (240.0, 1750.0, 2600.0, 3500.0)
-_VELAR = (240.0, 2000.0, 2300.0, 3350.0)
-
-#: The inventory (ARPAbet). Durations differ from phone to phone: a narrow-band sensor can tell them apart.
-PHONES: dict[str, Phone] = {
-    "_": Phone((500, 1500, 2500, 3500), 0.12, voicing=SILENT, glide=0.7),
-    "iy": Phone((270, 2290, 3010, 3550), 0.13),
-    "ey": Phone((400, 2050, 2650, 3450), 0.17),
-    "eh": Phone((530, 1840, 2480, 3400), 0.12),
-    "ae": Phone((670, 1720, 2410, 3400), 0.21),
-    "aa": Phone((750, 1120, 2440, 3350), 0.18),
-    "ao": Phone((580, 850, 2410, 3300), 0.20),
-    "ow": Phone((450, 780, 2350, 3300), 0.16),
-    "uw": Phone((310, 870, 2240, 3250), 0.14),
-    "er": Phone((480, 1350, 1700, 3200), 0.16),
-    "ah": Phone((640, 1250, 2400, 3350), 0.10),
-    "l": Phone((350, 1050, 2700, 3400), 0.075, voicing=-4.0, glide=0.35, damping=1.5),
-    "w": Phone((290, 650, 2200, 3300), 0.08, voicing=-4.0, glide=0.1, damping=1.5),
-    "y": Phone((260, 2250, 2950, 3550), 0.07, voicing=-4.0, glide=0.1, damping=1.3),
-    "m": Phone((270, 1000, 2200, 3300), 0.085, voicing=-6.0, glide=0.5, damping=3.5),
-    "n": Phone((270, 1550, 2500, 3450), 0.08, voicing=-6.0, glide=0.4, damping=3.5),
-    "s": Phone((320, 1700, 2600, 3500), 0.13, SILENT, 0.4, frication=-8.0, spectrum="s"),
-    "sh": Phone((320, 1950, 2500, 3400), 0.15, SILENT, 0.4, frication=-6.0, spectrum="sh"),
-    "f": Phone((340, 1050, 2250, 3350), 0.11, SILENT, 0.7, frication=-18.0, spectrum="f"),
-    "th": Phone((340, 1450, 2550, 3450), 0.095, SILENT, 0.6, frication=-20.0, spectrum="th"),
-    "hh": Phone((500, 1500, 2500, 3500), 0.08, SILENT, 1.0, aspiration=-12.0),
-    "z": Phone((250, 1700, 2600, 3500), 0.10, -10.0, 0.4, frication=-13.0, spectrum="s", damping=2.0),
-    "v": Phone((250, 1050, 2250, 3350), 0.08, -9.0, 0.7, frication=-24.0, spectrum="f", damping=2.0),
-    "p": Phone(_LABIAL, 0.10, SILENT, 0.7, frication=-13.0, spectrum="labial", burst=0.010),
-    "t": Phone(_ALVEOLAR, 0.10, SILENT, 0.4, frication=-5.0, spectrum="s", burst=0.022),
-    "k": Phone(_VELAR, 0.11, SILENT, 0.7, frication=-6.0, spectrum="velar", burst=0.025),
-    "b": Phone(_LABIAL, 0.075, -15.0, 0.7, frication=-17.0, spectrum="labial", burst=0.006, damping=4.0),
-    "d": Phone(_ALVEOLAR, 0.07, -15.0, 0.4, frication=-11.0, spectrum="s", burst=0.010, damping=4.0),
-    "g": Phone(_VELAR, 0.075, -15.0, 0.7, frication=-12.0, spectrum="velar", burst=0.014, damping=4.0),
-}
-
-#: Spectra of turbulence, corners (Hz, dB) joined on a logarithmic axis; the weak low end is the cavity behind it.
-#: Above 8 kHz all of them fall by 18 dB an octave.
-SPECTRA: dict[str, tuple[tuple[float, float], ...]] = {
-    "s": ((50, -42), (250, -30), (700, -33), (1600, -31), (2600, -24), (3600, -10), (4600, -2), (5600, 0), (7900, -5)),
-    "sh": ((50, -36), (300, -24), (700, -26), (1300, -22), (1800, -10), (2500, 0), (3400, -1), (5000, -6), (7900, -14)),
-    "f": ((50, -18), (250, -8), (900, -9), (2000, -7), (4000, -4), (6000, -1), (7900, 0)),
-    "th": ((50, -26), (300, -17), (1200, -15), (2500, -10), (5000, -3), (6500, 0), (7900, 0)),
-    "labial": ((50, -14), (300, 0), (900, 0), (2000, -8), (4000, -16), (7900, -24)),
-    "velar": ((50, -26), (500, -16), (1300, -5), (1900, 0), (2600, -5), (4000, -12), (7900, -22)),
-}
+OVERSAMPLING = 4  # of the glottal pulse: its closure is a discontinuity, whose aliases would sound rough
+VOICE_RATE = 16000  # Hz; the voiced part is made at this rate and resampled, frication directly at the final rate
+NOISE_BAND = 8000.0  # Hz; noise levels refer to this band, whatever the sample rate
+ACCENT = 2.5  # dB by which an accented vowel is louder
+FADE = 4.0  # dB by which the voice falls over an utterance
 
 
 @dataclass(frozen=True)
@@ -117,10 +43,15 @@ class Voice:
     """Who speaks.
 
     Attributes:
-        f0: median fundamental frequency, Hz. tract: factor on all formants (1: 17.5 cm, 1.17: 15 cm).
-        rate: factor on the speed. jitter, shimmer: relative deviation of period and amplitude, cycle to cycle.
-        open_quotient: open share of the glottal period. tilt: Hz above which the source falls by another 6 dB/octave.
-        breath: dB, noise of the open glottis re its pulses. melody: depth of accents and declination, log F0.
+        f0: median fundamental frequency, Hz.
+        tract: factor on all formants (1: 17.5 cm, 1.17: 15 cm).
+        rate: factor on the speed.
+        jitter: relative deviation of the period, cycle to cycle.
+        shimmer: relative deviation of the amplitude, cycle to cycle.
+        open_quotient: open share of the glottal period.
+        tilt: Hz above which the source falls by another 6 dB/octave.
+        breath: noise of the open glottis re its pulses, dB.
+        melody: depth of accents and declination, log F0.
     """
 
     f0: float
@@ -136,7 +67,13 @@ class Voice:
 
 @dataclass(frozen=True)
 class Segment:
-    """One phone of a script: its name in :data:`PHONES` (``_``: pause), its length in seconds, its accent (0 to 1)."""
+    """One phone of a script.
+
+    Attributes:
+        phone: its name in :data:`~bcfusion.data.corpora.phones.PHONES`; ``_`` is a pause.
+        seconds: its length.
+        accent: 0 to 1.
+    """
 
     phone: str
     seconds: float
@@ -149,7 +86,8 @@ def synthesise(script: Sequence[Segment], voice: Voice, sample_rate: int, rng: n
     Args:
         script: phones and pauses in order, at least one vowel among them.
         sample_rate: Hz, at least 8000.
-        rng: jitter, shimmer and turbulence are drawn from it.
+        voice: who speaks.
+        rng: source of jitter, shimmer and turbulence.
 
     Returns:
         ``(T,)``, T the length of the script in samples; the RMS over its vowels is 1. Pauses are digital silence
@@ -175,7 +113,7 @@ def synthesise(script: Sequence[Segment], voice: Voice, sample_rate: int, rng: n
 
 
 def room_noise(length: int, sample_rate: int, rng: np.random.Generator) -> Array:
-    """Noise of a quiet room and its microphone: pink below 500 Hz, white above. ``(length,)``, RMS 1."""
+    """Return the noise of a quiet room and its microphone, ``(length,)``, RMS 1: pink below 500 Hz, white above."""
     frequency = np.fft.rfftfreq(length, 1 / sample_rate)
     noise = _shaped_noise(length, 1 / np.sqrt(np.maximum(frequency, 40.0)) + 500.0**-0.5, rng)
     return noise / np.sqrt(np.mean(np.square(noise)))
@@ -184,9 +122,9 @@ def room_noise(length: int, sample_rate: int, rng: np.random.Generator) -> Array
 def _voiced(
     script: Sequence[Segment], phones: Sequence[Phone], times: Array, voice: Voice, rng: np.random.Generator
 ) -> tuple[Array, Array]:
-    """All that comes through the whole tract, voice and breath, and the opening of the glottis, at ``VOICE_RATE``.
+    """Return what passes the whole tract, voice and breath, and the opening of the glottis, at ``VOICE_RATE``.
 
-    ``times (segments + 1,)``: seconds at which the segments begin and the last one ends. Both outputs are a few samples
+    ``times (segments + 1,)``: seconds at which the segments start and the last one ends. Both outputs are a few samples
     longer than that, a whole number of frames.
     """
     hop = round(FRAME_SECONDS * VOICE_RATE)
@@ -213,7 +151,7 @@ def _decibels(level: float | Sequence[float] | Array) -> Array:
 
 
 def _glide(targets: Array, seconds: float) -> Array:
-    """Smooth stepwise targets ``(frames, ...)`` by a Hann window: neighbours blend, short phones undershoot."""
+    """Smooth stepwise targets ``(frames, ...)`` with a Hann window: neighbours blend, short phones undershoot."""
     half = max(round(seconds / FRAME_SECONDS / 2), 1)
     window = np.hanning(2 * half + 3)[1:-1]
     window /= window.sum()
@@ -223,12 +161,12 @@ def _glide(targets: Array, seconds: float) -> Array:
 
 
 def _to_samples(track: Array, hop: int) -> Array:
-    """A track of frames ``(frames,)`` as samples ``(frames * hop,)``, linear between the frames' centres."""
+    """Interpolate a track ``(frames,)`` to samples ``(frames * hop,)``, linearly between the frames' centres."""
     return np.interp(np.arange(len(track) * hop), (np.arange(len(track)) + 0.5) * hop, track)
 
 
 def _tract_targets(phones: Sequence[Phone]) -> tuple[Array, Array]:
-    """Formant targets ``(segments, 4)`` in Hz and damping ``(segments,)``; consonants lean towards their vowel."""
+    """Return formant targets ``(segments, 4)`` in Hz and damping ``(segments,)``; consonants lean to their vowel."""
     formants = np.array([phone.formants for phone in phones], dtype=np.float64)
     vowels = [i for i, phone in enumerate(phones) if phone.is_vowel]
     for i, phone in enumerate(phones):
@@ -243,7 +181,7 @@ def _tract_targets(phones: Sequence[Phone]) -> tuple[Array, Array]:
 def _melody(
     script: Sequence[Segment], phones: Sequence[Phone], times: Array, voice: Voice, middle: Array, owner: NDArray[Any]
 ) -> Array:
-    """F0 of each frame ``(frames,)``, Hz: declination, accents, intrinsic pitch; its median is the voice's."""
+    """Return F0 ``(frames,)`` in Hz: declination, accents, intrinsic pitch; its median is the voice's."""
     log_f0 = -voice.melody * middle / middle[-1]
     for segment, start, stop in zip(script, times[:-1], times[1:], strict=True):
         log_f0 += segment.accent * voice.melody * np.exp(-0.5 * ((middle - (start + stop) / 2) / 0.09) ** 2)
@@ -255,7 +193,7 @@ def _melody(
 
 
 def _glottis(f0: Array, voice: Voice, hop: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Derivative of the glottal flow and the opening (0 to 1) that gates breath, both ``(frames * hop,)``.
+    """Return the derivative of the glottal flow and the opening (0 to 1) that gates breath, ``(frames * hop,)``.
 
     Within the open phase x = 0..1 the flow's derivative is 2x - 3x^2 (KLGLOTT88, eq. 1 differentiated), zero elsewhere.
     """
@@ -280,8 +218,8 @@ def _glottis(f0: Array, voice: Voice, hop: int, rng: np.random.Generator) -> tup
 def _tract(source: Array, formants: Array, damping: Array, scale: float, hop: int) -> Array:
     """Send the source ``(frames * hop,)`` through a cascade of resonators that change from frame to frame.
 
-    Each resonator is y[n] = g x[n] - a1 y[n-1] - a2 y[n-2] with unit gain at 0 Hz. Above F4 stand the resonances of a
-    uniform tube, up to the Nyquist frequency: without them the cascade would fall by 12 dB/octave too fast.
+    Each resonator is y[n] = g x[n] - a1 y[n-1] - a2 y[n-2] with unit gain at 0 Hz. Above F4 follow the resonances of a
+    uniform tube, up to the Nyquist frequency: without them the cascade would fall too fast, by 12 dB/octave.
     """
     limit = 0.48 * VOICE_RATE
     tube = np.arange(4.5, 9.0) * 1000.0 * scale
@@ -292,8 +230,8 @@ def _tract(source: Array, formants: Array, damping: Array, scale: float, hop: in
     radius = np.exp(-np.pi * bandwidth / VOICE_RATE)
     a1 = -2.0 * radius * np.cos(2 * np.pi * frequency / VOICE_RATE)
     a2 = np.square(radius)
-    # F1 comes last: what a change of coefficients stirs up is then smoothed by all lower resonators; the other way
-    # round the upper ones would sharpen it to a click
+    # F1 comes last: the lower resonators then smooth the transients of changing coefficients; in the opposite order the
+    # upper ones would sharpen them to a click
     a1, a2 = a1[:, ::-1], a2[:, ::-1]
     sections = np.zeros((*frequency.shape, 6))
     sections[..., 0], sections[..., 3], sections[..., 4], sections[..., 5] = 1.0 + a1 + a2, 1.0, a1, a2
@@ -319,7 +257,7 @@ def _add_frication(
     opening: Array,
     rng: np.random.Generator,
 ) -> None:
-    """Add the turbulence of one phone to ``speech (T,)``, between two samples and a little beyond."""
+    """Add the turbulence of one phone to ``speech (T,)``, between two samples and slightly past them."""
     attack, release = (0.001, 0.02) if phone.burst else (0.03, 0.03)
     begin, end = start - round(attack * sample_rate / 2), stop + round(release * sample_rate / 2)
     n_fft = 1 << (end - begin).bit_length()
@@ -338,6 +276,6 @@ def _add_frication(
     noise *= np.square(np.sin(np.pi / 2 * ramp))
     first, last = max(begin, 0), min(end, len(speech))
     noise = noise[first - begin : last - begin]
-    if phone.voicing > SILENT:  # a voiced fricative hisses once a period
+    if phone.voicing > SILENT:  # a voiced fricative hisses once per period
         noise = noise * (0.3 + opening[first:last])
     speech[first:last] += noise

@@ -1,28 +1,30 @@
-"""By how much a body sensor comes later than the air microphone, and whether it is inverted.
+"""The lag of a body sensor relative to the air microphone, and its polarity.
 
 Cross-correlation of a low-passed sensor with air peaks at the lag plus the filter's group delay: half a millisecond for
-a fourth-order low-pass of 800 Hz. That delay belongs to the sensor's response, which a network is to undo, and not to
-the recording, which is to be shifted. It is told apart by taking the sensor for a minimum-phase filter, as masses,
-springs and losses are: the phase of such a filter follows from its magnitude. What the cross spectrum's phase has
-beyond that is the lag, a straight line over frequency, and the polarity, a turn by 180 degrees.
+a fourth-order low-pass of 800 Hz. That delay belongs to the sensor's response, which a network should undo, and not to
+the recording, which should be shifted. The two are separated by modelling the sensor as a minimum-phase filter, as
+masses, springs and losses are: the phase of such a filter follows from its magnitude. The remaining phase of the cross
+spectrum is the lag, a straight line over frequency, and the polarity, a rotation by 180 degrees.
 
-1. H1 estimate of the response on Welch frames of 64 ms; its magnitude is freed of the estimate's bias and smoothed.
-2. Above the band where the two are coherent, nothing is known of the response but that noise covers it: it is taken to
-   go on falling as steeply as at the band's end, at least by 12 dB an octave. Flattened by noise, the filter would seem
-   to have too little delay.
+1. H1 estimate of the response on Welch frames of 64 ms; the bias of the estimate is removed from its magnitude, which
+   is then smoothed.
+2. Above the band where the two are coherent, noise covers the response: it is assumed to keep falling as steeply as at
+   the end of the band, at least by 12 dB per octave. Flattened by noise, the filter would seem to have too little
+   delay.
 3. Minimum phase from the log magnitude through the cepstrum (Oppenheim and Schafer, Discrete-Time Signal Processing,
-   chapter on the Hilbert transform); it is taken off the phase of the cross spectrum.
+   chapter on the Hilbert transform); it is subtracted from the phase of the cross spectrum.
 4. Generalised cross-correlation: the whitened cross spectrum with the weights of Hannan and Thomson, coherence /
-   (1 - coherence) (Knapp and Carter, "The generalized correlation method for estimation of time delay", 1976). Where
-   its magnitude is largest, refined by a parabola, is the lag; the sign there is the polarity.
-5. Once more with body shifted by what was found, so that the frames of both hold the same sounds.
+   (1 - coherence) (Knapp and Carter, "The generalized correlation method for estimation of time delay", 1976). The
+   position of the largest magnitude, refined by a parabola, is the lag; the sign there is the polarity.
+5. Steps 1 to 4 again with body shifted by the lag found, so that the frames of both hold the same sounds.
 
-Measured on 140 synthetic pairs (five seconds of LibriSpeech, seven sensors, noise 5 to 30 dB below the speech, in half
-of them a response that changes every 100 ms by 4 to 6 dB), median and 90th percentile of the error in milliseconds:
-this 0.06 and 0.17; with the ratio of the powers in place of H1 0.22 and 0.53, with H1 as it is above the coherent band
-0.16 and 0.35; generalised cross-correlation without a minimum phase (phase transform, coherence weights) 0.46 and 0.75,
-plain correlation from 80 to 800 Hz 0.48 and 0.68. What remains is delay of steep filters that noise hides, and so a lag
-that is too large by as much: up to half a millisecond for a fifth-order filter under noise as loud as the speech.
+Median and 90th percentile of the error in milliseconds, measured on 140 synthetic pairs (five seconds of LibriSpeech,
+seven sensors, noise 5 to 30 dB below the speech, in half of them a response that changes every 100 ms by 4 to 6 dB):
+this method 0.06 and 0.17; with the ratio of the powers instead of H1 0.22 and 0.53; with unmodified H1 above the
+coherent band 0.16 and 0.35; generalised cross-correlation without a minimum phase (phase transform, coherence weights)
+0.46 and 0.75; plain correlation from 80 to 800 Hz 0.48 and 0.68. The remaining error is delay of steep filters that
+noise hides, so that the lag is too large: by up to half a millisecond for a fifth-order filter under noise as loud as
+the speech.
 """
 
 from __future__ import annotations
@@ -35,35 +37,35 @@ import numpy as np
 
 __all__ = ["ENOUGH", "MAX_LAG", "SAME", "Alignment", "alignment", "session_alignment"]
 
-MAX_LAG = 0.05  #: seconds, searched to both sides
-ENOUGH = 0.5  #: from this confidence on, lag and polarity are to be relied on
-SAME = 0.5e-3  #: seconds, within which the lags of a session's recordings are one
+MAX_LAG = 0.05  #: seconds, searched on both sides
+ENOUGH = 0.5  #: from this confidence on, lag and polarity are reliable
+SAME = 0.5e-3  #: seconds; lags of a session that differ by no more are the same
 
-FRAME_SECONDS = 0.064  # resolves harmonics, so that what lies between them does not pass for noise
-REFINED_SECONDS = 0.02  # searched to both sides of what the first pass found; within half a frame
+FRAME_SECONDS = 0.064  # resolves harmonics, so that the gaps between them do not count as noise
+REFINED_SECONDS = 0.02  # searched on both sides of the first pass's result; within half a frame
 OVERLAP = 4
-LOWEST_HZ, HIGHEST_HZ = 80.0, 4000.0  # of speech that is in both
-COHERENT = 0.05  # coherence from which on the magnitude is believed
-STEEPEST_OCTAVES = 0.4  # at the upper end of the coherent band, where its slope is measured
-LEAST_SLOPE = 2.0  # nepers a neper: 12 dB an octave
+LOWEST_HZ, HIGHEST_HZ = 80.0, 4000.0  # band of speech that both sensors have
+COHERENT = 0.05  # coherence from which on the magnitude is trusted
+STEEPEST_OCTAVES = 0.4  # upper end of the coherent band, where its slope is measured
+LEAST_SLOPE = 2.0  # nepers per neper: 12 dB per octave
 SMOOTHING_OCTAVES = 1.0 / 6.0
-PART_SECONDS, PARTS = 0.5, 8  # at most; parts that are asked alone
+PART_SECONDS, PARTS = 0.5, 8  # shortest length and largest number of the parts that are measured separately
 PART_SAME = 0.3e-3
-LOBE_SECONDS = 0.8e-3  # on both sides of the peak: part of it
-CLEAR_PEAK = 0.1  # share of its height by which a peak of full confidence stands over the next one
-STEPS_A_SECOND = 64000  # of the correlation, before the parabola
-_SHARE_INDEPENDENT = 0.4  # of the frames that overlap by three quarters
-_TINY = 1e-9  # of the largest power; rounding to 16 bits lies higher
+LOBE_SECONDS = 0.8e-3  # on both sides of the peak, that belong to it
+CLEAR_PEAK = 0.1  # share of its height by which a peak of full confidence exceeds the next one
+STEPS_PER_SECOND = 64000  # of the correlation, before the parabola
+_SHARE_INDEPENDENT = 0.4  # of frames that overlap by three quarters
+_TINY = 1e-9  # of the largest power; rounding to 16 bits is above it
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """What shifts body onto air.
+    """The shift and the sign that align body with air.
 
     Attributes:
-        lag_seconds: by which body comes later than air; negative where it comes earlier.
-        polarity: -1 where body is inverted, else 1.
-        confidence: 0 to 1; from :data:`ENOUGH` on the two above are to be relied on.
+        lag_seconds: by which body comes later than air; negative if it comes earlier.
+        polarity: -1 if body is inverted, otherwise 1.
+        confidence: 0 to 1; from :data:`ENOUGH` on, lag and polarity are reliable.
     """
 
     lag_seconds: float
@@ -77,15 +79,16 @@ UNKNOWN = Alignment(0.0, 1, 0.0)
 def alignment(body: np.ndarray, air: np.ndarray, sample_rate: int, max_lag: float = MAX_LAG) -> Alignment:
     """Estimate lag and polarity of a body sensor against the air microphone.
 
-    The confidence is the share of the recording's parts, up to eight of equal speech energy, that say the same when
-    each is asked alone; less where the next-best peak is within a tenth of the best one, and where there are not three
-    parts.
+    The confidence is the share of the recording's parts, up to eight of equal speech energy, that give the same result
+    when each is measured alone. It is lower if the next-best peak is within a tenth of the best one, and if there are
+    less than three parts.
 
     Args:
-        body: ``(T,)``. air: ``(T,)``, at the same rate; the longer one is cut. Levels do not matter.
+        body: ``(T,)``; its level does not matter.
+        air: ``(T,)``, at the same rate; the longer one is cut.
         sample_rate: in Hz.
-        max_lag: seconds that are searched to both sides. The wider, the easier an echo or another period of the voice
-            is taken for it.
+        max_lag: seconds that are searched on both sides. The wider the search, the more easily an echo or another
+            period of the voice is mistaken for the lag.
 
     Returns:
         Confidence 0 (and lag 0, polarity 1) for silence, and for less than ``0.2 s + max_lag`` or ``4 * max_lag``.
@@ -96,7 +99,7 @@ def alignment(body: np.ndarray, air: np.ndarray, sample_rate: int, max_lag: floa
     body, air = (_normalised(np.asarray(signal)[:length]) for signal in (body, air))
     if not body.any() or not air.any():
         return UNKNOWN
-    # Frames of the first pass: a long lag does not leave them, and a correlation as long as they are holds it.
+    # Frames of the first pass are long enough that they, and their correlation, contain a long lag.
     wide = max(FRAME_SECONDS, min(4 * max_lag, 0.5 * length / sample_rate))
     shift = 0
     for frame, reach in ((wide, max_lag), (FRAME_SECONDS, min(max_lag, REFINED_SECONDS))):
@@ -110,14 +113,14 @@ def alignment(body: np.ndarray, air: np.ndarray, sample_rate: int, max_lag: floa
 
 
 def session_alignment(found: Sequence[Alignment]) -> Alignment:
-    """What the recordings of one session say together: sensors and clocks stay as they are while it lasts.
+    """Combine the recordings of one session, in which sensors and clocks do not change.
 
     Args:
-        found: of each recording, at least one.
+        found: alignment of each recording, at least one.
 
     Returns:
-        The confidence-weighted median of the lags that have the polarity of the weightier side. The confidence: the
-        weight of those that agree with it, as a share, times the probability that not all of them are wrong.
+        The confidence-weighted median of the lags with the polarity of larger weight. The confidence is the share of
+        weight that agrees with it, times the probability that not all of these are wrong.
     """
     weights = np.array([each.confidence for each in found])
     if not weights.sum():
@@ -135,7 +138,7 @@ def session_alignment(found: Sequence[Alignment]) -> Alignment:
 
 
 class _Correlation(NamedTuple):
-    """Values at lags of ``step`` seconds, lag 0 in the middle: of the whole, and of each part ``(parts, lags)``."""
+    """Values at lags in steps of ``step`` seconds, lag 0 in the middle: of the whole, of parts ``(parts, lags)``."""
 
     whole: np.ndarray
     parts: np.ndarray
@@ -156,7 +159,7 @@ def _shifted(body: np.ndarray, air: np.ndarray, shift: int) -> tuple[np.ndarray,
 
 
 def _correlate(body: np.ndarray, air: np.ndarray, sample_rate: int, frame: float, reach: float) -> _Correlation:
-    """Steps 1 to 4 above."""
+    """Do steps 1 to 4 of the description of this module."""
     length = 2 * round(frame * sample_rate / 2)
     spoken, sensed = (_spectra(signal, length) for signal in (air, body))
     air_power = np.square(np.abs(spoken)).sum(axis=0, dtype=np.float64)
@@ -175,7 +178,7 @@ def _correlate(body: np.ndarray, air: np.ndarray, sample_rate: int, frame: float
     weight /= (1 + np.exp((LOWEST_HZ - frequencies) / 10)) * (1 + np.exp((frequencies - top) / 100))
     phased = weight * np.exp(-1j * _minimum_phase(magnitude))
 
-    finer = max(2, round(STEPS_A_SECOND / sample_rate))
+    finer = max(2, round(STEPS_PER_SECOND / sample_rate))
     half = round(reach * sample_rate * finer)
 
     def correlation(spectrum: np.ndarray) -> np.ndarray:
@@ -195,14 +198,14 @@ def _spectra(signal: np.ndarray, length: int) -> np.ndarray:
 
 
 def _coherence(cross: np.ndarray, air_power: np.ndarray, body_power: np.ndarray, frames: int) -> np.ndarray:
-    """Magnitude-squared coherence, without what few frames feign: of K independent ones, unrelated signals have 1/K."""
+    """Return the magnitude-squared coherence without its bias, 1/K of unrelated signals over K independent frames."""
     chance = 1.0 / max(2.0, _SHARE_INDEPENDENT * frames)
     raw = np.square(np.abs(cross)) / (air_power * body_power)
     return np.clip((raw - chance) / (1.0 - chance), 0.0, 0.999)
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Mean over a sixth of an octave, at least three bins."""
+    """Return the mean over a sixth of an octave, at least three bins."""
     bins = np.arange(len(values))
     half = np.maximum(1, (bins * (2 ** (SMOOTHING_OCTAVES / 2) - 1)).astype(int))
     low, high = np.maximum(0, bins - half), np.minimum(len(values), bins + half + 1)
@@ -211,7 +214,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def _log_magnitude(squared: np.ndarray, coherence: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """Natural logarithm of the response's magnitude at all frequencies, from where it can be measured."""
+    """Return the natural logarithm of the response's magnitude, extrapolated from where it can be measured."""
     smooth = _smoothed(squared)
     measured = 0.5 * np.log(np.maximum(smooth, 1e-12 * smooth.max() + 1e-30))
     known = np.flatnonzero((coherence > COHERENT) & (frequencies > 0.75 * LOWEST_HZ))
@@ -227,7 +230,7 @@ def _log_magnitude(squared: np.ndarray, coherence: np.ndarray, frequencies: np.n
 
 
 def _minimum_phase(log_magnitude: np.ndarray) -> np.ndarray:
-    """Phase in radians of the minimum-phase filter of a magnitude given on an FFT's frequencies."""
+    """Return the phase in radians of the minimum-phase filter with a magnitude on an FFT's frequencies."""
     points = 2 * (len(log_magnitude) - 1)
     fold = np.zeros(points)
     fold[0] = fold[points // 2] = 1.0
@@ -237,7 +240,7 @@ def _minimum_phase(log_magnitude: np.ndarray) -> np.ndarray:
 
 
 def _peak(values: np.ndarray) -> float:
-    """Where the magnitude is largest, between the samples."""
+    """Return the position of the largest magnitude, interpolated between the samples."""
     heights = np.abs(values)
     best = int(np.clip(np.argmax(heights), 1, len(heights) - 2))
     before, at, after = heights[best - 1 : best + 2]
@@ -248,7 +251,7 @@ def _peak(values: np.ndarray) -> float:
 def _confidence(correlation: _Correlation, peak: int) -> float:
     heights = np.abs(correlation.whole)
     if not 0 < peak < len(heights) - 1 or not heights[peak]:
-        return 0.0  # at the rim of the search: the true one may lie outside
+        return 0.0  # at the edge of the search: the true peak may lie outside
     lobe = round(LOBE_SECONDS / correlation.step)
     others = np.concatenate([heights[: max(0, peak - lobe)], heights[peak + lobe + 1 :]])
     clear = 1.0 - float(others.max(initial=0.0) / heights[peak])

@@ -1,7 +1,7 @@
-"""Up to which frequency a recording holds speech, whatever its sample rate promises.
+"""The highest frequency up to which a recording holds speech, whatever its sample rate promises.
 
-Files lie: 8 kHz telephony shipped as 16 kHz, MP3 sources without their upper octave, microphones that end early. A
-network for bandwidth extension that is trained on such targets learns that there is nothing to extend.
+Sample rates mislead: 8 kHz telephony is shipped as 16 kHz, MP3 sources lack their upper octave, microphones have a
+limited band. A network for bandwidth extension that is trained on such targets learns that there is nothing to extend.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ __all__ = ["band_powers", "effective_bandwidth", "top_activity"]
 
 FRAME_SECONDS = 0.032
 BAND_HZ = 125.0
-#: A band holds speech where its loud moments (one frame in twenty: fricatives are rare) are so many dB above its quiet
-#: ones (one frame in ten: pauses). A steady noise floor has 6 dB between the two, which the mean over a band narrows.
+#: A band holds speech if its loud moments (one frame in twenty: fricatives are rare) are this many dB above its quiet
+#: ones (one frame in ten: pauses). A steady noise floor has 6 dB between the two, which the mean over a band reduces.
 ACTIVITY_DB = 10.0
-#: What a resampler or codec leaves of its stop band moves with the speech as well, but lies behind a cliff: so many Hz
-#: wide and dB high. Speech falls by some 12 dB an octave, into a valley between formants by less than 20 dB.
+#: The residue in the stop band of a resampler or codec follows the speech too, but lies beyond a cliff of this width in
+#: Hz and height in dB. Speech falls by some 12 dB per octave, into a valley between formants by less than 20 dB.
 CLIFFS = ((375.0, 25.0), (1000.0, 35.0))
-#: Power of the rounding to 16 bits, two steps wide because of dither: what is below is no recording.
+#: Power of the rounding to 16 bits, two steps wide because of dither; nothing below it was recorded.
 ROUNDING_POWER = 4.0 * (2.0**-15) ** 2 / 12.0
-_RUN = 3  # bands in succession: a single one may be a chance
+_RUN = 3  # consecutive bands: a single one may be a coincidence
 _LONGEST_SECONDS = 60.0
 _SPEECH_HZ = (300.0, 3000.0)
 _SPEAKS = 0.25  # of the bands between these must move, or the recording is not speech
@@ -28,15 +28,14 @@ _TOP = 1.0 / 8.0  # share of the spectrum that is its top
 
 
 def band_powers(signal: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Power in bands of 125 Hz, frame by frame.
+    """Compute the power in bands of 125 Hz, frame by frame.
 
     Args:
         signal: ``(T,)``, full scale 1. At most a minute of it is used, evenly spread.
         sample_rate: in Hz.
 
     Returns:
-        ``(frames, bands)``, power of the samples that falls into each band. No frames where the signal is shorter than
-        32 ms.
+        ``(frames, bands)``, the power of the samples in each band. No frames if the signal is shorter than 32 ms.
     """
     length = round(FRAME_SECONDS * sample_rate)
     hop = length // 2
@@ -60,9 +59,9 @@ def band_powers(signal: np.ndarray, sample_rate: int) -> np.ndarray:
 def effective_bandwidth(signal: np.ndarray, sample_rate: int) -> float:
     """Find the frequency up to which a recording holds speech.
 
-    It is the upper edge of the highest bands whose level moves with the speech, by 10 dB between loud and quiet frames;
-    or the brink of a cliff of 25 dB or more, behind which nothing comes near again. Of a recording in which no band
-    moves, as of a steady noise, it is the brink, or the highest frequency that is above the rounding to 16 bits.
+    It is the upper edge of the highest bands whose level follows the speech, by 10 dB between loud and quiet frames; or
+    the edge of a cliff of 25 dB or more, above which no band comes near that level again. For a recording in which no
+    band varies, such as steady noise, it is that edge, or the highest frequency above the rounding to 16 bits.
 
     Args:
         signal: ``(T,)`` float, full scale 1.
@@ -87,20 +86,20 @@ def effective_bandwidth(signal: np.ndarray, sample_rate: int) -> float:
 
 
 def top_activity(powers: np.ndarray) -> float:
-    """By how many dB the top eighth of the spectrum is louder while somebody speaks than in the pauses.
+    """Return by how many dB the top eighth of the spectrum is louder in speech than in the pauses.
 
-    Mean power there of the louder half of the frames over that of the quietest tenth. Under 8 dB there is little to
-    learn from: MP3 encoders of low rate leave the top out of most frames, though not of fricatives.
+    It is the mean power there in the louder half of the frames over that in the quietest tenth. Below 8 dB there is
+    little to learn from: MP3 encoders of low rate drop the top from most frames, though not from fricatives.
 
     Args:
         powers: ``(frames, bands)`` of :func:`band_powers`.
 
     Returns:
-        0 for silence and where there are less than ten frames.
+        0 for silence and for less than ten frames.
     """
     if len(powers) < 10:
         return 0.0
-    total = powers[:, 1:].sum(axis=1)  # without DC and hum, which would hide what is speech and what is pause
+    total = powers[:, 1:].sum(axis=1)  # without DC and hum, which would blur speech and pause
     top = powers[:, -round(_TOP * powers.shape[1]) :].sum(axis=1) + ROUNDING_POWER * _TOP
     order = np.argsort(total)
     spoken, pause = top[order[len(order) // 2 :]].mean(), top[order[: len(order) // 10]].mean()
@@ -108,10 +107,12 @@ def top_activity(powers: np.ndarray) -> float:
 
 
 def _brink(level: np.ndarray, highest: int) -> int:
-    """The band from which the level falls off a cliff for good; ``highest`` where there is none."""
+    """Return the band from which the level falls off a cliff for good; ``highest`` if there is none."""
     for width, height in CLIFFS:
         step = round(width / BAND_HZ)
-        for band in range(2 * step, highest - step):  # lower, a cliff of that width is a slope of speech
+        for band in range(
+            2 * step, highest - step
+        ):  # at lower bands a cliff of that width is an ordinary slope of speech
             if level[band] - level[band + step :].max() > height:
                 below = level[band : band + step + 1] < level[band] - height / 2
                 return band + int(np.argmax(below))

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bcfusion.contracts import UNKNOWN_SPEAKER
-from bcfusion.data.corpora.manifest import ManifestEntry
-from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, SILENT, TARGET, Severity
+from bcfusion.data.corpora.manifest_line import ManifestEntry
+from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, TARGET, Severity
+from bcfusion.data.inspect.criteria import SILENT
 from bcfusion.data.inspect.inspection import Inspection
 
 __all__ = ["Finding", "findings"]
@@ -21,8 +22,12 @@ class Finding:
     """One kind of problem.
 
     Attributes:
-        severity: how bad. what: the problem, in words. count, of: recordings (or speakers) that have it, of how many.
-        advice: what to do. examples: the first few, each in a few words.
+        severity: how bad it is.
+        what: the problem, in words.
+        count: recordings (or speakers) that have it.
+        of: recordings (or speakers) that were checked for it.
+        advice: what to do.
+        examples: the first few, each in a few words.
     """
 
     severity: Severity
@@ -34,7 +39,7 @@ class Finding:
 
 
 def findings(inspection: Inspection) -> list[Finding]:
-    """All problems, errors first, then by the number of recordings."""
+    """Return all problems, errors first, then by the number of recordings."""
     found = list(_across_lines(inspection))
     # A room response is mostly silence, and its level means nothing.
     checks = [*FILES, *(() if inspection.main == "rir" else SIGNALS)]
@@ -65,13 +70,13 @@ def _across_lines(inspection: Inspection) -> Iterator[Finding]:
             tuple(shared[:_EXAMPLES]),
         )
     main = inspection.main
-    # of all sensors: several body sensors against one air file are no repetition
+    # of all sensors: several body sensors with the same air file are no repetition
     parts = [(entry, _part(entry)) for entry in entries]
     yield from _twice(parts, "the same part of a file in several lines")
     again = {entry.id for entry in _repeated(parts)}
     targets = [(entry, (entry.paths[main], entry.channels.get(main, 0), entry.offset)) for entry in entries]
     yield from _twice(_crossing([pair for pair in targets if pair[0].id not in again]), f"the same part of {main}")
-    # A hash of 32 bits alone would find a hundred pairs among a million recordings.
+    # A 32-bit hash alone would collide in a hundred pairs of a million recordings.
     samples: list[tuple[ManifestEntry, object]] = [
         (
             line.entry,
@@ -85,13 +90,13 @@ def _across_lines(inspection: Inspection) -> Iterator[Finding]:
 
 
 def _part(entry: ManifestEntry) -> object:
-    """The part of its files that a line is: file and channel of each sensor, and the offset."""
+    """Return the part of its files that a line refers to: file and channel of each sensor, and the offset."""
     files = [(sensor, path, entry.channels.get(sensor, 0)) for sensor, path in sorted(entry.paths.items())]
     return (*files, entry.offset)
 
 
 def _crossing(keyed: Sequence[tuple[ManifestEntry, object]]) -> list[tuple[ManifestEntry, object]]:
-    """Those whose key stands in several splits."""
+    """Return those whose key is in several splits."""
     splits: dict[object, set[str]] = defaultdict(set)
     for entry, key in keyed:
         splits[key].add(entry.split)
@@ -99,7 +104,7 @@ def _crossing(keyed: Sequence[tuple[ManifestEntry, object]]) -> list[tuple[Manif
 
 
 def _repeated(keyed: Sequence[tuple[ManifestEntry, object]]) -> list[ManifestEntry]:
-    """All but the first of those that have one key."""
+    """Return all but the first of those that share a key."""
     seen: set[object] = set()
     repeated = []
     for entry, key in keyed:

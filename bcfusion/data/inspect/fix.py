@@ -1,20 +1,20 @@
-"""Writing what was measured into the manifest."""
+"""Write what was measured into the manifest."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bcfusion.data.corpora.manifest import ManifestEntry, read_manifest
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import Alignment
 from bcfusion.data.inspect.inspection import Inspected, Inspection
 from bcfusion.errors import DataError
+from bcfusion.files import write_text
 
 __all__ = ["Fixed", "fix"]
 
@@ -24,9 +24,10 @@ class Fixed:
     """What was written.
 
     Attributes:
-        aligned: lines that got lag and polarity. uncertain: lines with a body sensor that got neither, for want of
-            confidence. bandwidths: lines that got a bandwidth.
-        inspection: with entries that say what the manifest says now.
+        aligned: lines that got lag and polarity.
+        uncertain: lines with a body sensor that got neither, because they are uncertain.
+        bandwidths: lines that got a bandwidth.
+        inspection: with the entries of the new manifest.
     """
 
     aligned: int
@@ -38,11 +39,11 @@ class Fixed:
 def fix(inspection: Inspection) -> Fixed:
     """Write lag, polarity and their confidence, and the bandwidth of the main sensor, into the manifest.
 
-    Lag and polarity are written where the measurement is to be relied on, else what stands there stays. All other
-    columns and lines stay as they are. The manifest is replaced whole or not at all.
+    Lag and polarity are written only if the measurement is reliable; otherwise the manifest keeps its values. All other
+    columns and lines stay unchanged. The manifest is replaced whole or not at all.
 
     Raises:
-        DataError: the manifest cannot be written, or was changed since it was read.
+        DataError: the manifest cannot be written, or has changed since it was read.
     """
     changes: dict[int, dict[str, float | int]] = {}
     aligned = uncertain = bandwidths = 0
@@ -68,7 +69,7 @@ def fix(inspection: Inspection) -> Fixed:
 
 
 def _entry(line: Inspected, found: Alignment | None) -> ManifestEntry:
-    """What the manifest says of the line now, as far as findings depend on it."""
+    """Return the line's new entry, as far as findings depend on it."""
     if found is None:
         return line.entry
     return replace(line.entry, lag=found.lag_seconds, polarity=found.polarity)
@@ -78,18 +79,13 @@ def _rewrite(inspection: Inspection, changes: Mapping[int, Mapping[str, float | 
     manifest = inspection.manifest.resolve()
     now = [entry.id for entry in read_manifest(manifest, inspection.main)]
     if now != [entry.id for entry in inspection.entries]:
-        raise DataError(f"{manifest} was changed while it was inspected: give the command again")
-    temporary = manifest.with_name(f".{manifest.name}.{secrets.token_hex(4)}.tmp")
+        raise DataError(f"{manifest} has changed while it was inspected: run the command again")
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as text:
             content = text.read()
-        written = (_csv if manifest.suffix == ".csv" else _jsonl)(content, changes)
-        temporary.write_text(written, encoding="utf-8", newline="")
-        os.replace(temporary, manifest)
+        write_text(manifest, (_csv if manifest.suffix == ".csv" else _jsonl)(content, changes), newline="")
     except OSError as error:
         raise DataError(f"cannot write manifest {manifest}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _jsonl(content: str, changes: Mapping[int, Mapping[str, Any]]) -> str:

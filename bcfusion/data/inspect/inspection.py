@@ -1,42 +1,42 @@
-"""All lines of a manifest, measured in parallel, and what its sessions say together."""
+"""Measure all lines of a manifest in parallel, and combine those of a session."""
 
 from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
-import signal
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from bcfusion.contracts import UNKNOWN_SPEAKER
-from bcfusion.data.corpora.manifest import ManifestEntry, read_manifest
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import ENOUGH, MAX_LAG, SAME, Alignment, session_alignment
 from bcfusion.data.inspect.measure import Measured, measure
-from bcfusion.errors import DataError
+from bcfusion.data.parallel import in_batches
 
 __all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor", "session_of"]
 
-_BATCH = 4  # lines handed to a worker at once, 50 to 200 ms of work each
-_AHEAD = 16  # batches for each worker that are under way: a slow one does not hold up the others
-_FEW = 16  # lines for which starting processes costs more than they give
+_BATCH = 4  # lines that a worker gets at once, 50 to 200 ms of work each
+_FEW = 16  # lines, up to which starting processes takes longer than it saves
 _NO_SPECTRUM = np.zeros(0, dtype=np.float32)
 
 
 @dataclass
 class MeanSpectrum:
-    """Mean and spread of the spectra of one sensor at one sample rate, summed as they come.
+    """Mean and spread of the spectra of one sensor at one sample rate, accumulated one by one.
 
     Attributes:
-        sample_rate: in Hz. total, squares: ``(bands,)`` sums of decibels and of their squares. count: of spectra.
+        sample_rate: in Hz.
+        total: ``(bands,)``, sum of the spectra in decibels.
+        squares: ``(bands,)``, sum of their squares.
+        count: number of spectra.
     """
 
     sample_rate: int
@@ -45,7 +45,7 @@ class MeanSpectrum:
     count: int = 0
 
     def add(self, spectrum: np.ndarray) -> None:
-        """Take in one spectrum ``(bands,)``, dB."""
+        """Add one spectrum ``(bands,)``, dB."""
         self.total += spectrum
         self.squares += np.square(spectrum, dtype=np.float64)
         self.count += 1
@@ -63,7 +63,13 @@ class MeanSpectrum:
 
 @dataclass(frozen=True)
 class Inspected:
-    """One line: what the manifest says, what was measured, and what its ``session`` says of lag and polarity."""
+    """One line of a manifest that was measured.
+
+    Attributes:
+        entry: the line.
+        measured: what its recordings hold.
+        session: lag and polarity of its session.
+    """
 
     entry: ManifestEntry
     measured: Measured
@@ -71,7 +77,7 @@ class Inspected:
 
     @property
     def resolved(self) -> Alignment | None:
-        """Lag and polarity to rely on: the session's, or its own where it is sure of something else. None: neither."""
+        """The session's lag and polarity, or the line's own if it is sure of other ones; None if both are uncertain."""
         own = self.measured.alignment
         if own is None or self.session is None:
             return None
@@ -83,11 +89,13 @@ class Inspected:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A manifest that was looked at.
+    """A manifest that was inspected.
 
     Attributes:
-        manifest: its path. main: ``air``, or ``noise`` or ``rir`` in a manifest without speech.
-        entries: all its lines. lines: those that were measured, in the manifest's order, without their spectra.
+        manifest: its path.
+        main: ``air``, or ``noise`` or ``rir`` in a manifest without speech.
+        entries: all its lines.
+        lines: those that were measured, in the order of the manifest, without their spectra.
         places: index among ``entries`` of each of ``lines``.
         spectra: of the sensors, by name and sample rate.
     """
@@ -109,17 +117,17 @@ def inspect_manifest(
 ) -> Inspection:
     """Measure the recordings of a manifest.
 
-    Memory does not grow with their length, and by less than a kilobyte with each line.
+    Memory does not grow with their length, and by less than a kilobyte per line.
 
     Args:
         path: the manifest, .jsonl or .csv, of speech, noise or room responses.
-        limit: how many lines are measured, evenly spread over the manifest; None: all.
-        workers: processes; None: one for each core.
-        max_lag: seconds, searched for body against air.
-        progress: whether a bar is shown, on a terminal.
+        limit: number of lines to measure, evenly spread over the manifest; None: all.
+        workers: processes; None: one per core.
+        max_lag: seconds, the largest lag between body and air that is looked for.
+        progress: whether to show a progress bar on a terminal.
 
     Raises:
-        DataError: the manifest is missing, or its lines have problems; or a worker process was ended.
+        DataError: the manifest is missing, its lines have problems, or a worker process was killed.
     """
     manifest = Path(path).expanduser()
     main = main_sensor(manifest)
@@ -131,9 +139,12 @@ def inspect_manifest(
     found: list[Measured] = []
     chosen = [entries[place] for place in places]
     with tqdm(total=len(chosen), desc="measuring", unit=" files", disable=None if progress else True) as bar:
-        for measured in _measure_all(chosen, main, workers, max_lag):
-            found.append(_summed(measured, spectra))
-            bar.update()
+        count = 1 if len(chosen) <= _FEW else workers or len(os.sched_getaffinity(0))
+        work = partial(measure, main=main, max_lag=max_lag)
+        with closing(in_batches(work, chosen, _BATCH, count, processes=True)) as batches:
+            for batch in batches:
+                found += [_summed(measured, spectra) for measured in batch]
+                bar.update(len(batch))
     sessions = _sessions(chosen, found)
     lines = [
         Inspected(entry, measured, sessions.get(session_of(entry)))
@@ -143,7 +154,7 @@ def inspect_manifest(
 
 
 def main_sensor(manifest: Path) -> str:
-    """The sensor that the lines of a manifest must have, by its first line: ``air``, ``noise`` or ``rir``."""
+    """Return the sensor that all lines of a manifest must have, by its first line: ``air``, ``noise`` or ``rir``."""
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as text:
             if manifest.suffix == ".csv":
@@ -152,12 +163,15 @@ def main_sensor(manifest: Path) -> str:
                 record = json.loads(next((line for line in text if line.strip()), "{}"))
                 columns = {*record, *record["paths"]} if isinstance(record.get("paths"), dict) else set(record)
     except (OSError, ValueError, AttributeError, csv.Error):
-        return "air"  # read_manifest says what is wrong
+        return "air"  # read_manifest reports what is wrong
     return next((sensor for sensor in ("air", "noise", "rir") if sensor in columns), "air")
 
 
 def session_of(entry: ManifestEntry) -> str:
-    """What a line shares its sensors' places and clocks with: the column ``session``, else the speaker, else nobody."""
+    """Return the session of a line: by the column ``session``, else the speaker, else the line alone.
+
+    Sensors keep their places and clocks within a session.
+    """
     if "session" in entry.extra:
         return f"{entry.speaker} / {entry.extra['session']}"
     return entry.id if entry.speaker == UNKNOWN_SPEAKER else entry.speaker
@@ -172,7 +186,7 @@ def _sessions(entries: Sequence[ManifestEntry], found: Sequence[Measured]) -> di
 
 
 def _summed(measured: Measured, spectra: dict[tuple[str, int], MeanSpectrum]) -> Measured:
-    """Add a line's spectra to the sums and return it without them."""
+    """Add a line's spectra to the sums; return the line without them."""
     for sensor, found in measured.sensors.items():
         if found.levels.silent_share < 1.0:
             bands = len(found.spectrum)
@@ -181,41 +195,3 @@ def _summed(measured: Measured, spectra: dict[tuple[str, int], MeanSpectrum]) ->
             spectra[key].add(found.spectrum)
     bare = {sensor: replace(found, spectrum=_NO_SPECTRUM) for sensor, found in measured.sensors.items()}
     return replace(measured, sensors=bare)
-
-
-def _measure_all(
-    entries: Sequence[ManifestEntry], main: str, workers: int | None, max_lag: float
-) -> Iterator[Measured]:
-    """What was measured of all lines, in their order."""
-    count = workers or len(os.sched_getaffinity(0))
-    batches = iter([entries[begin : begin + _BATCH] for begin in range(0, len(entries), _BATCH)])
-    with _pool(1 if len(entries) <= _FEW else count) as pool:
-        under_way: deque[Future[list[Measured]]] = deque()
-        try:
-            for batch in batches:
-                under_way.append(pool.submit(_measure_batch, batch, main, max_lag))
-                if len(under_way) >= count * _AHEAD:
-                    yield from under_way.popleft().result()
-            while under_way:
-                yield from under_way.popleft().result()
-        except BrokenProcessPool as error:
-            raise DataError("a worker process was ended, perhaps for want of memory: give fewer --workers") from error
-        finally:
-            for future in under_way:
-                future.cancel()
-
-
-def _measure_batch(entries: Sequence[ManifestEntry], main: str, max_lag: float) -> list[Measured]:
-    return [measure(entry, main, max_lag) for entry in entries]
-
-
-def _pool(workers: int) -> Executor:
-    if workers == 1:
-        return ThreadPoolExecutor(1)
-    # not forked: this process may hold threads of a numeric library
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_the_parent)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

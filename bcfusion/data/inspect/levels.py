@@ -1,6 +1,6 @@
-"""How loud a recording is, and what is wrong with its samples: clipping, DC, silence, noise.
+"""The level of a recording, and what is wrong with its samples: clipping, DC, silence, noise.
 
-In NumPy, and so a worker process that looks at files need not load PyTorch.
+In NumPy, so that a worker process that inspects files need not load PyTorch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import numpy as np
 __all__ = ["NOTHING_DB", "Levels", "clipped_samples", "levels"]
 
 FRAME_SECONDS = 0.02
-ACTIVE_RANGE_DB = 30.0  #: below the loudest frame, down to which a frame is speech; as in :mod:`bcfusion.audio.level`
-NOTHING_DB = -120.0  #: dBFS that stand for none; 16 bits end at -98
+ACTIVE_RANGE_DB = 30.0  #: frames this far below the loudest one are still speech; as in :mod:`bcfusion.audio.level`
+NOTHING_DB = -120.0  #: dBFS that mean no signal; 16 bits end at -98
 _PAUSE_SHARE = 0.1  # of the frames, the quietest, that are pauses
 _MOST_SNR = 100.0
-_FLAT_RUN = 3  # samples in succession at one extreme
-_LOW_PEAK = 0.1  # of full scale, under which equal samples at the top are rounding
+_FLAT_RUN = 3  # consecutive samples at one extreme
+_LOW_PEAK = 0.1  # of full scale, below which equal samples at the top are rounding
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Levels:
     Attributes:
         level: dBFS of the frames that are speech, within 30 dB of the loudest.
         peak: dBFS of the largest sample.
-        snr: dB of those frames over the quietest tenth of all; at most 100.
+        snr: dB of those frames over the quietest tenth of all frames; at most 100.
         dc: dB of the mean sample relative to ``level``.
-        silent_share: of the frames, those that are no speech, 0 to 1; 1 where there is no signal.
+        silent_share: share of the frames that are not speech, 0 to 1; 1 if there is no signal.
     """
 
     level: float
@@ -69,12 +69,12 @@ def levels(signal: np.ndarray, sample_rate: int) -> Levels:
 
 
 def clipped_samples(signal: np.ndarray) -> int:
-    """Count samples of flat tops: three or more in succession at the largest (or smallest) value, more than once.
+    """Count samples of flat tops: three or more consecutive ones at the largest (or smallest) value, more than once.
 
-    Clipping is found at whatever level it happened; a gain after it does not hide it, a filter does.
+    Clipping is found at any level: a gain applied after it does not hide it, but a filter does.
 
     Args:
-        signal: ``(T,)`` as it is in the file.
+        signal: ``(T,)`` as stored in the file.
     """
     count = 0
     for side in (signal, -signal):
@@ -90,5 +90,5 @@ def clipped_samples(signal: np.ndarray) -> int:
 
 
 def decibels(power: float) -> float:
-    """Of a power; :data:`NOTHING_DB` at least."""
+    """Return a power in decibels, at least :data:`NOTHING_DB`."""
     return 10 * float(np.log10(max(power, 10 ** (NOTHING_DB / 10))))

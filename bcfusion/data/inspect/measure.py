@@ -10,9 +10,8 @@ import numpy as np
 
 from bcfusion import audio
 from bcfusion.audio import AudioInfo
-from bcfusion.data.corpora.folder import header
-from bcfusion.data.corpora.listing import wrong_channels
-from bcfusion.data.corpora.manifest import ROUNDING_SECONDS, ManifestEntry
+from bcfusion.data.corpora.headers import header, usable_duration, wrong_channels
+from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import MAX_LAG, Alignment, alignment
 from bcfusion.data.inspect.bandwidth import BAND_HZ, band_powers, effective_bandwidth, top_activity
 from bcfusion.data.inspect.levels import Levels, clipped_samples, levels
@@ -20,7 +19,7 @@ from bcfusion.errors import AudioError
 
 __all__ = ["LONGEST_SECONDS", "Measured", "SensorMeasure", "measure"]
 
-#: What is measured of a recording; of the rest it is asked whether it can be read and whether it is clipped.
+#: The part of a recording that is measured; the rest is only checked for being readable and for clipping.
 LONGEST_SECONDS = 60.0
 _SHORTEST_SECONDS = 0.1
 _LOW_HZ, _HIGH_HZ = (100.0, 1000.0), (2000.0, 8000.0)
@@ -28,13 +27,16 @@ _LOW_HZ, _HIGH_HZ = (100.0, 1000.0), (2000.0, 8000.0)
 
 @dataclass(frozen=True)
 class SensorMeasure:
-    """One sensor's signal, of the part of its file that the manifest means.
+    """One sensor's signal, in the part of its file that the line refers to.
 
     Attributes:
-        sample_rate: of the file, in Hz. duration: of the whole file, in seconds.
-        levels: see :class:`~bcfusion.data.inspect.levels.Levels`. clipped: share of the samples in flat tops.
-        bandwidth: Hz up to which there is speech. top_activity: dB, speech over pauses in the spectrum's top eighth.
-        tilt: dB of 2 to 8 kHz over 0.1 to 1 kHz while somebody speaks; NaN where the rate ends before 3 kHz.
+        sample_rate: of the file, in Hz.
+        duration: of the whole file, in seconds.
+        levels: see :class:`~bcfusion.data.inspect.levels.Levels`.
+        clipped: share of the samples in flat tops.
+        bandwidth: Hz up to which there is speech.
+        top_activity: dB, speech over pauses in the spectrum's top eighth.
+        tilt: dB of 2 to 8 kHz over 0.1 to 1 kHz while somebody speaks; NaN if the sample rate is below 6 kHz.
         fingerprint: of the samples.
         spectrum: ``(bands,)`` dB of each band of 125 Hz while somebody speaks, relative to all but the first.
     """
@@ -55,10 +57,10 @@ class Measured:
     """One line of a manifest.
 
     Attributes:
-        sensors: what was measured of each; empty where the line cannot be used.
+        sensors: what was measured, by sensor; empty if the line cannot be used.
         problems: kind to text: ``unreadable``, ``channels``, ``span`` (the files end earlier), ``short``, ``rate``
             (not the file's).
-        alignment: of body against air, where there are both; what the manifest says of it is not looked at.
+        alignment: of body relative to air, if there are both, regardless of the manifest's lag and polarity.
     """
 
     sensors: Mapping[str, SensorMeasure] = field(default_factory=dict)
@@ -67,17 +69,19 @@ class Measured:
 
     @property
     def level_ratio(self) -> float | None:
-        """Level of body over that of air, dB, where there are both."""
+        """Level of body over that of air, dB; None unless there are both."""
         if "body" not in self.sensors or "air" not in self.sensors:
             return None
         return self.sensors["body"].levels.level - self.sensors["air"].levels.level
 
 
 def measure(entry: ManifestEntry, main: str = "air", max_lag: float = MAX_LAG) -> Measured:
-    """Read the files of a line, all of what it means, a minute at a time, and measure the first minute.
+    """Read all of a line's recordings, a minute at a time, and measure the first minute.
 
     Args:
-        entry: the line. main: the sensor whose rate ``entry.sample_rate`` is. max_lag: seconds, for the alignment.
+        entry: the line.
+        main: the sensor whose rate is ``entry.sample_rate``.
+        max_lag: seconds, for the alignment.
     """
     headers: dict[str, AudioInfo] = {}
     for sensor, path in entry.paths.items():
@@ -87,12 +91,9 @@ def measure(entry: ManifestEntry, main: str = "air", max_lag: float = MAX_LAG) -
         headers[sensor] = found
     if wrong := wrong_channels(headers, entry.channels):
         return Measured(problems={"channels": wrong})
-    left = min(found.duration for found in headers.values()) - entry.offset
-    duration = left if entry.duration is None else entry.duration
-    if left <= 0 or duration > left + ROUNDING_SECONDS:
-        end = f"{entry.offset:g} s + {max(duration, 0):g} s is behind the end of the shortest file"
-        return Measured(problems={"span": f"{end}, at {left + entry.offset:.3f} s"})
-    duration = min(duration, left)
+    duration, too_long = usable_duration(headers.values(), entry.offset, entry.duration)
+    if too_long:
+        return Measured(problems={"span": too_long})
     if duration < _SHORTEST_SECONDS:
         return Measured(problems={"short": f"{duration * 1000:.0f} ms"})
     problems = {}
@@ -142,7 +143,7 @@ def _sensor(entry: ManifestEntry, sensor: str, found: AudioInfo, duration: float
 
 
 def _blocks(entry: ManifestEntry, sensor: str, found: AudioInfo, duration: float) -> Iterator[np.ndarray]:
-    """The sensor's channel, a minute at a time, at the rate of its file."""
+    """Yield the sensor's channel, a minute at a time, at the rate of its file."""
     rate = found.sample_rate
     begin = min(round(entry.offset * rate), found.frames - 1)
     end = min(begin + max(1, round(duration * rate)), found.frames)

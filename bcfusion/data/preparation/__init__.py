@@ -1,1 +1,1 @@
-"""From a corpus on disk to a manifest or shards."""
+"""From a corpus on disk to a manifest."""

@@ -1,4 +1,4 @@
-"""What a long job has done so far, one JSON line for each piece, so that a killed run goes on where it stopped."""
+"""What a long job has done so far, one JSON line per piece, so that a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 class Journal:
-    """An append-only file of records, each with an ``id``. Its first line says which job they are of.
+    """An append-only file of records, each with an ``id``; its first line names the job that they belong to.
 
-    Opened for another job, it begins anew. A last line that was torn by the end of a process is dropped. While it is
-    open, no other process can open it. Use it in a ``with`` statement.
+    Opened for another job, it starts from scratch. A last line that was cut off when a process was killed is dropped.
+    While it is open, no other process can open it. Use it in a ``with`` statement.
 
     Args:
-        path: of the file; missing folders are made.
-        job: what the records depend on, as JSON can hold it.
+        path: of the file; missing folders are created.
+        job: what the records depend on, as JSON can store it.
 
     Attributes:
-        done: the records that were there, by id.
+        path: of the file.
+        done: the records of earlier runs, by id.
 
     Raises:
         DataError: the file cannot be written to, or another process has it open.
@@ -41,18 +42,18 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
-            raise DataError(f"{path} is in use: the same command is running already") from error
+            raise DataError(f"{path} is in use: the same command is already running") from error
         except OSError as error:
             raise DataError(f"cannot write {path}: {error.strerror}") from error
         self._continue(json.loads(json.dumps(job)))
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append records; they are with the operating system when this returns, and outlive the process."""
+        """Append records; once this returns the operating system has them, and they survive the process."""
         self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
         self._file.flush()
 
     def remove(self) -> None:
-        """Delete the file: the job is done."""
+        """Delete the file, when the job is done."""
         self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Journal:
@@ -77,13 +78,13 @@ class Journal:
             self._file.truncate(whole)
             return
         if first.endswith(b"\n"):
-            logger.warning("%s is of another command: it is begun anew", self.path)
+            logger.warning("%s belongs to another command: starting from scratch", self.path)
         self._file.truncate(0)
         self.add([{"job": job}])
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The record of a line; None where the line is torn."""
+    """Return the record of a line; None if the line is incomplete."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -1,38 +1,32 @@
-"""From a corpus' own layout to rows of a manifest: reads headers, checks, measures; in parallel, and resumable."""
+"""From a corpus's own layout to rows of a manifest: read headers, check, measure; in parallel, and resumable."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-from collections import Counter, deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from bcfusion.audio import UnreadableAudio
-from bcfusion.contracts import UNKNOWN_SPEAKER, Row
-from bcfusion.data.corpora.folder import some
+from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
+from bcfusion.data.corpora.headers import NAMED, THREADS, first_few
 from bcfusion.data.corpora.manifest import read_manifest, write_manifest
-from bcfusion.data.preparation.adapters import NEEDED, SPLITS, Adapter, Recording
+from bcfusion.data.parallel import in_batches
+from bcfusion.data.preparation.adapters import NEEDED, Adapter, Recording
 from bcfusion.data.preparation.journal import Journal
-from bcfusion.data.preparation.recording_facts import CONFIDENCE, Facts, Problem, facts_of
+from bcfusion.data.preparation.recording_facts import CONFIDENCE, facts_of
 from bcfusion.errors import AudioError, DataError
 
-# Headers are waited for, not computed: with this many reads under way a network disk is busy.
-_THREADS = 8
-_BATCH = {False: 64, True: 4}  # recordings handed to a worker at once: headers take 0.1 ms, measures 50
-_AHEAD = 4  # batches for each worker that are under way
-_NAMED = 3
+_BATCH = {False: 64, True: 4}  # recordings that a worker gets at once: a header takes 0.1 ms, a measurement 50
 
-TWICE = "with an id that another has"
-SHARED = "of speakers who are in another split too"
+DUPLICATE_ID = "with a repeated id"
+SHARED_SPEAKER = "of speakers who are in another split too"
 
 
 @dataclass(frozen=True)
@@ -40,12 +34,15 @@ class Job:
     """What to prepare.
 
     Attributes:
-        name: of the corpus, for the journal. adapter: reads its layout. root: its folder.
-        options: of the adapter. target: the manifest, .jsonl or .csv.
+        name: of the corpus, for the journal and the column ``corpus``.
+        adapter: reads its layout.
+        root: its folder.
+        options: of the adapter.
+        target: the manifest, .jsonl or .csv.
         measure: whether bandwidth, and with a body sensor lag and polarity, are measured from the samples.
-        workers: threads that read headers, or processes that measure; None: 8 threads, or a process for each core.
-        max_unreadable_share: of the recordings, in [0, 1], that may be left out, for whatever reason.
-        keep_shared_speakers: whether recordings of a speaker may stand in several splits.
+        workers: threads that read headers, or processes that measure; None: 8 threads, or one process per core.
+        max_unreadable_share: share of the recordings, in [0, 1], that may be left out, for any reason.
+        keep_shared_speakers: whether recordings of a speaker may be in several splits.
     """
 
     name: str
@@ -60,7 +57,7 @@ class Job:
 
     @property
     def unpacked(self) -> Path:
-        """Folder beside the manifest for an adapter of archives."""
+        """Folder beside the manifest where an adapter of archives writes its recordings."""
         return self.target.with_name(f"{self.target.stem}_audio")
 
     @property
@@ -71,34 +68,41 @@ class Job:
 
 @dataclass
 class LeftOut:
-    """What is not in the manifest, by kind, with the first few of each kind."""
+    """The recordings that are not in the manifest: their number by reason, and the first few of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, list[AudioError]] = field(default_factory=dict)
 
     def add(self, kind: str, problem: AudioError) -> None:
-        """Count a recording."""
+        """Count a recording that is left out for the reason ``kind``."""
         self.counts[kind] += 1
-        if len(self.first.setdefault(kind, [])) < _NAMED:
+        if len(self.first.setdefault(kind, [])) < NAMED:
             self.first[kind].append(problem)
 
     def lines(self, total: int) -> list[str]:
-        """Two lines, however many there are: how many of each kind, and the first few; none where nothing is."""
+        """Return two lines: how many are left out for each reason, and the first few; none if nothing is left out."""
         if not self.counts:
             return []
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts.most_common())
-        # of each kind the first, then more of the most frequent
+        # the first of each kind, then more of the most frequent
         frequent = [kind for kind, _ in self.counts.most_common()]
         named = [self.first[kind][0] for kind in frequent]
         named += [problem for kind in frequent for problem in self.first[kind][1:]]
         count = self.counts.total()
-        more = f"; and {count - _NAMED} more" if count > _NAMED else ""
-        return [f"{count} of {total} recordings are left out: {kinds}", f"  {some(named[:_NAMED])}{more}"]
+        more = f"; and {count - NAMED} more" if count > NAMED else ""
+        return [f"{count} of {total} recordings are left out: {kinds}", f"  {first_few(named[:NAMED])}{more}"]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A manifest that was written: its rows, what was left out, and how many recordings an earlier run had done."""
+    """A manifest that was written.
+
+    Attributes:
+        rows: of the manifest.
+        left_out: recordings that are not in it.
+        total: recordings of the corpus.
+        resumed: recordings whose facts an interrupted run had found.
+    """
 
     rows: list[Row]
     left_out: LeftOut
@@ -109,17 +113,17 @@ class Prepared:
 def prepare(job: Job, progress: bool = True) -> Prepared:
     """Write the manifest of a corpus.
 
-    A run that was ended, by whatever means, goes on where it was when the same job is prepared again: what is known of
-    each recording is in a journal beside the manifest. The unreadable are looked at again. The manifest appears whole
-    or not at all, its rows in the order of the adapter.
+    A run that was interrupted or killed resumes where it stopped when the same job is prepared again: a journal beside
+    the manifest holds what is known of each recording. Unreadable ones are tried again. The manifest appears whole or
+    not at all, its rows in the order of the adapter.
 
     Args:
         job: what to prepare.
-        progress: whether a bar is shown, on a terminal.
+        progress: whether to show a progress bar on a terminal.
 
     Raises:
-        DataError: the folder holds something else, there is nothing in it, too many recordings must be left out (the
-            journal stays), a worker process was ended, or the place cannot be written to.
+        DataError: the folder holds something else or nothing, too many recordings must be left out (the journal stays),
+            a worker process was killed, or the manifest cannot be written.
     """
     recordings = list(tqdm(_recordings(job), desc="listing", unit=" files", disable=None if progress else True))
     if not recordings:
@@ -140,9 +144,12 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
             unit=" files",
             disable=None if progress else True,
         )
-        # closed, so that an interrupt ends the workers too, wherever it falls
-        with bar, closing(_look_at(missing, job)) as looked_at:
-            for found in looked_at:
+        workers = job.workers or (len(os.sched_getaffinity(0)) if job.measure else THREADS)
+        look_at = partial(facts_of, sensor=NEEDED[job.adapter.kind], measure=job.measure)
+        # closed, so that an interrupt ends the workers too, wherever it occurs
+        batches = in_batches(look_at, missing, _BATCH[job.measure], workers, processes=job.measure)
+        with bar, closing(batches):
+            for found in batches:
                 journal.add([facts for facts in found if isinstance(facts, dict)])
                 for facts in found:
                     if isinstance(facts, dict):
@@ -159,15 +166,17 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
 
 
 def rows_of(job: Job) -> list[Row]:
-    """The rows of a manifest that :func:`prepare` has written before.
+    """Return the rows of a manifest that :func:`prepare` has written before.
 
     Raises:
-        DataError: it has problems, or lines without duration or sample rate, which are of another origin.
+        DataError: it has problems, or lines without duration or sample rate, so that something else has written it.
     """
     rows = []
     for entry in read_manifest(job.target, NEEDED[job.adapter.kind]):
         if entry.duration is None or entry.sample_rate is None:
-            raise DataError(f"{job.target}: {entry.id} has no duration or no sample_rate: --overwrite prepares it anew")
+            raise DataError(
+                f"{job.target}: {entry.id} has no duration or no sample_rate: prepare it again with --overwrite"
+            )
         rows.append(entry.row(entry.duration, entry.sample_rate))
     return rows
 
@@ -176,7 +185,7 @@ def _recordings(job: Job) -> Iterator[Recording]:
     sensor = NEEDED[job.adapter.kind]
     for recording in job.adapter.recordings(job.root, job.options, job.unpacked):
         if recording.split not in SPLITS or sensor not in recording.paths:
-            raise DataError(f"the adapter of {job.name} gives {recording}: no {sensor}, or a split of another name")
+            raise DataError(f"the adapter of {job.name} yields {recording}: no {sensor}, or an unknown split")
         yield recording
 
 
@@ -190,9 +199,9 @@ def _depends_on(job: Job) -> dict[str, Any]:
 
 
 def _too_many(job: Job, left_out: LeftOut, total: int) -> str:
-    advice = [f"no manifest is written: that is more than --max-unreadable-share {job.max_unreadable_share:g} allows"]
-    if left_out.counts[SHARED] > job.max_unreadable_share * total:
-        advice.append("--keep-shared-speakers leaves them in, but scores will be too good")
+    advice = [f"no manifest was written: that is more than --max-unreadable-share {job.max_unreadable_share:g} allows"]
+    if left_out.counts[SHARED_SPEAKER] > job.max_unreadable_share * total:
+        advice.append("--keep-shared-speakers keeps them, but scores will be too good")
     return "; ".join(advice)
 
 
@@ -202,12 +211,12 @@ def _distinct(recordings: Sequence[Recording], left_out: LeftOut) -> list[Record
         first = seen.setdefault(recording.id, recording)
         if first is not recording:
             files = " and ".join(str(next(iter(one.paths.values()))) for one in (first, recording))
-            left_out.add(TWICE, AudioError(f"{files} are both {recording.id}"))
+            left_out.add(DUPLICATE_ID, AudioError(f"{files} both have the id {recording.id}"))
     return list(seen.values())
 
 
 def _speaker_disjoint(recordings: Sequence[Recording], left_out: LeftOut) -> list[Recording]:
-    """Keep each speaker in one split: test before valid before train, so that what scores are made of stays whole."""
+    """Keep each speaker in one split, test before valid before train, so that evaluation sets stay complete."""
     splits: dict[str, set[str]] = {}
     for recording in recordings:
         splits.setdefault(recording.speaker, set()).add(recording.split)
@@ -218,46 +227,10 @@ def _speaker_disjoint(recordings: Sequence[Recording], left_out: LeftOut) -> lis
         if recording.split == stays or recording.speaker == UNKNOWN_SPEAKER:
             kept.append(recording)
         else:
-            left_out.add(SHARED, AudioError(f"{recording.id} of {recording.split}: {recording.speaker} is in {stays}"))
+            left_out.add(
+                SHARED_SPEAKER, AudioError(f"{recording.id} of {recording.split}: {recording.speaker} is in {stays}")
+            )
     return kept
-
-
-def _look_at(recordings: Sequence[Recording], job: Job) -> Generator[list[Facts | Problem], None, None]:
-    """Facts or problems of all recordings, in their order, a batch at a time."""
-    size = _BATCH[job.measure]
-    batches = iter([recordings[begin : begin + size] for begin in range(0, len(recordings), size)])
-    sensor = NEEDED[job.adapter.kind]
-    workers = job.workers or (len(os.sched_getaffinity(0)) if job.measure else _THREADS)
-    with _pool(workers, job.measure) as pool:
-        under_way: deque[Future[list[Facts | Problem]]] = deque()
-        try:
-            for batch in batches:
-                under_way.append(pool.submit(_look_at_batch, batch, sensor, job.measure))
-                if len(under_way) >= workers * _AHEAD:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        except BrokenProcessPool as error:
-            raise DataError("a worker process was ended, perhaps for want of memory: give fewer --workers") from error
-        finally:
-            for future in under_way:
-                future.cancel()
-
-
-def _pool(workers: int, measure: bool) -> Executor:
-    if not measure or workers == 1:
-        return ThreadPoolExecutor(workers)
-    # not forked: this process may hold threads of a numeric library
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_interrupts_to_the_parent)
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _look_at_batch(recordings: Sequence[Recording], sensor: str, measure: bool) -> list[Facts | Problem]:
-    return [facts_of(recording, sensor, measure) for recording in recordings]
 
 
 def _row(recording: Recording, facts: Mapping[str, Any], corpus: str) -> Row:

@@ -1,4 +1,4 @@
-"""What the files of one recording say: whether they can be used, how long they are, and what is measured on them."""
+"""What the files of one recording hold: whether they can be used, their length, and what is measured on them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bcfusion import audio
 from bcfusion.audio import AudioInfo
-from bcfusion.data.corpora.folder import header
-from bcfusion.data.corpora.manifest import ROUNDING_SECONDS
+from bcfusion.data.corpora.headers import header, usable_duration
 from bcfusion.data.preparation.adapters import Recording
 from bcfusion.errors import AudioError
 
@@ -18,15 +17,15 @@ if TYPE_CHECKING:
 UNREADABLE = "unreadable"
 CHANNELS = "with another number of channels"
 SHORT = "shorter than the corpus says"
-CONFIDENCE = "lag_confidence"  #: 0 to 1, of a lag and a polarity that were looked for
-# Bandwidth and lag are the same all through a recording; an hour of it would only cost memory.
+CONFIDENCE = "lag_confidence"  #: column, 0 to 1, of a measured lag and polarity
+# Bandwidth and lag do not change within a recording; an hour of it would only cost memory.
 _MEASURED_SECONDS = 60.0
 
-Facts = dict[str, Any]  #: as JSON can hold it: id, sample_rate, duration, and what was measured
+Facts = dict[str, Any]  #: as JSON can store it: id, sample_rate, duration, and what was measured
 
 
 class Problem(NamedTuple):
-    """Why a recording cannot be used: the kind, as it is counted, a text, and the file where it is at fault."""
+    """Why a recording cannot be used: the kind as it is counted, a text, and the file if that is at fault."""
 
     kind: str
     text: str
@@ -34,13 +33,13 @@ class Problem(NamedTuple):
 
 
 def facts_of(recording: Recording, sensor: str, measure: bool) -> Facts | Problem:
-    """Look at the files of a recording.
+    """Read the headers of a recording's files, and measure them if asked to.
 
     Args:
-        recording: as its corpus tells it.
-        sensor: whose sample rate and bandwidth are meant.
-        measure: whether ``bandwidth`` is measured and, where there is a body sensor, ``lag`` and ``polarity``, on up to
-            the first minute. Where these are not certain, the fact is left out and only ``lag_confidence`` is there.
+        recording: as the adapter of its corpus describes it.
+        sensor: the one whose sample rate and bandwidth are returned.
+        measure: whether to measure ``bandwidth`` and, with a body sensor, ``lag`` and ``polarity``, on the first
+            minute at most. If these two are uncertain they are left out, and only ``lag_confidence`` is returned.
     """
     headers: dict[str, AudioInfo] = {}
     for name, path in recording.paths.items():
@@ -52,14 +51,12 @@ def facts_of(recording: Recording, sensor: str, measure: bool) -> Facts | Proble
             return Problem(CHANNELS, f"{path} has {found.channels} channels, one was expected")
         if channel is not None and channel >= found.channels:
             has = f"{found.channels} channel{'s' * (found.channels != 1)}"
-            return Problem(CHANNELS, f"{path} has {has}, but {name} is to be channel {channel}, counted from 0")
+            return Problem(CHANNELS, f"{path} has {has}, but {name} should be channel {channel}, counted from 0")
         headers[name] = found
-    left = min(found.duration for found in headers.values()) - recording.offset
-    duration = left if recording.duration is None else recording.duration
-    if left <= 0 or duration > left + ROUNDING_SECONDS:
-        end = recording.offset + max(duration, 0.0)
-        return Problem(SHORT, f"{recording.paths[sensor]} ends at {left + recording.offset:.3f} s, not at {end:.3f} s")
-    duration = round(min(duration, left), 6)
+    duration, too_long = usable_duration(headers.values(), recording.offset, recording.duration)
+    if too_long:
+        return Problem(SHORT, f"{recording.paths[sensor]}: {too_long}")
+    duration = round(duration, 6)
     facts = {"id": recording.id, "sample_rate": headers[sensor].sample_rate, "duration": duration}
     if not measure:
         return facts

@@ -1,1 +1,1 @@
-"""What runs wrote, read and put side by side: one table, clear differences, curves."""
+"""Compare runs by what they wrote: one table, differences with intervals, curves."""

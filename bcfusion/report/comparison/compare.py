@@ -1,21 +1,22 @@
-"""Several runs in one order: what differs in their settings, what their scores are, what is not comparable."""
+"""Put several runs in order: the settings in which they differ, their scores, and what is not comparable."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from bcfusion.report.comparison.inputs import common_inputs
+from bcfusion.report.comparison.keys import FACTS, fact, known_key, setting, text_of
+from bcfusion.report.comparison.names import changed_keys, run_names
 from bcfusion.report.comparison.run import Run, Which
-from bcfusion.report.comparison.run_keys import FACTS, changed_keys, fact, known_key, run_names, setting, text_of
 from bcfusion.report.table import MISSING
 
 __all__ = ["OWN_COLUMNS", "Comparison", "compare", "notes"]
 
-OWN_COLUMNS = 3  #: as many changed keys have columns of their own; more of them share one
+OWN_COLUMNS = 3  #: up to this number, changed keys have a column each; more of them share one
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,14 @@ class Comparison:
     """Runs in the order of the table.
 
     Attributes:
-        runs: the best first. names: a short one for each, no two the same. keys: the settings in which they differ,
-            and that of the order.
-        metrics: keys of the scores shown. higher_is_better: directions of all scores; None: information only.
-        which: scores are shown. inputs: means of the input, where it is the same for all runs. sort: key of the order.
+        runs: the best first.
+        names: a short, unique name for each.
+        keys: the settings in which the runs differ, and the one that they are sorted by.
+        metrics: keys of the scores to show.
+        higher_is_better: direction of all scores, None for information only.
+        which: which scores are shown.
+        inputs: mean scores of the inputs that are the same for all runs.
+        sort: key that the runs are sorted by.
     """
 
     runs: tuple[Run, ...]
@@ -39,18 +44,23 @@ class Comparison:
     sort: str
 
     @cached_property
+    def by_name(self) -> dict[str, Run]:
+        """The runs by their names, in the same order."""
+        return dict(zip(self.names, self.runs, strict=True))
+
+    @cached_property
     def values(self) -> dict[str, list[str]]:
-        """Of the settings in which the runs differ: a text for each run."""
+        """A text per run for each of :attr:`keys`."""
         return {key: [text_of(setting(run, key)) for run in self.runs] for key in self.keys}
 
     @cached_property
     def usual(self) -> dict[str, str]:
-        """Of the same settings: what most runs have."""
+        """The value that most runs have, for each of :attr:`keys`."""
         return {key: max(dict.fromkeys(values), key=values.count) for key, values in self.values.items()}
 
     @property
     def caption(self) -> str:
-        """How many runs in which order, and of what the scores are."""
+        """Number of runs, their order, and what the scores are."""
         runs = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs by {self.sort}"
         files = {"best": "validation files at the best checkpoint", "closing": "files of the closing evaluation"}
         return f"{runs}; scores are means over the {files[self.which]}"
@@ -63,13 +73,14 @@ def compare(
     metrics: Sequence[str] | None = None,
     which: Which = "best",
 ) -> Comparison:
-    """Put runs in order and find what tells them apart.
+    """Put runs in order and find the settings in which they differ.
 
     Args:
         runs: at least one.
-        sort: a metric, one of :data:`bcfusion.report.comparison.run_keys.FACTS`, or a setting. The best or smallest
-            value comes first; a run without one, and any that failed, comes last.
-        reverse: the worst or largest first. metrics: scores to show; None: all that have a direction.
+        sort: a metric, one of :data:`bcfusion.report.comparison.keys.FACTS`, or a setting. The best or smallest value
+            comes first; runs without a value and failed runs come last.
+        reverse: put the worst or largest value first.
+        metrics: scores to show; None for all that have a direction.
         which: means of the validation files at the best checkpoint, or of the closing evaluation.
 
     Raises:
@@ -90,7 +101,7 @@ def compare(
     ordered = [*_ordered([run for run in runs if run.state != "failed"], sort, directions, reverse, which), *failing]
     keys = changed_keys(ordered)
     if sort not in (*keys, *directions, *FACTS, "recipe", "experiment"):
-        keys.append(sort)  # an order is not shown without what it goes by
+        keys.append(sort)  # an order is always shown with the values behind it
     return Comparison(
         runs=tuple(ordered),
         names=tuple(run_names(ordered)),
@@ -98,7 +109,7 @@ def compare(
         metrics=tuple(shown),
         higher_is_better=directions,
         which=which,
-        inputs=common_inputs([run.input_means(which) for run in ordered]),
+        inputs=common_inputs(ordered, which),
         sort=sort,
     )
 
@@ -115,32 +126,15 @@ def _ordered(
 
 
 def _sorting(value: Any) -> tuple[bool, float, str]:
-    """Numbers by their size, before texts by their letters."""
+    """Return a key that sorts numbers by size, before texts in alphabetical order."""
     number = isinstance(value, int | float)
     return not number, value if number else 0.0, "" if number else text_of(value)
 
 
-def common_inputs(inputs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Mapping[str, float]]:
-    """The inputs whose scores are the same in all runs that have any."""
-    measured = [each for each in inputs if each]
-    if not measured:
-        return {}
-    first = measured[0]
-    return {
-        name: means
-        for name, means in first.items()
-        if all(name in other and _alike(means, other[name]) for other in measured[1:])
-    }
-
-
-def _alike(one: Mapping[str, float], two: Mapping[str, float]) -> bool:
-    return all(math.isclose(one[metric], two[metric], rel_tol=1e-3, abs_tol=1e-3) for metric in one.keys() & two.keys())
-
-
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader of the table has to know, a line each: why runs have no result, and what is not comparable."""
+    """Return what a reader of the table has to know, one line each: why runs have no result, what is not comparable."""
     lines = []
-    for rank, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
+    for rank, (name, run) in enumerate(comparison.by_name.items(), 1):
         if run.problem:
             lines.append(f"{rank} {name}: {run.state}: {run.problem}")
         elif run.state == "unfinished":
@@ -149,13 +143,13 @@ def notes(comparison: Comparison) -> list[str]:
     if len(comparison.keys) > OWN_COLUMNS:
         usual = ", ".join(f"{key}={value}" for key, value in comparison.usual.items() if value != MISSING)
         lines.append(f"changed keys that a row does not name: {usual or 'none'}")
-    written = [run for run in comparison.runs if run.run]
-    heard = [means for run in comparison.runs if (means := run.input_means(comparison.which))]
-    if len(heard) > 1 and not comparison.inputs:
-        lines.append("not all runs hear the same input: their scores compare inputs as well as networks")
+    measured = [run for run in comparison.runs if run.input_means(comparison.which)]
+    if len(measured) > 1 and not comparison.inputs:
+        lines.append("not all runs were given the same input: their scores compare inputs as well as networks")
+    written = [run for run in comparison.runs if run.record]
     if len({json.dumps(run.settings.get("selection"), sort_keys=True) for run in written}) > 1:
-        said = "so that their order by it says little" if comparison.sort == "selection" else ""
-        lines.append(", ".join(filter(None, ["not all runs choose their best checkpoint by the same selection", said])))
+        order = ", so their order by it means little" if comparison.sort == "selection" else ""
+        lines.append(f"not all runs choose their best checkpoint by the same selection{order}")
     for key in dict.fromkeys(key for run in written for key in run.settings.get("metrics") or ()):
         nodes = [run.settings["metrics"][key] for run in written if key in (run.settings.get("metrics") or ())]
         if any(node != nodes[0] for node in nodes[1:]):

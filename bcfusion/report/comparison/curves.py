@@ -1,4 +1,4 @@
-"""Pictures of several runs: their learning curves side by side, and how the closing scores of utterances spread."""
+"""Figures of several runs: their learning curves side by side, and the distribution of their closing scores."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from bcfusion.report.boxes import boxes_figure, wrapped_name
 from bcfusion.report.colours import FIXED, PALETTE, colour_of, marker_of
-from bcfusion.report.comparison.compare import common_inputs
+from bcfusion.report.comparison.inputs import common_inputs
 from bcfusion.report.comparison.run import ENHANCED, Run
 from bcfusion.report.comparison.run_files import Curve
 from bcfusion.report.table import heading
 
 __all__ = ["curves_figure", "distributions_figure"]
 
-MOST_SYSTEMS = len(PALETTE)  # further ones are thin and grey in curves, and left out of distributions
+MOST_SYSTEMS = len(PALETTE)  # more runs are drawn thin and grey in curves, and left out of distributions
 _MOST_PANELS = 4
 _OTHERS = "#D0D0D0"
 _LABEL, _TICKS, _TITLE = 12, 11, 14  # points
 
 
 def curves_figure(runs: Mapping[str, Run], metrics: Sequence[str], title: str) -> Figure | None:
-    """Draw what the runs logged while they trained: a panel for each metric and one for the training loss.
+    """Draw what the runs logged in training: a panel for each metric and one for the training loss.
 
-    A ring marks the best checkpoint. A dashed line is the input, where it is the same for all runs. The loss is the
-    total where all runs have the same losses, else one that they share; it is drawn raw, pale, and as a running mean.
+    A ring marks the best checkpoint. A dashed line is the input, if it is the same for all runs. The loss is the total
+    if all runs have the same losses, otherwise one that they share; it is drawn raw (pale) and as a running mean.
 
     Args:
-        runs: by their names, the best first; the first ten have colours of their own.
-        metrics: keys, of which the first four are drawn. title: above the panels.
+        runs: the runs by their names, the best first; the first ten have colours of their own.
+        metrics: keys, of which the first four are drawn.
+        title: text above the panels.
 
     Returns:
-        A figure of its own, which pyplot does not know; None where no run has logged anything that could be drawn.
+        A figure without pyplot; None if no run has logged anything to draw.
     """
     tags = [f"valid/{metric}" for metric in metrics if any(f"valid/{metric}" in run.history for run in runs.values())]
     tags = tags[:_MOST_PANELS]
@@ -49,7 +50,7 @@ def curves_figure(runs: Mapping[str, Run], metrics: Sequence[str], title: str) -
     across = min(3, len(tags))
     down = -(-len(tags) // across)
     order = list(runs)
-    spare = across * down > len(tags) and len(order) <= MOST_SYSTEMS  # a place without a panel takes the legend
+    spare = across * down > len(tags) and len(order) <= MOST_SYSTEMS  # the legend goes where a panel is missing
     height = 3.7 * down + 0.6 + (0.0 if spare else _legend_height(order))
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(4.6 * across, height), dpi=110, layout=layout)
@@ -97,7 +98,7 @@ def _draw(panel: Axes, run: Run, curve: Curve, tag: str, name: str, coloured: Se
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """``(N,)`` averaged over a twentieth of the run, over what there is of it at the ends; NaN counts for nothing."""
+    """Return ``(N,)`` averaged over a twentieth of the run, fewer values at the ends; NaN is left out."""
     width = min(len(values), max(5, len(values) // 20)) // 2 * 2 + 1
     finite = np.isfinite(values)
     middle = slice(width // 2, width // 2 + len(values))
@@ -107,7 +108,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 
 
 def _loss_tag(runs: Sequence[Run]) -> str | None:
-    """The loss that all runs with any have in common: the total, where it means the same."""
+    """Return the loss that all runs with losses have in common: the total if it is the same sum in all of them."""
     logged = [run for run in runs if any(tag.startswith("loss/") for tag in run.history)]
     if not logged:
         return None
@@ -120,14 +121,14 @@ def _loss_tag(runs: Sequence[Run]) -> str | None:
 
 def _input_line(panel: Axes, runs: Sequence[Run], tag: str) -> None:
     metric = tag.partition("/")[2]
-    for name, means in common_inputs([run.input_means("best") for run in runs]).items():
+    for name, means in common_inputs(runs, "best").items():
         if metric in means:
             colour = FIXED.get(name, FIXED["input"])
             panel.axhline(means[metric], color=colour, linestyle="--", linewidth=1.6, label=name)
 
 
 def _legend(place: Axes | Figure, panels: Sequence[Axes], order: Sequence[str]) -> None:
-    """Names every system once, in an empty panel or below the figure."""
+    """Name every system once, in an empty panel or below the figure."""
     entries: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -147,27 +148,29 @@ def _legend(place: Axes | Figure, panels: Sequence[Axes], order: Sequence[str]) 
         frameon=False,
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)  # names hold what was typed
+        text.set_parse_math(False)  # names contain what users typed
 
 
 def _legend_height(order: Sequence[str]) -> float:
-    """Inches."""
+    """Return inches."""
     names = min(len(order), MOST_SYSTEMS) + 2
     lines = names if max(map(len, order)) > 40 else -(-names // 2)
     return 0.24 * lines
 
 
 def distributions_figure(runs: Mapping[str, Run], metrics: Sequence[str], title: str) -> Figure | None:
-    """Draw how the closing scores spread over the utterances: a panel for each metric, a box for each system.
+    """Draw the distribution of the closing scores over the utterances: a panel per metric, a box per system.
 
-    The input is drawn where it is the same for all runs; see :func:`bcfusion.report.boxes.boxes_figure`.
+    The input is drawn if it is the same for all runs; see :func:`bcfusion.report.boxes.boxes_figure`.
 
     Args:
-        runs: by their names, the best first; of the first ten, which have colours, those with closing scores are drawn.
-        metrics: keys, of which the first four are drawn. title: above the panels.
+        runs: the runs by their names, the best first; of the first ten, which have colours, those with closing scores
+            are drawn.
+        metrics: keys, of which the first four are drawn.
+        title: text above the panels.
 
     Returns:
-        A figure of its own, which pyplot does not know; None where there are no scores that could be drawn.
+        A figure without pyplot; None if there are no scores to draw.
     """
     coloured = list(runs)[:MOST_SYSTEMS]
     shown = {name: runs[name] for name in coloured if ENHANCED in runs[name].closing_scores}
@@ -180,13 +183,14 @@ def distributions_figure(runs: Mapping[str, Run], metrics: Sequence[str], title:
 
 
 def _same_inputs(runs: Sequence[Run]) -> dict[str, Mapping[str, Mapping[str, float]]]:
-    """Closing scores of the inputs whose means are the same in all runs that have any."""
-    measured = [run for run in runs if run.input_means("closing")]
-    names = common_inputs([run.input_means("closing") for run in measured])
-    return {name: measured[0].closing_scores[name].metrics for name in names}
+    """Return the closing scores of the inputs that are the same in all runs, from the first run that has any."""
+    first = next((run for run in runs if run.input_means("closing")), None)
+    return (
+        {} if first is None else {name: first.closing_scores[name].metrics for name in common_inputs(runs, "closing")}
+    )
 
 
 def _axis(metric: str, runs: Iterable[Run]) -> str:
-    """Name, unit and the direction in which it is better, where a run says it."""
+    """Return the name and unit of a metric, and the direction in which it is better if a run records it."""
     directions = (run.higher_is_better.get(metric) for run in runs)
     return heading(metric, next((higher for higher in directions if higher is not None), None))

@@ -1,9 +1,11 @@
-"""A run as its directory tells of it: each file is read when it is asked for, and torch is not needed."""
+"""A run as its directory describes it: each file is read when it is first needed, and torch is not loaded."""
 
 from __future__ import annotations
 
 import csv
+import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,18 +17,21 @@ import numpy as np
 import yaml
 
 from bcfusion.errors import CheckpointError
+from bcfusion.report.comparison.event_times import working_seconds
 from bcfusion.report.comparison.run_files import (
     Curve,
     Scored,
-    count_numbers,
-    directions,
+    ScoreTable,
+    count_parameters,
     read_history,
     read_scores,
     read_settings,
-    wall_times,
+    read_yaml,
 )
+from bcfusion.run.jobs import FAILED, PRUNED
+from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 
-__all__ = ["ENHANCED", "Run", "State", "Which"]
+__all__ = ["ENHANCED", "Run", "State", "Which", "is_job", "read_run"]
 
 ENHANCED = "enhanced"  #: the system under test in the scores of a run; the others are its inputs
 
@@ -40,10 +45,15 @@ class Run:
     """One run directory.
 
     Attributes:
-        path: of the directory, as it was found. recipe: its name. experiment: its name, or None.
-        overrides: as typed: key to value, without ``+``. choices: the member of each config group.
-        run: all that run.json says. state: ``finished`` with a closing evaluation, ``unfinished`` (it still trains, or
-            was stopped), ``pruned`` by a search, ``failed``. problem: the first line of the error or the reason.
+        path: the directory, as it was found.
+        recipe: name of the recipe.
+        experiment: name of the experiment, or None.
+        overrides: key to value as typed, without ``+``.
+        choices: the member of each config group.
+        record: content of run.json.
+        state: ``finished`` with a closing evaluation, ``unfinished`` (it still trains, or was stopped), ``pruned`` by a
+            search, or ``failed``.
+        problem: first line of the error, or the reason why it was pruned.
     """
 
     path: Path
@@ -51,36 +61,41 @@ class Run:
     experiment: str | None
     overrides: Mapping[str, str]
     choices: Mapping[str, Any]
-    run: Mapping[str, Any] = field(repr=False)
+    record: Mapping[str, Any] = field(repr=False)
     state: State
     problem: str = ""
 
     @cached_property
+    def parts(self) -> RunDir:
+        """The names of the files."""
+        return RunDir(self.path)
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """The whole configuration as plain containers; of a job that failed before it wrote one, the composed one."""
-        return self._read("config.yaml", read_settings) or self.composed
+        """The whole configuration as plain containers; the composed one if the job failed before it wrote its own."""
+        return _read(self.parts.config, read_settings) or self.composed
 
     @cached_property
     def composed(self) -> dict[str, Any]:
-        """The configuration as Hydra composed it, with its interpolations unresolved; empty where it was not kept."""
+        """The configuration as Hydra composed it, with unresolved interpolations; empty if it was not kept."""
         try:
-            return self._read(".hydra/config.yaml", read_settings) or {}
-        except CheckpointError:  # it says where values come from, no more
+            return _read(self.parts.hydra_composed, read_settings) or {}
+        except CheckpointError:  # it only shows where values come from
             return {}
 
     @cached_property
     def bundle(self) -> dict[str, Any]:
-        """What config.yaml of the bundle says; empty before there is one."""
-        return self._read("bundle/config.yaml", read_settings) or {}
+        """The configuration of the bundle; empty before there is one."""
+        return _read(self.parts.bundle / BUNDLE_CONFIG, read_settings) or {}
 
     @cached_property
     def history(self) -> dict[str, Curve]:
-        """Curves of metrics.csv by their tags: ``loss/l1``, ``valid/stoi``, ``valid_input/stoi``, ..."""
-        return self._read("metrics.csv", read_history) or {}
+        """Curves of metrics.csv by tag: ``loss/l1``, ``valid/stoi``, ``valid_input/stoi``, ..."""
+        return _read(self.parts.metrics, read_history) or {}
 
     @cached_property
     def best(self) -> dict[str, float]:
-        """Mean of each metric over the validation files at ``best.ckpt``; ``selection`` is what chose it."""
+        """Mean of each metric over the validation files at ``best.ckpt``; ``selection`` is the value that chose it."""
         tags = ((tag.partition("/"), curve) for tag, curve in self.history.items())
         return {name: curve.last for (group, _, name), curve in tags if group == "best"}
 
@@ -90,45 +105,42 @@ class Run:
         validated, best = self.history.get("valid/selection"), self.history.get("best/selection")
         if validated is None or best is None:
             return None
-        # the bests are logged again whenever another checkpoint improves: their own step says less
+        # the best values are logged again whenever another checkpoint improves, so their own last step may be later
         return int(validated.steps[np.nanargmin(np.abs(validated.values - best.last))])
 
     @cached_property
-    def closing(self) -> Path | None:
-        """Scores of the closing evaluation: of the test files, or of the valid files where there is no test split.
+    def closing_table(self) -> ScoreTable | None:
+        """Scores of the closing evaluation: of the test files, or of the valid files without a test split.
 
-        None before it; those of an earlier session of a run that goes on do not count.
+        None before that evaluation; the scores of an earlier session of a resumed run do not count.
         """
-        if self.state != "finished":
-            return None
-        tables = (self.path / "quality" / f"{split}.csv" for split in ("test", "valid"))
-        return next((table for table in tables if table.is_file()), None)
+        table = self.parts.closing_scores() if self.state == "finished" else None
+        return None if table is None else _read(table, read_scores)
 
-    @cached_property
-    def closing_scores(self) -> dict[str, Scored]:
+    @property
+    def closing_scores(self) -> Mapping[str, Scored]:
         """Scores of the closing evaluation by system (inputs, ``enhanced``); empty before it."""
-        if self.closing is None:
-            return {}
-        return self._read(str(self.closing.relative_to(self.path)), read_scores) or {}
+        return {} if self.closing_table is None else self.closing_table.systems
 
     @cached_property
     def higher_is_better(self) -> dict[str, bool | None]:
-        """Direction of each metric, as far as the run says it: its closing table, else its selection."""
+        """Direction of each metric, as far as the run records it: in its closing table, else in its selection."""
         known: dict[str, bool | None] = {
             name: criterion["best"] > criterion["worst"]
             for name, criterion in (self.settings.get("selection") or {}).items()
         }
-        return {**known, **(directions(self.closing) if self.closing is not None else {}), "selection": True}
+        table = {} if self.closing_table is None else self.closing_table.higher_is_better
+        return {**known, **table, "selection": True}
 
     def means(self, which: Which) -> dict[str, float]:
-        """Mean of each metric at the best checkpoint, over the validation files or in the closing evaluation."""
+        """Return the mean of each metric, at the best checkpoint or in the closing evaluation."""
         if which == "best":
             return self.best
         scored = self.closing_scores.get(ENHANCED)
         return {} if scored is None else {metric: scored.mean(metric) for metric in scored.metrics}
 
     def input_means(self, which: Which) -> dict[str, dict[str, float]]:
-        """The same of the inputs, by their names: ``input``, or ``input (body)`` and ``input (noisy)``."""
+        """Return the same means of each input: ``input``, or ``input (body)`` and ``input (noisy)``."""
         if which == "closing":
             inputs = {name: scored for name, scored in self.closing_scores.items() if name != ENHANCED}
             return {name: {metric: s.mean(metric) for metric in s.metrics} for name, s in inputs.items()}
@@ -141,12 +153,12 @@ class Run:
 
     @cached_property
     def parameters(self) -> int | None:
-        """Numbers trained in the generator, weight norm folded in; None before there is a bundle."""
-        return self._read("bundle/generator.safetensors", count_numbers)
+        """Number of trained values in the generator, weight norm folded in; None before there is a bundle."""
+        return _read(self.parts.bundle / BUNDLE_WEIGHTS, count_parameters)
 
     @cached_property
     def latency_ms(self) -> float:
-        """Look-ahead of the generator in ms; infinite for one that hears the whole file, NaN before the bundle."""
+        """Lookahead of the generator in ms; infinite if it needs the whole file, NaN before there is a bundle."""
         if not self.bundle:
             return math.nan
         delay = self.bundle.get("delay")
@@ -154,7 +166,7 @@ class Run:
 
     @cached_property
     def steps_per_second(self) -> float:
-        """Median rate of training, validations apart; NaN before the first step was logged."""
+        """Median rate of training, without validation; NaN before the first step was logged."""
         curve = self.history.get("rate/steps_per_second")
         return math.nan if curve is None else float(np.median(curve.values))
 
@@ -164,49 +176,111 @@ class Run:
         return max((int(curve.steps[-1]) for curve in self.history.values()), default=0)
 
     @cached_property
-    def seconds(self) -> float:
-        """Wall-clock time from the start of each session to its last logged event; NaN where nothing tells it."""
+    def minutes(self) -> float:
+        """Wall-clock time of all sessions in minutes, without the pauses between them; NaN if it is unknown."""
         try:
-            sessions = [str(session["started"]) for session in self.run.get("sessions") or ()]
+            sessions = [str(session["started"]) for session in self.record.get("sessions") or ()]
             starts = sorted(datetime.fromisoformat(started).timestamp() for started in sessions)
         except (KeyError, TypeError, ValueError):
             return math.nan
-        ends: dict[float, float] = {}
-        for events in self.path.glob("events.out.tfevents.*"):
-            times = wall_times(events)
-            before = [start for start in starts if times is not None and start <= times[0] + 1.0]
-            if times is not None and before:
-                ends[before[-1]] = max(times[1], ends.get(before[-1], 0.0))
-        if ends:
-            return sum(end - start for start, end in ends.items())
-        table = self.path / "metrics.csv"  # without TensorBoard; a copied file has another time
-        spent = table.stat().st_mtime - starts[0] if len(starts) == 1 and table.is_file() else math.nan
-        return spent if spent >= 0 else math.nan
+        return working_seconds(self.parts, starts) / 60
 
     def require_sound(self) -> Run:
-        """Reads all files that tables and pictures need.
-
-        Returns:
-            The run itself.
+        """Read all files that tables and figures need, and return the run itself.
 
         Raises:
             CheckpointError: one of them is damaged.
         """
-        for name in ("settings", "bundle", "history", "closing_scores", "higher_is_better", "parameters"):
+        for name in ("settings", "bundle", "history", "closing_table", "higher_is_better", "parameters"):
             getattr(self, name)
         return self
 
-    def _read(self, name: str, reader: Callable[[Path], T]) -> T | None:
-        """One file of the run; None where it is not there.
 
-        Raises:
-            CheckpointError: it is damaged.
-        """
-        path = self.path / name
-        if not path.is_file():
-            return None
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Read what identifies a run and what became of it; its other files are read when they are first needed.
+
+    Args:
+        path: the directory of a finished, running, stopped or failed run.
+
+    Raises:
+        CheckpointError: it is not a run, or its run.json is damaged.
+    """
+    run = RunDir(Path(path))
+    record: dict[str, Any] = {}
+    if run.record.is_file():
         try:
-            return reader(path)
-        except (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError) as error:
-            reason = str(error).replace(f"{path} ", "").partition("\n")[0]
-            raise CheckpointError(f"{path} cannot be read: {reason}") from error
+            record = json.loads(run.record.read_text(encoding="utf-8"))
+            choices, recipe = dict(record["choices"]), str(record["recipe"])
+            typed = [str(override) for override in record["sessions"][-1]["overrides"]]
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f"{run.record} cannot be read: {reason}") from error
+    elif is_job(run.path):
+        typed, choices = _hydra_overrides(run), _hydra_choices(run)
+        recipe = str(choices.get("recipe") or "")
+    else:
+        raise CheckpointError(f"{run.path} is no run: it has no {run.record.name}")
+    overrides = {key.lstrip("+~"): value for key, _, value in (text.partition("=") for text in typed)}
+    state, problem = _state(run)
+    return Run(
+        path=run.path,
+        recipe=recipe or overrides.get("recipe", ""),
+        experiment=record.get("experiment") if record else choices.get("experiment") or overrides.get("experiment"),
+        overrides=overrides,
+        choices=choices,
+        record=record,
+        state=state,
+        problem=problem,
+    )
+
+
+def is_job(folder: Path) -> bool:
+    """Return whether a folder is that of a training job, which may have failed before it wrote its record."""
+    return RunDir(folder).hydra_overrides.is_file() and (
+        (folder / "train.log").is_file() or (folder / FAILED).is_file()
+    )
+
+
+def _hydra_overrides(run: RunDir) -> list[str]:
+    try:
+        return [str(override) for override in read_yaml(run.hydra_overrides) or ()]
+    except (OSError, yaml.YAMLError):
+        return []
+
+
+def _hydra_choices(run: RunDir) -> dict[str, Any]:
+    try:
+        choices = read_settings(run.hydra_config)["hydra"]["runtime"]["choices"]
+        return {group: member for group, member in choices.items() if not group.startswith("hydra")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return {}
+
+
+def _state(run: RunDir) -> tuple[State, str]:
+    """Return what became of a run, and why it did not finish."""
+    ends: tuple[tuple[str, State], ...] = ((FAILED, "failed"), (PRUNED, "pruned"))
+    for name, state in ends:
+        if (run.path / name).is_file():
+            text = (run.path / name).read_text(encoding="utf-8", errors="replace").strip()
+            return state, text.partition("\n")[0] or "no reason was written"
+    if not run.record.is_file():
+        began = run.metrics.is_file()
+        return "failed", f"its {run.record.name} is missing" if began else "it ended before it began to train"
+    # the bundle is removed when a run resumes, and written before the closing evaluation
+    finished = run.closing_scores() is not None and (run.bundle / BUNDLE_CONFIG).is_file()
+    return ("finished" if finished else "unfinished"), ""
+
+
+def _read(path: Path, reader: Callable[[Path], T]) -> T | None:
+    """Read one file; return None if it does not exist.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return reader(path)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError) as error:
+        reason = str(error).replace(f"{path} ", "").partition("\n")[0]
+        raise CheckpointError(f"{path} cannot be read: {reason}") from error

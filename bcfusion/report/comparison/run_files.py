@@ -1,4 +1,4 @@
-"""Reads single files of a run directory without torch: metrics.csv, scores, tables, headers of weights and events."""
+"""Readers of single files of a run, without torch: YAML, metrics.csv, tables of scores, headers of weights."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import csv
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import yaml
@@ -19,30 +19,30 @@ from bcfusion.evaluation.summary import GROUPS
 
 __all__ = [
     "Curve",
+    "ScoreTable",
     "Scored",
-    "count_numbers",
-    "directions",
+    "count_parameters",
     "read_history",
     "read_scores",
     "read_settings",
     "read_yaml",
-    "wall_times",
 ]
 
-_NO_METRICS = ("id", "system", *GROUPS, "skipped")  # columns of scores
-# The library's C parser reads a run's config.yaml in milliseconds; not every build of PyYAML has it.
+_NO_METRICS = ("id", "system", *GROUPS, "skipped")  # columns of a table of scores
+# The C parser of libyaml reads a run's config.yaml in milliseconds; not every build of PyYAML includes it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Persistent buffers: statistics that were measured, not trained.
 _MEASURED = ("mean", "var", "deviation", "num_batches_tracked")
-_FRAME = struct.Struct("<QIBd")  # of a record: length, checksum of it, then the event's first tag and field
-_WALL_TIME = 0x09  # tag of the first field of an event: wall_time, a double
-_EARLIEST, _LATEST = 1e9, 1e10  # seconds since 1970 that a computer's clock may show
-_FIRST_TAIL, _LAST_TAIL = 1024, 8192  # bytes
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A tag of metrics.csv. steps: ``(N,)`` int64, ascending. values: ``(N,)`` float64, NaN where it was not finite."""
+    """One column of metrics.csv.
+
+    Attributes:
+        steps: ``(N,)`` int64, ascending.
+        values: ``(N,)`` float64, NaN where the logged value was not finite.
+    """
 
     steps: np.ndarray
     values: np.ndarray
@@ -55,31 +55,49 @@ class Curve:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of one CSV: metric to utterance id to score. An utterance that a metric skipped is missing there."""
+    """Scores of one system: metric to utterance id to score. An utterance that a metric skipped is missing there."""
 
     metrics: Mapping[str, Mapping[str, float]]
 
     def mean(self, metric: str) -> float:
-        """Mean over the utterances that were scored; NaN where none was."""
+        """Return the mean over the utterances that were scored, NaN if there are none."""
         values = self.metrics.get(metric, {})
         return sum(values.values()) / len(values) if values else math.nan
 
 
+@dataclass(frozen=True)
+class ScoreTable:
+    """A table of scores.
+
+    Attributes:
+        ids: of the utterances, in the order of the file.
+        systems: scores by the name of the system (inputs, ``enhanced``).
+        higher_is_better: direction of each metric, None for information only; empty if it is unknown.
+    """
+
+    ids: tuple[str, ...]
+    systems: Mapping[str, Scored]
+    higher_is_better: Mapping[str, bool | None]
+
+
 def read_yaml(path: Path) -> Any:
-    """Content of a YAML file.
+    """Return the content of a YAML file.
 
     Raises:
-        OSError: it cannot be read. yaml.YAMLError: it is damaged.
+        OSError: the file cannot be read.
+        yaml.YAMLError: the file is damaged.
     """
     with path.open("rb") as file:
         return yaml.load(file, Loader=_Loader)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Content of a YAML file that holds keys and values, or nothing.
+    """Return the content of a YAML file that holds keys and values, or nothing.
 
     Raises:
-        OSError: it cannot be read. yaml.YAMLError: it is damaged. ValueError: it holds something else.
+        OSError: the file cannot be read.
+        yaml.YAMLError: the file is damaged.
+        ValueError: the file holds something else.
     """
     content = read_yaml(path)
     if content is not None and not isinstance(content, dict):
@@ -88,12 +106,13 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> dict[str, Curve]:
-    """Curves of a metrics.csv by their tags, those without any value left out.
+    """Return the curves of a metrics.csv by tag, without those that have no value.
 
-    The last line may be half written, since a run that goes on is read too: it is then left out.
+    The file of a run that still trains may end in a half-written line, which is left out.
 
     Raises:
-        OSError: the file cannot be read. ValueError: a cell is no number, or the table has no column ``step``.
+        OSError: the file cannot be read.
+        ValueError: a cell is not a number, or there is no column ``step``.
     """
     with path.open(newline="") as file:
         lines = list(csv.reader(file))
@@ -112,19 +131,19 @@ def read_history(path: Path) -> dict[str, Curve]:
     curves = {}
     for tag, cells in columns.items():
         if any(cells):
-            of = steps if all(cells) else list(compress(steps, cells))
-            curves[tag] = Curve(np.array(of, dtype=np.int64), np.array(list(map(float, filter(None, cells)))))
+            own = steps if all(cells) else list(compress(steps, cells))
+            curves[tag] = Curve(np.array(own, dtype=np.int64), np.array(list(map(float, filter(None, cells)))))
     return curves
 
 
-def read_scores(path: Path) -> dict[str, Scored]:
-    """Scores of a CSV as :meth:`bcfusion.evaluation.scores.Scores.write_csv` writes it, by the name of their system.
+def read_scores(path: Path) -> ScoreTable:
+    """Return the scores of a CSV that :meth:`bcfusion.evaluation.scores.Scores.write_csv` wrote.
 
-    Args:
-        path: the file, of which every column of numbers is read but ``snr``, an information of the utterance.
+    Every column of numbers is read, except ``snr``, which describes the utterance.
 
     Raises:
-        OSError: the file cannot be read. ValueError: it has no columns ``id`` and ``system``.
+        OSError: the file cannot be read.
+        ValueError: there are no columns ``id`` and ``system``.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -136,26 +155,30 @@ def read_scores(path: Path) -> dict[str, Scored]:
     names = [head for head in others if all(_number(row[head]) is not None for row in rows if row[head])]
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
-        of = scores.setdefault(row["system"], {name: {} for name in names})
+        own = scores.setdefault(row["system"], {name: {} for name in names})
         for name in names:
             value = _number(row.get(name))
             if value is not None and math.isfinite(value):
-                of[name][row["id"]] = value
-    return {system: Scored(values) for system, values in scores.items()}
+                own[name][row["id"]] = value
+    return ScoreTable(
+        ids=tuple(dict.fromkeys(row["id"] for row in rows)),
+        systems={system: Scored(values) for system, values in scores.items()},
+        higher_is_better=_directions(path.with_suffix(".md"), others),
+    )
 
 
-def directions(scores: Path) -> dict[str, bool | None]:
-    """Whether higher is better, by metric, as the arrows of the Markdown table beside a CSV of scores say.
+def _directions(table: Path, names: Sequence[str]) -> dict[str, bool | None]:
+    """Read from the arrows of the Markdown table beside a CSV whether higher is better.
 
-    The table has the columns of the CSV in their order. Nothing is known (an empty answer) where it is missing or has
-    other columns.
+    Args:
+        table: the Markdown file, whose columns are those of the CSV in their order.
+        names: the metrics of the CSV.
+
+    Returns:
+        Metric to direction; empty if the file is missing or has other columns.
     """
-    table = scores.with_suffix(".md")
     if not table.is_file():
         return {}
-    with scores.open(newline="", encoding="utf-8") as file:
-        heads = next(csv.reader(file), [])
-    names = [head for head in heads if head not in _NO_METRICS]
     first = table.read_text(encoding="utf-8").partition("\n")[0]
     headings = [cell.strip() for cell in first.strip().strip("|").split("|")][1:]
     if len(headings) != len(names):
@@ -164,72 +187,23 @@ def directions(scores: Path) -> dict[str, bool | None]:
     return {name: arrows.get(heading[-1:]) for name, heading in zip(names, headings, strict=True)}
 
 
-def count_numbers(weights: Path) -> int:
-    """Trained numbers in a ``.safetensors`` file, from its header alone; measured statistics are not among them.
+def count_parameters(weights: Path) -> int:
+    """Return the number of trained values in a ``.safetensors`` file, from its header; measured statistics are not.
 
     Raises:
-        OSError: the file cannot be read. ValueError: it is no such file.
+        OSError: the file cannot be read.
+        ValueError: it is not a safetensors file.
     """
     with weights.open("rb") as file:
         size = file.read(8)
         if len(size) < 8 or (length := struct.unpack("<Q", size)[0]) > weights.stat().st_size:
-            raise ValueError(f"{weights} is no safetensors file")
+            raise ValueError(f"{weights} is not a safetensors file")
         header = json.loads(file.read(length))
     return sum(
         math.prod(tensor["shape"])
         for name, tensor in header.items()
         if name != "__metadata__" and not name.endswith(_MEASURED)
     )
-
-
-def wall_times(events: Path) -> tuple[float, float] | None:
-    """Time of the first and of the last event in a TensorBoard file, in seconds since 1970; None: there is none.
-
-    Only the frame of each record is read (TFRecord: length, checksum, data, checksum), not the sounds and pictures.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    size = events.stat().st_size
-    with events.open("rb") as file:
-        first = next(_records(file, size), None)
-        if first is None:
-            return None
-        begin, step = size, _FIRST_TAIL
-        while begin > 0 and step <= _LAST_TAIL:  # most often the last records are short ones
-            begin = max(0, size - step)
-            file.seek(begin)
-            if (last := _last_time(file.read())) is not None:
-                return first, last
-            step *= 8
-        file.seek(0)
-        return first, max(_records(file, size))
-
-
-def _records(file: BinaryIO, size: int) -> Iterator[float]:
-    """Wall times of the records from the beginning of the file."""
-    while len(frame := file.read(_FRAME.size)) == _FRAME.size:
-        length, _, tag, wall_time = _FRAME.unpack(frame)
-        end = file.tell() - 9 + length + 4
-        if tag != _WALL_TIME or end > size:  # no event, or one that is still being written
-            return
-        yield wall_time
-        file.seek(end)
-
-
-def _last_time(tail: bytes) -> float | None:
-    """Wall time of the record that ends where a file does; None where no chain of records in its tail does so."""
-    for begin in range(max(0, len(tail) - _FRAME.size)):
-        at, times = begin, []
-        while at + _FRAME.size <= len(tail):
-            length, _, tag, wall_time = _FRAME.unpack_from(tail, at)
-            if tag != _WALL_TIME or not _EARLIEST < wall_time < _LATEST or length < 9:
-                break
-            times.append(wall_time)
-            at += 12 + length + 4
-        if at == len(tail) and times:
-            return max(times)
-    return None
 
 
 def _number(text: str | None) -> float | None:

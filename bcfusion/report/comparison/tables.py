@@ -1,4 +1,4 @@
-"""The table of several runs, for the terminal, for Markdown and for other programs."""
+"""The table of several runs: for the terminal, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bcfusion.report.comparison.compare import OWN_COLUMNS, Comparison
-from bcfusion.report.comparison.run_keys import FACTS, fact, setting
+from bcfusion.report.comparison.keys import FACTS, fact, setting
 from bcfusion.report.table import MISSING, best_systems, heading, number
 
 __all__ = ["csv_table", "markdown_runs", "terminal_table"]
 
-_WRAPPED = 24  # letters that a column has at least whose text may go on in further lines
-_METRICS_KEPT = 2  # where a terminal is narrow
+_WRAPPED = 24  # least characters of a column whose text may be wrapped
+_METRICS_KEPT = 2  # metrics that stay in a narrow terminal
 
 
 class _Column(NamedTuple):
@@ -31,11 +31,11 @@ class _Column(NamedTuple):
     best: frozenset[int] = frozenset()  # rows with the best value
     left: bool = False
     wraps: bool = False
-    needed: float = math.inf  # columns of the least go first where a terminal is too narrow
+    needed: float = math.inf  # in a narrow terminal, the column with the least of it is left out first
 
 
 def terminal_table(comparison: Comparison, console: Console) -> tuple[Table, list[str]]:
-    """The table for a console, and the headings of the columns that it is too narrow for."""
+    """Return the table for a console, and the headings of the columns that do not fit into it."""
     columns = _columns(comparison)
     left_out: list[str] = []
     while True:
@@ -50,7 +50,7 @@ def terminal_table(comparison: Comparison, console: Console) -> tuple[Table, lis
 
 
 def markdown_runs(comparison: Comparison) -> str:
-    """The table in GitHub's Markdown, paths of the runs included, without a newline at its end."""
+    """Return the table with the paths of the runs as GitHub's Markdown, without a newline at the end."""
     paths = [*("" for _ in comparison.inputs), *(f"`{run.path}`" for run in comparison.runs)]
     columns = [*_columns(comparison), _Column("path", paths, left=True)]
     lines = [
@@ -68,7 +68,7 @@ def markdown_runs(comparison: Comparison) -> str:
 
 
 def csv_table(comparison: Comparison) -> str:
-    """All numbers of all runs, in full, for other programs: a line for each run."""
+    """Return all values of all runs as CSV in full precision: a line for each run."""
     scores = list(dict.fromkeys(metric for run in comparison.runs for metric in (*run.best, *run.means("closing"))))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -78,7 +78,7 @@ def csv_table(comparison: Comparison) -> str:
             *(f"{which}/{metric}" for which in ("best", "closing") for metric in scores),
         ]
     )
-    for rank, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True), 1):
+    for rank, (name, run) in enumerate(comparison.by_name.items(), 1):
         means = [run.best.get(metric) for metric in scores] + [run.means("closing").get(metric) for metric in scores]
         settings = [setting(run, key) for key in comparison.keys]
         values = [*(run.recipe, run.experiment), *settings, *(fact(run, key) for key in FACTS), *means]
@@ -99,7 +99,7 @@ def _rich(columns: Sequence[_Column], inputs: int) -> Table:
             justify="left" if column.left else "right",
             no_wrap=not column.wraps,
             overflow="fold",
-            # said aloud: what rich takes for the least width of a column is that of its longest word
+            # set, because rich would allow a column to shrink to its longest word
             min_width=_WRAPPED if column.wraps else max(map(len, [*head.splitlines(), *column.cells])),
         )
     for row in range(len(columns[0].cells)):
@@ -109,7 +109,7 @@ def _rich(columns: Sequence[_Column], inputs: int) -> Table:
 
 
 def _columns(comparison: Comparison) -> list[_Column]:
-    """Columns of the table; the rows of the inputs come first."""
+    """Return the columns of the table; the rows of the inputs come first."""
     runs, inputs, which = comparison.runs, comparison.inputs, comparison.which
     blank = [""] * len(inputs)
     columns = [_Column("#", [*blank, *(str(number + 1) for number in range(len(runs)))])]
@@ -124,7 +124,7 @@ def _columns(comparison: Comparison) -> list[_Column]:
         higher = comparison.higher_is_better.get(metric)
         best = best_systems(metric, {k: v for k, v in systems.items() if int(k) >= len(inputs)}, higher)
         cells = [number(metric, values.get(metric, math.nan)) for values in means]
-        importance = math.inf if place < _METRICS_KEPT else 3 - place / 1000  # of these the last ones go first
+        importance = math.inf if place < _METRICS_KEPT else 3 - place / 1000  # the last metrics are left out first
         columns.append(_Column(heading(metric, higher), cells, frozenset(map(int, best)), needed=importance))
     steps = [f"{run.best_step}/{run.step}" if run.best_step is not None else f"–/{run.step}" for run in runs]
     columns += [
@@ -132,7 +132,7 @@ def _columns(comparison: Comparison) -> list[_Column]:
         _Column("params (M)", [*blank, *(_millions(run.parameters) for run in runs)], needed=6),
         _Column("latency (ms)", [*blank, *(_latency(run.latency_ms) for run in runs)], needed=5),
         _Column("steps/s", [*blank, *(_decimals(run.steps_per_second, 2) for run in runs)], needed=1),
-        _Column("time (min)", [*blank, *(_decimals(run.seconds / 60, 1) for run in runs)], needed=4),
+        _Column("time (min)", [*blank, *(_decimals(run.minutes, 1) for run in runs)], needed=4),
     ]
     if any(run.state != "finished" for run in runs):
         columns.append(_Column("state", [*blank, *(run.state for run in runs)], left=True))
@@ -140,7 +140,7 @@ def _columns(comparison: Comparison) -> list[_Column]:
 
 
 def _settings(comparison: Comparison, blank: list[str]) -> list[_Column]:
-    """What differs: a column for each key, or, where they are many, one with the values that are not the usual."""
+    """Return a column for each changed key, or, if there are many, one with the values that differ from the usual."""
     texts, usual = comparison.values, comparison.usual
     if len(texts) <= OWN_COLUMNS:
         return [_Column(key, [*blank, *values], left=not _numeric(values)) for key, values in texts.items()]

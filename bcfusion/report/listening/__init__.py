@@ -1,1 +1,1 @@
-"""The page of `bcfusion listen`, the sounds on it, and what becomes of ratings."""
+"""The page of ``bcfusion listen``, the sounds on it, and the analysis of ratings."""

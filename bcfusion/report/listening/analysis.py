@@ -1,4 +1,4 @@
-"""What blind ratings say: means with intervals and paired tests of MUSHRA scores, and preferences of A/B trials."""
+"""Analysis of blind ratings: means with intervals and paired tests of MUSHRA scores, preferences of A/B trials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFERENCE_LEAST, REFERENCE_SHARE = 90.0, 0.15  # ITU-R BS.1534-3, 4.1.2
 
 @dataclass(frozen=True)
 class SliderMean:
-    """Scores of a system: how many, mean, 95 % interval of the mean, median."""
+    """MUSHRA scores of one system; ``low`` and ``high`` are the 95 % interval of the mean."""
 
     system: str
     count: int
@@ -35,7 +35,10 @@ class SliderMean:
 
 @dataclass(frozen=True)
 class SliderTest:
-    """Difference ``second - first`` of two systems in the same trials: mean, 95 % interval, p after Holm."""
+    """Difference ``second - first`` of two systems in the same trials.
+
+    ``low`` and ``high`` are the 95 % interval of the mean; ``p`` is corrected by Holm's method.
+    """
 
     first: str
     second: str
@@ -48,8 +51,11 @@ class SliderTest:
 
 @dataclass(frozen=True)
 class Preference:
-    """A/B trials of two systems: how often each was better, the share of the second with its 95 % interval, and p after
-    Holm."""
+    """A/B trials of two systems: how often each was preferred, and how often neither.
+
+    ``share`` is that of the second among the decided trials, ``low`` and ``high`` its 95 % interval; ``p`` is corrected
+    by Holm's method.
+    """
 
     first: str
     second: str
@@ -64,7 +70,16 @@ class Preference:
 
 @dataclass(frozen=True)
 class Analysis:
-    """Results. listeners: who counted. screened: who was left out, with the reason. pages: that were rated."""
+    """Results of all ratings.
+
+    Attributes:
+        listeners: names of the listeners whose ratings count.
+        screened: listeners who were left out, with the reason.
+        means: scores of each system, the best first.
+        tests: differences of each pair of systems.
+        preferences: A/B trials of each pair of systems.
+        pages: number of pages that were rated.
+    """
 
     listeners: tuple[str, ...]
     screened: tuple[str, ...]
@@ -74,13 +89,13 @@ class Analysis:
     pages: int = 1
 
     def markdown(self) -> str:
-        """The tables in GitHub's Markdown, without a newline at the end."""
+        """Return the tables as GitHub's Markdown, without a newline at the end."""
         parts = [
             f"{len(self.listeners)} listener{'s' * (len(self.listeners) != 1)}: {_cell(', '.join(self.listeners))}"
         ]
         parts += [f"Left out: {_cell(line)}" for line in self.screened]
         if self.pages > 1:
-            parts.append(f"The ratings are of {self.pages} pages; systems of one name are taken to be the same.")
+            parts.append(f"The ratings are of {self.pages} pages; systems of the same name are taken to be the same.")
         if self.means:
             rows = [
                 (one.system, str(one.count), f"{one.mean:.1f} {_interval(one.low, one.high)}", f"{one.median:.1f}")
@@ -117,36 +132,37 @@ class Analysis:
                 for one in self.preferences
             ]
             heads = ("first", "second", "first : second", "equal", "second preferred [95 %]", "p")
-            parts.append(_table("Preference (exact sign test, Holm; equal ones apart)", heads, rows_of_pairs))
+            parts.append(_table("Preference (exact sign test, Holm; ties left out)", heads, rows_of_pairs))
         parts.append(
-            "Intervals and p treat all ratings as independent. Those by one listener or of one utterance are not, so "
-            "few listeners or few utterances make them too optimistic."
+            "Intervals and p treat all ratings as independent. Ratings by one listener or of one utterance are not, so "
+            "with few listeners or few utterances they are too optimistic."
         )
         return "\n\n".join(parts)
 
 
 def analyse(sessions: Sequence[Session], screening: bool = True) -> Analysis:
-    """Means, paired tests and preferences over all trials.
+    """Compute means, paired tests and preferences over all trials.
 
     Means have percentile bootstrap intervals over the ratings. Two systems are compared within the trials that have
     both, by Wilcoxon's signed-rank test; A/B trials by the exact sign test, with Wilson's interval. Both have Holm's
-    correction over all pairs. A session given twice (as JSON and CSV, or saved anew after more trials) counts once, and
-    so does a trial that was repeated: the last one.
+    correction over all pairs. A session given twice (as JSON and CSV, or saved again after more trials) counts once; of
+    a repeated trial the last rating counts.
 
     Args:
-        sessions: in the order in which they were saved. screening: whether a listener who rates the hidden reference
-            under 90 in more than 15 % of the trials is left out of the MUSHRA results (ITU-R BS.1534-3, 4.1.2).
+        sessions: in the order in which they were saved.
+        screening: whether to leave out of the MUSHRA results a listener who rates the hidden reference under 90 in more
+            than 15 % of the trials (ITU-R BS.1534-3, 4.1.2).
 
     Raises:
-        DataError: there is nothing rated.
+        DataError: nothing was rated.
     """
     trials: dict[str, dict[tuple[str, frozenset[str] | None], Trial]] = {}
     names: dict[str, str] = {}
     for session in sessions:
         names[session.key] = session.name
         for trial in session.trials:
-            of = frozenset(trial.pair) if trial.pair else None
-            trials.setdefault(session.key, {})[trial.utterance, of] = trial
+            pair = frozenset(trial.pair) if trial.pair else None
+            trials.setdefault(session.key, {})[trial.utterance, pair] = trial
     if not trials:
         raise DataError("the files hold no rating")
     screened = {}
@@ -165,7 +181,7 @@ def analyse(sessions: Sequence[Session], screening: bool = True) -> Analysis:
         listeners=tuple(
             names[key] for key in trials if key not in screened or any(t.pair for t in trials[key].values())
         ),
-        screened=tuple(f"of MUSHRA {reason}" for reason in screened.values()),
+        screened=tuple(f"from MUSHRA: {reason}" for reason in screened.values()),
         means=_means(sliders),
         tests=_slider_tests(sliders),
         preferences=_preferences(pairs),
@@ -174,7 +190,7 @@ def analyse(sessions: Sequence[Session], screening: bool = True) -> Analysis:
 
 
 def _means(trials: Sequence[Mapping[str, float]]) -> tuple[SliderMean, ...]:
-    """The best first."""
+    """Return the mean of each system, the best first."""
     scores: dict[str, list[float]] = defaultdict(list)
     for trial in trials:
         for system, score in trial.items():
@@ -187,7 +203,7 @@ def _means(trials: Sequence[Mapping[str, float]]) -> tuple[SliderMean, ...]:
 
 
 def _slider_tests(trials: Sequence[Mapping[str, float]]) -> tuple[SliderTest, ...]:
-    order = [one.system for one in _means(trials)][::-1]  # so that differences are mostly above zero
+    order = [one.system for one in _means(trials)][::-1]  # so that most differences are positive
     tests = []
     for first, second in itertools.combinations(order, 2):
         differences = np.array([trial[second] - trial[first] for trial in trials if {first, second} <= trial.keys()])
@@ -220,7 +236,7 @@ def _preferences(trials: Sequence[Trial]) -> tuple[Preference, ...]:
 
 
 def _holm(values: Sequence[float]) -> list[float]:
-    """Holm's correction (1979): the chance of a single false alarm among all tests stays within the level."""
+    """Apply Holm's correction (1979): the chance of any false alarm among all tests stays within the level."""
     adjusted = [1.0] * len(values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
@@ -235,7 +251,7 @@ def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def _cell(text: str) -> str:
-    return re.sub("<(?=[^ ])", "&lt;", text.replace("|", r"\|").replace("\n", " "))  # before a space it opens no tag
+    return re.sub("<(?=[^ ])", "&lt;", text.replace("|", r"\|").replace("\n", " "))  # a tag never opens with a space
 
 
 def _interval(low: float, high: float, decimals: int = 1) -> str:

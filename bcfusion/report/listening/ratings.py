@@ -1,4 +1,4 @@
-"""Blind ratings as the listening page saves them."""
+"""Read the blind ratings that a listening page saves."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ FORMAT = "bcfusion-ratings"
 
 @dataclass(frozen=True)
 class Trial:
-    """One utterance as one listener rated it.
+    """One listener's rating of one utterance.
 
     Attributes:
-        utterance: its id. scores: system to score from 0 to 100 (MUSHRA), empty for A/B. reference: the system that is
-            the hidden reference, "" for none. pair, preferred: of A/B, the two systems and the better one, "" for
-            neither.
+        utterance: id of the utterance.
+        scores: system to score from 0 to 100 (MUSHRA); empty for A/B.
+        reference: the system that is the hidden reference (MUSHRA); empty if there is none.
+        pair: the two systems (A/B).
+        preferred: the better one of them; empty if they are equal.
     """
 
     utterance: str
@@ -35,7 +37,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Session:
-    """The ratings of one listener on one page. name: as typed, else of the session. key, page: tell them apart."""
+    """The ratings of one listener on one page.
+
+    Attributes:
+        name: name of the listener as typed, otherwise the key.
+        key: identifies the session.
+        trials: the ratings.
+        page: identifies the page.
+    """
 
     name: str
     key: str
@@ -44,7 +53,7 @@ class Session:
 
 
 def read_ratings(path: Path) -> Session:
-    """Ratings as the listening page saves them.
+    """Read a file of ratings.
 
     Args:
         path: ``.json`` or ``.csv``.
@@ -61,7 +70,7 @@ def read_ratings(path: Path) -> Session:
         raise DataError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path}: no ratings of a listening page ({type(error).__name__}: {error}); "
+            f"{path}: not the ratings of a listening page ({type(error).__name__}: {error}); "
             "give a file that the page saved by Save JSON or Save CSV"
         ) from error
 

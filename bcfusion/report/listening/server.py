@@ -1,4 +1,4 @@
-"""Serves one page on this machine, from memory: no other file can be asked for."""
+"""Serve one page on this machine from memory: no other file can be requested."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["page_server", "serve"]
 HOST = "127.0.0.1"
 
 
-def page_server(text: str, port: int = 0) -> ThreadingHTTPServer:
-    """A server of the page, bound but not started; its address is ``server_address``.
+def page_server(text: str, port: int) -> ThreadingHTTPServer:
+    """Return a server of the page, bound but not started; its address is ``server_address``.
 
     Args:
-        text: the HTML document. port: 0 for a free one.
+        text: the HTML document.
+        port: 0 for a free one.
 
     Raises:
         BcfusionError: the port is taken, or not allowed.
@@ -35,22 +36,22 @@ def page_server(text: str, port: int = 0) -> ThreadingHTTPServer:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Says nothing: requests are no news."""
+            """Print nothing."""
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A browser that goes away amid its request, as on a reload, is no news either; a bug is."""
+            """Report bugs, but not a browser that ends its request early, as on a reload."""
             if not isinstance(sys.exception(), ConnectionError):
                 super().handle_error(request, client_address)
 
     try:
         return Server((HOST, port), Handler)
     except OSError as error:
-        raise BcfusionError(f"--port {port}: {error.strerror}; leave it out for a free one") from error
+        raise BcfusionError(f"--port {port}: {error.strerror}; omit it to use a free one") from error
 
 
-def serve(text: str, port: int = 0) -> None:
-    """Serves the page until it is interrupted."""
+def serve(text: str, port: int) -> None:
+    """Serve the page until the process is interrupted."""
     with page_server(text, port) as server:
         print(f"http://{HOST}:{server.server_address[1]}/ (Ctrl-C ends)", flush=True)
         try:

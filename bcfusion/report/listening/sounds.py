@@ -1,8 +1,7 @@
-"""Sounds to listen to: what runs wrote, joined by utterance, with the scores of each."""
+"""Sounds to listen to: the samples that runs wrote, with their scores, joined by utterance."""
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,26 +11,29 @@ from typing import Literal
 import numpy as np
 
 from bcfusion import audio
-from bcfusion.errors import AudioError
-from bcfusion.report.comparison.run_files import directions, read_scores
+from bcfusion.errors import AudioError, DataError
+from bcfusion.report.comparison.run import ENHANCED
+from bcfusion.report.comparison.run_files import ScoreTable, read_scores
+from bcfusion.run.layout import RunDir
 
-__all__ = ["ENHANCED", "TARGET", "Sound", "Source", "Take", "Utterance", "evaluations", "join", "read_samples"]
+__all__ = ["ENHANCED", "TARGET", "Sound", "Source", "Take", "Utterance", "common_items", "join", "read_samples"]
 
-ENHANCED, TARGET = "enhanced", "target"
-Kind = Literal["input", "run", "target"]
+TARGET = "target"
+Kind = Literal["input", "run", "target", "anchor"]
 
 # INDEX-ID.SYSTEM.wav, as training.closing.SampleWriter names them: of the id only the end, its slashes replaced
 _SAMPLE = re.compile(r"\d+-(?P<id>.+)\.(?P<system>[^.]+)\.wav", re.DOTALL)
 _ID_KEPT = 80
-_ALIKE = 0.999  # correlation from which two signals are the same but for rounding and a common gain
+_ALIKE = 0.999  # correlation above which two signals are equal up to rounding and a common gain
 
 
 @dataclass(frozen=True)
 class Take:
-    """One utterance as one run has it.
+    """One utterance of one run.
 
     Attributes:
-        signals: inputs, ``enhanced`` and ``target`` by name, each ``(T,)``. sample_rate: in Hz.
+        signals: inputs, ``enhanced`` and ``target`` by name, each ``(T,)``.
+        sample_rate: in Hz.
         scores: metric to score by system; the target has none.
     """
 
@@ -42,12 +44,13 @@ class Take:
 
 @dataclass(frozen=True)
 class Source:
-    """What one run gives to hear.
+    """The sounds of one run.
 
     Attributes:
-        name: of the run, different from that of every other. takes: by the id of their utterance.
-        higher_is_better: direction of the metrics in the scores; None: information only. problems: why utterances that
-            the run has were left out.
+        name: unique name of the run.
+        takes: utterances by their ids.
+        higher_is_better: direction of the metrics, None for information only.
+        problems: why utterances of the run were left out.
     """
 
     name: str
@@ -58,7 +61,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Sound:
-    """A signal ``(T,)`` of an utterance. name: as it is shown. scores: by metric; empty for a target."""
+    """One sound of an utterance.
+
+    Attributes:
+        name: the name that is shown.
+        kind: what the sound is.
+        signal: ``(T,)``.
+        scores: metric to score; empty for a target or an anchor.
+    """
 
     name: str
     kind: Kind
@@ -68,80 +78,94 @@ class Sound:
 
 @dataclass(frozen=True)
 class Utterance:
-    """All sounds of an utterance: inputs, runs in their order, target. sample_rate: in Hz."""
+    """All sounds of an utterance.
+
+    Attributes:
+        id: the utterance's id.
+        sample_rate: in Hz.
+        sounds: inputs, runs in their order, target.
+    """
 
     id: str
     sample_rate: int
     sounds: tuple[Sound, ...]
 
 
-def evaluations(run: Path) -> list[Path]:
-    """Folders that hold samples: the run itself (its closing evaluation), then later evaluations, the newest first."""
-    later = sorted((run / "evaluation").glob("*/samples"), reverse=True)
-    return [folder.parent for folder in (run / "samples", *later) if folder.is_dir()]
-
-
 def read_samples(name: str, folders: Iterable[Path]) -> Source:
-    """The sounds that a run wrote, with their scores.
+    """Read the sounds that a run wrote, with their scores.
+
+    An utterance with a sound that cannot be read is left out.
 
     Args:
-        name: of the source. folders: each with ``samples/`` and with ``scores.csv`` or ``quality/test.csv``. Where
-            several hold an utterance, the first does. An utterance with a sound that cannot be read is left out.
+        name: name of the source.
+        folders: run directories and evaluations, each with ``samples/`` and perhaps with scores. If several hold an
+            utterance, the first is used.
 
     Raises:
-        ValueError: a table of scores is damaged.
+        DataError: a table of scores is damaged.
     """
     takes: dict[str, Take] = {}
     higher: dict[str, bool | None] = {}
     problems = []
     for folder in folders:
-        tables = (folder / "scores.csv", folder / "quality" / "test.csv", folder / "quality" / "valid.csv")
-        table = next((each for each in tables if each.is_file()), None)
-        scores = read_scores(table) if table else {}
-        if table:
-            higher = {**directions(table), **higher}
-        ids = _ids(table) if table else []
+        table = _score_table(folder)
+        higher = {**table.higher_is_better, **higher}
         files: dict[str, dict[str, Path]] = {}
-        for path in sorted((folder / "samples").glob("*.wav"), key=lambda path: (_index(path.name), path.name)):
+        for path in sorted(RunDir(folder).samples.glob("*.wav"), key=lambda path: (_index(path.name), path.name)):
             if found := _SAMPLE.fullmatch(path.name):
                 files.setdefault(f"{_index(path.name)}-{found['id']}", {})[found["system"]] = path
         for stem, systems in files.items():
             place, _, shortened = stem.partition("-")
-            item = _whole_id(shortened, int(place), ids)
+            item = _whole_id(shortened, int(place), table.ids)
             if item in takes or not {ENHANCED, TARGET} <= systems.keys():
                 continue
-            names = {label: _system(label, [*scores]) for label in systems}
+            names = {label: _system(label, [*table.systems]) for label in systems}
             try:
                 sounds = {names[label]: audio.read(path) for label, path in systems.items()}
             except AudioError as error:
                 problems.append(str(error))
                 continue
-            of = {
-                system: {metric: values[item] for metric, values in scored.metrics.items() if item in values}
-                for system, scored in scores.items()
-            }
             takes[item] = Take(
-                {system: samples.mean(0) for system, (samples, _) in sounds.items()}, sounds[TARGET][1], of
+                signals={system: samples.mean(0) for system, (samples, _) in sounds.items()},
+                sample_rate=sounds[TARGET][1],
+                scores={
+                    system: {metric: values[item] for metric, values in scored.metrics.items() if item in values}
+                    for system, scored in table.systems.items()
+                },
             )
     return Source(name, takes, higher, tuple(problems))
 
 
-def join(sources: Sequence[Source]) -> tuple[list[Utterance], list[str]]:
-    """Utterances that all sources have, in the order of the first.
+def _score_table(folder: Path) -> ScoreTable:
+    """Return the scores of an evaluation or of a run's closing evaluation; empty if there are none."""
+    path: Path | None = folder / "scores.csv"
+    if path is None or not path.is_file():
+        path = RunDir(folder).closing_scores()
+    try:
+        return ScoreTable((), {}, {}) if path is None else read_scores(path)
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
-    An input that is the same for all stands once; where runs were given different ones (another simulator, another
-    noise), each stands with the names of its runs. Sounds that are shorter than the longest are padded with silence, so
-    that all of them go on at the same position.
+
+def common_items(sources: Sequence[Source]) -> list[str]:
+    """Return the ids of the utterances that all sources have, in the order of the first."""
+    return [item for item in sources[0].takes if all(item in source.takes for source in sources)]
+
+
+def join(sources: Sequence[Source]) -> tuple[list[Utterance], list[str]]:
+    """Join the utterances that all sources have, in the order of the first.
+
+    An input that is the same for all runs is included once; different inputs (another simulator, another noise) are
+    included with the names of their runs.
 
     Args:
         sources: at least one.
 
     Returns:
-        The utterances, and the reasons why others that all sources have were left out.
+        The utterances, and the reasons why common utterances were left out.
     """
-    common = [item for item in sources[0].takes if all(item in source.takes for source in sources)]
     utterances, problems = [], []
-    for item in common:
+    for item in common_items(sources):
         takes = {source.name: source.takes[item] for source in sources}
         first = takes[sources[0].name]
         if len({take.sample_rate for take in takes.values()}) > 1:
@@ -150,7 +174,7 @@ def join(sources: Sequence[Source]) -> tuple[list[Utterance], list[str]]:
         elif not all(_alike(take.signals[TARGET], first.signals[TARGET]) for take in takes.values()):
             problems.append(f"{item}: the targets differ, so it is not the same utterance in all runs")
         else:
-            sounds = [*_inputs(takes)]
+            sounds = _inputs(takes)
             sounds += [
                 Sound(name, "run", take.signals[ENHANCED], take.scores.get(ENHANCED, {}))
                 for name, take in takes.items()
@@ -184,7 +208,7 @@ def _inputs(takes: Mapping[str, Take]) -> list[Sound]:
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two signals are the same: sounds of an utterance are lowered together where one exceeds full scale."""
+    """Return whether two signals are equal up to a gain: sounds are scaled together if one exceeds full scale."""
     if one.shape != other.shape:
         return False
     if one is other or np.array_equal(one, other):
@@ -198,13 +222,8 @@ def _index(name: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _ids(table: Path) -> list[str]:
-    with table.open(newline="", encoding="utf-8") as file:
-        return list(dict.fromkeys(row["id"] for row in csv.DictReader(file)))
-
-
 def _whole_id(shortened: str, place: int, ids: Sequence[str]) -> str:
-    """The id of the scores that a file name was made from; the name itself where none is. Equal ends: by the place."""
+    """Return the id that a file name was made from, by its place if several ids end alike; else the name itself."""
     fitting = [item for item in ids if item.replace("/", "_")[-_ID_KEPT:] == shortened]
     if len(fitting) > 1 and place < len(ids) and ids[place] in fitting:
         return ids[place]
@@ -212,7 +231,7 @@ def _whole_id(shortened: str, place: int, ids: Sequence[str]) -> str:
 
 
 def _system(label: str, known: Sequence[str]) -> str:
-    """The system of a file label: ``input_body`` is ``input (body)``."""
+    """Return the system that a file label stands for: ``input_body`` is ``input (body)``."""
     for system in known:
         if system.replace("(", "").replace(")", "").replace(" ", "_") == label:
             return system

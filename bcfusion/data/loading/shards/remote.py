@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from bcfusion.audio import EncodedAudio, UnreadableAudio
 from bcfusion.contracts import Batch, Row
-from bcfusion.data.corpora.demo import cache_directory
+from bcfusion.data.corpora.made_once import cache_directory
 from bcfusion.data.loading.collate import Item, collate
 from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, as_it_is, leave_signals_to_the_trainer, portable
 from bcfusion.data.loading.seeding import generator_for, stable_seed
@@ -66,7 +66,7 @@ class StreamedShards:
         shuffle_buffer: crops among which training data are shuffled, in each worker.
         max_unreadable_share: of the shards, in [0, 1], that may be unreadable.
         cache_dir: for the shards of validation and test; else as of
-            :func:`bcfusion.data.corpora.demo.cache_directory`.
+            :func:`bcfusion.data.corpora.made_once.cache_directory`.
 
     Raises:
         DataError: a URL names no split, none is for training, or ``webdataset`` is not installed.

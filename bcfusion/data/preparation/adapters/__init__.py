@@ -1,8 +1,8 @@
-"""Public corpora and plain folders as manifests: one module a corpus, each with an :class:`Adapter` named ``ADAPTER``.
+"""Public corpora and plain folders as manifests: one module per corpus, with an :class:`Adapter` named ``ADAPTER``.
 
-An adapter knows nothing but its corpus' own layout: which files are there, who speaks in them, which split they belong
-to. :mod:`bcfusion.data.preparation.prepare` reads headers, checks, measures and writes. ``bcfusion prepare NAME``
-imports ``bcfusion.data.preparation.adapters.NAME``; a dotted NAME is a module of the user's own.
+An adapter knows only the layout of its corpus: which files it has, who speaks in them, which split they belong to.
+:mod:`bcfusion.data.preparation.prepare` reads headers, checks, measures and writes. ``bcfusion prepare NAME`` imports
+``bcfusion.data.preparation.adapters.NAME``; a dotted NAME is a user's own module.
 """
 
 from __future__ import annotations
@@ -13,28 +13,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
 
-SPLITS = ("train", "valid", "test")
 NEEDED = {"speech": "air", "noise": "noise", "rir": "rir"}  #: the sensor that every recording of a kind has
 
 
 class LayoutError(DataError):
-    """A folder does not hold the corpus in the layout that its adapter knows."""
+    """A folder does not contain the corpus in the layout that its adapter expects."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One utterance, noise or room response, as the layout of a corpus tells it.
+    """One utterance, noise or room response, as far as the layout of a corpus describes it.
 
     Attributes:
         id: unique within the corpus, the same on every machine (never an absolute path).
         split: ``train``, ``valid`` or ``test``.
-        speaker: who speaks; ``unknown`` where nobody does or nobody knows.
-        paths: sensor to file: ``air`` and what was recorded beside it; ``noise``; ``rir``.
+        speaker: who speaks; ``unknown`` if nobody does or nobody knows.
+        paths: sensor to file: ``air`` and the sensors recorded with it; ``noise``; ``rir``.
         channels: sensor to channel of its file, from 0; a sensor that is not in it has a mono file.
-        offset: where it begins in its files, in seconds. duration: in seconds; None: to the end of the shortest file.
-        lag: seconds by which body comes later than air. polarity: -1 where body is inverted, else 1.
+        offset: where it starts in its files, in seconds.
+        duration: in seconds; None: to the end of the shortest file.
+        lag: seconds by which body comes later than air.
+        polarity: -1 if body is inverted, otherwise 1.
         extra: other columns of the manifest.
     """
 
@@ -55,7 +57,9 @@ class Option:
     """A flag ``--NAME VALUE`` of ``bcfusion prepare CORPUS``.
 
     Attributes:
-        name: without dashes in front. help: one line. default: None leaves the option out of what the adapter is given.
+        name: without the leading dashes.
+        help: one line.
+        default: None leaves the option out of what the adapter is given.
         choices: values that are allowed; empty: any.
     """
 
@@ -67,17 +71,17 @@ class Option:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """Reads the layout of one corpus.
+    """A reader of the layout of one corpus.
 
-    An adapter whose corpus can be fetched has, besides, ``download(root: Path, options: Mapping[str, str]) -> None``;
-    see :class:`Downloads`.
+    An adapter whose corpus can be fetched also has ``download(root: Path, options: Mapping[str, str]) -> None``; see
+    :class:`Downloads`.
 
     Attributes:
         summary: one line.
         source: where to get the corpus, and its licence.
-        layout: the tree that is expected, several lines.
-        kind: ``speech``, ``noise`` or ``rir``; :data:`NEEDED` says which sensor each recording has.
-        options: flags of its own.
+        layout: the expected tree, several lines.
+        kind: ``speech``, ``noise`` or ``rir``; :data:`NEEDED` gives the sensor that each recording has.
+        options: its own flags.
     """
 
     summary: str
@@ -87,7 +91,7 @@ class Adapter(Protocol):
     options: tuple[Option, ...]
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """Everything in the corpus, always in the same order; files need not be opened.
+        """Yield everything in the corpus, always in the same order; files need not be opened.
 
         Args:
             root: folder of the corpus.
@@ -106,7 +110,7 @@ class Downloads(Protocol):
     """An adapter that can fetch its corpus."""
 
     def download(self, root: Path, options: Mapping[str, str]) -> None:
-        """Fetch the corpus to ``root``, so that :meth:`Adapter.recordings` finds it; parts that are there are kept.
+        """Fetch the corpus to ``root``, so that :meth:`Adapter.recordings` finds it; existing parts are kept.
 
         Raises:
             DataError: it cannot be fetched.
@@ -115,13 +119,15 @@ class Downloads(Protocol):
 
 
 def missing(adapter: Adapter, root: Path, what: str) -> LayoutError:
-    """The error to raise where ``root`` does not hold what an adapter expects.
+    """Return the error to raise if ``root`` does not contain what an adapter expects.
 
     Args:
-        adapter: for its layout and source. root: as the user gave it. what: was looked for and is not there.
+        adapter: for its layout and source.
+        root: as the user gave it.
+        what: what is missing, such as "no sound files".
     """
     there = sorted(entry.name for entry in root.iterdir())[:8] if root.is_dir() else []
-    found = f"there are: {', '.join(there) or 'no files'}" if root.is_dir() else "there is no such folder"
+    found = f"it contains: {', '.join(there) or 'no files'}" if root.is_dir() else "there is no such folder"
     return LayoutError(
         f"{root}: {what}; {found}\nexpected layout:\n{adapter.layout.rstrip()}\nsource: {adapter.source}"
     )
@@ -132,14 +138,14 @@ def split_by_speaker(
 ) -> dict[str, str]:
     """Divide speakers among train, valid and test, the same way on every machine.
 
-    Speakers are ordered by a hash of their name and cut by rank, so that the shares are kept to half a speaker; one
-    more speaker moves at most the neighbours of the two cuts. No split with a share is left empty if there are speakers
-    enough; one speaker alone is trained on, of two the second validates.
+    Speakers are ordered by a hash of their name and cut by rank, so that the shares are exact to half a speaker; one
+    more speaker moves at most the neighbours of the two cuts. No split with a share is left empty if there are enough
+    speakers; a single speaker is trained on, of two the second validates.
 
     Args:
         speakers: their names, in any order.
-        shares: of train, valid and test; at least 0, not all 0, made to sum to 1.
-        seed: of the hash: another one, another division.
+        shares: of train, valid and test; at least 0, not all 0, scaled to sum to 1.
+        seed: of the hash; another seed gives another division.
 
     Returns:
         Speaker to split.
@@ -154,7 +160,7 @@ def split_by_speaker(
     wanted = [split for split, share in zip(SPLITS, shares, strict=True) if share > 0]
     if len(names) < len(wanted):
         return dict(zip(names, wanted, strict=False))
-    # one speaker for each split first, then one at a time to the split that is furthest below its share
+    # first one speaker per split, then one at a time to the split that is furthest below its share
     counts = dict.fromkeys(wanted, 1)
     share_of = {split: share / total for split, share in zip(SPLITS, shares, strict=True)}
     for given in range(len(wanted), len(names)):

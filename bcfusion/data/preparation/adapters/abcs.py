@@ -20,8 +20,8 @@ _SPLITS = {"train": "train", "dev": "valid", "test": "test"}
 class Abcs:
     """Air against bone-conduction microphone, in the official splits.
 
-    The order of the channels is checked on the sound. The noisy copies of the test set (``Audio/test_-5db``, ...) are
-    not read: noise is added in training and evaluation.
+    The sound is checked for the order of the channels. The noisy copies of the test set (``Audio/test_-5db``, ...) are
+    not read: training and evaluation add noise.
     """
 
     summary = "Mandarin speech, air and bone-conduction microphone in stereo, 100 speakers, 42 h"
@@ -34,7 +34,7 @@ ROOT/Audio/test/SpeakerN/..."""
     options: tuple[Option, ...] = CHANNEL_OPTIONS
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The utterances, after the check of the channel order."""
+        """Yield the utterances, after checking the channel order."""
         channels = channels_of(options)
         folder = descend(root, "ABCS", "Audio")
         files = {split: sounds_of(folder / split) for split in _SPLITS}

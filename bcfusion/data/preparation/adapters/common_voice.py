@@ -1,4 +1,4 @@
-"""Common Voice: sentences read by volunteers on their own devices, in many languages, MP3.
+"""Common Voice: sentences that volunteers read on their own devices, in many languages, MP3.
 
 R. Ardila et al., "Common Voice: a massively-multilingual speech corpus", LREC 2020.
 """
@@ -19,7 +19,7 @@ _SUFFIX = ".mp3"
 class CommonVoice:
     """The official splits of one language: lists of validated clips that share no speaker (``client_id``)."""
 
-    summary = "read sentences of volunteers, MP3, many languages"
+    summary = "sentences read by volunteers, MP3, many languages"
     source = "https://commonvoice.mozilla.org/datasets (Mozilla Data Collective, after signing in), CC0"
     layout = """\
 ROOT/cv-corpus-17.0-2024-03-15/en/train.tsv    ROOT may be cv-corpus-* or the folder of the language itself
@@ -27,17 +27,17 @@ ROOT/cv-corpus-17.0-2024-03-15/en/dev.tsv      the split valid
 ROOT/cv-corpus-17.0-2024-03-15/en/test.tsv
 ROOT/cv-corpus-17.0-2024-03-15/en/clips/common_voice_en_1.mp3 ..."""
     kind = "speech"
-    options: tuple[Option, ...] = (Option("language", "as en; without it: the only one that is there"),)
+    options: tuple[Option, ...] = (Option("language", "for example en; default: the only one in the root"),)
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The clips, in the order of the lists."""
+        """Yield the clips, in the order of the lists."""
         folder = self._folder(root, options.get("language"))
         lists = {split: folder / f"{split}.tsv" for split in _SPLITS}
         if absent := [path.name for path in lists.values() if not path.is_file()]:
             raise missing(self, root, f"no {' and no '.join(absent)} in {folder}")
         for theirs, path in lists.items():
             with path.open(encoding="utf-8", newline="") as text:
-                # sentences hold quotation marks of their own, which quote nothing
+                # quotation marks are part of the sentences
                 table = csv.DictReader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
                 if absent := [name for name in ("client_id", "path") if name not in (table.fieldnames or ())]:
                     raise DataError(f"{path}: no column {' and no column '.join(absent)}: not a list of Common Voice")
@@ -64,7 +64,7 @@ ROOT/cv-corpus-17.0-2024-03-15/en/clips/common_voice_en_1.mp3 ..."""
             raise missing(self, root, "no train.tsv" + (f" in a folder {language}" if language else ""))
         if len(found) > 1:
             names = ", ".join(str(folder.relative_to(root)) for folder in found[:10])
-            raise DataError(f"{root} holds {names}: give --language, or one of them as --root")
+            raise DataError(f"{root} contains {names}: give --language, or one of them as --root")
         return found[0].resolve() if found[0] == root else found[0]
 
 

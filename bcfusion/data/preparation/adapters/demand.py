@@ -22,8 +22,8 @@ PLACES = (
 _FOLDER = re.compile(rf"({'|'.join(PLACES)})(?:_(16k|48k))?")
 _FILE = re.compile(r"ch(\d\d)")
 _RATES = {"16k": 16000, "48k": 48000}
-_CHANNEL = Option("channel", "microphones, 1 to 16: one, several with commas between, or all", default="1")
-_RATE = Option("rate", "which version, where both were unpacked", choices=tuple(_RATES))
+_CHANNEL = Option("channel", "microphones 1 to 16: one, several separated by commas, or all", default="1")
+_RATE = Option("rate", "which version, if both were unpacked", choices=tuple(_RATES))
 
 
 class Demand:
@@ -37,12 +37,12 @@ class Demand:
 ROOT/DKITCHEN/ch01.wav ... ch16.wav    as the archives unpack, or
 ROOT/DKITCHEN_16k/ch01.wav ...         or
 ROOT/DKITCHEN_16k/DKITCHEN/ch01.wav ...
-ROOT/{DLIVING,NFIELD,OOFFICE,PRESTO,STRAFFIC,TBUS,...}/ (SCAFE is there at 48 kHz only)"""
+ROOT/{DLIVING,NFIELD,OOFFICE,PRESTO,STRAFFIC,TBUS,...}/ (SCAFE exists at 48 kHz only)"""
     kind = "noise"
     options: tuple[Option, ...] = (_CHANNEL, _RATE)
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """One recording for each place and microphone asked for."""
+        """Yield one recording for each place and microphone asked for."""
         numbers = chosen(_CHANNEL, options[_CHANNEL.name], [str(number) for number in range(1, 17)])
         found: dict[tuple[str, str], Path] = {}
         for file in sounds_of(root):
@@ -70,7 +70,7 @@ ROOT/{DLIVING,NFIELD,OOFFICE,PRESTO,STRAFFIC,TBUS,...}/ (SCAFE is there at 48 kH
 
 
 def _place(file: Path, root: Path) -> tuple[str | None, str | None]:
-    """Place and rate that the folders of a file tell."""
+    """Return the place and the rate that the names of a file's folders give."""
     names = [match for folder in file.relative_to(root).parts[:-1] if (match := _FOLDER.fullmatch(folder))]
     if not names and (match := _FOLDER.fullmatch(root.resolve().name)):
         names = [match]
@@ -86,7 +86,7 @@ def _wanted(file: Path, rate: str | None, asked: str | None) -> bool:
     try:
         return audio.info(file).sample_rate == _RATES[asked]
     except AudioError:
-        return True  # counted as unreadable later
+        return True  # it is counted as unreadable later
 
 
 ADAPTER = Demand()

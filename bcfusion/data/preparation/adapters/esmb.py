@@ -1,9 +1,9 @@
 """ESMB: Mandarin speech from earbuds with a microphone and a bone sensor, in the two channels of a file.
 
 Elevoc Simultaneously-recorded Microphone/Bone-sensor corpus: 131 men and 156 women, some 20 minutes each, a stereo
-recording at 16 kHz of each earbud (github.com/elevoctech/ESMB-corpus). That a folder holds the two earbuds of a
-speaker, and that air is the first channel, is how CUHK's AIoT lab reads it; speakers of four digits are those of TDK's
-lists. We have not seen the archive: names of files are not relied upon, and the channel order is checked.
+recording at 16 kHz of each earbud (github.com/elevoctech/ESMB-corpus). CUHK's AIoT lab reads it with the two earbuds of
+a speaker in one folder and air as the first channel; TDK's lists name speakers by four digits. The archive itself was
+not available to us: names of files are not relied upon, and the channel order is checked.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from bcfusion.data.preparation.adapters.channels import CHANNEL_OPTIONS, channel
 from bcfusion.data.preparation.adapters.tree import relative_id, sounds_of
 from bcfusion.errors import AudioError, DataError
 
-_SECONDS = Option("seconds", "length of the rows that the long recordings are cut into", default="10")
+_SECONDS = Option("seconds", "length of the rows that long recordings are cut into", default="10")
 
 
 class Esmb:
     """Outer microphone against bone sensor of each earbud; the corpus has no official splits.
 
-    The speaker is the folder that a file lies in; speakers are divided 80/10/10 by a hash of their names. The order of
-    the channels is checked on the sound. A recording of minutes becomes rows of ``--seconds``, the last up to twice as
-    long.
+    The speaker is the folder that a file lies in; speakers are divided 80/10/10 by a hash of their names. The sound is
+    checked for the order of the channels. A recording of minutes becomes rows of ``--seconds``, the last one up to
+    twice as long.
     """
 
     summary = "Mandarin speech, microphone and bone sensor of earbuds in stereo, 16 kHz, 287 speakers, 128 h"
@@ -37,7 +37,7 @@ ROOT/**/SPEAKER/RIGHT.wav    the other earbud"""
     options: tuple[Option, ...] = (*CHANNEL_OPTIONS, _SECONDS)
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """Rows of some seconds, after the check of the channel order; the headers are read for the lengths."""
+        """Yield rows of some seconds, after checking the channel order; headers are read for the lengths."""
         channels = channels_of(options)
         seconds = _positive(options[_SECONDS.name])
         files = [file for file in sounds_of(root) if file.parent != root]
@@ -62,7 +62,7 @@ ROOT/**/SPEAKER/RIGHT.wav    the other earbud"""
 
 
 def _duration(file: Path) -> float:
-    """Seconds; 0 for a file that cannot be read, whose one row is counted as unreadable later."""
+    """Return the seconds of a file; 0 if it is unreadable, so that its single row is counted as unreadable later."""
     try:
         return audio.info(file).duration
     except AudioError:
@@ -75,7 +75,7 @@ def _positive(value: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise DataError(f"--{_SECONDS.name} {value!r} is no length in seconds")
+        raise DataError(f"--{_SECONDS.name} {value!r} is not a length in seconds")
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""A plain folder of clean speech, with folders of splits in it or without."""
+"""A plain folder of clean speech, with or without folders of splits in it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bcfusion.contracts import UNKNOWN_SPEAKER
-from bcfusion.data.preparation.adapters import SPLITS, Adapter, Option, Recording, missing, split_by_speaker
+from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER
+from bcfusion.data.preparation.adapters import Adapter, Option, Recording, missing, split_by_speaker
 from bcfusion.data.preparation.adapters.tree import relative_id, sounds_of
 from bcfusion.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-#: Folders that are taken for a split, in a root that has them.
+#: Names of folders that hold a split, and the split.
 SPLIT_FOLDERS = {
     "train": "train",
     "valid": "valid",
@@ -27,23 +27,23 @@ SPLIT_FOLDERS = {
 PLACE_OPTIONS = (
     Option(
         "splits",
-        "folders, speakers, or the one split of all; without it: folders if there are any",
+        "by folders, by speakers, or one split for all; default: by folders if there are any",
         None,
         ("folders", "speakers", *SPLITS),
     ),
-    Option("shares", "of train, valid and test among the speakers, where these are divided", "0.8,0.1,0.1"),
+    Option("shares", "of train, valid and test, if speakers are divided", "0.8,0.1,0.1"),
     Option(
         "speaker",
-        "folder that is named after the speaker: the one a file lies in, or the top one",
+        "which folder is named after the speaker: the one that a file lies in, or the top one",
         "parent",
         ("parent", "top"),
     ),
-)  #: of an adapter whose files have no corpus' own layout
+)  #: of an adapter whose files have no fixed layout
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A file of a folder, and what its place says: its id, its split and its speaker."""
+    """A file of a folder with what its path gives: its id, split and speaker."""
 
     file: Path
     id: str
@@ -52,14 +52,16 @@ class Placed:
 
 
 def placed(adapter: Adapter, root: Path, options: Mapping[str, str]) -> list[Placed]:
-    """The sound files beneath a folder, sorted by path, with what their places say.
+    """Return the sound files below a folder, sorted by path, with id, split and speaker.
 
     Args:
-        adapter: for its layout in messages. root: the folder. options: of :data:`PLACE_OPTIONS`.
+        adapter: for its layout in messages.
+        root: the folder.
+        options: values of :data:`PLACE_OPTIONS`.
 
     Raises:
         LayoutError: there are no sound files, or no folders of splits although they are asked for.
-        DataError: speakers are to be divided and no folder names one, or ``shares`` are not three numbers.
+        DataError: speakers should be divided but no folder names one, or ``shares`` is not three numbers.
     """
     files = sounds_of(root)
     if not files:
@@ -72,7 +74,7 @@ def placed(adapter: Adapter, root: Path, options: Mapping[str, str]) -> list[Pla
         if not any(inside):
             raise missing(adapter, root, f"no folder named {', '.join(SPLIT_FOLDERS)}")
         if outside := inside.count(""):
-            logger.warning("%s: %d file(s) are in no folder of a split and are left aside", root, outside)
+            logger.warning("%s: %d file(s) are in no folder of a split and are ignored", root, outside)
         return [
             Placed(file, name, split, _speaker(name.partition("/")[2], options["speaker"]))
             for file, name, split in zip(files, names, inside, strict=True)
@@ -82,7 +84,7 @@ def placed(adapter: Adapter, root: Path, options: Mapping[str, str]) -> list[Pla
     if splits == "speakers":
         if set(speakers) == {UNKNOWN_SPEAKER}:
             raise DataError(
-                f"{root}: no folders of splits and none of speakers in it, so its files cannot be divided: "
+                f"{root}: it has neither folders of splits nor of speakers, so its files cannot be divided: "
                 f"--splits {SPLITS[0]}, {SPLITS[1]} or {SPLITS[2]} puts all of them into one split"
             )
         of = split_by_speaker(speakers, _shares(options["shares"]))
@@ -99,7 +101,9 @@ def _shares(text: str) -> tuple[float, float, float]:
     try:
         train, valid, test = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise DataError(f"--shares {text!r}: three numbers, of train, valid and test, as 0.8,0.1,0.1") from error
+        raise DataError(
+            f"--shares {text!r}: give three numbers, for train, valid and test, for example 0.8,0.1,0.1"
+        ) from error
     return train, valid, test
 
 
@@ -109,13 +113,13 @@ class Folder:
     summary = "a plain folder of clean speech, in mono files"
     source = "your own recordings"
     layout = """\
-ROOT/train/**/SPEAKER/NAME.{wav,flac,ogg,opus,mp3}    so valid (or val, validation, dev) and test (or eval)
+ROOT/train/**/SPEAKER/NAME.{wav,flac,ogg,opus,mp3}    likewise valid (or val, validation, dev), test (or eval)
 or, with speakers divided among the splits: ROOT/**/SPEAKER/NAME.{wav,flac,ogg,opus,mp3}"""
     kind = "speech"
     options: tuple[Option, ...] = PLACE_OPTIONS
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The files, sorted by path."""
+        """Yield the files, sorted by path."""
         for one in placed(self, root, options):
             yield Recording(id=one.id, split=one.split, speaker=one.speaker, paths={"air": one.file})
 

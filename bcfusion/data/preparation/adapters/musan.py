@@ -6,27 +6,27 @@ D. Snyder, G. Chen, D. Povey, "MUSAN: a music, speech, and noise corpus", arXiv:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 
-from bcfusion.contracts import UNKNOWN_SPEAKER
-from bcfusion.data.preparation.adapters import Option, Recording, missing, split_by_speaker
-from bcfusion.data.preparation.adapters.tree import chosen, descend, relative_id, sounds_of
+from bcfusion.data.preparation.adapters import Option, Recording, missing
+from bcfusion.data.preparation.adapters.tree import chosen, descend, grouped, sounds_of
 
 _PARTS = ("noise", "music", "speech")
-_OPTION = Option("parts", f"of {', '.join(_PARTS)}: one, several with commas between, or all", default="noise")
+_OPTION = Option("parts", f"of {', '.join(_PARTS)}: one, several separated by commas, or all", default="noise")
 
 
 class Musan:
     """Noise, and music and speech as noise if asked for; the corpus has no official splits.
 
-    Files are divided 80/10/10 within each collection (``free-sound``, ``fma``, ...) by a hash of their names, so every
-    split has its share of each. Each file is a recording of its own.
+    Files are divided 80/10/10 within each collection (``free-sound``, ``fma``, ...) by a hash of their names, so that
+    every split has its share of each. Each file is a separate recording.
     """
 
     summary = "noise (6 h), music (42 h) and speech (60 h) from the public domain, 16 kHz"
     source = "https://www.openslr.org/17/ (musan.tar.gz), CC BY 4.0 and public domain"
     layout = """\
-ROOT/noise/free-sound/noise-free-sound-0000.wav ...    ROOT is musan/, or what holds it
+ROOT/noise/free-sound/noise-free-sound-0000.wav ...    ROOT is musan/ or its parent
 ROOT/noise/sound-bible/noise-sound-bible-0000.wav ...
 ROOT/music/{fma,fma-western-art,hd-classical,jamendo,rfm}/music-fma-0000.wav ...
 ROOT/speech/{librivox,us-gov}/speech-librivox-0000.wav ..."""
@@ -34,7 +34,7 @@ ROOT/speech/{librivox,us-gov}/speech-librivox-0000.wav ..."""
     options: tuple[Option, ...] = (_OPTION,)
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The files of the parts asked for, sorted by path."""
+        """Yield the files of the parts asked for, sorted by path."""
         folder = descend(root, "musan")
         for part in chosen(_OPTION, options[_OPTION.name], _PARTS):
             collections = sorted(f for f in (folder / part).iterdir() if f.is_dir()) if (folder / part).is_dir() else []
@@ -42,15 +42,9 @@ ROOT/speech/{librivox,us-gov}/speech-librivox-0000.wav ..."""
                 raise missing(self, root, f"no folder {part} with collections in it")
             for collection in collections:
                 files = sounds_of(collection)
-                splits = split_by_speaker(file.stem for file in files)
-                for file in files:
-                    yield Recording(
-                        id=relative_id(file, folder),
-                        split=splits[file.stem],
-                        speaker=UNKNOWN_SPEAKER,
-                        paths={"noise": file},
-                        extra={"part": part},
-                    )
+                yield from grouped(
+                    files, folder, "noise", attrgetter("stem"), lambda file: {"part": file.relative_to(folder).parts[0]}
+                )
 
 
 ADAPTER = Musan()

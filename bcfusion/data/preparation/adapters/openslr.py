@@ -22,11 +22,15 @@ class SubsetCorpus:
     """A corpus of official subsets ``FOLDER/SUBSET/SPEAKER/CHAPTER/NAME``, which share no speaker.
 
     Attributes:
-        summary, source, layout: as in :class:`~bcfusion.data.preparation.adapters.Adapter`.
+        summary: as in :class:`~bcfusion.data.preparation.adapters.Adapter`; likewise ``source`` and ``layout``.
+        source: where to get it.
+        layout: the expected tree.
         folders: names of the folder that the archives unpack to.
         suffix: of the recordings.
-        utterances: number of them in each subset, as published.
+        utterances: their number in each subset, as published.
         downloader: name of the class in ``torchaudio.datasets``.
+        kind: always ``speech``.
+        options: ``--subsets``.
     """
 
     summary: str
@@ -41,10 +45,10 @@ class SubsetCorpus:
 
     def __post_init__(self) -> None:
         of = ", ".join(self.utterances)
-        self.options = (Option("subsets", f"commas between: {of}; without it: all that are there"),)
+        self.options = (Option("subsets", f"separated by commas: {of}; default: all that exist"),)
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The utterances, sorted by path within each subset. A subset that is not complete is named in a warning."""
+        """Yield the utterances, sorted by path within each subset; a warning names incomplete subsets."""
         folder = next((found for name in self.folders if (found := descend(root, name)) != root), root)
         there = [subset for subset in self.utterances if (folder / subset).is_dir()]
         if not there:
@@ -56,7 +60,7 @@ class SubsetCorpus:
             files = sorted((folder / subset).glob(f"*/*/*{self.suffix}"))
             if len(files) < self.utterances[subset]:
                 logger.warning(
-                    "%s: %d of the %d utterances of %s are there: an archive that was not unpacked to its end?",
+                    "%s: only %d of the %d utterances of %s exist: was an archive unpacked incompletely?",
                     folder,
                     len(files),
                     self.utterances[subset],
@@ -72,7 +76,7 @@ class SubsetCorpus:
                 )
 
     def download(self, root: Path, options: Mapping[str, str]) -> None:
-        """Fetch the subsets asked for, else train-clean-100, dev-clean and test-clean, through torchaudio."""
+        """Fetch the subsets asked for, by default train-clean-100, dev-clean and test-clean, through torchaudio."""
         import torchaudio
 
         fetch = getattr(torchaudio.datasets, self.downloader)

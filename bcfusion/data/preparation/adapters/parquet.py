@@ -29,18 +29,19 @@ def find_shards(folders: Iterable[Path], split: str) -> list[Path]:
     """Find the parquet files of a split.
 
     Args:
-        folders: where they may lie; the first that has some is taken. split: as the dataset names it.
+        folders: where they may lie; the first that has some is used.
+        split: as the dataset names it.
 
     Returns:
         ``FOLDER/SPLIT-00000-of-00201.parquet``, ... or ``FOLDER/SPLIT/0000.parquet``, ... (what Hugging Face converts
-        to), sorted; empty where there are none. That some of them are missing, by their own numbers, is a warning.
+        to), sorted; empty if there are none. A warning tells if some are missing, by their own numbers.
     """
     for folder in folders:
         shards = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}/*.parquet"))
         if shards:
             numbered = _NUMBERED.search(shards[0].stem)
             if numbered and len(shards) < int(numbered[1]):
-                logger.warning("%s: %d of the %s files of %s are here", folder, len(shards), numbered[1], split)
+                logger.warning("%s: only %d of the %s files of %s exist", folder, len(shards), numbered[1], split)
             return shards
     return []
 
@@ -52,26 +53,26 @@ def unpack(
     name: Callable[[Mapping[str, Any]], str],
     folder: Path,
 ) -> Iterator[tuple[str, dict[str, Path], dict[str, Any]]]:
-    """Write the sounds of parquet files as FLAC, and tell what the rows say of them.
+    """Write the sounds of parquet files as FLAC, and yield the other columns of their rows.
 
-    One column of one row group is read at a time, the least that can be read of values so large (they share a page):
-    memory holds some twice that. A file that is there is not written again, and where all of a row group are there its
-    sounds are not even read: a second call takes seconds, and continues what was interrupted. 16 bits stay 16, all else
-    becomes 24. A row with a damaged sound is left out and told in a warning.
+    One column of one row group is read at a time, the smallest unit for values so large (they share a page): memory
+    holds about twice that. An existing file is not written again, and if all files of a row group exist its sounds are
+    not even read: a second call takes seconds, and continues what was interrupted. 16 bits stay 16, all else becomes
+    24. A row with a damaged sound is left out with a warning.
 
     Args:
         shards: parquet files.
         sounds: sensor to column, a struct of ``bytes`` and ``path``, whole sound files.
         about: other columns; those that a file does not have are left out.
-        name: tells the name of a row from its other columns, a relative path without suffix. A name that comes again
-            gets a number.
+        name: returns the name of a row from its other columns, a relative path without suffix. A repeated name gets a
+            number.
         folder: of the FLAC files, ``FOLDER/SENSOR/NAME.flac``.
 
     Yields:
-        For each row its name, its files by sensor, and its other columns.
+        The name of each row, its files by sensor, and its other columns.
 
     Raises:
-        DataError: pyarrow is not installed, a file is none, or has no such column.
+        DataError: pyarrow is not installed, a file is not a parquet file, or lacks a column of ``sounds``.
     """
     try:
         import pyarrow
@@ -84,7 +85,7 @@ def unpack(
             try:
                 table = pyarrow.parquet.ParquetFile(shard, memory_map=True)
             except (pyarrow.ArrowException, OSError) as error:
-                raise DataError(f"{shard} is no parquet file, or cut: {error}") from error
+                raise DataError(f"{shard} is not a parquet file, or truncated: {error}") from error
             present = table.schema_arrow.names
             if lacking := [column for column in sounds.values() if column not in present]:
                 raise DataError(f"{shard} has no column {', '.join(lacking)}; its columns: {', '.join(present)}")
@@ -104,8 +105,8 @@ def unpack(
                     todo = iter(row_files[sensor] for row_files in files)
                     for batch in table.iter_batches(_BATCH, row_groups=[group], columns=[column]):
                         cells = batch.column(column)
-                        told = pool.map(_write, islice(todo, batch.num_rows), cells)
-                        problems.update({file: problem for file, problem in told if problem})
+                        written = pool.map(_write, islice(todo, batch.num_rows), cells)
+                        problems.update({file: problem for file, problem in written if problem})
                 for row_name, row_files, row in zip(names, files, rows, strict=True):
                     bad = [problems[file] for file in row_files.values() if file in problems]
                     if bad:
@@ -115,7 +116,7 @@ def unpack(
 
 
 def _write(file: Path, cell: Any) -> tuple[Path, str]:
-    """Write one sound, unless it is there; returns its file and what was wrong with it."""
+    """Write one sound unless it exists; return its file and what is wrong with the sound."""
     if file.is_file():
         return file, ""
     data = (cell.as_py() or {}).get("bytes")
@@ -136,10 +137,12 @@ def _write(file: Path, cell: Any) -> tuple[Path, str]:
 
 
 def download(repository: str, pattern: str, root: Path) -> None:
-    """Download the parquet files of a Hugging Face dataset; what is there already is not fetched again.
+    """Download the parquet files of a Hugging Face dataset; existing files are not fetched again.
 
     Args:
-        repository: ``owner/name``. pattern: of the files, relative to the dataset, with ``*``. root: where to.
+        repository: ``owner/name``.
+        pattern: of the files, relative to the dataset, with ``*``.
+        root: folder to download to.
 
     Raises:
         DataError: huggingface_hub is not installed, or the download failed.
@@ -153,5 +156,5 @@ def download(repository: str, pattern: str, root: Path) -> None:
         ) from error
     try:
         snapshot_download(repo_id=repository, repo_type="dataset", allow_patterns=[pattern], local_dir=root)
-    except (OSError, ValueError) as error:  # what the hub raises of network, name, access and disk
+    except (OSError, ValueError) as error:  # errors of network, name, access and disk
         raise DataError(f"cannot download {pattern} of {repository}: {' '.join(str(error).split())}") from error

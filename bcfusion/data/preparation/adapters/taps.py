@@ -1,8 +1,8 @@
 """TAPS: Korean speech from a throat microphone and an acoustic microphone at 16 kHz.
 
 Y. Kim, Y. Song, Y. Chung, "TAPS: Throat and Acoustic Paired Speech Dataset for deep learning-based speech enhancement",
-arXiv:2502.11478, 2025. Columns and splits (``train``, ``dev``, ``test``) as in the authors' page and users' loaders.
-The names of the parquet files are stated nowhere that we saw, so every layout that Hugging Face writes is looked for.
+arXiv:2502.11478, 2025. Columns and splits (``train``, ``dev``, ``test``) as on the authors' page and in users' loaders.
+We found no statement of the names of the parquet files, so every layout that Hugging Face writes is looked for.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROOT/data/test-00000-of-000NN.parquet ...
     options: tuple[Option, ...] = ()
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The utterances; their sounds are written to ``unpacked/SPLIT/{air,body}/SPEAKER/ID.flac``."""
+        """Yield the utterances; their sounds are written to ``unpacked/SPLIT/{air,body}/SPEAKER/ID.flac``."""
         folders = [root / "data", root, root / "default"]
         shards = {split: find_shards(folders, split) for split in _SPLITS}
         if not any(shards.values()):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from bcfusion import audio
-from bcfusion.data.preparation.adapters import Option
+from bcfusion.contracts import UNKNOWN_SPEAKER
+from bcfusion.data.preparation.adapters import Option, Recording, split_by_speaker
 from bcfusion.errors import DataError
 
 
 def descend(root: Path, *names: str) -> Path:
-    """The folder of a corpus, whether ``root`` is it or holds it.
+    """Return the folder of a corpus, whether ``root`` is that folder or contains it.
 
     Args:
-        root: as the user gave it. names: folders one in the other, as the archive unpacks them.
+        root: as the user gave it.
+        names: nested folders, as the archive unpacks them.
 
     Returns:
-        The deepest folder that is reached from ``root`` by following ``names``, a leading part of which may be left
-        out; ``root`` itself where there is none.
+        The folder at the end of ``names``, started from ``root``; leading names may be missing. ``root`` itself if
+        there is no such folder.
     """
     for start in range(len(names)):
         folder = root.joinpath(*names[start:])
@@ -28,20 +32,50 @@ def descend(root: Path, *names: str) -> Path:
 
 
 def sounds_of(folder: Path) -> list[Path]:
-    """The sound files beneath a folder, sorted by path; none where the folder is not there."""
+    """Return the sound files below a folder, sorted by path; none if the folder does not exist."""
     return list(audio.walk(folder)) if folder.is_dir() else []
 
 
 def relative_id(file: Path, root: Path) -> str:
-    """The path of a file beneath ``root``, with ``/`` and without its suffix."""
+    """Return the path of a file relative to ``root``, with ``/`` and without its suffix."""
     return file.relative_to(root).with_suffix("").as_posix()
 
 
+def grouped(
+    files: Sequence[Path],
+    root: Path,
+    sensor: str,
+    group_of: Callable[[Path], str],
+    extra: Callable[[Path], Mapping[str, Any]],
+    channels: Mapping[str, int] = MappingProxyType({}),
+) -> Iterator[Recording]:
+    """Yield recordings without a speaker, each group (place, room, source) in one split, divided 80/10/10.
+
+    Args:
+        files: in the order of the recordings.
+        root: the ids are paths relative to it.
+        sensor: ``noise`` or ``rir``.
+        group_of: group of a file.
+        extra: other columns of a file's line in the manifest.
+        channels: sensor to channel, for files of several channels.
+    """
+    splits = split_by_speaker(map(group_of, files))
+    for file in files:
+        yield Recording(
+            id=relative_id(file, root),
+            split=splits[group_of(file)],
+            speaker=UNKNOWN_SPEAKER,
+            paths={sensor: file},
+            channels=channels,
+            extra=extra(file),
+        )
+
+
 def chosen(option: Option, value: str, allowed: Iterable[str]) -> tuple[str, ...]:
-    """What a comma-separated option asks for, in the order of ``allowed``; ``all`` is all of it.
+    """Return what a comma-separated option asks for, in the order of ``allowed``; ``all`` asks for everything.
 
     Raises:
-        DataError: nothing, or something that is not allowed.
+        DataError: it asks for nothing, or for something that is not allowed.
     """
     known = tuple(allowed)
     parts = {part.strip() for part in value.split(",") if part.strip()}
@@ -51,6 +85,6 @@ def chosen(option: Option, value: str, allowed: Iterable[str]) -> tuple[str, ...
     if unknown or not parts:
         raise DataError(
             f"--{option.name} {value!r}: {', '.join(unknown) or 'nothing'} is none of {', '.join(known)}, all "
-            "(several with commas between)"
+            "(separate several with commas)"
         )
     return tuple(part for part in known if part in parts)

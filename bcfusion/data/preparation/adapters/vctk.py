@@ -19,8 +19,8 @@ _FOLDER = "wav48_silence_trimmed"
 class Vctk:
     """One of the two microphones; the corpus has no official splits.
 
-    Speakers are divided 80/10/10 by a hash of their names, or as the options say. Speakers p280 and p315 have no second
-    microphone, so they are absent from it.
+    Speakers are divided 80/10/10 by a hash of their names, or as the options say. Speakers p280 and p315 were not
+    recorded with the second microphone.
     """
 
     summary = "read English, 48 kHz, 110 speakers, 44 h, two microphones"
@@ -33,12 +33,14 @@ ROOT/VCTK-Corpus-0.92/wav48_silence_trimmed/p225/p225_001_mic2.flac ..."""
     kind = "speech"
     options: tuple[Option, ...] = (
         Option("mic", "mic1: omni, close (DPA 4035); mic2: wide band (Sennheiser MKH 800)", "mic1", ("mic1", "mic2")),
-        Option("valid-speakers", "commas between, as p360,p361; without it: a tenth, by a hash of their names"),
-        Option("test-speakers", "commas between, as p362,s5; without it: a tenth, by a hash of their names"),
+        Option(
+            "valid-speakers", "separated by commas, for example p360,p361; default: a tenth, by a hash of their names"
+        ),
+        Option("test-speakers", "separated by commas, for example p362,s5; default: a tenth, by a hash of their names"),
     )
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The utterances, sorted by path."""
+        """Yield the utterances, sorted by path."""
         folder = descend(root, "VCTK-Corpus-0.92", _FOLDER)
         files = sorted(folder.glob(f"*/*_{options['mic']}.flac"))
         if not files:

@@ -1,7 +1,7 @@
 """Vibravox: French speech from five body sensors and a headset microphone at 48 kHz.
 
 J. Hauret et al., "Vibravox: a dataset of French speech captured with body-conduction audio sensors", Speech
-Communication 172, 2025. Columns and subsets as in the authors' own loaders (github.com/jhauret/vibravox), names of the
+Communication 172, 2025. Columns and subsets as in the authors' loaders (github.com/jhauret/vibravox), names of the
 parquet files as Hugging Face lists them.
 """
 
@@ -33,9 +33,9 @@ _ABOUT = ("speaker_id", "sentence_id", "gender", "raw_text")
 class Vibravox:
     """Each body sensor against the headset microphone, in the official splits, which share no speaker.
 
-    A recording has ``air`` (the headset) and ``body`` (a sensor); with ``--sensor all`` each utterance comes five
-    times, once for each sensor. ``speech_noisy`` was recorded in noise, so its headset is no clean target; the
-    ``speechless`` subsets hold what the sensors pick up of the room and of a silent wearer.
+    A recording has ``air`` (the headset) and ``body`` (a sensor); with ``--sensor all`` each utterance appears five
+    times, once per sensor. ``speech_noisy`` was recorded in noise, so its headset is no clean target; the
+    ``speechless`` subsets hold what the sensors pick up from the room and from a silent wearer.
     """
 
     summary = "French speech, five body sensors against a headset microphone, 48 kHz, 188 speakers, 45 h"
@@ -53,7 +53,7 @@ ROOT/{speech_noisy,speechless_clean,speechless_noisy}/...
     )
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
-        """The utterances of a subset; their sounds are written to ``unpacked/SUBSET/SPLIT/SENSOR/SPEAKER/ID.flac``."""
+        """Yield the utterances of a subset; sounds are written to ``unpacked/SUBSET/SPLIT/SENSOR/SPEAKER/ID.flac``."""
         subset = options["subset"]
         sensors = _SENSORS if options["sensor"] == "all" else (options["sensor"],)
         shards = {split: find_shards([root / subset], split) for split in _SPLITS}
@@ -66,7 +66,7 @@ ROOT/{speech_noisy,speechless_clean,speechless_noisy}/...
                 for sensor in sensors:
                     several = len(sensors) > 1
                     tail = f"/{sensor}" if several else ""
-                    # each sensor of a wearer has a lag and a polarity of its own
+                    # each sensor of a wearer has its own lag and polarity
                     session = {"session": sensor} if several else {}
                     yield Recording(
                         id=f"{subset}/{name}{tail}",
@@ -82,13 +82,13 @@ ROOT/{speech_noisy,speechless_clean,speechless_noisy}/...
 
 
 def utterance_name(about: Mapping[str, Any]) -> str:
-    """``SPEAKER/SENTENCE`` in letters that every file system takes; ``SPEAKER/0`` where sentences have no number."""
+    """Return ``SPEAKER/SENTENCE`` in characters safe for file names; ``SPEAKER/0`` if no sentence is given."""
     speaker, sentence = (re.sub(r"[^\w.-]", "_", str(about.get(key))) for key in ("speaker_id", "sentence_id"))
     return f"{speaker}/{'0' if sentence == 'None' else sentence}"
 
 
 def facts(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row says besides speaker and sentence, without what it leaves open."""
+    """Return the columns of a row that have a value, except speaker and sentence."""
     named = ("speaker_id", "sentence_id")
     return {key: value for key, value in about.items() if key not in named and value is not None}
 

@@ -1,4 +1,4 @@
-// Joins the player, the rows, the rating and the keys.
+// Connects the player, the rows, the rating and the keys.
 const page = JSON.parse(document.getElementById("page").textContent);
 const part = (id) => document.getElementById(id);
 const KEPT = 4; // decoded rows in memory
@@ -6,11 +6,11 @@ const decoded = new Map();
 const ratings = new Ratings(page);
 let player = null;
 let current = -1; // row in the player
-let aim = { row: -1, sound: 0 }; // what was last asked for; its row may still be decoded
-let wanted = 0; // counts orders, so that a slow one does not overtake a later one
+let aim = { row: -1, sound: 0 }; // last request; its row may still be decoding
+let wanted = 0; // counts requests, so that a slow one does not replace a later one
 let matched = true;
 let rating = null;
-let repeating = false; // goes on from one utterance to the next
+let repeating = false; // kept from one utterance to the next
 let loopBegin = null;
 
 const audible = (row) => row.sounds.map((sound, index) => index).filter((index) => page.systems[row.sounds[index].system].kind !== "anchor");
@@ -37,7 +37,7 @@ async function decode(index) {
   return decoded.get(index);
 }
 
-// Makes a row the player's; true unless a later order came in between.
+// Loads a row into the player; returns false if a later request came in between.
 async function load(index, opened) {
   const order = ++wanted;
   aim = { row: index, sound: opened };
@@ -47,7 +47,7 @@ async function load(index, opened) {
     buffers = await decode(index);
   } catch (error) {
     decoded.delete(index);
-    part("notice").textContent = `This browser cannot decode the sounds of ${page.rows[index].id}: ${error.message}. Make the page with --format wav.`;
+    part("notice").textContent = `This browser cannot decode the sounds of ${page.rows[index].id}: ${error.message}. Make the page again with --format wav.`;
     return false;
   }
   if (order !== wanted) return false;
@@ -107,7 +107,7 @@ function showRow() {
   for (const each of sections) each.node.classList.toggle("current", each.index === current);
   const row = page.rows[current];
   part("position").max = row.seconds;
-  if (rating) return; // no name may stand anywhere
+  if (rating) return; // no name may be shown
   const buttons = audible(row).map((index, place) => {
     const name = nameOf(row, index);
     const button = el("button", { type: "button", title: name, onclick: () => hear(current, index, null, player.playing) }, el("span", {}, `${place + 1} ${name}`));
@@ -143,7 +143,7 @@ function pair() {
   return [Number(part("first").value), Number(part("second").value)];
 }
 
-// ---------------------------------------------------------------- what is shown
+// ---------------------------------------------------------------- display
 
 function refresh() {
   const playing = Boolean(player && player.playing);
@@ -162,8 +162,8 @@ function refresh() {
   }
   for (const button of part("switches").children) button.setAttribute("aria-pressed", String(Number(button.dataset.sound) === player.opened));
   const row = page.rows[current];
-  const told = rating ? rating.now : current < 0 ? "" : `${nameOf(row, player.opened)} · ${row.id}`;
-  if (part("now").textContent !== told) part("now").textContent = told;
+  const text = rating ? rating.now : current < 0 ? "" : `${nameOf(row, player.opened)} · ${row.id}`;
+  if (part("now").textContent !== text) part("now").textContent = text;
   tick();
 }
 
@@ -204,7 +204,7 @@ function setMode(mode) {
   refresh();
 }
 
-// Nothing is in the player, and what is being decoded shall not come into it.
+// Empties the player and drops what is still decoding.
 function forget() {
   stop();
   current = -1;
@@ -214,10 +214,10 @@ function forget() {
   part("position").value = 0;
 }
 
-// Before a trial: nothing in the player, its sounds on their way.
+// Before a trial: empties the player and starts to decode the sounds.
 function prepare(row) {
   forget();
-  if (player) decode(row).catch(() => {}); // told when it is to be heard
+  if (player) decode(row).catch(() => {}); // reported when the sound is played
 }
 
 // ---------------------------------------------------------------- keys
@@ -246,9 +246,9 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const { target, key } = event;
   if (target.matches("input[type=text], select")) return;
-  const slider = target.matches("input[type=range], input[type=radio]"); // arrows are theirs
+  const slider = target.matches("input[type=range], input[type=radio]"); // they use the arrow keys
   const sounding = target.closest(".system, #switches, .stimulus, #rating [aria-pressed]");
-  const control = target.matches("button, summary, a, input[type=radio]:not(:checked)") && !sounding; // Space and Enter are theirs
+  const control = target.matches("button, summary, a, input[type=radio]:not(:checked)") && !sounding; // they use Space and Enter
   if (key === " ") {
     if (control) return;
     toggle();
@@ -276,13 +276,13 @@ part("repeat").addEventListener("click", KEYS.l);
 part("match").addEventListener("click", KEYS.m);
 part("position").addEventListener("input", (event) => seek(Number(event.target.value)));
 for (const button of document.querySelectorAll("[data-mode]")) button.addEventListener("click", () => setMode(button.dataset.mode));
-part("metric").append(el("option", { value: "-1" }, "– (as given)"), ...page.metrics.map((metric, index) => el("option", { value: index }, heading(metric))));
+part("metric").append(el("option", { value: "-1" }, "– (as given)"), ...page.metrics.map((metric, index) => el("option", { value: index }, metric.heading)));
 for (const id of ["first", "second"]) {
   part(id).append(...page.systems.map((system, index) => [system, index]).filter(([system]) => system.kind === "run" || system.kind === "input").map(([system, index]) => el("option", { value: index }, system.name)));
 }
 [part("first").value, part("second").value] = page.pair.map(String);
 for (const id of ["metric", "first", "second"]) part(id).addEventListener("change", () => (rating ? rating.trial || rating.showStart() : sort()));
-// The player covers the lower end of the window: what has the focus stays above it.
+// The player covers the bottom of the window; the focused element stays above it.
 new ResizeObserver(() => {
   const height = `${part("transport").offsetHeight}px`;
   document.documentElement.style.scrollPaddingBottom = document.body.style.marginBottom = height;
@@ -292,5 +292,5 @@ sort();
 refresh();
 animate();
 
-// For tests and for the console.
+// For tests and the console.
 window.bcfusionListen = { Player, page, decode, ratings, player: () => player };

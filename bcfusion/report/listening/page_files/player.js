@@ -1,10 +1,10 @@
-// Plays all sounds of a row at once, each through a gain of its own. A switch opens one gain and shuts the others, so
-// the position runs on and nothing starts anew.
-const RAMP = 0.012; // s; long enough not to click, too short to hear two sounds at once
-const LEAD = 0.03; // s between the order to play and the common start, which all sources must still be ahead of
+// Plays all sounds of a row at once, each through its own gain. A switch opens one gain and closes the others, so the
+// position continues and nothing restarts.
+const RAMP = 0.012; // s; long enough to avoid clicks, too short to hear two sounds at once
+const LEAD = 0.03; // s from the call of play() to the common start, so that all sources can be scheduled
 
 class Player {
-  // context: an AudioContext, or an OfflineAudioContext that renders what would be heard.
+  // context: an AudioContext, or an OfflineAudioContext that renders the same.
   constructor(context) {
     this.context = context;
     this.volume = context.createGain();
@@ -14,7 +14,7 @@ class Player {
     this.opened = 0;
     this.offset = 0;
     this.loop = null; // [begin, end] in seconds
-    this.run = null; // what plays now: {sources, gains, bus, begun}
+    this.run = null; // what is playing: {sources, gains, bus, begun}
     this.onend = () => {};
   }
 
@@ -26,7 +26,7 @@ class Player {
     return Math.max(0, ...this.buffers.map((buffer) => buffer.duration));
   }
 
-  // Another row: its buffers, the factor of each, and which one is heard.
+  // Loads another row: its buffers, the factor of each, and which one is heard.
   load(buffers, factors, opened) {
     this.pause();
     this.buffers = buffers;
@@ -44,7 +44,7 @@ class Player {
     return time < end ? time : begin + ((time - begin) % (end - begin));
   }
 
-  // To whole samples: between them browsers may interpolate, which dulls the sound.
+  // Rounds to whole samples: browsers may interpolate between them, which dulls the sound.
   #whole(time) {
     return Math.round(time * this.context.sampleRate) / this.context.sampleRate;
   }
@@ -77,7 +77,7 @@ class Player {
       run.sources.push(source);
     });
     run.sources[0].onended = () => {
-      if (this.run !== run) return; // stopped by hand, or by a seek
+      if (this.run !== run) return; // stopped by the user or by a seek
       this.run = null;
       this.offset = 0;
       this.onend();
@@ -92,7 +92,7 @@ class Player {
     this.offset = this.position();
     this.run = null;
     bus.gain.cancelScheduledValues(now);
-    bus.gain.setValueAtTime(bus.gain.value, now); // below 1 where it still fades in
+    bus.gain.setValueAtTime(bus.gain.value, now); // below 1 if it is still fading in
     bus.gain.linearRampToValueAtTime(0, now + RAMP);
     for (const source of sources) source.stop(now + RAMP);
   }
@@ -104,7 +104,7 @@ class Player {
     if (playing) this.play();
   }
 
-  // Hear another sound of the row from now on.
+  // Switches to another sound of the row.
   open(index) {
     this.opened = index;
     this.#ramp();
@@ -115,7 +115,7 @@ class Player {
     this.#ramp();
   }
 
-  // begin and end in seconds; null: play once.
+  // begin and end in seconds; null to play once.
   setLoop(loop) {
     const playing = this.playing;
     this.pause();

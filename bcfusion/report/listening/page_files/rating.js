@@ -1,5 +1,5 @@
-// Blind rating: A/B preference, and sliders in the manner of MUSHRA (ITU-R BS.1534) with a hidden reference. Which
-// stimulus is which system stands in no name, attribute or order of the page while it is rated.
+// Blind rating: A/B preference, and MUSHRA-like sliders (ITU-R BS.1534) with a hidden reference. While a trial is rated,
+// no name, attribute or order on the page shows which stimulus is which system.
 const WORDS = ["bad", "poor", "fair", "good", "excellent"];
 
 function shuffled(items) {
@@ -11,7 +11,7 @@ function shuffled(items) {
   return mixed;
 }
 
-// The ratings of this page, kept in the browser so that a closed tab loses nothing.
+// The ratings of this page, kept in the browser so that nothing is lost when the tab is closed.
 class Ratings {
   constructor(page) {
     this.page = page;
@@ -22,7 +22,7 @@ class Ratings {
       const found = JSON.parse(localStorage.getItem(this.place));
       if (found && Array.isArray(found.ratings)) this.content = found;
     } catch {
-      this.kept = false; // private windows and some files refuse storage
+      this.kept = false; // private windows and some file: pages refuse storage
     }
   }
 
@@ -88,7 +88,7 @@ class Rating {
     );
   }
 
-  // Stimuli of a row as indices of its sounds, in their own order; null where the row has not what is asked for.
+  // Stimuli of a row as indices of its sounds, in their own order; null if the row lacks one of the pair.
   #stimuli(row) {
     const all = row.sounds.map((_, index) => index);
     if (this.mode === "mushra") return all;
@@ -98,7 +98,7 @@ class Rating {
   }
 
   showStart() {
-    this.now = ""; // what is heard, as the player tells it
+    this.now = ""; // name of the sound that is playing, as the player shows it
     this.app.stop();
     this.app.choosing(true);
     this.trial = null;
@@ -108,15 +108,15 @@ class Rating {
     const [first, second] = this.app.pair().map((system) => this.page.systems[system].name);
     const what =
       this.mode === "ab"
-        ? `Which of two sounds is better? ${first} and ${second} are played as A and B without their names, in random order.`
-        : "Rate every sound against the reference from 0 to 100. The reference itself is among them, without its name.";
+        ? `Which of two sounds is better? ${first} and ${second} are played as A and B, unnamed and in random order.`
+        : "Rate every sound against the reference from 0 to 100. The reference itself is among them, unnamed.";
     const name = el("input", { type: "text", autocomplete: "off", maxlength: "80" });
     name.value = this.ratings.content.listener;
     name.addEventListener("input", () => {
       this.ratings.content.listener = name.value;
       this.ratings.keep();
     });
-    const start = el("button", { type: "button", class: "main", onclick: () => this.begin(open) }, done ? "Go on" : "Start");
+    const start = el("button", { type: "button", class: "main", onclick: () => this.begin(open) }, done ? "Continue" : "Start");
     start.disabled = !open.length;
     const all = this.ratings.content.ratings.length;
     const stamp = this.ratings.content.session;
@@ -131,8 +131,8 @@ class Rating {
       el("div", { class: "controls" }, el("label", {}, "Listener (optional) ", name), start),
       el("div", { class: "controls" }, json, csv, clear),
       el("p", { class: "quiet" }, this.ratings.kept
-        ? `Ratings stay in this browser until they are deleted. To analyse: bcfusion listen --analyse ratings-${stamp}.json`
-        : "This browser keeps nothing: save before you close the page."),
+        ? `Ratings stay in this browser until they are deleted. To analyse them: bcfusion listen --analyse ratings-${stamp}.json`
+        : "This browser stores nothing: save before you close the page."),
     );
     this.panel.firstChild.focus();
   }
@@ -160,7 +160,7 @@ class Rating {
 
   showTrial() {
     const { row, stimuli, reference } = this.trial;
-    this.app.choosing(false); // another pair would not be that of the trials to come
+    this.app.choosing(false); // the remaining trials are of this pair
     this.now = "";
     const names = stimuli.map((_, place) => (this.mode === "ab" ? "AB"[place] : `Sound ${place + 1}`));
     this.buttons = names.map((name, place) =>
@@ -169,8 +169,8 @@ class Rating {
     this.referenceButton = el("button", { type: "button", "aria-pressed": "false", onclick: () => this.hearReference() }, "Reference ", el("kbd", { "aria-hidden": "true" }, "R"));
     this.problem = el("p", { role: "alert" });
     const form = this.mode === "ab" ? this.#choices() : this.#sliders(names);
-    const save = el("button", { type: "button", class: "main", onclick: () => this.save() }, "Save and go on");
-    const stop = el("button", { type: "button", onclick: () => this.showStart() }, "Stop here");
+    const save = el("button", { type: "button", class: "main", onclick: () => this.save() }, "Save and continue");
+    const stop = el("button", { type: "button", onclick: () => this.showStart() }, "Stop");
     this.number = this.ratings.content.ratings.length + 1;
     this.panel.replaceChildren(
       el("h2", { tabindex: "-1" }, `Trial ${this.count - this.trials.length} of ${this.count}`),
@@ -201,7 +201,7 @@ class Rating {
         shown.textContent = `${value} ${WORDS[Math.min(4, Math.floor(value / 20))]}`;
         slider.setAttribute("aria-valuetext", shown.textContent);
       };
-      for (const event of ["input", "click"]) slider.addEventListener(event, rate); // a click where it stands rates, too
+      for (const event of ["input", "click"]) slider.addEventListener(event, rate); // a click at the current value rates too
       slider.shown = shown;
       return slider;
     });

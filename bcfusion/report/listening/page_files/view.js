@@ -1,5 +1,5 @@
 // The rows of the page: a card with button, gain and spectrogram for each sound, and a table of scores.
-// Names and ids come from file names: they are only ever text nodes, never markup.
+// Names and ids come from file names: they are inserted as text nodes, never as markup.
 function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -18,12 +18,7 @@ function score(metric, value) {
   return value === null ? "–" : minus(value.toFixed(metric.decimals));
 }
 
-function heading(metric) {
-  const arrow = metric.higher === true ? " ↑" : metric.higher === false ? " ↓" : "";
-  return metric.text + (metric.unit ? ` (${metric.unit})` : "") + arrow;
-}
-
-// Round steps, four to six of them.
+// Ticks at round values, at most six.
 function ticks(end) {
   const step = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 5, 10, 20].find((size) => end / size <= 5) || 60;
   const found = [];
@@ -31,7 +26,7 @@ function ticks(end) {
   return found;
 }
 
-// A line at its exact place on an axis and its number, which stays within the ends of the axis.
+// A tick at its exact place on an axis, and its number, which stays within the ends of the axis.
 function mark(place, end, side) {
   const number = el("span", { class: place === 0 ? "start" : place > 0.96 * end ? "end" : null }, String(Math.round(100 * place) / 100));
   const nodes = [el("i"), number];
@@ -67,7 +62,7 @@ function scoreTable(page, row) {
     return { metric, index, values, known: values.filter((value) => value !== null) };
   });
   const shown = columns.filter((column) => column.known.length);
-  if (!shown.length) return el("p", { class: "quiet" }, "No scores were written for this utterance.");
+  if (!shown.length) return el("p", { class: "quiet" }, "There are no scores for this utterance.");
   const body = row.sounds
     .filter((sound) => sound.values.some((value) => value !== null))
     .map((sound) => {
@@ -80,7 +75,7 @@ function scoreTable(page, row) {
       });
       return el("tr", {}, el("th", { scope: "row" }, page.systems[sound.system].name), ...cells);
     });
-  const top = shown.map(({ metric }) => el("th", { scope: "col" }, heading(metric)));
+  const top = shown.map(({ metric }) => el("th", { scope: "col" }, metric.heading));
   const table = el("table", {}, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "system"), ...top)), el("tbody", {}, ...body));
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `scores of ${row.id}` }, table);
 }
@@ -89,7 +84,7 @@ function scoreTable(page, row) {
 function section(page, row, onhear) {
   const cards = row.sounds.flatMap((sound, index) => {
     const system = page.systems[sound.system];
-    if (system.kind === "anchor") return []; // of the rating alone
+    if (system.kind === "anchor") return []; // only for rating
     const button = el(
       "button",
       { type: "button", class: "system", "aria-pressed": "false", onclick: () => onhear(index, null) },
@@ -103,7 +98,7 @@ function section(page, row, onhear) {
     return [{ index, button, gain, head: drawn.head, node: el("div", {}, el("div", { class: "bar" }, button, gain), drawn.node) }];
   });
   const difference = el("span", { class: "difference" });
-  const cut = row.seconds < row.whole - 0.05 ? ` of ${clock(row.whole)}; scores are of the whole` : "";
+  const cut = row.seconds < row.whole - 0.05 ? ` of ${clock(row.whole)}; scores are of the whole utterance` : "";
   const node = el(
     "section",
     { "aria-label": `utterance ${row.id}` },
@@ -115,7 +110,7 @@ function section(page, row, onhear) {
   return { row, node, cards, difference };
 }
 
-// By how much the second system's score is above the first's; null where either has none.
+// Difference of the second system's score to the first's; null if either has none.
 function differenceOf(row, metric, first, second) {
   const [a, b] = [first, second].map((system) => row.sounds.find((each) => each.system === system)?.values[metric] ?? null);
   return a === null || b === null ? null : b - a;

@@ -1,0 +1,99 @@
+"""Settings in which runs differ, and short names made of them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from bcfusion.report.comparison.keys import leaf, leaves, setting, text_of
+from bcfusion.report.comparison.run import Run
+
+__all__ = ["changed_keys", "run_names"]
+
+# Where a run is stored, and which run it resumes, does not distinguish systems.
+_NO_DIFFERENCE = ("output_root", "resume", "recipe", "experiment")
+_LONGEST_DIFFERENCE = 40  # characters after the name of the experiment
+
+
+def changed_keys(runs: Sequence[Run]) -> list[str]:
+    """Return the keys whose values differ among the runs, those that somebody typed first.
+
+    Keys that come with a chosen member are not listed: between ``generator=eben`` and ``generator=seanet`` the choice
+    itself is the difference. A key that nobody typed is listed if runs of the same choices differ in it, as after an
+    edit of a YAML file, but not if it follows from another key by interpolation or if a run does not have it yet.
+    """
+    typed = [key for key in dict.fromkeys(key for run in runs for key in run.overrides) if key not in _NO_DIFFERENCE]
+    listed: dict[str, tuple[str, ...]] = {}
+
+    def values(key: str) -> tuple[str, ...]:
+        return tuple(text_of(setting(run, key)) for run in runs)
+
+    for key in typed:
+        texts = values(key)
+        if len(set(texts)) > 1:
+            listed[key] = texts
+    for key in dict.fromkeys(_edited(runs)):
+        if key.partition(".")[0] in _NO_DIFFERENCE or any(f"{key}.".startswith(f"{other}.") for other in listed):
+            continue
+        texts = values(key)
+        if len(set(texts)) > 1 and texts not in listed.values():
+            listed[key] = texts
+    return list(listed)
+
+
+def _edited(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield groups in which runs of one experiment differ, and keys in which runs of the same choices do."""
+    written = [run for run in runs if run.record]
+    experiments, choices = defaultdict(list), defaultdict(list)
+    for run in written:
+        experiments[run.recipe, run.experiment].append(run)
+        choices[tuple(sorted((group, str(member)) for group, member in run.choices.items()))].append(run)
+    for alike in experiments.values():
+        for group in alike[0].choices:
+            if len({str(run.choices.get(group)) for run in alike}) > 1:
+                yield group
+    for alike in choices.values():
+        if len(alike) > 1:
+            flat = [dict(leaves(run.settings)) for run in alike]
+            for key in dict.fromkeys(key for settings in flat for key in settings):
+                held = [settings[key] for settings in flat if settings.get(key) is not None]
+                if any(value != held[0] for value in held[1:]) and "${" not in str(leaf(alike[0].composed, key)):
+                    yield key
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Return a short, unique name for each run: ``seanet``, or with what differs ``seanet lr=0.001``."""
+    bases = [str(run.experiment or run.choices.get("generator") or "run") for run in runs]
+    for base in {base for base in bases if bases.count(base) > 1}:
+        places = [place for place, other in enumerate(bases) if other == base]
+        if len({runs[place].recipe for place in places}) > 1:
+            for place in places:
+                bases[place] = f"{runs[place].recipe} {base}".strip()
+    names = list(bases)
+    for base in dict.fromkeys(bases):
+        places = [place for place, other in enumerate(bases) if other == base]
+        for place, what in zip(places, _differences([runs[place] for place in places]), strict=True):
+            names[place] = f"{base} {what}".strip()
+    repeated = Counter(names)
+    counted: Counter[str] = Counter()
+    for place, name in enumerate(names):
+        if repeated[name] > 1:
+            counted[name] += 1
+            names[place] = f"{name} ({counted[name]})"
+    return names
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """Return ``lr=0.001 seed=1`` for each run: the fewest keys that distinguish the runs, by their number of values."""
+    keys = changed_keys(runs)
+    values = {key: [text_of(setting(run, key)) for run in runs] for key in keys}
+    short = Counter(key.rpartition(".")[2] for key in keys)
+    heads = {key: last if short[last := key.rpartition(".")[2]] == 1 else key for key in keys}
+    chosen: list[str] = []
+    texts = [""] * len(runs)
+    for key in sorted(keys, key=lambda key: -len(set(values[key]))):
+        kept = [other for other in keys if other in chosen or other == key]
+        longer = [" ".join(f"{heads[k]}={values[k][place]}" for k in kept) for place in range(len(runs))]
+        if len(set(longer)) > len(set(texts)) and max(map(len, longer)) <= _LONGEST_DIFFERENCE:
+            chosen, texts = kept, longer
+    return texts

@@ -1,0 +1,107 @@
+"""The runs to listen to: which folders hold their samples, whether they have a model, and how they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.report.comparison.names import run_names
+from bcfusion.report.comparison.run import Run
+from bcfusion.report.comparison.runs import find_runs
+from bcfusion.report.listening.sounds import TARGET
+from bcfusion.run.layout import BUNDLE_WEIGHTS, RunDir
+
+__all__ = ["Candidate", "find_candidates"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A run to listen to.
+
+    Attributes:
+        name: a unique name.
+        samples: folders that hold ``samples/``: the run itself (its closing evaluation), then later evaluations, the
+            newest first.
+        model: run directory, bundle or checkpoint to enhance with; None if there is none.
+    """
+
+    name: str
+    samples: tuple[Path, ...]
+    model: Path | None
+
+
+def find_candidates(given: Sequence[str], names: Sequence[str] | None, warn: Callable[[str], None]) -> list[Candidate]:
+    """Return the runs that paths mean.
+
+    Args:
+        given: run directories, folders of runs, bundles, checkpoints, or single evaluations (``RUN/evaluation/TIME``).
+        names: their names, in the same order; None for names made of the settings in which the runs differ.
+        warn: called with one line for each path without anything to listen to, if others have something.
+
+    Raises:
+        CheckpointError: no path holds anything to listen to.
+        ConfigError: the number of names is not that of the runs, or a name is one of the page's own.
+    """
+    found: list[tuple[Run | None, Path]] = []
+    problems: list[str] = []
+    for path in (Path(text).expanduser() for text in given):
+        warnings: list[str] = []
+        runs = find_runs([path], warnings.append)
+        if RunDir(path).samples.is_dir() or _is_model(path):  # this alone, whatever lies below it
+            found.append((runs[0] if len(runs) == 1 else None, path))
+        else:
+            found += [(run, run.path) for run in runs]
+            problems += warnings
+    labels = iter(run_names([run for run, _ in found if run is not None]))
+    candidates = []
+    for run, path in found:
+        samples, model = _samples(run, path), _model(run, path)
+        name = next(labels) if run is not None else path.stem
+        if samples or model:
+            candidates.append(Candidate(name, samples, model))
+        else:
+            problems.append(f"{path}: it has neither samples nor a bundle")
+    if not candidates:
+        raise CheckpointError("\n".join(problems))
+    for problem in problems:
+        warn(problem)
+    return _named(candidates, names)
+
+
+def _samples(run: Run | None, path: Path) -> tuple[Path, ...]:
+    if run is None or path.resolve() != run.path.resolve():
+        return (path,) if RunDir(path).samples.is_dir() else ()
+    later = sorted(RunDir(path).evaluations.glob("*"), reverse=True)
+    return tuple(folder for folder in (path, *later) if RunDir(folder).samples.is_dir())
+
+
+def _model(run: Run | None, path: Path) -> Path | None:
+    if _is_model(path):
+        return path
+    return run.path if run is not None and run.bundle else None
+
+
+def _is_model(path: Path) -> bool:
+    return (path / BUNDLE_WEIGHTS).is_file() or path.suffix == ".ckpt"
+
+
+def _named(candidates: list[Candidate], names: Sequence[str] | None) -> list[Candidate]:
+    """Return the candidates with names that differ from each other and from those of inputs, target and anchors."""
+    if names is not None and len(names) != len(candidates):
+        known = ", ".join(candidate.name for candidate in candidates)
+        raise ConfigError([f"--names: {len(names)} names for {len(candidates)} runs ({known})"])
+    taken = {TARGET}
+    named = []
+    for number, candidate in enumerate(candidates):
+        name = names[number] if names is not None else candidate.name
+        if name in taken or name.startswith(("input", "anchor")):
+            if names is not None:
+                raise ConfigError(
+                    [f"--names: {name} is the name of a sound of the page itself (input, target, anchor)"]
+                )
+            name = f"{name} ({number + 1})"
+        taken.add(name)
+        named.append(replace(candidate, name=name))
+    return named
