@@ -1,7 +1,7 @@
-"""The contracts that hold the house together: what a batch, a network, a loss, a metric, a corpus and a simulator are.
+"""The contracts of the framework: what a batch, a network, a loss, a metric, a corpus and a simulator are.
 
-Everything here is a Protocol or a plain container: a class of the user's own package fulfils it by having the right
-attributes, without importing or inheriting from bcfusion.
+Everything here is a Protocol or a plain container: a class in a user's own package fulfils it by having the right
+attributes, without importing bcfusion or inheriting from it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ if TYPE_CHECKING:  # metrics and manifests are used in worker processes that nev
 
 
 class Batch(TypedDict, total=False):
-    """What a data loader gives and a training step takes.
+    """What a data loader returns and a training step takes.
 
-    inputs: ``(B, S, T)`` float32 in [-1, 1], sensors in the order of ``task.sensors``.
-    target: ``(B, 1, T)`` clean air-conducted speech.
-    lengths: ``(B,)`` int64, valid samples of each item; what lies behind is zero padding.
-    ids: stable across epochs and runs.
-    noise: ``(B, 1, T)``, only where the task adds noise.
-    unreadable: paths that were replaced by another item because they could not be read.
-    air: ``(B, 1, T)``; with ``pending`` it is what :mod:`bcfusion.data.simulation.device_simulation` completes on the
-        training device. A training step never sees either.
-    pending: for each item, the simulations that are left.
+    Attributes:
+        inputs: ``(B, S, T)`` float32 in [-1, 1], sensors in the order of ``task.sensors``.
+        target: ``(B, 1, T)`` clean air-conducted speech.
+        lengths: ``(B,)`` int64, valid samples of each item; everything past them is zero padding.
+        ids: stable across epochs and runs.
+        noise: ``(B, 1, T)``, only if the task adds noise.
+        unreadable: paths that were replaced by another item because they could not be read.
+        air: ``(B, 1, T)``; with ``pending`` it is completed by :mod:`bcfusion.data.simulation.device_simulation` on the
+            training device. A training step never sees either.
+        pending: for each item, the simulations that are still to be done.
     """
 
     inputs: Tensor
@@ -41,10 +42,11 @@ class Batch(TypedDict, total=False):
 
 
 class Judgement(NamedTuple):
-    """What one sub-discriminator says of a waveform.
+    """The verdict of one sub-discriminator on a waveform.
 
-    logits: ``(B, ...)``, one score per receptive field. features: the activations of its hidden layers, first to last,
-    without the input and without the logits.
+    Attributes:
+        logits: ``(B, ...)``, one score per receptive field.
+        features: the activations of its hidden layers, first to last, without the input and without the logits.
     """
 
     logits: Tensor
@@ -56,74 +58,130 @@ class Generator(Protocol):
     """Restores speech: ``(B, S, T) -> (B, 1, T)``, or to a dict with key ``estimate`` and those of ``provides``.
 
     The output has the length of the input for any T of at least one sample; the network pads and trims inside.
+
+    >>> import torch
+    >>> class Half(torch.nn.Module):
+    ...     sample_rate, in_channels, hop, causal, delay, provides = 16000, 2, 1, True, 0, ()
+    ...
+    ...     def forward(self, inputs):
+    ...         return 0.5 * inputs[:, -1:]
+    >>> generator = Half()
+    >>> isinstance(generator, Generator)
+    True
+    >>> generator(torch.ones(3, 2, 5)).shape
+    torch.Size([3, 1, 5])
     """
 
     sample_rate: int
     in_channels: int
     hop: int  #: samples; a streaming chunk is a multiple of it
     causal: bool
-    delay: int | None  #: output sample n depends on no input sample after n + delay; None: on the whole file
-    provides: tuple[str, ...]  #: keys of the output besides ``estimate``
+    delay: int | None  #: output sample n depends on no input sample after n + delay; None: it may depend on any
+    provides: tuple[str, ...]  #: keys of the output other than ``estimate``
 
     def __call__(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Restores a batch."""
+        """Restore a batch."""
         ...
 
 
 @runtime_checkable
 class Fitted(Protocol):
-    """A generator that takes statistics from the training set before its first step (normalisation, codebooks).
+    """A generator that measures statistics of the training set before its first step (normalisation, codebooks).
 
-    ``fit`` leaves what it finds in persistent buffers, written in place, and so in every checkpoint and bundle.
-    ``training`` calls it once, where a run begins anew; see :class:`bcfusion.training.fitting.Fitting`.
+    ``fit`` stores its results in persistent buffers, written in place, and so in every checkpoint and bundle. Training
+    calls it once, when a run starts from scratch; see :class:`bcfusion.training.fitting.Fitting`.
+
+    >>> import torch
+    >>> class Level(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.register_buffer("level", torch.ones(()))
+    ...
+    ...     def fit(self, batches):
+    ...         powers = [batch["target"].square().mean() for batch in batches]
+    ...         self.level.copy_(torch.stack(powers).mean().sqrt())
+    >>> generator = Level()
+    >>> isinstance(generator, Fitted)
+    True
+    >>> generator.fit([{"target": torch.full((2, 1, 8), 0.5)}])
+    >>> generator.level
+    tensor(0.5000)
     """
 
     def fit(self, batches: Iterable[Batch]) -> None:
-        """Takes the statistics.
+        """Measure the statistics.
 
         Args:
-            batches: each ``for`` over it is one pass over the training set, in crops as training has them; on the
-                device of the generator, the same on every rank.
+            batches: each iteration over it is one pass over the training set, in crops as in training; on the device of
+                the generator, the same on every rank.
         """
         ...
 
 
 @runtime_checkable
 class Discriminator(Protocol):
-    """Judges a waveform ``(B, 1, T)``: one Judgement for each sub-discriminator."""
+    """Judges a waveform ``(B, 1, T)``: one Judgement per sub-discriminator.
+
+    >>> import torch
+    >>> class Power(torch.nn.Module):
+    ...     def forward(self, waveform):
+    ...         squares = waveform.unfold(-1, 4, 4).square()  # (B, 1, frames, 4)
+    ...         return [Judgement(logits=squares.mean(-1), features=[squares])]
+    >>> [judgement] = Power()(torch.ones(2, 1, 8))
+    >>> judgement.logits
+    tensor([[[1., 1.]],
+    <BLANKLINE>
+            [[1., 1.]]])
+    """
 
     def __call__(self, waveform: Tensor) -> list[Judgement]:
-        """Judges a batch."""
+        """Judge a batch."""
         ...
 
 
 class Anchor(Protocol):
     """Where the gradients of the single losses are compared: the generator's output, or one of its parameters.
 
-    The losses are computed on a leaf that is cut from the generator's graph, so that measuring a loss costs a pass
+    The losses are computed on a leaf that is cut from the generator's graph, so that measuring a loss costs one pass
     through that loss alone, and the generator has ONE backward pass whatever the number of losses.
     """
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """Gradient of a scalar at the generator's output, ``(B, ...)`` float32; 0 where the loss does not depend on it.
+        """Return the gradient of a scalar at the generator's output, ``(B, ...)`` float32; 0 if independent of it.
 
-        The graph of the loss stays, so that other losses can be measured that share parts of it.
+        The graph of the loss is kept, so that other losses that share parts of it can be measured.
         """
         ...
 
     def norms(self, gradients: Sequence[Tensor]) -> Tensor:
-        """Norms ``(n,)`` of n gradients that :meth:`gradient` gave: float32, the same on every rank.
+        """Return the norms ``(n,)`` of n gradients from :meth:`gradient`: float32, the same on every rank.
 
-        At the output the sum over items of each item's norm, for a loss that is a mean over items the mean norm of the
-        items' own gradients; at a parameter the norm of what the gradient comes to there. The mean over ranks. NaN
-        where a gradient is not finite, on any rank.
+        At the output it is the sum over items of each item's norm, which for a loss that is a mean over items is the
+        mean norm of the items' own gradients; at a parameter it is the norm of the resulting gradient there. The mean
+        over ranks. NaN if a gradient is not finite, on any rank.
         """
         ...
 
 
 @runtime_checkable
 class Balancer(Protocol):
-    """Turns the weighted losses into one gradient of the generator."""
+    """Turns the weighted losses into one gradient of the generator.
+
+    >>> import torch
+    >>> class WeightedSum:
+    ...     def backward(self, losses, weights, anchor, backward):
+    ...         backward(anchor.gradient(sum(weights[name] * loss for name, loss in losses.items())))
+    ...         total = sum(weights.values())
+    ...         return {name: weights[name] / total for name in losses}
+    >>> estimate = torch.ones(1, 1, 2, requires_grad=True)
+    >>> class AtTheOutput:
+    ...     def gradient(self, loss):
+    ...         return torch.autograd.grad(loss, estimate, retain_graph=True)[0]
+    >>> losses = {"l1": estimate.abs().mean(), "mse": estimate.square().mean()}
+    >>> WeightedSum().backward(losses, {"l1": 1.0, "mse": 3.0}, AtTheOutput(), print)
+    tensor([[[3.5000, 3.5000]]])
+    {'l1': 0.25, 'mse': 0.75}
+    """
 
     def backward(
         self,
@@ -132,10 +190,11 @@ class Balancer(Protocol):
         anchor: Anchor,
         backward: Callable[[Tensor], None],
     ) -> Mapping[str, float | Tensor]:
-        """Runs the generator's backward pass: calls ``backward`` once, with the gradient at the generator's output.
+        """Run the generator's backward pass: call ``backward`` once, with the gradient at the generator's output.
 
         Args:
-            losses: scalars by name. weights: at least one for each loss.
+            losses: scalars by name.
+            weights: one for each loss at least.
             anchor: measures the losses' gradients.
             backward: the trainer's own backward pass of the generator.
 
@@ -149,17 +208,30 @@ class Balancer(Protocol):
 class AdversarialObjective(Protocol):
     """The game between generator and discriminators. Both losses are scalars.
 
-    ``boundary`` is the logit between what the discriminators take for speech and what they take for an estimate.
+    ``boundary`` is the logit between those that the discriminators give to speech and to estimates.
+
+    >>> import torch
+    >>> class WassersteinObjective:
+    ...     boundary = 0.0
+    ...
+    ...     def discriminator(self, target_judgements, estimate_judgements):
+    ...         return self.generator(target_judgements) - self.generator(estimate_judgements)
+    ...
+    ...     def generator(self, estimate_judgements):
+    ...         return -sum(judgement.logits.mean() for judgement in estimate_judgements)
+    >>> real, fake = [Judgement(torch.ones(2, 1), [])], [Judgement(-torch.ones(2, 1), [])]
+    >>> WassersteinObjective().discriminator(real, fake)
+    tensor(-2.)
     """
 
     boundary: float
 
     def discriminator(self, target_judgements: Sequence[Judgement], estimate_judgements: Sequence[Judgement]) -> Tensor:
-        """What the discriminators minimise."""
+        """Return the loss of the discriminators."""
         ...
 
     def generator(self, estimate_judgements: Sequence[Judgement]) -> Tensor:
-        """What the generator minimises."""
+        """Return the loss of the generator."""
         ...
 
 
@@ -167,26 +239,52 @@ class AdversarialObjective(Protocol):
 class Metric(Protocol):
     """A quality measure of one utterance, computed in NumPy in a worker process.
 
-    ``score`` returns one value for each name in ``names``, or raises :class:`Skip` with the reason.
+    ``score`` returns one value per name in ``names``, or raises :class:`Skip` with the reason.
+
+    >>> import numpy as np
+    >>> class MeanError:
+    ...     names = ("mean_error",)
+    ...     higher_is_better = {"mean_error": False}
+    ...
+    ...     def score(self, estimate, target, sample_rate):
+    ...         if not target.any():
+    ...             raise Skip("the target is silent")
+    ...         return {"mean_error": float(np.abs(estimate - target).mean())}
+    >>> MeanError().score(np.zeros(4), np.full(4, 0.5), 16000)
+    {'mean_error': 0.5}
     """
 
     names: tuple[str, ...]
     higher_is_better: Mapping[str, bool | None]  #: None: information only (a lag), never selected by
 
     def score(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
-        """Scores one utterance; both signals are ``(T,)``."""
+        """Score one utterance; both signals are ``(T,)``."""
         ...
 
 
 @runtime_checkable
 class ItemMetric(Metric, Protocol):
-    """A metric that has to know WHICH utterance it scores: its transcript, what listeners said of it.
+    """A metric that has to know WHICH utterance it scores: its transcript, its ratings by listeners.
 
-    Where a metric has ``score_item``, scoring calls that in place of ``score``.
+    If a metric has ``score_item``, scoring calls that instead of ``score``.
+
+    >>> import numpy as np
+    >>> class Rating:
+    ...     names = ("rating",)
+    ...     higher_is_better = {"rating": True}
+    ...     ratings = {"anna/01": 4.5}
+    ...
+    ...     def score(self, estimate, target, sample_rate):
+    ...         raise Skip("ratings belong to utterances of a corpus")
+    ...
+    ...     def score_item(self, item_id, estimate, target, sample_rate):
+    ...         return {"rating": self.ratings[item_id]}
+    >>> Rating().score_item("anna/01", np.zeros(4), np.zeros(4), 16000)
+    {'rating': 4.5}
     """
 
     def score_item(self, item_id: str, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
-        """Scores the utterance ``item_id`` of the corpus; otherwise as :meth:`Metric.score`."""
+        """Score the utterance ``item_id`` of the corpus; otherwise like :meth:`Metric.score`."""
         ...
 
 
@@ -195,7 +293,7 @@ class Skip(Exception):
 
 
 SPLITS = ("train", "valid", "test")  #: the parts of every corpus
-UNKNOWN_SPEAKER = "unknown"  #: stands in ``Row.speaker`` where a corpus does not tell
+UNKNOWN_SPEAKER = "unknown"  #: the ``Row.speaker`` of a corpus that does not name its speakers
 
 
 @dataclass(frozen=True)
@@ -204,14 +302,18 @@ class Row:
 
     Attributes:
         id: unique within the corpus, stable across runs and machines (never an absolute path).
-        paths: sensor name to file. ``air`` is the clean air-conducted target; recorded sensors stand beside it.
-        speaker: who speaks. split: ``train``, ``valid`` or ``test``.
-        sample_rate: of the air file, in Hz. offset, duration: the part of the files that is meant, in seconds.
-        lag: seconds by which the recorded body signal comes later than air. polarity: +1, or -1 where it is inverted.
-        gain: dB by which the recorded body signal is amplified when it is read; lag and polarity are undone there too.
-        channels: sensor to channel of its file, from 0; a sensor that is not in it has a mono file.
-        bandwidth: Hz up to which air holds speech, as measured; None: not measured.
+        paths: sensor name to file. ``air`` is the clean air-conducted target; further keys are recorded sensors.
+        speaker: name of the speaker, or :data:`UNKNOWN_SPEAKER`.
+        split: ``train``, ``valid`` or ``test``.
+        sample_rate: of the air file, in Hz.
+        duration: of the part of the files that is used, in seconds.
+        offset: start of that part, in seconds.
+        lag: seconds by which the recorded body signal is later than air.
+        polarity: +1, or -1 if the recorded body signal is inverted.
         extra: other columns of the manifest.
+        channels: sensor to channel of its file, from 0; a sensor without an entry has a mono file.
+        gain: dB by which the recorded body signal is amplified when it is read; lag and polarity are undone then, too.
+        bandwidth: Hz up to which air contains speech, as measured; None: not measured.
     """
 
     id: str
@@ -231,10 +333,19 @@ class Row:
 
 @runtime_checkable
 class Corpus(Protocol):
-    """Where utterances come from. ``rows`` may prepare (synthesise, scan) on its first call."""
+    """Where utterances come from. ``rows`` may prepare them (synthesise, scan) on its first call.
+
+    >>> class OneUtterance:
+    ...     def rows(self, split):
+    ...         paths = {"air": "anna/air.wav", "throat": "anna/throat.wav"}
+    ...         row = Row("anna/01", paths, speaker="anna", split="test", sample_rate=16000, duration=2.5)
+    ...         return [row] if split == row.split else []
+    >>> [row.id for row in OneUtterance().rows("test")]
+    ['anna/01']
+    """
 
     def rows(self, split: str) -> list[Row]:
-        """The utterances of ``train``, ``valid`` or ``test``, always in the same order."""
+        """Return the utterances of ``train``, ``valid`` or ``test``, always in the same order."""
         ...
 
 

@@ -1,1 +1,1 @@
-"""Networks that judge waveforms, one file each; ``conf/discriminators/`` names them by module path."""
+"""Discriminators, one file each: a waveform in, one judgement per sub-discriminator out."""

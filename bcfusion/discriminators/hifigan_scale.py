@@ -12,25 +12,28 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
 from bcfusion.discriminators.columns import ColumnDiscriminator, Layer
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Norm
+from bcfusion.requirements import at_least, require
 
 
 class HifiGanMultiScaleDiscriminator(nn.Module):
     """Independent networks on the waveform and on its averaged, halved versions: logits ``(B, 1, frames)``.
 
-    Seven grouped convolutions over time, then k3 to the logits; with the defaults one frame of logits for 64 samples of
+    Seven grouped convolutions over time, then k3 to the logits; with the defaults one frame of logits per 64 samples of
     a scale's input. Between the scales: average pooling of 4 samples every 2, whose padding of two zeros at both ends
     counts as signal (T samples become ``T // 2 + 1``), unlike MelGAN's. With the defaults 29,618,821 parameters, as
     published.
 
-    Spectral norm (Miyato et al. 2018) divides a weight by its largest singular value, which one power iteration follows
-    at each forward pass in training mode; in evaluation mode it stands still. The two vectors of the iteration are
+    Spectral norm (Miyato et al. 2018) divides a weight by its largest singular value, which is estimated by one power
+    iteration per forward pass in training mode and kept in evaluation mode. The two vectors of the iteration are
     buffers: checkpoints hold them.
 
     Args:
         scales: number of rates.
-        channels, kernel_sizes, strides, groups: of the hidden layers, first to last; kernels are odd.
+        channels: of the hidden layers, first to last.
+        kernel_sizes: of the hidden layers, odd.
+        strides: of the hidden layers.
+        groups: of the hidden layers.
         negative_slope: of the leaky ReLU.
         first_norm: at the full rate; see :func:`bcfusion.nn.conv.apply_norm`.
         norm: at the other rates.
@@ -51,26 +54,27 @@ class HifiGanMultiScaleDiscriminator(nn.Module):
         first_norm: Norm | None = "spectral_norm",
         norm: Norm | None = "weight_norm",
     ) -> None:
-        super().__init__()
         lengths = [len(sizes) for sizes in (channels, kernel_sizes, strides, groups)]
-        problems = []
-        if scales < 1:
-            problems.append(f"scales={scales} must be at least 1")
-        if len(set(lengths)) > 1:
-            problems.append(f"channels, kernel_sizes, strides and groups have {lengths} entries: one for each layer")
-        if problems:
-            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems])
+        require(
+            self,
+            at_least(1, scales=scales),
+            (
+                len(set(lengths)) == 1,
+                f"channels, kernel_sizes, strides and groups have {lengths} entries: give one per layer",
+            ),
+        )
+        super().__init__()
         layers = [Layer(*sizes) for sizes in zip(channels, kernel_sizes, strides, groups, strict=True)]
         norms = [first_norm] + [norm] * (scales - 1)
         self.scales = nn.ModuleList(ColumnDiscriminator(layers, negative_slope, of_scale) for of_scale in norms)
         self.halve = nn.AvgPool1d(4, stride=2, padding=2)
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
-        """Judges ``(B, 1, T)`` for any T; one judgement for each scale, full rate first."""
+        """Judge ``(B, 1, T)`` for any T; return one judgement per scale, full rate first."""
         judgements = []
         x = waveform
-        for index, judge in enumerate(self.scales):
+        for index, part in enumerate(self.scales):
             x = self.halve(x) if index else x
-            logits, features = judge(x.transpose(1, 2))  # the whole waveform is one column
+            logits, features = part(x.transpose(1, 2))  # the whole waveform is one column
             judgements.append(Judgement(logits.squeeze(-1), [feature.squeeze(-1) for feature in features]))
         return judgements

@@ -1,4 +1,4 @@
-"""The multi-period discriminator of HiFi-GAN: each network hears only every p-th sample, in columns of one phase.
+"""The multi-period discriminator of HiFi-GAN: each network sees the samples in columns of every p-th sample.
 
 Kong, Kim & Bae, "HiFi-GAN: Generative Adversarial Networks for Efficient and High Fidelity Speech Synthesis", NeurIPS
 2020, section 2.3 and appendix A.
@@ -13,56 +13,45 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
 from bcfusion.discriminators.columns import ColumnDiscriminator, Layer
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Norm
+from bcfusion.requirements import at_least, require
 
 
 class PeriodDiscriminator(nn.Module):
-    """Folds ``(B, 1, T)`` into rows of ``period`` samples and judges the columns, each by itself.
+    """Fold ``(B, 1, T)`` into rows of ``period`` samples and judge the columns, each separately.
 
-    Column j holds the samples j, j + period, j + 2 period, ...; the kernels are one column wide. Logits are
-    ``(B, 1, frames, period)``, features ``(B, C, frames, period)``; T samples are ``ceil(T / period)`` rows, and each
-    hidden layer but the last divides them by ``stride``, rounding up.
+    Column j holds the samples j, j + period, j + 2 period, ...; the kernels are one column wide. Logits are ``(B, 1,
+    frames, period)``, features ``(B, C, frames, period)``; T samples are ``ceil(T / period)`` rows, and each hidden
+    layer but the last divides them by ``stride``, rounding up.
 
-    Args:
-        period: samples in a row.
-        channels: after each hidden layer.
-        kernel_size: rows, odd. The layer of the logits has 3.
-        stride: rows, of all hidden layers but the last.
-        negative_slope: of the leaky ReLU.
-        norm: see :func:`bcfusion.nn.conv.apply_norm`.
-
-    Raises:
-        ConfigError: no channels, sizes below one, or an even kernel.
+    The arguments other than ``period``, samples in a row, are those of :class:`MultiPeriodDiscriminator`.
     """
 
     def __init__(
         self,
         period: int,
-        channels: Sequence[int] = (32, 128, 512, 1024, 1024),
-        kernel_size: int = 5,
-        stride: int = 3,
-        negative_slope: float = 0.1,
-        norm: Norm | None = "weight_norm",
+        channels: Sequence[int],
+        kernel_size: int,
+        stride: int,
+        negative_slope: float,
+        norm: Norm | None,
     ) -> None:
         super().__init__()
-        if period < 1:
-            raise ConfigError([f"{type(self).__name__}: period={period} must be at least 1"])
         self.period = period
         strides = [stride] * (len(channels) - 1) + [1]
         layers = [Layer(width, kernel_size, step) for width, step in zip(channels, strides, strict=False)]
         self.columns = ColumnDiscriminator(layers, negative_slope, norm)
 
     def forward(self, waveform: Tensor) -> Judgement:
-        """Judges ``(B, 1, T)`` for any T."""
+        """Judge ``(B, 1, T)`` for any T."""
         judgement: Judgement = self.columns(self.fold(waveform))
         return judgement
 
     def fold(self, waveform: Tensor) -> Tensor:
-        """``(B, 1, T)`` in rows: ``(B, ceil(T / period), period)``.
+        """Return ``(B, 1, T)`` in rows: ``(B, ceil(T / period), period)``.
 
-        The last row is completed by the mirrored end of the waveform, as far as there is something to mirror, then by
-        zeros; a waveform of whole rows stays as it is.
+        The last row is completed by the mirrored end of the waveform, as far as there are samples to mirror, then by
+        zeros; a waveform of whole rows is not changed.
         """
         samples = waveform.shape[-1]
         missing = -samples % self.period
@@ -74,17 +63,21 @@ class PeriodDiscriminator(nn.Module):
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """Independent :class:`PeriodDiscriminator` networks, one for each period.
+    """Independent :class:`PeriodDiscriminator` networks, one per period.
 
     The periods are primes, so that the networks share as few samples as possible. With the defaults 41,105,770
-    parameters, as published: 8,221,154 for each period, whatever the period.
+    parameters, as published: 8,221,154 per period, whatever the period.
 
     Args:
         periods: samples in a row, of each network.
-        channels, kernel_size, stride, negative_slope, norm: of each :class:`PeriodDiscriminator`.
+        channels: after each hidden layer.
+        kernel_size: rows, odd. The layer of the logits has 3.
+        stride: rows, of all hidden layers but the last.
+        negative_slope: of the leaky ReLU.
+        norm: see :func:`bcfusion.nn.conv.apply_norm`.
 
     Raises:
-        ConfigError: no period, or what :class:`PeriodDiscriminator` refuses.
+        ConfigError: no period, no channels, sizes below one, or an even kernel.
     """
 
     def __init__(
@@ -96,13 +89,12 @@ class MultiPeriodDiscriminator(nn.Module):
         negative_slope: float = 0.1,
         norm: Norm | None = "weight_norm",
     ) -> None:
+        require(self, at_least(1, periods=periods))
         super().__init__()
-        if not periods:
-            raise ConfigError(["MultiPeriodDiscriminator: periods is empty: give at least one"])
         self.periods = nn.ModuleList(
             PeriodDiscriminator(period, channels, kernel_size, stride, negative_slope, norm) for period in periods
         )
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
-        """Judges ``(B, 1, T)`` for any T; one judgement for each period."""
-        return [judge(waveform) for judge in self.periods]
+        """Judge ``(B, 1, T)`` for any T; return one judgement per period."""
+        return [part(waveform) for part in self.periods]

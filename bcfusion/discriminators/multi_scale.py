@@ -11,22 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
-from bcfusion.errors import ConfigError
-from bcfusion.nn.conv import Conv1d, Norm, apply_norm
+from bcfusion.discriminators.stack import judge
+from bcfusion.nn.conv import Conv1d, Norm, apply_norm, divisible
+from bcfusion.nn.cpu import StridedConv1d
+from bcfusion.requirements import at_least, require
 
 
 class ScaleDiscriminator(nn.Module):
-    """Judges windows of a waveform at one rate: ``(B, 1, T)`` to logits ``(B, 1, ceil(T / 256))`` and six activations.
+    """Judge windows of a waveform at one rate: ``(B, 1, T)`` to logits ``(B, 1, ceil(T / 256))`` and six activations.
 
     k15 to ``channels``; four grouped k41 of stride 4, each with four times the channels, at most ``max_channels``; k5;
     k3 to the logits. Leaky ReLU after all but the last.
 
     Args:
         channels: after the first layer (``ndf`` in MelGAN).
-        max_channels: where the growth ends.
+        max_channels: upper limit of the channels.
         groups: of the strided layers: a number, or ``original``: a quarter of the layer's input channels.
         negative_slope: of the leaky ReLU.
         norm: see :func:`bcfusion.nn.conv.apply_norm`.
+
+    Raises:
+        ConfigError: groups that do not divide the channels.
     """
 
     def __init__(
@@ -44,11 +49,8 @@ class ScaleDiscriminator(nn.Module):
         for _ in range(4):
             wider = min(4 * width, max_channels)
             number = max(width // 4, 1) if groups == "original" else groups
-            if not isinstance(number, int) or number < 1 or width % number or wider % number:
-                raise ConfigError(
-                    [f"{type(self).__name__}: groups={groups!r} does not divide a layer of {width} to {wider} channels"]
-                )
-            strided = nn.Conv1d(width, wider, 41, stride=4, padding=20, groups=number)
+            require(self, divisible(number, width, wider))
+            strided = StridedConv1d(width, wider, 41, stride=4, padding=20, groups=number)
             apply_norm(strided, norm)
             layers.append(strided)
             width = wider
@@ -58,39 +60,23 @@ class ScaleDiscriminator(nn.Module):
         self.logits = Conv1d(widest, 1, 3, norm=norm)
 
     def forward(self, waveform: Tensor) -> Judgement:
-        """Logits and the activations of the hidden layers, first to last."""
-        features = []
-        h = waveform
-        for layer in self.layers:
-            # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(_convolve(layer, h), self.negative_slope, inplace=True)
-            features.append(h)
-        return Judgement(self.logits(h), features)
-
-
-def _convolve(layer: nn.Module, h: Tensor) -> Tensor:
-    """The layer's output.
-
-    On CPUs the input gradient of a wide strided layer takes three times as long where the input has exactly 1024
-    samples (the third one's, for 16384 of the waveform): the padding is then written out, for another length.
-    """
-    if isinstance(layer, nn.Conv1d) and h.shape[-1] == 1024 and h.shape[1] >= 256 and h.device.type == "cpu":
-        padding = layer.kernel_size[0] // 2
-        padded = F.pad(h, (padding, padding))
-        return F.conv1d(padded, layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
-    output: Tensor = layer(h)
-    return output
+        """Return logits and the activations of the hidden layers, first to last."""
+        return judge(waveform, self.layers, self.logits, self.negative_slope)
 
 
 class MultiScaleDiscriminator(nn.Module):
     """Independent :class:`ScaleDiscriminator` networks on the waveform and on its averaged, halved versions.
 
-    Between the scales: average pooling of 4 samples every 2, zeros of the padding not counted. With
+    Between the scales: average pooling of 4 samples every 2, not counting the zeros of the padding. With
     ``groups="original"`` 16.92 M parameters, as published; with ``groups=4`` 56,598,966, as in the EBEN paper's tables.
 
     Args:
         scales: number of rates.
-        channels, max_channels, groups, negative_slope, norm: of each :class:`ScaleDiscriminator`.
+        channels: of each :class:`ScaleDiscriminator`.
+        max_channels: likewise.
+        groups: likewise.
+        negative_slope: likewise.
+        norm: likewise.
 
     Raises:
         ConfigError: no scale, or groups that do not divide the channels.
@@ -105,20 +91,19 @@ class MultiScaleDiscriminator(nn.Module):
         negative_slope: float = 0.2,
         norm: Norm | None = "weight_norm",
     ) -> None:
+        require(self, at_least(1, scales=scales))
         super().__init__()
-        if scales < 1:
-            raise ConfigError([f"MultiScaleDiscriminator: scales={scales} must be at least 1"])
         self.scales = nn.ModuleList(
             ScaleDiscriminator(channels, max_channels, groups, negative_slope, norm) for _ in range(scales)
         )
         self.halve = nn.AvgPool1d(4, stride=2, padding=1, count_include_pad=False)
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
-        """Judges ``(B, 1, T)`` for any T; one judgement for each scale, full rate first."""
+        """Judge ``(B, 1, T)`` for any T; return one judgement per scale, full rate first."""
         shortest = 2 ** (len(self.scales) - 1)  # leaves one sample at the lowest rate
         x = F.pad(waveform, (0, max(shortest - waveform.shape[-1], 0)))
         judgements = []
-        for index, judge in enumerate(self.scales):
+        for index, part in enumerate(self.scales):
             x = self.halve(x) if index else x
-            judgements.append(judge(x))
+            judgements.append(part(x))
         return judgements

@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
-from bcfusion.errors import ConfigError
+from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Norm, apply_norm
+from bcfusion.requirements import at_least, require
 
 
 class StftDiscriminator(nn.Module):
-    """Judges one complex spectrogram: ``(B, 1, T)`` to logits ``(B, 1, frames, bins)``, frames = T // hop_length + 1.
+    """Judge one complex spectrogram: ``(B, 1, T)`` to logits ``(B, 1, frames, bins)``, frames = T // hop_length + 1.
 
-    Convolutions over (time, frequency): ``kernel_size`` to ``channels``; one for each dilation, dilated in time and
-    strided in frequency; ``final_kernel_size``; ``final_kernel_size`` to the logits. Leaky ReLU after all but the last.
+    Convolutions over (time, frequency): ``kernel_size`` to ``channels``; one per dilation, dilated in time and strided
+    in frequency; ``final_kernel_size``; ``final_kernel_size`` to the logits. Leaky ReLU after all but the last.
     Features ``(B, channels, frames, bins)``: the number of frames stays, each stride divides the bins, rounding up.
 
     The arguments are those of :class:`MultiStftDiscriminator`, for one ``n_fft`` and ``hop_length``.
@@ -32,13 +33,13 @@ class StftDiscriminator(nn.Module):
         self,
         n_fft: int,
         hop_length: int,
-        channels: int = 32,
-        dilations: Sequence[int] = (1, 2, 4),
-        kernel_size: Sequence[int] = (3, 9),
-        frequency_stride: int = 2,
-        final_kernel_size: Sequence[int] = (3, 3),
-        negative_slope: float = 0.2,
-        norm: Norm | None = "weight_norm",
+        channels: int,
+        dilations: Sequence[int],
+        kernel_size: Sequence[int],
+        frequency_stride: int,
+        final_kernel_size: Sequence[int],
+        negative_slope: float,
+        norm: Norm | None,
     ) -> None:
         super().__init__()
         self.n_fft, self.hop_length = n_fft, hop_length
@@ -52,20 +53,14 @@ class StftDiscriminator(nn.Module):
         self.logits = _conv(channels, 1, final_kernel_size, norm)
 
     def forward(self, waveform: Tensor) -> Judgement:
-        """Logits and the activations of the hidden layers, first to last, of ``(B, 1, T)`` for any T."""
-        h = self.spectrogram(waveform)
-        features = []
-        for layer in self.layers:
-            # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
-            features.append(h)
-        return Judgement(self.logits(h), features)
+        """Return logits and the activations of the hidden layers, first to last, of ``(B, 1, T)`` for any T."""
+        return judge(self.spectrogram(waveform), self.layers, self.logits, self.negative_slope)
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
-        """Real and imaginary part ``(B, 2, T // hop_length + 1, n_fft // 2 + 1)`` of ``(B, 1, T)``, in float32.
+        """Return real and imaginary part ``(B, 2, T // hop_length + 1, n_fft // 2 + 1)`` of ``(B, 1, T)``, in float32.
 
-        Divided by the window's norm, the root of the sum of its squares: white noise has its own variance in each
-        bin but the first and last, whatever the resolution.
+        Divided by the window's norm, the root of the sum of its squares: white noise keeps its variance in each bin but
+        the first and last, whatever the resolution.
         """
         with torch.autocast(waveform.device.type, enabled=False):  # a half-precision FFT loses the quiet bins
             half = self.n_fft // 2
@@ -75,20 +70,20 @@ class StftDiscriminator(nn.Module):
 
 
 class MultiStftDiscriminator(nn.Module):
-    """Independent :class:`StftDiscriminator` networks, one for each resolution. 472,490 parameters with the defaults.
+    """Independent :class:`StftDiscriminator` networks, one per resolution. 472,490 parameters with the defaults.
 
     Frames are centred on multiples of the hop, the first on the first sample, so that the ends are judged as often as
-    the middle; EnCodec's begin with the first whole window, and need one. Around the signal are zeros: they serve any
-    length, and an item is heard alone as it is heard in a padded batch, while a mirrored end would be a spectrum that
-    no speech has.
+    the middle; EnCodec's begin with the first whole window, and need one. Around the signal are zeros: they suit any
+    length, and an item is judged alone as in a padded batch, whereas a mirrored end would be a spectrum that no speech
+    has.
 
     The paper's text gives kernels of 3 x 8; those of the networks published with it, 3 x 9, have a middle.
 
     Args:
         n_ffts: samples of each Hann window and transform.
-        hop_lengths: samples between frames, one for each of ``n_ffts``.
+        hop_lengths: samples between frames, one per entry of ``n_ffts``.
         channels: of all hidden layers.
-        dilations: in time, one layer for each.
+        dilations: in time, one layer each.
         kernel_size: frames and bins, odd, of the first and the dilated layers.
         frequency_stride: bins, of the dilated layers.
         final_kernel_size: frames and bins, odd, of the last two layers.
@@ -112,42 +107,44 @@ class MultiStftDiscriminator(nn.Module):
         negative_slope: float = 0.2,
         norm: Norm | None = "weight_norm",
     ) -> None:
+        pairs = list(zip(n_ffts, hop_lengths, strict=False))
+        kernels = {"kernel_size": kernel_size, "final_kernel_size": final_kernel_size}
+        require(
+            self,
+            at_least(2, n_ffts=n_ffts),
+            (
+                len(n_ffts) == len(hop_lengths),
+                f"{len(n_ffts)} n_ffts and {len(hop_lengths)} hop_lengths: give a hop per window",
+            ),
+            *((1 <= hop <= n_fft, f"hop_lengths: {hop} must be from 1 to n_fft={n_fft}") for n_fft, hop in pairs),
+            *(
+                (
+                    len(size) == 2 and all(length > 0 and length % 2 == 1 for length in size),
+                    f"{name}={list(size)} must be two odd numbers, of frames and of bins",
+                )
+                for name, size in kernels.items()
+            ),
+            at_least(1, channels=channels, frequency_stride=frequency_stride, dilations=dilations),
+        )
         super().__init__()
-        problems = [] if n_ffts else ["n_ffts is empty: give at least one"]
-        if len(n_ffts) != len(hop_lengths):
-            problems.append(f"{len(n_ffts)} n_ffts and {len(hop_lengths)} hop_lengths: give a hop for each window")
-        problems += [
-            f"hop_lengths: {hop} must be from 1 to n_fft={n_fft}, and n_fft at least 2"
-            for n_fft, hop in zip(n_ffts, hop_lengths, strict=False)
-            if n_fft < 2 or not 1 <= hop <= n_fft
-        ]
-        problems += [
-            f"{name}={list(size)} must be two odd numbers, of frames and of bins"
-            for name, size in (("kernel_size", kernel_size), ("final_kernel_size", final_kernel_size))
-            if len(size) != 2 or any(length < 1 or length % 2 == 0 for length in size)
-        ]
-        if min(channels, frequency_stride, *dilations) < 1:
-            problems.append("channels, frequency_stride and dilations must be at least 1")
-        if problems:
-            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems])
         self.resolutions = nn.ModuleList(
             StftDiscriminator(
-                n_fft=n_fft,
-                hop_length=hop_length,
-                channels=channels,
-                dilations=dilations,
-                kernel_size=kernel_size,
-                frequency_stride=frequency_stride,
-                final_kernel_size=final_kernel_size,
-                negative_slope=negative_slope,
-                norm=norm,
+                n_fft,
+                hop_length,
+                channels,
+                dilations,
+                kernel_size,
+                frequency_stride,
+                final_kernel_size,
+                negative_slope,
+                norm,
             )
             for n_fft, hop_length in zip(n_ffts, hop_lengths, strict=True)
         )
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
-        """Judges ``(B, 1, T)`` for any T; one judgement for each resolution, in the order of ``n_ffts``."""
-        return [judge(waveform) for judge in self.resolutions]
+        """Judge ``(B, 1, T)`` for any T; return one judgement per resolution, in the order of ``n_ffts``."""
+        return [part(waveform) for part in self.resolutions]
 
 
 def _conv(
@@ -158,7 +155,7 @@ def _conv(
     dilation: int = 1,
     frequency_stride: int = 1,
 ) -> nn.Conv2d:
-    """Convolution over (time, frequency) that keeps the frames: ``dilation`` is in time."""
+    """Return a convolution over (time, frequency) that keeps the number of frames; ``dilation`` is in time."""
     frames, bins = kernel_size
     conv = nn.Conv2d(
         in_channels,

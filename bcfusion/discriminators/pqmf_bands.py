@@ -3,7 +3,7 @@
 Hauret et al., "EBEN: Extreme Bandwidth Extension Network applied to speech signals captured with noise-resilient
 body-conduction microphones", ICASSP 2023; "Configurable EBEN", IEEE/ACM TASLP 31, 2023. There the bands are taken from
 inside the generator. Here they are computed from the waveform alone, by the same filters, so that any generator can be
-judged, and so can what its synthesis does to the bands.
+judged, including the effect of its synthesis on the bands.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
 from bcfusion.discriminators.multi_scale import ScaleDiscriminator
-from bcfusion.errors import ConfigError
+from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Conv1d, Norm, apply_norm
 from bcfusion.nn.pqmf import PQMF
+from bcfusion.requirements import at_least, require, within
 
 
 class BandsDiscriminator(nn.Module):
-    """Judges q bands side by side: ``(B, q, frames)`` to logits ``(B, 1, ceil(frames / 32))`` and seven activations.
+    """Judge q bands side by side: ``(B, q, frames)`` to logits ``(B, 1, ceil(frames / 32))`` and seven activations.
 
     k3 to ``min_channels``; five k7 of stride 2, each doubling the channels; k5; k3 to the logits. All but the last are
-    grouped by band and dilated, and followed by a leaky ReLU: the bands meet in the logits alone. Every layer is padded
+    grouped by band and dilated, and followed by a leaky ReLU: the bands meet in the logits only. Every layer is padded
     so that frames stay aligned with those of its input.
 
     Args:
@@ -36,7 +36,7 @@ class BandsDiscriminator(nn.Module):
         norm: see :func:`bcfusion.nn.conv.apply_norm`.
 
     Raises:
-        ConfigError: channels that do not divide into the bands.
+        ConfigError: channels that do not divide into the bands, or sizes below one.
     """
 
     def __init__(
@@ -47,20 +47,19 @@ class BandsDiscriminator(nn.Module):
         negative_slope: float = 0.2,
         norm: Norm | None = "weight_norm",
     ) -> None:
+        require(
+            self,
+            at_least(1, q=q, min_channels=min_channels, dilation=dilation),
+            (q < 1 or min_channels % q == 0, f"min_channels={min_channels} must be a multiple of q={q}, the bands"),
+        )
         super().__init__()
-        if q < 1 or min_channels < 1 or min_channels % q:
-            raise ConfigError(
-                [f"BandsDiscriminator: min_channels={min_channels} is not a multiple of q={q}, the bands"]
-            )
-        if dilation < 1:
-            raise ConfigError([f"BandsDiscriminator: dilation={dilation} must be at least 1"])
         self.negative_slope = negative_slope
         layers: list[nn.Module] = [
             Conv1d(q, min_channels, 3, dilation=dilation, groups=q, padding_mode="reflect", norm=norm)
         ]
         width = min_channels
         for _ in range(5):
-            # torch's own layer: equal padding at both ends is without a copy, and ours would have none for stride 2
+            # torch's own layer pads equally at both ends without a copy, which ours does not for stride 2
             strided = nn.Conv1d(width, 2 * width, 7, stride=2, padding=3 * dilation, dilation=dilation, groups=q)
             apply_norm(strided, norm)
             layers.append(strided)
@@ -70,27 +69,26 @@ class BandsDiscriminator(nn.Module):
         self.logits = Conv1d(width, 1, 3, norm=norm)
 
     def forward(self, bands: Tensor) -> Judgement:
-        """Logits and the activations of the hidden layers, first to last."""
-        features = []
-        h = bands
-        for layer in self.layers:
-            # in place: no convolution needs its own output in the backward pass
-            h = F.leaky_relu(layer(h), self.negative_slope, inplace=True)
-            features.append(h)
-        return Judgement(self.logits(h), features)
+        """Return logits and the activations of the hidden layers, first to last."""
+        return judge(bands, self.layers, self.logits, self.negative_slope)
 
 
 class PQMFBandsDiscriminator(nn.Module):
-    """One :class:`BandsDiscriminator` for each dilation on the highest bands, and one of MelGAN's on the waveform.
+    """One :class:`BandsDiscriminator` per dilation on the highest bands, and one of MelGAN's on the waveform.
 
-    The gradient passes through the filter bank to the waveform; the filters themselves are not learnt. With 4 of 4
+    The gradient flows through the filter bank to the waveform; the filters themselves are not trained. With 4 of 4
     bands and 24 channels 23,161,344 parameters, with 3 and 30 27,796,938, as published.
 
     Args:
-        q: how many bands are judged, of the highest ones. What a body-conduction sensor hears well need not be judged.
-        min_channels, negative_slope, norm: of each :class:`BandsDiscriminator`.
-        bands, taps, beta: of the filter bank, see :class:`bcfusion.nn.pqmf.PQMF`; EBEN's judges the generator's bands.
+        q: number of bands that are judged, the highest ones. The bands that a body-conduction sensor records well need
+            no judge.
+        min_channels: of each :class:`BandsDiscriminator`.
+        bands: of the filter bank, see :class:`bcfusion.nn.pqmf.PQMF`; EBEN's judges the generator's bands.
+        taps: likewise.
+        beta: likewise.
         dilations: of the networks on the bands.
+        negative_slope: of each :class:`BandsDiscriminator`.
+        norm: of each :class:`BandsDiscriminator`.
         full_band: whether the waveform is judged too, by a :class:`ScaleDiscriminator` of MelGAN's sizes.
         full_band_groups: of its strided layers, a number or ``original``.
 
@@ -111,14 +109,8 @@ class PQMFBandsDiscriminator(nn.Module):
         full_band: bool = True,
         full_band_groups: int | Literal["original"] = 4,
     ) -> None:
+        require(self, within(1, bands, q=q), (bool(dilations), "dilations=[] leaves nothing to judge the bands with"))
         super().__init__()
-        problems = []
-        if not 1 <= q <= bands:
-            problems.append(f"PQMFBandsDiscriminator: q={q} must be 1 to {bands}, the number of bands")
-        if not dilations:
-            problems.append("PQMFBandsDiscriminator: dilations=[] leaves nothing to judge the bands with")
-        if problems:
-            raise ConfigError(problems)
         self.q = q
         self.pqmf = PQMF(bands, taps, beta)
         self.stacks = nn.ModuleList(
@@ -129,7 +121,7 @@ class PQMFBandsDiscriminator(nn.Module):
         )
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
-        """Judges ``(B, 1, T)`` for any T; one judgement for each dilation, then that of the full band.
+        """Judge ``(B, 1, T)`` for any T; return one judgement per dilation, then that of the full band.
 
         Raises:
             AudioError: more than one channel.

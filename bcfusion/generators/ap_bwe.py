@@ -10,21 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, set_weight
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.spectral import Complex, SpectralNetwork
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import above, at_least, require
 
 NORM_EPS = 1e-6
-PHASOR_EPS = 1e-5  # power below which two numbers have no direction: 1 / root of it bounds the gradient of the phase
+PHASOR_EPS = 1e-5  # power below which two numbers have no direction; 1 / its root bounds the gradient of the phase
 
 
 class ConvNeXtBlock(nn.Module):
     """``x + scale * narrow(gelu(widen(norm(depthwise(x)))))``, ``(B, channels, N)`` to the same (Liu et al. 2022).
 
-    The scale is one learned number for each channel, 1 / blocks at the start: however deep the stream, its blocks add
-    up to about what it starts from.
+    The scale is one learned number per channel, initially 1 / blocks: however deep the stream, the sum of its blocks is
+    initially about as large as its input.
     """
 
     def __init__(self, channels: int, expansion: int, kernel_size: int, scale: float) -> None:
@@ -36,15 +36,15 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((channels, 1), scale))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         h = F.gelu(self.widen(self.norm(self.depthwise(x))))
         return x + self.scale * self.narrow(h)
 
 
 class Stream(nn.Module):
-    """From a spectrum ``(B, inputs, N)`` through ConvNeXt blocks to features ``(B, channels, N)``, in three parts.
+    """Three parts of a stream: from a spectrum ``(B, inputs, N)`` through ConvNeXt blocks to features ``(B, channels,
+    N)``.
 
-    ``start`` and ``end`` are called on their own, and the blocks one by one, with another stream's features in between.
+    The network calls ``start``, each block and ``end`` separately, and mixes in the other stream's features in between.
     """
 
     def __init__(self, inputs: int, channels: int, blocks: int, expansion: int, kernel_size: int) -> None:
@@ -57,30 +57,33 @@ class Stream(nn.Module):
 class ApBwe(SpectralNetwork):
     """Waveform to waveform between an STFT and its inverse, ``(B, in_channels, T) -> (B, 1, T)`` for any T. Not causal.
 
-    The amplitude stream hears the log amplitudes of all sensors, side by side as features, and gives what is added to
-    one sensor's; the phase stream hears the phases and gives two numbers for each bin, the angle of which is the phase.
-    Before each pair of blocks the amplitude stream takes in the phase stream, then the phase stream the amplitude
-    stream. All layers over time are centred: 27 frames of 5 ms to either side.
+    The input of the amplitude stream is the log amplitudes of all sensors, stacked as features; its output is added to
+    the log amplitude of one sensor. The input of the phase stream is the phases; its output is two numbers per bin,
+    whose angle is the phase. Before each pair of blocks the phase stream is added to the amplitude stream, then the
+    amplitude stream to the phase stream. All layers over time are centred: 27 frames of 5 ms to either side.
 
-    The defaults look 155 ms ahead at 16 kHz. The 29.76 M parameters that are published are those of blocks with a layer
-    scale and without global response normalisation (with it: 29.81 M, and the network would hear the whole file).
+    The defaults look 155 ms ahead at 16 kHz. The published number of 29.76 M parameters is that of blocks with a layer
+    scale and without global response normalisation (with it: 29.81 M, and the network would depend on the whole file).
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
         channels: of the streams.
         blocks: in a stream.
-        expansion: how many times wider a block is within.
+        expansion: how many times wider a block is inside.
         kernel_size: of the first convolutions and the depthwise ones, odd, in frames.
-        phase_skip: add the cosine and sine of one sensor's phase to the two numbers whose angle is the output's phase,
-            nothing where the sensor hears nothing; False: the paper's, phases start at random.
-        skip_channel: the sensor whose amplitudes and phases are started from; -1 is the last (the air microphone, in
-            fusion).
-        floor: amplitude of a bin below which it is empty, without a phase, of a signal in [-1, 1] and a window that is
-            not normalised; 1e-4 is about 16-bit audio's quantisation noise.
-        init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network gives
-            nearly its input.
+        phase_skip: add the cosine and sine of one sensor's phase (0 where the sensor has no signal) to the two numbers
+            whose angle is the output's phase; False: as in the paper, phases start at random.
+        skip_channel: the sensor whose amplitudes and phases are the starting point; -1 is the last (the air microphone,
+            in fusion).
+        floor: amplitude below which a bin is empty and has no phase, of a signal in [-1, 1] and a window that is not
+            normalised; 1e-4 is about the quantisation noise of 16-bit audio.
+        init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network
+            returns nearly its input.
 
     Raises:
         ConfigError: sizes that do not fit.
@@ -103,26 +106,14 @@ class ApBwe(SpectralNetwork):
         floor: float = 1e-4,
         init_output_scale: float = 0.1,
     ) -> None:
-        problems = []
-        if min(channels, blocks, expansion) < 1:
-            problems.append(f"ApBwe: channels={channels}, blocks={blocks}, expansion={expansion} must be at least 1")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            problems.append(f"ApBwe: kernel_size={kernel_size} must be odd: the kernels are centred")
-        if min(floor, init_output_scale) <= 0:
-            problems.append(f"ApBwe: floor={floor} and init_output_scale={init_output_scale} must be above 0")
-        if problems:
-            raise ConfigError(problems)
-        super().__init__(
-            sample_rate,
-            in_channels,
-            n_fft,
-            hop_length,
-            win_length,
-            window,
-            causal=False,
-            future_frames=(blocks + 1) * (kernel_size // 2),
-            skip_channel=skip_channel,
+        require(
+            self,
+            at_least(1, channels=channels, blocks=blocks, expansion=expansion, kernel_size=kernel_size),
+            (kernel_size % 2 == 1, f"kernel_size={kernel_size} must be odd: the kernels are centred"),
+            above(0, floor=floor, init_output_scale=init_output_scale),
         )
+        future = (blocks + 1) * (kernel_size // 2)
+        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, False, future, skip_channel)
         self.phase_skip, self.floor = phase_skip, floor
         bins = self.stft.bins
         self.amplitude = Stream(in_channels * bins, channels, blocks, expansion, kernel_size)
@@ -136,16 +127,15 @@ class ApBwe(SpectralNetwork):
             set_weight(layer, init_output_scale * layer.weight)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """``(B, in_channels, F, N)`` twice to the estimate's ``(B, F, N)`` twice."""
         power = real.square() + imag.square()
         log_amplitude = 0.5 * (power + self.floor**2).log()
-        empty = power <= self.floor**2  # no angle is computed there, whose gradient has no bound at the origin
+        empty = power <= self.floor**2  # no angle is computed there: its gradient is unbounded at the origin
         phase = torch.atan2(imag.masked_fill(empty, 0.0), real.masked_fill(empty, 1.0))
 
         a = self.amplitude.start(log_amplitude.flatten(1, 2))  # (B, channels, N)
         p = self.phase.start(phase.flatten(1, 2))
         for of_amplitude, of_phase in zip(self.amplitude.blocks, self.phase.blocks, strict=True):
-            # one after the other: both sums of the same two would make the streams one
+            # one after the other: two sums of the same two streams would make them equal
             a = a + p
             p = p + a
             a, p = of_amplitude(a), of_phase(p)

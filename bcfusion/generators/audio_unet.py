@@ -12,19 +12,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
-from bcfusion.nn.conv import Conv1d, channels_last
+from bcfusion.nn.conv import Conv1d, channels_last, concatenate
 from bcfusion.nn.film import TFiLM
 from bcfusion.nn.initial import whiten
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.requirements import above, at_least, require
 
-_SLOPE = 0.2  # of the encoder's LeakyReLU, where its input is negative
+_SLOPE = 0.2  # of the encoder's LeakyReLU, for negative inputs
+
+
+class SubPixelShuffle(nn.Module):
+    """Sub-pixel shuffle (Shi et al. 2016) of time: ``(B, 2 C, T) -> (B, C, 2 T)``.
+
+    Channel c holds the even samples, channel C + c the odd ones, so that nothing moves in the channels-last layout.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).unflatten(2, (2, -1)).flatten(1, 2).transpose(1, 2)
+
+    def last_input(self, sample: int) -> int:
+        """Return the input frame that output ``sample`` comes from."""
+        return sample // 2
 
 
 class DownsamplingBlock(nn.Module):
     """Convolution of stride 2, dropout, LeakyReLU, TFiLM: ``(B, in_channels, T) -> (B, out_channels, T / 2)``.
 
-    The paper's downsampling blocks have no dropout; its bottleneck, which is the same otherwise, has.
+    The paper's downsampling blocks have no dropout; its bottleneck, which is otherwise the same, has.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dropout: float, film: TFiLM | None):
@@ -34,14 +48,8 @@ class DownsamplingBlock(nn.Module):
         self.film = film
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halves the frames."""
         h = F.leaky_relu(self.dropout(self.conv(x)), _SLOPE)
         return h if self.film is None else self.film(h)
-
-    def last_input(self, frame: int) -> int:
-        """The last input frame that output ``frame`` depends on."""
-        frame = frame if self.film is None else self.film.last_input(frame)
-        return self.conv.input_span(frame, frame)[1]
 
 
 class UpsamplingBlock(nn.Module):
@@ -51,28 +59,23 @@ class UpsamplingBlock(nn.Module):
         super().__init__()
         self.conv = Conv1d(in_channels, 2 * out_channels, kernel_size)
         self.dropout = nn.Dropout(dropout)
+        self.shuffle = SubPixelShuffle()
         self.film = film
 
     def forward(self, x: Tensor) -> Tensor:
-        """Doubles the frames."""
-        h = shuffle(F.relu(self.dropout(self.conv(x))))
+        h = self.shuffle(F.relu(self.dropout(self.conv(x))))
         return h if self.film is None else self.film(h)
-
-    def last_input(self, frame: int) -> int:
-        """The last input frame that output ``frame`` depends on."""
-        frame = (frame if self.film is None else self.film.last_input(frame)) // 2
-        return self.conv.input_span(frame, frame)[1]
 
 
 class AudioUNet(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
-    A downsampling block for each of ``channels`` and one more as the bottleneck; as many upsampling blocks, each
-    followed by the concatenation of the encoder's features of its level; a convolution to two channels, shuffled to
-    one, which is added to one sensor. So the network computes a correction of that sensor.
+    One downsampling block per entry of ``channels`` and one more as the bottleneck; as many upsampling blocks, each
+    followed by the concatenation with the encoder's features of its level; a convolution to two channels, shuffled to
+    one, which is added to one sensor. The network thus computes a correction of that sensor.
 
     Audio U-Net: the defaults, 70.977 M parameters (71.0 M in the table of the EBEN paper; the widths 128, 256, 512, 512
-    of the paper's formula make 56.411 M). With TFiLM: ``channels=(128, 256, 512, 512), tfilm_block=256``, 68.234 M.
+    of the paper's formula give 56.411 M). With TFiLM: ``channels=(128, 256, 512, 512), tfilm_block=256``, 68.234 M.
 
     Narrow-band input that was decimated has to be low-passed first, in the data and at inference alike: a network that
     is trained on aliasing expects it.
@@ -81,21 +84,21 @@ class AudioUNet(WaveformNetwork):
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
         channels: features of the downsampling blocks, first to last; the bottleneck has as many as the last.
-        kernel_sizes: of the same blocks, and of the upsampling blocks at the same levels; odd. The bottleneck's is the
-            last, the final convolution's is 9.
+        kernel_sizes: of the same blocks, and of the upsampling blocks at the same levels; odd. That of the bottleneck
+            is the last, that of the final convolution 9.
         dropout: probability, in the bottleneck and the upsampling blocks.
         tfilm_block: samples of the waveform in a block of the TFiLM layers, the same time at every level, a multiple of
-            ``2 ** (len(channels) + 1)``; one such layer stands at the end of every block. None: no TFiLM.
+            ``2 ** (len(channels) + 1)``; every block ends with such a layer. None: no TFiLM.
         tfilm_bidirectional: half of the TFiLM layers' units run from the end of the file (the paper's run forward).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
-        speech_level: root mean square of speech (0.07: -23 dBFS), which the network is to see at a level of one: inputs
-            are divided by it, the correction is multiplied. The initial weights keep power from layer to layer and
-            biases start at 0; at torch's own start they drown such speech after a few layers. The first layer starts
-            whitened, see :func:`bcfusion.nn.initial.whiten`.
+        speech_level: root mean square of speech (0.07: -23 dBFS), which the network should see at a level of one:
+            inputs are divided by it, the correction is multiplied. The initial weights keep power from layer to layer
+            and biases start at 0; torch's own initial biases exceed such speech after a few layers. The first layer
+            starts whitened, see :func:`bcfusion.nn.initial.whiten`.
         init_output_scale: root mean square of the untrained network's correction, relative to ``speech_level``.
 
     Attributes:
-        hop: samples, the product of strides or the TFiLM block.
+        hop: samples, the product of the strides or the TFiLM block.
         delay: look-ahead in samples, exact at the frame phases where it is longest; None with ``tfilm_bidirectional``.
 
     Raises:
@@ -116,26 +119,26 @@ class AudioUNet(WaveformNetwork):
         init_output_scale: float = 0.1,
     ) -> None:
         frame = 2 ** (len(channels) + 1)
-        problems = []
-        if not channels or min(channels) < 1 or len(kernel_sizes) != len(channels):
-            problems.append(
-                f"AudioUNet: channels={list(channels)} must be one or more numbers of at least 1, with as many "
-                f"kernel_sizes={list(kernel_sizes)}"
-            )
-        if any(size < 3 or size % 2 == 0 for size in kernel_sizes):
-            problems.append(f"AudioUNet: kernel_sizes={list(kernel_sizes)} must be odd and at least 3")
-        if not 0 <= dropout < 1:
-            problems.append(f"AudioUNet: dropout={dropout} must be at least 0 and below 1")
-        if tfilm_block is not None and (tfilm_block < frame or tfilm_block % frame):
-            problems.append(f"AudioUNet: tfilm_block={tfilm_block} must be a multiple of {frame} samples, or null")
-        if tfilm_bidirectional and tfilm_block is None:
-            problems.append("AudioUNet: tfilm_bidirectional=True without tfilm_block: there is no TFiLM layer")
-        if init_output_scale <= 0 or speech_level <= 0:
-            problems.append(
-                f"AudioUNet: init_output_scale={init_output_scale} and speech_level={speech_level} must be above 0"
-            )
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            at_least(1, channels=channels),
+            (
+                len(kernel_sizes) == len(channels),
+                f"kernel_sizes={list(kernel_sizes)} must be one per entry of channels",
+            ),
+            at_least(3, kernel_sizes=kernel_sizes),
+            (all(size % 2 for size in kernel_sizes), f"kernel_sizes={list(kernel_sizes)} must be odd"),
+            (0 <= dropout < 1, f"dropout={dropout} must be at least 0 and below 1"),
+            (
+                tfilm_block is None or (tfilm_block >= frame and tfilm_block % frame == 0),
+                f"tfilm_block={tfilm_block} must be a multiple of {frame} samples, or null",
+            ),
+            (
+                tfilm_block is not None or not tfilm_bidirectional,
+                "tfilm_bidirectional=True without tfilm_block: there is no TFiLM layer",
+            ),
+            above(0, init_output_scale=init_output_scale, speech_level=speech_level),
+        )
         super().__init__(sample_rate, in_channels, tfilm_block or frame, causal=False, skip_channel=skip_channel)
 
         def film(width: int, stride: int) -> TFiLM | None:
@@ -149,19 +152,19 @@ class AudioUNet(WaveformNetwork):
         )
         deepest = channels[-1]
         self.bottleneck = DownsamplingBlock(deepest, deepest, kernel_sizes[-1], dropout, film(deepest, frame))
-        below = [2 * width for width in channels[1:]] + [deepest]  # channels that come up into each level, with skips
+        below = [2 * width for width in channels[1:]] + [deepest]  # channels that enter each level from below
         self.decoder = nn.ModuleList(
             UpsamplingBlock(below[level - 1], width, size, dropout, film(width, 2**level))
             for level, (width, size) in reversed(levels)
         )
         self.last = Conv1d(2 * channels[0], 2, kernel_size=9)
+        self.shuffle = SubPixelShuffle()
         self.speech_level = speech_level
         self._initialise(init_output_scale)
         if not tfilm_bidirectional:
-            self.delay = max(self.last_input(sample) - sample for sample in range(self.hop))  # it repeats every hop
+            self.delay = future_reach(self.hop, self)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``."""
         h = channels_last(inputs / self.speech_level)
         skips = []
         for encode in self.encoder:
@@ -169,24 +172,9 @@ class AudioUNet(WaveformNetwork):
             skips.append(h)
         h = self.bottleneck(h)  # (B, channels[-1], T / 2^(levels + 1))
         for decode in self.decoder:
-            # torch.cat keeps the channels-last layout when these are the last dimension, and in no other three
-            parts = [decode(h).transpose(1, 2), skips.pop().transpose(1, 2)]
-            h = torch.cat(parts, dim=-1).transpose(1, 2)
-        correction = shuffle(self.last(h)) * self.speech_level
+            h = concatenate(decode(h), skips.pop())
+        correction: Tensor = self.shuffle(self.last(h)) * self.speech_level
         return correction + inputs[:, self.skip_channel].unsqueeze(1)
-
-    def last_input(self, sample: int) -> int:
-        """The last input sample that output ``sample`` depends on; TFiLM runs forward."""
-        frame = self.last.input_span(sample // 2, sample // 2)[1]
-        lasts = [frame]  # of what comes up and of the skip at each level, the highest first
-        for decode in reversed(self.decoder):
-            assert isinstance(decode, UpsamplingBlock)
-            lasts.append(decode.last_input(lasts[-1]))
-        last = self.bottleneck.last_input(lasts.pop())
-        for encode in reversed(self.encoder):
-            assert isinstance(encode, DownsamplingBlock)
-            last = encode.last_input(max(last, lasts.pop()))
-        return last
 
     @torch.no_grad()
     def _initialise(self, output_scale: float) -> None:
@@ -197,17 +185,9 @@ class AudioUNet(WaveformNetwork):
         first = self.encoder[0]
         assert isinstance(first, DownsamplingBlock)
         whiten(first.conv)
-        bound = (3.0 / (self.last.in_channels * self.last.kernel_size)) ** 0.5  # keeps the power of what comes in
+        bound = (3.0 / (self.last.in_channels * self.last.kernel_size)) ** 0.5  # keeps the power of the input
         self.last.weight.uniform_(-bound, bound).mul_(output_scale)
         for layer in self.modules():
             if isinstance(layer, Conv1d):
                 assert layer.bias is not None
                 layer.bias.zero_()
-
-
-def shuffle(x: Tensor) -> Tensor:
-    """Sub-pixel shuffle (Shi et al. 2016) of time: ``(B, 2 C, T) -> (B, C, 2 T)``.
-
-    Channel c gives the even samples, channel C + c the odd ones, so that in the channels-last layout nothing moves.
-    """
-    return x.transpose(1, 2).unflatten(2, (2, -1)).flatten(1, 2).transpose(1, 2)

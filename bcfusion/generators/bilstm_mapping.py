@@ -1,67 +1,76 @@
 """BiLSTM mapping of log magnitudes, the classical baseline.
 
 After Zheng et al., "A Novel Throat Microphone Speech Enhancement Framework Based on Deep BLSTM Recurrent Neural
-Networks", ICCC 2018, where network and statistics are those of one speaker.
+Networks", ICCC 2018, whose network and statistics are those of one speaker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Batch
-from bcfusion.errors import ConfigError, DataError
+from bcfusion.errors import DataError
 from bcfusion.nn.recurrent import LSTM
 from bcfusion.nn.spectral import Complex, SpectralNetwork
 from bcfusion.nn.stft import Stft, Window
+from bcfusion.requirements import above, at_least, one_of, require
 
 Phase = Literal["input", "griffin_lim"]
 
-# Squared magnitude below which a bin has no phase. Far below any signal: an empty band is to get a phase as well, be it
-# that of rounding errors.
+# Squared magnitude below which a bin has no phase. Far below any signal: an empty band needs a phase as well, even if
+# it is that of rounding errors.
 _NO_PHASE = 1e-20
 
 
 class BiLSTMMapping(SpectralNetwork):
-    r"""Log magnitudes to log magnitudes, ``(B, in_channels, T) -> (B, 1, T)``. Not causal: it hears the whole file.
+    r"""Log magnitudes to log magnitudes, ``(B, in_channels, T) -> (B, 1, T)``. Not causal: it sees the whole file.
 
-    The sensors are divided by the largest sample s of all of them, so that their ratio stays; that of a training crop,
-    and of the whole file later, which is a little more. Their log magnitudes
-    :math:`\tfrac12 \ln(|X|^2 + \epsilon^2)` are normalised bin by bin, by mean and deviation over the training set;
-    bidirectional LSTM layers and a linear layer follow; what comes out is de-normalised by the mean and deviation of
-    the AIR microphone, made a magnitude, given a phase, and multiplied by s.
+    The sensors are divided by the largest sample s of all of them, which keeps their ratio; in training s is that of
+    the crop, later that of the whole file, which is a little larger. Their log magnitudes :math:`\tfrac12 \ln(|X|^2 +
+    \epsilon^2)` are normalised bin by bin, by mean and deviation over the training set; bidirectional LSTM layers and a
+    linear layer follow. The output is denormalised by the mean and deviation of the AIR microphone, turned into a
+    magnitude, given a phase, and multiplied by s.
 
-    The statistics are buffers, so that checkpoints and bundles hold them. :meth:`fit` takes them from the training set,
-    those of the air microphone from targets divided by the same s as their inputs. Until then they are 0 and 1.
+    The statistics are buffers, so that checkpoints and bundles hold them. :meth:`fit` measures them on the training
+    set, those of the air microphone on targets divided by the same s as their inputs. Until then they are 0 and 1.
 
     Global mode: statistics and network are those of all training speakers. Per-speaker mode: train with
-    ``data.speakers=[NAME]``, and both are that speaker's; other speakers fit neither.
+    ``data.speakers=[NAME]``, and both are that speaker's; they suit no other speaker.
 
-    Phase: ``input`` takes that of ``skip_channel``. ``griffin_lim`` starts there and makes phase and magnitude agree
-    (Griffin & Lim, "Signal estimation from modified short-time Fourier transform", 1984), in evaluation mode only: the
-    loss is that of log magnitudes, which no phase changes. Gradients pass through the magnitude, not the iterations.
+    Phase: ``input`` takes that of ``skip_channel``. ``griffin_lim`` starts there and makes phase and magnitude
+    consistent (Griffin & Lim, "Signal estimation from modified short-time Fourier transform", 1984), in evaluation mode
+    only: the loss is that of log magnitudes, which do not depend on the phase. Gradients flow through the magnitude,
+    not through the iterations.
 
     With the defaults and one sensor 2,763,521 parameters.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
-        hidden_size: of each direction of each LSTM layer. num_layers: how many layers.
+        n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
+        hidden_size: of each direction of each LSTM layer.
+        num_layers: number of LSTM layers.
         floor: :math:`\epsilon`, a magnitude of the signal divided by s.
-        least_deviation: deviations below it (bins that hold next to nothing) are raised to it; a natural logarithm.
-        phase: ``input`` or ``griffin_lim``. iterations: of the latter.
-        skip_channel: the sensor whose phase is taken; -1 is the last (the air microphone, in fusion).
+        least_deviation: smaller deviations (of bins that hold next to nothing) are raised to it; a natural logarithm.
+        phase: ``input`` or ``griffin_lim``.
+        iterations: of ``griffin_lim``.
+        skip_channel: the sensor whose phase is used; -1 is the last (the air microphone, in fusion).
 
     Attributes:
-        input_mean, input_deviation: ``(in_channels, F, 1)``. output_mean, output_deviation: ``(F, 1)``.
-        provides: ``log_magnitude (B, F, N)`` of the estimate divided by s, ``deviation (B, F, N)`` that errors in it
-            are measured in, and s as ``scale (B, 1, 1)``, for
-            :class:`bcfusion.losses.log_magnitude.LogMagnitudeMseLoss`.
+        input_mean: ``(in_channels, F, 1)``.
+        input_deviation: ``(in_channels, F, 1)``.
+        output_mean: ``(F, 1)``.
+        output_deviation: ``(F, 1)``.
+        provides: ``log_magnitude (B, F, N)`` of the estimate divided by s, ``deviation (B, F, N)``, the unit of its
+            errors, and s as ``scale (B, 1, 1)``, for :class:`bcfusion.losses.log_magnitude.LogMagnitudeMseLoss`.
 
     Raises:
         ConfigError: an argument is out of range, or see :class:`bcfusion.nn.spectral.SpectralNetwork`.
@@ -90,26 +99,13 @@ class BiLSTMMapping(SpectralNetwork):
         iterations: int = 32,
         skip_channel: int = -1,
     ) -> None:
-        problems = []
-        if floor <= 0 or least_deviation <= 0:
-            problems.append(f"BiLSTMMapping: floor={floor} and least_deviation={least_deviation} must be above 0")
-        if phase not in ("input", "griffin_lim"):
-            problems.append(f"BiLSTMMapping: phase={phase!r} is neither input nor griffin_lim")
-        if iterations < 1:
-            problems.append(f"BiLSTMMapping: iterations={iterations} must be at least 1")
-        if problems:
-            raise ConfigError(problems)
-        super().__init__(
-            sample_rate,
-            in_channels,
-            n_fft,
-            hop_length,
-            win_length,
-            window,
-            causal=False,
-            future_frames=None,
-            skip_channel=skip_channel,
+        require(
+            self,
+            above(0, floor=floor, least_deviation=least_deviation),
+            one_of(get_args(Phase), phase=phase),
+            at_least(1, iterations=iterations),
         )
+        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, False, None, skip_channel)
         self.floor, self.least_deviation = floor, least_deviation
         self.phase, self.iterations = phase, iterations
         self.one_stft = Stft(n_fft, hop_length, win_length, window)  # of the target, and of an estimate
@@ -125,7 +121,7 @@ class BiLSTMMapping(SpectralNetwork):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Batch]) -> None:
-        """Takes mean and deviation of the log magnitudes of sensors and target, over all valid frames.
+        """Measure mean and deviation of the log magnitudes of sensors and target, over all valid frames.
 
         Raises:
             DataError: no batches, or samples that are not finite.
@@ -137,18 +133,15 @@ class BiLSTMMapping(SpectralNetwork):
             sensors.add(self._analysed(self.stft, batch["inputs"] / scale), frames)
             air.add(self._analysed(self.one_stft, batch["target"] / scale), frames)
         if not (sensors.count and sensors.finite() and air.finite()):
-            raise DataError(
-                "BiLSTMMapping: the training set gives no statistics, its samples are not finite: listen to the files"
-                if sensors.count
-                else "BiLSTMMapping: the training set gives no statistics, it holds no batches"
-            )
+            why = "its samples are not finite: listen to the files" if sensors.count else "it holds no batches"
+            raise DataError(f"BiLSTMMapping: the training set gives no statistics, {why}")
         self.input_mean.copy_(sensors.mean())
         self.input_deviation.copy_(sensors.deviation().clamp_min(self.least_deviation))
         self.output_mean.copy_(air.mean()[0])
         self.output_deviation.copy_(air.deviation()[0].clamp_min(self.least_deviation))
 
     def _analysed(self, stft: Stft, waveform: Tensor) -> Tensor:
-        """Log magnitudes ``(B, C, F, T // hop + 1)`` of the frames centred on ``waveform (B, C, T)``."""
+        """Return log magnitudes ``(B, C, F, T // hop + 1)`` of the frames centred on ``waveform (B, C, T)``."""
         length = waveform.shape[-1]
         padded = F.pad(waveform, (0, self.lookahead + -(length + self.lookahead) % self.hop))
         levels = self._log_magnitude(*stft(padded))
@@ -159,24 +152,24 @@ class BiLSTMMapping(SpectralNetwork):
 
     @staticmethod
     def _scale(inputs: Tensor) -> Tensor:
-        """s ``(B, 1, 1)``, the largest sample of all sensors; silence is not scaled up without end."""
+        """Return s ``(B, 1, 1)``, the largest sample of all sensors; at least 1e-4, so as not to amplify silence."""
         return inputs.abs().amax((1, 2), keepdim=True).clamp_min(1e-4)
 
     # ---------------------------------------------------------------- network
 
     def body(self, inputs: Tensor) -> dict[str, Tensor]:
-        """``(B, in_channels, T)``, T a multiple of ``hop_length``, to ``estimate (B, 1, T)`` and what is provided."""
+        """Map ``(B, in_channels, T)``, T a multiple of the hop, to ``estimate (B, 1, T)`` and what is provided."""
         scale = self._scale(inputs)
         output = super().body(inputs / scale)
         assert isinstance(output, dict)
         return {**output, "estimate": output["estimate"] * scale, "scale": scale}
 
     def trim(self, name: str, value: Tensor, length: int) -> Tensor:
-        """As in :class:`~bcfusion.nn.spectral.SpectralNetwork`; the scale has no frames."""
+        """See :class:`~bcfusion.nn.spectral.SpectralNetwork`; the scale has no frames."""
         return value if name == "scale" else super().trim(name, value, length)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """From ``(B, in_channels, F, N)`` to the estimate's parts ``(B, F, N)``, its log magnitude and its unit."""
+        """Map ``(B, in_channels, F, N)`` to the estimate's parts ``(B, F, N)``, its log magnitude and its unit."""
         levels = (self._log_magnitude(real, imag) - self.input_mean) / self.input_deviation
         hidden = self.recurrent(levels.flatten(1, 2).transpose(1, 2))  # (B, N, 2 hidden_size)
         normalised = self.linear(hidden).transpose(1, 2)  # (B, F, N)
@@ -190,8 +183,8 @@ class BiLSTMMapping(SpectralNetwork):
 
     @torch.no_grad()
     def _agreeing(self, magnitude: Tensor, phase: Complex) -> Complex:
-        """Cosine and sine ``(B, F, N)`` of a phase that agrees better with ``magnitude (B, F, N)`` than ``phase``."""
-        late = self.lookahead // self.hop  # frames: the waveform of the inverse transform is late by as much
+        """Return cosine and sine ``(B, F, N)`` of a phase that suits ``magnitude (B, F, N)`` better than ``phase``."""
+        late = self.lookahead // self.hop  # frames by which the waveform of the inverse transform is late
         for _ in range(self.iterations):
             spectrum = [F.pad(magnitude * part, (0, late)) for part in phase]
             real, imag = self.one_stft(self.istft(*spectrum))
@@ -200,13 +193,13 @@ class BiLSTMMapping(SpectralNetwork):
 
 
 def _unit(real: Tensor, imag: Tensor) -> Complex:
-    """Cosine and sine of the phase; 0 where there is none, with a bounded gradient."""
+    """Return cosine and sine of the phase, 0 if there is none, with a bounded gradient."""
     size = (real.square() + imag.square() + _NO_PHASE).sqrt()
     return real / size, imag / size
 
 
 class _Moments:
-    """Mean and deviation over items and frames, summed in float64 about a first mean: the sums do not cancel."""
+    """Mean and deviation over items and frames; sums are in float64 about a first mean, so that they do not cancel."""
 
     def __init__(self, like: Tensor) -> None:
         self.count = 0
@@ -214,7 +207,7 @@ class _Moments:
         self._sum, self._squares = torch.zeros_like(self._about), torch.zeros_like(self._about)
 
     def add(self, values: Tensor, frames: Tensor) -> None:
-        """Adds the first ``frames (B,)`` frames of ``values (B, C, F, N)``."""
+        """Add the first ``frames (B,)`` frames of ``values (B, C, F, N)``."""
         valid = torch.arange(values.shape[-1], device=values.device) < frames.view(-1, 1, 1, 1)
         count = int(frames.sum())
         values = values.double()
@@ -226,13 +219,13 @@ class _Moments:
         self.count += count
 
     def finite(self) -> bool:
-        """Whether all that was added is."""
+        """Return whether all values added so far are finite."""
         return bool(self._squares.isfinite().all())
 
     def mean(self) -> Tensor:
-        """``(C, F, 1)``."""
+        """Return the mean ``(C, F, 1)``."""
         return self._about + self._sum / self.count
 
     def deviation(self) -> Tensor:
-        """``(C, F, 1)``, that of the values themselves."""
+        """Return the deviation ``(C, F, 1)`` of the values themselves."""
         return (self._squares / self.count - (self._sum / self.count).square()).clamp_min(0.0).sqrt()

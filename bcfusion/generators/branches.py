@@ -1,4 +1,4 @@
-"""Generators inside of generators: one as a part of a network, or one for each sensor side by side."""
+"""Generators inside other generators: one as a part of a network, or one per sensor side by side."""
 
 from __future__ import annotations
 
@@ -10,60 +10,66 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.contracts import Fitted, Generator
-from bcfusion.errors import ConfigError
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork, estimate_of
+from bcfusion.requirements import require
 
-#: makes a generator when called with ``in_channels``; in a YAML a ``_target_`` with ``_partial_: true``
+#: builds a generator when called with ``in_channels``; in a YAML a ``_target_`` with ``_partial_: true``
 Build = Callable[..., nn.Module]
 
 
 class Inner(nn.Module):
-    """A generator as a part: ``(B, S, T) -> (B, 1, T)`` for whole hops, late by ``lookahead``.
+    """A generator as a part of a network: ``(B, S, T) -> (B, 1, T)`` for whole hops, late by ``lookahead``.
 
     Args:
         network: any that fulfils :class:`bcfusion.contracts.Generator`. Of one of ours the body is called, so that it
-            streams inside of a streaming network; another is called whole, and gives what is aligned.
+            streams inside a streaming network; any other is called as a whole, and its output is aligned.
         sample_rate: that it must have, in Hz.
 
     Attributes:
-        hop, delay: the network's. causal: whether it is causal and can stream. lookahead: samples.
+        hop: the network's.
+        delay: the network's.
+        causal: whether it is causal and can stream.
+        lookahead: samples.
 
     Raises:
-        ConfigError: another sample rate, or statistics of the training set that it would have to take (``fit``).
+        ConfigError: another sample rate, or a network that has to measure the training set (``fit``).
     """
 
     def __init__(self, network: nn.Module, sample_rate: int) -> None:
-        super().__init__()
         spec = cast("Generator", network)
-        if isinstance(network, Fitted):
-            name = type(network).__name__
-            raise ConfigError([f"{name} takes statistics from the training set, and cannot do so inside of a network"])
-        if spec.sample_rate != sample_rate:
-            name = type(network).__name__
-            raise ConfigError([f"{name} works at {spec.sample_rate} Hz, the network around it at {sample_rate} Hz"])
+        same_rate = spec.sample_rate == sample_rate
+        require(
+            network,
+            (not isinstance(network, Fitted), "measures the training set, which it cannot do inside another network"),
+            (same_rate, f"works at {spec.sample_rate} Hz, but the network around it at {sample_rate} Hz"),
+        )
+        super().__init__()
         self.network = network
         self.hop, self.delay = spec.hop, spec.delay
-        self.causal = spec.causal and isinstance(network, WaveformNetwork)  # another has no state for a stream
+        self.causal = spec.causal and isinstance(network, WaveformNetwork)  # any other has no state for a stream
         self.lookahead = network.lookahead if isinstance(network, WaveformNetwork) else 0
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Whole hops."""
         whole = not isinstance(self.network, WaveformNetwork)
         output = self.network(inputs) if whole else cast("WaveformNetwork", self.network).body(inputs)
         return estimate_of(output)
 
 
 class Branches(nn.Module):
-    """``(B, S, T) -> (B, S, T)``: what a generator of its own makes of each sensor, all equally late.
+    """``(B, S, T) -> (B, S, T)``: one generator per sensor, all equally late.
 
     Args:
-        build: makes the generator of one sensor. last: makes that of the last sensor, where it is another one.
-        sensors: S. sample_rate: that they all must have, in Hz.
+        build: builds the generator of one sensor.
+        last: builds that of the last sensor, if it should differ.
+        sensors: S.
+        sample_rate: that they all must have, in Hz.
 
     Attributes:
-        hop: samples, the least common multiple of theirs. causal: whether all are. lookahead: samples. delay: the
-            longest, None where one hears the whole file.
+        hop: samples, the least common multiple of theirs.
+        causal: whether all are causal.
+        lookahead: samples.
+        delay: the longest; None if one depends on the whole file.
 
     Raises:
         ConfigError: generators of another sample rate.
@@ -82,6 +88,6 @@ class Branches(nn.Module):
         self.delay = max(delays) if len(delays) == len(parts) else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Whole hops, late by ``lookahead``."""
+        """Restore whole hops, late by ``lookahead``."""
         pairs = zip(self.parts, self.waits, strict=True)
         return torch.cat([wait(part(inputs[:, [sensor]])) for sensor, (part, wait) in enumerate(pairs)], dim=1)

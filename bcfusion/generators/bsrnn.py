@@ -1,4 +1,4 @@
-"""BSRNN: the spectrum cut into bands, recurrence along time and across bands in turn, a complex output for each band.
+"""BSRNN: the spectrum split into bands, recurrence along time and across bands in turn, a complex output per band.
 
 Luo & Yu, "Music Source Separation With Band-Split RNN", IEEE/ACM TASLP 2023; for speech: Yu et al., "High Fidelity
 Speech Enhancement with Band-split RNN", Interspeech 2023.
@@ -14,22 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.norm import FrameLayerNorm, GroupNorm
 from bcfusion.nn.recurrent import LSTM, along_bands, along_time
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import above, at_least, require
 
 # Power of a bin's real or imaginary part, 38 dB below that of speech at -23 dBFS in frames of 512 samples: quieter
-# input is not brought up any further, so that a pause is no louder at the output than it need be.
+# input is not amplified any further, so that pauses stay quiet at the output.
 LEVEL_FLOOR = 1e-4
 
 
 def speech_band_widths(sample_rate: int) -> list[float]:
-    """Widths in Hz, lowest band first: 200 Hz up to 4 kHz, 500 Hz up to 7 kHz, then 2 kHz (the split for speech).
+    """Return widths in Hz, lowest band first: 200 Hz up to 4 kHz, 500 Hz up to 7 kHz, then 2 kHz (a split for speech).
 
-    The last band ends at half the sample rate; what is left there joins the band below if it is less than half of its
-    width. 27 bands at 16 kHz, the last one 1 kHz wide; 20 at 8 kHz; 35 at 48 kHz.
+    The last band ends at half the sample rate; a rest of less than half of its full width joins the band below. 27
+    bands at 16 kHz, the last one 1 kHz wide; 20 at 8 kHz; 35 at 48 kHz.
     """
     top = sample_rate / 2
     widths: list[float] = []
@@ -46,35 +46,39 @@ def speech_band_widths(sample_rate: int) -> list[float]:
 
 
 def bins_of_bands(widths: Sequence[float], sample_rate: int, n_fft: int) -> list[int]:
-    """How many bins lie in each band of these widths in Hz: from its lower edge to below its upper one.
+    """Return the number of bins in each band of these widths in Hz: from its lower edge to below its upper one.
 
     Raises:
         ConfigError: widths that do not add up to half the sample rate (within a bin), or a band without a bin.
     """
     top, spacing = sample_rate / 2, sample_rate / n_fft
     edges = list(accumulate(widths))
-    if not edges or min(widths) <= 0 or abs(edges[-1] - top) > spacing:
-        raise ConfigError([f"BSRNN: band_widths={list(widths)} must be above 0 and add up to {top:g} Hz"])
+    complete = bool(edges) and abs(edges[-1] - top) <= spacing
+    require(
+        "BSRNN",
+        above(0, band_widths=widths),
+        (complete, f"band_widths={list(widths)} must add up to {top:g} Hz"),
+    )
     counts = [0] * len(edges)
     for f in range(n_fft // 2 + 1):
         counts[sum(f * spacing >= edge for edge in edges[:-1])] += 1
-    if 0 in counts:
-        band = counts.index(0)
-        raise ConfigError(
-            [f"BSRNN: band_widths[{band}]={widths[band]:g} Hz holds no bin of n_fft={n_fft}, {spacing:g} Hz apart"]
-        )
+    empty = [f"{width:g}" for width, count in zip(widths, counts, strict=True) if not count]
+    require(
+        "BSRNN",
+        (not empty, f"band_widths of {', '.join(empty)} Hz hold no bin of n_fft={n_fft}, {spacing:g} Hz apart"),
+    )
     return counts
 
 
 class BandSplit(nn.Module):
-    """``(B, inputs, F, N) -> (B, channels, K, N)``: each band's bins are normalised and mapped by a layer of its own.
+    """``(B, inputs, F, N) -> (B, channels, K, N)``: each band's bins are normalised and mapped by a layer of their own.
 
-    The normalisation is over a band's inputs and bins, of one frame when causal, else of the whole file. It has no gain
-    and shift: the linear layer behind it has them. A band's loudness from frame to frame, and with it the envelope of
-    the spectrum, is what makes speech intelligible; the causal normalisation takes it away, and so the logarithm of
-    what it divides by is one more input of that layer.
+    The normalisation is over a band's inputs and bins, of one frame if causal, otherwise of the whole file. It has no
+    gain and shift, which the linear layer after it provides. A band's loudness from frame to frame, and with it the
+    envelope of the spectrum, is what makes speech intelligible; the causal normalisation removes it, which is why the
+    logarithm of the divisor is one more input of that layer.
 
-    All bands run in one product, on bins gathered to ``(K, widest band)``.
+    All bands are computed in one product, on bins gathered to ``(K, widest band)``.
 
     Args:
         widths: of the bands, in bins.
@@ -94,7 +98,7 @@ class BandSplit(nn.Module):
         bins, widest = sum(widths), max(widths)
         first = [end - width for end, width in zip(accumulate(widths), widths, strict=True)]
         index = [
-            [start + w if w < width else bins for w in range(widest)]  # bin F, a zero, fills up narrow bands
+            [start + w if w < width else bins for w in range(widest)]  # bin F, a zero, fills narrow bands
             for start, width in zip(first, widths, strict=True)
         ]
         self.register_buffer("index", torch.tensor(index), persistent=False)
@@ -112,7 +116,7 @@ class BandSplit(nn.Module):
             self.level_weight = nn.Parameter(torch.empty(channels, len(widths), 1).uniform_(-1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole spectrograms or chunks, of any number of frames."""
+        """Process whole spectrograms or chunks, of any number of frames."""
         gathered = F.pad(x, (0, 0, 0, 1))[:, :, self.index]  # (B, inputs, K, widest, N)
         over: tuple[int, ...] = (1, 3)
         counts = self.counts
@@ -134,16 +138,15 @@ class RecurrentLayer(nn.Module):
         self.linear = nn.Linear(rnn_channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         y = self.lstm(x)
         output: Tensor = self.linear(y if isinstance(y, Tensor) else y[0])
         return output
 
 
 class BandTimeBlock(nn.Module):
-    """``(B, channels, K, N)`` to the same: along the frames of each band, then along the bands of each frame.
+    """``(B, channels, K, N)`` to the same shape: along the frames of each band, then along the bands of each frame.
 
-    Both are residual, their input normalised: over (channels, bands) of each frame when causal, else of the file.
+    Both are residual, with normalised input: over (channels, bands) of each frame if causal, otherwise over the file.
     """
 
     def __init__(self, channels: int, bands: int, rnn_channels: int, causal: bool) -> None:
@@ -157,23 +160,23 @@ class BandTimeBlock(nn.Module):
         self.band = RecurrentLayer(across, channels, rnn_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         x = x + along_time(self.time, self.time_norm(x))
         return x + along_bands(self.band, self.band_norm(x))
 
 
 class BandMlp(nn.Module):
-    """``(B, channels, K, N) -> (B, 2, F, N)``: normalisation, a hidden layer with tanh, an output with GLU, by band.
+    """``(B, channels, K, N) -> (B, 2, F, N)``: normalisation, a hidden layer with tanh, an output with GLU, per band.
 
-    Normalised over the channels of a band, of one frame when causal, else of the whole file; gain and shift are left to
-    the hidden layer.
+    Normalised over the channels of a band, of one frame if causal, otherwise of the whole file; gain and shift are left
+    to the hidden layer.
 
     Args:
         widths: of the bands, in bins.
         channels: of a band's features.
         hidden: units of the hidden layer of each band.
         causal: see above.
-        scale: of the initial output. start: its mean, of the real part.
+        scale: of the initial output.
+        start: mean of the real part of the initial output.
         eps: added to the variance.
     """
 
@@ -203,7 +206,7 @@ class BandMlp(nn.Module):
             self.output_bias[0] = 2 * start  # the gate, a sigmoid, starts at a half
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole spectrograms or chunks, of any number of frames."""
+        """Process whole spectrograms or chunks, of any number of frames."""
         centred = x - x.mean(self.over, keepdim=True)
         x = centred * (centred.square().mean(self.over, keepdim=True) + self.eps).rsqrt()
         h = torch.tanh(torch.einsum("bdkn,kdh->kbnh", x, self.hidden_weight) + self.hidden_bias)
@@ -213,20 +216,20 @@ class BandMlp(nn.Module):
 
 
 class BSRNN(SpectralNetwork):
-    """Generator ``(B, in_channels, T) -> (B, 1, T)`` for any T, on spectra cut into bands.
+    """Generator ``(B, in_channels, T) -> (B, 1, T)`` for any T, on spectra that are split into bands.
 
-    Each band's bins, of all sensors, become ``channels`` features; ``layers`` blocks of an LSTM along time, the same
-    for all bands, and an LSTM across the bands, which runs both ways and stays within its frame; each band's features
-    become its bins of a complex spectrum, whose meaning ``head`` tells.
+    Each band's bins, of all sensors, become ``channels`` features. ``layers`` blocks follow, each an LSTM along time,
+    the same for all bands, and an LSTM across the bands, which runs both ways and stays within its frame. Each band's
+    features become its bins of a complex spectrum, whose meaning is set by ``head``.
 
     The two published sizes: N128 L6, about 11.4 M, is the defaults, 11.50 M. N64 L5, about 3.0 M, is ``channels=64,
     layers=5, rnn_channels=256, mlp_channels=64, causal=True``, 3.02 M: an LSTM that runs one way has as many outputs as
-    one that runs both ways, hence twice the units of one direction. ``mlp_channels``, 2N and N, is what the published
-    counts leave for it at this STFT and split; at 4N it would be 12.66 M and 3.56 M.
+    one that runs both ways, hence twice the units of one direction. ``mlp_channels``, 2N and N, is derived from the
+    published counts at this STFT and split; at 4N they would be 12.66 M and 3.56 M.
 
-    What the input's normalisation took away of the loudness is given back to ``mapping`` and ``additive`` outputs: they
-    are multiplied by the root mean square of all sensors, of the frame when causal, else of the file. Unlike a band's
-    own loudness this is not zero where a band is empty at the input.
+    The loudness that the normalisation of the input removes is restored in ``mapping`` and ``additive`` outputs: they
+    are multiplied by the root mean square of all sensors, of the frame if causal, otherwise of the file. Unlike a
+    band's own loudness this is not zero if a band is empty at the input.
 
     Args:
         sample_rate: of input and output, in Hz.
@@ -235,20 +238,23 @@ class BSRNN(SpectralNetwork):
         layers: L, blocks of two LSTMs.
         rnn_channels: outputs of an LSTM, of both directions together; even.
         mlp_channels: hidden units of each band's output layers.
-        band_widths: in Hz, lowest first, half the sample rate in all; None: :func:`speech_band_widths`.
-        causal: LSTM along time forwards only and normalisation frame by frame: the network streams. Otherwise it hears
-            the whole file.
+        band_widths: in Hz, lowest first, half the sample rate in total; None: :func:`speech_band_widths`.
+        causal: the LSTM along time runs forward only and normalisation is frame by frame: the network streams.
+            Otherwise it depends on the whole file.
         head: see :class:`bcfusion.nn.spectral.SpectralHead`; the papers' is ``mask``, which cannot fill a band in which
-            the sensor hears nothing.
-        n_fft, hop_length, win_length, window: of the STFT, in samples.
+            the sensor has no signal.
+        n_fft: of the STFT, in samples.
+        hop_length: likewise.
+        win_length: likewise.
+        window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
-        init_output_scale: of the initial output weights. A mask starts around one: the untrained network gives out
-            about what this sensor heard; for ``mapping``, little.
+        init_output_scale: of the initial output weights. A mask starts around one: the untrained network returns about
+            what this sensor recorded; with ``mapping``, little.
 
     Attributes:
-        delay: ``win_length - 1`` samples when causal, else None.
-        band_bins: how many bins each band has.
-        provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, where the head is one.
+        delay: ``win_length - 1`` samples if causal, otherwise None.
+        band_bins: number of bins per band.
+        provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, if the head is one.
 
     Raises:
         ConfigError: sizes that do not fit, bands that do not fill the spectrum or hold no bin, another ``head``.
@@ -274,14 +280,13 @@ class BSRNN(SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
     ) -> None:
-        problems = []
-        if min(channels, layers, mlp_channels) < 1 or init_output_scale <= 0:
-            sizes = f"channels={channels}, layers={layers}, mlp_channels={mlp_channels}"
-            problems.append(f"BSRNN: {sizes} must be at least 1, init_output_scale={init_output_scale} above 0")
-        if rnn_channels < 2 or rnn_channels % 2:
-            problems.append(f"BSRNN: rnn_channels={rnn_channels} must be even and at least 2, for two directions")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            at_least(1, channels=channels, layers=layers, mlp_channels=mlp_channels),
+            at_least(2, rnn_channels=rnn_channels),
+            (rnn_channels % 2 == 0, f"rnn_channels={rnn_channels} must be even, for two directions"),
+            above(0, init_output_scale=init_output_scale),
+        )
         future = 0 if causal else None
         super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, future, skip_channel)
         widths = speech_band_widths(sample_rate) if band_widths is None else band_widths
@@ -297,12 +302,11 @@ class BSRNN(SpectralNetwork):
         )
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """From the sensors' parts ``(B, in_channels, F, N)`` to the estimate's, and the mask's magnitude."""
         x = torch.cat([real, imag], dim=1)
         y = self.output(self.blocks(self.split(x)))  # (B, 2, F, N)
-        heard = real[:, self.skip_channel], imag[:, self.skip_channel]
+        sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         if not self.head.masks:
             over = (1, 2) if self.causal else (1, 2, 3)
             y = y * (x.square().mean(over, keepdim=True) + LEVEL_FLOOR).sqrt()
         output = y[:, 0], y[:, 1]
-        return self.head(heard, output), self.head.provided(output)
+        return self.head(sensor, output), self.head.provided(output)

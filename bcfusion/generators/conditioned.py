@@ -1,6 +1,6 @@
-"""Conditions from the body sensor for any generator: loudness by bands, pitch and voicing, as further inputs.
+"""Conditions from the body sensor for any generator: loudness per band, pitch and voicing, as further inputs.
 
-What a body sensor hears free of noise, put into a form that a network need not learn to compute. All of it is causal.
+Features of the body sensor, which is free of noise, that a network then need not learn to compute. All are causal.
 """
 
 from __future__ import annotations
@@ -10,32 +10,34 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.generators.branches import Build, Inner
 from bcfusion.nn.mel import LogMel
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.pitch import Pitch
+from bcfusion.requirements import above, at_least, require, within
 
 
 class Conditioned(WaveformNetwork):
-    """A generator that gets features of one sensor besides the sensors.
+    """A generator that receives features of one sensor in addition to the sensors.
 
-    Frames of features are joined to ``channels`` numbers by a linear layer; each stands beside the ``hop_length``
-    samples at whose end it was complete, as further input channels of the generator. Causal if that is.
+    A linear layer maps frames of features to ``channels`` numbers; each is repeated over the ``hop_length`` samples at
+    whose end it was complete, as a further input channel of the generator. Causal if the generator is.
 
     Args:
-        network: makes the generator; it is called with ``in_channels``, sensors and conditions together, and with
+        network: builds the generator; it is called with ``in_channels``, sensors and conditions together, and with
             ``skip_channel``, so that its output starts from the same sensor as without conditions. In a YAML a
-            ``_target_`` with ``_partial_: true``; any of conf/generator that has both.
+            ``_target_`` with ``_partial_: true``; any of conf/generator that has both arguments.
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
         channels: of the conditions.
-        condition_channel: the sensor that they are taken from; 0 is the first (the body sensor, in fusion).
+        condition_channel: the sensor that they are computed from; 0 is the first (the body sensor, in fusion).
         bands: of the log mel filter bank; 0 leaves it out.
         pitch: whether log2(F0 / 150 Hz) and voicing are among the features.
-        hop_length, win_length, n_fft: of the features, in samples.
-        level: of the conditions, as root mean square in the beginning. Well below that of speech, 0.07: several
-            channels that stand still for a frame would drown what the first layer hears of the waveforms.
+        hop_length: of the features, in samples.
+        win_length: likewise.
+        n_fft: likewise.
+        level: initial root mean square of the conditions. Well below that of speech, 0.07: several channels that are
+            constant over a frame would otherwise dominate the first layer.
         skip_channel: the sensor that the output starts from; -1 is the last.
 
     Raises:
@@ -57,19 +59,18 @@ class Conditioned(WaveformNetwork):
         level: float = 0.01,
         skip_channel: int = -1,
     ) -> None:
-        problems = []
-        if not bands and not pitch:
-            problems.append("Conditioned: bands=0 and pitch=false leave no condition")
-        if not -in_channels <= condition_channel < in_channels:
-            problems.append(f"Conditioned: condition_channel={condition_channel} is none of the {in_channels} sensors")
-        if min(channels, bands + 1) < 1 or level <= 0:
-            problems.append(f"Conditioned: channels={channels}, bands={bands}, level={level} must be above 0")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            (bands or pitch, "bands=0 and pitch=false leave no condition"),
+            within(-in_channels, in_channels - 1, condition_channel=condition_channel),
+            at_least(1, channels=channels),
+            at_least(0, bands=bands),
+            above(0, level=level),
+        )
         built = network(in_channels=in_channels + channels, skip_channel=skip_channel % in_channels)
         inner = Inner(built, sample_rate)
         hop = math.lcm(hop_length, inner.hop)
-        # a condition is known at the end of its frame: a network that looks ahead looks as much further
+        # a condition is known at the end of its frame, so that a network that looks ahead looks as much further
         delay = None if inner.delay is None else inner.delay + hop_length - 1
         super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, delay, skip_channel)
         self.condition_channel = condition_channel
@@ -83,7 +84,7 @@ class Conditioned(WaveformNetwork):
         self.network = inner
 
     def features(self, waveform: Tensor) -> Tensor:
-        """``(B, bands + 2, N)`` of ``(B, 1, T)``: log mel about zero, log2(F0 / 150 Hz) where voiced, voicing."""
+        """Return ``(B, bands + 2, N)`` of ``(B, 1, T)``: log mel about zero, log2(F0 / 150 Hz) if voiced, voicing."""
         frames = []
         if self.mel is not None:
             frames.append((self.mel(waveform) + 6.0) / 3.0)  # ln of mel magnitudes lies between -11.5 and 1
@@ -93,7 +94,6 @@ class Conditioned(WaveformNetwork):
         return torch.cat(frames, dim=1)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
         conditions = self.join(self.features(inputs[:, self.condition_channel].unsqueeze(1)))
         held = conditions.repeat_interleave(self.hop_length, dim=-1)
         estimate: Tensor = self.network(torch.cat([inputs, held], dim=1))

@@ -7,15 +7,16 @@ Luo & Mesgarani, "Conv-TasNet: Surpassing Ideal Time-Frequency Magnitude Masking
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, set_weight
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.cpu import DepthwiseConv1d
+from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.norm import CumulativeLayerNorm, FrameLayerNorm, GlobalLayerNorm
+from bcfusion.requirements import above, at_least, one_of, require
 
 NormName = Literal["gLN", "cLN", "BN", "channel_LN"]
 MaskActivation = Literal["relu", "softmax", "sigmoid"]
@@ -30,7 +31,7 @@ _NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
 
 
 def _softmax(output: Tensor) -> Tensor:
-    """The mask of speech beside that of all the rest."""
+    """Return the mask of speech, which competes with that of all the rest."""
     return output.unflatten(1, (2, -1)).softmax(1)[:, 0]
 
 
@@ -39,81 +40,52 @@ _MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": _softmax,
     "sigmoid": torch.sigmoid,
 }
-_HEADS = ("mask", "mapping", "additive")
 
 
 class EncodingHead(nn.Module):
-    """The estimate's encoding ``(B, N, F)`` from that of one sensor and from what the separator says.
+    """The estimate's encoding ``(B, N, F)`` from that of one sensor and from the separator's output.
 
-    - ``mask``: their product, the mask made by ``mask_activation``. With ``softmax`` the masks of speech and of all the
-      rest sum to one, as those of the paper's sources do: the separator gives two maps, and the rest is not decoded.
+    - ``mask``: their product, the mask computed by ``mask_activation``. With ``softmax`` the masks of speech and of all
+      the rest sum to one, like those of the paper's sources: the separator outputs two maps, and the rest is not
+      decoded.
     - ``mapping``: the separator's output itself.
-    - ``additive``: the sensor's encoding and the separator's output, added.
+    - ``additive``: the sum of the sensor's encoding and the separator's output.
 
-    A mask on a learned encoding is not confined to the sensor's band, as one on a spectrogram is. It weighs filters of
-    about a millisecond, each of them wide in frequency, anew in every frame; and the decoder's filters need not be the
-    encoder's. Both put energy where the sensor has none. What no mask can do is speak in a frame in which the sensor is
-    silent; and one of sigmoid or softmax makes no coefficient larger than it was.
+    A mask on a learned encoding is not confined to the sensor's band, unlike one on a spectrogram. It weights filters
+    of about a millisecond, each of them wide in frequency, independently in every frame; and the decoder's filters need
+    not be the encoder's. Both put energy where the sensor has none. But no mask can produce speech in a frame in which
+    the sensor is silent, and sigmoid or softmax make no coefficient larger than it was.
 
     Args:
         kind: one of the three.
         mask_activation: of ``mask``; the others have none.
-        level: of an encoding of speech (root mean square). What ``mapping`` and ``additive`` take from the separator is
-            scaled by it, so that the separator works at unit level and a step of the optimiser is as small for them.
+        level: root mean square of an encoding of speech. ``mapping`` and ``additive`` scale the separator's output by
+            it, so that the separator works at unit level and the steps of the optimiser are as small for them.
 
     Attributes:
-        maps: of N channels each, that are wanted of the separator.
-        passes: what part of the sensor's encoding the untrained head lets through, about.
+        maps: number of maps, of N channels each, that the separator has to output.
+        passes: approximate share of the sensor's encoding that the untrained head lets pass.
 
     Raises:
         ConfigError: another ``kind`` or ``mask_activation``.
     """
 
     def __init__(self, kind: Head, mask_activation: MaskActivation, level: float) -> None:
+        require(self, one_of(get_args(Head), head=kind), one_of(_MASKS, mask_activation=mask_activation))
         super().__init__()
-        problems = []
-        if kind not in _HEADS:
-            problems.append(f"head={kind!r} is none of {', '.join(_HEADS)}")
-        if mask_activation not in _MASKS:
-            problems.append(f"mask_activation={mask_activation!r} is none of {', '.join(_MASKS)}")
-        if problems:
-            raise ConfigError(problems)
         self.kind, self.mask_activation, self.level = kind, mask_activation, level
         self.maps = 2 if kind == "mask" and mask_activation == "softmax" else 1
         self.passes = 0.5 if kind == "mask" else 1.0
         self.activate = _MASKS[mask_activation]
 
     def forward(self, heard: Tensor, output: Tensor) -> Tensor:
-        """``heard (B, N, F)`` and ``output (B, maps N, F)`` to ``(B, N, F)``."""
+        """Combine ``heard (B, N, F)`` of the sensor and ``output (B, maps N, F)`` of the separator to ``(B, N, F)``."""
         if self.kind == "mask":
             return heard * self.activate(output)
         return self.level * output if self.kind == "mapping" else heard + self.level * output
 
     def extra_repr(self) -> str:
-        """Kind, for ``print``."""
         return f"{self.kind}, {self.mask_activation}" if self.kind == "mask" else self.kind
-
-
-class DepthwiseConv1d(Conv1d):
-    """A dilated convolution of each channel alone, ``(B, channels, F)`` to the same.
-
-    Args:
-        channels, kernel_size, dilation, causal: as in :class:`bcfusion.nn.conv.Conv1d`.
-    """
-
-    def __init__(self, channels: int, kernel_size: int, dilation: int, causal: bool) -> None:
-        super().__init__(channels, channels, kernel_size, dilation=dilation, groups=channels, causal=causal)
-
-    def _convolve(self, x: Tensor, padding: int = 0) -> Tensor:
-        if not self.is_streaming or self.bias is None:
-            return super()._convolve(x, padding)
-        # of a short chunk the sum over taps costs a CPU less than half of what the convolution does
-        length = x.shape[-1] - self.context
-        y = self.bias.unsqueeze(-1)
-        for tap in range(self.kernel_size):
-            start = tap * self.dilation
-            y = torch.addcmul(y, x[..., start : start + length], self.weight[..., tap])
-        return y
 
 
 class ConvBlock(nn.Module):
@@ -141,7 +113,7 @@ class ConvBlock(nn.Module):
         self.project = Conv1d(hidden, outputs, 1, causal=causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the block adds to the next block's input, to the skip path, or to both, in this order."""
+        """Return what the block adds to the next block's input, to the skip path, or to both, in this order."""
         h = self.depthwise(self.expand_act(self.expand(x)))
         y: Tensor = self.project(self.depthwise_act(h))
         return y
@@ -151,40 +123,42 @@ class ConvTasNet(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
     An encoder without bias or activation turns segments of each sensor, half overlapping, into coefficients of learned
-    filters. The separator hears those of all sensors (early fusion): a normalisation, a 1x1 convolution to the
+    filters. The separator sees those of all sensors (early fusion): a normalisation, a 1x1 convolution to the
     bottleneck, ``repeats`` times ``blocks`` residual blocks of dilation 1, 2, 4, ..., then PReLU and a 1x1 convolution
-    to the filters. The head makes the estimate's encoding of this, and the decoder overlaps and adds its filters.
+    to the filters. The head computes the estimate's encoding from this, and the decoder overlaps and adds its filters.
 
-    Parameters with the defaults, for one sensor: 4,918,833. The paper's 5.1 M are for two speakers, which takes one
-    more map of the last convolution, 66,048, and count a residual convolution in the last block, 65,664, whose output
-    nobody hears. Without the skip path there are 3,408,561.
+    Parameters with the defaults, for one sensor: 4,918,833. The paper's 5.1 M are for two speakers, which need one more
+    map of the last convolution, 66,048, and include a residual convolution in the last block, 65,664, whose output is
+    not used. Without the skip path there are 3,408,561.
 
-    The decoder starts as the inverse of the encoder, so that the untrained network gives back its input, or with a mask
-    a version of it that is little disturbed: training begins at the sensor's own quality, and aligned with it.
+    The decoder starts as the inverse of the encoder, so that the untrained network returns its input or, with a mask, a
+    slightly disturbed version of it: training starts at the sensor's own quality, and aligned with it.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        filters: of the encoder, for each sensor, and of the decoder (N).
+        filters: of the encoder, per sensor, and of the decoder (N).
         filter_length: in samples, even; segments start every half of it (L).
         bottleneck_channels: between the blocks, and of the skip path (B, and Sc with the same value).
         hidden_channels: of the depthwise convolutions (H).
         kernel_size: of these, in frames (P).
-        blocks: in each repeat, the dilation doubling (X).
+        blocks: in each repeat, with doubling dilation (X).
         repeats: of the sequence of blocks (R).
         norm: ``gLN`` over the whole file, which cannot be causal; ``cLN`` over the past; ``BN``, batch normalisation,
-            causal at inference only, when it measures nothing; ``channel_LN``, over the channels of each frame alone.
-        skip_path: the last convolutions hear the sum of what each block says aside; without, the last block's output.
+            causal at inference only, when it measures nothing; ``channel_LN``, over the channels of each frame
+            separately.
+        skip_path: the input of the last convolutions is the sum of the blocks' skip outputs; without, the last block's
+            output.
         head: how the separator's output becomes the estimate, see :class:`EncodingHead`.
         mask_activation: of ``head="mask"``; the paper's best is ``sigmoid``.
-        causal: no look-ahead behind the segment; the network streams.
+        causal: no look-ahead past the segment; the network streams.
         skip_channel: the sensor whose encoding is masked or added to; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS).
 
     Attributes:
         hop: samples; half of ``filter_length``.
-        delay: algorithmic latency in samples: ``filter_length - 1`` when causal; with the reach of the convolutions
-            besides when not; None with gLN.
+        delay: algorithmic latency in samples: ``filter_length - 1`` if causal; otherwise plus the reach of the
+            convolutions; None with gLN.
 
     Raises:
         ConfigError: sizes or names that do not fit, gLN with ``causal=True``.
@@ -209,19 +183,16 @@ class ConvTasNet(WaveformNetwork):
         skip_channel: int = -1,
         speech_level: float = 0.07,
     ) -> None:
-        problems = []
-        if filter_length < 2 or filter_length % 2:
-            problems.append(f"ConvTasNet: filter_length={filter_length} must be an even number above 0")
-        if min(filters, blocks, repeats) < 1:
-            problems.append(f"ConvTasNet: filters={filters}, blocks={blocks} and repeats={repeats} must be at least 1")
-        if norm not in _NORMS:
-            problems.append(f"ConvTasNet: norm={norm!r} is none of {', '.join(_NORMS)}")
-        if speech_level <= 0:
-            problems.append(f"ConvTasNet: speech_level={speech_level} must be above 0")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            at_least(2, filter_length=filter_length),
+            (filter_length % 2 == 0, f"filter_length={filter_length} must be even"),
+            at_least(1, filters=filters, blocks=blocks, repeats=repeats),
+            one_of(_NORMS, norm=norm),
+            above(0, speech_level=speech_level),
+        )
         hop = filter_length // 2
-        # a segment ends with its frame, and its output starts there: late by what overlaps
+        # a segment ends with its frame, and its output starts there: late by the overlap
         super().__init__(
             sample_rate, in_channels, hop, causal, lookahead=filter_length - hop, skip_channel=skip_channel
         )
@@ -229,12 +200,12 @@ class ConvTasNet(WaveformNetwork):
         heard = in_channels * filters
         self.filters, self.skip_path = filters, skip_path
         self.head = EncodingHead(head, mask_activation, speech_level * min(1.0, filter_length / filters) ** 0.5)
-        # causal in a network that is not, too: what is ahead of a segment is the separator's to hear
+        # causal even in a network that is not: looking ahead of a segment is left to the separator
         self.encoder = Conv1d(in_channels, heard, filter_length, hop, groups=in_channels, bias=False, causal=True)
         self.bottleneck = nn.Sequential(make_norm(heard, causal), Conv1d(heard, bottleneck_channels, 1, causal=causal))
         self.blocks = nn.ModuleList()
         for index in range(repeats * blocks):
-            # with a skip path nobody hears the residual path behind the last block
+            # with a skip path nothing uses the residual path after the last block
             both = skip_path and index < repeats * blocks - 1
             outputs = bottleneck_channels * (2 if both else 1)
             dilation = 2 ** (index % blocks)
@@ -245,32 +216,31 @@ class ConvTasNet(WaveformNetwork):
         self.decoder = ConvTranspose1d(filters, 1, filter_length, hop, bias=False, causal=True)
         self._initialise()
         if not causal:
-            layers = [layer for layer in self.blocks.modules() if isinstance(layer, Conv1d)]
-            future = sum(layer.input_span(0, 0)[1] for layer in layers)  # frames
+            future = future_reach(1, self.blocks)  # frames
             self.delay = None if norm == "gLN" else self.lookahead + hop - 1 + future * hop
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by half a segment."""
+        """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by half a segment."""
         encoding = self.encoder(inputs)  # (B, in_channels N, F)
         heard = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
         estimate: Tensor = self.decoder(self.head(heard, self.separate(encoding)))
         return estimate
 
     def separate(self, encoding: Tensor) -> Tensor:
-        """The temporal convolutional network: ``(B, in_channels N, F)`` to ``(B, maps N, F)``."""
+        """Apply the temporal convolutional network: ``(B, in_channels N, F)`` to ``(B, maps N, F)``."""
         x: Tensor = self.bottleneck(encoding)
         if not self.skip_path:
             for block in self.blocks:
                 x = x + block(x)
             return self.output(x)
-        said = torch.zeros_like(x)
+        total = torch.zeros_like(x)
         for block in self.blocks[:-1]:
-            residual, aside = block(x).chunk(2, dim=1)
-            x, said = x + residual, said + aside
-        return self.output(said + self.blocks[-1](x))
+            residual, skip = block(x).chunk(2, dim=1)
+            x, total = x + residual, total + skip
+        return self.output(total + self.blocks[-1](x))
 
     def _initialise(self) -> None:
-        """Encoders with orthonormal columns; a decoder that undoes the head's sensor's, overlap and mask included."""
+        """Give encoders orthonormal columns; the decoder inverts that of the head's sensor, its overlap and mask."""
         by_sensor = self.encoder.weight.detach().unflatten(0, (self.in_channels, self.filters)).clone()
         for weight in by_sensor:
             nn.init.orthogonal_(weight[:, 0])

@@ -13,67 +13,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ComplexLinear, ComplexLSTM, complex_cat
 from bcfusion.nn.recurrent import LSTM
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import above, at_least, require
 
 
 class EncoderBlock(nn.Module):
     """Complex convolution, batch norm, PReLU: ``(B, inputs, F, N) -> (B, outputs, F / 2, N)``.
 
-    The kernel's frames are the present one and those before it, in the causal network and in the other.
+    The kernel covers the present frame and those before it, whether the network is causal or not.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel_size: Sequence[int], freq_bins: int) -> None:
         super().__init__()
-        self.conv = ComplexConv2d(
-            inputs // 2,
-            outputs // 2,
-            kernel_size,
-            freq_bins,
-            stride=2,
-            padding=_halving(kernel_size[0]),
-            causal=True,
-        )
+        padding = _halving(kernel_size[0])
+        self.conv = ComplexConv2d(inputs // 2, outputs // 2, kernel_size, freq_bins, 2, padding, causal=True)
         self.norm = nn.BatchNorm2d(outputs)
         self.activation = nn.PReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Halves the number of bins."""
         return cast("Tensor", self.activation(self.norm(self.conv(x))))
 
 
 class DecoderBlock(nn.Module):
     """Complex transposed convolution, batch norm, PReLU: ``(B, inputs, F, N) -> (B, outputs, 2F, N)``.
 
-    The last block of the network is its convolution alone.
+    The last block of the network is a convolution only.
     """
 
     def __init__(
         self, inputs: int, outputs: int, kernel_size: Sequence[int], freq_bins: int, causal: bool, last: bool
     ) -> None:
         super().__init__()
+        padding, future = _halving(kernel_size[0]), 0 if causal else kernel_size[1] - 1
         self.conv = ComplexConvTranspose2d(
-            inputs // 2,
-            outputs // 2,
-            kernel_size,
-            freq_bins,
-            stride=2,
-            padding=_halving(kernel_size[0]),
-            causal=causal,
-            future=0 if causal else kernel_size[1] - 1,
+            inputs // 2, outputs // 2, kernel_size, freq_bins, 2, padding, causal=causal, future=future
         )
         self.after = nn.Identity() if last else nn.Sequential(nn.BatchNorm2d(outputs), nn.PReLU())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Doubles the number of bins."""
         return cast("Tensor", self.after(self.conv(x)))
 
 
 class RealBottleneck(nn.Module):
-    """LSTM layers and a dense layer back: ``(B, features, N)`` to the same; DCCRN-E's."""
+    """LSTM layers and a dense layer back: ``(B, features, N)`` to the same shape; DCCRN-E's."""
 
     def __init__(self, features: int, units: int, layers: int) -> None:
         super().__init__()
@@ -81,12 +66,11 @@ class RealBottleneck(nn.Module):
         self.dense = nn.Linear(units, features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         return cast("Tensor", self.dense(self.lstm(x.transpose(1, 2)))).transpose(1, 2)
 
 
 class ComplexBottleneck(nn.Sequential):
-    """Complex LSTM layers and a complex dense layer back: ``(B, features, N)`` to the same; DCCRN-CL's.
+    """Complex LSTM layers and a complex dense layer back: ``(B, features, N)`` to the same shape; DCCRN-CL's.
 
     ``features`` and ``units`` count real and imaginary parts.
     """
@@ -103,38 +87,41 @@ class DCCRN(SpectralNetwork):
     """Spectrum to spectrum between an STFT and its inverse, ``(B, in_channels, T) -> (B, 1, T)`` for any T.
 
     Complex convolutions halve the number of bins at each level, an LSTM runs over the frames of the last, and the
-    mirrored decoder hears the encoder's output of the same level beside its own. The network works on bins 1 to
-    ``n_fft / 2``, which can be halved; at bin 0 its output is zero. So the estimate's bin 0 is empty under masks and
-    ``mapping``, and that of the sensor under ``additive``.
+    mirrored decoder receives the encoder's output of the same level in addition to its own. The network works on bins 1
+    to ``n_fft / 2``, whose number can be halved; at bin 0 its output is zero. The estimate's bin 0 is thus empty with
+    masks and ``mapping``, and that of the sensor with ``additive``.
 
-    DCCRN-E: the defaults, 3,742,349 parameters. DCCRN-CL: ``channels=(32, 64, 128, 256, 256, 256),
-    complex_lstm=True``, 3,671,053. These are the published 3.742 M and 3.671 M, and they hold for ordinary batch norm
-    of real and imaginary channels, and with biases before it, though it removes them: the paper's complex batch norm
-    would make them 3.743 M and 3.672 M. With the wider channels DCCRN-E would have 4.720 M.
+    DCCRN-E: the defaults, 3,742,349 parameters. DCCRN-CL: ``channels=(32, 64, 128, 256, 256, 256), complex_lstm=True``,
+    3,671,053. These are the published 3.742 M and 3.671 M. They hold for ordinary batch norm of real and imaginary
+    channels, and with biases before it, though it cancels them: with the paper's complex batch norm they would be 3.743
+    M and 3.672 M. With the wider channels DCCRN-E would have 4.720 M.
 
-    The usual decoder takes the later frames of its kernels: each level looks one frame ahead, 6 x 100 samples in all
-    behind the 300 of the STFT's overlap. It is reproduced with ``causal=False``; the causal network takes the earlier
-    ones.
+    The usual decoder uses the later frames of its kernels: each level looks one frame ahead, in total 6 x 100 samples
+    in addition to the 300 of the STFT's overlap. This is ``causal=False``; the causal network uses the earlier frames.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors; their spectra are input channels.
-        channels: after each level of the encoder, real and imaginary ones counted: even.
+        channels: after each level of the encoder, counting real and imaginary ones: even.
         kernel_size: along (frequency, frames).
-        lstm_units: of each LSTM layer, real and imaginary ones counted.
-        lstm_layers: how many.
+        lstm_units: of each LSTM layer, counting real and imaginary ones.
+        lstm_layers: number of LSTM layers.
         complex_lstm: LSTM and dense layer are complex (DCCRN-CL) instead of real (DCCRN-E).
-        head: what the output is, see :class:`bcfusion.nn.spectral.SpectralHead`; DCCRN-E's and -CL's own is
-            ``polar_mask``. With a mask the output has its magnitude too, ``mask (B, F, N)``, 0 at bin 0.
-        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        head: meaning of the output, see :class:`bcfusion.nn.spectral.SpectralHead`; that of DCCRN-E and -CL is
+            ``polar_mask``. With a mask the network also provides its magnitude, ``mask (B, F, N)``, 0 at bin 0.
+        n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
         causal: no frame of look-ahead; the network streams in chunks of whole hops.
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: factor on the initial weights of the last convolution. At 0.3 the untrained network's output
             is below the spectrum of speech at -23 dBFS. A mask starts around 1.
 
     Attributes:
-        delay: algorithmic latency in samples, ``win_length - 1`` when causal, else a hop more for each frame that the
-            decoder looks ahead. provides: ``mask`` where the head is one.
+        delay: algorithmic latency in samples, ``win_length - 1`` if causal, otherwise one hop more per frame that the
+            decoder looks ahead.
+        provides: ``mask`` if the head is one.
 
     Raises:
         ConfigError: sizes that do not fit, or an unknown head.
@@ -160,29 +147,24 @@ class DCCRN(SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
     ) -> None:
-        problems = []
-        if not channels or min(channels) < 2 or any(width % 2 for width in channels):
-            problems.append(f"DCCRN: channels={list(channels)} must be one or more even numbers of at least 2")
-        if len(kernel_size) != 2 or kernel_size[0] < 2 or kernel_size[1] < 1:
-            problems.append(
-                f"DCCRN: kernel_size={list(kernel_size)} must be two numbers, of at least 2 bins and 1 frame"
-            )
-        if n_fft < 1 or n_fft % 2 ** (len(channels) + 1):
-            problems.append(
-                f"DCCRN: n_fft={n_fft} must be a multiple of {2 ** (len(channels) + 1)}, twice for each level"
-            )
-        if lstm_layers < 1 or lstm_units < 1 or (complex_lstm and lstm_units % 2):
-            sizes = f"lstm_layers={lstm_layers} and lstm_units={lstm_units}"
-            problems.append(f"DCCRN: {sizes} must be at least 1, the units of a complex LSTM even")
-        if init_output_scale <= 0:
-            problems.append(f"DCCRN: init_output_scale={init_output_scale} must be above 0")
-        if problems:
-            raise ConfigError(problems)
+        step = 2 ** (len(channels) + 1)
+        require(
+            self,
+            at_least(2, channels=channels),
+            (all(width % 2 == 0 for width in channels), f"channels={list(channels)} must be even"),
+            (
+                len(kernel_size) == 2 and kernel_size[0] >= 2 and kernel_size[1] >= 1,
+                f"kernel_size={list(kernel_size)} must be two numbers, of at least 2 bins and 1 frame",
+            ),
+            (n_fft > 0 and n_fft % step == 0, f"n_fft={n_fft} must be a multiple of {step}, twice 2 per level"),
+            at_least(1, lstm_layers=lstm_layers, lstm_units=lstm_units),
+            (not complex_lstm or lstm_units % 2 == 0, f"lstm_units={lstm_units} must be even in a complex LSTM"),
+            above(0, init_output_scale=init_output_scale),
+        )
         ahead = 0 if causal else len(channels) * (kernel_size[1] - 1)
         super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel)
         self.head = SpectralHead(head)
-        if not self.head.masks:
-            self.provides = ()
+        self.provides = ("mask",) if self.head.masks else ()
 
         widths = [2 * in_channels, *channels]
         bins = [n_fft // 2 >> level for level in range(len(widths))]
@@ -199,7 +181,7 @@ class DCCRN(SpectralNetwork):
         self._initialise(init_output_scale)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """Parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate, ``(B, F, N)``."""
+        """Map the parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate, ``(B, F, N)``."""
         h = torch.cat([real, imag], dim=1)[:, :, 1:]  # (B, 2 in_channels, F - 1, N)
         skips = []
         for encode in self.encoder:
@@ -209,11 +191,9 @@ class DCCRN(SpectralNetwork):
         for decode in self.decoder:
             h = decode(complex_cat(h, skips.pop()))
         output = F.pad(h, (0, 0, 1, 0))  # (B, 2, F, N), with bin 0
-        heard = real[:, self.skip_channel], imag[:, self.skip_channel]
-        provided = self.head.provided((h[:, 0], h[:, 1]))
-        return self.head(heard, (output[:, 0], output[:, 1])), {
-            key: F.pad(y, (0, 0, 1, 0)) for key, y in provided.items()
-        }
+        sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
+        provided = {key: F.pad(y, (0, 0, 1, 0)) for key, y in self.head.provided((h[:, 0], h[:, 1])).items()}
+        return self.head(sensor, (output[:, 0], output[:, 1])), provided
 
     def _initialise(self, output_scale: float) -> None:
         last = self.decoder[-1]
@@ -221,11 +201,11 @@ class DCCRN(SpectralNetwork):
         with torch.no_grad():
             last.conv.layer.weight.mul_(output_scale)
             assert last.conv.layer.bias is not None
-            # the real part is given b_r - b_i, the imaginary part b_r + b_i: 1 and 0 for a mask
+            # b_r - b_i is added to the real part, b_r + b_i to the imaginary part: 1 and 0 for a mask
             last.conv.layer.bias.copy_(torch.tensor([0.5, -0.5] if self.head.masks else [0.0, 0.0]))
 
 
 def _halving(bins: int) -> tuple[int, int]:
-    """Padding (below, above) with which a kernel of so many bins and stride 2 gives exactly half of an even number."""
+    """Return the padding (below, above) with which a kernel of ``bins`` and stride 2 halves an even number of bins."""
     below = (bins - 1) // 2
     return below, bins - 2 - below

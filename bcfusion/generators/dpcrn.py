@@ -11,12 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.norm import InstanceNorm2d, InstantLayerNorm
 from bcfusion.nn.recurrent import LSTM, along_bands, along_time
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import above, at_least, one_of, require
 
 Norm = Literal["batch", "instance"]
 
@@ -24,7 +24,8 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "insta
 
 
 class ConvUnit(nn.Module):
-    """A convolution, normalisation and PReLU (He et al. 2015), one slope for each channel."""
+    """A convolution, normalisation and PReLU (He et al. 2015) with one slope per channel: ``(B, C, F, N)`` to ``(B, C',
+    F', N)``."""
 
     def __init__(self, conv: Conv2d | ConvTranspose2d, norm: Norm) -> None:
         super().__init__()
@@ -33,17 +34,16 @@ class ConvUnit(nn.Module):
         self.activation = nn.PReLU(conv.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, F, N) -> (B, C', F', N)``."""
         y: Tensor = self.activation(self.norm(self.conv(x)))
         return y
 
 
 class DualPathBlock(nn.Module):
-    """``(B, channels, F, N)`` to the same: along the bins of each frame, then along the frames of each bin.
+    """``(B, channels, F, N)`` to the same shape: along the bins of each frame, then along the frames of each bin.
 
-    Either path is an LSTM, a linear layer and a layer normalisation, added to what it started from. The one along
-    frequency runs both ways, with half of the channels each; the one along time forwards only. Both normalisations are
-    over (frequency, channels) of one frame, gain and shift for every value: no frame hears of another one but through
+    Either path is an LSTM, a linear layer and a layer normalisation, added to its input. The one along frequency runs
+    both ways, with half of the channels each; the one along time runs forward only. Both normalisations are over
+    (frequency, channels) of one frame, with a gain and shift per value: information passes from frame to frame only by
     the LSTM along time.
     """
 
@@ -57,7 +57,6 @@ class DualPathBlock(nn.Module):
         self.inter_norm = InstantLayerNorm(channels, freq_bins)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         x = x + self.intra_norm(_pointwise(self.intra_linear, along_bands(self.intra, x)))
         return x + self.inter_norm(_pointwise(self.inter_linear, along_time(self.inter, x)))
 
@@ -66,36 +65,41 @@ class DPCRN(SpectralNetwork):
     """Causal generator ``(B, in_channels, T) -> (B, 1, T)`` for any T, on spectra of 25 ms frames.
 
     Real and imaginary parts of all sensors are normalised frame by frame (iLN) and encoded by strided convolutions;
-    dual-path blocks; a mirrored decoder, each layer of which also takes the output of its encoder layer as further
-    channels; the last one gives a complex spectrum, without activation. Convolutions see the past and the present frame
-    only. The defaults have 805,798 parameters (published: 0.8 M). With n sensors the first convolution and iLN grow.
+    dual-path blocks follow; then a mirrored decoder, each layer of which also takes the output of its encoder layer as
+    further channels. The last layer outputs a complex spectrum, without activation. Convolutions see the past and the
+    present frame only. The defaults have 805,798 parameters (published: 0.8 M). With n sensors the first convolution
+    and iLN grow.
 
-    iLN takes the loudness of a frame from the network. A mask need not know it; ``mapping`` and ``additive`` outputs
-    are therefore multiplied by the deviation that iLN divided the frame by, over all sensors, so that a dead one does
-    not silence the rest.
+    iLN removes the loudness of a frame. A mask does not need it; ``mapping`` and ``additive`` outputs are therefore
+    multiplied by the deviation that iLN divided the frame by, over all sensors, so that a dead one does not silence the
+    others.
 
-    Batch norm is over all frames in training and, like instance norm with tracked statistics, a fixed gain and shift at
-    inference: in training mode neither is causal.
+    Batch norm is over all frames in training. At inference it is, like instance norm with tracked statistics, a fixed
+    gain and shift: in training mode neither is causal.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
         channels: after each encoder layer; the last number is that of the dual-path blocks, and even.
-        freq_kernels, freq_strides: of the encoder layers along frequency.
+        freq_kernels: of the encoder layers along frequency.
+        freq_strides: of the encoder layers along frequency.
         time_kernel: of all convolutions along time, in frames.
         blocks: dual-path blocks.
         norm: of the convolutions: ``batch`` (the paper's), or ``instance``, which measures each item in training and
-            takes the running averages of that at inference.
-        head: what the output means, see :class:`bcfusion.nn.spectral.SpectralHead`; the paper's is ``mask``, which
-            cannot fill a band in which the sensor hears nothing.
-        n_fft, hop_length, win_length, window: of the STFT, in samples.
+            uses the running averages of these measurements at inference.
+        head: meaning of the output, see :class:`bcfusion.nn.spectral.SpectralHead`; the paper's is ``mask``, which
+            cannot fill a band in which the sensor has no signal.
+        n_fft: of the STFT, in samples.
+        hop_length: likewise.
+        win_length: likewise.
+        window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: factor on the initial weights of the last layer. Its bias starts at a mask of one, so that
-            the untrained network gives out about what this sensor heard; for ``mapping``, little.
+            the untrained network returns about what this sensor recorded; with ``mapping``, little.
 
     Attributes:
         delay: ``win_length - 1`` samples.
-        provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, where the head is one.
+        provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, if the head is one.
 
     Raises:
         ConfigError: sizes that do not fit; another ``norm`` or ``head``.
@@ -122,16 +126,12 @@ class DPCRN(SpectralNetwork):
         init_output_scale: float = 0.3,
     ) -> None:
         bins = _bins_of_levels(n_fft // 2 + 1, channels, freq_kernels, freq_strides)
-        problems = []
-        if min(time_kernel, blocks) < 1 or init_output_scale <= 0:
-            problems.append(
-                f"DPCRN: time_kernel={time_kernel} and blocks={blocks} must be at least 1, "
-                f"init_output_scale={init_output_scale} above 0"
-            )
-        if norm not in _NORMS:
-            problems.append(f"DPCRN: norm={norm!r} is none of {', '.join(_NORMS)}")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            at_least(1, time_kernel=time_kernel, blocks=blocks),
+            above(0, init_output_scale=init_output_scale),
+            one_of(_NORMS, norm=norm),
+        )
         super().__init__(
             sample_rate, in_channels, n_fft, hop_length, win_length, window, causal=True, skip_channel=skip_channel
         )
@@ -142,11 +142,11 @@ class DPCRN(SpectralNetwork):
         encoder, decoder = [], []
         for level, (kernel, stride) in enumerate(zip(freq_kernels, freq_strides, strict=True)):
             size, padding = (kernel, time_kernel), _padding(bins[level], kernel, stride)
-            below, above = widths[level], widths[level + 1]
-            down = Conv2d(below, above, size, bins[level], (stride, 1), padding=padding, causal=True)
+            inputs, width = widths[level], widths[level + 1]
+            down = Conv2d(inputs, width, size, bins[level], (stride, 1), padding=padding, causal=True)
             encoder.append(ConvUnit(down, norm))
-            outputs = below if level else 2  # the last one gives real and imaginary part
-            up = ConvTranspose2d(2 * above, outputs, size, bins[level + 1], stride, padding, causal=True)
+            outputs = inputs if level else 2  # of the last one: real and imaginary part
+            up = ConvTranspose2d(2 * width, outputs, size, bins[level + 1], stride, padding, causal=True)
             decoder.append(ConvUnit(up, norm) if level else up)
         self.encoder = nn.ModuleList(encoder)
         self.blocks = nn.Sequential(*(DualPathBlock(channels[-1], bins[-1]) for _ in range(blocks)))
@@ -160,7 +160,6 @@ class DPCRN(SpectralNetwork):
             last.bias[0] = float(self.head.masks)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """From the sensors' parts ``(B, in_channels, F, N)`` to the estimate's, and the mask's magnitude."""
         x = torch.cat([real, imag], dim=1)
         h = self.input_norm(x)
         skips = []
@@ -170,37 +169,41 @@ class DPCRN(SpectralNetwork):
         h = self.blocks(h)
         for decode in self.decoder:
             h = decode(torch.cat([h, skips.pop()], dim=1))
-        heard = real[:, self.skip_channel], imag[:, self.skip_channel]
+        sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         if not self.head.masks:
             h = h * (x.var((1, 2), unbiased=False, keepdim=True) + self.input_norm.eps).sqrt()  # of each frame
         output = h[:, 0], h[:, 1]
-        return self.head(heard, output), self.head.provided(output)
+        return self.head(sensor, output), self.head.provided(output)
 
 
 def _pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer over the channels of ``(B, C, F, N)``."""
+    """Apply a linear layer over the channels of ``(B, C, F, N)``."""
     y: Tensor = linear(x.movedim(1, -1)).movedim(-1, 1)
     return y
 
 
 def _padding(bins: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros (below, above) with which a convolution gives ``bins // stride`` bins, and its transposed one ``bins``."""
+    """Return zeros (below, above) for which a convolution gives ``bins // stride`` bins, its transpose ``bins``."""
     both = kernel - stride - bins % stride
     return both // 2, both - both // 2
 
 
 def _bins_of_levels(bins: int, channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> list[int]:
-    """Bins before the first and after each encoder layer; raises ConfigError where sizes do not fit."""
-    sizes = f"channels={list(channels)}, freq_kernels={list(kernels)}, freq_strides={list(strides)}"
-    if not 0 < len(channels) == len(kernels) == len(strides) or min(*channels, *kernels, *strides) < 1:
-        raise ConfigError([f"DPCRN: {sizes} must be as many numbers each, all of at least 1"])
-    if channels[-1] % 2:
-        raise ConfigError([f"DPCRN: channels={list(channels)}: the last must be even, for two directions"])
+    """Return the bins before the first and after each encoder layer.
+
+    Raises:
+        ConfigError: sizes that do not fit.
+    """
+    lengths = [len(channels), len(kernels), len(strides)]
+    require(
+        DPCRN,
+        at_least(1, channels=channels, freq_kernels=kernels, freq_strides=strides),
+        (len(set(lengths)) == 1, f"channels, freq_kernels and freq_strides have {lengths} entries: one per layer"),
+        (not channels or channels[-1] % 2 == 0, f"channels={list(channels)} must end with an even number"),
+    )
     levels = [bins]
     for kernel, stride in zip(kernels, strides, strict=True):
-        if sum(_padding(levels[-1], kernel, stride)) < 0 or levels[-1] < stride:
-            raise ConfigError(
-                [f"DPCRN: {sizes}: a kernel of {kernel} at stride {stride} skips some of {levels[-1]} bins"]
-            )
+        covered = sum(_padding(levels[-1], kernel, stride)) >= 0 and levels[-1] >= stride
+        require(DPCRN, (covered, f"a kernel of {kernel} at stride {stride} skips some of {levels[-1]} bins"))
         levels.append(levels[-1] // stride)
     return levels

@@ -7,23 +7,21 @@ body-conducted speech capture", IEEE/ACM TASLP 31, 2023.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, channels_last
-from bcfusion.nn.network import WaveformNetwork, field_of_spans
+from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.pqmf import PQMF
-
-Span = tuple[int, int]
+from bcfusion.requirements import at_least, require, within
 
 
 class ResidualUnit(nn.Module):
-    """``x + act(pointwise(dilated(x)))``, ``(B, channels, frames)`` to the same; nothing between the two."""
+    """``x + act(pointwise(dilated(x)))``, ``(B, channels, frames)`` to the same; no activation between the two."""
 
     def __init__(self, channels: int, dilation: int, act: nn.Module, causal: bool, norm: Norm | None) -> None:
         super().__init__()
@@ -32,13 +30,8 @@ class ResidualUnit(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         h: Tensor = self.act(self.pointwise(self.dilated(x)))
         return x + h
-
-    def input_span(self, first: int, last: int) -> Span:
-        """The first and last frame that the outputs ``first`` to ``last`` depend on."""
-        return self.dilated.input_span(first, last)
 
 
 class EncoderBlock(nn.Module):
@@ -53,13 +46,8 @@ class EncoderBlock(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """Downsamples by the stride."""
         h: Tensor = self.act(self.down(self.units(x)))
         return h
-
-    def input_span(self, first: int, last: int) -> Span:
-        """The first and last frame that the outputs ``first`` to ``last`` depend on."""
-        return _span_through([self.down, *reversed(self.units)], (first, last))
 
 
 class DecoderBlock(nn.Module):
@@ -74,55 +62,51 @@ class DecoderBlock(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """Upsamples by the stride."""
         h: Tensor = self.units(self.act(self.up(x)))
         return h
-
-    def input_span(self, first: int, last: int) -> Span:
-        """The first and last frame that the outputs ``first`` to ``last`` depend on."""
-        return _span_through([*reversed(self.units), self.up], (first, last))
 
 
 class EBEN(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
     A filter bank splits each sensor into ``bands`` (m); the lowest ``input_bands`` (p) are kept. A convolution to
-    ``channels`` (n); an encoder block for each stride, doubling them; a bottleneck; the mirrored decoder, each of whose
-    blocks takes the sum of what comes from below and of the encoder's output at that level; a convolution to m bands.
+    ``channels`` (n) follows; one encoder block per stride, doubling them; a bottleneck; the mirrored decoder, each of
+    whose blocks takes the sum of the output below and of the encoder's output at that level; a convolution to m bands.
     The kept bands of one sensor are added to the lowest of these, tanh bounds the sum, and the filter bank joins it. A
     leaky ReLU follows every convolution but the first, the last and the dilated ones. No convolution has a bias.
 
     The published network is for files: it looks 204 ms ahead with the defaults. The causal one has the same layers and
-    parameters; each convolution and the filter bank see the past alone, and the bank's delay, ``taps - bands`` samples,
-    is all of its look-ahead (1.75 ms, 17.7 ms with the rest of the frame of 16 ms).
+    parameters; each convolution and the filter bank see the past only, and its only look-ahead is the bank's delay,
+    ``taps - bands`` samples (1.75 ms, 17.7 ms with the rest of the frame of 16 ms).
 
-    With m=4 and n=32 there are 1,945,888 parameters for p=1 and 96 more for each further band: the published counts
-    without their 256 filter taps, which are not learnt.
+    With m=4 and n=32 there are 1,945,888 parameters for p=1 and 96 more per further band: the published counts without
+    their 256 filter taps, which are not trained.
 
-    Weights start as torch starts them. On the way to the bottleneck levels fall to some 2 % of the speech's; without
-    biases the leaky ReLU does the same at any level, and the untrained correction is some tenth of the speech.
+    The initial weights are torch's. On the way to the bottleneck levels fall to about 2 % of the speech; without biases
+    the leaky ReLU works the same at any level, and the untrained correction is about a tenth of the speech.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        bands: of the filter bank (m). input_bands: of each sensor that the network sees, the lowest ones (p).
+        bands: of the filter bank (m).
+        input_bands: of each sensor that the network sees, the lowest ones (p).
         channels: after the first convolution (n); doubled by every encoder block (32 to 256).
-        taps, beta: of the filter bank, see :class:`bcfusion.nn.pqmf.PQMF`.
-        strides: of the encoder blocks, first to last, in frames of one sample a band.
+        taps: of the filter bank, see :class:`bcfusion.nn.pqmf.PQMF`.
+        beta: likewise.
+        strides: of the encoder blocks, first to last, in frames of one sample per band.
         dilations: of the residual units of one block.
         latent_channels: between encoder and decoder.
         negative_slope: of the leaky ReLU.
-        causal: every convolution and the filter bank see the past alone; the network streams in chunks of ``hop``.
+        causal: every convolution and the filter bank see the past only; the network streams in chunks of ``hop``.
         weight_norm: weight normalisation of all convolutions but the first and last (Salimans & Kingma 2016).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
 
     Attributes:
         hop: samples, ``bands`` times the product of the strides; a streaming chunk is a multiple of it.
-        receptive_field: (past, future), in samples: output n depends on input n - past to n + future, at the frame
-            phases where they reach farthest. Exact.
-        delay: algorithmic latency in samples, the future part of the receptive field; ``taps - bands + hop - 1`` when
-            causal.
-        last: convolution to the bands; its ``weight`` is a plain parameter, where gradients of losses can be compared.
+        delay: algorithmic latency in samples, exact at the frame phases where it is longest; ``taps - bands + hop - 1``
+            if causal.
+        last: convolution to the bands; its ``weight`` is a plain parameter, at which gradients of losses can be
+            compared.
 
     Raises:
         ConfigError: sizes that do not fit.
@@ -145,16 +129,10 @@ class EBEN(WaveformNetwork):
         weight_norm: bool = True,
         skip_channel: int = -1,
     ) -> None:
-        problems = []
-        if not 1 <= input_bands <= bands:
-            problems.append(f"EBEN: input_bands={input_bands} must be 1 to {bands}, the number of bands")
-        if not strides or min(strides) < 1:
-            problems.append(f"EBEN: strides={list(strides)} must be one or more numbers of at least 1")
-        if problems:
-            raise ConfigError(problems)
+        require(self, within(1, bands, input_bands=input_bands), at_least(1, strides=strides))
         pqmf = PQMF(bands, taps, beta, causal=causal, channels=in_channels)
-        # without causality the bank wants frames outside of the file at both ends: the body delays by an edge before
-        # the bank, which puts zeros at the head, and by another one behind it, for which zeros are added at the end
+        # a bank that is not causal needs frames outside the file at both ends: the body delays by an edge before the
+        # bank, which puts zeros at the head, and by another one after it, for which zeros are added at the end
         lookahead = pqmf.lookahead + 2 * pqmf.edge
         super().__init__(sample_rate, in_channels, bands * prod(strides), causal, lookahead, skip_channel=skip_channel)
         self.input_bands = input_bands
@@ -172,11 +150,11 @@ class EBEN(WaveformNetwork):
         self.decoder = nn.ModuleList(DecoderBlock(width, stride, *shared) for width, stride in reversed(blocks))
         self.last = Conv1d(channels, bands, 3, bias=False, causal=causal)
         self.act = act
-        self.receptive_field = field_of_spans([self.input_span(n, n) for n in range(self.hop)])  # it repeats every hop
-        self.delay = self.receptive_field[1]
+        if not causal:  # the last frame of the bands that an output depends on, and the samples of that frame's filters
+            self.delay = bands * future_reach(prod(strides), self) + taps - 1
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
+        """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
         edge = self.pqmf.edge
         kept = self.pqmf.analysis(F.pad(inputs, (edge, -edge)), slice(self.input_bands))
         h = channels_last(self.first(kept))  # (B, channels, frames)
@@ -189,33 +167,6 @@ class EBEN(WaveformNetwork):
         for decode in self.decoder:
             h = decode(h + skips.pop())
         h = self.last(h)  # (B, bands, frames)
-        heard = h[:, : self.input_bands] + kept.unflatten(1, (self.in_channels, -1))[:, self.skip_channel]
-        estimate = self.pqmf.synthesis(torch.tanh(torch.cat([heard, h[:, self.input_bands :]], dim=1)))
+        lowest = h[:, : self.input_bands] + kept.unflatten(1, (self.in_channels, -1))[:, self.skip_channel]
+        estimate = self.pqmf.synthesis(torch.tanh(torch.cat([lowest, h[:, self.input_bands :]], dim=1)))
         return F.pad(estimate, (edge, -edge))
-
-    def input_span(self, first: int, last: int) -> Span:
-        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
-        edge = self.pqmf.edge
-        late = self.lookahead - edge  # of the bank's output; its input is late by an edge
-        frames = self.pqmf.synthesis_span(first + late, last + late)
-        joints = [self.last.input_span(*frames)]  # span of the decoder's input at each level, where a skip enters
-        for decode in reversed(self.decoder):
-            joints.append(_span_through([decode], joints[-1]))
-        span = self.reduce.input_span(*self.expand.input_span(*joints[-1]))
-        for encode in reversed(self.encoder):
-            span = _span_through([encode], _union(span, joints.pop()))
-        span = _union(self.first.input_span(*span), frames)
-        start, end = self.pqmf.analysis_span(*span)
-        return start - edge, end - edge
-
-
-def _union(a: Span, b: Span) -> Span:
-    return min(a[0], b[0]), max(a[1], b[1])
-
-
-def _span_through(backwards: Iterable[nn.Module], span: Span) -> Span:
-    """What the output span of a chain of layers or blocks, last one first, depends on at its input."""
-    for block in backwards:
-        assert isinstance(block, ResidualUnit | EncoderBlock | DecoderBlock | Conv1d | ConvTranspose1d)
-        span = block.input_span(*span)
-    return span

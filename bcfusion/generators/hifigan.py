@@ -1,4 +1,4 @@
-"""HiFi-GAN's generator, a vocoder from log mel spectrogram to waveform, and the network that listens and speaks by it.
+"""HiFi-GAN's generator, a vocoder from log mel spectrogram to waveform, and a network around it.
 
 Kong et al., "HiFi-GAN: Generative Adversarial Networks for Efficient and High Fidelity Speech Synthesis", NeurIPS 2020.
 """
@@ -14,16 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, channels_last, set_weight
 from bcfusion.nn.mel import LogMel
-from bcfusion.nn.network import WaveformNetwork, field_of_spans
-
-Span = tuple[int, int]
+from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.requirements import above, at_least, require
 
 
 class ResidualBlock(nn.Module):
-    """``x + plain(act(dilated(act(x))))`` for each dilation, one after the other; ``(B, channels, T)`` to the same."""
+    """``x + plain(act(dilated(act(x))))`` per dilation, one after the other; ``(B, channels, T)`` to the same shape."""
 
     def __init__(self, channels: int, kernel_size: int, dilations: Sequence[int], slope: float) -> None:
         super().__init__()
@@ -34,23 +32,16 @@ class ResidualBlock(nn.Module):
         self.plain = nn.ModuleList(Conv1d(channels, channels, kernel_size, norm="weight_norm") for _ in dilations)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
             h = dilated(F.leaky_relu(x, self.slope))
             x = x + plain(F.leaky_relu(h, self.slope))
         return x
 
-    def input_span(self, first: int, last: int) -> Span:
-        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
-        for layer in (*self.dilated, *self.plain):  # odd kernels: each one widens the span, in whatever order
-            first, last = cast("Conv1d", layer).input_span(first, last)
-        return first, last
-
 
 class UpsamplingBlock(nn.Module):
     """``(B, channels, N) -> (B, channels / 2, rate N)``: transposed convolution, then multi-receptive-field fusion.
 
-    The fusion is the mean of residual blocks of different kernels, which all hear the same input.
+    The fusion is the mean of residual blocks with different kernels and the same input.
     """
 
     def __init__(
@@ -71,48 +62,45 @@ class UpsamplingBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Upsamples by the rate."""
         x = self.up(F.leaky_relu(x, self.slope))
         total = self.fused[0](x)
         for block in self.fused[1:]:
             total = total + block(x)
         return cast("Tensor", total / len(self.fused))
 
-    def input_span(self, first: int, last: int) -> Span:
-        """The first and last input frame that the outputs ``first`` to ``last`` depend on."""
-        spans = [cast("ResidualBlock", block).input_span(first, last) for block in self.fused]
-        return self.up.input_span(min(start for start, _ in spans), max(end for _, end in spans))
+    def last_input(self, sample: int) -> int:
+        """Return the last input frame that output ``sample`` depends on."""
+        return self.up.last_input(sample + max(future_reach(1, block) for block in self.fused))
 
 
 class Vocoder(nn.Module):
     """Frames of features to a waveform in [-1, 1], ``(B, n_mels, N) -> (B, 1, N x product of rates)``. Not causal.
 
-    A convolution to ``channels``; for each rate a transposed convolution that halves them and a fusion of residual
-    blocks; a convolution to one channel; tanh. Leaky ReLU before every convolution but the first, weight normalisation
-    of all. The defaults are HiFi-GAN V1: 13.94 M parameters with 80 mels.
+    A convolution to ``channels``; per rate a transposed convolution that halves them and a fusion of residual blocks; a
+    convolution to one channel; tanh. Leaky ReLU before every convolution but the first, weight normalisation of all.
+    The defaults are HiFi-GAN V1: 13.94 M parameters with 80 mels.
 
-    Every output sample is computed from frames to both of its sides alike: frame j stands for the output samples ``j
-    hop`` to ``(j + 1) hop - 1``, and a spectrogram is aligned whose frames are centred on the middle of these.
+    Every output sample is computed from as many frames before it as after it: frame j stands for the output samples ``j
+    hop`` to ``(j + 1) hop - 1``, and an aligned spectrogram has frames that are centred on the middle of these.
 
-    Convolutions pad with zeros at both ends of the file: give features whose silence is 0 (log mel less the logarithm
+    Convolutions pad with zeros at both ends of the file: give features whose silence is 0 (log mel minus the logarithm
     of its floor), or each end of a file sounds like a loud frame.
 
     Args:
         n_mels: features in a frame.
         channels: after the first convolution, halved by every rate.
         rates: of upsampling, first to last. Their product is ``hop``.
-        kernel_sizes: of the transposed convolutions, one for each rate; longer by an even number of samples.
+        kernel_sizes: of the transposed convolutions, one per rate; longer by an even number of samples.
         residual_kernel_sizes: odd, of the residual blocks that are fused.
-        dilations: of the layers of each residual block, a list for each of ``residual_kernel_sizes``.
+        dilations: of the layers of each residual block, one list per entry of ``residual_kernel_sizes``.
         negative_slope: of the leaky ReLU.
-        input_level: root mean square of the features that the initial weights are scaled for (6: log mel less
+        input_level: root mean square of the features that the initial weights are scaled for (6: log mel minus
             ln(1e-5), of speech).
         output_level: root mean square of the untrained network's output (0.07: speech at -23 dBFS). With torch's own
-            start hardly anything but biases comes out of so deep a network.
+            initial weights, hardly anything but biases reaches the output of so deep a network.
 
     Attributes:
         hop: samples in a frame.
-        input_spans: (first, last) frame that each of the ``hop`` samples of frame 0 depends on.
 
     Raises:
         ConfigError: sizes that do not fit.
@@ -131,28 +119,32 @@ class Vocoder(nn.Module):
         output_level: float = 0.07,
     ) -> None:
         super().__init__()
-        problems = []
-        if not rates or min(rates) < 1 or channels % 2 ** len(rates):
-            problems.append(
-                f"Vocoder: rates={list(rates)} must be one or more numbers of at least 1, and channels={channels} be "
-                "halved by each"
-            )
         longer = [kernel - rate for kernel, rate in zip(kernel_sizes, rates, strict=False)]
-        if len(kernel_sizes) != len(rates) or any(size % 2 or size < 0 for size in longer):
-            problems.append(
-                f"Vocoder: kernel_sizes={list(kernel_sizes)} must be one for each of rates={list(rates)}, longer by an "
-                "even number of samples"
-            )
-        if not residual_kernel_sizes or any(size % 2 == 0 for size in residual_kernel_sizes):
-            problems.append(f"Vocoder: residual_kernel_sizes={list(residual_kernel_sizes)} must be odd, one or more")
-        if len(dilations) != len(residual_kernel_sizes):
-            problems.append(
-                f"Vocoder: dilations={[list(d) for d in dilations]} must be a list for each of residual_kernel_sizes"
-            )
-        if min(input_level, output_level) <= 0:
-            problems.append(f"Vocoder: input_level={input_level} and output_level={output_level} must be above 0")
-        if problems:
-            raise ConfigError(problems)
+        longer = [kernel - rate for kernel, rate in zip(kernel_sizes, rates, strict=False)]
+        even = len(kernel_sizes) == len(rates) and all(size >= 0 and size % 2 == 0 for size in longer)
+        require(
+            self,
+            at_least(1, rates=rates),
+            (
+                channels % 2 ** len(rates) == 0,
+                f"channels={channels} must be divisible by {2 ** len(rates)}, 2 per rate",
+            ),
+            (
+                even,
+                f"kernel_sizes={list(kernel_sizes)} must be one per entry of rates={list(rates)}, longer by an even "
+                "number of samples",
+            ),
+            at_least(1, residual_kernel_sizes=residual_kernel_sizes),
+            (
+                all(size % 2 for size in residual_kernel_sizes),
+                f"residual_kernel_sizes={list(residual_kernel_sizes)} must be odd",
+            ),
+            (
+                len(dilations) == len(residual_kernel_sizes),
+                f"dilations={[list(d) for d in dilations]} must be one list per entry of residual_kernel_sizes",
+            ),
+            above(0, input_level=input_level, output_level=output_level),
+        )
         self.n_mels, self.hop, self.slope = n_mels, prod(rates), negative_slope
         self.first = Conv1d(n_mels, channels, 7, norm="weight_norm")
         self.blocks = nn.ModuleList(
@@ -161,28 +153,19 @@ class Vocoder(nn.Module):
         )
         self.last = Conv1d(channels // 2 ** len(rates), 1, 7, norm="weight_norm")
         self._initialise(input_level, output_level)
-        self.input_spans = [self.input_span(n, n) for n in range(self.hop)]
 
     def forward(self, mel: Tensor) -> Tensor:
-        """``(B, 1, N hop)`` of ``(B, n_mels, N)``."""
         h = channels_last(self.first(mel))  # (B, channels, N)
         for block in self.blocks:
             h = block(h)
         return torch.tanh(self.last(F.leaky_relu(h, self.slope)))
-
-    def input_span(self, first: int, last: int) -> Span:
-        """The first and last frame that the output samples ``first`` to ``last`` depend on."""
-        span = self.last.input_span(first, last)
-        for block in reversed(self.blocks):
-            span = cast("UpsamplingBlock", block).input_span(*span)
-        return self.first.input_span(*span)
 
     def _initialise(self, input_level: float, output_level: float) -> None:
         keep = 3.0**0.5  # of uniform weights within 1 / sqrt(fan in), for outputs of the inputs' variance
         revive = (2.0 / (1.0 + self.slope**2)) ** 0.5  # what a leaky ReLU takes from a signal without mean
         gains = {layer: keep * revive for layer in self.modules() if isinstance(layer, Conv1d | ConvTranspose1d)}
         for module in self.modules():
-            if isinstance(module, ResidualBlock):  # each layer adds a quarter of the variance, not as much again
+            if isinstance(module, ResidualBlock):  # each layer adds a quarter of the variance, instead of doubling it
                 gains.update(dict.fromkeys((cast("Conv1d", layer) for layer in module.plain), 0.5 * keep * revive))
         gains[self.first] = keep / input_level
         gains[self.last] = keep * revive * output_level
@@ -196,8 +179,8 @@ class Vocoder(nn.Module):
 class HifiGan(WaveformNetwork):
     """Waveform to waveform by way of the log mel spectrogram, ``(B, in_channels, T) -> (B, 1, T)`` for any T.
 
-    The log mel spectrograms of all sensors, side by side as features, or that of one of them go through one
-    :class:`Vocoder`. Nothing else of the input is heard: all phases are the vocoder's own. Output and input are
+    The log mel spectrograms of all sensors, stacked as features, or that of one of them, are the input of one
+    :class:`Vocoder`. Nothing else of the sensors is used: all phases are the vocoder's own. Output and input are
     aligned: a frame of the vocoder's output lies in the middle of the ``win_length`` samples that its mel frame was
     computed from. Silence enters as 0.
 
@@ -206,18 +189,25 @@ class HifiGan(WaveformNetwork):
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        n_fft, win_length, n_mels, f_min, f_max, floor: of the analysis, see :class:`bcfusion.nn.mel.LogMel`.
-        channels, rates, kernel_sizes, residual_kernel_sizes, dilations, negative_slope: of the vocoder. The product of
-            ``rates`` is the analysis' hop.
+        n_fft: of the analysis, see :class:`bcfusion.nn.mel.LogMel`.
+        win_length: likewise.
+        n_mels: likewise.
+        f_min: likewise.
+        f_max: likewise.
+        floor: likewise; below 1, as the mels of speech are far above it.
+        channels: of the vocoder.
+        rates: of the vocoder. Their product is the hop of the analysis.
+        kernel_sizes: of the vocoder.
+        residual_kernel_sizes: of the vocoder.
+        dilations: of the vocoder.
+        negative_slope: of the vocoder.
         speech_level: root mean square of the untrained network's output (0.07: -23 dBFS).
-        sensor: the only one that is heard; -1 is the last. None: all are.
+        sensor: the only one that is used; -1 is the last. None: all are.
 
     Attributes:
         hop: samples in a frame.
         settings: those that the weights do not show.
-        receptive_field: (past, future), in samples: output n depends on input n - past to n + future, at the frame
-            phases where they reach farthest.
-        delay: the future part of the receptive field.
+        delay: algorithmic latency in samples, exact at the frame phases where it is longest.
 
     Raises:
         ConfigError: sizes that do not fit.
@@ -243,19 +233,19 @@ class HifiGan(WaveformNetwork):
         sensor: int | None = None,
     ) -> None:
         hop = prod(rates)
-        # the output of frame j lies in the middle of its window once the body is late by half of what surrounds it
+        longer = win_length - hop
+        require(
+            self,
+            (
+                longer >= 0 and longer % 2 == 0,
+                f"win_length={win_length} must be longer than the product of rates, {hop}, by an even number",
+            ),
+            (0 < floor < 1, f"floor={floor} must lie between 0 and 1, well below the mels of speech"),
+        )
+        # the output of frame j lies in the middle of its window if the body is late by half of what surrounds it
         late = (win_length - hop) // 2
         fallback = -1 if sensor is None else sensor
-        super().__init__(sample_rate, in_channels, hop, False, max(late, 0), skip_channel=fallback)
-        problems = []
-        if (win_length - hop) % 2:
-            problems.append(
-                f"HifiGan: win_length={win_length} must be longer than the product of rates, {hop}, by an even number"
-            )
-        if not 0 < floor < 1:
-            problems.append(f"HifiGan: floor={floor} must lie between 0 and 1, well below the mels of speech")
-        if problems:
-            raise ConfigError(problems)
+        super().__init__(sample_rate, in_channels, hop, False, late, skip_channel=fallback)
         self.heard = slice(None) if sensor is None else slice(sensor % in_channels, sensor % in_channels + 1)
         self.mel = LogMel(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)
         steps = {"rates": list(rates), "dilations": [list(d) for d in dilations], "negative_slope": negative_slope}
@@ -272,21 +262,15 @@ class HifiGan(WaveformNetwork):
             input_level=-math.log(floor) / 2,
             output_level=speech_level,
         )
-        self.receptive_field = field_of_spans(
-            [
-                (start * hop + hop - win_length + late, (end + 1) * hop - 1 + late)  # frame j ends with hop j
-                for start, end in self.vocoder.input_spans
-            ]
-        )
-        self.delay = self.receptive_field[1]
+        self.delay = late + future_reach(hop, self)
 
     def synthesise(self, log_mel: Tensor) -> Tensor:
-        """``(B, 1, N hop)``, late by ``lookahead``, of log mel magnitudes ``(B, sensors heard * n_mels, N)``."""
+        """Return the waveform ``(B, 1, N hop)``, late by ``lookahead``, of log mel magnitudes ``(B, sensors * n_mels,
+        N)``."""
         waveform: Tensor = self.vocoder(log_mel - self.silence)  # zeros around the file are silence
         return waveform
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
         heard = inputs[:, self.heard]
         log_mel = self.mel(heard.flatten(0, 1).unsqueeze(1))  # (B sensors, n_mels, N)
         return self.synthesise(log_mel.unflatten(0, heard.shape[:2]).flatten(1, 2))

@@ -1,6 +1,6 @@
 """HiFi-GAN+, a feed-forward WaveNet from waveform to waveform for bandwidth extension.
 
-Su et al., "Bandwidth Extension is All You Need", ICASSP 2021. It shares nothing but the name with the vocoder HiFi-GAN
+Su et al., "Bandwidth Extension is All You Need", ICASSP 2021. It shares only its name with the vocoder HiFi-GAN
 (:mod:`bcfusion.generators.hifigan`).
 """
 
@@ -11,18 +11,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, channels_last, set_weight
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.requirements import above, at_least, require
 
 GATED_LEVEL = 0.34  # root mean square of tanh(a) sigmoid(b), a and b standard normal
 
 
 class GatedLayer(nn.Module):
-    """A dilated convolution, halved into tanh(a) sigmoid(b), and from there one convolution to each of two ends.
+    """A dilated convolution, split into tanh(a) sigmoid(b), followed by one convolution for each of two outputs.
 
-    ``(B, channels, T)`` to the next layer's input, ``sqrt(1/2) (x + residual(h))``, and to its part of the output.
-    The last layer has no next one, and no convolution for it.
+    ``(B, channels, T)`` to the next layer's input, ``sqrt(1/2) (x + residual(h))``, and to its part of the output. The
+    last layer has no next one, and no convolution for it.
     """
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, is_last: bool) -> None:
@@ -32,7 +32,7 @@ class GatedLayer(nn.Module):
         self.skip = Conv1d(channels // 2, channels, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The next layer's input and the part of the output, both of the input's shape."""
+        """Return the next layer's input and the part of the output, both in the shape of the input."""
         signal, gate = self.dilated(x).chunk(2, dim=1)
         h = torch.tanh(signal) * torch.sigmoid(gate)
         # 1 / sqrt(2): the sum of two signals keeps their variance, however many layers there are
@@ -42,15 +42,14 @@ class GatedLayer(nn.Module):
 class HifiGanPlus(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; speech in [-1, 1]. Not causal.
 
-    ``stacks x layers`` gated layers, the dilation of layer i of a stack being ``dilation_base ** i``. The sum of what
-    all layers give, divided by the root of their number, goes through one linear map and tanh.
+    ``stacks x layers`` gated layers; layer i of a stack has the dilation ``dilation_base ** i``. The sum of all layers'
+    outputs, divided by the root of their number, goes through one linear map and tanh.
 
-    The defaults, with 1.047 M parameters, look 410 ms ahead at 16 kHz. The 1.055 M that are published hold 8,320 more:
-    a residual convolution in the last layer, whose output nobody reads.
+    The defaults, with 1.047 M parameters, look 410 ms ahead at 16 kHz. The published 1.055 M include 8,320 more: a
+    residual convolution in the last layer, whose output is not used.
 
-    The paper resamples narrow-band speech to ``sample_rate`` by a windowed sinc first. Here inputs are at that rate
-    when they arrive: :mod:`bcfusion.audio` has resampled them, by a Kaiser window of the same shape and four times the
-    width.
+    The paper resamples narrow-band speech to ``sample_rate`` by a windowed sinc first. Here inputs already arrive at
+    that rate: :mod:`bcfusion.audio` has resampled them, by a Kaiser window of the same shape and four times the width.
 
     Args:
         sample_rate: of input and output, in Hz.
@@ -59,12 +58,12 @@ class HifiGanPlus(WaveformNetwork):
         stacks: how often the dilations start from 1.
         layers: in a stack.
         kernel_size: of the dilated convolutions, odd.
-        dilation_base: from one layer of a stack to the next; 3 is as far as a kernel of 3 goes without gaps.
-        input_skip: add the input to the output. The paper has none, and tanh has no linear path: the network has to
-            learn to pass on what it hears. With it the network computes a correction.
+        dilation_base: from one layer of a stack to the next; 3 is the largest without gaps for a kernel of 3.
+        input_skip: add the input to the output, so that the network computes a correction. The paper has no such path,
+            and tanh is not linear: there the network has to learn to pass on its input.
         skip_channel: the sensor that is added; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS): variance
-            is kept from layer to layer, and the first and last convolution bring this level to one and back.
+            is kept from layer to layer, and the first and last convolution scale from this level to one and back.
         init_output_scale: further factor on the initial weight of the last convolution.
 
     Attributes:
@@ -89,21 +88,14 @@ class HifiGanPlus(WaveformNetwork):
         speech_level: float = 0.07,
         init_output_scale: float = 0.3,
     ) -> None:
-        problems = []
-        if channels < 2 or channels % 2:
-            problems.append(f"HifiGanPlus: channels={channels} must be even, half of them are the gates")
-        if min(stacks, layers, dilation_base) < 1:
-            problems.append(
-                f"HifiGanPlus: stacks={stacks}, layers={layers} and dilation_base={dilation_base} must be at least 1"
-            )
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            problems.append(f"HifiGanPlus: kernel_size={kernel_size} must be odd: the kernels are centred")
-        if speech_level <= 0 or init_output_scale <= 0:
-            problems.append(
-                f"HifiGanPlus: speech_level={speech_level} and init_output_scale={init_output_scale} must be above 0"
-            )
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            at_least(2, channels=channels),
+            (channels % 2 == 0, f"channels={channels} must be even, half of them are the gates"),
+            at_least(1, stacks=stacks, layers=layers, dilation_base=dilation_base, kernel_size=kernel_size),
+            (kernel_size % 2 == 1, f"kernel_size={kernel_size} must be odd: the kernels are centred"),
+            above(0, speech_level=speech_level, init_output_scale=init_output_scale),
+        )
         dilations = [dilation_base**layer for layer in range(layers)] * stacks
         reach = (kernel_size - 1) // 2 * sum(dilations)
         super().__init__(sample_rate, in_channels, hop=1, causal=False, delay=reach, skip_channel=skip_channel)
@@ -117,7 +109,6 @@ class HifiGanPlus(WaveformNetwork):
         self._initialise(speech_level, init_output_scale)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)`` to ``(B, 1, T)``."""
         h = channels_last(self.first(inputs))  # (B, channels, T)
         total = torch.zeros_like(h)
         for layer in self.layers:

@@ -1,4 +1,4 @@
-"""The input itself: the row that every table is read against."""
+"""The input itself: the reference row of every table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from bcfusion.nn.network import WaveformNetwork
 
 
 class Identity(WaveformNetwork):
-    """One sensor as it is, ``(B, in_channels, T) -> (B, 1, T)``. No parameters; causal, sample by sample, no delay.
+    """One sensor unchanged, ``(B, in_channels, T) -> (B, 1, T)``. No parameters; causal, sample by sample, no delay.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        skip_channel: the sensor that is given out; -1 is the last (the air microphone, in fusion).
+        skip_channel: the sensor that is returned; -1 is the last (the air microphone, in fusion).
 
     Raises:
         ConfigError: a sample rate or number of sensors below one, or a ``skip_channel`` that is no sensor.
@@ -23,5 +23,4 @@ class Identity(WaveformNetwork):
         super().__init__(sample_rate, in_channels, hop=1, causal=True, skip_channel=skip_channel)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)`` to ``(B, 1, T)``."""
         return inputs[:, self.skip_channel].unsqueeze(1)

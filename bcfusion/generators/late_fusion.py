@@ -11,24 +11,26 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.generators.branches import Branches, Build
 from bcfusion.nn.conv import Conv1d
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.requirements import above, at_least, require
 
 
 class LateFusion(WaveformNetwork):
-    """The mean of what the branches give, and a correction by convolutions over all of them.
+    """The mean of the branches' outputs, plus a correction by convolutions over all of them.
 
     Causal if the branches are.
 
     Args:
+        branch: builds the generator of one sensor (a ``_target_`` with ``_partial_: true``).
+        air_branch: builds that of the last sensor, the air microphone, if it should differ; None: ``branch``.
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors, each with a branch.
-        branch: makes the generator of one sensor (a ``_target_`` with ``_partial_: true``).
-        air_branch: makes that of the last sensor, the air microphone, where it is to be another one; None: ``branch``.
-        channels: of the joining convolutions. layers: of them, at least 2. kernel_size: in samples.
-        speech_level: root mean square of speech for which the joining convolutions' start is scaled.
+        channels: of the joining convolutions.
+        layers: number of these, at least 2.
+        kernel_size: in samples.
+        speech_level: root mean square of speech that the initial weights of the joining convolutions are scaled for.
 
     Raises:
         ConfigError: sizes that do not fit, or a branch of another sample rate.
@@ -45,8 +47,7 @@ class LateFusion(WaveformNetwork):
         kernel_size: int = 31,
         speech_level: float = 0.07,
     ) -> None:
-        if layers < 2 or speech_level <= 0:
-            raise ConfigError([f"LateFusion: layers={layers} must be 2 or more, speech_level={speech_level} above 0"])
+        require(self, at_least(2, layers=layers), above(0, speech_level=speech_level))
         branches = Branches(branch, air_branch, in_channels, sample_rate)
         causal = branches.causal
         delay = branches.delay
@@ -58,11 +59,10 @@ class LateFusion(WaveformNetwork):
         widths = [in_channels, *[channels] * (layers - 1), 1]
         joints = [Conv1d(inputs, outputs, kernel_size, causal=causal) for inputs, outputs in pairwise(widths)]
         self.joints = nn.ModuleList(joints)
-        with torch.no_grad():  # a start that is near the mean
+        with torch.no_grad():  # the initial output is near the mean
             joints[-1].weight.mul_(0.1)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
         restored = self.branches(inputs)
         h = restored / self.speech_level
         for index, joint in enumerate(self.joints):

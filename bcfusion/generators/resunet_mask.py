@@ -1,4 +1,4 @@
-"""A ResUNet that masks the magnitude spectrogram and keeps the phase of what was heard."""
+"""A ResUNet that masks the magnitude spectrogram and keeps the phase of the input."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import one_of, require
 
 Activation = Literal["sigmoid", "relu"]
 
-_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {  # and the bias with which a mask starts near 1
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {  # and the bias for an initial mask near 1
     "sigmoid": (torch.sigmoid, 2.0),
     "relu": (torch.relu, 1.0),
 }
@@ -25,19 +25,25 @@ class ResUNetMask(ResUNetGenerator):
     """Magnitudes of all sensors to a mask for those of one, whose phase is kept: ``(B, in_channels, T) -> (B, 1, T)``.
 
     The spectrogram variant of VoiceFixer's analysis module (Liu et al. 2021; Kong et al. 2021 without the estimated
-    phase). Besides ``estimate`` it gives the ``mask (B, F, N)`` for the losses, frames centred on multiples of the hop.
-    A mask cannot fill a band in which the sensor heard nothing: it is meant for fusion and for noisy sensors.
+    phase). In addition to ``estimate`` it provides the ``mask (B, F, N)`` for the losses, with frames centred on
+    multiples of the hop. A mask cannot fill a band in which the sensor has no signal: it is meant for fusion and for
+    noisy sensors.
 
-    Each bin of each sensor goes through a batch normalisation of its own first, as in Kong et al. The topmost bin is
-    left out of the network, so that F - 1 halves well, and takes the mask of the one below it. Not causal. With the
+    Each bin of each sensor first goes through a batch normalisation of its own, as in Kong et al. The topmost bin is
+    left out of the network, so that F - 1 can be halved, and takes the mask of the one below it. Not causal. With the
     sizes of the YAML 16.30 M parameters; with ``channels=[32, 64, 128, 256, 384, 384]`` 65.15 M.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
-        channels, blocks, init_output_scale: of the :class:`bcfusion.nn.resunet.ResUNet`.
-        activation: of the mask: ``sigmoid`` only attenuates, ``relu`` amplifies too.
+        n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
+        channels: of the :class:`bcfusion.nn.resunet.ResUNet`.
+        blocks: likewise.
+        init_output_scale: likewise.
+        activation: of the mask: ``sigmoid`` only attenuates, ``relu`` can also amplify.
         skip_channel: the sensor that is masked; -1 is the last (the air microphone, in fusion).
 
     Raises:
@@ -60,8 +66,7 @@ class ResUNetMask(ResUNetGenerator):
         activation: Activation = "relu",
         skip_channel: int = -1,
     ) -> None:
-        if activation not in _ACTIVATIONS:
-            raise ConfigError([f"ResUNetMask: activation={activation!r} is none of {', '.join(_ACTIVATIONS)}"])
+        require(self, one_of(_ACTIVATIONS, activation=activation))
         unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
         super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, window, skip_channel)
         self.norm = nn.BatchNorm1d(in_channels * (self.stft.bins - 1))
@@ -70,9 +75,8 @@ class ResUNetMask(ResUNetGenerator):
         nn.init.constant_(unet.last.bias, start)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """See :meth:`bcfusion.nn.spectral.SpectralNetwork.spectrum`."""
-        heard = magnitude(real, imag)[:, :, :-1]  # (B, in_channels, F - 1, N)
-        normal = self.norm(heard.flatten(1, 2)).unflatten(1, heard.shape[1:3])
+        levels = magnitude(real, imag)[:, :, :-1]  # (B, in_channels, F - 1, N)
+        normal = self.norm(levels.flatten(1, 2)).unflatten(1, levels.shape[1:3])
         mask = self.activation(self.unet(normal).squeeze(1))
         mask = torch.cat([mask, mask[:, -1:]], dim=1)  # (B, F, N)
         return (mask * real[:, self.skip_channel], mask * imag[:, self.skip_channel]), {"mask": mask}

@@ -6,46 +6,20 @@ Li et al., "Real-Time Speech Frequency Bandwidth Extension", ICASSP 2021.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, channels_last, set_weight
-from bcfusion.nn.network import WaveformNetwork, field_of_spans
-
-
-class _FastELU(torch.autograd.Function):
-    """ELU whose backward needs the output alone, which the next convolution keeps anyway."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.clamp(max=0).exp_().sub_(1)
-        y.clamp_(min=x)  # e^x - 1 >= x, with equality at 0: the maximum of the two is the right branch
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.elu_backward(gradients[0], 1.0, 1.0, 1.0, True, y)
-
-
-def elu(x: Tensor) -> Tensor:
-    """ELU (Clevert et al. 2016) of any shape.
-
-    torch computes ``expm1`` on CPUs six times slower than ``exp``, which made ELU a quarter of a training step; in
-    float32 ``exp(x) - 1`` differs by 1.2e-7 at most. Elsewhere this is torch's own ELU.
-    """
-    return _FastELU.apply(x) if x.dtype == torch.float32 and x.device.type == "cpu" else F.elu(x)
+from bcfusion.nn.cpu import elu
+from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.requirements import above, at_least, require
 
 
 class ResidualUnit(nn.Module):
-    """``x + pointwise(elu(dilated(elu(x))))``, ``(B, channels, T)`` to the same."""
+    """``x + pointwise(elu(dilated(elu(x))))``, ``(B, channels, T)`` to the same shape."""
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, causal: bool, norm: Norm | None) -> None:
         super().__init__()
@@ -53,13 +27,8 @@ class ResidualUnit(nn.Module):
         self.pointwise = Conv1d(channels, channels, 1, bias=False, causal=causal, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         h = self.dilated(elu(x))
         return x + self.pointwise(elu(h))
-
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
-        return _union(self.dilated.input_span(first, last), (first, last))
 
 
 class EncoderBlock(nn.Module):
@@ -73,12 +42,7 @@ class EncoderBlock(nn.Module):
         self.down = Conv1d(channels, 2 * channels, 2 * stride, stride, bias=False, causal=causal, norm=norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Downsamples by the stride."""
         return self.down(elu(self.units(x)))
-
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
-        return _span_through(reversed(self.units), self.down.input_span(first, last))
 
 
 class DecoderBlock(nn.Module):
@@ -92,20 +56,15 @@ class DecoderBlock(nn.Module):
         self.units = nn.Sequential(*(ResidualUnit(channels, kernel_size, d, causal, norm) for d in dilations))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Upsamples by the stride."""
         return self.units(self.up(elu(x)))
-
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
-        return self.up.input_span(*_span_through(reversed(self.units), (first, last)))
 
 
 class SEANet(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
-    A convolution to ``channels``; an encoder block for each stride, doubling them; a bottleneck; the mirrored decoder.
-    Skip connections are sums: from each level of the encoder to the same one of the decoder, and from one sensor to the
-    output, so that the network computes a correction of it. ELU stands before every convolution but the first, and no
+    A convolution to ``channels``; one encoder block per stride, doubling them; a bottleneck; the mirrored decoder. Skip
+    connections are sums: from each level of the encoder to the same level of the decoder, and from one sensor to the
+    output, so that the network computes a correction of it. ELU precedes every convolution but the first, and no
     convolution has a bias.
 
     SEANet: the defaults, 8.340 M parameters. Streaming SEANet: ``channels=8, causal=True, weight_norm=False``, 692,848.
@@ -123,16 +82,14 @@ class SEANet(WaveformNetwork):
         weight_norm: weight normalisation of all convolutions (Salimans & Kingma 2016).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS). Variance
-            is kept from layer to layer, and the first and last convolution bring this level to one and back. With
-            torch's own start the bottleneck is at 0.003, where ELU is all but linear.
+            is kept from layer to layer, and the first and last convolution scale from this level to one and back. With
+            torch's own initial weights the bottleneck is at 0.003, where ELU is practically linear.
         init_output_scale: further factor on the initial weight of the last convolution; at 0.3 the untrained network's
             correction is somewhat below the speech.
 
     Attributes:
         hop: samples; a streaming chunk is a multiple of it.
-        receptive_field: (past, future), in samples: output n depends on input n - past to n + future, at the frame
-            phases where they reach farthest. Exact.
-        delay: algorithmic latency in samples, the future part of the receptive field; ``hop - 1`` when causal.
+        delay: algorithmic latency in samples, exact at the frame phases where it is longest; ``hop - 1`` if causal.
 
     Raises:
         ConfigError: sizes that do not fit.
@@ -154,15 +111,9 @@ class SEANet(WaveformNetwork):
         speech_level: float = 0.07,
         init_output_scale: float = 0.3,
     ) -> None:
-        problems = []
-        if not strides or min(strides) < 1:
-            problems.append(f"SEANet: strides={list(strides)} must be one or more numbers of at least 1")
-        if init_output_scale <= 0 or speech_level <= 0:
-            problems.append(
-                f"SEANet: init_output_scale={init_output_scale} and speech_level={speech_level} must be above 0"
-            )
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self, at_least(1, strides=strides), above(0, init_output_scale=init_output_scale, speech_level=speech_level)
+        )
         super().__init__(sample_rate, in_channels, prod(strides), causal, skip_channel=skip_channel)
         norm: Norm | None = "weight_norm" if weight_norm else None
 
@@ -179,11 +130,10 @@ class SEANet(WaveformNetwork):
         self.decoder = nn.ModuleList(DecoderBlock(width, stride, *shared) for width, stride in reversed(blocks))
         self.last = conv(widths[0], 1)
         self._initialise(speech_level, init_output_scale)
-        self.receptive_field = field_of_spans([self.input_span(n, n) for n in range(self.hop)])  # it repeats every hop
-        self.delay = self.receptive_field[1]
+        if not causal:
+            self.delay = future_reach(self.hop, self)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``."""
         h = channels_last(self.first(inputs))  # (B, channels, T)
         skips = [h]
         for encode in self.encoder:
@@ -196,17 +146,6 @@ class SEANet(WaveformNetwork):
         h = self.last(elu(h + skips.pop()))
         return h + inputs[:, self.skip_channel].unsqueeze(1)
 
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
-        joints = [self.last.input_span(first, last)]  # span of the decoder's input at each level, where a skip enters
-        for decode in reversed(self.decoder):
-            joints.append(_span_through([decode], joints[-1]))
-        span = self.reduce.input_span(*self.expand.input_span(*joints[-1]))
-        for encode in reversed(self.encoder):
-            span = _span_through([encode], _union(span, joints.pop()))
-        span = self.first.input_span(*_union(span, joints.pop()))
-        return _union(span, (first, last))
-
     def _initialise(self, speech_level: float, output_scale: float) -> None:
         with torch.no_grad():
             for layer in self.modules():
@@ -215,15 +154,3 @@ class SEANet(WaveformNetwork):
                     scale *= 1.0 / speech_level if layer is self.first else 1.0
                     scale *= speech_level * output_scale if layer is self.last else 1.0
                     set_weight(layer, scale * layer.weight)
-
-
-def _union(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    return min(a[0], b[0]), max(a[1], b[1])
-
-
-def _span_through(backwards: Iterable[nn.Module], span: tuple[int, int]) -> tuple[int, int]:
-    """What the output span of a chain of blocks, last block first, depends on at its input."""
-    for block in backwards:
-        assert isinstance(block, ResidualUnit | EncoderBlock | DecoderBlock)
-        span = block.input_span(*span)
-    return span

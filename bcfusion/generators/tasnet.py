@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.generators.conv_tasnet import EncodingHead, Head, MaskActivation
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, set_weight
 from bcfusion.nn.delay import Delay
@@ -17,16 +16,18 @@ from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.recurrent import LSTM
 from bcfusion.nn.streaming import StreamingModule
+from bcfusion.requirements import at_least, require
 
 
 class SegmentNorm(StreamingModule):
     """The L2 norm of each segment over its samples and all sensors: ``(B, S, T) -> (B, 1, T / hop)``.
 
-    One norm for all sensors: their ratio is kept. Causal; a segment ends with its frame.
+    One norm for all sensors keeps their ratio. Causal; a segment ends with its frame.
 
     Args:
-        hop: samples from one segment to the next. overlap: whether a segment spans two hops, or one.
-        eps: energy below which a segment is taken for silence: at 1e-8, 80 samples at -99 dBFS.
+        hop: samples from one segment to the next.
+        overlap: whether a segment spans two hops, or one.
+        eps: energy below which a segment counts as silence: at 1e-8, 80 samples at -99 dBFS.
     """
 
     def __init__(self, hop: int, overlap: bool, eps: float = 1e-8) -> None:
@@ -35,7 +36,6 @@ class SegmentNorm(StreamingModule):
         self.before = Delay(1) if overlap else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """T is a multiple of ``hop``."""
         energy = x.square().sum(1, keepdim=True).unflatten(-1, (-1, self.hop)).sum(-1)
         if self.before is not None:
             energy = energy + self.before(energy)
@@ -45,35 +45,35 @@ class SegmentNorm(StreamingModule):
 class TasNet(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
-    Segments are brought to unit L2 norm, which the output is multiplied by in the end: what the network hears does not
-    depend on the level, and its output scales with the input. In pauses it hears the noise as loud as speech. Each
-    segment is encoded as ReLU(x U) sigmoid(x V) (eq. 3), normalised over its coefficients (eq. 4 to 6) and heard by
-    LSTM layers, all sensors together (early fusion). Every layer behind the first adds its input to its output: our
-    reading of the paper's identity skip connections from the second layer on. A linear layer and the head make the
-    estimate's encoding, and the decoder's filters are added up where segments overlap.
+    Segments are scaled to unit L2 norm, by which the output is multiplied in the end: the input of the network does not
+    depend on the level, and its output scales with the input. In pauses the noise is as loud as speech to the network.
+    Each segment is encoded as ReLU(x U) sigmoid(x V) (eq. 3), normalised over its coefficients (eq. 4 to 6) and
+    processed by LSTM layers, all sensors together (early fusion). Every layer after the first adds its input to its
+    output: our reading of the paper's identity skip connections from the second layer on. A linear layer and the head
+    compute the estimate's encoding, and the decoder's filters are added up where segments overlap.
 
-    Parameters for one sensor: 23,154,000 (both ways, 500 cells a direction: the defaults), 31,154,000 (causal, 1000
+    Parameters for one sensor: 23,154,000 (both ways, 500 cells per direction: the defaults), 31,154,000 (causal, 1000
     cells). At 16 kHz segments of 80 samples are the paper's 5 ms; with its 40, at 8 kHz, there are 60,000 fewer.
 
-    The decoder starts as the inverse of the encoder: the untrained network about gives back its input.
+    The decoder starts as the inverse of the encoder: the untrained network returns approximately its input.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        filters: of the encoder, for each sensor, and of the decoder (N).
+        filters: of the encoder, per sensor, and of the decoder (N).
         filter_length: of a segment, in samples (L).
-        overlap: segments start every half of ``filter_length``, which is even then; else they follow each other.
+        overlap: segments start every half of ``filter_length``, which is then even; otherwise they follow each other.
         hidden_size: cells of each LSTM layer, in each direction.
         num_layers: LSTM layers.
         head: how the separator's output becomes the estimate, see
             :class:`bcfusion.generators.conv_tasnet.EncodingHead`.
-        mask_activation: of ``head="mask"``; the paper's is ``softmax``, over speech and rest here.
-        causal: LSTMs run forwards only, and the network streams; else both ways, and it hears the whole file.
+        mask_activation: of ``head="mask"``; the paper's is ``softmax``, here over speech and the rest.
+        causal: LSTMs run forward only, and the network streams; otherwise both ways, and it depends on the whole file.
         skip_channel: the sensor whose encoding is masked or added to; -1 is the last (the air microphone, in fusion).
 
     Attributes:
         hop: samples from one segment to the next.
-        delay: algorithmic latency in samples: ``filter_length - 1`` when causal, else None.
+        delay: algorithmic latency in samples: ``filter_length - 1`` if causal, otherwise None.
 
     Raises:
         ConfigError: sizes or names that do not fit.
@@ -93,13 +93,11 @@ class TasNet(WaveformNetwork):
         causal: bool = False,
         skip_channel: int = -1,
     ) -> None:
-        problems = []
-        if filter_length < 1 or (overlap and filter_length % 2):
-            problems.append(f"TasNet: filter_length={filter_length} must be above 0, and even with overlap=True")
-        if min(filters, num_layers) < 1:
-            problems.append(f"TasNet: filters={filters} and num_layers={num_layers} must be at least 1")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            at_least(1, filter_length=filter_length, filters=filters, num_layers=num_layers),
+            (not overlap or filter_length % 2 == 0, f"filter_length={filter_length} must be even with overlap=True"),
+        )
         hop = filter_length // 2 if overlap else filter_length
         super().__init__(
             sample_rate, in_channels, hop, causal, lookahead=filter_length - hop, skip_channel=skip_channel
@@ -126,16 +124,16 @@ class TasNet(WaveformNetwork):
         self._initialise()
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by what segments overlap."""
+        """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by the overlap of segments."""
         size = self.segment_norm(inputs)  # (B, 1, F)
-        # without biases, to divide the coefficients is to divide the segments
+        # without biases, dividing the coefficients divides the segments
         encoding = torch.relu(self.basis(inputs) / size) * torch.sigmoid(self.gate(inputs) / size)
         heard = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
         estimate: Tensor = self.decoder(size * self.head(heard, self.separate(encoding)))
         return estimate
 
     def separate(self, encoding: Tensor) -> Tensor:
-        """The recurrent network: ``(B, in_channels N, F)`` to ``(B, maps N, F)``."""
+        """Apply the recurrent network: ``(B, in_channels N, F)`` to ``(B, maps N, F)``."""
         x = self.norm(encoding).transpose(1, 2)
         for index, lstm in enumerate(self.lstms):
             x = x + lstm(x) if index else lstm(x)
@@ -143,7 +141,7 @@ class TasNet(WaveformNetwork):
         return y.transpose(1, 2)
 
     def _initialise(self) -> None:
-        """Filters in pairs of opposite sign, of which one is heard; a decoder that undoes them, gate and mask."""
+        """Give filters in pairs of opposite sign, one of which is active; the decoder inverts them, gate and mask."""
         by_sensor = self.basis.weight.detach().unflatten(0, (self.in_channels, self.filters)).clone()
         half = -(-self.filters // 2)
         for weight in by_sensor:

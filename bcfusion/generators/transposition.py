@@ -8,58 +8,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, gcd, log2, pi
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.cpu import without_onednn
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.requirements import above, at_least, one_of, require
 
 Method = Literal["folding", "translation"]
 
 
 class Transposition(WaveformNetwork):
-    r"""Adds to one sensor copies of its own band, ``(B, in_channels, T) -> (B, 1, T)``. No parameters; not causal.
+    """Add copies of one sensor's band to it, ``(B, in_channels, T) -> (B, 1, T)``. No parameters; not causal.
 
-    The sensor's band reaches from 0 to the cutoff c. Above it lie bands as wide, [k c, (k + 1) c] for k = 1, 2 and so
-    on, the last one cut at half the sample rate. Band k takes the frequency f of the sensor's band to
+    The sensor's band extends from 0 to the cutoff c. Above it are bands of the same width, [k c, (k + 1) c] for k = 1,
+    2 and so on, the last one cut at half the sample rate. Band k maps the frequency f of the sensor's band to
 
-    - ``translation``: f + k c. Harmonics keep their direction, and their distance to the next.
+    - ``translation``: f + k c. Harmonics keep their direction and their spacing.
     - ``folding``: each band is the mirror image of the one below it, so that the spectrum is continuous at each seam:
-      (k + 1) c - f where k is odd, f + k c where it is even. With c at a quarter of the sample rate this is the sensor
-      times :math:`(-1)^n`.
+      (k + 1) c - f if k is odd, f + k c if it is even. With c at a quarter of the sample rate this is the sensor times
+      :math:`(-1)^n`.
 
-    A complex filter takes the positive frequencies of the band, a carrier moves them, and the real part is the new band
-    (single-sideband modulation). The filters stop all that would land outside of the new band: the sensor's own is
-    given out as it is, and at both ends of a new band ``transition_width`` is filled gradually.
+    A complex filter passes the positive frequencies of the band, a carrier shifts them, and the real part is the new
+    band (single-sideband modulation). The filters stop everything that would fall outside the new band: the sensor's
+    own band is returned unchanged, and at both ends of a new band ``transition_width`` is filled gradually.
 
     The gain of each band is constant. By default it follows the tilt of voiced speech: ``tilt`` times the octaves
     between the middle of the sensor's band and that of the new one. The source falls by 12 dB per octave and the
-    radiation at the lips rises by 6 (Fant, "Acoustic Theory of Speech Production", 1960), so -6 dB per octave remain:
-    -9.5 dB for the first band, -13.9 for the second.
+    radiation at the lips rises by 6 (Fant, "Acoustic Theory of Speech Production", 1960), so that -6 dB per octave
+    remain: -9.5 dB for the first band, -13.9 for the second.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        cutoff_frequency: c in Hz, taken to the nearest whole one, so that the carriers repeat with every ``hop``.
+        cutoff_frequency: c in Hz, rounded to a whole number, so that the carriers repeat with every ``hop``.
         method: ``folding`` or ``translation``.
-        gains: of the new bands in dB, from the lowest up; None: by ``tilt``.
+        gains: of the new bands in dB, lowest first; None: by ``tilt``.
         tilt: dB per octave, see above.
-        transition_width: of the filters, in Hz. A new band is left out where it is no wider than two of them.
+        transition_width: of the filters, in Hz. A new band is left out if it is not wider than two of them.
         attenuation: of the filters' stop bands, in dB, at least 50.
-        skip_channel: the sensor that is heard; -1 is the last.
+        skip_channel: the sensor that is copied; -1 is the last.
 
     Attributes:
-        gains: of the new bands in dB, whichever way they were chosen.
-        hop: samples in which all carriers repeat: the sample rate over its greatest common divisor with c.
+        gains: of the new bands in dB, given or by ``tilt``.
+        hop: samples in which all carriers repeat: the sample rate divided by its greatest common divisor with c.
         delay: half the length of the filters, in samples.
 
     Raises:
-        ConfigError: an argument is out of range, no band is left to fill, or ``gains`` are not one for each.
+        ConfigError: an argument is out of range, no band is left to fill, or ``gains`` are not one per band.
     """
 
     kernel: Tensor
@@ -77,25 +77,23 @@ class Transposition(WaveformNetwork):
         attenuation: float = 70.0,
         skip_channel: int = 0,
     ) -> None:
-        problems = []
-        if method not in ("folding", "translation"):
-            problems.append(f"Transposition: method={method!r} is neither folding nor translation")
-        if transition_width <= 0 or attenuation < 50:
-            problems.append(
-                f"Transposition: transition_width={transition_width} Hz must be above 0, and attenuation={attenuation} "
-                "dB at least 50"
-            )
         cutoff = round(cutoff_frequency)
         bands = _empty_bands(cutoff, sample_rate / 2, 2 * transition_width) if cutoff > 2 * transition_width else []
-        if not bands:
-            problems.append(
-                f"Transposition: cutoff_frequency={cutoff_frequency} Hz leaves no band to copy, or none to fill below "
-                f"{sample_rate / 2:g} Hz: bands must be wider than two transition_width={transition_width} Hz"
-            )
-        if gains is not None and len(gains) != len(bands):
-            problems.append(f"Transposition: gains={list(gains)} are {len(gains)} for {len(bands)} new bands")
-        if problems:
-            raise ConfigError(problems)
+        require(
+            self,
+            one_of(get_args(Method), method=method),
+            above(0, transition_width=transition_width),
+            at_least(50, attenuation=attenuation),
+            (
+                bool(bands),
+                f"cutoff_frequency={cutoff_frequency} Hz leaves no band to copy, or none to fill below "
+                f"{sample_rate / 2:g} Hz: bands must be wider than two transition_width={transition_width} Hz",
+            ),
+            (
+                gains is None or len(gains) == len(bands),
+                f"gains={gains} must be one per new band, of which there are {len(bands)}",
+            ),
+        )
         half = ceil((attenuation - 7.95) / (2.285 * 2 * pi * transition_width / sample_rate) / 2)  # Kaiser's formula
         hop = sample_rate // gcd(cutoff, sample_rate)
         super().__init__(sample_rate, in_channels, hop, causal=False, delay=half, skip_channel=skip_channel)
@@ -113,24 +111,23 @@ class Transposition(WaveformNetwork):
             # the real part of a e^{jwn}, or of its mirror image conj(a) e^{jwn}
             filters += [analytic.real, analytic.imag if mirrored else -analytic.imag]
             carriers += [np.cos(angles), np.sin(angles)]
-        # conv1d correlates: the filters are turned around
+        # conv1d correlates: the filters are reversed
         kernel = torch.tensor(np.stack(filters)[:, None, ::-1].copy(), dtype=torch.get_default_dtype())
         self.register_buffer("kernel", kernel, persistent=False)  # (2 bands, 1, 2 half + 1)
         taken = torch.tensor(np.stack(carriers)[:, None], dtype=torch.get_default_dtype())
         self.register_buffer("carriers", taken, persistent=False)  # (2 bands, 1, hop)
 
     def body(self, inputs: Tensor) -> Tensor:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``."""
-        heard = inputs[:, self.skip_channel].unsqueeze(1)
-        # the filters follow the signal: callers find a network's device by its parameters, and here are none
+        sensor = inputs[:, self.skip_channel].unsqueeze(1)
+        # the filters follow the signal: callers find a network's device by its parameters, of which there are none
         with without_onednn():
-            parts = F.conv1d(heard, self.kernel.to(heard), padding=self.kernel.shape[-1] // 2)  # (B, 2 bands, T)
-        moved = parts.unflatten(-1, (-1, self.hop)) * self.carriers.to(heard)
-        return heard + moved.flatten(-2).sum(1, keepdim=True)
+            parts = F.conv1d(sensor, self.kernel.to(sensor), padding=self.kernel.shape[-1] // 2)  # (B, 2 bands, T)
+        moved = parts.unflatten(-1, (-1, self.hop)) * self.carriers.to(sensor)
+        return sensor + moved.flatten(-2).sum(1, keepdim=True)
 
 
 def _empty_bands(cutoff: int, highest: float, narrowest: float) -> list[tuple[float, float]]:
-    """Bands (low, high) in Hz as wide as the cutoff, from it up to ``highest``, that are wider than ``narrowest``."""
+    """Return bands (low, high) in Hz as wide as the cutoff, from it up to ``highest``, wider than ``narrowest``."""
     starts = range(cutoff, ceil(highest), cutoff)
     bands = [(float(low), min(low + cutoff, highest)) for low in starts]
     return [(low, high) for low, high in bands if high - low > narrowest]
@@ -139,9 +136,9 @@ def _empty_bands(cutoff: int, highest: float, narrowest: float) -> list[tuple[fl
 def _analytic_filter(
     band: tuple[float, float], half: int, transition_width: float, attenuation: float, sample_rate: int
 ) -> np.ndarray:
-    """Impulse response ``(2 half + 1,)``, complex, that passes the positive frequencies of ``band``, doubled.
+    """Return an impulse response ``(2 half + 1,)``, complex, that passes the positive frequencies of ``band``, doubled.
 
-    A low-pass of Kaiser's window, moved to the middle of the band; both transitions lie within the band.
+    A low-pass filter with a Kaiser window, moved to the middle of the band; both transitions lie within the band.
     """
     low, high = band
     times = np.arange(-half, half + 1)

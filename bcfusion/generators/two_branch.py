@@ -1,8 +1,8 @@
-"""Two branches: what to keep of the air microphone, and what to put in the place of the rest.
+"""Two branches: how much of the air microphone to keep, and what to replace the rest with.
 
-A mask says how far the noisy air microphone is to be trusted in each bin, its confidence; where it is not, speech is
-mapped from the body sensor. A mask alone can clean the air microphone but fills no band that noise has taken; mapping
-alone guesses what the air microphone still hears well.
+A mask is the confidence in the noisy air microphone in each bin; where it is low, speech is mapped from the body
+sensor. A mask alone can clean the air microphone but fills no band that is lost in noise; mapping alone has to guess
+what the air microphone still records well.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.recurrent import GRU
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, magnitude
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import above, at_least, require
 
 
 class Encoder(nn.Module):
-    """Strided convolutions along frequency; gives the outputs of all its levels."""
+    """Strided convolutions along frequency; returns the outputs of all its levels."""
 
     def __init__(self, inputs: int, bins: int, channels: Sequence[int], kernel_size: tuple[int, int]) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         self.out_bins = bins
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """``(B, inputs, F, N)`` to one ``(B, width, F', N)`` for each level."""
+        """Map ``(B, inputs, F, N)`` to one ``(B, width, F', N)`` per level."""
         levels = []
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = nn.functional.elu(norm(layer(x)))
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The encoder mirrored; each level takes the sum of what comes from below and of the encoder's output there."""
+    """The encoder mirrored; each level takes the sum of the output below and of the encoder's output at that level."""
 
     def __init__(self, encoder: Encoder, outputs: int) -> None:
         super().__init__()
@@ -56,13 +56,13 @@ class Decoder(nn.Module):
             last = depth == len(convolutions) - 1
             width = outputs if last else layer.in_channels
             kernel_size, bins = layer.kernel_size, layer.out_bins
-            above = (bins - 1) * 2 + kernel_size[0] - layer.below - layer.freq_bins  # as many bins as came in
-            up = ConvTranspose2d(layer.out_channels, width, kernel_size, bins, 2, (layer.below, above), causal=True)
+            cut = (bins - 1) * 2 + kernel_size[0] - layer.below - layer.freq_bins  # leaves the encoder's input bins
+            up = ConvTranspose2d(layer.out_channels, width, kernel_size, bins, 2, (layer.below, cut), causal=True)
             self.layers.append(up)
             self.norms.append(nn.Identity() if last else FrameLayerNorm(width, eps=1e-5))
 
     def forward(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        """``(B, width, F', N)`` of the deepest level, and the encoder's levels, to ``(B, outputs, F, N)``."""
+        """Map ``(B, width, F', N)`` of the deepest level, and the encoder's levels, to ``(B, outputs, F, N)``."""
         for depth, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True)):
             x = norm(layer(x + levels[-1 - depth]))
             x = x if depth == len(self.layers) - 1 else nn.functional.elu(x)
@@ -72,20 +72,25 @@ class Decoder(nn.Module):
 class TwoBranch(SpectralNetwork):
     """``estimate = confidence * air + (1 - confidence) * mapped``, complex spectra, the confidence real, in every bin.
 
-    One encoder hears the air microphone, one the body sensors; recurrence over time sees both, since what the body
-    sensor hears tells speech from noise; one decoder gives the confidence, from the air's levels, one the mapped
-    spectrum, from the body's. With a single sensor both hear it: kept where it is good, replaced where it is empty.
-    The mapping starts from the first body sensor, whose low bands are free of noise and good as they are.
+    One encoder processes the air microphone, one the body sensors; the recurrence over time receives both, since the
+    signal of the body sensor separates speech from noise; one decoder computes the confidence, from the air's levels,
+    one the mapped spectrum, from the body's. With a single sensor both encoders process it: it is kept where it is
+    good, and replaced where it is empty. The mapping starts from the first body sensor, whose low bands are free of
+    noise and good already.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
         channels: of the encoders' levels, each of which halves the bins.
         kernel_size: (frequency, frames); the former odd.
-        hidden_size: of the recurrence. num_layers: of it.
-        compression: exponent on the magnitudes that the encoders hear.
-        head: what the mapping's output is to the first body sensor, see :class:`bcfusion.nn.spectral.SpectralHead`.
+        hidden_size: of the recurrence.
+        num_layers: of the recurrence.
+        compression: exponent on the magnitudes at the encoders' input.
+        head: relation of the mapping's output to the first body sensor, see :class:`bcfusion.nn.spectral.SpectralHead`.
         init_output_scale: factor on the initial weights of the mapping's last layer.
         skip_channel: the air microphone; -1 is the last sensor.
 
@@ -115,22 +120,19 @@ class TwoBranch(SpectralNetwork):
         init_output_scale: float = 0.1,
         skip_channel: int = -1,
     ) -> None:
+        require(
+            self,
+            (
+                len(kernel_size) == 2 and kernel_size[0] >= 3 and kernel_size[0] % 2 == 1,
+                f"kernel_size={list(kernel_size)} must be two numbers, the first odd and above 1",
+            ),
+            at_least(1, channels=channels),
+            (0 < compression <= 1, f"compression={compression} must be above 0 and at most 1"),
+            above(0, init_output_scale=init_output_scale),
+        )
         super().__init__(
             sample_rate, in_channels, n_fft, hop_length, win_length, window, True, skip_channel=skip_channel
         )
-        problems = []
-        if len(kernel_size) != 2 or kernel_size[0] < 3 or kernel_size[0] % 2 == 0:
-            problems.append(
-                f"TwoBranch: kernel_size={list(kernel_size)} must be two numbers, the first odd and above 1"
-            )
-        if not channels:
-            problems.append("TwoBranch: channels must name at least one level")
-        if not 0 < compression <= 1:
-            problems.append(f"TwoBranch: compression={compression} must be above 0 and at most 1")
-        if init_output_scale <= 0:
-            problems.append(f"TwoBranch: init_output_scale={init_output_scale} must be above 0")
-        if problems:
-            raise ConfigError(problems)
         kernel = (kernel_size[0], kernel_size[1])
         self.compression = compression
         self.air = skip_channel % in_channels
@@ -151,7 +153,6 @@ class TwoBranch(SpectralNetwork):
             last.bias.zero_()
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """Confidence and mapping, joined."""
         air = (real[:, self.air], imag[:, self.air])
         air_levels = self.air_encoder(self._compressed(real[:, [self.air]], imag[:, [self.air]]))
         body_levels = self.body_encoder(self._compressed(real[:, self.body_sensors], imag[:, self.body_sensors]))
@@ -162,13 +163,10 @@ class TwoBranch(SpectralNetwork):
         output = self.mapping(body_h, body_levels)
         first = self.body_sensors[0]
         mapped = self.head((real[:, first], imag[:, first]), (output[:, 0], output[:, 1]))
-        estimate = (
-            mask * air[0] + (1 - mask) * mapped[0],
-            mask * air[1] + (1 - mask) * mapped[1],
-        )
+        estimate = mask * air[0] + (1 - mask) * mapped[0], mask * air[1] + (1 - mask) * mapped[1]
         return estimate, {"mask": mask}
 
     def _compressed(self, real: Tensor, imag: Tensor) -> Tensor:
-        """Faint bins nearer to loud ones, phases as they are: ``(B, 2 S, F, N)``."""
+        """Return ``(B, 2 S, F, N)`` with compressed magnitudes and the same phases."""
         gain = magnitude(real, imag) ** (self.compression - 1)
         return torch.cat([gain * real, gain * imag], dim=1)

@@ -1,8 +1,8 @@
-"""VoiceFixer: a ResUNet restores the log mel spectrogram, a neural vocoder makes a waveform of it.
+"""VoiceFixer: a ResUNet restores the log mel spectrogram, a neural vocoder generates a waveform from it.
 
 Liu et al., "VoiceFixer: Toward General Speech Restoration with Neural Vocoder", 2021 (arXiv 2109.13731). The stages are
-trained apart, the vocoder on clean speech; :class:`VoiceFixer` joins them. The paper's vocoder is TFGAN (Tian et al.
-2020); in its place stands :class:`bcfusion.generators.hifigan.HifiGan`, with the mel bands of stage one and one sensor.
+trained separately, the vocoder on clean speech; :class:`VoiceFixer` joins them. The paper's vocoder is TFGAN (Tian et
+al. 2020); here it is :class:`bcfusion.generators.hifigan.HifiGan`, with the mel bands of stage one and one sensor.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.errors import CheckpointError
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
+from bcfusion.requirements import require
 from bcfusion.run.bundle_files import read_bundle
 from bcfusion.run.checkpoint import load_weights
 
@@ -28,21 +29,28 @@ PHASE_EPS = 1e-12  # power: bins fainter than 1e-6 lose their phase, which keeps
 class VoiceFixerMel(ResUNetGenerator):
     """Stage one: a ResUNet on the log mel spectrograms of all sensors; its output is ADDED to that of one sensor.
 
-    What it is trained by is ``log_mel (B, n_mels, N)``, frames centred on multiples of the hop, the first on sample 0.
-    So that the stage can be heard alone, ``estimate`` is a waveform of it: the pseudo-inverse of the mel matrix gives a
-    linear magnitude, negative values set to 0, and the sensor gives the phase. That is no vocoder: with an intact
-    input and no correction it is the input at the resolution of the mel bands.
+    It is trained on ``log_mel (B, n_mels, N)``, with frames centred on multiples of the hop, the first on sample 0. So
+    that the stage can be used alone, ``estimate`` is a waveform derived from it: the pseudo-inverse of the mel matrix
+    gives a linear magnitude, negative values set to 0, and the sensor gives the phase. That is no vocoder: with an
+    intact input and no correction it is the input at the resolution of the mel bands.
 
-    Each band of each sensor goes through a batch normalisation of its own first. With the defaults and one sensor
-    65.15 M parameters, the published number; the paper's analysis of 44.1 kHz, 2048 points at a hop of 441, has the
-    same network (a window here is a multiple of two hops: 1764 samples of 2048 points).
+    Each band of each sensor first goes through a batch normalisation of its own. With the defaults and one sensor 65.15
+    M parameters, the published number; the paper's analysis of 44.1 kHz, 2048 points at a hop of 441, has the same
+    network (here a window is a multiple of two hops: 1764 samples of 2048 points).
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        n_fft, hop_length, win_length: of the STFT with a Hann window, in samples.
-        n_mels, f_min, f_max, floor: of the mel bands, see :class:`bcfusion.nn.mel.LogMel`.
-        channels, blocks, init_output_scale: of the :class:`bcfusion.nn.resunet.ResUNet`.
+        n_fft: of the STFT with a Hann window, in samples.
+        hop_length: likewise.
+        win_length: likewise.
+        n_mels: of the mel bands, see :class:`bcfusion.nn.mel.LogMel`.
+        f_min: likewise.
+        f_max: likewise.
+        floor: likewise.
+        channels: of the :class:`bcfusion.nn.resunet.ResUNet`.
+        blocks: likewise.
+        init_output_scale: likewise.
         skip_channel: the sensor whose log mel spectrogram is corrected and whose phase is used; -1 is the last.
 
     Attributes:
@@ -83,14 +91,13 @@ class VoiceFixerMel(ResUNetGenerator):
             self.register_buffer("inverse", taken, persistent=False)  # (F, n_mels)
 
     def restore(self, real: Tensor, imag: Tensor) -> Tensor:
-        """Restored log mel magnitudes ``(B, n_mels, N)`` of the parts ``(B, in_channels, F, N)`` of the spectrum."""
-        heard = self.log_mel.of_magnitude(magnitude(real, imag, MAGNITUDE_EPS))  # (B, in_channels, n_mels, N)
-        normal = self.norm(heard.flatten(1, 2)).unflatten(1, heard.shape[1:3])
-        restored: Tensor = heard[:, self.skip_channel] + self.unet(normal).squeeze(1)
+        """Return restored log mel magnitudes ``(B, n_mels, N)`` for a spectrum's parts ``(B, in_channels, F, N)``."""
+        log_mel = self.log_mel.of_magnitude(magnitude(real, imag, MAGNITUDE_EPS))  # (B, in_channels, n_mels, N)
+        normal = self.norm(log_mel.flatten(1, 2)).unflatten(1, log_mel.shape[1:3])
+        restored: Tensor = log_mel[:, self.skip_channel] + self.unet(normal).squeeze(1)
         return restored
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """See :meth:`bcfusion.nn.spectral.SpectralNetwork.spectrum`."""
         log_mel = self.restore(real, imag)
         wanted = (self.inverse @ (log_mel.exp() - self.log_mel.floor)).clamp_min(0)  # (B, F, N)
         real, imag = real[:, self.skip_channel], imag[:, self.skip_channel]
@@ -103,14 +110,17 @@ class VoiceFixer(WaveformNetwork):
 
     The weights of each stage may be taken from a finished run of it. They are part of this network from then on: its
     own checkpoints and bundles hold them, and loading one of these needs no other file. A source that cannot be read is
-    therefore no error yet when the network is built, but when it is used with no weights having been loaded into it.
+    therefore not yet an error when the network is built, but when it is used and no weights have been loaded into it.
 
     Args:
-        mel: stage one. vocoder: stage two, of the same mel bands; hears one sensor.
-        mel_from, vocoder_from: a run of the stage, or its bundle; None: the weights that it has.
+        mel: stage one.
+        vocoder: stage two, for the same mel bands; it takes one sensor.
+        mel_from: a run of stage one, or its bundle; None: its present weights.
+        vocoder_from: likewise, of stage two.
 
     Raises:
-        ConfigError: the stages disagree in sample rate or mel bands. CheckpointError: in ``forward``, see above.
+        ConfigError: the stages disagree in sample rate or mel bands.
+        CheckpointError: in ``forward``, see above.
     """
 
     provides = ("log_mel",)
@@ -123,13 +133,12 @@ class VoiceFixer(WaveformNetwork):
         vocoder_from: str | None = None,
     ) -> None:
         differing = [
-            f"VoiceFixer: {name} is {value} in mel and {vocoder.settings[name]} in vocoder: they must be the same"
+            f"{name} is {value} in mel and {vocoder.settings[name]} in vocoder: they must be the same"
             for name, value in mel.settings.items()
             if value != vocoder.settings[name]
         ]
-        if differing:
-            raise ConfigError(differing)
-        delay = _joined_delay(mel.unet, vocoder)
+        require(self, differing)
+        delay = vocoder.lookahead + future_reach(mel.hop, mel.stft, mel.unet, vocoder.vocoder)
         super().__init__(mel.sample_rate, mel.in_channels, mel.hop, False, vocoder.lookahead, delay, mel.skip_channel)
         self.mel, self.vocoder = mel, vocoder
         self._unread: list[str] = []
@@ -142,14 +151,14 @@ class VoiceFixer(WaveformNetwork):
         self.register_load_state_dict_post_hook(_weights_are_there)
 
     def body(self, inputs: Tensor) -> dict[str, Tensor]:
-        """``(B, in_channels, T)``, T a multiple of ``hop``, to the waveform and the log mel spectrogram between."""
+        """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to the waveform and the log mel spectrogram."""
         if self._unread:
             raise CheckpointError("\n".join(self._unread))
         log_mel = self.mel.restore(*self.mel.stft(inputs))
         return {"estimate": self.vocoder.synthesise(log_mel), "log_mel": log_mel}
 
     def trim(self, name: str, value: Tensor, length: int) -> Tensor:
-        """A waveform late by ``lookahead``; frames as stage one gives them."""
+        """Trim a waveform that is late by ``lookahead``, or frames like stage one."""
         return super().trim(name, value, length) if name == "estimate" else self.mel.trim(name, value, length)
 
 
@@ -173,16 +182,3 @@ def _load_stage(stage: VoiceFixerMel | HifiGan, source: Path) -> None:
 
 def _weights_are_there(network: VoiceFixer, _: object) -> None:
     network._unread = []
-
-
-def _joined_delay(unet: ResUNet, vocoder: HifiGan) -> int:
-    """Samples of which the output is late against what the last frame that it depends on has heard."""
-    hop, late = vocoder.hop, vocoder.lookahead
-    first_phase: dict[tuple[int, int], int] = {}  # of those that hear the same frames the first waits longest
-    for phase, span in enumerate(vocoder.vocoder.input_spans):
-        first_phase.setdefault(span, phase)
-    return max(
-        (unet.frame_span(frame + start, frame + end)[1] + 1) * hop - 1 - (frame * hop + phase - late)
-        for frame in range(unet.period)
-        for (start, end), phase in first_phase.items()
-    )

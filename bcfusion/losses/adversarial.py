@@ -1,4 +1,4 @@
-"""Adversarial objectives: what the discriminators and the generator each minimise."""
+"""Adversarial objectives: the losses of the discriminators and of the generator."""
 
 from __future__ import annotations
 
@@ -10,24 +10,14 @@ import torch
 from torch import Tensor
 
 from bcfusion.contracts import Judgement
-from bcfusion.errors import ConfigError
+from bcfusion.requirements import one_of, require
 
 GeneratorForm = Literal["plain", "clipped"]
 Reduction = Literal["mean", "sum"]
 
 
-def check_choice(owner: object, argument: str, value: str, choices: Sequence[str]) -> None:
-    """Refuses a word that an argument does not know.
-
-    Raises:
-        ConfigError: ``value`` is none of ``choices``; it names the class of ``owner``.
-    """
-    if value not in choices:
-        raise ConfigError([f"{type(owner).__name__}: {argument} is {value!r}: choose one of {', '.join(choices)}"])
-
-
 def reduce_list(values: Sequence[Tensor], reduction: Reduction) -> Tensor:
-    """Mean or sum, element by element, of at least one tensor; all have the same shape."""
+    """Return the mean or sum, element by element, of at least one tensor; all have the same shape."""
     stacked = torch.stack(list(values))
     return stacked.sum(0) if reduction == "sum" else stacked.mean(0)
 
@@ -36,12 +26,12 @@ class _LogitObjective(ABC):
     """A game that is played logit by logit, over any number of sub-discriminators.
 
     Each term is the mean over one sub-discriminator's logits (items have equally many), so that each sub-discriminator
-    has the same say however many logits it gives. Logits are taken as float32. The padding behind an item's length is
-    judged like the rest.
+    has the same influence however many logits it outputs. Logits are converted to float32. The padding past the end of
+    an item is judged like the rest.
 
     Args:
         per_discriminator: ``mean``: sub-discriminators are averaged, and the scale does not depend on their number;
-            ``sum``: they are added up (MelGAN, HiFi-GAN), and the weight beside the other losses grows with their
+            ``sum``: they are added up (MelGAN, HiFi-GAN), and the weight relative to other losses grows with their
             number.
 
     Raises:
@@ -51,14 +41,14 @@ class _LogitObjective(ABC):
     boundary: float
 
     def __init__(self, per_discriminator: Reduction = "mean") -> None:
-        check_choice(self, "per_discriminator", per_discriminator, get_args(Reduction))
+        require(self, one_of(get_args(Reduction), per_discriminator=per_discriminator))
         self.per_discriminator = per_discriminator
 
     def discriminator(self, target_judgements: Sequence[Judgement], estimate_judgements: Sequence[Judgement]) -> Tensor:
-        """Scalar: the cost of logits of the target plus that of logits of the estimate, which must come detached.
+        """Return the cost of the target's logits plus that of the estimate's, which must be detached: a scalar.
 
         Raises:
-            ValueError: no judgement, or not as many of the one as of the other.
+            ValueError: no judgement, or unequal numbers of judgements.
         """
         if len(target_judgements) != len(estimate_judgements):
             raise ValueError(
@@ -69,7 +59,7 @@ class _LogitObjective(ABC):
         return of_target + of_estimate
 
     def generator(self, estimate_judgements: Sequence[Judgement]) -> Tensor:
-        """Scalar: what it costs the generator not to deceive.
+        """Return the cost of not deceiving the discriminators: a scalar.
 
         Raises:
             ValueError: no judgement.
@@ -78,14 +68,14 @@ class _LogitObjective(ABC):
 
     @abstractmethod
     def _cost_as_target(self, logits: Tensor) -> Tensor:
-        """What the discriminators pay for each logit of the target."""
+        """Return the discriminators' cost for each logit of the target."""
 
     @abstractmethod
     def _cost_as_estimate(self, logits: Tensor) -> Tensor:
-        """What the discriminators pay for each logit of the estimate."""
+        """Return the discriminators' cost for each logit of the estimate."""
 
     def _cost_to_generator(self, logits: Tensor) -> Tensor:
-        """What the generator pays for each logit of the estimate: as if the discriminators were shown a target."""
+        """Return the generator's cost for each logit of the estimate: by default the discriminators' for a target."""
         return self._cost_as_target(logits)
 
     def _over_discriminators(self, judgements: Sequence[Judgement], cost: Callable[[Tensor], Tensor]) -> Tensor:
@@ -99,14 +89,14 @@ class HingeObjective(_LogitObjective):
     """Hinge game (Lim and Ye 2017, "Geometric GAN"), with margins of 1 on either side of the boundary 0.
 
     The discriminators minimise mean relu(1 - D(target)) + mean relu(1 + D(estimate)). Means are over the logits of one
-    sub-discriminator; logits are taken as float32, and the padding behind an item's length is judged like the rest.
+    sub-discriminator; logits are converted to float32, and the padding past the end of an item is judged like the rest.
 
     Args:
-        generator_form: ``plain``: mean -D(estimate) (MelGAN, Kumar et al. 2019), a gradient that never fades;
-            ``clipped``: mean relu(1 - D(estimate)) (SEANet, EBEN), none where the discriminator is already deceived by
+        generator_form: ``plain``: mean -D(estimate) (MelGAN, Kumar et al. 2019), a gradient that never vanishes;
+            ``clipped``: mean relu(1 - D(estimate)) (SEANet, EBEN), no gradient once the discriminator is deceived by
             the margin.
         per_discriminator: ``mean``: sub-discriminators are averaged, and the scale does not depend on their number;
-            ``sum``: they are added up, as MelGAN does.
+            ``sum``: they are added up, as in MelGAN.
 
     Raises:
         ConfigError: another ``generator_form`` or ``per_discriminator``.
@@ -115,8 +105,8 @@ class HingeObjective(_LogitObjective):
     boundary = 0.0
 
     def __init__(self, generator_form: GeneratorForm = "plain", per_discriminator: Reduction = "mean") -> None:
+        require(self, one_of(get_args(GeneratorForm), generator_form=generator_form))
         super().__init__(per_discriminator)
-        check_choice(self, "generator_form", generator_form, get_args(GeneratorForm))
         self.generator_form = generator_form
 
     def _cost_as_target(self, logits: Tensor) -> Tensor:
@@ -130,15 +120,15 @@ class HingeObjective(_LogitObjective):
 
 
 class LeastSquaresObjective(_LogitObjective):
-    """Least-squares game (Mao et al. 2017, "Least Squares Generative Adversarial Networks"), as HiFi-GAN plays it.
+    """Least-squares game (Mao et al. 2017, "Least Squares Generative Adversarial Networks"), as in HiFi-GAN.
 
     The discriminators minimise mean (1 - D(target))^2 + mean D(estimate)^2, the generator mean (1 - D(estimate))^2: a
-    gradient that grows with the distance from the wanted logit, also beyond it. Means are over the logits of one
-    sub-discriminator; logits are taken as float32, and the padding behind an item's length is judged like the rest.
+    gradient that grows with the distance from the desired logit, also beyond it. Means are over the logits of one
+    sub-discriminator; logits are converted to float32, and the padding past the end of an item is judged like the rest.
 
     Args:
         per_discriminator: ``mean``: sub-discriminators are averaged, and the scale does not depend on their number;
-            ``sum``: they are added up, as HiFi-GAN does.
+            ``sum``: they are added up, as in HiFi-GAN.
 
     Raises:
         ConfigError: another ``per_discriminator``.

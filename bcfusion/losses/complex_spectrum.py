@@ -7,23 +7,23 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
-from bcfusion.losses.stft import Stft, mean_over_frames, power
+from bcfusion.losses.stft import ComplexSpectrogram, mean_over_frames, power
 from bcfusion.losses.valid import valid_samples
+from bcfusion.requirements import above, at_least, require
 
 
 class _SpectrumLoss(nn.Module, ABC):
-    """Mean over an item's frames and bins, then over items, of what :meth:`_error` gives for each bin."""
+    """Mean over an item's frames and bins, then over items, of the value of :meth:`_error` for each bin."""
 
     def __init__(self, n_fft: int = 512, hop_length: int = 100, win_length: int = 400) -> None:
         super().__init__()
-        self.stft = Stft(n_fft, hop_length, win_length)
+        self.stft = ComplexSpectrogram(n_fft, hop_length, win_length)
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         with torch.autocast(estimate.device.type, enabled=False):
             estimate, target, _ = valid_samples(estimate, target, lengths)
@@ -31,15 +31,15 @@ class _SpectrumLoss(nn.Module, ABC):
 
     @abstractmethod
     def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """Error of each bin ``(B, N, F)`` from two signals ``(B, T)``."""
+        """Return the error of each bin ``(B, N, F)`` from two signals ``(B, T)``."""
 
 
 class ComplexMseLoss(_SpectrumLoss):
-    r"""Mean of :math:`|S - E|^2`: the squared error of the real part plus that of the imaginary part (Tan and Wang
-    2020, "Learning complex spectral mapping with gated convolutional recurrent networks").
+    """Mean of :math:`|S - E|^2`: the squared error of the real part plus that of the imaginary part.
 
-    By Parseval's theorem it is about the squared error of the waveform times the window's energy, 150 for 400 samples
-    of Hann window: what it adds to a network that works on spectra is their scale, and a partner for a magnitude loss.
+    Tan and Wang 2020, "Learning complex spectral mapping with gated convolutional recurrent networks". By Parseval's
+    theorem it is about the squared error of the waveform times the window's energy, 150 for 400 samples of a Hann
+    window: it gives a network that works on spectra a loss at their scale, and complements a magnitude loss.
 
     Args:
         n_fft: points of the STFT.
@@ -55,32 +55,30 @@ class ComplexMseLoss(_SpectrumLoss):
 
 
 class MagnitudeMseLoss(_SpectrumLoss):
-    r"""Mean of :math:`(|S| - |E|)^2`, the squared error of magnitudes; phase does not count.
+    """Mean of :math:`(|S| - |E|)^2`, the squared error of magnitudes; phase does not count.
 
-    Args:
-        n_fft: points of the STFT.
-        hop_length: samples between frames.
-        win_length: samples of the Hann window.
+    The arguments are those of :class:`ComplexMseLoss`.
 
     Raises:
         ConfigError: an impossible STFT.
     """
 
     def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
-        # The gradient of a complex abs is 0 at 0, where that of the root of a sum of squares is not a number.
+        # The gradient of a complex abs is 0 at 0, whereas that of the root of a sum of squares is not a number.
         return (self.stft(estimate).abs() - self.stft(target).abs()).square()
 
 
 class CompressedSpectrumLoss(_SpectrumLoss):
-    r"""Squared errors of power-law compressed spectra (Braun and Tashev 2021, "A consolidated view of loss functions
-    for supervised deep learning-based speech enhancement"; GTCRN, Rong et al. 2024, with a hundred times the weights).
+    r"""Squared errors of power-law compressed spectra.
 
-    The mean of :math:`w_m (|S|^c - |E|^c)^2 + w_c |\,|S|^c e^{j \angle S} - |E|^c e^{j \angle E}\,|^2`. Compression
-    brings loud and faint bins closer, as hearing does: with c = 0.3, 40 dB become 12 dB.
+    Braun and Tashev 2021, "A consolidated view of loss functions for supervised deep learning-based speech
+    enhancement"; GTCRN, Rong et al. 2024, with a hundred times the weights. The mean of :math:`w_m (|S|^c - |E|^c)^2 +
+    w_c |\,|S|^c e^{j \angle S} - |E|^c e^{j \angle E}\,|^2`. Compression brings loud and faint bins closer together, as
+    hearing does: with c = 0.3, 40 dB become 12 dB.
 
-    A compressed magnitude is :math:`(|X|^2 + \epsilon)^{c/2}`, and a compressed spectrum X times
-    :math:`(|X|^2 + \epsilon)^{(c-1)/2}`, whose slope at an empty bin is :math:`\epsilon^{(c-1)/2}`, 631 with the
-    defaults; without the floor it would be infinite.
+    A compressed magnitude is :math:`(|X|^2 + \epsilon)^{c/2}`, and a compressed spectrum X times :math:`(|X|^2 +
+    \epsilon)^{(c-1)/2}`, whose slope at an empty bin is :math:`\epsilon^{(c-1)/2}`, 631 with the defaults; without the
+    floor it would be infinite.
 
     Args:
         n_fft: points of the STFT.
@@ -106,19 +104,14 @@ class CompressedSpectrumLoss(_SpectrumLoss):
         complex_weight: float = 0.3,
         floor: float = 1e-8,
     ) -> None:
+        require(
+            self,
+            (0.0 < compression <= 1.0, f"compression={compression} must be above 0 and at most 1"),
+            at_least(0, magnitude_weight=magnitude_weight, complex_weight=complex_weight),
+            (magnitude_weight or complex_weight, "magnitude_weight and complex_weight must not both be 0"),
+            above(0, floor=floor),
+        )
         super().__init__(n_fft, hop_length, win_length)
-        problems = []
-        if not 0.0 < compression <= 1.0:
-            problems.append(f"CompressedSpectrumLoss: compression={compression} must be above 0 and at most 1")
-        if min(magnitude_weight, complex_weight) < 0 or not (magnitude_weight or complex_weight):
-            problems.append(
-                f"CompressedSpectrumLoss: magnitude_weight={magnitude_weight}, complex_weight={complex_weight}: "
-                "must not be negative, and not both 0"
-            )
-        if floor <= 0:
-            problems.append(f"CompressedSpectrumLoss: floor={floor} must be above 0")
-        if problems:
-            raise ConfigError(problems)
         self.compression = compression
         self.magnitude_weight = magnitude_weight
         self.complex_weight = complex_weight

@@ -7,31 +7,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.losses.generator_stft import GeneratorStft
-from bcfusion.losses.stft import behind
+from bcfusion.losses.stft import past_end
 from bcfusion.nn.stft import Window
 
-# An embedding shorter than this is not scaled up to unit norm, which bounds the gradient at 0.
+# An embedding shorter than this is not scaled to unit norm, which bounds the gradient at 0.
 _LEAST_NORM = 1e-4
 
 
 class DeepClusteringLoss(nn.Module):
-    r"""Bins of the same source shall have the same embedding, bins of different sources orthogonal ones (Hershey et al.
-    2016, "Deep clustering: discriminative embeddings for segmentation and separation").
+    r"""Deep clustering: equal embeddings for bins of the same source, orthogonal ones for bins of different sources.
 
-    :math:`\|V V^T - Y Y^T\|_F^2 = \|V^T V\|_F^2 + \|Y^T Y\|_F^2 - 2 \|V^T Y\|_F^2` per item, then the mean over items:
-    V (bins x D) are the embeddings, Y (bins x 2) the one-hot choice between speech and noise, whichever is louder in
-    the bin. The right-hand side is computed, whose matrices are D x D, 2 x 2 and D x 2.
+    Hershey et al. 2016, "Deep clustering: discriminative embeddings for segmentation and separation". :math:`\|V V^T -
+    Y Y^T\|_F^2 = \|V^T V\|_F^2 + \|Y^T Y\|_F^2 - 2 \|V^T Y\|_F^2` per item, then the mean over items: V (bins x D) are
+    the embeddings, Y (bins x 2) the one-hot choice between speech and noise, whichever is louder in the bin. The
+    right-hand side is computed, whose matrices are D x D, 2 x 2 and D x 2.
 
-    Only active bins count, where the mixture of target and noise is within ``active_db`` of the item's loudest bin: in
-    the others neither source is heard. An item without any, digital silence, is worth 0.
+    Only active bins count, in which the mixture of target and noise is within ``active_db`` of the item's loudest bin:
+    in the others neither source is audible. An item without any, digital silence, counts as 0.
 
     Args:
-        active_db: range of magnitudes that is active, in dB below the item's maximum.
-        unit_norm: scale each bin's embedding to unit norm here; false where the generator has done so.
+        active_db: range of active magnitudes, in dB below the item's maximum.
+        unit_norm: scale each bin's embedding to unit norm here; false if the generator has already done so.
         normalize: divide by the square of the number of active bins: the mean over pairs of bins, at most 4 for
             embeddings of unit norm. Without it long items outweigh short ones.
-        n_fft, hop_length, win_length, window: the generator's STFT, see
-            :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+        n_fft: of the generator's STFT, see :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
 
     Raises:
         ConfigError: an impossible STFT.
@@ -54,10 +56,16 @@ class DeepClusteringLoss(nn.Module):
         self.stft = GeneratorStft(n_fft, hop_length, win_length, window)
 
     def forward(self, embedding: Tensor, target: Tensor, noise: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``embedding (B, F, N, D)``, ``target`` and ``noise`` ``(B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar.
+
+        Args:
+            embedding: ``(B, F, N, D)``.
+            target: ``(B, 1, T)``.
+            noise: ``(B, 1, T)``.
+            lengths: ``(B,)``.
 
         Raises:
-            ValueError: shapes other than these, or F and N are not those of the STFT.
+            ValueError: other shapes, or F and N are not those of the STFT.
         """
         if embedding.ndim != 4:
             raise ValueError(f"embedding must be (B, F, N, D), got {tuple(embedding.shape)}")
@@ -67,12 +75,12 @@ class DeepClusteringLoss(nn.Module):
             louder = torch.stack([speech.abs() >= disturbance.abs(), speech.abs() < disturbance.abs()], dim=-1)
             choice = louder.flatten(1, 2).float().masked_fill(~active, 0.0)  # Y
             vectors = self.stft.frames_first(embedding, "embedding", target).flatten(1, 2)
-            vectors = vectors.masked_fill(~active, 0.0)  # V; before its norm, lest a NaN of the padding enter there
+            vectors = vectors.masked_fill(~active, 0.0)  # V; before its norm, which a NaN in the padding would spoil
             if self.unit_norm:
                 vectors = F.normalize(vectors, dim=-1, eps=_LEAST_NORM)
 
             bins = active.sum(1, keepdim=True).clamp_min(1)  # (B, 1, 1)
-            # Means over bins, and not sums: the three terms nearly cancel, and sums of 10^9 would leave nothing of it.
+            # Means over bins, not sums: the three terms nearly cancel, which loses all digits of sums of 10^9.
             affinity = (
                 _square_norm(vectors.mT @ vectors / bins)
                 + _square_norm(choice.mT @ choice / bins)
@@ -83,9 +91,9 @@ class DeepClusteringLoss(nn.Module):
             return affinity.mean()
 
     def _active(self, mixture: Tensor, lengths: Tensor) -> Tensor:
-        """Boolean ``(B, N, F)``: the bins that count."""
-        padding = behind(self.stft.frames(lengths), mixture.shape[1])
-        magnitude = mixture.abs().masked_fill(padding[..., None], 0.0)  # the frames behind still hear the item's end
+        """Return a boolean ``(B, N, F)``: the bins that count."""
+        padding = past_end(self.stft.frames(lengths), mixture.shape[1])
+        magnitude = mixture.abs().masked_fill(padding[..., None], 0.0)  # frames past the end still overlap the item
         threshold = self.least_ratio * magnitude.amax((1, 2), keepdim=True)
         return (magnitude >= threshold) & (magnitude > 0.0)
 

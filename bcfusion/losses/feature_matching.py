@@ -1,4 +1,4 @@
-"""Distance between what the discriminators see in the estimate and in the target."""
+"""Distance between the discriminators' features of the estimate and of the target."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
-from bcfusion.losses.adversarial import Reduction, check_choice, reduce_list
+from bcfusion.losses.adversarial import Reduction, reduce_list
+from bcfusion.requirements import one_of, require
 
 Normalization = Literal["none", "reference"]
 
@@ -16,21 +17,21 @@ Normalization = Literal["none", "reference"]
 class FeatureMatchingLoss(nn.Module):
     """Mean absolute difference of discriminator features (MelGAN, Kumar et al. 2019).
 
-    Each layer gives the mean over an item's features; layers are averaged or added up within a sub-discriminator, then
-    sub-discriminators are, then items are averaged. The target's features are constants: no gradient goes through
-    them. ``lengths`` are not asked for: behind an item's length both signals are padding, and the features there still
-    see its end.
+    Each layer contributes the mean over an item's features; first the layers of a sub-discriminator are averaged or
+    added up, then the sub-discriminators, then items are averaged. The target's features are constants: no gradient
+    flows through them. ``lengths`` are not used: past the end of an item both signals are padding, and the features
+    there still see its end.
 
     Args:
         normalization: ``none``; or ``reference``: each layer's distance is divided by the mean magnitude of the item's
-            target features in that layer (EnCodec, Defossez et al. 2022), a constant for the gradient, so that no layer
-            wins or loses influence by the scale of its features.
+            target features in that layer (EnCodec, Defossez et al. 2022), a constant for the gradient, so that the
+            scale of its features gives no layer more or less influence.
         eps: least mean magnitude to divide by, for layers that do not respond to a silent target.
-        per_channel: of a layer's channels the ``mean`` (MelGAN, HiFi-GAN, EnCodec) or the ``sum`` (SEANet, eq. 4, whose
-            norm is divided by time alone); no difference under ``reference``, where numerator and denominator agree.
-        per_layer: of a sub-discriminator's layers the ``mean`` (SEANet, EnCodec) or the ``sum`` (MelGAN, HiFi-GAN), by
-            which a sub-discriminator with more layers has more say.
-        per_discriminator: of sub-discriminators the ``mean`` (SEANet, EnCodec) or the ``sum`` (MelGAN, HiFi-GAN). A
+        per_channel: over a layer's channels, the ``mean`` (MelGAN, HiFi-GAN, EnCodec) or the ``sum`` (SEANet, eq. 4,
+            whose norm is divided by time only); no difference with ``reference``, where it cancels.
+        per_layer: over a sub-discriminator's layers, the ``mean`` (SEANet, EnCodec) or the ``sum`` (MelGAN, HiFi-GAN),
+            which gives a sub-discriminator with more layers more influence.
+        per_discriminator: over sub-discriminators, the ``mean`` (SEANet, EnCodec) or the ``sum`` (MelGAN, HiFi-GAN). A
             weight that was published for sums means the same here only with sums and the same discriminators.
 
     Raises:
@@ -45,11 +46,14 @@ class FeatureMatchingLoss(nn.Module):
         per_layer: Reduction = "mean",
         per_discriminator: Reduction = "mean",
     ) -> None:
+        require(
+            self,
+            one_of(get_args(Normalization), normalization=normalization),
+            one_of(
+                get_args(Reduction), per_channel=per_channel, per_layer=per_layer, per_discriminator=per_discriminator
+            ),
+        )
         super().__init__()
-        check_choice(self, "normalization", normalization, get_args(Normalization))
-        check_choice(self, "per_channel", per_channel, get_args(Reduction))
-        check_choice(self, "per_layer", per_layer, get_args(Reduction))
-        check_choice(self, "per_discriminator", per_discriminator, get_args(Reduction))
         self.normalization = normalization
         self.eps = eps
         self.per_channel = per_channel
@@ -57,10 +61,10 @@ class FeatureMatchingLoss(nn.Module):
         self.per_discriminator = per_discriminator
 
     def forward(self, estimate_judgements: Sequence[Judgement], target_judgements: Sequence[Judgement]) -> Tensor:
-        """Scalar float32 from the judgements of the same sub-discriminators, features ``(B, ...)``.
+        """Return a float32 scalar from the judgements of the same sub-discriminators, with features ``(B, ...)``.
 
         Raises:
-            ValueError: no judgement, a judgement without features, or not the same number of judgements or layers.
+            ValueError: no judgement, a judgement without features, or unequal numbers of judgements or layers.
         """
         if not estimate_judgements:
             raise ValueError("no sub-discriminator gave a judgement")
@@ -73,7 +77,7 @@ class FeatureMatchingLoss(nn.Module):
         return reduce_list(distances, self.per_discriminator).mean()
 
     def _distance(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """Distance of each item ``(B,)`` in one layer."""
+        """Return the distance of each item ``(B,)`` in one layer."""
         if estimate.shape != target.shape:
             raise ValueError(f"features of {tuple(estimate.shape)} and {tuple(target.shape)} cannot be compared")
         reference = target.detach().float().flatten(1)

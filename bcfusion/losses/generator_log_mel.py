@@ -1,4 +1,4 @@
-"""Loss for generators that give a ``log_mel (B, n_mels, N)`` of the speech they restore."""
+"""Loss for generators that provide the ``log_mel (B, n_mels, N)`` of the speech they restore."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.losses.stft import behind, mean_over_frames
+from bcfusion.losses.stft import mean_over_frames, past_end
 from bcfusion.losses.valid import valid_samples
 from bcfusion.nn.mel import LogMel
 
@@ -14,13 +14,13 @@ from bcfusion.nn.mel import LogMel
 class GeneratorLogMelLoss(nn.Module):
     r"""Mean absolute difference between a generator's own log mel spectrogram and that of the target.
 
-    Per item the mean of :math:`|L - \ln(M|S| + \epsilon)|` over frames and bands, L being what the generator gave; then
-    the mean over items. It teaches the first stage of VoiceFixer (Liu et al. 2021), whose distance is the same in the
-    mel domain. Unlike :class:`bcfusion.losses.mel.LogMelLoss` it does not look at the waveform.
+    Per item the mean of :math:`|L - \ln(M|S| + \epsilon)|` over frames and bands, L being the generator's output; then
+    the mean over items. It trains the first stage of VoiceFixer (Liu et al. 2021), whose distance is the same in the
+    mel domain. Unlike :class:`bcfusion.losses.mel.LogMelLoss` it does not use the estimated waveform.
 
     Args:
-        sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor: the generator's, see
-            :class:`bcfusion.nn.mel.LogMel`; ``win_length`` is a multiple of ``2 hop_length``.
+        sample_rate: the generator's, see :class:`bcfusion.nn.mel.LogMel`, like the arguments not listed here.
+        win_length: a multiple of ``2 hop_length``.
 
     Raises:
         ConfigError: as in LogMel.
@@ -41,12 +41,12 @@ class GeneratorLogMelLoss(nn.Module):
         self.log_mel = LogMel(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
 
     def forward(self, log_mel: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``log_mel (B, n_mels, N)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar from ``log_mel (B, n_mels, N)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
-        Frames are centred on multiples of the hop, N = T // hop_length + 1. Those behind an item's length do not count.
+        Frames are centred on multiples of the hop, N = T // hop_length + 1. Those past the end of an item do not count.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         stft = self.log_mel.stft
         count = target.shape[-1] // stft.hop_length + 1
@@ -62,5 +62,5 @@ class GeneratorLogMelLoss(nn.Module):
             reference = self.log_mel(whole.unsqueeze(1))[..., stft.centred :]
         frames = torch.where(lengths > 0, lengths // stft.hop_length + 1, 0)
         distance = (log_mel.float() - reference).transpose(1, 2)  # (B, N, n_mels)
-        distance = distance.masked_fill(behind(frames, count)[..., None], 0.0).abs()
+        distance = distance.masked_fill(past_end(frames, count)[..., None], 0.0).abs()
         return mean_over_frames(distance, frames.clamp_min(1)).mean()

@@ -1,17 +1,17 @@
-"""The STFT domain in which a generator gives masks or embeddings, for the losses that judge it there."""
+"""The STFT domain of a generator that provides masks or embeddings, for the losses on these."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from bcfusion.losses.stft import Stft
+from bcfusion.losses.stft import ComplexSpectrogram
 from bcfusion.losses.valid import valid_samples
 from bcfusion.nn.stft import Window, window_samples
 
 
-class GeneratorStft(Stft):
-    """Complex spectrogram in the domain of a generator's own STFT, whose settings these must be.
+class GeneratorStft(ComplexSpectrogram):
+    """Complex spectrogram in the domain of a generator's own STFT, whose settings must be the same.
 
     Frames are centred on multiples of the hop, with zeros around the signal: N = T // hop_length + 1 frames.
 
@@ -19,7 +19,7 @@ class GeneratorStft(Stft):
         n_fft: points of the transform; F = n_fft // 2 + 1 bins.
         hop_length: samples from one frame to the next.
         win_length: samples under the window.
-        window: ``hann`` (periodic), ``sqrt_hann`` (its root), or ``sine``: sin(pi (n + 0.5) / win_length).
+        window: see :func:`bcfusion.nn.stft.window_samples`.
 
     Raises:
         ConfigError: another window, or not 0 < hop_length <= win_length <= n_fft.
@@ -30,7 +30,7 @@ class GeneratorStft(Stft):
         self.window = torch.tensor(window_samples(window, win_length), dtype=torch.float32)
 
     def frames_first(self, values: Tensor, name: str, target: Tensor) -> Tensor:
-        """``(B, N, F, ...)`` float32 from a generator's ``values (B, F, N, ...)`` for the ``target (B, 1, T)``.
+        """Return ``(B, N, F, ...)`` float32 from a generator's ``values (B, F, N, ...)`` for the ``target (B, 1, T)``.
 
         Raises:
             ValueError: B, F or N is not that of this STFT of the target.
@@ -46,12 +46,13 @@ class GeneratorStft(Stft):
 
     @torch.no_grad()
     def spectra(self, target: Tensor, other: Tensor, name: str, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Complex spectrograms ``(B, N, F)`` of ``target (B, 1, T)`` and of ``other (B, 1, T)``, called ``name``.
+        """Return complex spectrograms ``(B, N, F)`` of ``target (B, 1, T)`` and ``other (B, 1, T)``, which is called
+        ``name``.
 
-        Nothing behind ``lengths (B,)`` is left in them, and they are constants for the gradient.
+        All samples past ``lengths (B,)`` are zeroed first, and the spectrograms are constants for the gradient.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         if target.ndim != 3 or target.shape[1] != 1 or other.shape != target.shape:
             raise ValueError(

@@ -7,22 +7,22 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
+from bcfusion.requirements import one_of, require
 
 Reduction = Literal["sum", "mean"]
 
 
 class KlLoss(nn.Module):
-    r"""Kullback-Leibler divergence of the latent Gaussian from the standard one, in nats (Kingma and Welling 2014,
-    "Auto-encoding variational Bayes", appendix B):
+    r"""Kullback-Leibler divergence of the latent Gaussian from the standard one, in nats.
 
-    :math:`\frac{1}{2} \sum (\mu^2 + \sigma^2 - \ln \sigma^2 - 1)`, per item, then the mean over items.
+    Kingma and Welling 2014, "Auto-encoding variational Bayes", appendix B: :math:`\frac{1}{2} \sum (\mu^2 + \sigma^2 -
+    \ln \sigma^2 - 1)`, per item, then the mean over items.
 
     :math:`\sigma^2 - 1` is computed as ``expm1(log_var)``: near the standard Gaussian, where the two terms in the
     variance nearly cancel, nothing is lost to rounding. Value and gradient are finite for ``log_var`` up to 80.
 
-    ``lengths`` are not asked for, since only the network knows at what rate its latent frames come: frames that stand
-    for padding count like the others.
+    ``lengths`` are not used, since only the network knows the rate of its latent frames: frames of padding count like
+    the others.
 
     Args:
         reduction: over the latent dimensions of an item. ``sum``: the divergence itself, which grows with the number of
@@ -33,14 +33,12 @@ class KlLoss(nn.Module):
     """
 
     def __init__(self, reduction: Reduction = "mean") -> None:
+        require(self, one_of(get_args(Reduction), reduction=reduction))
         super().__init__()
-        choices = get_args(Reduction)
-        if reduction not in choices:
-            raise ConfigError([f"KlLoss: reduction is {reduction!r}: choose one of {', '.join(choices)}"])
         self.reduction = reduction
 
     def forward(self, mu: Tensor, log_var: Tensor) -> Tensor:
-        """Scalar float32, in nats, from mean and log variance of the latent variables, both ``(B, ...)``.
+        """Return a float32 scalar, in nats, from mean and log variance of the latent variables, both ``(B, ...)``.
 
         Raises:
             ValueError: the shapes differ, or there is no latent dimension.

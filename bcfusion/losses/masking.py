@@ -1,4 +1,4 @@
-"""Losses for generators that give a ``mask (B, F, N)`` of magnitudes in the domain of their own STFT."""
+"""Losses for generators that provide a ``mask (B, F, N)`` of magnitudes in the domain of their own STFT."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.losses.generator_stft import GeneratorStft
-from bcfusion.losses.stft import behind, mean_over_frames
+from bcfusion.losses.stft import mean_over_frames, past_end
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import at_least, one_of, require
 
 
 class ComponentLoss(nn.Module):
-    r"""Weighs what a mask M does to the speech S against what it does to the noise N (Xu et al. 2019, "Components loss
-    for neural networks in mask-based speech enhancement", eq. 6), where the mixture is S + N.
+    r"""Weigh the effect of a mask M on the speech S against its effect on the noise N; the mixture is S + N.
 
-    Per item, n being the number of its bins, then averaged over items:
-    :math:`\frac{1 - \alpha - \beta}{n} \sum (M|S| - |S|)^2 + \frac{\alpha}{n} \sum (M|N|)^2 + \frac{\beta}{n} \sum
-    \left( \frac{M|N|}{\|M|N|\|} - \frac{|N|}{\||N|\|} \right)^2`: the speech is kept, the noise attenuated, and what is
-    left of the noise keeps its natural sound. The norms are those of each frame (of the whole batch in public code):
-    the third term sees how the noise is coloured, and not how loud it is. With masks of at least 0 a frame adds at most
-    2 to the third sum, whatever the level of the signals; the other two grow with the power of the spectra, hence the
-    paper's large beta.
+    Xu et al. 2019, "Components loss for neural networks in mask-based speech enhancement", eq. 6. Per item, n being the
+    number of its bins, then averaged over items: :math:`\frac{1 - \alpha - \beta}{n} \sum (M|S| - |S|)^2 +
+    \frac{\alpha}{n} \sum (M|N|)^2 + \frac{\beta}{n} \sum \left( \frac{M|N|}{\|M|N|\|} - \frac{|N|}{\||N|\|} \right)^2`:
+    the speech is kept, the noise attenuated, and the rest of the noise keeps its natural sound. The norms are those of
+    each frame (of the whole batch in public code): the third term depends on the colour of the noise, not on its level.
+    With non-negative masks a frame adds at most 2 to the third sum, whatever the level of the signals; the other two
+    grow with the power of the spectra, hence the paper's large beta.
 
     Without ``beta`` the loss has two terms, and the speech is weighted :math:`1 - \alpha`.
 
     Args:
         alpha: weight of the attenuation of the noise.
-        beta: weight of the natural sound of the noise that is left; None: the loss of two terms.
-        n_fft, hop_length, win_length, window: the generator's STFT, see
-            :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+        beta: weight of the natural sound of the remaining noise; None: the loss of two terms.
+        n_fft: of the generator's STFT, see :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
         silence_db: RMS level in dBFS, that of white noise, below which the noise in a frame, masked or not, is not
-            scaled up to unit norm: frames without noise fade out of the third term, and its gradient is bounded.
+            scaled to unit norm: frames without noise fade out of the third term, and its gradient is bounded.
 
     Raises:
         ConfigError: weights that leave nothing for the speech, a negative one, or an impossible STFT.
@@ -49,27 +50,33 @@ class ComponentLoss(nn.Module):
         window: Window = "hann",
         silence_db: float = -100.0,
     ) -> None:
+        speech_weight = 1.0 - alpha - (beta or 0.0)
+        require(
+            self,
+            at_least(0, alpha=alpha, beta=beta or 0.0),
+            (
+                speech_weight >= 1e-9,  # 1 - 0.7 - 0.3 is not exactly 0
+                f"alpha={alpha} and beta={beta} leave the speech a weight of 1 - alpha - beta <= 0: nothing would keep "
+                "the mask from removing it; choose alpha + beta < 1 (paper: 0.1 and 0.8)",
+            ),
+        )
         super().__init__()
-        if alpha < 0 or (beta is not None and beta < 0):
-            raise ConfigError([f"ComponentLoss: alpha={alpha} and beta={beta} must not be negative"])
-        self.alpha, self.beta = alpha, beta
-        self.speech_weight = 1.0 - alpha - (beta or 0.0)
-        if self.speech_weight < 1e-9:  # 1 - 0.7 - 0.3 is not exactly 0
-            raise ConfigError(
-                [
-                    f"ComponentLoss: alpha={alpha} and beta={beta} leave the speech a weight of 1 - alpha - beta <= 0: "
-                    "nothing would keep the mask from removing it; choose alpha + beta < 1 (paper: 0.1 and 0.8)"
-                ]
-            )
+        self.alpha, self.beta, self.speech_weight = alpha, beta, speech_weight
         self.stft = GeneratorStft(n_fft, hop_length, win_length, window)
         bins = n_fft // 2 + 1
         self.least_norm = (10.0 ** (silence_db / 10.0) * float(self.stft.window.square().sum()) * bins) ** 0.5
 
     def forward(self, mask: Tensor, target: Tensor, noise: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``mask (B, F, N)``, ``target`` and ``noise`` ``(B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar.
+
+        Args:
+            mask: ``(B, F, N)``.
+            target: ``(B, 1, T)``.
+            noise: ``(B, 1, T)``.
+            lengths: ``(B,)``.
 
         Raises:
-            ValueError: shapes other than these, or F and N are not those of the STFT.
+            ValueError: other shapes, or F and N are not those of the STFT.
         """
         speech_spectrum, noise_spectrum = self.stft.spectra(target, noise, "noise", lengths)
         speech, disturbance = speech_spectrum.abs(), noise_spectrum.abs()
@@ -90,7 +97,19 @@ class ComponentLoss(nn.Module):
 
 
 class _MaskedInputLoss(nn.Module, ABC):
-    """Mean distance between the masked magnitude of one input and a magnitude that the target gives."""
+    """Mean distance between the masked magnitude of one input and a magnitude derived from the target.
+
+    Args:
+        power: p, 1 or 2.
+        channel: which sensor of the inputs is X; the air microphone comes last.
+        n_fft: of the generator's STFT, see :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
+
+    Raises:
+        ConfigError: another power, or an impossible STFT.
+    """
 
     def __init__(
         self,
@@ -101,18 +120,23 @@ class _MaskedInputLoss(nn.Module, ABC):
         win_length: int = 512,
         window: Window = "hann",
     ) -> None:
+        require(self, one_of((1, 2), power=power))
         super().__init__()
-        if power not in (1, 2):
-            raise ConfigError([f"{type(self).__name__}: power is {power}: choose 1 (absolute) or 2 (squared error)"])
         self.power = power
         self.channel = channel
         self.stft = GeneratorStft(n_fft, hop_length, win_length, window)
 
     def forward(self, mask: Tensor, target: Tensor, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``mask (B, F, N)``, ``target (B, 1, T)``, ``inputs (B, S, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar.
+
+        Args:
+            mask: ``(B, F, N)``.
+            target: ``(B, 1, T)``.
+            inputs: ``(B, S, T)``.
+            lengths: ``(B,)``.
 
         Raises:
-            ValueError: shapes other than these, no such channel, or F and N are not those of the STFT.
+            ValueError: other shapes, no such channel, or F and N are not those of the STFT.
         """
         if inputs.ndim != 3 or not -inputs.shape[1] <= self.channel < inputs.shape[1]:
             raise ValueError(f"inputs of {tuple(inputs.shape)} have no channel {self.channel}: they must be (B, S, T)")
@@ -125,21 +149,17 @@ class _MaskedInputLoss(nn.Module, ABC):
 
     @abstractmethod
     def _wanted(self, target: Tensor, masked_input: Tensor) -> Tensor:
-        """Magnitude that the mask should make of the input, from complex spectra of equal shape."""
+        """Return the desired magnitude of the masked input, from complex spectra of equal shape."""
 
 
 class MagnitudeSpectrumApproximationLoss(_MaskedInputLoss):
-    r"""Distance of the masked input's magnitude from the target's: :math:`\frac{1}{n} \sum \big| |S| - M|X| \big|^p`
-    per item, n being the number of its bins, then the mean over items (Weninger et al. 2014, "Discriminatively trained
-    recurrent neural networks for single-channel speech separation").
+    r"""Distance of the masked input's magnitude from the target's, weighing each bin by its level.
 
-    Unlike the distance from an ideal mask it weighs each bin by how loud it is.
+    Weninger et al. 2014, "Discriminatively trained recurrent neural networks for single-channel speech separation":
+    :math:`\frac{1}{n} \sum \big| |S| - M|X| \big|^p` per item, n being the number of its bins, then the mean over
+    items. Unlike the distance from an ideal mask it depends on how loud a bin is.
 
-    Args:
-        power: p, 1 or 2.
-        channel: which sensor of the inputs is X; the air microphone comes last.
-        n_fft, hop_length, win_length, window: the generator's STFT, see
-            :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+    The arguments are those of :class:`_MaskedInputLoss`: p, the sensor X, and the generator's STFT.
 
     Raises:
         ConfigError: another power, or an impossible STFT.
@@ -150,19 +170,16 @@ class MagnitudeSpectrumApproximationLoss(_MaskedInputLoss):
 
 
 class TruncatedPhaseSensitiveLoss(_MaskedInputLoss):
-    r"""Distance of the masked input's magnitude from the target's part that is in phase with the input (Erdogan et al.
-    2015, "Phase-sensitive and recognition-boosted speech separation using deep recurrent neural networks"; truncated:
-    Kolbaek et al. 2017): :math:`\frac{1}{n} \sum \big| T - M|X| \big|^p` per item, n being the number of its bins,
-    where :math:`T = \mathrm{clip}(|S| \cos(\theta_S - \theta_X), 0, |X|)`, then the mean over items.
+    r"""Distance of the masked input's magnitude from the part of the target's that is in phase with the input.
 
-    As the output keeps the phase of the input, a bin of wrong phase is better too quiet than of the right magnitude.
-    The truncation is for masks in [0, 1], which can neither amplify nor invert.
+    Erdogan et al. 2015, "Phase-sensitive and recognition-boosted speech separation using deep recurrent neural
+    networks"; truncated: Kolbaek et al. 2017. :math:`\frac{1}{n} \sum \big| T - M|X| \big|^p` per item, n being the
+    number of its bins, with :math:`T = \mathrm{clip}(|S| \cos(\theta_S - \theta_X), 0, |X|)`, then the mean over items.
 
-    Args:
-        power: p, 1 or 2.
-        channel: which sensor of the inputs is X; the air microphone comes last.
-        n_fft, hop_length, win_length, window: the generator's STFT, see
-            :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+    As the output keeps the phase of the input, a bin with the wrong phase is better too quiet than of the right
+    magnitude. The truncation is for masks in [0, 1], which can neither amplify nor invert.
+
+    The arguments are those of :class:`_MaskedInputLoss`: p, the sensor X, and the generator's STFT.
 
     Raises:
         ConfigError: another power, or an impossible STFT.
@@ -170,12 +187,12 @@ class TruncatedPhaseSensitiveLoss(_MaskedInputLoss):
 
     def _wanted(self, target: Tensor, masked_input: Tensor) -> Tensor:
         magnitude = masked_input.abs()
-        # An empty bin of the input has no phase, and nothing to be wanted of it: 0 over the clamp.
+        # An empty bin of the input has no phase, and nothing is wanted from it: 0 divided by the clamp.
         in_phase = (target * masked_input.conj()).real / magnitude.clamp_min(torch.finfo(magnitude.dtype).tiny)
         return torch.minimum(in_phase.clamp_min(0.0), magnitude)
 
 
 def _valid_mask(stft: GeneratorStft, mask: Tensor, target: Tensor, frames: Tensor) -> Tensor:
-    """Mask ``(B, N, F)`` in float32, 0 in value and in gradient behind each item's frames."""
+    """Return the mask ``(B, N, F)`` in float32, 0 in value and in gradient past each item's frames."""
     mask = stft.frames_first(mask, "mask", target)
-    return mask.masked_fill(behind(frames, mask.shape[1])[..., None], 0.0)
+    return mask.masked_fill(past_end(frames, mask.shape[1])[..., None], 0.0)

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import torch
-import torchaudio.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
-from bcfusion.losses.stft import Stft, mean_over_frames, power
+from bcfusion.losses.stft import ComplexSpectrogram, mean_over_frames, power
 from bcfusion.losses.valid import valid_samples
+from bcfusion.nn.mel import mel_bands, mel_filters
+from bcfusion.requirements import above, require
 
-# Power added to each bin under the root, as in HiFi-GAN: the gradient of a magnitude is finite at 0.
+# Power added to each bin under the root, as in HiFi-GAN, so that the gradient of a magnitude is finite at 0.
 MAGNITUDE_EPS = 1e-9
 
 
 class LogMelLoss(nn.Module):
     r"""Mean absolute difference of log mel magnitudes (Kong et al. 2020, "HiFi-GAN"), per item, then over items.
 
-    The mean of :math:`|\ln(M|S| + \epsilon) - \ln(M|E| + \epsilon)|` over frames and bands, where M is the mel filter
-    bank of librosa that HiFi-GAN uses: Slaney's scale (linear below 1 kHz), triangles of equal area. Natural
-    logarithm: a gain of 6 dB costs 0.69. Public versions clamp at :math:`\epsilon` instead of adding it; added, a band
-    that is still empty in the estimate keeps a gradient. Frames are centred on multiples of the hop with zeros around
-    the item, where HiFi-GAN's stand half a hop later and reflect the signal.
+    The mean of :math:`|\ln(M|S| + \epsilon) - \ln(M|E| + \epsilon)|` over frames and bands, M being the mel filter bank
+    of HiFi-GAN, see :func:`bcfusion.nn.mel.mel_filters`. Natural logarithm: a gain of 6 dB costs 0.69. Public versions
+    clamp at :math:`\epsilon` instead of adding it; added, a band that is still empty in the estimate keeps a gradient.
+    Frames are centred on multiples of the hop with zeros around the item; HiFi-GAN's are half a hop later, and mirror
+    the signal.
 
-    Defaults are HiFi-GAN's, in samples at its 22.05 kHz. HiFi-GAN+ (Su et al. 2021), for bandwidth extension, listens
-    to the new band alone: ``n_mels=128, f_min=4000``.
+    Defaults are HiFi-GAN's, in samples at its 22.05 kHz. HiFi-GAN+ (Su et al. 2021), for bandwidth extension, uses the
+    new band only: ``n_mels=128, f_min=4000``.
 
     Args:
         sample_rate: in Hz.
-        n_fft: points of the STFT. hop_length: samples between frames. win_length: samples of the Hann window.
+        n_fft: points of the STFT.
+        hop_length: samples between frames.
+        win_length: samples of the Hann window.
         n_mels: bands.
         f_min: lower edge of the lowest band, in Hz.
         f_max: upper edge of the highest band, in Hz; ``None``: half the sample rate.
@@ -36,8 +38,8 @@ class LogMelLoss(nn.Module):
             about the quantisation noise of 16-bit audio.
 
     Raises:
-        ConfigError: an impossible STFT, band edges that are not 0 <= f_min < f_max <= sample_rate / 2, a floor of 0, or
-            bands so narrow that no bin falls into one.
+        ConfigError: an impossible STFT, band edges that are not 0 <= f_min < f_max <= sample_rate / 2, no band, bands
+            so narrow that no bin falls into one, or a floor that is not above 0.
     """
 
     filters: Tensor
@@ -53,36 +55,18 @@ class LogMelLoss(nn.Module):
         f_max: float | None = None,
         floor: float = 1e-5,
     ) -> None:
+        require(self, mel_bands(sample_rate, n_mels, f_min, f_max), above(0, floor=floor))
         super().__init__()
-        highest = sample_rate / 2 if f_max is None else f_max
-        problems = []
-        if not 0 <= f_min < highest <= sample_rate / 2:
-            problems.append(
-                f"LogMelLoss: f_min={f_min}, f_max={highest}: need 0 <= f_min < f_max <= {sample_rate / 2} Hz"
-            )
-        if n_mels < 1:
-            problems.append(f"LogMelLoss: n_mels={n_mels} must be at least 1")
-        if floor <= 0:
-            problems.append(f"LogMelLoss: floor={floor} must be above 0")
-        if problems:
-            raise ConfigError(problems)
-        self.stft = Stft(n_fft, hop_length, win_length)
+        self.stft = ComplexSpectrogram(n_fft, hop_length, win_length)
         self.floor = floor
-        filters = F.melscale_fbanks(
-            n_fft // 2 + 1, f_min, highest, n_mels, sample_rate, norm="slaney", mel_scale="slaney"
-        )  # (F, M)
-        empty = int((filters.amax(0) == 0).sum())
-        if empty:
-            raise ConfigError(
-                [f"LogMelLoss: no bin falls into {empty} of n_mels={n_mels} bands: lower n_mels or raise n_fft={n_fft}"]
-            )
-        self.register_buffer("filters", filters, persistent=False)
+        filters = mel_filters(self, sample_rate, n_fft, n_mels, f_min, f_max)
+        self.register_buffer("filters", filters, persistent=False)  # (F, M)
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         with torch.autocast(estimate.device.type, enabled=False):  # magnitudes near the floor need float32
             estimate, target, _ = valid_samples(estimate, target, lengths)
@@ -90,6 +74,6 @@ class LogMelLoss(nn.Module):
             return mean_over_frames(distance, self.stft.frames(lengths)).mean()
 
     def _log_mel(self, signal: Tensor) -> Tensor:
-        """Log mel spectrogram ``(B, N, M)`` of ``(B, T)``."""
+        """Return the log mel spectrogram ``(B, N, M)`` of ``(B, T)``."""
         magnitude = (power(self.stft(signal)) + MAGNITUDE_EPS).sqrt()
         return (magnitude @ self.filters + self.floor).log()

@@ -1,37 +1,38 @@
-"""Loss between phase spectra that does not care about whole turns."""
+"""Loss between phase spectra that ignores whole turns."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
-from bcfusion.losses.stft import Stft, behind
+from bcfusion.losses.stft import ComplexSpectrogram, past_end
 from bcfusion.losses.valid import valid_samples
+from bcfusion.requirements import above, at_least, require
 
 
 class PhaseLoss(nn.Module):
-    r"""Anti-wrapped distance of phase spectra (Ai and Ling 2023, "Neural speech phase prediction based on parallel
-    estimation architecture and anti-wrapping losses"; AP-BWE, Lu et al. 2024).
+    r"""Anti-wrapped distance of phase spectra: instantaneous phase, group delay and instantaneous angular frequency.
 
-    With :math:`f(x) = |x - 2 \pi \, \mathrm{round}(x / 2 \pi)|`, at most :math:`\pi`, and the phase difference
-    :math:`d = \theta_E - \theta_S`, it is the weighted sum of three means per item, then averaged over items:
+    Ai and Ling 2023, "Neural speech phase prediction based on parallel estimation architecture and anti-wrapping
+    losses"; AP-BWE, Lu et al. 2024. With :math:`f(x) = |x - 2 \pi \, \mathrm{round}(x / 2 \pi)|`, at most :math:`\pi`,
+    and the phase difference :math:`d = \theta_E - \theta_S`, it is the weighted sum of three means per item, then
+    averaged over items:
 
     - instantaneous phase: f(d);
-    - group delay: f of the difference of d along frequency, which does not see a phase that is off by the same angle in
-      all bins of a frame;
-    - instantaneous angular frequency: f of the difference of d along time, which does not see a phase that is off by
-      the same angle in all frames.
+    - group delay: f of the difference of d along frequency, which ignores a phase error that is the same in all bins of
+      a frame;
+    - instantaneous angular frequency: f of the difference of d along time, which ignores a phase error that is the same
+      in all frames.
 
-    A bin whose target is empty (magnitude below ``floor``) has no phase to be met: it counts as met, and so does a
-    difference to such a bin. A bin whose estimate is empty has a phase of some value, and the gradient of this angle,
-    1 / magnitude, is without bound: it counts in the loss but gives no gradient, so that gradients stay below
-    1 / ``floor`` in any bin. Another loss has to fill it first.
+    A bin whose target is empty (magnitude below ``floor``) has no phase to be matched: it counts as matched, and so
+    does a difference to such a bin. A bin whose estimate is empty has some phase, but the gradient of this angle, 1 /
+    magnitude, is unbounded: it counts in the loss but has no gradient, so that gradients stay below 1 / ``floor`` in
+    any bin. Another loss has to fill it first.
 
     Args:
-        n_fft: points of the STFT.
+        n_fft: points of the STFT. The default sizes are those of AP-BWE, at any sample rate.
         hop_length: samples between frames.
-        win_length: samples of the Hann window. The sizes by default are those of AP-BWE, at any sample rate.
+        win_length: samples of the Hann window.
         instantaneous_phase_weight: 0 leaves the term out.
         group_delay_weight: 0 leaves the term out.
         angular_frequency_weight: 0 leaves the term out.
@@ -52,31 +53,35 @@ class PhaseLoss(nn.Module):
         angular_frequency_weight: float = 1.0,
         floor: float = 1e-4,
     ) -> None:
+        weights = {
+            "instantaneous_phase_weight": instantaneous_phase_weight,
+            "group_delay_weight": group_delay_weight,
+            "angular_frequency_weight": angular_frequency_weight,
+        }
+        require(
+            self,
+            at_least(0, **weights),
+            (any(weights.values()), "one of its three weights must be above 0"),
+            above(0, floor=floor),
+        )
         super().__init__()
-        weights = (instantaneous_phase_weight, group_delay_weight, angular_frequency_weight)
-        if min(weights) < 0 or max(weights) == 0:
-            raise ConfigError(
-                [f"PhaseLoss: of the weights {weights} of its terms none may be negative, one must count"]
-            )
-        if floor <= 0:
-            raise ConfigError([f"PhaseLoss: floor={floor} must be above 0, where a phase has no gradient"])
-        self.stft = Stft(n_fft, hop_length, win_length)
+        self.stft = ComplexSpectrogram(n_fft, hop_length, win_length)
         self.instantaneous_phase_weight = instantaneous_phase_weight
         self.group_delay_weight = group_delay_weight
         self.angular_frequency_weight = angular_frequency_weight
         self.floor = floor
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32, in radians, from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar, in radians, from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         estimate, target, _ = valid_samples(estimate, target, lengths)
         with torch.no_grad():
             reference = self.stft(target)
             frames = self.stft.frames(lengths)
-            counts = ~behind(frames, reference.shape[1])[..., None] & (reference.abs() > self.floor)  # (B, N, F)
+            counts = ~past_end(frames, reference.shape[1])[..., None] & (reference.abs() > self.floor)  # (B, N, F)
         difference = self._phase(self.stft(estimate)) - reference.angle()
 
         bins = reference.shape[2]
@@ -93,13 +98,13 @@ class PhaseLoss(nn.Module):
         return loss.mean()
 
     def _phase(self, spectrum: Tensor) -> Tensor:
-        """Phase of each bin in radians, a constant for the gradient where the bin is empty."""
+        """Return the phase of each bin in radians, a constant for the gradient if the bin is empty."""
         empty = spectrum.detach().abs() <= self.floor
         return torch.where(empty, spectrum.detach(), spectrum).angle()
 
 
 def _mean(difference: Tensor, counts: Tensor, number: Tensor) -> Tensor:
-    """Anti-wrapped ``difference (B, N, F)`` summed where it ``counts``, over the ``number (B,)`` of an item's bins."""
+    """Return the anti-wrapped ``difference (B, N, F)``, summed where it ``counts``, divided by ``number (B,)``."""
     turns = torch.round(difference.detach() / (2.0 * torch.pi))
     unwrapped = (difference - 2.0 * torch.pi * turns).abs().masked_fill(~counts, 0.0)
     return unwrapped.sum((1, 2)) / number.clamp_min(1)

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
-from bcfusion.losses.stft import Stft, behind, power
+from bcfusion.losses.stft import ComplexSpectrogram, past_end, power
 from bcfusion.losses.valid import valid_samples
+from bcfusion.nn.stft import stft_sizes
+from bcfusion.requirements import require
 
 
 def a_weighting_gain(frequencies: Tensor) -> Tensor:
-    r"""Gain of the A-weighting of IEC 61672-1 (annex E), in the shape of ``frequencies``, which are in Hz.
+    r"""Return the gain of the A-weighting of IEC 61672-1 (annex E), in the shape of ``frequencies``, which are in Hz.
 
-    :math:`R(f) = f_4^2 f^4 / ((f^2 + f_1^2) \sqrt{(f^2 + f_2^2)(f^2 + f_3^2)} (f^2 + f_4^2))` over its value at 1 kHz,
-    with the poles of the standard at 20.6, 107.7, 737.9 and 12194 Hz. A gain of amplitudes: 0 at 0 Hz, 1 at 1 kHz.
+    :math:`R(f) = f_4^2 f^4 / ((f^2 + f_1^2) \sqrt{(f^2 + f_2^2)(f^2 + f_3^2)} (f^2 + f_4^2))` divided by its value at 1
+    kHz, with the poles of the standard at 20.6, 107.7, 737.9 and 12194 Hz. A gain of amplitudes: 0 at 0 Hz, 1 at 1 kHz.
     """
 
     def response(squared: Tensor) -> Tensor:
@@ -27,9 +28,9 @@ def a_weighting_gain(frequencies: Tensor) -> Tensor:
 
 
 class _StftLoss(nn.Module):
-    """One resolution of :class:`MultiResolutionStftLoss`: a value for each item.
+    """One resolution of :class:`MultiResolutionStftLoss`: a value per item.
 
-    ``weighted_rate`` is the sample rate in Hz that A-weighting needs, or ``None`` for none.
+    ``weighted_rate`` is the sample rate in Hz for A-weighting; None: no weighting.
     """
 
     power_gain: Tensor | None
@@ -47,7 +48,7 @@ class _StftLoss(nn.Module):
         weighted_rate: int | None,
     ) -> None:
         super().__init__()
-        self.stft = Stft(n_fft, hop_length, win_length)
+        self.stft = ComplexSpectrogram(n_fft, hop_length, win_length)
         self.spectral_convergence_weight = spectral_convergence_weight
         self.log_magnitude_weight = log_magnitude_weight
         self.floor = floor
@@ -62,13 +63,13 @@ class _StftLoss(nn.Module):
         self.register_buffer("power_gain", power_gain, persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """``(B,)`` from float32 ``estimate (B, T)`` and ``target (B, T)``, both zero behind ``lengths (B,)``."""
+        """Return ``(B,)`` from float32 ``estimate (B, T)`` and ``target (B, T)``, both zero past ``lengths (B,)``."""
         with torch.no_grad():
             target_power = self._power(target)
         estimate_power = self._power(estimate)
 
         frames = self.stft.frames(lengths)
-        padding = behind(frames, target_power.shape[1])  # (B, N)
+        padding = past_end(frames, target_power.shape[1])  # (B, N)
         bins = frames * target_power.shape[2]
 
         loss = torch.zeros_like(lengths, dtype=torch.float32)
@@ -82,7 +83,7 @@ class _StftLoss(nn.Module):
         return loss
 
     def _power(self, signal: Tensor) -> Tensor:
-        """Power spectrogram ``(B, N, F)``, A-weighted where that is asked for, plus floor."""
+        """Return the power spectrogram ``(B, N, F)``, A-weighted if asked for, plus floor."""
         powers = power(self.stft(signal))
         if self.power_gain is not None:
             powers = powers * self.power_gain
@@ -90,7 +91,7 @@ class _StftLoss(nn.Module):
 
     def _spectral_convergence(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
         def frobenius(magnitude: Tensor) -> Tensor:
-            # vector_norm, unlike the root of a sum of squares, has gradient 0 where a frame is matched exactly.
+            # vector_norm, unlike the root of a sum of squares, has a gradient of 0 if a frame is matched exactly.
             per_frame = torch.linalg.vector_norm(magnitude, dim=-1).masked_fill(padding, 0.0)
             return torch.linalg.vector_norm(per_frame, dim=-1)
 
@@ -101,26 +102,26 @@ class _StftLoss(nn.Module):
 
 
 class MultiResolutionStftLoss(nn.Module):
-    r"""Spectral convergence and log-magnitude distance over several STFTs (Yamamoto et al. 2020, "Parallel WaveGAN",
-    eq. 4-6), per item, then averaged over resolutions and items.
+    r"""Spectral convergence and log-magnitude distance, per item, then averaged over several STFTs and items.
 
-    Spectral convergence is :math:`\|\,|S| - |E|\,\|_F / \|S\|_F` over the frames of one item (public versions take the
-    norm over the batch, where the loudest item hides the others); the log-magnitude distance is the mean of
-    :math:`|\ln |S| - \ln |E||`. Frames are centred on multiples of the hop up to the item's length; what lies around
-    the item counts as zero, so that its value is the same alone or padded in a batch, and any length is long enough.
+    Yamamoto et al. 2020, "Parallel WaveGAN", eq. 4-6. Spectral convergence is :math:`\|\,|S| - |E|\,\|_F / \|S\|_F`
+    over the frames of one item (public versions take the norm over the batch, where the loudest item hides the others);
+    the log-magnitude distance is the mean of :math:`|\ln |S| - \ln |E||`. Frames are centred on multiples of the hop up
+    to the item's length; everything around the item counts as zero, so that its value is the same alone or padded in a
+    batch, and any length is long enough.
 
-    On silence the plain definition divides by nothing. Here the denominator of spectral convergence is never less than
-    the norm of white noise at ``silence_db``, nor than the estimate's norm over ``convergence_limit`` (a constant for
-    the gradient): the term stays below ``1 + convergence_limit`` whatever the target, and is the plain definition for
-    any target above the silence level whose estimate is not ``convergence_limit`` times as loud. ``floor`` is added to
-    every power, which bounds the log-magnitude distance and its gradient. Added, where public versions clamp: bins that
-    are still empty in the estimate, as at the start of bandwidth extension, keep a gradient.
+    On silence the plain definition divides by zero. Here the denominator of spectral convergence is never less than the
+    norm of white noise at ``silence_db``, nor than the estimate's norm over ``convergence_limit`` (a constant for the
+    gradient): the term stays below ``1 + convergence_limit`` for any target, and is the plain definition for any target
+    above the silence level whose estimate is not ``convergence_limit`` times as loud. ``floor`` is added to every
+    power, which bounds the log-magnitude distance and its gradient. Public versions clamp instead; if it is added, bins
+    that are still empty in the estimate, as at the start of bandwidth extension, keep a gradient.
 
     A-weighting multiplies every power by the squared gain of IEC 61672-1 before the floor is added. Spectral
-    convergence then goes by how loud a bin is to the ear, and the silence level is that of A-weighted noise. The log
-    distance of two bins that share a gain is what it was, but for those that the gain takes below ``floor`` (-50 dB at
-    20 Hz, nothing is left at 0 Hz). Public versions filter both signals before the STFT, with 101 taps fitted to a
-    bilinear transform of the curve: at 16 kHz the same to 0.5 dB from 0.2 to 4 kHz, but 12 dB lower at 7 kHz and
+    convergence then depends on how loud a bin is to the ear, and the silence level is that of A-weighted noise. The log
+    distance of two bins with the same gain does not change, except for those that the gain takes below ``floor`` (-50
+    dB at 20 Hz, nothing is left at 0 Hz). Public versions filter both signals before the STFT, with 101 taps fitted to
+    a bilinear transform of the curve: at 16 kHz the same to 0.5 dB from 0.2 to 4 kHz, but 12 dB lower at 7 kHz and
     nothing at 8 kHz, where the curve is at -1.1 dB; what bandwidth extension adds would hardly count.
 
     Args:
@@ -149,17 +150,18 @@ class MultiResolutionStftLoss(nn.Module):
         a_weighting: bool = False,
         sample_rate: int | None = None,
     ) -> None:
+        require(
+            self,
+            (bool(resolutions), "resolutions is empty: give at least one [n_fft, hop_length, win_length]"),
+            *(
+                [f"resolutions: {message}" for message in stft_sizes(*resolution)]
+                if len(resolution) == 3
+                else [f"resolutions: {list(resolution)} must be [n_fft, hop_length, win_length]"]
+                for resolution in resolutions
+            ),
+            (not a_weighting or (sample_rate or 0) > 0, f"a_weighting needs a sample_rate in Hz, got {sample_rate}"),
+        )
         super().__init__()
-        problems = [] if resolutions else ["resolutions is empty: give at least one [n_fft, hop_length, win_length]"]
-        problems += [
-            f"resolutions: {list(resolution)} must be [n_fft, hop_length, win_length] with 0 < hop <= win <= n_fft"
-            for resolution in resolutions
-            if len(resolution) != 3 or not 0 < resolution[1] <= resolution[2] <= resolution[0]
-        ]
-        if a_weighting and not (sample_rate and sample_rate > 0):
-            problems.append(f"a_weighting needs a sample_rate in Hz, got {sample_rate}")
-        if problems:
-            raise ConfigError(problems)
         self.resolutions = nn.ModuleList(
             _StftLoss(
                 n_fft=n_fft,
@@ -176,10 +178,10 @@ class MultiResolutionStftLoss(nn.Module):
         )
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         with torch.autocast(estimate.device.type, enabled=False):  # magnitudes near the floor need float32
             estimate, target, _ = valid_samples(estimate, target, lengths)

@@ -1,19 +1,21 @@
-"""The short-time Fourier transform that losses share: an item's frames are the same alone or padded in a batch."""
+"""The complex spectrogram that losses share: an item's frames are the same alone or padded in a batch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
+from bcfusion.nn.stft import stft_sizes
+from bcfusion.requirements import require
 
 
-class Stft(nn.Module):
+class ComplexSpectrogram(nn.Module):
     """Complex spectrogram with a periodic Hann window, frames centred on multiples of the hop, zeros around the signal.
 
-    Values are those of ``torch.stft(center=True, pad_mode="constant")``, for even sizes, but for the phase reference: a
-    frame holds only the samples under the window, and the transform pads it at its end, where ``torch.stft`` windows
-    ``n_fft - win_length`` zeros in every frame. Magnitudes, and the phase of one signal against another, are the same.
+    Values are those of ``torch.stft(center=True, pad_mode="constant")``, for even sizes, except for the phase
+    reference: a frame holds only the samples under the window, and the transform pads it at its end, whereas
+    ``torch.stft`` windows ``n_fft - win_length`` zeros in every frame. Magnitudes, and the phase of one signal relative
+    to another, are the same. Unlike :class:`bcfusion.nn.stft.Stft` it takes whole signals of any length.
 
     Args:
         n_fft: points of the transform.
@@ -27,35 +29,36 @@ class Stft(nn.Module):
     window: Tensor
 
     def __init__(self, n_fft: int, hop_length: int, win_length: int) -> None:
+        require(self, stft_sizes(n_fft, hop_length, win_length))
         super().__init__()
-        if not 0 < hop_length <= win_length <= n_fft:
-            sizes = f"n_fft={n_fft}, hop_length={hop_length}, win_length={win_length}"
-            raise ConfigError([f"STFT of {sizes}: need 0 < hop_length <= win_length <= n_fft"])
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Complex ``(B, N, F)``, N = T // hop_length + 1 frames of F = n_fft // 2 + 1 bins, from float32 ``(B, T)``."""
+        """Return complex ``(B, N, F)``, N = T // hop_length + 1 frames of F = n_fft // 2 + 1 bins, from float32 ``(B,
+        T)``."""
         half = self.win_length // 2
         padded = nn.functional.pad(signal, (half, self.win_length - half))
         return torch.fft.rfft(padded.unfold(-1, self.win_length, self.hop_length) * self.window, n=self.n_fft)
 
     def frames(self, lengths: Tensor) -> Tensor:
-        """Frames ``(B,)`` centred within items of ``lengths (B,)`` samples, as if each were transformed alone."""
+        """Return the frames ``(B,)`` centred within items of ``lengths (B,)`` samples, as if each were transformed
+        alone."""
         return lengths // self.hop_length + 1
 
 
 def power(spectrum: Tensor) -> Tensor:
-    """Squared magnitude of a complex tensor; unlike the square of its ``abs`` it has a gradient everywhere."""
+    """Return the squared magnitude of a complex tensor, which unlike the square of its ``abs`` has a gradient
+    everywhere."""
     return spectrum.real.square() + spectrum.imag.square()
 
 
-def behind(frames: Tensor, total: int) -> Tensor:
-    """Boolean mask ``(B, total)`` of the frames that lie behind an item's first ``frames (B,)``."""
+def past_end(frames: Tensor, total: int) -> Tensor:
+    """Return a boolean mask ``(B, total)`` of the frames that lie past an item's first ``frames (B,)``."""
     return torch.arange(total, device=frames.device) >= frames[:, None]
 
 
 def mean_over_frames(values: Tensor, frames: Tensor) -> Tensor:
-    """Mean ``(B,)`` of ``values (B, N, F)`` over the bins of each item's first ``frames (B,)`` frames."""
-    per_frame = values.sum(-1).masked_fill(behind(frames, values.shape[1]), 0.0)
+    """Return the mean ``(B,)`` of ``values (B, N, F)`` over the bins of each item's first ``frames (B,)`` frames."""
+    per_frame = values.sum(-1).masked_fill(past_end(frames, values.shape[1]), 0.0)
     return per_frame.sum(-1) / (frames * values.shape[2])

@@ -1,4 +1,4 @@
-"""What every masked loss starts from: float32 signals in which nothing is left behind an item's valid length."""
+"""The start of every masked loss: float32 signals that are zero past an item's valid length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def valid_samples(estimate: Tensor, target: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cast to float32 and zero what lies behind each item's length, in value and in gradient.
+    """Cast to float32 and zero everything past each item's length, in value and in gradient.
 
     Args:
         estimate: ``(B, 1, T)``, any floating type.
@@ -19,7 +19,7 @@ def valid_samples(estimate: Tensor, target: Tensor, lengths: Tensor) -> tuple[Te
         overwritten, not multiplied: even a NaN there leaves no trace.
 
     Raises:
-        ValueError: the shapes are not these; broadcasting would give a loss of every item against every other.
+        ValueError: other shapes; broadcasting would give a loss of every item against every other.
     """
     if estimate.ndim != 3 or estimate.shape[1] != 1 or estimate.shape != target.shape:
         raise ValueError(

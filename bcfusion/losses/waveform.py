@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.losses.valid import valid_samples
+from bcfusion.requirements import require
 
 
 class L1Loss(nn.Module):
-    r"""Mean absolute error over an item's valid samples, then over items: a short item counts as much as a long one.
+    """Mean absolute error over an item's valid samples, then over items: a short item counts as much as a long one.
 
     With pre-emphasis it is the error of :math:`y_n = x_n - a x_{n-1}` (:math:`x_{-1} = 0`) of both signals. Speech
-    falls by 6 to 12 dB an octave, so that the plain error is nearly all below 1 kHz, where a body sensor needs the
-    least help; a = 0.95 makes up for most of that.
+    falls by 6 to 12 dB per octave, so that the plain error is nearly all below 1 kHz, where a body sensor needs the
+    least help; a = 0.95 compensates for most of that.
 
     Args:
         pre_emphasis: a, in [0, 1); 0 is the plain error.
@@ -25,36 +25,35 @@ class L1Loss(nn.Module):
     """
 
     def __init__(self, pre_emphasis: float = 0.0) -> None:
+        require(self, (0.0 <= pre_emphasis < 1.0, f"pre_emphasis={pre_emphasis} must be at least 0 and below 1"))
         super().__init__()
-        if not 0.0 <= pre_emphasis < 1.0:
-            raise ConfigError([f"L1Loss: pre_emphasis={pre_emphasis} must be at least 0 and below 1"])
         self.pre_emphasis = pre_emphasis
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         estimate, target, valid = valid_samples(estimate, target, lengths)
         error = estimate - target
         if self.pre_emphasis:  # linear, so that the filtered error is the error of the filtered signals
             error = error - self.pre_emphasis * F.pad(error, (1, 0))[..., :-1]
-            error = error.masked_fill(~valid, 0.0)  # the sample behind the last one still hears it
+            error = error.masked_fill(~valid, 0.0)  # the sample after the last one still depends on it
         return (error.abs().sum(-1) / lengths.clamp_min(1)).mean()
 
 
 class MseLoss(nn.Module):
     """Mean squared error over an item's valid samples, then over items: the power of the error, relative to full scale.
 
-    Being a square it is nearly all of the loudest vowels; the mean absolute error spreads over more of the speech.
+    As a square it is dominated by the loudest vowels; the mean absolute error spreads over more of the speech.
     """
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32 from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         estimate, target, _ = valid_samples(estimate, target, lengths)
         return ((estimate - target).square().sum(-1) / lengths.clamp_min(1)).mean()
@@ -63,16 +62,16 @@ class MseLoss(nn.Module):
 class SiSnrLoss(nn.Module):
     r"""Negative scale-invariant signal-to-noise ratio in dB (Le Roux et al. 2019, "SDR - half-baked or well done?").
 
-    With the target scaled to the estimate, :math:`p = s \langle e, s \rangle / \|s\|^2`, an item's loss is
-    :math:`-10 \log_{10} ((P_p + \epsilon) / (P_{e-p} + \epsilon))`, where P is the mean power over valid samples.
+    With the target scaled to the estimate, :math:`p = s \langle e, s \rangle / \|s\|^2`, an item's loss is :math:`-10
+    \log_{10} ((P_p + \epsilon) / (P_{e-p} + \epsilon))`, P being the mean power over valid samples.
 
-    The ratio says nothing of a silent target, whose every estimate is orthogonal to it: such an item counts as 0 dB and
-    gives no gradient, and silence is left to the other losses. A silent estimate of an audible target is 0 dB as well.
+    The ratio is meaningless for a silent target, to which every estimate is orthogonal: such an item counts as 0 dB and
+    has no gradient, and silence is left to the other losses. A silent estimate of an audible target is 0 dB as well.
 
     Args:
         zero_mean: remove each signal's own mean first (SI-SNR); without it a constant offset counts as noise (SI-SDR).
-        eps: regularising power, relative to full scale. It bounds the loss at the power of the target over ``eps``
-            (-74 dB for speech at -26 dBFS) and the gradient of a nearly perfect or nearly silent estimate.
+        eps: regularising power, relative to full scale. It bounds the loss at the power of the target over ``eps`` (-74
+            dB for speech at -26 dBFS) and the gradient of a nearly perfect or nearly silent estimate.
         silence_db: RMS level in dBFS at or below which a target is silence.
     """
 
@@ -83,10 +82,10 @@ class SiSnrLoss(nn.Module):
         self.silence_power = 10.0 ** (silence_db / 10.0)
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Scalar float32, in dB, from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+        """Return a float32 scalar, in dB, from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
 
         Raises:
-            ValueError: shapes other than these.
+            ValueError: other shapes.
         """
         estimate, target, valid = valid_samples(estimate, target, lengths)
         count = lengths.clamp_min(1)[:, None]
@@ -94,7 +93,7 @@ class SiSnrLoss(nn.Module):
             estimate = (estimate - estimate.sum(-1, keepdim=True) / count).masked_fill(~valid, 0.0)
             target = (target - target.sum(-1, keepdim=True) / count).masked_fill(~valid, 0.0)
         target_power = target.square().sum(-1, keepdim=True) / count
-        # Items below the clamp are silent, and are dropped at the end: the gain of all others is exact.
+        # Items below the clamp are silent and are dropped at the end: the gain of all others is exact.
         gain = (estimate * target).sum(-1, keepdim=True) / count / target_power.clamp_min(self.silence_power)
         projection_power = gain.square() * target_power
         noise_power = (estimate - gain * target).square().sum(-1, keepdim=True) / count

@@ -1,9 +1,10 @@
 """Layers over complex numbers, built from real ones: real parts first, then imaginary parts, along the channels.
 
-A complex layer of weight W = W_r + j W_i stands for two real ones. Both are run on both parts of x = x_r + j x_i, and
-the four results make the product, W x = (W_r x_r - W_i x_i) + j (W_r x_i + W_i x_r) (Trabelsi et al. 2018, "Deep
-Complex Networks", eq. 1). To a real layer the two parts are two items that lie next to each other in the batch; a
-convolution holds W_r and W_i as the first and second half of its output channels, so that one call gives all four.
+A complex layer with the weight W = W_r + j W_i consists of two real ones. Both are applied to both parts of x = x_r + j
+x_i, and the four results are combined to the product W x = (W_r x_r - W_i x_i) + j (W_r x_i + W_i x_r) (Trabelsi et al.
+2018, "Deep Complex Networks", eq. 1). A real layer sees the two parts as two neighbouring items of the batch. A
+convolution holds W_r and W_i as the first and second half of its output channels, so that one call computes all four
+results.
 """
 
 from __future__ import annotations
@@ -13,31 +14,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.recurrent import LSTM
 from bcfusion.nn.streaming import StreamingModule
+from bcfusion.requirements import at_least, require
 
 
 def complex_cat(x: Tensor, y: Tensor) -> Tensor:
-    """``(B, 2C, ...)`` and ``(B, 2D, ...)`` to ``(B, 2(C + D), ...)``: all real parts, then all imaginary parts."""
+    """Concatenate ``(B, 2C, ...)`` and ``(B, 2D, ...)`` to ``(B, 2(C + D), ...)``: all real parts, then all imaginary
+    ones."""
     return torch.cat([x.unflatten(1, (2, -1)), y.unflatten(1, (2, -1))], dim=2).flatten(1, 2)
 
 
 def _parts(x: Tensor) -> Tensor:
-    """``(B, 2C, ...)`` to ``(2B, C, ...)``: an item's parts next to each other."""
+    """Reshape ``(B, 2C, ...)`` to ``(2B, C, ...)``: the two parts of an item are neighbours."""
     return x.reshape(2 * x.shape[0], -1, *x.shape[2:])
 
 
 def _product(both: Tensor) -> Tensor:
-    """``(B, 2C, ...)`` from what W_r (first C channels) and W_i (last C) make of the parts, ``(2B, 2C, ...)``."""
+    """Return the complex product ``(B, 2C, ...)`` of the outputs of W_r (first C channels) and W_i (last C) ``(2B, 2C,
+    ...)``."""
     four = both.reshape(both.shape[0] // 2, 4, -1, *both.shape[2:])
     real_by_real, real_by_imag, imag_by_real, imag_by_imag = four.unbind(1)
     return torch.cat([real_by_real - imag_by_imag, imag_by_real + real_by_imag], dim=1)
 
 
 class _PerPart(StreamingModule):
-    """For a layer that is run on both parts: it keeps a past of each, ``(B, 2, ...)``."""
+    """Mixin for a layer that is applied to both parts: its state holds both, ``(B, 2, ...)``."""
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
         state = super().initial_state(2 * batch_size, like)
@@ -58,21 +61,37 @@ class _PartConvTranspose2d(_PerPart, ConvTranspose2d):
     pass
 
 
-class ComplexConv2d(StreamingModule):
+class _ComplexConvolution(StreamingModule):
+    """A complex convolution by means of the real ``layer``, which has twice as many output channels."""
+
+    def __init__(self, layer: _PartConv2d | _PartConvTranspose2d) -> None:
+        super().__init__()
+        self.layer = layer
+        self.causal, self.future, self.out_bins = layer.causal, layer.future, layer.out_bins
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve whole spectrograms or chunks, of any number of frames."""
+        return _product(self.layer(_parts(x)))
+
+
+class ComplexConv2d(_ComplexConvolution):
     """Convolution ``(B, 2 in_channels, F, N) -> (B, 2 out_channels, F', N)`` of complex channels.
 
     Args:
-        in_channels, out_channels: complex ones, each of two real ones.
-        kernel_size, freq_bins, padding, bias, causal: as in :class:`bcfusion.nn.conv2d.Conv2d`. There is a bias b_r of
-            W_r and one b_i of W_i: b_r - b_i for the real part, b_r + b_i for the imaginary part.
+        in_channels: complex ones, each of two real ones.
+        out_channels: likewise.
+        kernel_size: as in :class:`bcfusion.nn.conv2d.Conv2d`, like the arguments not listed here.
         stride: along frequency.
+        bias: one bias b_r of W_r and one b_i of W_i: b_r - b_i is added to the real part, b_r + b_i to the imaginary
+            part.
 
     Attributes:
-        layer: the real convolution, of ``2 out_channels``: W_r and b_r, then W_i and b_i.
-        future: frames of look-ahead. out_bins: F'.
+        layer: the real convolution with ``2 out_channels``: W_r and b_r, then W_i and b_i.
+        future: frames of look-ahead.
+        out_bins: F'.
 
     Raises:
-        ConfigError: as there.
+        ConfigError: as in Conv2d.
     """
 
     def __init__(
@@ -86,38 +105,35 @@ class ComplexConv2d(StreamingModule):
         bias: bool = True,
         causal: bool = False,
     ) -> None:
-        super().__init__()
-        self.layer = _PartConv2d(
+        layer = _PartConv2d(
             in_channels,
             2 * out_channels,
             kernel_size,
             freq_bins,
-            stride=(stride, 1),
+            (stride, 1),
             padding=padding,
             bias=bias,
             causal=causal,
         )
-        self.causal, self.future, self.out_bins = causal, self.layer.future, self.layer.out_bins
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Whole spectrograms or chunks, of any number of frames."""
-        return _product(self.layer(_parts(x)))
+        super().__init__(layer)
 
 
-class ComplexConvTranspose2d(StreamingModule):
+class ComplexConvTranspose2d(_ComplexConvolution):
     """Transposed convolution ``(B, 2 in_channels, F, N) -> (B, 2 out_channels, F', N)`` of complex channels.
 
     Args:
-        in_channels, out_channels: complex ones, each of two real ones.
-        kernel_size, freq_bins, stride, padding, bias, causal, future: as in
-            :class:`bcfusion.nn.conv2d.ConvTranspose2d`; the bias as in :class:`ComplexConv2d`.
+        in_channels: complex ones, each of two real ones.
+        out_channels: likewise.
+        kernel_size: as in :class:`bcfusion.nn.conv2d.ConvTranspose2d`, like the arguments not listed here.
+        bias: as in :class:`ComplexConv2d`.
 
     Attributes:
-        layer: the real convolution, of ``2 out_channels``: W_r and b_r, then W_i and b_i.
-        future: frames of look-ahead. out_bins: F'.
+        layer: the real convolution with ``2 out_channels``: W_r and b_r, then W_i and b_i.
+        future: frames of look-ahead.
+        out_bins: F'.
 
     Raises:
-        ConfigError: as there.
+        ConfigError: as in ConvTranspose2d.
     """
 
     def __init__(
@@ -132,33 +148,21 @@ class ComplexConvTranspose2d(StreamingModule):
         causal: bool = False,
         future: int | None = None,
     ) -> None:
-        super().__init__()
-        self.layer = _PartConvTranspose2d(
-            in_channels,
-            2 * out_channels,
-            kernel_size,
-            freq_bins,
-            stride=stride,
-            padding=padding,
-            bias=bias,
-            causal=causal,
-            future=future,
+        layer = _PartConvTranspose2d(
+            in_channels, 2 * out_channels, kernel_size, freq_bins, stride, padding, 1, bias, causal, future
         )
-        self.causal, self.future, self.out_bins = causal, self.layer.future, self.layer.out_bins
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Whole spectrograms or chunks, of any number of frames."""
-        return _product(self.layer(_parts(x)))
+        super().__init__(layer)
 
 
 class ComplexLSTM(StreamingModule):
     """Complex LSTM ``(B, 2 input_size, N) -> (B, 2 hidden_size, N)``, one layer (Hu et al. 2020, section 2).
 
-    The cells themselves are real: one LSTM stands for W_r and one for W_i, each is run on both parts, and the four
-    outputs are joined as those of a product.
+    The cells themselves are real: one LSTM stands for W_r and one for W_i. Each is applied to both parts, and the four
+    outputs are combined like those of a product.
 
     Args:
-        input_size, hidden_size: complex features, each of two real ones.
+        input_size: complex features, each of two real ones.
+        hidden_size: likewise.
 
     Raises:
         ConfigError: sizes below one.
@@ -170,31 +174,29 @@ class ComplexLSTM(StreamingModule):
         self.imag = LSTM(input_size, hidden_size, streams=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole files or chunks, of any number of frames."""
+        """Process whole files or chunks, of any number of frames."""
         parts = _parts(x).transpose(1, 2)  # (2B, N, input_size)
         return _product(torch.cat([self.real(parts), self.imag(parts)], dim=2).transpose(1, 2))
 
 
 class ComplexLinear(nn.Module):
-    """Dense layer ``(B, 2 in_features, N) -> (B, 2 out_features, N)`` of complex features, each frame alone.
+    """Dense layer ``(B, 2 in_features, N) -> (B, 2 out_features, N)`` of complex features, frame by frame.
 
     Args:
-        in_features, out_features: complex ones, each of two real ones.
+        in_features: complex ones, each of two real ones.
+        out_features: likewise.
 
     Attributes:
-        layer: the real dense layer, of ``2 out_features``: W_r and b_r, then W_i and b_i.
+        layer: the real dense layer with ``2 out_features``: W_r and b_r, then W_i and b_i.
 
     Raises:
         ConfigError: sizes below one.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
+        require(self, at_least(1, in_features=in_features, out_features=out_features))
         super().__init__()
-        if min(in_features, out_features) < 1:
-            sizes = f"in_features={in_features} and out_features={out_features}"
-            raise ConfigError([f"ComplexLinear: {sizes} must be at least 1"])
         self.layer = nn.Linear(in_features, 2 * out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any number of frames."""
         return _product(self.layer(_parts(x).transpose(1, 2)).transpose(1, 2))

@@ -1,49 +1,50 @@
 """Convolutions over time, causal or centred by one argument.
 
-Frames are counted so that strides compose: a convolution of stride s gives ``ceil(T / s)`` frames, a transposed one
+Frames are counted so that strides compose: a convolution with stride s gives ``ceil(T / s)`` frames, a transposed one
 ``s * frames`` samples. The causal ones see zeros to the left of the file: frame j of a strided convolution is computed
 from samples up to ``(j + 1) s - 1``, the last of its own frame, so that a chunk of whole frames gives whole frames.
 
-Memory layout: a tensor ``(B, C, T)`` whose channels lie next to each other in memory (see :func:`channels_last`) goes
-through the 2-D kernels, which are up to twice as fast on CPUs, and comes out in the same layout; any other tensor
-goes through the 1-D kernels. The values are the same.
+Memory layout: a tensor ``(B, C, T)`` whose channels are contiguous in memory (see :func:`channels_last`) is processed
+by the 2-D kernels, which are up to twice as fast on CPUs, and keeps its layout; any other tensor is processed by the
+1-D kernels. The values are the same.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.streaming import StreamingError, StreamingModule
+from bcfusion.requirements import at_least, one_of, require
 
 Norm = Literal["weight_norm", "spectral_norm"]
 PaddingMode = Literal["zeros", "reflect"]
 
 
 def apply_norm(module: nn.Module, norm: Norm | None) -> None:
-    """Puts a reparametrisation on ``module.weight``, in place.
+    """Reparametrise ``module.weight``, in place.
 
-    ``weight_norm`` (Salimans & Kingma 2016) has one gain for each slice of the weight's first dimension: the output
-    channels of a convolution, the input channels of a transposed one. This is torch's default, and much faster than
-    gains along another dimension.
-    ``spectral_norm``: Miyato et al. 2018.
+    ``weight_norm`` (Salimans & Kingma 2016) has one gain per slice of the weight's first dimension: the output channels
+    of a convolution, the input channels of a transposed one. This is torch's default, and much faster than gains along
+    another dimension. ``spectral_norm``: Miyato et al. 2018. None: no norm.
+
+    Raises:
+        ConfigError: another ``norm``.
     """
+    require(module, one_of((*get_args(Norm), None), norm=norm))
     if norm == "weight_norm":
         parametrizations.weight_norm(module)
     elif norm == "spectral_norm":
         parametrizations.spectral_norm(module)
-    elif norm is not None:
-        raise ConfigError([f"{type(module).__name__}: norm={norm!r} is none of weight_norm, spectral_norm, null"])
 
 
 def set_weight(layer: Conv1d | ConvTranspose1d, weight: Tensor) -> None:
-    """Gives a layer a weight of the same shape; under weight norm, the direction and gains that make it."""
+    """Set the weight of a layer, of the same shape; under weight norm, set the direction and the gains that give it."""
     with torch.no_grad():
         if parametrize.is_parametrized(layer, "weight"):
             nn.Module.__setattr__(layer, "weight", weight)  # by the parametrisation's inverse
@@ -52,7 +53,7 @@ def set_weight(layer: Conv1d | ConvTranspose1d, weight: Tensor) -> None:
 
 
 def remove_weight_norm(module: nn.Module) -> nn.Module:
-    """Replaces every weight-normalised weight below ``module`` by the plain parameter it stands for, in place.
+    """Replace every weight-normalised weight in ``module`` by the equivalent plain parameter, in place.
 
     The function computed is the same. Other parametrisations (spectral norm) stay.
 
@@ -67,8 +68,8 @@ def remove_weight_norm(module: nn.Module) -> nn.Module:
         for name, steps in list(parametrised.items()):
             assert isinstance(steps, parametrize.ParametrizationList)
             if any(isinstance(step, parametrizations._WeightNorm) for step in steps):
-                # torch deletes the computed weight from the layer's class, which deep copies share: without a class of
-                # its own for this layer, the copies would be left without a weight
+                # torch deletes the computed weight from the layer's class, which deep copies share: unless this layer
+                # has a class of its own, its copies lose their weight
                 shared = type(layer)
                 layer.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
                 parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
@@ -76,7 +77,7 @@ def remove_weight_norm(module: nn.Module) -> nn.Module:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """``(B, C, T)`` with the channels of one instant next to each other in memory; same shape, same values."""
+    """Return ``(B, C, T)`` with the channels of each instant contiguous in memory: same shape, same values."""
     if torch.compiler.is_exporting():
         return x
     return x.unsqueeze(2).contiguous(memory_format=torch.channels_last).squeeze(2)
@@ -86,13 +87,13 @@ class Conv1d(StreamingModule):
     """Convolution ``(B, in_channels, T) -> (B, out_channels, ceil(T / stride))``, for any T of at least one sample.
 
     The kernel spans ``extent = (kernel_size - 1) * dilation + 1`` samples, and ``context = extent - stride`` of them
-    lie outside of the frame: all to the left of it when causal, else half on either side (the odd one to the left).
+    lie outside the frame: all to its left if causal, otherwise half on either side (the odd one to the left).
 
     Args:
-        in_channels, out_channels, kernel_size, stride, dilation, groups, bias: as in :class:`torch.nn.Conv1d`.
-        causal: pad to the left only; the layer can stream, ``context`` samples being its state.
-        padding_mode: of the non-causal layer: ``zeros``, or ``reflect``, which mirrors as far as there are samples to
-            mirror and continues with zeros (a file shorter than the kernel).
+        in_channels: as in :class:`torch.nn.Conv1d`, like the arguments not listed here.
+        causal: pad to the left only; the layer can stream, with ``context`` samples as its state.
+        padding_mode: of the non-causal layer: ``zeros``, or ``reflect``, which mirrors as many samples as there are and
+            continues with zeros (if the file is shorter than the kernel).
         norm: see :func:`apply_norm`.
 
     Raises:
@@ -115,19 +116,18 @@ class Conv1d(StreamingModule):
         super().__init__()
         self.extent = (kernel_size - 1) * dilation + 1
         self.context = self.extent - stride
-        problems = []
-        if min(in_channels, out_channels, kernel_size, stride, dilation, groups) < 1:
-            problems.append("channels, kernel_size, stride, dilation and groups must be at least 1")
-        elif in_channels % groups or out_channels % groups:
-            problems.append(f"{in_channels} and {out_channels} channels do not divide into {groups} groups")
-        if self.context < 0:
-            problems.append(f"a kernel of {self.extent} samples leaves gaps at stride {stride}")
-        if padding_mode not in ("zeros", "reflect"):
-            problems.append(f"padding_mode={padding_mode!r} is none of zeros, reflect")
-        elif causal and padding_mode != "zeros":
-            problems.append(f"causal=True pads with zeros: padding_mode={padding_mode!r} would need future samples")
-        if problems:
-            raise ConfigError([f"{type(self).__name__}: {problem}" for problem in problems])
+        require(
+            self,
+            at_least(1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size),
+            at_least(1, stride=stride, dilation=dilation),
+            divisible(groups, in_channels, out_channels),
+            (self.context >= 0, f"a kernel of {self.extent} samples leaves gaps at stride={stride}"),
+            one_of(get_args(PaddingMode), padding_mode=padding_mode),
+            (
+                not causal or padding_mode == "zeros",
+                f"causal=True pads with zeros: {padding_mode=} would need future samples",
+            ),
+        )
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.causal = causal
@@ -139,11 +139,11 @@ class Conv1d(StreamingModule):
         apply_norm(self, norm)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``past (B, in_channels, context)``: the last input samples."""
+        """Return ``past (B, in_channels, context)``, the last input samples."""
         return {"past": like.new_zeros(batch_size, self.in_channels, self.context)} if self.context else {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole files of any length, or chunks of whole frames.
+        """Convolve whole files of any length, or chunks of whole frames.
 
         Raises:
             StreamingError: a chunk is not a multiple of the stride.
@@ -160,15 +160,15 @@ class Conv1d(StreamingModule):
             self.replace(past=x[..., x.shape[-1] - self.context :])
         return self._convolve(x)
 
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample that the outputs ``first`` to ``last`` depend on."""
-        return first * self.stride - self.left, last * self.stride - self.left + self.extent - 1
+    def last_input(self, frame: int) -> int:
+        """Return the last input sample that output ``frame`` depends on."""
+        return frame * self.stride - self.left + self.extent - 1
 
     def _convolve(self, x: Tensor, padding: int = 0) -> Tensor:
-        weight = self.weight  # once: under a norm every access computes it anew
+        weight = self.weight  # once: under a norm every access computes it again
         if not _is_channels_last(x):
             return F.conv1d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
-        if x.numel() < weight.numel():  # to reorder the weight would cost more than to reorder the signal
+        if x.numel() < weight.numel():  # reordering the weight would cost more than reordering the signal
             y = F.conv1d(x.contiguous(), weight, self.bias, self.stride, padding, self.dilation, self.groups)
             return channels_last(y)
         stride, dilation = (1, self.stride), (1, self.dilation)
@@ -176,7 +176,6 @@ class Conv1d(StreamingModule):
         return y.squeeze(2)
 
     def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
         sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         return f"{sizes}, dilation={self.dilation}, groups={self.groups}, causal={self.causal}"
 
@@ -184,12 +183,12 @@ class Conv1d(StreamingModule):
 class ConvTranspose1d(StreamingModule):
     """Transposed convolution ``(B, in_channels, frames) -> (B, out_channels, stride * frames)``.
 
-    The full result is longer by ``overlap = kernel_size - stride`` samples. The causal layer keeps the first
-    ``stride * frames`` samples, the centred one the middle. When streaming, the overlap is held back and added to the
-    next chunk; the bias is added once, after that.
+    The full result is longer by ``overlap = kernel_size - stride`` samples. The causal layer keeps the first ``stride *
+    frames`` samples, the centred one the middle. When streaming, the overlap is held back and added to the next chunk;
+    the bias is added once, after that.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, bias: as in :class:`torch.nn.ConvTranspose1d`.
+        in_channels: as in :class:`torch.nn.ConvTranspose1d`, like the arguments not listed here.
         causal: keep the first samples; the layer can stream.
         norm: see :func:`apply_norm`.
 
@@ -207,12 +206,12 @@ class ConvTranspose1d(StreamingModule):
         causal: bool = False,
         norm: Norm | None = None,
     ) -> None:
+        require(
+            self,
+            at_least(1, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride),
+            (kernel_size >= stride, f"a kernel of {kernel_size} samples leaves gaps at stride={stride}"),
+        )
         super().__init__()
-        if min(in_channels, out_channels, kernel_size, stride) < 1:
-            raise ConfigError([f"{type(self).__name__}: channels, kernel_size and stride must be at least 1"])
-        if kernel_size < stride:
-            name = type(self).__name__
-            raise ConfigError([f"{name}: a kernel of {kernel_size} samples leaves gaps at stride {stride}"])
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = kernel_size, stride
         self.causal = causal
@@ -225,11 +224,11 @@ class ConvTranspose1d(StreamingModule):
         apply_norm(self, norm)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``overlap (B, out_channels, overlap)``: what the last frames add to samples not yet given out."""
+        """Return ``overlap (B, out_channels, overlap)``, what the last frames add to samples not output yet."""
         return {"overlap": like.new_zeros(batch_size, self.out_channels, self.overlap)} if self.overlap else {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole files or chunks, of any number of frames."""
+        """Convolve whole files or chunks, of any number of frames."""
         length = self.stride * x.shape[-1]
         if not self.is_streaming:
             if 2 * self.left == self.overlap:
@@ -242,10 +241,10 @@ class ConvTranspose1d(StreamingModule):
             y = y[..., :length]
         return y if self.bias is None else y + self.bias.unsqueeze(-1)
 
-    def input_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input frame that the outputs ``first`` to ``last`` depend on."""
+    def last_input(self, sample: int) -> int:
+        """Return the last input frame that output ``sample`` depends on."""
         # output n is the sum over frames j of the taps n + left - j * stride, those within the kernel
-        return -((self.kernel_size - 1 - first - self.left) // self.stride), (last + self.left) // self.stride
+        return (sample + self.left) // self.stride
 
     def _convolve(self, x: Tensor, bias: Tensor | None, padding: int = 0) -> Tensor:
         weight = self.weight
@@ -257,26 +256,40 @@ class ConvTranspose1d(StreamingModule):
         return y.squeeze(2)
 
     def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
         sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         return f"{sizes}, causal={self.causal}"
 
 
+def divisible(groups: object, in_channels: int, out_channels: int) -> list[str]:
+    """Return a message unless both numbers of channels can be divided into ``groups``."""
+    if isinstance(groups, int) and groups > 0 and in_channels % groups == out_channels % groups == 0:
+        return []
+    return [f"groups={groups!r} must divide both {in_channels} and {out_channels} channels"]
+
+
 def initialise(weight: Tensor, bias: Tensor | None, fan_in: int) -> None:
-    """Uniform in +-1/sqrt(fan_in), torch's own default for convolutions."""
+    """Draw uniform values in +-1/sqrt(fan_in), torch's own default for convolutions."""
     bound = 1 / math.sqrt(fan_in)
     nn.init.uniform_(weight, -bound, bound)
     if bias is not None:
         nn.init.uniform_(bias, -bound, bound)
 
 
+def concatenate(*parts: Tensor) -> Tensor:
+    """Concatenate the channels of tensors ``(B, C, T)``, keeping the channels-last layout.
+
+    ``torch.cat`` keeps that layout only if the channels are the last of three dimensions.
+    """
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=-1).transpose(1, 2)
+
+
 def _is_channels_last(x: Tensor) -> bool:
-    # an exported graph is laid out by the runtime that loads it, and is not to depend on this chunk's length
+    # the runtime that loads an exported graph chooses its layout, which must not depend on the length of this chunk
     return not torch.compiler.is_exporting() and x.shape[1] > 1 and x.stride(1) == 1
 
 
 def _pad(x: Tensor, left: int, right: int, mode: PaddingMode) -> Tensor:
-    """Pads time. In four dimensions, because padding keeps the channels-last layout only there."""
+    """Pad time. In four dimensions, because padding keeps the channels-last layout only there."""
     padded = x.unsqueeze(2)
     if mode == "reflect":
         mirrored = x.shape[-1] - 1  # as many samples as can be mirrored at either end

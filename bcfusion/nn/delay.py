@@ -1,4 +1,4 @@
-"""Delay of a signal, for paths that have to wait for another."""
+"""A delay, for paths that have to wait for another one."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.streaming import StreamingModule
+from bcfusion.requirements import at_least, require
 
 
 class Delay(StreamingModule):
-    """``(B, *shape, T)`` to the same, later by ``samples`` steps of the last dimension; zeros come first.
+    """Delay ``(B, *shape, T)`` by ``samples`` steps of the last dimension; zeros come first.
 
     Args:
-        samples: steps of delay, 0 or more. shape: of the dimensions between batch and time; ``[C]`` for ``(B, C, T)``.
+        samples: steps of delay, 0 or more.
+        shape: of the dimensions between batch and time; ``[C]`` for ``(B, C, T)``.
 
     Raises:
         ConfigError: a negative delay.
     """
 
     def __init__(self, samples: int, shape: list[int] | tuple[int, ...] = (1,)) -> None:
+        require(self, at_least(0, samples=samples))
         super().__init__()
-        if samples < 0:
-            raise ConfigError([f"Delay: samples={samples} must not be negative"])
         self.samples, self.shape = samples, tuple(shape)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``past (B, *shape, samples)``: what has not been given out yet."""
+        """Return ``past (B, *shape, samples)``, what has not been output yet."""
         return {"past": like.new_zeros(batch_size, *self.shape, self.samples)} if self.samples else {}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         if not self.samples:
             return x
         if not self.is_streaming:
@@ -41,5 +40,4 @@ class Delay(StreamingModule):
         return longer[..., : x.shape[-1]]
 
     def extra_repr(self) -> str:
-        """Size, for ``print``."""
         return f"samples={self.samples}, shape={self.shape}"

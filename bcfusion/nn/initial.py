@@ -1,4 +1,4 @@
-"""Starts for networks: unit variance from layer to layer, set by a probe; first kernels that hear all bands alike."""
+"""Initial weights: unit variance from layer to layer, set by a probe; first kernels that see all bands equally."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, Conv1d)
 
 
 def probe_signal(level: float, samples: int = 8192, batch: int = 2, seed: int = 0) -> Tensor:
-    """Noise ``(batch, 1, samples)`` of root mean square ``level``; its power falls by 6 dB an octave, as speech's does.
+    """Return noise ``(batch, 1, samples)`` whose power falls by 6 dB per octave, like that of speech.
 
     Args:
-        level: 1 is full scale. seed: of its own random numbers; torch's global ones are not touched.
+        level: root mean square; 1 is full scale.
+        samples: T.
+        batch: B.
+        seed: of its own random numbers; torch's global generator is not touched.
     """
     white = torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(seed))
     frequencies = torch.arange(samples // 2 + 1).clamp_min(samples // 200)  # flat below a hundredth of the Nyquist
@@ -26,19 +29,21 @@ def probe_signal(level: float, samples: int = 8192, batch: int = 2, seed: int = 
 
 @torch.no_grad()
 def start_with_unit_variance(network: nn.Module, probe: Tensor) -> int:
-    """Sets biases to 0 and scales weights so that each convolution's output has unit variance on the probe, in place.
+    """Set biases to 0 and scale weights so that each convolution's output has unit variance on the probe, in place.
 
-    torch's own start shrinks a signal by a factor of some 0.4 in every layer, while the biases keep their size: at the
-    end of a deep network that hears speech at -23 dBFS nearly nothing is left but biases. The layers are taken in the
-    order in which they run, each on what the scaled layers before it give: layer-sequential unit variance (Mishkin &
-    Matas 2016, "All you need is a good init"), which under weight norm is the data-dependent start of Salimans & Kingma
-    2016. Layers under spectral norm keep their scale, which is not theirs to choose, and lose their biases only.
+    torch's own initial weights shrink a signal by a factor of about 0.4 in every layer, while the biases keep their
+    size: at the end of a deep network whose input is speech at -23 dBFS, hardly anything is left but biases. The layers
+    are scaled in the order in which they run, each on the output of the scaled layers before it: layer-sequential unit
+    variance (Mishkin & Matas 2016, "All you need is a good init"), which under weight norm is the data-dependent
+    initialisation of Salimans & Kingma 2016. Layers under spectral norm cannot choose their scale; only their biases
+    are set to 0.
 
     Args:
-        network: called with the probe. probe: as the network's input should be.
+        network: called with the probe.
+        probe: such as the network's input will be.
 
     Returns:
-        How many layers were scaled.
+        The number of layers that were scaled.
     """
     scaled = 0
 
@@ -69,15 +74,16 @@ def start_with_unit_variance(network: nn.Module, probe: Tensor) -> int:
 
 @torch.no_grad()
 def whiten(first: Conv1d, correlation: float = 0.95) -> None:
-    """Lets the kernels of a network's first layer hear all bands of speech alike, in place.
+    """Make the kernels of a network's first layer respond to all bands of speech equally, in place.
 
-    The untrained kernels sum what neighbouring samples share, the lowest band, and the features of a whole network then
-    say nearly the same. Here they are taken to act on samples of unit power in which nothing is shared any more, those
-    of speech being a first-order autoregressive process of the given ``correlation``: the first sample of a kernel,
-    then differences ``(x_n - correlation x_{n - 1}) / sqrt(1 - correlation^2)``.
+    Untrained kernels sum what neighbouring samples share, the lowest band, and all features of the network are then
+    nearly the same. Here the kernels are taken to act on samples of unit power that share nothing any more. Speech is
+    modelled as a first-order autoregressive process of the given ``correlation``: the first sample of a kernel, then
+    differences ``(x_n - correlation x_{n - 1}) / sqrt(1 - correlation^2)``.
 
     Args:
-        first: a layer with weights for white input. correlation: of neighbouring samples, above -1 and below 1.
+        first: a layer with weights for white input.
+        correlation: of neighbouring samples, above -1 and below 1.
     """
     weight = first.weight
     weight[..., 1:] /= (1 - correlation**2) ** 0.5
@@ -85,7 +91,7 @@ def whiten(first: Conv1d, correlation: float = 0.95) -> None:
 
 
 def _gain_of(layer: nn.Module) -> Tensor | None:
-    """The tensor that the layer's weight is proportional to; None where a norm fixes its scale."""
+    """Return the tensor that the layer's weight is proportional to, or None if a norm fixes its scale."""
     if not parametrize.is_parametrized(layer, "weight"):
         assert isinstance(layer.weight, Tensor)
         return layer.weight

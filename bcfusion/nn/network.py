@@ -1,56 +1,45 @@
-"""What every network from waveform to waveform shares: any length in, the same length out, one declared look-ahead."""
+"""What all networks from waveform to waveform share: any length in, the same length out, one declared look-ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from bcfusion.errors import AudioError, ConfigError
+from bcfusion.errors import AudioError
 from bcfusion.nn.streaming import StreamingError, StreamingModule
-
-
-def refuse_causal(layer: str, causal: bool, because: str) -> None:
-    """For the constructor of a layer that cannot be causal.
-
-    Args:
-        layer: its name. causal: what was asked for. because: what it needs of the future.
-
-    Raises:
-        ConfigError: ``causal`` is true.
-    """
-    if causal:
-        raise ConfigError([f"{layer}: causal=True is impossible, {because}"])
+from bcfusion.requirements import at_least, require, within
 
 
 class WaveformNetwork(StreamingModule):
     """A generator ``(B, in_channels, T) -> (B, 1, T)`` for any T of at least one sample.
 
-    A network inherits from it and writes :meth:`body`, which takes whole frames only and may give its output late, by
-    ``lookahead`` samples: what an STFT, a filter bank or a resampler needs to have heard before a sample is complete.
-    For whole files this class pads the end with zeros by the look-ahead and to whole frames, and drops as many samples
-    from the output's head: output and input are aligned. A stream gets the output as the body gives it. So the two are
-    equal sample by sample, the stream late by ``lookahead``::
+    A network inherits from it and implements :meth:`body`, which receives whole frames only and may deliver its output
+    ``lookahead`` samples late: the samples that an STFT, a filter bank or a resampler needs before an output sample is
+    complete. For whole files this class pads the end with zeros, by the look-ahead and to whole frames, and drops as
+    many samples from the head of the output: output and input are aligned. A stream gets the output as the body
+    delivers it. The two are equal sample by sample, the stream late by ``lookahead``::
 
         torch.cat(chunks_out, -1)[..., lookahead:] == whole[..., :-lookahead]
 
-    A body whose layers are all causal sees of the future nothing but the rest of its frame: ``delay = lookahead + hop -
-    1`` holds by construction. One that is not causal declares its own.
+    A body whose layers are all causal sees nothing of the future but the rest of its frame: ``delay = lookahead + hop -
+    1`` holds by construction. One that is not causal declares its own delay.
 
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        hop: samples; ``body`` takes multiples of it, and so a streaming chunk is one.
+        hop: samples; ``body`` takes multiples of it, and so does a stream.
         causal: whether every layer of the body is causal; the network then streams.
         lookahead: samples by which the body's output is late.
-        delay: of a network that is not causal: output n depends on no input after n + delay; None where it hears the
-            whole file. A causal one does not give it.
+        delay: of a network that is not causal: output n depends on no input after n + delay; None if it depends on the
+            whole file. Not given for a causal one.
         skip_channel: the sensor that a network starts from or falls back on; -1 is the last (the air microphone, in
             fusion).
 
     Attributes:
-        delay: algorithmic latency in samples, or None. provides: keys of the output besides ``estimate``.
+        delay: algorithmic latency in samples, or None.
+        provides: keys of the output other than ``estimate``.
 
     Raises:
         ConfigError: a sample rate, number of sensors or hop below one, or a ``skip_channel`` that is no sensor.
@@ -68,17 +57,12 @@ class WaveformNetwork(StreamingModule):
         delay: int | None = None,
         skip_channel: int = -1,
     ) -> None:
+        require(
+            self,
+            at_least(1, sample_rate=sample_rate, in_channels=in_channels, hop=hop),
+            within(-in_channels, in_channels - 1, skip_channel=skip_channel),
+        )
         super().__init__()
-        name = type(self).__name__
-        problems = []
-        if min(sample_rate, in_channels, hop) < 1:
-            problems.append(
-                f"{name}: sample_rate={sample_rate}, in_channels={in_channels} and hop={hop} must be above 0"
-            )
-        elif not -in_channels <= skip_channel < in_channels:
-            problems.append(f"{name}: skip_channel={skip_channel} is none of the {in_channels} sensors")
-        if problems:
-            raise ConfigError(problems)
         self.sample_rate, self.in_channels, self.hop = sample_rate, in_channels, hop
         self.causal = causal
         self.lookahead = lookahead
@@ -86,21 +70,21 @@ class WaveformNetwork(StreamingModule):
         self.skip_channel = skip_channel
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """The network itself: ``(B, in_channels, T) -> (B, 1, T)``, T a multiple of ``hop``, late by ``lookahead``.
+        """Compute ``(B, in_channels, T) -> (B, 1, T)``, T a multiple of ``hop``, late by ``lookahead``.
 
         A dict holds ``estimate`` and the keys of ``provides``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no body")
 
     def trim(self, name: str, value: Tensor, length: int) -> Tensor:
-        """What belongs to the ``length`` samples of the file in the body's output ``value`` of that ``name``.
+        """Return the part of the body's output ``value`` of that ``name`` that belongs to a file of ``length`` samples.
 
         Waveforms lose the head by which they are late; a network that provides frames overrides this for them.
         """
         return value[..., self.lookahead : self.lookahead + length] if name == "estimate" else value
 
     def forward(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Restores speech.
+        """Restore speech.
 
         Args:
             inputs: ``(B, in_channels, T)``; when streaming, T is a multiple of ``hop``.
@@ -125,11 +109,35 @@ class WaveformNetwork(StreamingModule):
         return {key: self.trim(key, value, length) for key, value in output.items()}
 
 
+def future_reach(hop: int, *chain: nn.Module) -> int:
+    """Return how many input samples after n output n depends on, at most, if layers run one after the other.
+
+    A layer that moves or widens time declares it by a method ``last_input(frame)``: the last input frame that output
+    ``frame`` depends on. A module without one stands for its submodules, which run in the order in which they were
+    registered. Skip connections need not be declared: the path that they bypass reaches at least as far.
+
+    Args:
+        hop: output samples after which the dependence repeats.
+        chain: the layers, first to last.
+    """
+    reached = {sample: sample for sample in range(hop)}  # frame of the present layer to the first output that needs it
+    for last_input in reversed([step for module in chain for step in _steps_in_time(module)]):
+        before: dict[int, int] = {}
+        for frame, sample in reached.items():
+            before.setdefault(last_input(frame), sample)
+        reached = before
+    return max(frame - sample for frame, sample in reached.items())
+
+
+def _steps_in_time(module: nn.Module) -> Iterator[Callable[[int], int]]:
+    last_input = getattr(module, "last_input", None)
+    if last_input is not None:
+        yield last_input
+    else:
+        for child in module.children():
+            yield from _steps_in_time(child)
+
+
 def estimate_of(output: Tensor | dict[str, Tensor]) -> Tensor:
-    """The estimate ``(B, 1, T)`` of what a generator gave: that alone, or a dict with more."""
+    """Return the estimate ``(B, 1, T)`` from the output of a generator: the output itself, or a dict with more."""
     return output["estimate"] if isinstance(output, dict) else output
-
-
-def field_of_spans(spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Receptive field (past, future) in samples, from the input span of each output 0, 1, ... of one frame."""
-    return max(n - start for n, (start, _) in enumerate(spans)), max(end - n for n, (_, end) in enumerate(spans))

@@ -7,19 +7,17 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
-from bcfusion.nn.network import refuse_causal
 from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingModule
+from bcfusion.requirements import above, at_least, require
 
 
 class _Affine(StreamingModule):
-    """Gain and shift of each channel, after a normalisation."""
+    """Gain and shift per channel, after a normalisation."""
 
     def __init__(self, channels: int, eps: float) -> None:
+        require(self, at_least(1, channels=channels), above(0, eps=eps))
         super().__init__()
-        if channels < 1 or eps <= 0:
-            raise ConfigError([f"{type(self).__name__}: channels={channels} and eps={eps} must be above 0"])
         self.channels, self.eps = channels, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -29,7 +27,6 @@ class _Affine(StreamingModule):
         return x * self.weight.view(shape) + self.bias.view(shape)
 
     def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
         return f"{self.channels}, eps={self.eps}, causal={self.causal}"
 
 
@@ -37,53 +34,54 @@ class GlobalLayerNorm(_Affine):
     """gLN: over all channels and frames of an item (Luo & Mesgarani 2019, eq. 11). Not causal.
 
     Args:
-        channels: C. eps: added to the variance. causal: must be false.
+        channels: C.
+        eps: added to the variance.
+        causal: must be false.
 
     Raises:
         ConfigError: ``causal=True``.
     """
 
     def __init__(self, channels: int, eps: float = 1e-8, causal: bool = False) -> None:
-        refuse_causal(
-            "GlobalLayerNorm", causal, "its mean and variance are those of the whole file: use CumulativeLayerNorm"
-        )
+        require(self, (not causal, "causal=True is impossible, it measures the whole file: use CumulativeLayerNorm"))
         super().__init__(channels, eps)
         self.causal = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, ..., N)``, shape in, shape out."""
         over = tuple(range(1, x.ndim))
         centred = x - x.mean(over, keepdim=True)
         return self.scaled(centred * (centred.square().mean(over, keepdim=True) + self.eps).rsqrt())
 
 
 class FrameLayerNorm(_Affine):
-    """Over the channels (and bands) of each frame alone; gain and shift for each channel. Causal, without memory.
+    """Over the channels (and bands) of each frame separately; gain and shift per channel. Causal, without memory.
 
-    Of ``(B, C, N)`` this is the channel-wise layer normalisation that many Conv-TasNets use in place of cLN; of ``(B,
+    For ``(B, C, N)`` this is the channel-wise layer normalisation that many Conv-TasNets use instead of cLN; for ``(B,
     C, K, N)`` the normalisation of a causal BSRNN.
 
     Args:
-        channels: C. eps: added to the variance.
+        channels: C.
+        eps: added to the variance.
     """
 
     def __init__(self, channels: int, eps: float = 1e-8) -> None:
         super().__init__(channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, ..., N)``, shape in, shape out."""
         over = tuple(range(1, x.ndim - 1))
         centred = x - x.mean(over, keepdim=True)
         return self.scaled(centred * (centred.square().mean(over, keepdim=True) + self.eps).rsqrt())
 
 
 class CumulativeLayerNorm(_Affine):
-    """cLN: over all channels of this frame and of all before it (Luo & Mesgarani 2019, eq. 12). Causal, with memory.
+    """cLN: over all channels of this frame and of all frames before it (Luo & Mesgarani 2019, eq. 12). Causal, with
+    memory.
 
-    Sums are kept in float64: an hour of frames leaves float32 too few digits for a variance.
+    Sums are kept in float64: after an hour of frames float32 has too few digits left for a variance.
 
     Args:
-        channels: C. eps: added to the variance.
+        channels: C.
+        eps: added to the variance.
     """
 
     endless = True
@@ -92,17 +90,16 @@ class CumulativeLayerNorm(_Affine):
         super().__init__(channels, eps)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``total``, ``squares`` and ``count (B, 1)``: sum, sum of squares and number of the values so far."""
-        # three tensors, not one three times: an exported step would take them for one
+        """Return ``total``, ``squares`` and ``count (B, 1)``: sum, sum of squares and number of the values so far."""
+        # three tensors, not the same one three times, which an exported step would merge
         return {
             name: torch.zeros(batch_size, 1, dtype=torch.float64, device=like.device)
             for name in ("total", "squares", "count")
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, ..., N)``, shape in, shape out."""
         over = tuple(range(1, x.ndim - 1))
-        with full_precision(x):  # the squares of bfloat16 are too coarse to take the mean's from
+        with full_precision(x):  # squares in bfloat16 are too coarse to subtract that of the mean
             x = x if x.dtype == torch.float64 else x.float()
             total = x.sum(over).double().cumsum(-1)  # (B, N)
             squares = x.square().sum(over).double().cumsum(-1)
@@ -120,27 +117,25 @@ class CumulativeLayerNorm(_Affine):
 
 
 class InstantLayerNorm(StreamingModule):
-    """iLN: over the bins and channels of each frame alone, gain and shift for every bin of every channel (DPCRN).
+    """iLN: over the bins and channels of each frame separately; gain and shift per bin and channel (DPCRN).
 
     Le et al., "DPCRN: Dual-Path Convolution Recurrent Network for Single Channel Speech Enhancement", Interspeech 2021.
     Causal, without memory.
 
     Args:
-        channels: C. freq_bins: F. eps: added to the variance.
+        channels: C.
+        freq_bins: F.
+        eps: added to the variance.
     """
 
     def __init__(self, channels: int, freq_bins: int, eps: float = 1e-3) -> None:
+        require(self, at_least(1, channels=channels, freq_bins=freq_bins), above(0, eps=eps))
         super().__init__()
-        if min(channels, freq_bins) < 1 or eps <= 0:
-            raise ConfigError(
-                [f"InstantLayerNorm: channels={channels}, freq_bins={freq_bins}, eps={eps} must be above 0"]
-            )
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(channels, freq_bins, 1))
         self.bias = nn.Parameter(torch.zeros(channels, freq_bins, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, F, N)``, shape in, shape out."""
         centred = x - x.mean((1, 2), keepdim=True)
         normal = centred * (centred.square().mean((1, 2), keepdim=True) + self.eps).rsqrt()
         return normal * self.weight + self.bias
@@ -149,29 +144,27 @@ class InstantLayerNorm(StreamingModule):
 class InstanceNorm2d(StreamingModule):
     """Instance normalisation of ``(B, C, F, N)`` over bins and frames, by :class:`torch.nn.InstanceNorm2d`.
 
-    With ``track_running_stats`` it measures each item in training and divides by the running averages of that at
-    inference: causal at inference only. Without, it measures the whole file always and refuses ``causal=True``.
+    With ``track_running_stats`` it measures each item in training and uses running averages of these measurements at
+    inference: causal at inference only. Without, it always measures the whole file and refuses ``causal=True``.
 
     Args:
-        channels: C. eps: added to the variance. track_running_stats: see above. causal: refuses what cannot be.
+        channels: C.
+        eps: added to the variance.
+        track_running_stats: see above.
+        causal: whether the layer has to be causal.
 
     Raises:
         ConfigError: ``causal=True`` without ``track_running_stats``.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, track_running_stats: bool = True, causal: bool = True) -> None:
+        possible = track_running_stats or not causal
+        require(self, (possible, "causal=True is impossible, it measures the whole file: set track_running_stats=True"))
         super().__init__()
-        if not track_running_stats:
-            refuse_causal(
-                "InstanceNorm2d",
-                causal,
-                "it measures the whole file: track_running_stats=True measures in training only",
-            )
         self.causal = track_running_stats
         self.norm = nn.InstanceNorm2d(channels, eps, affine=True, track_running_stats=track_running_stats)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape in, shape out."""
         return cast("Tensor", self.norm(x))
 
 
@@ -179,7 +172,10 @@ class GroupNorm(StreamingModule):
     """Group normalisation (Wu & He 2018) over the channels of a group and all frames, by :class:`torch.nn.GroupNorm`.
 
     Args:
-        groups, channels, eps: as there. causal: must be false.
+        groups: as in :class:`torch.nn.GroupNorm`.
+        channels: likewise.
+        eps: likewise.
+        causal: must be false.
 
     Raises:
         ConfigError: ``causal=True``.
@@ -188,10 +184,9 @@ class GroupNorm(StreamingModule):
     causal = False
 
     def __init__(self, groups: int, channels: int, eps: float = 1e-5, causal: bool = False) -> None:
+        require(self, (not causal, "causal=True is impossible, it measures the whole file: use FrameLayerNorm"))
         super().__init__()
-        refuse_causal("GroupNorm", causal, "its mean and variance are those of the whole file: use FrameLayerNorm")
         self.norm = nn.GroupNorm(groups, channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B, C, ..., N)``, shape in, shape out."""
         return cast("Tensor", self.norm(x))

@@ -1,31 +1,36 @@
-"""Fundamental frequency and voicing of each frame, causal: conditions for a network that listens to a body sensor."""
+"""Fundamental frequency and voicing of each frame, causal: conditions for a network with a body sensor."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.precision import full_precision
 from bcfusion.nn.stft import Stft, window_samples
 from bcfusion.nn.streaming import StreamingModule
+from bcfusion.requirements import require
 
 
 class Pitch(StreamingModule):
     """F0 and voicing from the autocorrelation of each frame, divided by that of its window.
 
     Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled
-    sound", IFA Proceedings 17, 1993. Voicing is the height of the highest peak: 1 for a periodic frame, r for one whose
-    periodic part has the share r of the power. A frame is judged alone, so that nothing of the future is needed; there
-    is no gradient.
+    sound", IFA Proceedings 17, 1993. Voicing is the height of the highest peak: 1 for a periodic frame, r for a frame
+    whose periodic part has the share r of the power. Each frame is judged on its own, so that nothing of the future is
+    needed; there is no gradient.
 
     Args:
         sample_rate: in Hz.
-        hop_length, win_length: samples; the window must hold three periods of ``f_min``.
-        f_min, f_max: of the voice, in Hz.
-        octave_cost: what a peak an octave lower has to be higher by, so that a period is not taken twice.
-        silence: root mean square below which a frame is less and less voiced; 1 is full scale.
+        hop_length: samples.
+        win_length: samples; the window must hold three periods of ``f_min``.
+        f_min: lowest frequency of the voice, in Hz.
+        f_max: highest frequency of the voice, in Hz.
+        octave_cost: how much higher a peak an octave lower has to be, so that a double period is not taken for the
+            period.
+        silence: root mean square below which a frame is increasingly judged as unvoiced; 1 is full scale.
 
     Raises:
         ConfigError: frequencies out of order, or a window that is too short.
@@ -46,21 +51,21 @@ class Pitch(StreamingModule):
         silence: float = 1e-4,
     ) -> None:
         super().__init__()
-        problems = []
-        if not 0 < f_min < f_max < sample_rate / 4:
-            problems.append(
-                f"Pitch: f_min={f_min}, f_max={f_max} must rise, from above 0 to below {sample_rate / 4:g} Hz"
-            )
-        elif win_length < 3 * sample_rate / f_min:
-            shortest = int(np.ceil(3 * sample_rate / f_min))
-            problems.append(
-                f"Pitch: win_length={win_length} must be at least {shortest}, three periods of f_min={f_min}"
-            )
-        if problems:
-            raise ConfigError(problems)
+        shortest = math.ceil(3 * sample_rate / f_min) if f_min > 0 else 0
+        require(
+            self,
+            (
+                0 < f_min < f_max < sample_rate / 4,
+                f"f_min={f_min}, f_max={f_max} must rise, from above 0 to below {sample_rate / 4:g} Hz",
+            ),
+            (
+                win_length >= shortest,
+                f"win_length={win_length} must be at least {shortest}, three periods of f_min={f_min}",
+            ),
+        )
         self.sample_rate = sample_rate
         self.silence = silence
-        first, last = int(sample_rate / f_max) - 1, int(np.ceil(sample_rate / f_min)) + 1  # a lag more at either end
+        first, last = int(sample_rate / f_max) - 1, int(np.ceil(sample_rate / f_min)) + 1  # one more lag at either end
         self.first_lag = first
         n_fft = 2 ** int(np.ceil(np.log2(win_length + last)))  # no lag wraps around
         self.stft = Stft(n_fft, hop_length, win_length, "hann")
@@ -81,7 +86,8 @@ class Pitch(StreamingModule):
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """F0 in Hz and voicing 0 to 1, each ``(B, 1, N)``, of ``(B, 1, T)``; N = T / hop_length, frames as in Stft."""
+        """Return F0 in Hz and voicing in [0, 1], each ``(B, 1, N)``, of ``(B, 1, T)``; N = T / hop_length, frames as in
+        Stft."""
         real, imag = self.stft(waveform)
         power = (real.square() + imag.square())[:, 0]  # (B, F, N)
         with full_precision(power):
@@ -95,6 +101,6 @@ class Pitch(StreamingModule):
         best = score.argmax(1, keepdim=True) + 1
         left, middle, right = (curve.gather(1, best + offset) for offset in (-1, 0, 1))
         bend = (left + right - 2 * middle).clamp_max(-1e-6)
-        shift = (0.5 * (left - right) / bend).clamp(-0.5, 0.5)  # of the parabola through the three
+        shift = (0.5 * (left - right) / bend).clamp(-0.5, 0.5)  # vertex of the parabola through the three
         f0 = self.sample_rate / (self.first_lag + best + shift)
         return f0, (middle - 0.25 * (left - right) * shift).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""Pseudo quadrature mirror filters: a waveform to M bands of 1/M of its rate, and back.
+"""Pseudo quadrature mirror filters: a waveform to M bands at 1/M of its rate, and back.
 
-Cosine modulation of one low-pass prototype, a Kaiser window of a fixed shape; the one free number, the prototype's
-cutoff, is searched. Lin & Vaidyanathan, "A Kaiser window approach for the design of prototype filters of cosine
+Cosine modulation of one low-pass prototype, a Kaiser window of a fixed shape; its one free parameter, the prototype's
+cutoff, is searched for. Lin & Vaidyanathan, "A Kaiser window approach for the design of prototype filters of cosine
 modulated filterbanks", IEEE Signal Processing Letters 5(6), 1998.
 """
 
@@ -15,51 +15,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcfusion.errors import AudioError, ConfigError
+from bcfusion.errors import AudioError
 from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
+from bcfusion.requirements import at_least, require
 
-_GRID = 4001  # candidates of the cutoff: ten times as many change the reconstruction by less than 2 dB, either way
+_GRID = 4001  # candidates for the cutoff: ten times as many change the reconstruction by less than 2 dB
 
 
 class PQMF(StreamingModule):
-    """Near-perfect reconstruction: ``synthesis(analysis(x))`` is x without delay, to some 50 dB below it.
+    """Near-perfect reconstruction: ``synthesis(analysis(x))`` is x without delay, with an error about 50 dB below it.
 
     The synthesis filters are the analysis filters reversed in time, so that the bank as a whole has zero phase. White
-    noise comes back with a signal-to-noise ratio of 49.4 dB (4 bands, 32 taps), 63.8 dB (4, 64) and 50.6 dB (8, 64).
-    As a rule a bank needs ``taps = 8 * bands``; with half of that it reconstructs to no more than 20 dB.
+    noise is reconstructed with a signal-to-noise ratio of 49.4 dB (4 bands, 32 taps), 63.8 dB (4, 64) and 50.6 dB (8,
+    64). As a rule a bank needs ``taps = 8 * bands``; with half of that it reconstructs to no more than 20 dB.
 
-    Filters pass their band with a gain of one: a tone of amplitude a is in its band a tone of amplitude a, whatever
-    the number of bands. In every second band (1, 3, ...) the frequencies run from high to low.
+    Filters pass their band with a gain of one: a tone of amplitude a is a tone of amplitude a in its band, whatever the
+    number of bands. In every second band (1, 3, ...) the frequencies run from high to low.
 
-    Within ``edge`` samples from either end the reconstruction wants frames that lie outside of the file: it is
-    incomplete there unless the caller pads the waveform by as many zeros and cuts them off afterwards.
+    Within ``edge`` samples of either end the reconstruction needs frames that lie outside the file: it is incomplete
+    there unless the caller pads the waveform by as many zeros and cuts them off afterwards.
 
     The causal bank has the same filters and streams: frame j of the analysis sees samples up to ``(j + 1) M - 1``, and
-    the synthesis gives what the frames so far add up to. ``synthesis(analysis(x))`` then is x late by ``lookahead``
-    samples, as exact as without causality, and whole from the first sample on. Streams go through :meth:`analysis` and
-    through :meth:`synthesis` once for every chunk.
+    the synthesis outputs the sum of the frames so far. ``synthesis(analysis(x))`` is then x late by ``lookahead``
+    samples, as exact as without causality, and complete from the first sample on. Streams go through :meth:`analysis`
+    and through :meth:`synthesis` once per chunk.
 
     The filters are buffers, not parameters, and not saved: they follow from the arguments, which a checkpoint's
-    configuration holds, and no checkpoint of a network is to depend on whether it has a filter bank inside.
+    configuration holds, and no checkpoint of a network should depend on whether there is a filter bank inside.
 
     Args:
         bands: M, at least 2.
         taps: length of the prototype, thus of each band's filter; more than ``2 * bands``.
-        beta: shape of the Kaiser window; 9 attenuates bands that are not neighbours by some 90 dB.
-        cutoff: of the prototype (-6 dB) as a fraction of the Nyquist frequency; ``null`` searches it, see
+        beta: shape of the Kaiser window; 9 attenuates bands that are not neighbours by about 90 dB.
+        cutoff: of the prototype (-6 dB) as a fraction of the Nyquist frequency; ``null`` searches for it, see
             :func:`search_cutoff`.
         causal: filters reach into the past only, and the bank is late; it can stream.
-        channels: of the waveforms to analyse, each split alone (sensors).
+        channels: of the waveforms to analyse, each split separately (sensors).
 
     Attributes:
-        cutoff: given or found. edge: samples, a multiple of ``bands``; 0 of the causal bank.
-        lookahead: samples by which the bank as a whole is late: ``taps - bands`` of the causal one, else 0.
-        analysis_filters, synthesis_filters: ``(bands, 1, taps)``. torch's convolution correlates, so that both hold the
-            impulse responses of the synthesis, but for a factor of ``bands``.
+        cutoff: given or found.
+        edge: samples, a multiple of ``bands``; 0 for the causal bank.
+        lookahead: samples by which the bank as a whole is late: ``taps - bands`` for the causal one, otherwise 0.
+        analysis_filters: ``(bands, 1, taps)``. torch's convolution correlates, so that they hold the impulse responses
+            of the synthesis, up to a factor of ``bands``.
+        synthesis_filters: likewise.
 
     Raises:
-        ConfigError: fewer than two bands, too few taps, a negative beta, a cutoff outside of (0, 1), or no channel.
+        ConfigError: fewer than two bands, too few taps, a negative beta, a cutoff outside (0, 1), or no channel.
     """
 
     analysis_filters: Tensor
@@ -74,27 +77,22 @@ class PQMF(StreamingModule):
         causal: bool = False,
         channels: int = 1,
     ) -> None:
+        require(
+            self,
+            at_least(2, bands=bands),
+            at_least(2 * bands + 1, taps=taps),
+            at_least(0, beta=beta),
+            at_least(1, channels=channels),
+            (cutoff is None or 0 < cutoff < 1, f"cutoff={cutoff} must lie between 0 and 1, the Nyquist frequency"),
+        )
         super().__init__()
-        problems = []
-        if bands < 2:
-            problems.append(f"PQMF: bands={bands} must be at least 2")
-        elif taps <= 2 * bands:
-            problems.append(f"PQMF: taps={taps} must be more than {2 * bands}, twice the bands; 8 times is usual")
-        if beta < 0:
-            problems.append(f"PQMF: beta={beta} must not be negative")
-        if cutoff is not None and not 0 < cutoff < 1:
-            problems.append(f"PQMF: cutoff={cutoff} must lie between 0 and 1, the Nyquist frequency")
-        if channels < 1:
-            problems.append(f"PQMF: channels={channels} must be at least 1")
-        if problems:
-            raise ConfigError(problems)
         self.bands, self.taps, self.beta = bands, taps, beta
         self.cutoff = search_cutoff(bands, taps, beta) if cutoff is None else cutoff
         self.causal, self.channels = causal, channels
-        self.context = taps - bands  # what of a filter lies outside of its frame
+        self.context = taps - bands  # samples of a filter that lie outside its frame
         self.right = 0 if causal else self.context // 2
         self.left = self.context - self.right
-        self.head = 0 if causal else self.left  # what the synthesis cuts off at its head
+        self.head = 0 if causal else self.left  # samples that the synthesis drops at its head
         self.edge = bands * math.ceil(self.head / bands)
         self.lookahead = self.left - self.head
         filters = _filters(bands, taps, beta, self.cutoff)
@@ -104,15 +102,18 @@ class PQMF(StreamingModule):
                 self.register_buffer(name, taken, persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """Of the analysis ``past (B, channels, taps - M)``, the last samples; of the synthesis ``overlap (B, 1, taps -
-        M)``, what the last frames add to samples not yet given out."""
+        """Return the state of analysis and synthesis.
+
+        Of the analysis ``past (B, channels, taps - M)``, the last samples; of the synthesis ``overlap (B, 1, taps -
+        M)``, what the last frames add to samples that are not output yet.
+        """
         return {
             "past": like.new_zeros(batch_size, self.channels, self.context),
             "overlap": like.new_zeros(batch_size, 1, self.context),
         }
 
     def analysis(self, waveform: Tensor, bands: slice = slice(None)) -> Tensor:
-        """Splits waveforms into bands.
+        """Split waveforms into bands.
 
         Args:
             waveform: ``(B, channels, T)`` of any T; when streaming, T is a multiple of M.
@@ -135,7 +136,8 @@ class PQMF(StreamingModule):
             return self._analyse(waveform.to(filters.dtype), filters)
 
     def synthesis(self, bands: Tensor) -> Tensor:
-        """Joins all bands, ``(B, M, frames)``, to a waveform ``(B, 1, frames * M)``; streams in chunks of any length.
+        """Join all bands, ``(B, M, frames)``, to a waveform ``(B, 1, frames * M)``; when streaming, in chunks of any
+        length.
 
         Raises:
             AudioError: another number of bands.
@@ -145,14 +147,6 @@ class PQMF(StreamingModule):
         with full_precision(bands):
             return self._synthesise(bands.to(self.synthesis_filters.dtype), self.synthesis_filters)
 
-    def analysis_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last sample that the frames ``first`` to ``last`` depend on."""
-        return first * self.bands - self.left, last * self.bands - self.left + self.taps - 1
-
-    def synthesis_span(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last frame that the samples ``first`` to ``last`` depend on."""
-        return -((self.taps - 1 - first - self.head) // self.bands), (last + self.head) // self.bands
-
     def _analyse(self, waveform: Tensor, filters: Tensor) -> Tensor:
         if self.is_streaming:
             x = torch.cat([self.recall("past"), waveform], dim=-1)
@@ -160,7 +154,7 @@ class PQMF(StreamingModule):
             left = right = 0
         else:
             x, left, right = waveform, self.left, self.right + -waveform.shape[-1] % self.bands
-        x = x.flatten(0, 1).unsqueeze(1)  # a channel is an item: each is filtered alone
+        x = x.flatten(0, 1).unsqueeze(1)  # a channel is an item: each is filtered separately
         if left == right:
             split = F.conv1d(x, filters, stride=self.bands, padding=left)  # pads without a copy
         else:
@@ -178,21 +172,22 @@ class PQMF(StreamingModule):
         return waveform[..., self.head : self.head + length]
 
     def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
         sizes = f"bands={self.bands}, taps={self.taps}, beta={self.beta}, cutoff={self.cutoff:.6f}"
         return f"{sizes}, causal={self.causal}, channels={self.channels}"
 
 
 @lru_cache
 def search_cutoff(bands: int, taps: int, beta: float) -> float:
-    """The cutoff whose prototype overlaps least with itself: fraction of the Nyquist frequency, -6 dB.
+    """Return the cutoff (-6 dB) whose prototype overlaps least with itself, as a fraction of the Nyquist frequency.
 
-    The bank's overall response is flat where the prototype's autocorrelation is zero at the multiples of ``2 * bands``
-    samples. Of 4001 cutoffs from ``1 / (2 bands)``, half a band's width above zero, to ``1 / bands``, the one is taken
+    The bank's overall response is flat if the prototype's autocorrelation is zero at the multiples of ``2 * bands``
+    samples. Of 4001 cutoffs from ``1 / (2 bands)``, half a band's width above zero, to ``1 / bands``, the one is chosen
     whose largest such value is smallest (the objective of the paper): the same one on every machine.
 
     Args:
-        bands, taps, beta: as in :class:`PQMF`.
+        bands: as in :class:`PQMF`.
+        taps: likewise.
+        beta: likewise.
     """
     cutoffs = np.linspace(1 / (2 * bands), 1 / bands, _GRID)
     prototypes = _prototype(taps, beta, cutoffs[:, None])  # (4001, taps)
@@ -205,17 +200,17 @@ def search_cutoff(bands: int, taps: int, beta: float) -> float:
 
 
 def _prototype(taps: int, beta: float, cutoff: float | np.ndarray) -> np.ndarray:
-    """The ideal low-pass filter under a Kaiser window."""
+    """Return the ideal low-pass filter under a Kaiser window, ``(..., taps)``."""
     t = np.arange(taps) - (taps - 1) / 2
     return np.asarray(cutoff * np.sinc(cutoff * t) * np.kaiser(taps, beta))
 
 
 def _filters(bands: int, taps: int, beta: float, cutoff: float) -> np.ndarray:
-    """The filters ``(bands, taps)`` of the analysis, which pass their band with a gain of one."""
+    """Return the filters ``(bands, taps)`` of the analysis, which pass their band with a gain of one."""
     k = np.arange(bands)[:, None]
     t = np.arange(taps) - (taps - 1) / 2
     phase = (-1.0) ** k * math.pi / 4  # cancels the aliasing of neighbouring bands
     filters = _prototype(taps, beta, cutoff) * np.cos((2 * k + 1) * math.pi / (2 * bands) * t - phase)
-    # white noise comes back at its own level where the energies of analysis and synthesis filters multiply to bands^2;
-    # the gain of an analysis filter in its band is one where the energy of all of them is one: 1 and bands^2, then
+    # white noise keeps its level if the energies of analysis and synthesis filters multiply to bands^2; an analysis
+    # filter has a gain of one in its band if the energy of all of them is one: hence 1 and bands^2
     return np.asarray(filters / math.sqrt((filters**2).sum()))

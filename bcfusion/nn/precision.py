@@ -1,4 +1,4 @@
-"""Filters that have to be exact run outside of automatic mixed precision."""
+"""Full precision for filters that have to be exact, whatever the mixed precision around them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 @contextmanager
 def full_precision(signal: Tensor) -> Iterator[None]:
-    """Inside, autocast and TensorFloat-32 are off on the device of ``signal``; it is still to be converted itself.
+    """Switch autocast and TensorFloat-32 off on the device of ``signal``, which the caller still has to convert.
 
-    A transform in bfloat16 adds noise 50 dB below its loudest bin, one in TensorFloat-32 at 66 dB, which is where
-    speech has its high bands. The backward pass takes the precision that is set when it runs.
+    A transform in bfloat16 adds noise 50 dB below its loudest bin, one in TensorFloat-32 at 66 dB, which is where the
+    high bands of speech are. The backward pass uses the precision that is set when it runs.
     """
     device = signal.device.type
     if torch.compiler.is_exporting() or torch.compiler.is_compiling():

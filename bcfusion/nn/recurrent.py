@@ -1,4 +1,4 @@
-"""Recurrent layers over time, which hand their state from chunk to chunk."""
+"""Recurrent layers over time, which pass their state from chunk to chunk."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.cpu import without_onednn
-from bcfusion.nn.network import refuse_causal
 from bcfusion.nn.streaming import StreamingModule
+from bcfusion.requirements import at_least, require
 
 
 class _Recurrent(StreamingModule):
-    """What LSTM and GRU share: ``(B streams, N, input_size) -> (B streams, N, directions hidden_size)``."""
+    """Common part of LSTM and GRU: ``(B streams, N, input_size) -> (B streams, N, directions hidden_size)``."""
 
     endless = True
     cell: type[nn.LSTM] | type[nn.GRU]
@@ -30,36 +29,41 @@ class _Recurrent(StreamingModule):
         dropout: float = 0.0,
         streams: int = 1,
     ) -> None:
+        require(
+            self,
+            at_least(1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, streams=streams),
+            (
+                not (causal and bidirectional),
+                "causal=True is impossible, its backward direction starts at the end of the file: set "
+                "bidirectional=False",
+            ),
+        )
         super().__init__()
-        name = type(self).__name__
-        if min(input_size, hidden_size, num_layers, streams) < 1:
-            raise ConfigError([f"{name}: input_size, hidden_size, num_layers and streams must be at least 1"])
-        if bidirectional:
-            refuse_causal(name, causal, "its backward direction starts at the end of the file: set bidirectional=False")
         self.causal = not bidirectional
         self.streams = streams
         self.num_layers, self.hidden_size = num_layers, hidden_size
         self.output_size = hidden_size * (2 if bidirectional else 1)
-        # torch's own layer, which warns of dropout that has no layer to follow
+        # torch's own layer warns about dropout without a next layer
         between = dropout if num_layers > 1 else 0.0
         self.layers = self.cell(
             input_size, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between
         )
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``(B, num_layers, streams, hidden_size)`` each."""
+        """Return tensors ``(B, num_layers, streams, hidden_size)``, one per state of the cell."""
         if not self.causal:
             return {}
         shape = (batch_size, self.num_layers, self.streams, self.hidden_size)
         return {name: like.new_zeros(shape) for name in self.state_names}
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(B streams, N, input_size)``, an item's streams next to each other, to the same of ``output_size``."""
+        """Map ``(B streams, N, input_size)``, the streams of an item being neighbours, to ``(B streams, N,
+        output_size)``."""
         if not self.is_streaming:
             output: Tensor = self.layers(x)[0]
             return output
         before = tuple(self.recall(name).transpose(0, 1).flatten(1, 2).contiguous() for name in self.state_names)
-        # oneDNN prepares its weights at every call, which for a few steps costs several times what the steps do
+        # oneDNN prepares its weights at every call, which takes several times as long as a few steps do
         few = x.shape[0] * x.shape[1] < 16 and x.device.type == "cpu" and not torch.compiler.is_exporting()
         with without_onednn() if few else nullcontext():
             output, after = self.layers(x, before if len(before) > 1 else before[0])
@@ -76,9 +80,10 @@ class LSTM(_Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997), by :class:`torch.nn.LSTM`.
 
     Args:
-        input_size, hidden_size, num_layers, bidirectional: as there. dropout: between layers, where there are several.
-        causal: refuses a bidirectional layer, which hears the end of the file first.
-        streams: sequences of one item, for layers that run along time in every band; the batch is then ``B streams``.
+        input_size: as in :class:`torch.nn.LSTM`, like the arguments not listed here.
+        dropout: between layers, if there are several.
+        causal: refuses a bidirectional layer, which sees the end of the file first.
+        streams: sequences per item, for layers that run along time in every band; the batch is then ``B streams``.
 
     Raises:
         ConfigError: sizes below one; ``causal=True`` with ``bidirectional=True``.
@@ -96,7 +101,7 @@ class GRU(_Recurrent):
 
 
 def along_time(layer: nn.Module, x: Tensor) -> Tensor:
-    """Runs a layer of ``(batch, N, channels)`` along the frames of ``x (B, C, K, N)``, each of the K bands alone.
+    """Run a layer of ``(batch, N, channels)`` along the frames of ``x (B, C, K, N)``, each of the K bands separately.
 
     Returns:
         ``(B, C', K, N)``. The layer is built with ``streams=K``.
@@ -108,9 +113,9 @@ def along_time(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def along_bands(layer: nn.Module, x: Tensor) -> Tensor:
-    """Runs a layer of ``(batch, K, channels)`` along the bands of ``x (B, C, K, N)``, each of the N frames alone.
+    """Run a layer of ``(batch, K, channels)`` along the bands of ``x (B, C, K, N)``, each of the N frames separately.
 
-    The layer needs no state: a :class:`torch.nn.LSTM` is causal here, however it runs through the bands.
+    The layer needs no state: a :class:`torch.nn.LSTM` is causal here, in whichever direction it runs through the bands.
 
     Returns:
         ``(B, C', K, N)``.

@@ -9,34 +9,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcfusion.errors import AudioError, ConfigError
+from bcfusion.errors import AudioError
 from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
+from bcfusion.requirements import at_least, require
 
 
 class Resample(StreamingModule):
-    """``(B, channels, T) -> (B, channels, ceil(T target_rate / source_rate))``.
+    """Resampler ``(B, channels, T) -> (B, channels, ceil(T target_rate / source_rate))``.
 
-    One filter for each of the output's phases; all cut off at the lower of the two rates: -6 dB at 0.95 of its Nyquist
+    One filter per phase of the output; all cut off at the lower of the two rates: -6 dB at 0.95 of its Nyquist
     frequency, and -120 dB and below from 1.05 of it on.
 
-    The causal one is late, since half of the filter lies in the future: by ``lookahead`` input samples, which are
+    The causal resampler is late, since half of the filter lies in the future: by ``lookahead`` input samples, which are
     ``late`` output samples.
 
     Args:
-        source_rate, target_rate: in Hz; only their ratio counts.
+        source_rate: in Hz; only the ratio of the rates counts.
+        target_rate: in Hz.
         channels: resampled alike.
         causal: the layer can stream, in chunks of a multiple of ``frame`` input samples.
-        zeros: zero crossings of the sinc to either side of its middle; more: a steeper filter.
+        zeros: zero crossings of the sinc on either side of its middle; more give a steeper filter.
         rolloff: the filter's -6 dB point as a fraction of the lower Nyquist frequency.
         beta: shape of the Kaiser window.
 
     Attributes:
-        frame: input samples after which the phases repeat; they give ``frame_out`` output samples.
-        lookahead, late: see above; 0 when not causal.
+        frame: input samples after which the phases repeat.
+        frame_out: output samples of such a frame.
+        lookahead: see above; 0 if not causal.
+        late: likewise.
 
     Raises:
-        ConfigError: rates, channels or zeros below one, or a rolloff outside of (0, 1].
+        ConfigError: rates, channels or zeros below one, or a rolloff outside (0, 1].
     """
 
     kernel: Tensor
@@ -51,10 +55,12 @@ class Resample(StreamingModule):
         rolloff: float = 0.95,
         beta: float = 14.77,
     ) -> None:
+        require(
+            self,
+            at_least(1, source_rate=source_rate, target_rate=target_rate, channels=channels, zeros=zeros),
+            (0 < rolloff <= 1, f"rolloff={rolloff} must be above 0 and at most 1"),
+        )
         super().__init__()
-        if min(source_rate, target_rate, channels, zeros) < 1 or not 0 < rolloff <= 1:
-            sizes = f"source_rate={source_rate}, target_rate={target_rate}, channels={channels}, zeros={zeros}"
-            raise ConfigError([f"Resample: {sizes} must be above 0, rolloff={rolloff} in (0, 1]"])
         divisor = math.gcd(source_rate, target_rate)
         self.frame, self.frame_out = source_rate // divisor, target_rate // divisor
         self.channels, self.causal = channels, causal
@@ -62,25 +68,26 @@ class Resample(StreamingModule):
         self.width = math.ceil(zeros / cutoff)  # input samples to either side
         self.lookahead = self.frame * math.ceil(self.width / self.frame) if causal else 0
         self.late = self.lookahead // self.frame * self.frame_out
-        position = np.arange(-self.width, self.frame + self.width)  # of the taps, from the frame's first sample
-        middle = np.arange(self.frame_out)[:, None] * self.frame / self.frame_out  # of the outputs
+        position = np.arange(-self.width, self.frame + self.width)  # of the taps, from the first sample of the frame
+        middle = np.arange(self.frame_out)[:, None] * self.frame / self.frame_out  # of the output samples
         away = np.clip((position - middle) / (zeros / cutoff), -1, 1)
         window = np.i0(beta * np.sqrt(1 - away**2)) / np.i0(beta) * (np.abs(away) < 1)
         taps = cutoff * np.sinc(cutoff * (position - middle)) * window
-        taps /= taps.sum(axis=1, keepdims=True)  # a constant stays what it is, in every phase
+        taps /= taps.sum(axis=1, keepdims=True)  # a constant stays the same, in every phase
         with torch.inference_mode(False):
             kernel = torch.tensor(taps[:, None], dtype=torch.get_default_dtype())
             self.register_buffer("kernel", kernel, persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``past (B, channels, lookahead + width)``: the last input samples."""
+        """Return ``past (B, channels, lookahead + width)``, the last input samples."""
         return {"past": like.new_zeros(batch_size, self.channels, self.lookahead + self.width)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Whole signals of any length, or chunks of a multiple of ``frame`` samples.
+        """Resample whole signals of any length, or chunks of a multiple of ``frame`` samples.
 
         Raises:
-            AudioError: another number of channels. StreamingError: a chunk of another length.
+            AudioError: another number of channels.
+            StreamingError: a chunk of another length.
         """
         if x.ndim != 3 or x.shape[1] != self.channels:
             raise AudioError(f"Resample takes (batch, {self.channels}, time), not {tuple(x.shape)}")
@@ -92,7 +99,7 @@ class Resample(StreamingModule):
                 raise StreamingError(f"a chunk of {length} samples is not a multiple of {self.frame}")
             x = torch.cat([self.recall("past"), x], dim=-1)
             self.replace(past=x[..., x.shape[-1] - past :])
-        right = self.width - self.lookahead  # how far the last taps lie behind the frame: before it, when causal
+        right = self.width - self.lookahead  # how far the last taps reach past the frame; negative if causal
         x = F.pad(x, (0, right))
         with full_precision(x):
             x = x.flatten(0, 1).unsqueeze(1).to(self.kernel.dtype)
@@ -101,5 +108,4 @@ class Resample(StreamingModule):
         return y[..., : -(-length * self.frame_out // self.frame)]
 
     def extra_repr(self) -> str:
-        """Ratio, for ``print``."""
         return f"{self.frame} to {self.frame_out}, causal={self.causal}, late={self.late}"

@@ -1,4 +1,4 @@
-"""What networks that work on a spectrogram share: the transform around them, and what their output means."""
+"""Common part of networks that work on a spectrogram: the transform around them, and the meaning of their output."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bcfusion.errors import ConfigError
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.stft import InverseStft, Stft, Window
+from bcfusion.requirements import one_of, require
 
 Head = Literal["mask", "polar_mask", "mapping", "additive"]
 Complex = tuple[Tensor, Tensor]
@@ -21,8 +21,8 @@ def _mask(heard: Complex, output: Complex) -> Complex:
 
 
 def _polar_mask(heard: Complex, output: Complex) -> Complex:
-    # the product, its mask shortened from |M| to tanh |M|: phases add, magnitudes multiply. No angle is computed, whose
-    # gradient has no bound at the origin
+    # the product with a mask shortened from |M| to tanh |M|: phases add, magnitudes multiply. No angle is computed,
+    # whose gradient is unbounded at the origin
     size = (output[0].square() + output[1].square() + 1e-8).sqrt()
     shorter = torch.tanh(size) / size
     return _mask(heard, (shorter * output[0], shorter * output[1]))
@@ -45,12 +45,12 @@ _HEADS: dict[str, Callable[[Complex, Complex], Complex]] = {
 
 
 class SpectralHead(nn.Module):
-    """The estimate's spectrum from what one sensor heard and what the network says, real and imaginary parts of both.
+    """The estimate's spectrum from the spectrum of one sensor and the network's output, all as two real parts.
 
-    - ``mask``: their complex product. A mask cannot fill a band in which the sensor heard nothing.
+    - ``mask``: their complex product. A mask cannot fill a band in which the sensor has no signal.
     - ``polar_mask``: the same with the mask's magnitude bounded, tanh(|M|): DCCRN-E (Hu et al. 2020, eq. 10).
     - ``mapping``: the network's output itself.
-    - ``additive``: the sensor's spectrum and the network's output, added.
+    - ``additive``: the sum of the sensor's spectrum and the network's output.
 
     Args:
         kind: one of these.
@@ -63,46 +63,48 @@ class SpectralHead(nn.Module):
     """
 
     def __init__(self, kind: Head) -> None:
+        require(self, one_of(_HEADS, head=kind))
         super().__init__()
-        if kind not in _HEADS:
-            raise ConfigError([f"head={kind!r} is none of {', '.join(_HEADS)}"])
         self.kind = kind
         self.masks = kind in ("mask", "polar_mask")
         self.combine = _HEADS[kind]
 
     def forward(self, heard: Complex, output: Complex) -> Complex:
-        """All four of one shape, which is that of the two returned."""
+        """Combine both spectra; all four tensors have the same shape, and so have the two returned."""
         return self.combine(heard, output)
 
     def provided(self, output: Complex) -> dict[str, Tensor]:
-        """What a network provides besides the estimate: the magnitude of its ``mask``, where the output is one."""
+        """Return the magnitude of the ``mask``, if the network's output is one: what it provides in addition to the
+        estimate."""
         if not self.masks:
             return {}
         size = magnitude(*output)
         return {"mask": torch.tanh(size) if self.kind == "polar_mask" else size}
 
     def extra_repr(self) -> str:
-        """Kind, for ``print``."""
         return self.kind
 
 
 def magnitude(real: Tensor, imag: Tensor, eps: float = 1e-8) -> Tensor:
-    """sqrt(real^2 + imag^2 + eps): of the shape of both, with a bounded gradient at silence."""
+    """Return sqrt(real^2 + imag^2 + eps), in the shape of both, whose gradient at silence is bounded."""
     return (real.square() + imag.square() + eps).sqrt()
 
 
 class SpectralNetwork(WaveformNetwork):
     """A generator between an STFT and its inverse; see :class:`bcfusion.nn.network.WaveformNetwork`.
 
-    A network inherits from it and writes :meth:`spectrum`. It is late by the overlap of the frames, ``win_length -
-    hop_length``, however causal it is otherwise. Frames that it provides besides (a mask) are given to the losses on
-    the grid of :class:`bcfusion.losses.generator_stft.GeneratorStft`: centred on multiples of the hop, the first one on
-    sample 0.
+    A network inherits from it and implements :meth:`spectrum`. Its output is late by the overlap of the frames,
+    ``win_length - hop_length``, even if all else is causal. Further frames that it provides (a mask) are given to the
+    losses on the grid of :class:`bcfusion.losses.generator_stft.GeneratorStft`: centred on multiples of the hop, the
+    first one on sample 0.
 
     Args:
-        sample_rate, in_channels, causal, skip_channel: as in WaveformNetwork.
-        n_fft, hop_length, win_length, window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
-        future_frames: that a body without causality looks ahead, for the declared delay; None: the whole file.
+        sample_rate: as in WaveformNetwork, like the arguments not listed here.
+        n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
+        future_frames: look-ahead of a body that is not causal, for the declared delay; None: the whole file.
 
     Raises:
         ConfigError: sizes that do not fit; ``win_length`` not a multiple of ``2 hop_length``.
@@ -123,30 +125,27 @@ class SpectralNetwork(WaveformNetwork):
         overlap = win_length - hop_length
         delay = None if future_frames is None else overlap + hop_length - 1 + future_frames * hop_length
         super().__init__(sample_rate, in_channels, hop_length, causal, overlap, delay, skip_channel)
-        if win_length % (2 * hop_length):
-            name = type(self).__name__
-            raise ConfigError(
-                [f"{name}: win_length={win_length} must be a multiple of {2 * hop_length}, twice hop_length"]
-            )
+        whole = win_length % (2 * hop_length) == 0
+        require(self, (whole, f"win_length={win_length} must be a multiple of {2 * hop_length}, twice hop_length"))
         self.stft = Stft(n_fft, hop_length, win_length, window, in_channels)
         self.istft = InverseStft(n_fft, hop_length, win_length, window)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """From the parts ``(B, in_channels, F, N)``, real and imaginary, of what the sensors heard to the estimate's.
+        """Map the real and imaginary parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate.
 
         Returns:
-            The estimate's parts, each ``(B, F, N)``, and what is provided besides, ``(B, F, N, ...)`` each.
+            The estimate's parts, each ``(B, F, N)``, and all that is provided in addition, each ``(B, F, N, ...)``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no spectrum")
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Transform, network, inverse transform."""
+        """Transform, apply the network, transform back."""
         (real, imag), provided = self.spectrum(*self.stft(inputs))
         estimate = self.istft(real, imag)
         return {"estimate": estimate, **provided} if provided else estimate
 
     def trim(self, name: str, value: Tensor, length: int) -> Tensor:
-        """Frames centred on the file, ``length // hop_length + 1`` of them; or the file's part of a waveform."""
+        """Return the ``length // hop_length + 1`` frames centred on the file, or the file's part of a waveform."""
         if name == "estimate":
             return super().trim(name, value, length)
         return value[:, :, self.stft.centred : self.stft.centred + length // self.hop + 1]

@@ -1,8 +1,8 @@
 """Short-time Fourier transform and its inverse as real-valued convolutions, which stream and export.
 
-Frame j holds the last ``win_length`` samples that were heard when hop j was complete, zeros standing before the file:
-samples ``(j + 1) hop_length - win_length`` to ``(j + 1) hop_length - 1``. A sample is complete once the last frame that
-holds it is there: analysis and synthesis together are late by ``win_length - hop_length`` samples, and that is all.
+Frame j holds the last ``win_length`` samples at the time when hop j is complete, with zeros before the file: samples
+``(j + 1) hop_length - win_length`` to ``(j + 1) hop_length - 1``. A sample is complete with the last frame that holds
+it: analysis and synthesis together are late by ``win_length - hop_length`` samples, and by no more.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcfusion.errors import AudioError, ConfigError
+from bcfusion.errors import AudioError
 from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
+from bcfusion.requirements import one_of, require
 
 Window = Literal["hann", "sqrt_hann", "sine"]
 
@@ -29,27 +30,28 @@ _WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of the position w
 
 
 def window_samples(window: Window, win_length: int) -> np.ndarray:
-    """Samples ``(win_length,)`` of a window, in float64.
+    """Return the samples ``(win_length,)`` of a window, in float64.
 
     ``hann`` (periodic), ``sqrt_hann`` (its root), or ``sine``: sin(pi (n + 0.5) / win_length).
 
     Raises:
         ConfigError: another window.
     """
-    if window not in _WINDOWS:
-        raise ConfigError([f"window={window!r} is none of {', '.join(_WINDOWS)}"])
+
+    require("STFT", one_of(_WINDOWS, window=window))
     offset = 0.5 if window == "sine" else 0.0
     return np.asarray(_WINDOWS[window]((np.arange(win_length) + offset) / win_length))
 
 
-def _check(name: str, n_fft: int, hop_length: int, win_length: int) -> None:
-    if not 0 < hop_length <= win_length <= n_fft:
-        sizes = f"n_fft={n_fft}, hop_length={hop_length}, win_length={win_length}"
-        raise ConfigError([f"{name} of {sizes}: need 0 < hop_length <= win_length <= n_fft"])
+def stft_sizes(n_fft: int, hop_length: int, win_length: int) -> list[str]:
+    """Return a message, for ``require``, if the sizes of an STFT do not fit."""
+    fits = 0 < hop_length <= win_length <= n_fft
+    sizes = f"n_fft={n_fft}, hop_length={hop_length}, win_length={win_length}"
+    return [] if fits else [f"{sizes} must be 0 < hop_length <= win_length <= n_fft"]
 
 
 def _basis(n_fft: int, win_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """cos and -sin ``(F, win_length)`` of the transform; angles are reduced first, so that they are exact."""
+    """Return cos and -sin ``(F, win_length)`` of the transform; angles are reduced first, so that they are exact."""
     steps = np.outer(np.arange(n_fft // 2 + 1), np.arange(win_length)) % n_fft
     angles = 2 * np.pi / n_fft * steps
     return np.cos(angles), -np.sin(angles)
@@ -65,11 +67,11 @@ class Stft(StreamingModule):
         hop_length: samples from one frame to the next; a streaming chunk is a multiple of it.
         win_length: samples under the window.
         window: see :func:`window_samples`.
-        channels: of the waveform; each is transformed alone.
+        channels: of the waveform; each is transformed separately.
 
     Attributes:
-        bins: F. centred: index of the frame that is centred on sample 0, where ``win_length`` is a multiple of
-            ``2 hop_length``.
+        bins: F.
+        centred: index of the frame that is centred on sample 0, if ``win_length`` is a multiple of ``2 hop_length``.
 
     Raises:
         ConfigError: another window, or not 0 < hop_length <= win_length <= n_fft.
@@ -80,8 +82,8 @@ class Stft(StreamingModule):
     def __init__(
         self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann", channels: int = 1
     ) -> None:
+        require(self, stft_sizes(n_fft, hop_length, win_length))
         super().__init__()
-        _check(type(self).__name__, n_fft, hop_length, win_length)
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
         self.window, self.channels = window, channels
         self.bins = n_fft // 2 + 1
@@ -93,14 +95,19 @@ class Stft(StreamingModule):
             self.register_buffer("kernel", taken, persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``past (B, channels, win_length - hop_length)``: the last samples."""
+        """Return ``past (B, channels, win_length - hop_length)``, the last samples."""
         return {"past": like.new_zeros(batch_size, self.channels, self.context)} if self.context else {}
 
+    def last_input(self, frame: int) -> int:
+        """Return the last sample that ``frame`` depends on."""
+        return (frame + 1) * self.hop_length - 1
+
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """Real and imaginary parts, each ``(B, channels, F, N)``, of ``(B, channels, T)``; N = T / hop_length.
+        """Return real and imaginary parts, each ``(B, channels, F, N)``, of ``(B, channels, T)``; N = T / hop_length.
 
         Raises:
-            AudioError: another number of channels. StreamingError: T is not a multiple of ``hop_length``.
+            AudioError: another number of channels.
+            StreamingError: T is not a multiple of ``hop_length``.
         """
         if waveform.ndim != 3 or waveform.shape[1] != self.channels:
             raise AudioError(f"Stft takes (batch, {self.channels}, time), not {tuple(waveform.shape)}")
@@ -120,7 +127,6 @@ class Stft(StreamingModule):
         return spectrum[:, :, : self.bins], spectrum[:, :, self.bins :]
 
     def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
         return f"n_fft={self.n_fft}, hop_length={self.hop_length}, win_length={self.win_length}, window={self.window}"
 
 
@@ -128,10 +134,13 @@ class InverseStft(StreamingModule):
     """Synthesis by overlap-add: the inverse of :class:`Stft` with the same sizes, late by ``win_length - hop_length``.
 
     A frame is transformed back, windowed again, and divided by the sum of the squared windows that overlap there, which
-    is the least-squares inverse (Griffin & Lim 1984, eq. 6) of any spectrum, wherever all frames are heard.
+    is the least-squares inverse (Griffin & Lim 1984, eq. 6) of any spectrum, wherever all frames are present.
 
     Args:
-        n_fft, hop_length, win_length, window: as in :class:`Stft`.
+        n_fft: as in :class:`Stft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
 
     Attributes:
         lookahead: samples by which the waveform is late.
@@ -143,8 +152,8 @@ class InverseStft(StreamingModule):
     kernel: Tensor
 
     def __init__(self, n_fft: int, hop_length: int, win_length: int, window: Window = "hann") -> None:
+        require(self, stft_sizes(n_fft, hop_length, win_length))
         super().__init__()
-        _check(type(self).__name__, n_fft, hop_length, win_length)
         self.n_fft, self.hop_length, self.win_length, self.window = n_fft, hop_length, win_length, window
         self.bins = n_fft // 2 + 1
         self.lookahead = win_length - hop_length
@@ -153,12 +162,12 @@ class InverseStft(StreamingModule):
         for start in range(0, win_length, hop_length):
             part = samples[start : start + hop_length] ** 2
             coverage[: len(part)] += part
-        if coverage.min() < 1e-8:
-            raise ConfigError(
-                [f"InverseStft: a {window} window of {win_length} leaves gaps at hop_length={hop_length}"]
-            )
+        whole = coverage.min() >= 1e-8
+        require(self, (whole, f"a {window} window of {win_length} leaves gaps at hop_length={hop_length}"))
         weight = samples / np.resize(coverage, win_length) / n_fft
-        twice = np.full((self.bins, 1), 2.0)  # a bin stands for its mirror image too, but for the first and the middle
+        twice = np.full(
+            (self.bins, 1), 2.0
+        )  # a bin stands for its mirror image too, except the first and the middle one
         twice[0] = 1.0
         if n_fft % 2 == 0:
             twice[-1] = 1.0
@@ -168,11 +177,12 @@ class InverseStft(StreamingModule):
             self.register_buffer("kernel", taken, persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """``overlap (B, 1, win_length - hop_length)``: what the last frames add to samples not yet given out."""
+        """Return ``overlap (B, 1, win_length - hop_length)``, what the last frames add to samples that are not output
+        yet."""
         return {"overlap": like.new_zeros(batch_size, 1, self.lookahead)} if self.lookahead else {}
 
     def forward(self, real: Tensor, imag: Tensor) -> Tensor:
-        """``(B, 1, N hop_length)`` of real and imaginary parts ``(B, F, N)``.
+        """Return the waveform ``(B, 1, N hop_length)`` of real and imaginary parts ``(B, F, N)``.
 
         Raises:
             AudioError: another number of bins.
@@ -189,5 +199,4 @@ class InverseStft(StreamingModule):
         return waveform[..., :length]
 
     def extra_repr(self) -> str:
-        """Sizes, for ``print``."""
         return f"n_fft={self.n_fft}, hop_length={self.hop_length}, win_length={self.win_length}, window={self.window}"

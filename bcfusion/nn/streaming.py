@@ -1,8 +1,8 @@
 """Streaming: the same ``forward`` takes a whole file, or one chunk after the other.
 
 A causal layer keeps what it needs of the past in a small dict of named tensors. A chunk REPLACES these tensors and
-never writes into them, so a state that was read with :meth:`StreamingModule.get_state` stays what it was, can be put
-back later, and is the signature of an exported step ``(x, *state) -> (y, *state)``::
+never writes into them, so that a state read by :meth:`StreamingModule.get_state` never changes, can be restored later,
+and is the signature of an exported step ``(x, *state) -> (y, *state)``::
 
     with model.streaming(batch_size=1), torch.inference_mode():
         for chunk in chunks:  # (1, sensors, a multiple of model.hop)
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bcfusion.errors import BcfusionError
 
-#: layers that measure the chunk, or draw numbers for it, in training mode
+#: layers that, in training mode, measure the chunk or draw random numbers for it
 _ONLY_IN_EVALUATION = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -30,19 +30,19 @@ _ONLY_IN_EVALUATION = (
 
 
 class StreamingError(BcfusionError):
-    """A network cannot be streamed, or was streamed in a way it does not support."""
+    """A network cannot be streamed, or was streamed in an unsupported way."""
 
 
 class StreamingModule(nn.Module):
-    """A layer or a network that can be run chunk by chunk.
+    """A layer or a network that can run chunk by chunk.
 
-    A layer with memory overrides :meth:`initial_state`, asks :attr:`is_streaming` in its ``forward`` and there reads
-    and replaces its state with :meth:`recall` and :meth:`replace`. A network needs nothing but to inherit: streaming
-    reaches every StreamingModule below it, through plain containers too.
+    A layer with memory overrides :meth:`initial_state`, checks :attr:`is_streaming` in its ``forward`` and there reads
+    and replaces its state by :meth:`recall` and :meth:`replace`. A network only has to inherit: streaming reaches every
+    StreamingModule in it, through plain containers too.
 
     Attributes:
-        causal: whether no output depends on an input behind its own frame. Only causal modules stream.
-        endless: whether an output depends on all that was heard before it, however long ago.
+        causal: whether no output depends on an input past its own frame. Only causal modules stream.
+        endless: whether an output depends on all input before it, however long ago.
     """
 
     causal: bool = True
@@ -53,10 +53,10 @@ class StreamingModule(nn.Module):
         self._state: dict[str, Tensor] | None = None  # None: whole files
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """The state before the first sample: what zeros to the left of the file are in whole-file mode.
+        """Return the state before the first sample: that of zeros to the left of the file in whole-file mode.
 
         Args:
-            batch_size: number of streams that run side by side.
+            batch_size: number of parallel streams.
             like: a parameter of the network, for device and dtype.
         """
         return {}
@@ -67,24 +67,24 @@ class StreamingModule(nn.Module):
         return self._state is not None
 
     def recall(self, name: str) -> Tensor:
-        """The tensor that this layer kept under ``name`` at the last chunk."""
+        """Return the tensor that this layer kept under ``name`` at the last chunk."""
         if self._state is None:
             raise StreamingError(f"{type(self).__name__} has a state only inside `with model.streaming(batch_size):`")
         return self._state[name]
 
     def replace(self, **tensors: Tensor) -> None:
-        """Keeps tensors for the next chunk, in place of those of the same names."""
+        """Keep tensors for the next chunk, replacing those of the same names."""
         if self._state is None:
             raise StreamingError(f"{type(self).__name__} has a state only inside `with model.streaming(batch_size):`")
         self._state = {**self._state, **tensors}
 
     @contextmanager
     def streaming(self, batch_size: int) -> Iterator[Self]:
-        """Inside, ``forward`` takes consecutive chunks of ``batch_size`` streams; the state is dropped at the end.
+        """Let ``forward`` take consecutive chunks of ``batch_size`` streams; the state is dropped at the end.
 
         Raises:
-            StreamingError: a layer is not causal (it is named), streaming is on already, or a layer that behaves
-                otherwise in training mode (batch and instance normalisation, dropout) is in it.
+            StreamingError: a layer is not causal (it is named), streaming is on already, or there is a layer in
+                training mode that behaves differently there (batch and instance normalisation, dropout).
         """
         for path, module in self.named_modules():
             if module.training and isinstance(module, _ONLY_IN_EVALUATION):
@@ -109,10 +109,10 @@ class StreamingModule(nn.Module):
                 layer._state = None
 
     def get_state(self) -> dict[str, Tensor]:
-        """The whole state, flat: ``"path.of.layer.name"`` to tensor, in a fixed order. No copies: it never changes.
+        """Return the whole state, flat: ``"path.of.layer.name"`` to tensor, in a fixed order. Nothing is copied.
 
         Raises:
-            StreamingError: outside of :meth:`streaming`.
+            StreamingError: outside :meth:`streaming`.
         """
         state: dict[str, Tensor] = {}
         for path, layer in self._streaming_modules():
@@ -122,10 +122,10 @@ class StreamingModule(nn.Module):
         return state
 
     def set_state(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from a state that :meth:`get_state` gave.
+        """Continue from a state that :meth:`get_state` returned.
 
         Raises:
-            StreamingError: outside of :meth:`streaming`, or a tensor is missing, unknown or of another shape.
+            StreamingError: outside :meth:`streaming`, or a tensor is missing, unknown or of another shape.
         """
         present = self.get_state()
         problems = [f"missing '{name}'" for name in present if name not in state]

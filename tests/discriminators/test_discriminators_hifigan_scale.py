@@ -145,7 +145,7 @@ def test_impossible_sizes_are_refused() -> None:
         small(kernel_sizes=(15, 41))
     with pytest.raises(ConfigError, match="scales=0"):
         small(scales=0)
-    with pytest.raises(ConfigError, match="layer 2: groups=3 does not divide 8 to 16"):
+    with pytest.raises(ConfigError, match="groups=3 must divide both 8 and 16 channels"):
         small(groups=(1, 3, 1))
     with pytest.raises(ConfigError, match="norm='batch'"):
         small(first_norm="batch")

@@ -130,10 +130,10 @@ def test_any_waveform_of_at_least_one_sample_is_judged(q: int, bands: int, taps:
 
 
 def test_sizes_that_make_no_discriminator_are_refused() -> None:
-    with pytest.raises(ConfigError, match="min_channels=24 is not a multiple of q=5"):
+    with pytest.raises(ConfigError, match="min_channels=24 must be a multiple of q=5"):
         PQMFBandsDiscriminator(q=5, bands=5, taps=40)
     for q in (0, 5):
-        with pytest.raises(ConfigError, match=f"q={q} must be 1 to 4"):
+        with pytest.raises(ConfigError, match=f"q={q} must be from 1 to 4"):
             small(q=q)
     with pytest.raises(ConfigError, match="dilations"):
         small(dilations=())

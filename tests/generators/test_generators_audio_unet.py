@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.generators.audio_unet import AudioUNet, DownsamplingBlock, UpsamplingBlock, shuffle
+from bcfusion.generators.audio_unet import AudioUNet, DownsamplingBlock, SubPixelShuffle, UpsamplingBlock
 from bcfusion.nn.conv import Conv1d
 
 PAPERS_FORMULA = (128, 256, 512, 512)
@@ -96,7 +96,7 @@ def test_it_is_the_papers_network(tfilm_block: int | None) -> None:
 def test_the_shuffle_interleaves_and_moves_nothing_in_memory() -> None:
     even, odd = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     x = torch.cat([even, odd], dim=1).transpose(1, 2).contiguous().transpose(1, 2)  # channels last
-    y = shuffle(x)
+    y = SubPixelShuffle()(x)
     assert torch.equal(y[..., ::2], even)
     assert torch.equal(y[..., 1::2], odd)
     assert y.data_ptr() == x.data_ptr()
@@ -138,7 +138,7 @@ def test_an_untrained_network_is_the_input_and_a_small_correction(tfilm_block: i
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": (4, 4)}, "as many kernel_sizes"),
+        ({"channels": (4, 4)}, "one per entry of channels"),
         ({"kernel_sizes": (65, 33, 17, 8)}, "must be odd"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"tfilm_block": 100}, "tfilm_block=100 must be a multiple of 32"),

@@ -35,29 +35,26 @@ def test_a_second_sensor_adds_its_mel_to_the_first_convolution_and_nothing_else(
     assert parameters(HifiGan(in_channels=2, **SMALL)) - parameters(HifiGan(**SMALL)) == 16 * 80 * 7
 
 
-def test_v1_looks_as_far_ahead_as_back() -> None:
+def test_v1_looks_3897_samples_ahead() -> None:
     with torch.device("meta"):
         model = HifiGan()
-    assert model.receptive_field == (3897, 3897), "the centre of what an output hears is its own sample"
     assert model.delay == 3897
     assert model.hop == 256
 
 
 @pytest.mark.parametrize("win_length", [64, 32, 16])
-def test_the_receptive_field_is_exactly_what_poison_reaches(win_length: int) -> None:
+def test_the_delay_is_exactly_what_poison_reaches(win_length: int) -> None:
     rates: dict[str, Any] = {"rates": [4, 2, 2], "kernel_sizes": [8, 4, 6]}
     model = HifiGan(n_fft=64, win_length=win_length, n_mels=4, **{**SMALL, **rates}).eval()
-    past, future = model.receptive_field
-    start = model.hop * (2 + future // model.hop)
-    x = torch.zeros(model.hop, 1, start + model.hop * (3 + past // model.hop))
+    assert model.delay is not None
+    start = model.hop * (2 + model.delay // model.hop)
+    x = torch.zeros(model.hop, 1, start + model.hop)
     for phase in range(model.hop):
         x[phase, 0, start + phase] = torch.nan
     with torch.inference_mode():
         bad = model(x).isnan()[:, 0]
     t = start + torch.arange(model.hop)
-    assert int((t - bad.int().argmax(dim=1)).max()) == future == model.delay
-    assert int((x.shape[-1] - 1 - bad.flip(1).int().argmax(dim=1) - t).max()) == past
-    assert past == future
+    assert int((t - bad.int().argmax(dim=1)).max()) == model.delay
 
 
 def test_a_burst_moves_the_output_around_the_place_where_it_is() -> None:

@@ -60,5 +60,5 @@ def test_a_sigmoid_mask_only_attenuates_and_a_relu_one_is_not_bounded_above() ->
 
 def test_another_activation_is_refused() -> None:
     activation: Any = "tanh"
-    with pytest.raises(ConfigError, match="'tanh' is none of sigmoid, relu"):
+    with pytest.raises(ConfigError, match="'tanh' must be one of sigmoid, relu"):
         ResUNetMask(activation=activation)

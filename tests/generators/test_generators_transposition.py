@@ -100,10 +100,10 @@ def test_a_file_in_chunks_is_the_file_at_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"method": "fold"}, "method='fold' is neither"),
+        ({"method": "fold"}, "method='fold' must be one of folding, translation"),
         ({"cutoff_frequency": 7900.0}, "leaves no band"),
         ({"cutoff_frequency": 150.0}, "leaves no band"),
-        ({"cutoff_frequency": 4000.0, "gains": [0.0, -6.0]}, "are 2 for 1 new bands"),
+        ({"cutoff_frequency": 4000.0, "gains": [0.0, -6.0]}, "must be one per new band, of which there are 1"),
         ({"attenuation": 20.0}, "attenuation=20.0"),
     ],
 )

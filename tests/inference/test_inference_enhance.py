@@ -18,6 +18,7 @@ from bcfusion.inference.enhance import enhance_file, enhance_signal
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.recurrent import GRU
+from bcfusion.probe import receptive_field
 from bcfusion.run.bundle import load_generator, save_bundle
 
 TINY: dict[str, Any] = {"channels": 2, "strides": (2, 4), "dilations": (1, 3), "bottleneck_channels": 4}
@@ -183,7 +184,7 @@ def test_file_equals_signal_and_is_read_piece_by_piece(tmp_path: Path, monkeypat
     lengths: list[int] = []
     network.register_forward_hook(lambda _, inputs, output: lengths.append(inputs[0].shape[-1]))
     result = enhance_file(network, source, tmp_path / "out" / "long.wav", chunk_seconds=2.0, subtype="FLOAT")
-    surroundings = sum(network.receptive_field) + 2 * network.hop
+    surroundings = sum(receptive_field(network) or ()) + 2 * network.hop
     assert len(reads) == 90  # the surroundings of the 90th chunk contain the five extra samples
     assert max(reads) <= 2 * RATE + surroundings
     assert sum(reads) == x.shape[1]

@@ -156,9 +156,9 @@ def test_no_judgements_or_unequal_ones_are_refused(objective: HingeObjective | L
 
 def test_unknown_words_name_the_choices() -> None:
     wrong: dict[str, Any] = {"generator_form": "soft"}
-    with pytest.raises(ConfigError, match=r"HingeObjective: generator_form is 'soft'.*plain, clipped"):
+    with pytest.raises(ConfigError, match=r"HingeObjective: generator_form='soft'.*plain, clipped"):
         HingeObjective(**wrong)
     wrong = {"per_discriminator": "median"}
     for objective in (HingeObjective, LeastSquaresObjective):
-        with pytest.raises(ConfigError, match=rf"{objective.__name__}: per_discriminator is 'median'.*mean, sum"):
+        with pytest.raises(ConfigError, match=rf"{objective.__name__}: per_discriminator='median'.*mean, sum"):
             objective(**wrong)

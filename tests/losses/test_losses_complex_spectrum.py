@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
 from bcfusion.losses.complex_spectrum import ComplexMseLoss, CompressedSpectrumLoss, MagnitudeMseLoss
-from bcfusion.losses.stft import Stft
+from bcfusion.losses.stft import ComplexSpectrogram
 
 T = 8000
 
@@ -32,7 +32,7 @@ def torch_stft(signal: Tensor, n_fft: int, hop_length: int, win_length: int) -> 
 @pytest.mark.parametrize("sizes", [(512, 100, 400), (512, 128, 512), (256, 60, 250)])
 def test_stft_is_that_of_torch_but_for_a_phase_that_all_signals_share(sizes: tuple[int, int, int]) -> None:
     first, second = white(0.1, 1), white(0.1, 2)
-    stft = Stft(*sizes)
+    stft = ComplexSpectrogram(*sizes)
     ours = stft(first.squeeze(1)), stft(second.squeeze(1))
     theirs = torch_stft(first, *sizes), torch_stft(second, *sizes)
     torch.testing.assert_close(ours[0].abs(), theirs[0].abs(), rtol=1e-4, atol=1e-5)
@@ -42,7 +42,7 @@ def test_stft_is_that_of_torch_but_for_a_phase_that_all_signals_share(sizes: tup
 @pytest.mark.parametrize("sizes", [(512, 0, 400), (512, 401, 400), (256, 100, 400)])
 def test_impossible_stfts_are_refused(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(ConfigError, match="n_fft"):
-        Stft(*sizes)
+        ComplexSpectrogram(*sizes)
 
 
 def test_complex_mse_is_the_error_of_real_plus_that_of_imaginary_parts() -> None:
@@ -157,8 +157,8 @@ def test_a_short_item_counts_as_much_as_a_long_one_and_its_padding_not(loss: nn.
     [
         ({"compression": 0.0}, "compression"),
         ({"compression": 1.5}, "compression"),
-        ({"magnitude_weight": 0.0, "complex_weight": 0.0}, "not both 0"),
-        ({"magnitude_weight": -1.0}, "negative"),
+        ({"magnitude_weight": 0.0, "complex_weight": 0.0}, "not both be 0"),
+        ({"magnitude_weight": -1.0}, "magnitude_weight=-1.0 must be at least 0"),
         ({"floor": 0.0}, "floor"),
         ({"hop_length": 600}, "hop_length=600"),
     ],

@@ -124,7 +124,7 @@ def test_discriminators_or_layers_that_do_not_pair_are_refused() -> None:
 )
 def test_unknown_words_name_the_choices(argument: str, choices: str) -> None:
     wrong: dict[str, Any] = {argument: "estimate"}
-    with pytest.raises(ConfigError, match=f"FeatureMatchingLoss: {argument} is 'estimate'.*{choices}"):
+    with pytest.raises(ConfigError, match=f"FeatureMatchingLoss: {argument}='estimate'.*{choices}"):
         FeatureMatchingLoss(**wrong)
 
 

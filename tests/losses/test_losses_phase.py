@@ -150,7 +150,7 @@ def test_a_short_item_counts_as_much_as_a_long_one() -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ({"instantaneous_phase_weight": -1.0}, "weights"),
+        ({"instantaneous_phase_weight": -1.0}, "instantaneous_phase_weight=-1"),
         (dict.fromkeys(TERMS, 0.0), "weights"),
         ({"floor": 0.0}, "floor"),
         ({"hop_length": 400}, "hop_length"),

@@ -86,11 +86,11 @@ def test_any_number_of_frames() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Conv2d(4, 6, (3, 2), BINS, groups=3), "do not divide into 3 groups"),
-        (lambda: Conv2d(4, 6, (3, 2), BINS, (1, 3)), "a kernel of 2 frames leaves gaps at stride 3"),
+        (lambda: Conv2d(4, 6, (3, 2), BINS, groups=3), "groups=3 must divide"),
+        (lambda: Conv2d(4, 6, (3, 2), BINS, (1, 3)), "a kernel of 2 frames leaves gaps at stride=3"),
         (lambda: Conv2d(4, 6, (5, 2), 3), "3 bins are fewer than the kernel's 5"),
-        (lambda: ConvTranspose2d(4, 6, (3, 2), BINS, causal=True, future=1), "causal=True looks no frame ahead"),
-        (lambda: ConvTranspose2d(4, 6, (3, 2), BINS, future=2), "future=2 must be 0 to 1"),
+        (lambda: ConvTranspose2d(4, 6, (3, 2), BINS, causal=True, future=1), "future=1 must be from 0 to 0"),
+        (lambda: ConvTranspose2d(4, 6, (3, 2), BINS, future=2), "future=2 must be from 0 to 1"),
         (lambda: ConvTranspose2d(4, 6, (3, 2), 1, padding=(2, 1)), "leaves no bin"),
     ],
 )

@@ -57,7 +57,7 @@ def test_inputs_of_another_shape_are_refused() -> None:
         network(torch.zeros(1, 1, 8))
     with network.streaming(1), pytest.raises(StreamingError, match="6 samples is not a multiple of the hop, 4 samples"):
         network(torch.zeros(1, 2, 6))
-    with pytest.raises(ConfigError, match="Late: sample_rate=8000, in_channels=0"):
+    with pytest.raises(ConfigError, match="Late: in_channels=0"):
         Late(0)
 
 
@@ -105,7 +105,7 @@ def test_heads_as_complex_arithmetic() -> None:
     for kind in kinds:
         real, imag = SpectralHead(kind)((heard.real, heard.imag), (said.real, said.imag))
         torch.testing.assert_close(torch.complex(real, imag), expected[kind], atol=1e-6, rtol=1e-6)
-    with pytest.raises(ConfigError, match="head='masking' is none of mask, polar_mask, mapping, additive"):
+    with pytest.raises(ConfigError, match="head='masking' must be one of mask, polar_mask, mapping, additive"):
         SpectralHead("masking")  # type: ignore[arg-type]
 
 

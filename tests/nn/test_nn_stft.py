@@ -79,7 +79,7 @@ def test_a_changed_spectrum_becomes_the_waveform_whose_spectrum_is_nearest() -> 
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="0 < hop_length <= win_length <= n_fft"):
         Stft(256, 128, 512)
-    with pytest.raises(ConfigError, match="window='hamming' is none of hann"):
+    with pytest.raises(ConfigError, match="window='hamming' must be one of hann"):
         Stft(256, 128, 256, "hamming")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="leaves gaps at hop_length=256"):
         InverseStft(256, 256, 256, "hann")
