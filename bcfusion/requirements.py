@@ -18,7 +18,7 @@ from typing import Any
 
 from bcfusion.errors import ConfigError
 
-__all__ = ["Rule", "above", "ascending", "at_least", "one_of", "require", "within"]
+__all__ = ["Rule", "above", "ascending", "at_least", "is_number", "one_of", "require", "within"]
 
 Rule = tuple[object, str] | list[str]
 
@@ -68,7 +68,7 @@ def ascending(low: float, high: float, **ranges: Any) -> list[str]:
         for name, value in ranges.items()
         if not isinstance(value, Sequence)
         or len(value) != 2
-        or not all(_is_number(entry) for entry in value)
+        or not all(is_number(entry) for entry in value)
         or not low <= value[0] <= value[1] <= high
     ]
 
@@ -84,12 +84,13 @@ def _broken(values: dict[str, Any], expected: str, fits: Any) -> list[str]:
     messages = []
     for name, value in values.items():
         if isinstance(value, Sequence) and not isinstance(value, str):
-            if not value or not all(_is_number(entry) and fits(entry) for entry in value):
+            if not value or not all(is_number(entry) and fits(entry) for entry in value):
                 messages.append(f"{name}={list(value)} must be one or more numbers, each {expected}")
-        elif not _is_number(value) or not fits(value):
+        elif not is_number(value) or not fits(value):
             messages.append(f"{name}={value!r} must be {expected}")
     return messages
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+def is_number(value: object) -> bool:
+    """Return whether ``value`` is a finite number; true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

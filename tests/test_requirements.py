@@ -34,7 +34,7 @@ def test_every_broken_rule_is_one_line_with_the_name_of_the_class() -> None:
     ]
 
 
-@pytest.mark.parametrize("value", ["3", None, True, float("nan"), ()])
+@pytest.mark.parametrize("value", ["3", None, True, float("nan"), float("inf"), ()])
 def test_what_is_not_a_number_is_in_no_range(value: object) -> None:
     with pytest.raises(ConfigError, match=r"^Layer: channels="):
         Layer(channels=value)

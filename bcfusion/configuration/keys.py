@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir
-from bcfusion.configuration.values import UNRESOLVED, at, is_number, nodes, shown
+from bcfusion.configuration.values import UNRESOLVED, at, nodes, shown
 from bcfusion.nearest import nearest
+from bcfusion.requirements import is_number
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from hydra.errors import InstantiationException
 
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
-from bcfusion.configuration.values import UNRESOLVED, at, group, is_number, shown
+from bcfusion.configuration.values import UNRESOLVED, at, group, shown
 from bcfusion.errors import BcfusionError
 from bcfusion.nearest import did_you_mean
+from bcfusion.requirements import is_number
 
 
 def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool) -> list[str]:

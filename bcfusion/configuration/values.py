@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -87,11 +86,6 @@ def is_resolved(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(is_resolved(entry) for entry in value.values())
     return all(is_resolved(entry) for entry in value) if isinstance(value, list) else value is not UNRESOLVED
-
-
-def is_number(value: Any) -> bool:
-    """Return whether ``value`` is a finite number; true and false are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def shown(value: Any) -> str:
