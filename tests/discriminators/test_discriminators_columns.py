@@ -14,7 +14,7 @@ LAYERS = [Layer(8, 5, 1), Layer(16, 5, 3, groups=4), Layer(16, 3, 2)]
 
 
 def textbook(model: ColumnDiscriminator, columns: Tensor) -> list[Tensor]:
-    """Features and logits by convolutions of ``(B, C, T, columns)``, in float64, which oneDNN does not serve."""
+    """Features and logits by convolutions of ``(B, C, T, columns)``, in float64, which oneDNN does not handle."""
     assert columns.dtype == torch.float64
     h, found = columns.unsqueeze(1), []
     for layer in model.layers:
@@ -27,7 +27,7 @@ def textbook(model: ColumnDiscriminator, columns: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("batch", "samples", "columns"), [(3, 50, 4), (1, 50, 1), (4, 7, 1), (1, 1, 1), (2, 1, 3)])
-def test_columns_side_by_side_give_what_the_textbook_layout_gives(batch: int, samples: int, columns: int) -> None:
+def test_columns_side_by_side_equal_the_textbook_layout(batch: int, samples: int, columns: int) -> None:
     torch.manual_seed(0)
     model = ColumnDiscriminator(LAYERS, 0.1, "weight_norm").double()
     x = torch.randn(batch, samples, columns, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_columns_side_by_side_give_what_the_textbook_layout_gives(batch: int, sa
 @pytest.mark.parametrize("samples", [1, 9, 10, 16, 19, 20, 21, 22, 40, 41, 42, 70])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gradients_of_signals_about_as_long_as_the_padding_are_exact(samples: int, stride: int) -> None:
-    """oneDNN's weight gradient of tall grouped kernels is wrong there, or crashes, when the kernel pads by itself."""
+    """There oneDNN's weight gradient of tall grouped kernels is wrong or crashes if the kernel does the padding."""
     torch.manual_seed(0)
     model = ColumnDiscriminator([Layer(64, 1, 1), Layer(64, 41, stride, groups=4)], 0.1, None)
     exact = copy.deepcopy(model).double()

@@ -19,7 +19,7 @@ FILES = sorted((Path(__file__).parents[2] / "conf" / "discriminators").glob("*.y
 def model(request: pytest.FixtureRequest) -> nn.Module:
     group = OmegaConf.load(request.param)
     assert isinstance(group, DictConfig)
-    assert list(group) == [request.param.stem], "a list group is keyed by the name of its file"
+    assert list(group) == [request.param.stem], "an entry of a list group has its file name as key"
     root = OmegaConf.create({"sample_rate": 16000, "discriminators": group})
     torch.manual_seed(0)
     built: nn.Module = instantiate(root.discriminators[request.param.stem])
@@ -61,7 +61,7 @@ def test_any_waveform_of_at_least_one_sample_is_judged(model: nn.Module) -> None
 
 def test_an_item_does_not_depend_on_its_neighbours_in_the_batch(model: nn.Module) -> None:
     batch = 0.07 * torch.randn(3, 1, 3000)
-    model.eval()  # in training, spectral norm's power iteration moves the weights between the two forwards
+    model.eval()  # in training mode the power iteration of spectral norm changes the weights between the two passes
     with torch.inference_mode():
         for together, alone in zip(model(batch), model(batch[1:2]), strict=True):
             torch.testing.assert_close(together.logits[1:2], alone.logits, atol=1e-5, rtol=1e-4)

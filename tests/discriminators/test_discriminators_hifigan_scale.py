@@ -37,7 +37,7 @@ def test_the_published_discriminator_has_29618821_parameters() -> None:
     weights = sum(a // groups * b * kernel for a, b, kernel, _, groups in PAPER)
     outputs = sum(b for _, b, _, _, _ in PAPER)
     spectral = weights + outputs  # a bias for each output channel; the vectors of the power iteration are buffers
-    weight_normalised = weights + 2 * outputs  # and a gain
+    weight_normalised = weights + 2 * outputs  # plus a gain
     with torch.device("meta"):
         model = HifiGanMultiScaleDiscriminator()
     assert sum(p.numel() for p in model.parameters()) == spectral + 2 * weight_normalised == 29_618_821
@@ -90,7 +90,7 @@ def test_spectral_norm_brings_the_largest_singular_value_of_every_layer_to_one()
         torch.testing.assert_close(largest, torch.tensor(1.0), atol=1e-3, rtol=0)
 
 
-def test_in_evaluation_two_forwards_are_identical_and_in_training_the_iteration_goes_on() -> None:
+def test_two_passes_are_identical_in_evaluation_and_continue_the_iteration_in_training() -> None:
     model, x = small().eval(), torch.randn(2, 1, 500)
     vectors = {name: b.clone() for name, b in model.named_buffers()}
     assert vectors
@@ -115,14 +115,14 @@ def test_a_checkpoint_restores_the_judgement_and_the_power_iteration() -> None:
             assert torch.equal(expected, found)
 
 
-def test_two_forwards_in_training_can_share_one_backward() -> None:
-    """Target and estimate are judged one after the other; the second power iteration must not spoil the first graph."""
+def test_two_passes_in_training_can_share_one_backward_pass() -> None:
+    """Target and estimate are judged one after the other; the second power iteration must not break the first graph."""
     model = small()
     (model(torch.randn(1, 1, 300))[0].logits - model(torch.randn(1, 1, 300))[0].logits).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.scales[0].parameters())
 
 
-def test_the_second_scale_hears_the_average_of_four_samples_the_padding_counted_as_silence() -> None:
+def test_the_second_scale_judges_the_average_of_four_samples_counting_the_padding_as_silence() -> None:
     model, x = small().eval(), torch.randn(2, 1, 512)
     pooled = nn.functional.pad(x, (2, 2)).unfold(-1, 4, 2).mean(-1)
     assert pooled.shape[-1] == 257

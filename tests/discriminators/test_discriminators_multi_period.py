@@ -49,7 +49,7 @@ def test_the_layers_of_the_paper_divide_the_rows_by_three_four_times() -> None:
         assert judgement.logits.shape == (2, 1, frames[-1], period)
 
 
-def test_whole_rows_stay_as_they_are() -> None:
+def test_whole_rows_are_unchanged() -> None:
     x = torch.randn(2, 1, 21)
     rows = small(7).fold(x)
     assert rows.shape == (2, 3, 7)
@@ -60,23 +60,23 @@ def test_whole_rows_stay_as_they_are() -> None:
     ("samples", "row"),
     [(9, [7, 8, 9, 8, 7, 6]), (3, [1, 2, 3, 2, 1, 0]), (2, [1, 2, 1, 0, 0, 0]), (1, [1, 0, 0, 0, 0, 0])],
 )
-def test_a_last_row_is_mirrored_as_far_as_there_are_samples_then_zero(samples: int, row: list[int]) -> None:
+def test_an_incomplete_last_row_is_mirrored_as_far_as_possible_then_zero(samples: int, row: list[int]) -> None:
     x = torch.arange(1.0, samples + 1).view(1, 1, -1)
     assert small(6).fold(x)[0, -1].tolist() == row
 
 
-def test_each_column_hears_only_every_pth_sample() -> None:
+def test_each_column_depends_only_on_every_pth_sample() -> None:
     model, x = small(5), torch.randn(1, 1, 400).requires_grad_()
     logits, features = model(x)
     for tensor in (*features, logits):
         for column in range(5):
             (gradient,) = torch.autograd.grad(tensor[..., column].square().sum(), x, retain_graph=True)
-            heard = gradient.view(80, 5).abs().sum(0) > 0
-            assert heard.tolist() == [j == column for j in range(5)]
+            used = gradient.view(80, 5).abs().sum(0) > 0
+            assert used.tolist() == [j == column for j in range(5)]
 
 
 def test_a_signal_of_the_period_is_constant_in_each_column() -> None:
-    """Away from the ends, where the kernels see the padding; to another period the same signal is not constant."""
+    """Away from the ends, where the kernels see the padding. At another period the same signal is not constant."""
     x = torch.randn(7).repeat(120).view(1, 1, -1)
 
     def spread(period: int) -> float:
@@ -88,7 +88,7 @@ def test_a_signal_of_the_period_is_constant_in_each_column() -> None:
     assert spread(5) > 1e-3
 
 
-def test_features_run_from_the_first_activation_to_the_one_that_the_logits_are_computed_from() -> None:
+def test_features_are_all_activations_up_to_the_input_of_the_logits() -> None:
     model = small(3)
     judgement = model(torch.randn(2, 1, 300))
     assert [feature.shape[1] for feature in judgement.features] == [4, 8, 8]
@@ -118,7 +118,7 @@ def test_impossible_sizes_are_refused() -> None:
         MultiPeriodDiscriminator(channels=())
 
 
-def test_the_two_discriminators_of_hifigan_combine_to_eight_judges_and_70_7_million_parameters() -> None:
+def test_the_two_discriminators_of_hifigan_combine_to_eight_networks_and_70_7_million_parameters() -> None:
     """``discriminators=[hifigan_mpd,hifigan_msd]``: list-group files merge, and their judgements are concatenated."""
     group = OmegaConf.merge(*(OmegaConf.load(CONF / f"{name}.yaml") for name in ("hifigan_mpd", "hifigan_msd")))
     with torch.device("meta"):

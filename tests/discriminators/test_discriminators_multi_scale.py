@@ -47,7 +47,7 @@ def test_the_layers_of_the_paper_with_their_widths_and_rates() -> None:
         assert judgements[scale].logits.shape == (2, 1, samples // 256)
 
 
-def test_the_second_scale_hears_the_average_of_four_samples_without_the_padding() -> None:
+def test_the_second_scale_judges_the_average_of_four_samples_without_the_padding() -> None:
     model = small()
     x = torch.randn(1, 1, 512)
     pooled = (F.pad(x, (1, 1)).unfold(-1, 4, 2)).sum(-1)
@@ -60,7 +60,7 @@ def test_a_constant_signal_is_the_same_constant_at_every_scale() -> None:
     assert torch.equal(small().halve(torch.ones(1, 1, 100)), torch.ones(1, 1, 50))
 
 
-def test_features_run_from_the_first_activation_to_the_one_that_the_logits_are_computed_from() -> None:
+def test_features_are_all_activations_up_to_the_input_of_the_logits() -> None:
     model, x = small(), torch.randn(2, 1, 600)
     for scale, judgement in zip(model.scales, model(x), strict=True):
         assert isinstance(scale, ScaleDiscriminator)
@@ -88,7 +88,7 @@ def test_groups_that_do_not_divide_the_channels_are_refused() -> None:
         MultiScaleDiscriminator(scales=0)
 
 
-def test_written_out_padding_at_a_slow_length_changes_nothing() -> None:
+def test_padding_beforehand_at_a_slow_length_changes_nothing() -> None:
     torch.manual_seed(0)
     judge = ScaleDiscriminator(channels=256, max_channels=256)
     strided = judge.layers[1]

@@ -59,7 +59,7 @@ def test_the_spectrogram_is_torchs_normalised_by_the_windows_norm() -> None:
     torch.testing.assert_close(torch.complex(found[:, 0], found[:, 1]), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_white_noise_has_its_own_variance_in_every_bin_at_every_resolution() -> None:
+def test_white_noise_keeps_its_variance_in_every_bin_at_every_resolution() -> None:
     torch.manual_seed(0)
     x = 0.1 * torch.randn(1, 1, 60_000)
     for n_fft in (64, 512):
@@ -69,7 +69,7 @@ def test_white_noise_has_its_own_variance_in_every_bin_at_every_resolution() -> 
 
 
 @pytest.mark.parametrize("bin_", [8, 20])
-def test_a_tone_on_a_bin_excites_that_bin_and_its_two_neighbours_alone(bin_: int) -> None:
+def test_a_tone_on_a_bin_excites_only_that_bin_and_its_two_neighbours(bin_: int) -> None:
     magnitude = small().spectrogram(tone(bin_, 64, 640)).square().sum(1).sqrt()[0, 4:-4]
     assert magnitude.argmax(-1).unique().tolist() == [bin_]
     elsewhere = [n for n in range(33) if abs(n - bin_) > 1]
@@ -78,14 +78,15 @@ def test_a_tone_on_a_bin_excites_that_bin_and_its_two_neighbours_alone(bin_: int
 
 
 def test_a_change_of_one_band_changes_no_feature_far_from_it() -> None:
-    model = small(n_fft=512, hop_length=128, negative_slope=1.0)  # linear, so that a difference is a tone alone
+    # linear, so that the difference is that of the tone alone
+    model = small(n_fft=512, hop_length=128, negative_slope=1.0)
     x = torch.randn(1, 1, 8192)
     before, after = model(x).features, model(x + tone(30, 512, 8192)).features
     for depth, (a, b) in enumerate(zip(before, after, strict=True)):
-        # by bin, away from the frames that hear the tone begin and end
+        # by bin, away from the frames in which the tone begins and ends
         moved = (a - b).abs()[0, :, 12:-12].amax((0, 1)).detach()
         bins = torch.arange(len(moved)) * 2 ** min(depth, 3)
-        # half kernels of the first layer, of those at 1, 2 and 4 bins a step, of the last at 8; the tone's main lobe
+        # half kernels of the first layer, of those with steps of 1, 2 and 4 bins, of the last with 8; the main lobe
         assert moved[(bins - 30).abs() > 4 + 4 + 8 + 16 + 8 + 1].max() < 1e-3 * moved.max()
 
 
@@ -106,7 +107,7 @@ def test_the_dilations_are_in_time_and_the_stride_in_frequency() -> None:
 
 
 def test_the_ends_are_judged_too() -> None:
-    """The first and the last sample stand in the middle of a window."""
+    """The first and the last sample lie in the middle of a window."""
     x = torch.zeros(1, 1, 64).requires_grad_()
     spectrum = small().spectrogram(x)
     for sample, frame in ((0, 0), (63, 4)):
@@ -114,7 +115,7 @@ def test_the_ends_are_judged_too() -> None:
         assert gradient[0, 0, sample] > 0.99 * gradient.max() > 0
 
 
-def test_an_item_is_heard_alone_as_in_a_batch_padded_with_zeros() -> None:
+def test_an_item_is_judged_alone_as_in_a_batch_padded_with_zeros() -> None:
     model, x = small(), torch.randn(1, 1, 160)
     alone, padded = model.spectrogram(x), model.spectrogram(F.pad(x, (0, 96)))
     torch.testing.assert_close(padded[:, :, : alone.shape[2]], alone)

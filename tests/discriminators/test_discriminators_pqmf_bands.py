@@ -54,7 +54,7 @@ def test_the_full_band_is_judged_by_the_network_of_melgan() -> None:
     assert len(small()(torch.randn(1, 1, 256))) == 3
 
 
-def test_features_are_the_hidden_activations_and_neither_the_waveform_nor_its_bands() -> None:
+def test_features_are_the_hidden_activations_without_the_waveform_and_its_bands() -> None:
     model, x = small(q=3), 0.1 * torch.randn(2, 1, 700)
     bands = model.pqmf.analysis(x)[:, 1:]
     for stack, judgement in zip(model.stacks, model(x), strict=True):
@@ -64,20 +64,20 @@ def test_features_are_the_hidden_activations_and_neither_the_waveform_nor_its_ba
         torch.testing.assert_close(judgement.logits, stack.logits(judgement.features[-1]))
 
 
-def test_a_tone_below_the_judged_bands_is_not_heard() -> None:
+def test_a_tone_below_the_judged_bands_has_no_effect() -> None:
     model = small(q=2)  # 4 to 8 kHz
     t = torch.arange(8000) / 16000
     judged = {}
     for frequency in (500, 6000):
         tone = torch.sin(2 * math.pi * frequency * t).view(1, 1, -1)
         judgements, silence = model(tone), model(torch.zeros_like(tone))
-        judged[frequency] = max(  # the onset of the tone has every frequency
+        judged[frequency] = max(  # the onset of the tone contains all frequencies
             (a.features[0] - b.features[0])[..., 50:-50].abs().max() for a, b in zip(judgements, silence, strict=True)
         )
     assert judged[500] < 1e-3 * judged[6000]
 
 
-def test_bands_meet_in_the_logits_alone() -> None:
+def test_bands_are_combined_in_the_logits_only() -> None:
     torch.manual_seed(0)
     stack = BandsDiscriminator(q=3, min_channels=6, dilation=2)
     bands = torch.randn(1, 3, 256)
@@ -92,7 +92,7 @@ def test_bands_meet_in_the_logits_alone() -> None:
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 3])
-def test_every_logit_stands_over_the_middle_of_the_frames_it_judges(dilation: int) -> None:
+def test_every_logit_is_aligned_with_the_middle_of_the_frames_it_judges(dilation: int) -> None:
     torch.manual_seed(0)
     stack = BandsDiscriminator(q=1, min_channels=1, dilation=dilation).to(torch.float64)
     frames = 64 * 32
@@ -106,12 +106,12 @@ def test_every_logit_stands_over_the_middle_of_the_frames_it_judges(dilation: in
         assert (int(seen.min()), int(seen.max())) == (32 * logit - reach, 32 * logit + reach)
 
 
-def test_dilations_are_the_number_of_networks_on_the_bands() -> None:
+def test_there_is_one_network_on_the_bands_per_dilation() -> None:
     model, x = small(dilations=(1, 5)), torch.randn(2, 1, 900)
     assert [judgement.logits.shape[-1] for judgement in model(x)] == [math.ceil(225 / 32)] * 2
 
 
-def test_the_gradient_passes_the_filter_bank_which_is_not_learnt() -> None:
+def test_the_gradient_passes_the_filter_bank_which_is_not_trained() -> None:
     model, x = small(), torch.randn(1, 1, 400, requires_grad=True)
     assert not [name for name, _ in model.named_parameters() if name.startswith("pqmf")]
     model.requires_grad_(False)
@@ -129,7 +129,7 @@ def test_any_waveform_of_at_least_one_sample_is_judged(q: int, bands: int, taps:
             assert judgement.logits.isfinite().all()
 
 
-def test_sizes_that_make_no_discriminator_are_refused() -> None:
+def test_invalid_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="min_channels=24 must be a multiple of q=5"):
         PQMFBandsDiscriminator(q=5, bands=5, taps=40)
     for q in (0, 5):

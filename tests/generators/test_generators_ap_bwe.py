@@ -1,4 +1,4 @@
-"""AP-BWE: its size and reach, its two streams, amplitude and phase at the start and in an empty band."""
+"""AP-BWE: its size and reach, its two streams, and amplitude and phase initially and in an empty band."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_it_looks_27_frames_ahead() -> None:
     assert model.delay == (320 - 1) + 27 * 80 == 2479
 
 
-def test_it_is_the_papers_two_streams() -> None:
+def test_it_matches_the_two_streams_of_the_paper() -> None:
     torch.manual_seed(0)
     model = ApBwe(**SMALL, phase_skip=False, init_output_scale=1.0).double()
     for parameter in model.parameters():
@@ -70,13 +70,13 @@ def test_it_is_the_papers_two_streams() -> None:
 
     (ours_real, ours_imag), provided = model.spectrum(real, imag)
     clear = conv(h["phase"], "to_cosine").square() + conv(h["phase"], "to_sine").square() > 0.05
-    assert clear.float().mean() > 0.3, "bins whose two numbers are well away from 0, where there is no angle"
+    assert clear.float().mean() > 0.3, "only bins whose two numbers are far from 0, where there is no angle"
     torch.testing.assert_close(ours_real[clear], (amplitude * phase.cos())[clear], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(ours_imag[clear], (amplitude * phase.sin())[clear], rtol=1e-3, atol=1e-4)
     assert not provided
 
 
-def test_the_untrained_network_gives_nearly_its_input() -> None:
+def test_the_untrained_network_returns_nearly_its_input() -> None:
     torch.manual_seed(0)
     x = 0.07 * noise(1, 1, 4000)
     with torch.inference_mode():
@@ -84,7 +84,7 @@ def test_the_untrained_network_gives_nearly_its_input() -> None:
         assert (ApBwe(**SMALL, phase_skip=False)(x) - x).std() > 0.7 * x.std(), "the paper's phases start at random"
 
 
-def test_amplitude_and_phase_are_those_of_one_sensor_until_the_streams_say_otherwise() -> None:
+def test_without_output_of_the_streams_amplitude_and_phase_are_those_of_one_sensor() -> None:
     model, x = ApBwe(in_channels=2, skip_channel=0, **SMALL), 0.07 * noise(1, 2, 4000)
     silence_the_heads(model)
     with torch.inference_mode():
@@ -105,26 +105,26 @@ def test_an_empty_band_is_filled_from_the_floor_up() -> None:
     torch.testing.assert_close(imag, torch.full_like(imag, 0.1), atol=1e-6, rtol=1e-4)
 
 
-def test_each_stream_hears_the_other() -> None:
+def test_each_stream_depends_on_the_other() -> None:
     torch.manual_seed(0)
-    model, heard = ApBwe(**SMALL), torch.complex(noise(1, 1, BINS, 6), noise(1, 1, BINS, 6, seed=1))
+    model, sensor = ApBwe(**SMALL), torch.complex(noise(1, 1, BINS, 6), noise(1, 1, BINS, 6, seed=1))
 
     def estimate(spectrum: Tensor) -> Tensor:
         with torch.no_grad():
             (real, imag), _ = model.spectrum(spectrum.real, spectrum.imag)
         return torch.complex(real, imag)
 
-    louder = estimate(3 * heard) / estimate(heard)  # amplitudes change, phases do not
+    louder = estimate(3 * sensor) / estimate(sensor)  # changes amplitudes, not phases
     assert louder.angle().abs().mean() > 1e-3
-    inverted = estimate(-heard) / estimate(heard)  # and the other way round
+    inverted = estimate(-sensor) / estimate(sensor)  # changes phases, not amplitudes
     assert inverted.abs().log().abs().mean() > 1e-3
 
 
-def test_the_streams_stay_two() -> None:
+def test_the_exchange_does_not_make_the_streams_equal() -> None:
     model = ApBwe(**SMALL).double()
     for stream in (model.amplitude, model.phase):
         for block in stream.blocks:
-            nn.init.zeros_(block.get_parameter("scale"))  # blocks that add nothing: what is left is the exchange
+            nn.init.zeros_(block.get_parameter("scale"))  # blocks that add nothing leave only the exchange
     ends: list[Tensor] = []
     for stream in (model.amplitude, model.phase):
         stream.end.register_forward_pre_hook(lambda _module, inputs: ends.append(inputs[0].detach()))

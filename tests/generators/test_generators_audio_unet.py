@@ -19,8 +19,8 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_the_counts_are_those_of_the_tables() -> None:
-    """71.0 M in the table of the EBEN paper takes a second width of 384, that of the authors' later training; the
+def test_it_has_the_published_numbers_of_parameters() -> None:
+    """The 71.0 M in the table of the EBEN paper need a second width of 384, as in the authors' later training; the
     formula in the paper has 256 there and makes 56.4 M, to which the LSTMs of TFiLM add 11.8 M."""
     with torch.device("meta"):
         assert parameters(AudioUNet()) == 70_977_154
@@ -32,7 +32,7 @@ def test_the_counts_are_those_of_the_tables() -> None:
         assert tfilm == 68_234_498
 
 
-def test_look_ahead() -> None:
+def test_the_look_ahead_of_the_published_sizes() -> None:
     with torch.device("meta"):
         plain, tfilm = AudioUNet(), AudioUNet(channels=PAPERS_FORMULA, tfilm_block=256)
         whole_file = AudioUNet(channels=PAPERS_FORMULA, tfilm_block=256, tfilm_bidirectional=True)
@@ -42,7 +42,7 @@ def test_look_ahead() -> None:
 
 
 @pytest.mark.parametrize("tfilm_block", [None, 8, 24])
-def test_the_look_ahead_is_exactly_what_poison_reaches(tfilm_block: int | None) -> None:
+def test_the_delay_is_exactly_how_far_a_nan_reaches(tfilm_block: int | None) -> None:
     model = AudioUNet(**TINY, tfilm_block=tfilm_block).eval()
     assert model.delay is not None
     start = model.hop * (2 + model.delay // model.hop)
@@ -54,7 +54,7 @@ def test_the_look_ahead_is_exactly_what_poison_reaches(tfilm_block: int | None) 
     assert int((start + torch.arange(model.hop) - first_bad).max()) == model.delay
 
 
-def test_a_bidirectional_one_hears_the_end_of_the_file() -> None:
+def test_a_bidirectional_network_depends_on_the_end_of_the_file() -> None:
     torch.manual_seed(0)
     x = 0.07 * torch.randn(1, 1, 160, dtype=torch.float64)
     other = torch.cat([x[..., :-8], -x[..., -8:]], dim=-1)
@@ -69,7 +69,7 @@ def convolve(layer: Conv1d, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("tfilm_block", [None, 8])
-def test_it_is_the_papers_network(tfilm_block: int | None) -> None:
+def test_it_matches_the_network_of_the_paper(tfilm_block: int | None) -> None:
     torch.manual_seed(0)
     model = AudioUNet(**TINY, in_channels=2, tfilm_block=tfilm_block).double().eval()
     x = 0.07 * torch.randn(2, 2, 64, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_it_is_the_papers_network(tfilm_block: int | None) -> None:
         torch.testing.assert_close(model(x), expected, atol=1e-12, rtol=0)
 
 
-def test_the_shuffle_interleaves_and_moves_nothing_in_memory() -> None:
+def test_the_shuffle_interleaves_without_copying() -> None:
     even, odd = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     x = torch.cat([even, odd], dim=1).transpose(1, 2).contiguous().transpose(1, 2)  # channels last
     y = SubPixelShuffle()(x)
@@ -102,7 +102,7 @@ def test_the_shuffle_interleaves_and_moves_nothing_in_memory() -> None:
     assert y.data_ptr() == x.data_ptr()
 
 
-def test_half_of_the_decoders_features_are_dropped_in_training_alone() -> None:
+def test_half_of_the_decoders_features_are_dropped_in_training_only() -> None:
     torch.manual_seed(0)
     model, x = AudioUNet(channels=(16, 16), kernel_sizes=(5, 3)), 0.07 * torch.randn(1, 1, 4096)
     shares: list[float] = []
@@ -111,7 +111,7 @@ def test_half_of_the_decoders_features_are_dropped_in_training_alone() -> None:
         first, second = model.train()(x), model(x)
         assert not torch.equal(first, second)
         assert torch.equal(model.eval()(x), model(x))
-    # ReLU makes a zero of half of what is left
+    # ReLU sets half of the remaining ones to zero
     assert abs(shares[0] - 0.75) < 0.1
     assert abs(shares[2] - 0.5) < 0.15
 
@@ -128,7 +128,7 @@ def test_an_untrained_network_is_the_input_and_a_small_correction(tfilm_block: i
     torch.manual_seed(0)
     model = AudioUNet(channels=(16, 32, 32, 32), tfilm_block=tfilm_block).eval()
     decay = 0.95 ** torch.arange(199, -1, -1.0)
-    x = F.conv1d(torch.randn(1, 1, 8192 + 199), decay.view(1, 1, -1))  # falls by 6 dB an octave, as speech does
+    x = F.conv1d(torch.randn(1, 1, 8192 + 199), decay.view(1, 1, -1))  # falls by 6 dB per octave, as speech does
     x = 0.07 * x / x.std()
     with torch.inference_mode():
         correction = model(x) - x
@@ -147,6 +147,6 @@ def test_an_untrained_network_is_the_input_and_a_small_correction(tfilm_block: i
     ],
     ids=str,
 )
-def test_sizes_that_make_no_network_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_sizes_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         AudioUNet(**arguments)

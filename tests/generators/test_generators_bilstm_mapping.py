@@ -33,7 +33,7 @@ def batch(seed: int, sensors: int = 1) -> Batch:
 
 
 def log_magnitude(signal: Tensor, floor: float = 1e-2) -> Tensor:
-    """Of one signal ``(T,)``, ``(F, N)``, by torch's own STFT."""
+    """Log magnitudes ``(F, N)`` of one signal ``(T,)``, by torch's own STFT."""
     spectrum = torch.stft(
         signal, 128, 32, window=torch.hann_window(128), pad_mode="constant", return_complex=True, center=True
     )
@@ -49,18 +49,18 @@ def test_parameters_at_full_size() -> None:
     assert sum(p.numel() for p in two.parameters()) == 2_763_521 + 2 * 4 * 256 * 257
 
 
-def test_fit_takes_mean_and_deviation_of_valid_frames_of_sensors_and_of_air() -> None:
+def test_fit_measures_mean_and_deviation_over_the_valid_frames_of_sensors_and_air() -> None:
     model = build(in_channels=2)
     batches = [batch(1, sensors=2), batch(2, sensors=2)]
     model.fit(batches)
-    heard: list[list[Tensor]] = [[], [], []]
+    levels: list[list[Tensor]] = [[], [], []]
     for given in batches:
         for i, length in enumerate(given["lengths"].tolist()):
             largest = given["inputs"][i].abs().max()
-            # the frames are those of the padded item, as the network hears it, as far as its samples go
-            for frames, signal in zip(heard, [*given["inputs"][i], given["target"][i, 0]], strict=True):
+            # the frames of the padded item, as the network sees it, up to its last sample
+            for frames, signal in zip(levels, [*given["inputs"][i], given["target"][i, 0]], strict=True):
                 frames.append(log_magnitude(signal / largest)[:, : length // 32 + 1])
-    body, noisy, air = (torch.cat(values, dim=1).double() for values in heard)
+    body, noisy, air = (torch.cat(values, dim=1).double() for values in levels)
     for values, mean, deviation in (
         (body, model.input_mean[0], model.input_deviation[0]),
         (noisy, model.input_mean[1], model.input_deviation[1]),
@@ -70,7 +70,7 @@ def test_fit_takes_mean_and_deviation_of_valid_frames_of_sensors_and_of_air() ->
         torch.testing.assert_close(deviation, values.std(1, keepdim=True, correction=0).float(), atol=1e-4, rtol=1e-3)
 
 
-def test_a_bin_that_never_changes_keeps_a_deviation() -> None:
+def test_a_constant_bin_keeps_a_least_deviation() -> None:
     model = build(least_deviation=0.3)
     silent = batch(1)
     silent["target"] = torch.zeros_like(silent["target"])
@@ -86,18 +86,18 @@ def test_a_training_set_without_statistics_is_refused() -> None:
             build().fit(batches)
 
 
-def test_the_estimate_is_as_loud_as_the_sensor() -> None:
+def test_the_estimate_scales_with_the_sensor() -> None:
     model = build()
     model.fit([batch(1)])
-    heard = signals(9)
+    inputs = signals(9)
     with torch.no_grad():
         torch.testing.assert_close(
-            model(0.01 * heard)["estimate"], 0.01 * model(heard)["estimate"], atol=1e-7, rtol=1e-3
+            model(0.01 * inputs)["estimate"], 0.01 * model(inputs)["estimate"], atol=1e-7, rtol=1e-3
         )
 
 
-def test_a_network_that_says_nothing_gives_the_average_of_the_air_microphone() -> None:
-    """De-normalised by the air's statistics, zero is the mean air spectrum, whatever the sensor's is."""
+def test_a_network_with_zero_output_returns_the_average_of_the_air_microphone() -> None:
+    """Denormalised by the statistics of air, zero is the mean air spectrum, whatever that of the sensor is."""
     model = build()
     model.fit([batch(1)])
     torch.nn.init.zeros_(model.linear.weight)
@@ -108,20 +108,20 @@ def test_a_network_that_says_nothing_gives_the_average_of_the_air_microphone() -
 
 
 @pytest.mark.parametrize("phase", ["input", "griffin_lim"])
-def test_the_right_log_magnitude_with_the_right_phase_is_the_signal(phase: str) -> None:
-    """An identity in the place of the network: neither phase nor scale nor overlap-add adds anything."""
+def test_the_correct_log_magnitude_and_phase_give_the_signal(phase: str) -> None:
+    """With an identity instead of the network, phase, scale and overlap-add change nothing."""
     model = build(phase=phase, floor=1e-6, iterations=3)
     model.recurrent = torch.nn.Identity()  # type: ignore[assignment]
     model.linear = torch.nn.Identity()  # type: ignore[assignment]
-    heard = signals(4)
+    inputs = signals(4)
     with torch.no_grad():
-        torch.testing.assert_close(model(heard)["estimate"], heard, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(inputs)["estimate"], inputs, atol=1e-5, rtol=0)
 
 
-def inconsistency(model: BiLSTMMapping, heard: Tensor) -> float:
-    """Distance of the estimate's own magnitudes from those that were asked for, relative to these, inside the file."""
+def inconsistency(model: BiLSTMMapping, inputs: Tensor) -> float:
+    """Relative distance of the estimate's own magnitudes from the desired ones, away from the ends of the file."""
     with torch.no_grad():
-        output = model(heard)
+        output = model(inputs)
     wanted = output["log_magnitude"].exp()
     own = torch.stack(
         [
@@ -134,16 +134,16 @@ def inconsistency(model: BiLSTMMapping, heard: Tensor) -> float:
 
 
 def test_griffin_lim_makes_phase_and_magnitude_agree_in_evaluation_only() -> None:
-    heard = signals(4)
+    inputs = signals(4)
     plain, iterated = build(), build(phase="griffin_lim", iterations=30)
     for model in (plain, iterated):
         model.fit([batch(1)])
         model.linear.weight.data.mul_(10.0)  # a spectrum that the sensor's phase does not suit
-    assert inconsistency(iterated, heard) < 0.8 * inconsistency(plain, heard)
+    assert inconsistency(iterated, inputs) < 0.8 * inconsistency(plain, inputs)
     iterated.train()
     plain.train()
     with torch.no_grad():
-        assert torch.equal(iterated(heard)["estimate"], plain(heard)["estimate"])
+        assert torch.equal(iterated(inputs)["estimate"], plain(inputs)["estimate"])
 
 
 def test_the_loss_is_the_squared_error_of_normalised_log_magnitudes() -> None:
@@ -166,7 +166,7 @@ def test_the_loss_is_the_squared_error_of_normalised_log_magnitudes() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
 
 
-def test_the_loss_is_zero_for_the_targets_own_log_magnitude_and_padding_has_no_say() -> None:
+def test_the_loss_is_zero_for_the_targets_log_magnitude_whatever_the_padding_holds() -> None:
     model = build()
     given = batch(3)
     loss = LogMagnitudeMseLoss(**SIZES, floor=model.floor)

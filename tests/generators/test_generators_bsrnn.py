@@ -18,7 +18,7 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_the_published_sizes_have_about_the_published_numbers_of_parameters() -> None:
+def test_the_published_sizes_have_approximately_the_published_numbers_of_parameters() -> None:
     with torch.device("meta"):
         large, small = parameters(BSRNN()), parameters(BSRNN(**N64_L5))
     assert (large, small) == (11_502_468, 3_023_172)
@@ -56,7 +56,7 @@ def test_every_bin_lies_in_the_band_that_holds_its_frequency(sample_rate: int, n
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_bands_split_in_one_product_are_the_bands_split_one_by_one(causal: bool) -> None:
+def test_the_bands_split_in_one_product_equal_the_bands_split_one_by_one(causal: bool) -> None:
     torch.manual_seed(0)
     widths, inputs = [2, 3, 1, 5], 4
     split = BandSplit(widths, inputs, channels=6, causal=causal).double()
@@ -77,7 +77,7 @@ def test_the_bands_split_in_one_product_are_the_bands_split_one_by_one(causal: b
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_output_layers_of_all_bands_are_those_of_each_band(causal: bool) -> None:
+def test_the_output_layers_of_all_bands_equal_those_of_each_band(causal: bool) -> None:
     torch.manual_seed(0)
     widths = [2, 3, 1]
     mlp = BandMlp(widths, channels=6, hidden=5, causal=causal, scale=1.0, start=1.0).double()
@@ -97,19 +97,19 @@ def test_the_output_layers_of_all_bands_are_those_of_each_band(causal: bool) -> 
         start += width
 
 
-def test_the_causal_split_still_tells_how_loud_a_frame_is() -> None:
+def test_the_causal_split_keeps_the_loudness_of_a_frame() -> None:
     x = torch.randn(1, 2, 11, 4)
     split = BandSplit([5, 6], 2, channels=6, causal=True)
     louder = split(10 * x) - split(x)
     torch.testing.assert_close(louder, split.level_weight.expand_as(louder), atol=1e-4, rtol=1e-3)
 
 
-def test_only_the_causal_one_has_a_delay() -> None:
+def test_only_the_causal_network_has_a_delay() -> None:
     assert (BSRNN(**SMALL).delay, BSRNN(**SMALL, causal=True).delay) == (None, 511)
     assert BSRNN(**SMALL, causal=True).hop == 256
 
 
-def test_the_bands_of_a_frame_hear_each_other_both_ways() -> None:
+def test_the_bands_of_a_frame_depend_on_each_other_in_both_directions() -> None:
     model = BSRNN(**SMALL, causal=True).eval()
     x = torch.randn(1, 1, 257, 1)
     for poisoned, reached in ((0, 256), (256, 0)):  # lowest bin to highest, and back
@@ -132,7 +132,7 @@ def test_a_mask_cannot_fill_an_empty_band_and_an_added_spectrum_can(causal: bool
 
 
 @pytest.mark.parametrize("head", ["mask", "polar_mask"])
-def test_the_mask_that_is_provided_is_the_gain_of_every_bin(head: Any) -> None:
+def test_the_provided_mask_is_the_gain_of_each_bin(head: Any) -> None:
     model = BSRNN(**SMALL, head=head)
     assert model.provides == ("mask",)
     real, imag = torch.randn(2, 2, 1, 257, 6)
@@ -170,6 +170,6 @@ def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
         BSRNN(**{**SMALL, **wrong})
 
 
-def test_bands_of_ones_own_choice() -> None:
+def test_custom_bands() -> None:
     model = BSRNN(**SMALL, band_widths=(1000.0, 3000.0, 4000.0))
     assert model.band_bins == [32, 96, 129]

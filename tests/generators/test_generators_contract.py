@@ -1,7 +1,6 @@
 """Every entry of conf/generator fulfils the Generator contract, for one sensor and for two.
 
-An entry is built with the sizes of tests/generators/small/<name>.yaml where there is such a file: the same structure,
-in milliseconds.
+If there is a file tests/generators/small/<name>.yaml, the entry is built with its sizes: the same structure, but fast.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ FILES = sorted((CONF / "generator").glob("*.yaml"))
 SMALL = Path(__file__).parent / "small"
 SENSORS = (["body"], ["body", "air"])
 SAMPLE_RATE = 16000
-UTTERANCE = 12000  # samples that are enough for a network which hears the whole file
-CHUNKS = {"1": [1], "2": [2], "3": [3], "7": [7], "ragged": [1, 3, 2, 7, 1, 1, 4]}  # hops
+UTTERANCE = 12000  # samples, enough for a network that depends on the whole file
+CHUNKS = {"1": [1], "2": [2], "3": [3], "7": [7], "ragged": [1, 3, 2, 7, 1, 1, 4]}  # in hops
 
 
 @cache
@@ -88,7 +87,7 @@ def estimate(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def stream(model: WaveformNetwork, inputs: Tensor, hops: Sequence[int]) -> Tensor:
-    """The output for chunks of these numbers of hops, from the first again after the last, batch as in the inputs."""
+    """The output for chunks of these numbers of hops, repeated until the end of the inputs."""
     total = inputs.shape[-1] // model.hop
     sizes: list[int] = []
     while (left := total - sum(sizes)) > 0:
@@ -113,7 +112,7 @@ def test_the_group_is_not_empty() -> None:
     assert {"seanet", "seanet_streaming"} <= {path.stem for path in FILES}
 
 
-def test_what_is_meant_for_live_audio_is_causal() -> None:
+def test_networks_for_live_audio_are_causal() -> None:
     causal = {path.stem for path in FILES if getattr(build(path, ["body"]), "causal", False)}
     streaming = {
         "seanet_streaming",
@@ -151,7 +150,7 @@ def test_the_file_names_every_argument_of_its_network(path: Path) -> None:
     assert keys == set(inspect.signature(target).parameters)
 
 
-def test_it_declares_what_the_trainer_needs_to_know(model: nn.Module) -> None:
+def test_it_declares_what_the_trainer_needs(model: nn.Module) -> None:
     assert isinstance(model, Generator)
     assert model.sample_rate == SAMPLE_RATE
     assert model.in_channels in {len(sensors) for sensors in SENSORS}
@@ -160,7 +159,7 @@ def test_it_declares_what_the_trainer_needs_to_know(model: nn.Module) -> None:
     assert "estimate" not in model.provides
 
 
-def test_any_length_comes_back_with_the_same_length(model: nn.Module) -> None:
+def test_the_output_has_the_length_of_the_input(model: nn.Module) -> None:
     assert isinstance(model, Generator)
     with torch.inference_mode():
         for samples in sorted({1, 2, 7, model.hop - 1, model.hop, model.hop + 1, 3 * model.hop + 5} - {0}):
@@ -169,7 +168,7 @@ def test_any_length_comes_back_with_the_same_length(model: nn.Module) -> None:
             assert y.isfinite().all()
 
 
-def test_it_gives_exactly_what_it_provides(model: nn.Module) -> None:
+def test_it_returns_exactly_what_it_provides(model: nn.Module) -> None:
     assert isinstance(model, Generator)
     output = model(speech_like(model, 2000))
     assert (set(output) if isinstance(output, dict) else {"estimate"}) == {"estimate", *model.provides}
@@ -202,7 +201,7 @@ def test_an_item_does_not_depend_on_its_neighbours_in_the_batch(model: nn.Module
 
 def test_no_output_depends_on_an_input_later_than_the_delay(model: nn.Module) -> None:
     assert isinstance(model, Generator)
-    if model.delay is None:  # the first sample hears the last
+    if model.delay is None:  # the first output depends on the last input
         poisoned = speech_like(model, UTTERANCE)
         poisoned[..., -1] = torch.nan
         with torch.inference_mode():
@@ -248,15 +247,15 @@ def test_a_stream_of_silence_stays_finite(causal: WaveformNetwork) -> None:
         assert stream(causal, silence, [2]).isfinite().all()
 
 
-def test_a_stream_starts_again_when_it_is_opened_again(causal: WaveformNetwork) -> None:
+def test_each_stream_starts_from_the_initial_state(causal: WaveformNetwork) -> None:
     inputs = speech_like(causal, 5 * causal.hop)
     with torch.inference_mode():
         first = stream(causal, inputs, [1])
         assert torch.equal(stream(causal, inputs, [1]), first)
 
 
-def go_on(path: Path, saved: Path) -> Tensor:
-    """What a network of its own makes of the rest of a stream that was saved."""
+def resume(path: Path, saved: Path) -> Tensor:
+    """The output of a new network for the rest of a saved stream."""
     model = build_causal(path, ["body"])
     content = torch.load(saved, weights_only=True)
     with torch.inference_mode(), model.streaming(1):
@@ -271,7 +270,7 @@ def another_process() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_a_saved_stream_goes_on_in_a_new_process(
+def test_a_saved_stream_continues_in_a_new_process(
     path: Path, tmp_path: Path, another_process: ProcessPoolExecutor
 ) -> None:
     model = build_causal(path, ["body"])
@@ -281,7 +280,7 @@ def test_a_saved_stream_goes_on_in_a_new_process(
         estimate(model, head)
         torch.save({"state": model.get_state(), "rest": rest}, tmp_path / "stream.pt")
         straight = estimate(model, rest)
-    resumed = another_process.submit(go_on, path, tmp_path / "stream.pt").result()
+    resumed = another_process.submit(resume, path, tmp_path / "stream.pt").result()
     torch.testing.assert_close(resumed, straight, atol=1e-7, rtol=1e-5)
 
 
@@ -336,8 +335,8 @@ def test_weights_carry_over_to_a_new_instance(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_it_learns_from_the_first_steps_on(path: Path) -> None:
-    """Half a second, low-passed, and itself as the target: 40 steps fill a good part of what is missing."""
+def test_it_learns_within_40_steps(path: Path) -> None:
+    """The input is the target low-passed, half a second: 40 steps restore a good part of what is missing."""
     model = build(path, ["body"]).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:

@@ -49,7 +49,7 @@ def test_dccrn_cl_has_3671053_parameters() -> None:
     assert parameters(channels=WIDE, complex_lstm=True) == 3_671_053  # published: 3.671 M
 
 
-def test_dccrn_e_of_the_channels_of_dccrn_cl_would_have_a_million_more() -> None:
+def test_dccrn_e_with_the_channels_of_dccrn_cl_would_have_a_million_more() -> None:
     assert parameters(channels=WIDE) == 4_719_629
 
 
@@ -58,21 +58,21 @@ def test_a_second_sensor_adds_one_complex_kernel_to_each_first_channel_and_nothi
 
 
 @pytest.mark.parametrize(("causal", "delay"), [(False, 999), (True, 399)])
-def test_the_decoder_looks_one_frame_ahead_at_each_level_or_none(causal: bool, delay: int) -> None:
+def test_the_decoder_looks_one_frame_ahead_at_each_level_unless_causal(causal: bool, delay: int) -> None:
     model, start = small(causal=causal, head="mapping"), 2000  # the first sample of a hop: the farthest from its end
     assert model.delay == delay
     clean = 0.07 * torch.randn(1, 1, 4000)
-    for ahead, heard in ((delay, True), (delay + 1, False)):
+    for ahead, depends in ((delay, True), (delay + 1, False)):
         poisoned = clean.clone()
         poisoned[..., start + ahead] = torch.nan
         with torch.inference_mode():
-            assert bool(waveform(model(poisoned))[0, 0, start].isnan()) is heard
+            assert bool(waveform(model(poisoned))[0, 0, start].isnan()) is depends
 
 
 @pytest.mark.parametrize("head", ["mask", "polar_mask"])
 def test_a_mask_leaves_an_empty_band_empty_and_mapping_fills_it(head: Any) -> None:
     low = tone(300) + tone(700)
-    with torch.inference_mode():  # in training mode, where batch norm gives an untrained network its level
+    with torch.inference_mode():  # in training mode, in which batch norm sets the level of an untrained network
         masked = waveform(small(head=head).train()(low))
         mapped = waveform(small(head="mapping").train()(low))
     assert level(low, 2000, 8000) < 1e-4 * level(low, 100, 1000)
@@ -88,23 +88,23 @@ def with_output_of_biases(model: DCCRN) -> DCCRN:
 
 
 @pytest.mark.parametrize(("head", "value"), [("mask", 1.0), ("polar_mask", 0.7615942)])  # tanh 1
-def test_a_mask_starts_around_one_and_takes_away_bin_0(head: Any, value: float) -> None:
+def test_a_mask_starts_around_one_and_removes_bin_0(head: Any, value: float) -> None:
     model = with_output_of_biases(small(head=head, in_channels=2, skip_channel=0))
     x = torch.cat([tone(1000), tone(3000)], dim=1)
     with torch.inference_mode():
         output = model(x)
         offset = waveform(model(torch.ones(1, 2, 8000)))
     assert isinstance(output, dict)
-    # a tone that starts and ends in its midst has some power in bin 0 there
+    # away from the ends, where a tone that starts or stops abruptly has power in bin 0
     torch.testing.assert_close(output["estimate"][..., 400:-400], value * x[:, :1, 400:-400], atol=1e-5, rtol=0)
     assert output["mask"].shape == (1, 257, 81)
     torch.testing.assert_close(output["mask"][:, 1:], torch.full((1, 256, 81), value))
     assert not output["mask"][:, 0].any()
-    # a constant lies in bin 0 and, by the window, in the few bins above it: it comes back without its largest part
+    # a constant lies in bin 0 and, through the window, in a few bins above it: most of it is removed
     assert float(offset[..., 1000:-1000].abs().max()) < 0.8 * value
 
 
-def test_additive_starts_from_the_chosen_sensor_bin_0_included() -> None:
+def test_additive_starts_from_the_chosen_sensor_including_bin_0() -> None:
     x = 0.1 * torch.randn(1, 2, 3000) + 0.1
     for skip in (0, -1):
         model = with_output_of_biases(small(head="additive", in_channels=2, skip_channel=skip))
@@ -123,17 +123,17 @@ def test_only_masks_are_provided_and_losses_take_them() -> None:
     assert 0 <= float(output["mask"].detach().min()) <= float(output["mask"].detach().max()) <= 1
 
 
-def test_the_mask_is_the_ratio_of_the_magnitudes_after_and_before() -> None:
+def test_the_mask_is_the_ratio_of_output_to_input_magnitudes() -> None:
     model, spectra = small(head="polar_mask"), []
     model.istft.register_forward_pre_hook(lambda _layer, parts: spectra.append(torch.complex(*parts).abs()))
     x = 0.07 * torch.randn(1, 1, 4000)
     with torch.inference_mode():
         output = model(x)
-        heard = torch.stft(x[:, 0], 512, 100, 400, torch.hann_window(400), pad_mode="constant", return_complex=True)
+        before = torch.stft(x[:, 0], 512, 100, 400, torch.hann_window(400), pad_mode="constant", return_complex=True)
     assert isinstance(output, dict)
     after = spectra[0][..., model.stft.centred :][..., :41]
-    assert output["mask"].std() > 0.01, "a constant would be in place anywhere"
-    torch.testing.assert_close(output["mask"] * heard.abs(), after, atol=1e-4, rtol=1e-3)
+    assert output["mask"].std() > 0.01, "a constant mask would fit any alignment"
+    torch.testing.assert_close(output["mask"] * before.abs(), after, atol=1e-4, rtol=1e-3)
 
 
 def test_the_untrained_output_is_below_the_spectrum_of_speech_and_not_far_below() -> None:
@@ -160,6 +160,6 @@ def test_the_untrained_output_is_below_the_spectrum_of_speech_and_not_far_below(
     ],
     ids=str,
 )
-def test_sizes_that_make_no_network_are_refused(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_sizes_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DCCRN(**arguments)

@@ -17,7 +17,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def with_random_norms(model: DPCRN) -> DPCRN:
-    """Statistics as after training, not the zeros and ones of the start."""
+    """Running statistics as after training, instead of the initial zeros and ones."""
     generator = torch.Generator().manual_seed(1)
     for name, buffer in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
@@ -38,7 +38,7 @@ def test_a_second_sensor_widens_the_input_norm_and_the_first_convolution_only() 
     assert more == 2 * 201 * 2 + 2 * 32 * 5 * 2
 
 
-def test_201_bins_become_100_then_50_and_come_back() -> None:
+def test_201_bins_become_100_then_50_and_are_restored() -> None:
     model = DPCRN(**SMALL)
     real = torch.randn(2, 1, 201, 7)
     bins = []
@@ -52,7 +52,7 @@ def test_201_bins_become_100_then_50_and_come_back() -> None:
 
 
 @pytest.mark.parametrize("n_fft", [400, 402, 512, 960])
-def test_any_number_of_bins_comes_back(n_fft: int) -> None:
+def test_any_number_of_bins_is_restored(n_fft: int) -> None:
     model = DPCRN(**SMALL, n_fft=n_fft)
     real = torch.randn(1, 1, n_fft // 2 + 1, 3)
     assert model.spectrum(real, real)[0][0].shape == (1, n_fft // 2 + 1, 3)
@@ -64,7 +64,7 @@ def test_the_latency_is_one_frame_of_25_ms() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance"])
-def test_at_inference_no_frame_hears_a_later_one(norm: Any) -> None:
+def test_at_inference_no_frame_depends_on_a_later_one(norm: Any) -> None:
     model = with_random_norms(DPCRN(**SMALL, norm=norm))
     x = torch.randn(1, 1, 201, 12)
     changed = x.clone()
@@ -76,7 +76,7 @@ def test_at_inference_no_frame_hears_a_later_one(norm: Any) -> None:
     assert not torch.allclose(before[..., 6], after[..., 6])
 
 
-def test_instance_norm_measures_each_item_alone_in_training() -> None:
+def test_instance_norm_measures_each_item_separately_in_training() -> None:
     model = DPCRN(**SMALL, norm="instance").train()
     x = torch.randn(2, 1, 201, 9)
     together, alone = model.spectrum(x, x)[0][0][:1], model.spectrum(x[:1], x[:1])[0][0]
@@ -95,7 +95,7 @@ def test_the_norm_of_the_dual_paths_is_over_bins_and_channels_of_one_frame() -> 
             norm.weight.zero_()
         block.intra_norm.bias.fill_(1.0)
     assert not torch.allclose(added, torch.ones_like(added))
-    torch.testing.assert_close(block(x), x + 1.0)  # nothing but residuals and the shift
+    torch.testing.assert_close(block(x), x + 1.0)  # only the residuals and the shift
 
 
 def test_a_mask_cannot_fill_an_empty_band_and_an_added_spectrum_can() -> None:
@@ -111,7 +111,7 @@ def test_a_mask_cannot_fill_an_empty_band_and_an_added_spectrum_can() -> None:
 
 
 @pytest.mark.parametrize("head", ["mask", "polar_mask"])
-def test_the_mask_that_is_provided_is_the_gain_of_every_bin(head: Any) -> None:
+def test_the_provided_mask_is_the_gain_of_each_bin(head: Any) -> None:
     model = with_random_norms(DPCRN(**SMALL, head=head))
     assert model.provides == ("mask",)
     real, imag = torch.randn(2, 2, 1, 201, 6)
@@ -121,7 +121,7 @@ def test_the_mask_that_is_provided_is_the_gain_of_every_bin(head: Any) -> None:
     assert DPCRN(**SMALL, head="mapping").provides == ()
 
 
-def test_a_mapped_output_follows_the_level_that_the_input_norm_took_away() -> None:
+def test_a_mapped_output_has_the_level_that_the_input_norm_removed() -> None:
     model = with_random_norms(DPCRN(**SMALL, head="mapping"))
     real, imag = torch.randn(2, 1, 1, 201, 6)
     quiet, loud = model.spectrum(10 * real, 10 * imag)[0][0], model.spectrum(40 * real, 40 * imag)[0][0]

@@ -23,7 +23,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def silenced(**arguments: Any) -> EBEN:
-    """Its network adds nothing: what is left is the filter bank and the tanh on the kept bands."""
+    """EBEN whose network adds nothing: only the filter bank and the tanh on the kept bands remain."""
     model = EBEN(**{**SMALL, **arguments})
     with torch.no_grad():
         model.last.weight.zero_()
@@ -36,7 +36,7 @@ def tone(frequency: float, samples: int = 4000) -> Tensor:
 
 @pytest.mark.parametrize(("input_bands", "published"), [(1, 1_946_144), (2, 1_946_240), (4, 1_946_432)])
 def test_eben_has_the_published_number_of_parameters(input_bands: int, published: int) -> None:
-    """The published counts hold the taps of the analysis and of the synthesis filters, which here are buffers."""
+    """The published counts include the taps of analysis and synthesis filters, which here are buffers."""
     for causal in (False, True):
         with torch.device("meta"):
             model = EBEN(input_bands=input_bands, causal=causal)
@@ -66,7 +66,7 @@ def test_the_frame_is_256_samples_and_the_network_looks_204_ms_ahead() -> None:
         pass
 
 
-def test_the_causal_network_waits_for_its_filter_bank_and_the_rest_of_its_frame_alone() -> None:
+def test_the_causal_network_waits_only_for_its_filter_bank_and_the_rest_of_its_frame() -> None:
     model = EBEN(causal=True, **SMALL)
     assert (model.hop, model.lookahead, model.delay) == (256, 28, 283)
     assert EBEN(causal=True, bands=3, taps=25, **SMALL).lookahead == 22
@@ -76,14 +76,14 @@ def test_the_causal_network_waits_for_its_filter_bank_and_the_rest_of_its_frame_
 @pytest.mark.parametrize(
     ("bands", "taps", "strides"), [(4, 32, (2, 4)), (3, 25, (2, 3)), (2, 16, (5,)), (8, 64, (2,))], ids=str
 )
-def test_the_delay_is_exactly_what_poison_reaches(
+def test_the_delay_is_exactly_how_far_a_nan_reaches(
     bands: int, taps: int, strides: tuple[int, ...], causal: bool
 ) -> None:
     model = EBEN(bands=bands, taps=taps, strides=strides, causal=causal, channels=1, latent_channels=1).eval()
     assert model.delay is not None
     start = model.hop * (2 + model.delay // model.hop)
     x = torch.zeros(model.hop, 1, start + model.hop)
-    for phase in range(model.hop):  # every frame phase at once, one to an item
+    for phase in range(model.hop):  # all frame phases at once, one per item
         x[phase, 0, start + phase] = torch.nan
     with torch.inference_mode():
         bad = model(x).isnan()[:, 0]
@@ -92,7 +92,7 @@ def test_the_delay_is_exactly_what_poison_reaches(
 
 
 @pytest.mark.parametrize(("bands", "taps", "input_bands"), [(2, 16, 2), (3, 24, 1), (5, 41, 3), (8, 64, 1)])
-def test_any_number_of_bands_and_any_length(bands: int, taps: int, input_bands: int) -> None:
+def test_any_number_of_bands_and_any_length_work(bands: int, taps: int, input_bands: int) -> None:
     model = EBEN(bands=bands, taps=taps, input_bands=input_bands, **SMALL)
     with torch.inference_mode():
         for samples in (1, 2, 7, model.hop - 1, model.hop, model.hop + 1):
@@ -102,8 +102,8 @@ def test_any_number_of_bands_and_any_length(bands: int, taps: int, input_bands: 
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_without_its_network_quiet_speech_passes_whole_from_the_first_sample_to_the_last(causal: bool) -> None:
-    x = 0.01 * torch.randn(2, 1, 1001)  # where tanh is linear
+def test_without_its_network_quiet_speech_passes_unchanged_from_the_first_sample_to_the_last(causal: bool) -> None:
+    x = 0.01 * torch.randn(2, 1, 1001)  # in the linear range of tanh
     with torch.inference_mode():
         error = silenced(input_bands=4, causal=causal)(x) - x
     for part in (slice(None), slice(16), slice(-16, None)):
@@ -111,7 +111,7 @@ def test_without_its_network_quiet_speech_passes_whole_from_the_first_sample_to_
 
 
 @pytest.mark.parametrize(("bands", "taps"), [(2, 16), (3, 24), (3, 25), (4, 32), (5, 40)])
-def test_the_causal_network_in_chunks_is_the_network_on_the_whole_file(bands: int, taps: int) -> None:
+def test_chunks_give_the_output_of_the_whole_file(bands: int, taps: int) -> None:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"bands": bands, "taps": taps, "strides": (2, 3), "channels": 4, "latent_channels": 4}
     model = EBEN(in_channels=2, input_bands=2, causal=True, **sizes).double().eval()
@@ -126,8 +126,8 @@ def test_the_causal_network_in_chunks_is_the_network_on_the_whole_file(bands: in
 
 
 @pytest.mark.parametrize(("bands", "taps"), [(2, 16), (3, 25), (4, 32), (5, 40)])
-def test_the_measured_look_ahead_of_a_stream_is_the_filter_banks(bands: int, taps: int) -> None:
-    """Without its network, quiet speech comes out of a stream as it went in, late by ``taps - bands`` samples."""
+def test_the_measured_look_ahead_of_a_stream_is_that_of_the_filter_bank(bands: int, taps: int) -> None:
+    """Without its network, a stream returns quiet speech unchanged, ``taps - bands`` samples late."""
     model = silenced(bands=bands, taps=taps, input_bands=bands, strides=(2, 3), causal=True)
     x = 0.01 * torch.randn(1, 1, 40 * model.hop)
     with torch.inference_mode(), model.streaming(1):
@@ -138,19 +138,19 @@ def test_the_measured_look_ahead_of_a_stream_is_the_filter_banks(bands: int, tap
     assert error.square().mean() < 1e-4 * x.square().mean()
 
 
-def test_the_lowest_bands_alone_are_heard() -> None:
+def test_only_the_lowest_bands_are_used() -> None:
     x = 0.01 * (tone(1000) + tone(7000))
     with torch.inference_mode():
         y = silenced(input_bands=1)(x)[..., 200:-200]
         untrained = EBEN(input_bands=1)(0.01 * tone(7000))[..., 200:-200]
     assert (y - 0.01 * tone(1000)[..., 200:-200]).abs().max() < 1e-3
-    assert untrained.abs().max() < 1e-5, "from nothing, a network without biases makes nothing"
+    assert untrained.abs().max() < 1e-5, "a network without biases maps silence to silence"
 
 
 def test_no_band_exceeds_one() -> None:
     with torch.inference_mode():
         y = silenced(input_bands=1)(5.0 * tone(1000))[..., 200:-200]
-    assert 0.8 < y.abs().max() < 1.3, "the fundamental of a square wave of one has 1.27"
+    assert 0.8 < y.abs().max() < 1.3, "the fundamental of a square wave of amplitude one has 1.27"
 
 
 def test_the_output_starts_from_the_chosen_sensor() -> None:
@@ -172,7 +172,7 @@ def test_both_sensors_reach_the_network() -> None:
     seen: list[Tensor] = []
     model.first.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     model(x).sum().backward()
-    inner = seen[0][0, :, 4 : 4 + first.shape[-1]]  # behind the filter bank's edge
+    inner = seen[0][0, :, 4 : 4 + first.shape[-1]]  # past the edge of the filter bank
     torch.testing.assert_close(inner, first, atol=1e-5, rtol=1e-4)
     assert x.grad is not None
     assert x.grad.any(dim=2).all()
@@ -192,11 +192,11 @@ def test_every_level_of_the_encoder_feeds_the_same_level_of_the_decoder() -> Non
     with torch.no_grad():
         model.expand.weight.zero_()
         y = model(x)
-        for decode in model.decoder:  # without biases, a block whose first layer is zero gives zeros
+        for decode in model.decoder:  # without biases, a block whose first layer is zero outputs zeros
             assert isinstance(decode, DecoderBlock)
             decode.up.weight.zero_()
             without = model(x)
-            assert not torch.allclose(without, y), "this block had nothing but its skip to work on"
+            assert not torch.allclose(without, y), "this block had only its skip connection as input"
             y = without
         bands = torch.tanh(model.pqmf.analysis(F.pad(x, (16, 16))))
     torch.testing.assert_close(y, model.pqmf.synthesis(bands)[..., 16:-16])
@@ -208,7 +208,7 @@ def test_blocks_halve_and_double_as_in_the_paper() -> None:
         block.register_forward_hook(lambda _module, _inputs, output: shapes.append(tuple(output.shape[1:])))
     assert all(isinstance(block, EncoderBlock) for block in model.encoder)
     with torch.inference_mode():
-        model(torch.randn(1, 1, 8160))  # and 32 samples of the filter bank's edge
+        model(torch.randn(1, 1, 8160))  # plus 32 samples of the filter bank's edge
     assert shapes == [
         (32, 2048),
         (64, 1024),
@@ -223,7 +223,7 @@ def test_blocks_halve_and_double_as_in_the_paper() -> None:
     ]
 
 
-def test_the_untrained_networks_correction_is_heard_and_is_below_the_speech() -> None:
+def test_the_untrained_correction_is_audible_and_below_the_speech() -> None:
     torch.manual_seed(0)
     model, x = EBEN(input_bands=4), 0.07 * torch.randn(2, 1, 8000)  # -23 dBFS
     with torch.inference_mode():
@@ -231,7 +231,7 @@ def test_the_untrained_networks_correction_is_heard_and_is_below_the_speech() ->
     assert 0.02 * x.std() < error.std() < x.std()
 
 
-def test_weights_do_not_hold_the_filters_and_weight_norm_comes_off_without_a_change() -> None:
+def test_the_state_excludes_the_filters_and_removing_weight_norm_changes_nothing() -> None:
     torch.manual_seed(0)
     model, x = EBEN(**SMALL).eval(), 0.1 * torch.randn(1, 1, 2000)
     assert not any(name.startswith("pqmf") for name in model.state_dict())
@@ -245,7 +245,7 @@ def test_weights_do_not_hold_the_filters_and_weight_norm_comes_off_without_a_cha
     [{"strides": ()}, {"strides": (2, 0)}, {"input_bands": 5}, {"input_bands": 0}, {"skip_channel": 1}, {"taps": 8}],
     ids=str,
 )
-def test_sizes_that_make_no_network_are_refused(arguments: dict[str, Any]) -> None:
+def test_invalid_sizes_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         EBEN(**arguments)
 

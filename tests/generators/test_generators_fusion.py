@@ -26,7 +26,7 @@ from bcfusion.probe import measured_delay
 
 
 class Late(WaveformNetwork):
-    """Gives its sensor back, late by a number of samples of its own."""
+    """Returns its sensor, ``lookahead`` samples late."""
 
     def __init__(self, in_channels: int = 1, hop: int = 4, lookahead: int = 0, sample_rate: int = 16000) -> None:
         super().__init__(sample_rate, in_channels, hop, causal=True, lookahead=lookahead)
@@ -48,7 +48,7 @@ class Ahead(WaveformNetwork):
 
 
 class Foreign(nn.Module):
-    """A generator of somebody else's: no base class, not causal."""
+    """A third-party generator: no base class, not causal."""
 
     sample_rate, in_channels, hop, causal, delay = 16000, 1, 6, False, 0
 
@@ -60,7 +60,7 @@ class Foreign(nn.Module):
 
 
 def set_output(layer: nn.Module, value: float) -> None:
-    """Makes the layer give one value, whatever comes in."""
+    """Make the layer output one value, whatever its input."""
     weight, bias = layer.parameters()
     nn.init.zeros_(weight)
     nn.init.constant_(bias, value)
@@ -69,7 +69,7 @@ def set_output(layer: nn.Module, value: float) -> None:
 SMALL = functools.partial(SEANet, channels=2, strides=(2, 4), bottleneck_channels=4, causal=True)
 
 
-def test_branches_of_unequal_lateness_and_frames_are_aligned() -> None:
+def test_branches_with_different_delays_and_frames_are_aligned() -> None:
     made = iter([functools.partial(Late, hop=4, lookahead=3), functools.partial(Late, hop=6, lookahead=10)])
     branches = Branches(next(made), next(made), 2, 16000)
     assert (branches.hop, branches.lookahead, branches.causal) == (12, 10, True)
@@ -77,18 +77,18 @@ def test_branches_of_unequal_lateness_and_frames_are_aligned() -> None:
     assert torch.equal(branches(x)[..., 10:], x[..., :-10])
 
 
-def test_a_generator_of_another_kind_can_be_a_branch_and_one_of_another_rate_cannot() -> None:
+def test_a_third_party_generator_can_be_a_branch_and_one_of_another_rate_cannot() -> None:
     network = LateFusion(Foreign)
     set_output(network.joints[-1], 0.0)
     x = torch.randn(1, 2, 50)
     torch.testing.assert_close(network(x), 2 * x.mean(1, keepdim=True))
     assert not network.causal
-    claims = Foreign(1)
-    claims.causal, claims.delay = True, 50
-    believed = LateFusion(lambda in_channels: claims)
-    assert not believed.causal, "it has no state that could go on from chunk to chunk"
-    assert believed.delay is not None
-    assert believed.delay >= 50
+    declared = Foreign(1)
+    declared.causal, declared.delay = True, 50
+    fusion = LateFusion(lambda in_channels: declared)
+    assert not fusion.causal, "it has no state to pass from chunk to chunk"
+    assert fusion.delay is not None
+    assert fusion.delay >= 50
     with pytest.raises(ConfigError, match="Late: works at 8000 Hz, but the network around it at 16000 Hz"):
         LateFusion(functools.partial(Late, sample_rate=8000))
 
@@ -116,11 +116,11 @@ def test_attention_gives_each_sensor_a_share_and_silence_the_rest() -> None:
     assert 0.8 < ratio < 1.0, "it starts near the mean of the sensors"
 
 
-def test_attention_can_stand_before_a_network_behind_branches_or_between_both() -> None:
+def test_attention_works_after_branches_before_a_network_and_between_both() -> None:
     x = 0.07 * torch.randn(1, 2, 3000)
-    behind, before = AttentionFusion(SMALL, None), AttentionFusion(None, SMALL)
+    after, before = AttentionFusion(SMALL, None), AttentionFusion(None, SMALL)
     both = AttentionFusion(functools.partial(Late, lookahead=9), SMALL)
-    for network, lookahead in ((behind, 384), (before, 384), (both, 393)):
+    for network, lookahead in ((after, 384), (before, 384), (both, 393)):
         assert network(x).shape == (1, 1, 3000)
         assert network.lookahead == lookahead
         assert network.hop == 128
@@ -129,7 +129,7 @@ def test_attention_can_stand_before_a_network_behind_branches_or_between_both() 
 
 
 @pytest.mark.parametrize("certain", [-100.0, 100.0])
-def test_full_confidence_is_the_air_microphone_and_none_is_the_mapping(certain: float) -> None:
+def test_full_confidence_returns_the_air_microphone_and_none_the_mapping(certain: float) -> None:
     torch.manual_seed(0)
     network = TwoBranch(channels=(4, 4), hidden_size=8, num_layers=1).eval()
     set_output(network.confidence.layers[-1], certain)
@@ -164,7 +164,7 @@ def test_an_empty_band_of_the_air_microphone_is_filled_by_the_mapping() -> None:
     assert output["estimate"].std() > 1e-3
 
 
-def test_conditions_are_bands_pitch_and_voicing_of_the_sensor_that_is_named() -> None:
+def test_conditions_are_bands_pitch_and_voicing_of_the_given_sensor() -> None:
     t = torch.arange(16128) / 16000
     voice = torch.stack([torch.cos(2 * math.pi * 200 * k * t) for k in (1, 2, 3)]).sum(0) * 0.03
     x = torch.stack([voice, 0.07 * torch.randn(16128)])[None]
@@ -189,7 +189,7 @@ def test_conditions_are_bands_pitch_and_voicing_of_the_sensor_that_is_named() ->
         Conditioned(SMALL, condition_channel=2)
 
 
-def test_a_network_that_wants_statistics_of_the_training_set_cannot_be_inside() -> None:
+def test_a_network_that_measures_the_training_set_cannot_be_inside_another() -> None:
     with pytest.raises(ConfigError, match="BiLSTMMapping: measures the training set"):
         LateFusion(BiLSTMMapping)
 
@@ -208,15 +208,15 @@ def test_a_network_that_wants_statistics_of_the_training_set_cannot_be_inside() 
         ["generator=conditioned", "generator@generator.network=eben_causal"],
     ],
 )
-def test_other_networks_are_put_inside_by_name(composed: Callable[..., DictConfig], overrides: list[str]) -> None:
-    """As the files of conf/generator and the README write it."""
+def test_inner_networks_are_selected_by_name(composed: Callable[..., DictConfig], overrides: list[str]) -> None:
+    """With the overrides given in conf/generator and the README."""
     network = build(composed("recipe=fusion", *overrides).generator).eval()
     assert network.causal
     with torch.inference_mode():
         assert network(0.07 * torch.randn(1, 2, 3000)).shape == (1, 1, 3000)
 
 
-def test_eben_hears_the_bands_that_the_recipe_says_a_sensor_is_heard_in(composed: Callable[..., DictConfig]) -> None:
+def test_the_recipe_sets_the_bands_that_eben_uses_of_a_sensor(composed: Callable[..., DictConfig]) -> None:
     bands = {"bone_to_air": 1, "fusion": 4, "bandwidth_extension": 2}
     for recipe, count in bands.items():
         for name in ("eben", "eben_causal"):

@@ -1,4 +1,4 @@
-"""HiFi-GAN's vocoder, and the network around it: its size, its alignment, its start."""
+"""HiFi-GAN's vocoder, and the network around it: size, alignment, initial output."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_v1_has_the_published_number_of_parameters() -> None:
     assert parameters(model) == parameters(model.vocoder) == 13_936_130  # 13.94 M, with the gains of weight norm
 
 
-def test_a_second_sensor_adds_its_mel_to_the_first_convolution_and_nothing_else() -> None:
+def test_a_second_sensor_adds_its_mel_bands_to_the_first_convolution_and_nothing_else() -> None:
     assert parameters(HifiGan(in_channels=2, **SMALL)) - parameters(HifiGan(**SMALL)) == 16 * 80 * 7
 
 
@@ -43,7 +43,7 @@ def test_v1_looks_3897_samples_ahead() -> None:
 
 
 @pytest.mark.parametrize("win_length", [64, 32, 16])
-def test_the_delay_is_exactly_what_poison_reaches(win_length: int) -> None:
+def test_the_delay_is_exactly_how_far_a_nan_reaches(win_length: int) -> None:
     rates: dict[str, Any] = {"rates": [4, 2, 2], "kernel_sizes": [8, 4, 6]}
     model = HifiGan(n_fft=64, win_length=win_length, n_mels=4, **{**SMALL, **rates}).eval()
     assert model.delay is not None
@@ -57,7 +57,7 @@ def test_the_delay_is_exactly_what_poison_reaches(win_length: int) -> None:
     assert int((t - bad.int().argmax(dim=1)).max()) == model.delay
 
 
-def test_a_burst_moves_the_output_around_the_place_where_it_is() -> None:
+def test_a_burst_changes_the_output_around_its_own_position() -> None:
     torch.manual_seed(0)
     model = HifiGan(**SMALL).eval()
     calm = 0.001 * noise(1, 1, 16000)
@@ -67,10 +67,10 @@ def test_a_burst_moves_the_output_around_the_place_where_it_is() -> None:
         with torch.inference_mode():
             moved = (model(burst) - model(calm)).square()[0, 0]
         centre = float((moved * torch.arange(16000)).sum() / moved.sum())
-        assert abs(centre - place) < 128, "half a frame: within it the place is for the phases to learn"
+        assert abs(centre - place) < 128, "half a frame, within which the position depends on learned phases"
 
 
-def test_fusion_and_upsampling_are_the_papers() -> None:
+def test_fusion_and_upsampling_match_the_paper() -> None:
     torch.manual_seed(0)
     model = remove_weight_norm(Vocoder(6, rates=[4, 2], kernel_sizes=[8, 4], **SMALL)).double()
     mel = noise(2, 6, 9).double()
@@ -98,21 +98,21 @@ def test_fusion_and_upsampling_are_the_papers() -> None:
     torch.testing.assert_close(model(mel), expected, atol=1e-10, rtol=1e-8)
 
 
-def test_silence_stays_silence_up_to_both_ends_of_the_file() -> None:
+def test_silence_stays_silent_up_to_both_ends_of_the_file() -> None:
     torch.manual_seed(0)
     with torch.inference_mode():
         assert HifiGan(**SMALL)(torch.zeros(1, 1, 6000)).abs().max() < 1e-3
 
 
-def test_the_untrained_vocoder_speaks_at_the_level_of_speech() -> None:
+def test_the_untrained_vocoder_has_the_level_of_speech() -> None:
     for seed in range(3):
         torch.manual_seed(seed)
         with torch.inference_mode():
-            spoken = Vocoder(channels=64)(6.0 * noise(1, 80, 20, seed=seed))
-        assert 0.02 < spoken.square().mean().sqrt() < 0.2
+            output = Vocoder(channels=64)(6.0 * noise(1, 80, 20, seed=seed))
+        assert 0.02 < output.square().mean().sqrt() < 0.2
 
 
-def test_it_learns_at_once() -> None:
+def test_it_learns_from_the_first_steps() -> None:
     torch.manual_seed(0)
     model, loss = HifiGan(**SMALL), LogMelLoss(16000)
     target = 0.07 * noise(1, 1, 2048)

@@ -1,4 +1,4 @@
-"""HiFi-GAN+: the size and reach of its WaveNet, its scales, its output with and without the input in it."""
+"""HiFi-GAN+: size and reach of its WaveNet, its levels, its output with and without the skip connection."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_it_has_the_published_parameters_but_for_the_ones_that_nothing_reads() -> None:
+def test_it_has_the_published_parameters_except_for_unused_ones() -> None:
     with torch.device("meta"):
         model = HifiGanPlus()
-    unread = 64 * 128 + 128  # the last layer's convolution to a next layer
-    assert parameters(model) + unread == 1_055_105  # 1.055 M
+    unused = 64 * 128 + 128  # the last layer's convolution to the next layer
+    assert parameters(model) + unused == 1_055_105  # 1.055 M
     assert parameters(model) == 1_046_785
 
 
@@ -34,7 +34,7 @@ def test_two_stacks_of_base_three_reach_6560_samples_to_either_side() -> None:
     assert model.hop == 1
 
 
-def test_what_poison_reaches_lies_on_both_sides_alike() -> None:
+def test_a_nan_reaches_equally_far_on_both_sides() -> None:
     model = HifiGanPlus(channels=4, layers=3).eval()
     x = torch.zeros(1, 1, 201)
     x[..., 100] = torch.nan
@@ -44,7 +44,7 @@ def test_what_poison_reaches_lies_on_both_sides_alike() -> None:
     assert bad.tolist() == list(range(100 - 26, 100 + 26 + 1)), "base 3 leaves no gaps"
 
 
-def test_it_is_the_papers_wavenet() -> None:
+def test_it_matches_the_wavenet_of_the_paper() -> None:
     torch.manual_seed(0)
     model = HifiGanPlus(channels=6, layers=2, input_skip=False).double()
     p, waveform = dict(model.named_parameters()), 0.07 * noise(2, 1, 60).double()
@@ -61,7 +61,7 @@ def test_it_is_the_papers_wavenet() -> None:
     torch.testing.assert_close(model(waveform), expected, atol=1e-12, rtol=1e-9)
 
 
-def test_the_level_behind_the_gate_is_that_of_standard_normal_inputs() -> None:
+def test_the_level_after_the_gate_is_that_of_standard_normal_inputs() -> None:
     a, b = noise(2, 1_000_000)
     assert (a.tanh() * b.sigmoid()).square().mean().sqrt().item() == pytest.approx(GATED_LEVEL, abs=0.005)
 
@@ -83,7 +83,7 @@ def test_variance_is_kept_from_layer_to_layer() -> None:
 
 
 @pytest.mark.parametrize("input_skip", [True, False])
-def test_the_untrained_network_adds_a_little_in_the_linear_part_of_tanh(input_skip: bool) -> None:
+def test_the_untrained_network_adds_a_little_in_the_linear_range_of_tanh(input_skip: bool) -> None:
     torch.manual_seed(0)
     model, x = HifiGanPlus(channels=32, input_skip=input_skip), 0.07 * noise(1, 1, 8192)
     with torch.inference_mode():
@@ -91,20 +91,20 @@ def test_the_untrained_network_adds_a_little_in_the_linear_part_of_tanh(input_sk
     assert 0.1 * x.std() < own.std() < 0.6 * x.std()
 
 
-def test_without_the_skip_no_output_leaves_full_scale() -> None:
+def test_without_the_skip_the_output_stays_within_full_scale() -> None:
     model, x = HifiGanPlus(channels=4, layers=2, input_skip=False, init_output_scale=100.0), noise(1, 1, 500)
     with torch.inference_mode():
         assert 0.9 < model(x).abs().max() <= 1.0
 
 
-def test_the_skip_is_one_sensor() -> None:
+def test_the_skip_adds_the_chosen_sensor() -> None:
     model, x = HifiGanPlus(in_channels=3, channels=4, layers=2, skip_channel=1), 0.1 * noise(1, 3, 100)
     nn.init.zeros_(model.last.weight)
     with torch.inference_mode():
         assert torch.equal(model(x), x[:, 1:2])
 
 
-def test_without_the_skip_it_learns_to_pass_on_what_it_hears() -> None:
+def test_without_the_skip_it_learns_to_pass_its_input_on() -> None:
     torch.manual_seed(0)
     model, x = HifiGanPlus(channels=16, stacks=1, layers=3, input_skip=False), 0.07 * noise(2, 1, 2048)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)

@@ -47,18 +47,18 @@ def test_a_second_sensor_adds_one_kernel_to_each_first_channel_and_nothing_else(
 def test_a_frame_of_seanet_at_16_khz_lasts_16_ms() -> None:
     model = SEANet(**STREAMING)
     assert model.hop / model.sample_rate == 0.016
-    assert model.delay == 255, "the last sample of a frame is in its first output sample, and no later one is"
+    assert model.delay == 255, "the first output of a frame depends on its last sample, and on none after it"
     assert SEANet(channels=1).delay == 3105
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("strides", [(2, 2, 8, 8), (4, 3), (5,)], ids=str)
-def test_the_delay_is_exactly_what_poison_reaches(causal: bool, strides: tuple[int, ...]) -> None:
+def test_the_delay_is_exactly_how_far_a_nan_reaches(causal: bool, strides: tuple[int, ...]) -> None:
     model = SEANet(channels=1, bottleneck_channels=2, strides=strides, causal=causal).eval()
     assert model.delay is not None
     start = model.hop * (2 + model.delay // model.hop)
     x = torch.zeros(model.hop, 1, start + model.hop)
-    for phase in range(model.hop):  # every frame phase at once, one to an item
+    for phase in range(model.hop):  # all frame phases at once, one per item
         x[phase, 0, start + phase] = torch.nan
     with torch.inference_mode():
         bad = model(x).isnan()[:, 0]
@@ -68,7 +68,7 @@ def test_the_delay_is_exactly_what_poison_reaches(causal: bool, strides: tuple[i
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("weight_norm", [True, False])
-def test_seanet_in_chunks_is_seanet_on_the_whole_file(dtype: torch.dtype, tolerance: float, weight_norm: bool) -> None:
+def test_chunks_give_the_output_of_the_whole_file(dtype: torch.dtype, tolerance: float, weight_norm: bool) -> None:
     torch.manual_seed(0)
     model = SEANet(channels=8, causal=True, weight_norm=weight_norm, in_channels=2, init_output_scale=1.0).to(dtype)
     x = 0.1 * torch.randn(2, 2, 14 * model.hop, dtype=dtype)
@@ -78,7 +78,7 @@ def test_seanet_in_chunks_is_seanet_on_the_whole_file(dtype: torch.dtype, tolera
         assert (stream(model, x, hops) - whole).abs().max() <= tolerance * whole.abs().max()
 
 
-def test_a_saved_stream_goes_on_after_another() -> None:
+def test_a_saved_stream_continues_after_another() -> None:
     model, x = SEANet(**STREAMING), 0.1 * torch.randn(1, 1, 6 * 256)
     with torch.inference_mode():
         with model.streaming(1):
@@ -90,7 +90,7 @@ def test_a_saved_stream_goes_on_after_another() -> None:
             assert torch.equal(model(x[..., 768:]), straight)
 
 
-def test_streaming_wants_whole_frames_and_a_causal_network() -> None:
+def test_streaming_needs_whole_frames_and_a_causal_network() -> None:
     model = SEANet(**STREAMING)
     with model.streaming(1), pytest.raises(StreamingError, match="not a multiple of the hop, 256"):
         model(torch.zeros(1, 1, 300))
@@ -98,7 +98,7 @@ def test_streaming_wants_whole_frames_and_a_causal_network() -> None:
         pass
 
 
-def test_the_untrained_networks_correction_is_of_the_speech_level_and_below_it() -> None:
+def test_the_untrained_correction_is_somewhat_below_the_speech_level() -> None:
     torch.manual_seed(0)
     x = 0.07 * torch.randn(2, 1, 16000)  # -23 dBFS
     for model in (SEANet(), SEANet(**STREAMING)):
@@ -107,7 +107,7 @@ def test_the_untrained_networks_correction_is_of_the_speech_level_and_below_it()
         assert 0.2 * x.std() < error.std() < x.std()
 
 
-def test_activations_of_speech_start_at_unit_level_from_end_to_end() -> None:
+def test_initial_activations_of_speech_have_unit_level_throughout() -> None:
     torch.manual_seed(0)
     model = SEANet()
     levels: list[float] = []
@@ -131,7 +131,7 @@ def test_the_output_starts_from_the_chosen_sensor() -> None:
 @pytest.mark.parametrize(
     "arguments", [{"strides": ()}, {"strides": (2, 0)}, {"init_output_scale": 0.0}, {"channels": 0}], ids=str
 )
-def test_sizes_that_make_no_network_are_refused(arguments: dict[str, Any]) -> None:
+def test_invalid_sizes_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         SEANet(**arguments)
 
@@ -142,16 +142,16 @@ def test_every_level_of_the_encoder_feeds_the_same_level_of_the_decoder() -> Non
     with torch.no_grad():
         model.expand.weight.zero_()
         y = model(x)
-        for decode in model.decoder:  # without biases, a block whose first layer is zero gives zeros
+        for decode in model.decoder:  # without biases, a block whose first layer is zero outputs zeros
             assert isinstance(decode, DecoderBlock)
             decode.up.weight.zero_()
             without = model(x)
-            assert not torch.allclose(without, y), "this block had nothing but its skip to work on"
+            assert not torch.allclose(without, y), "this block had only its skip connection as input"
             y = without
         torch.testing.assert_close(y, x + model.last(elu(model.first(x))))
 
 
-def test_weight_norm_comes_off_without_a_change() -> None:
+def test_removing_weight_norm_changes_nothing() -> None:
     torch.manual_seed(0)
     model, x = SEANet(channels=4).eval(), 0.1 * torch.randn(1, 1, 2000)
     model(x).sum().backward()
@@ -165,7 +165,7 @@ def test_another_number_of_sensors_is_refused() -> None:
         SEANet(in_channels=2, channels=2)(torch.zeros(1, 1, 256))
 
 
-def test_our_elu_is_torchs_with_its_gradient() -> None:
+def test_our_elu_equals_torchs_in_value_and_gradient() -> None:
     x = torch.cat([torch.linspace(-30, 5, 4001), torch.tensor([-0.0, 0.0, -1e-9, -torch.inf, torch.inf])])
     ours, torchs = x.clone().requires_grad_(), x.clone().requires_grad_()
     torch.testing.assert_close(elu(ours), F.elu(torchs), atol=1.2e-7, rtol=0)
@@ -179,7 +179,7 @@ def test_our_elu_is_torchs_with_its_gradient() -> None:
     torch.testing.assert_close(curvature, torch.where(wide < 0, wide.exp(), 0.0))
 
 
-def test_the_whole_file_network_exports_with_a_free_length() -> None:
+def test_the_whole_file_network_exports_with_a_dynamic_length() -> None:
     model = SEANet(channels=2, strides=(2, 3), causal=True, weight_norm=False).eval()
     frames = torch.export.Dim("frames", min=2, max=10_000)  # torch.export specialises on sizes of one
     example = (torch.randn(1, 1, 4 * 6),)

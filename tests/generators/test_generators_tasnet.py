@@ -18,11 +18,11 @@ def lstm(inputs: int, cells: int) -> int:
 
 
 @pytest.mark.parametrize(("causal", "cells", "directions"), [(False, 500, 2), (True, 1000, 1)])
-def test_the_parameters_are_those_of_the_papers_layers(causal: bool, cells: int, directions: int) -> None:
+def test_the_number_of_parameters_is_that_of_the_papers_layers(causal: bool, cells: int, directions: int) -> None:
     with torch.device("meta"):
         model = TasNet(filter_length=40, causal=causal, hidden_size=cells)
     separator = directions * (lstm(500, cells) + 3 * lstm(1000, cells))
-    masks = 1000 * 2 * 500 + 2 * 500  # speech and the rest: the paper's two speakers
+    masks = 1000 * 2 * 500 + 2 * 500  # speech and the rest, instead of the paper's two speakers
     filters, norm = 3 * 500 * 40, 2 * 500  # U, V, decoder; gain and shift
     total = sum(p.numel() for p in model.parameters())
     assert total == separator + masks + filters + norm == (31_094_000 if causal else 23_094_000)
@@ -43,7 +43,7 @@ def test_the_output_scales_with_the_input(causal: bool, overlap: bool, head: Any
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_a_segments_norm_is_that_of_its_samples_of_all_sensors(overlap: bool) -> None:
+def test_the_norm_of_a_segment_is_over_its_samples_of_all_sensors(overlap: bool) -> None:
     torch.manual_seed(0)
     hop, x = 5, torch.randn(2, 3, 40)
     norm = SegmentNorm(hop, overlap)(x)
@@ -56,7 +56,7 @@ def test_a_segments_norm_is_that_of_its_samples_of_all_sensors(overlap: bool) ->
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("length", [1, 333])
-def test_decoder_and_encoder_start_as_inverses_and_aligned(overlap: bool, causal: bool, length: int) -> None:
+def test_encoder_and_decoder_are_initially_aligned_inverses(overlap: bool, causal: bool, length: int) -> None:
     model = TasNet(in_channels=2, causal=causal, overlap=overlap, skip_channel=0, **SMALL)
     nn.init.zeros_(model.gate.weight)  # half open
     nn.init.zeros_(model.output.weight)  # masks of one half
@@ -65,7 +65,7 @@ def test_decoder_and_encoder_start_as_inverses_and_aligned(overlap: bool, causal
     torch.testing.assert_close(model(x), x[:, :1], atol=1e-5, rtol=0)
 
 
-def test_the_untrained_network_disturbs_its_input_little() -> None:
+def test_the_untrained_network_changes_its_input_little() -> None:
     torch.manual_seed(0)
     x = 0.07 * torch.randn(1, 1, 4000)
     with torch.inference_mode():
@@ -74,20 +74,20 @@ def test_the_untrained_network_disturbs_its_input_little() -> None:
 
 
 @pytest.mark.parametrize("overlap", [True, False])
-def test_the_delay_is_exactly_what_poison_reaches(overlap: bool) -> None:
+def test_the_delay_is_exactly_how_far_a_nan_reaches(overlap: bool) -> None:
     model = TasNet(causal=True, overlap=overlap, **SMALL).eval()
     assert model.hop == (8 if overlap else 16)
     assert model.lookahead == (8 if overlap else 0)
     start = 5 * model.hop
     x = 0.07 * torch.randn(model.hop, 1, 9 * model.hop)
-    for phase in range(model.hop):  # every frame phase at once, one to an item
+    for phase in range(model.hop):  # all frame phases at once, one per item
         x[phase, 0, start + phase :] = torch.nan
     with torch.inference_mode():
         bad = model(x).isnan()[:, 0].int().argmax(dim=1)
     assert int((start + torch.arange(model.hop) - bad).max()) == model.delay == 15
 
 
-def test_both_ways_it_hears_the_whole_file_and_does_not_stream() -> None:
+def test_the_bidirectional_network_depends_on_the_whole_file_and_does_not_stream() -> None:
     torch.manual_seed(0)
     model = TasNet(**SMALL).eval()
     assert model.delay is None
@@ -99,12 +99,12 @@ def test_both_ways_it_hears_the_whole_file_and_does_not_stream() -> None:
         pass
 
 
-def test_every_layer_behind_the_first_has_an_identity_skip() -> None:
+def test_every_layer_after_the_first_has_an_identity_skip() -> None:
     torch.manual_seed(0)
     model = TasNet(causal=True, **SMALL)
     for layer in model.lstms[1:]:
         for parameter in layer.parameters():
-            nn.init.zeros_(parameter)  # an LSTM of zeros gives zeros
+            nn.init.zeros_(parameter)  # an LSTM of zeros outputs zeros
     encoding = torch.rand(1, 40, 9)
     first: Tensor = model.lstms[0](model.norm(encoding).transpose(1, 2))
     torch.testing.assert_close(model.separate(encoding), model.output(first).transpose(1, 2))
@@ -121,6 +121,6 @@ def test_every_layer_behind_the_first_has_an_identity_skip() -> None:
     ],
     ids=str,
 )
-def test_what_makes_no_network_is_refused(arguments: dict[str, Any]) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         TasNet(**{**SMALL, **arguments})

@@ -1,4 +1,4 @@
-"""Where transposition puts a tone, how loud, and what it leaves alone."""
+"""Where transposition copies a tone to, how loud it is there, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def build(**changes: object) -> Transposition:
 
 
 @pytest.mark.parametrize(
-    ("method", "cutoff", "heard", "copies"),
+    ("method", "cutoff", "source", "copies"),
     [
         ("folding", 4000, 1000, [7000]),
         ("translation", 4000, 1000, [5000]),
@@ -49,22 +49,22 @@ def build(**changes: object) -> Transposition:
     ],
 )
 def test_a_tone_is_copied_to_each_new_band_with_its_gain(
-    method: str, cutoff: int, heard: int, copies: list[int]
+    method: str, cutoff: int, source: int, copies: list[int]
 ) -> None:
     model = build(method=method, cutoff_frequency=cutoff)
-    found = levels(model(tone(heard)))
+    found = levels(model(tone(source)))
     assert len(model.gains) == len(copies)
     for frequency, gain in zip(copies, model.gains, strict=True):
         assert float(found[frequency]) == pytest.approx(gain, abs=0.02)
     near = torch.zeros_like(found, dtype=torch.bool)
-    for frequency in [heard, *copies]:
-        near[frequency - 50 : frequency + 51] = True  # the lobes of the window, down to 100 dB
+    for frequency in [source, *copies]:
+        near[frequency - 50 : frequency + 51] = True  # the lobes of the window, down to -100 dB
     assert found[~near].max() < -60
 
 
 @pytest.mark.parametrize("method", ["folding", "translation"])
 @pytest.mark.parametrize("cutoff", [1000, 4000, 5512.5])
-def test_the_sensors_own_band_is_untouched_to_60_db(method: str, cutoff: float) -> None:
+def test_the_sensors_own_band_is_unchanged_to_60_db(method: str, cutoff: float) -> None:
     noise = torch.randn(1, 1, 2 * RATE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     added = build(method=method, cutoff_frequency=cutoff, gains=None, tilt=0.0)(noise) - noise
     window = torch.hann_window(2 * RATE, dtype=torch.float64)
@@ -80,15 +80,15 @@ def test_the_default_gains_fall_by_six_db_per_octave_between_the_middles_of_the_
 
 
 def test_folding_about_a_quarter_of_the_sample_rate_is_an_alternating_sign() -> None:
-    heard = tone(1234.0)
-    folded = build(cutoff_frequency=4000, gains=[0.0])(heard) - heard
-    signs = 1.0 - 2.0 * (torch.arange(heard.shape[-1]) % 2)
+    x = tone(1234.0)
+    folded = build(cutoff_frequency=4000, gains=[0.0])(x) - x
+    signs = 1.0 - 2.0 * (torch.arange(x.shape[-1]) % 2)
     inside = slice(1000, -1000)
-    torch.testing.assert_close(folded[..., inside], (signs * heard)[..., inside], atol=1e-4, rtol=0)
+    torch.testing.assert_close(folded[..., inside], (signs * x)[..., inside], atol=1e-4, rtol=0)
 
 
-def test_a_file_in_chunks_is_the_file_at_once() -> None:
-    """The carriers go on in phase where a chunk begins, since chunks begin at whole frames."""
+def test_chunks_give_the_output_of_the_whole_file() -> None:
+    """The carriers stay in phase at the start of a chunk, since chunks begin at whole frames."""
     model = Transposition(cutoff_frequency=1000.0)
     noise = 0.1 * torch.randn(1, 12345, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -107,14 +107,14 @@ def test_a_file_in_chunks_is_the_file_at_once() -> None:
         ({"attenuation": 20.0}, "attenuation=20.0"),
     ],
 )
-def test_what_cannot_be_transposed_is_refused(changes: dict[str, object], problem: str) -> None:
+def test_invalid_arguments_are_refused(changes: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         build(**changes)
 
 
-def test_neither_transposition_nor_identity_has_anything_to_learn_or_to_store() -> None:
+def test_transposition_and_identity_have_no_parameters_and_no_state() -> None:
     for model in (Transposition(), Identity()):
         assert not list(model.parameters())
         assert not model.state_dict()
-    heard = torch.randn(2, 3, 50)
-    assert torch.equal(Identity(in_channels=3, skip_channel=1)(heard), heard[:, 1:2])
+    x = torch.randn(2, 3, 50)
+    assert torch.equal(Identity(in_channels=3, skip_channel=1)(x), x[:, 1:2])

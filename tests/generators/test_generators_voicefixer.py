@@ -23,7 +23,7 @@ VOCODER_TARGET = "bcfusion.generators.hifigan.HifiGan"
 def stages(seed: int = 0) -> tuple[VoiceFixerMel, HifiGan]:
     torch.manual_seed(seed)
     mel, vocoder = VoiceFixerMel(**MEL), HifiGan(**VOCODER)
-    mel(speech())  # in training mode: the normalisations move
+    mel(speech())  # in training mode, which updates the running statistics
     return mel.eval(), vocoder.eval()
 
 
@@ -38,7 +38,7 @@ def config(**sources: str) -> dict[str, Any]:
 
 
 def store(folder: Path, seed: int = 0) -> tuple[str, str]:
-    """A bundle of each stage, one as a run has it."""
+    """Save a bundle of each stage, the first inside a run directory."""
     mel, vocoder = stages(seed)
     paths = folder / "mel_run" / "bundle", folder / "vocoder"
     save_bundle(paths[0], mel, {"_target_": f"{TARGET}VoiceFixerMel", **MEL}, ["body"], {})
@@ -46,24 +46,24 @@ def store(folder: Path, seed: int = 0) -> tuple[str, str]:
     return str(paths[0].parent), str(paths[1])
 
 
-def test_parameters_of_the_published_analysis_module_and_of_both_stages() -> None:
+def test_numbers_of_parameters_of_the_published_analysis_module_and_of_both_stages() -> None:
     with torch.device("meta"):
         mel, vocoder = VoiceFixerMel(), HifiGan(n_mels=128, sensor=-1)
-        published = VoiceFixerMel(44100, 1, 2048, 441, 1764)  # a window of 2048 is no multiple of two hops
+        published = VoiceFixerMel(44100, 1, 2048, 441, 1764)  # a window of 2048 is not a multiple of two hops
     assert sum(p.numel() for p in mel.parameters()) == pytest.approx(65.15e6, rel=1e-4)
     assert sum(p.numel() for p in published.parameters()) == pytest.approx(65.15e6, rel=1e-4)
-    # HiFi-GAN V1, 13.94 M with 80 mels, whose first convolution hears 48 more
+    # HiFi-GAN V1 has 13.94 M with 80 mels; here the first convolution has 48 inputs more
     assert sum(p.numel() for p in vocoder.parameters()) == pytest.approx(13.94e6 + 48 * 512 * 7, rel=1e-3)
 
 
-def test_without_a_residual_stage_one_gives_the_log_mel_of_the_sensor_that_it_corrects() -> None:
+def test_without_a_residual_stage_one_provides_the_log_mel_of_the_corrected_sensor() -> None:
     torch.manual_seed(0)
     network = VoiceFixerMel(**MEL, in_channels=2, skip_channel=0).eval()
     torch.nn.init.zeros_(network.unet.last.weight)
-    heard = 0.07 * torch.randn(1, 2, 2000)
+    inputs = 0.07 * torch.randn(1, 2, 2000)
     with torch.inference_mode():
-        given = network(heard)["log_mel"]
-        padded = torch.nn.functional.pad(heard[:, :1], (0, 3 * 64 - 2000 % 64 + 64))
+        given = network(inputs)["log_mel"]
+        padded = torch.nn.functional.pad(inputs[:, :1], (0, 3 * 64 - 2000 % 64 + 64))
         wanted = network.log_mel(padded)[..., network.stft.centred :][..., : 2000 // 64 + 1]
     torch.testing.assert_close(given, wanted)
 
@@ -77,29 +77,29 @@ def test_the_residual_is_added_to_the_logarithm() -> None:
         mel.unet.last.bias.fill_(0.7)
         after = mel(speech())
     torch.testing.assert_close(after["log_mel"], before["log_mel"] + 0.7)
-    # and what is heard of it is louder by as much: 6.1 dB
+    # and the estimate is louder by as much: 6.1 dB
     torch.testing.assert_close(
         after["estimate"].std() / before["estimate"].std(), torch.tensor(0.7).exp(), rtol=0.01, atol=0
     )
 
 
-def test_what_is_heard_of_an_intact_mel_is_close_to_the_input() -> None:
-    """One band a bin and no correction: magnitudes are right, phases the input's."""
+def test_the_estimate_of_an_intact_mel_is_close_to_the_input() -> None:
+    """With narrow bands and no correction magnitudes are about right, and phases are those of the input."""
     torch.manual_seed(0)
     network = VoiceFixerMel(16000, 1, 512, 64, 256, 40, channels=(2, 4), blocks=1).eval()
     torch.nn.init.zeros_(network.unet.last.weight)
     tone = 0.1 * torch.sin(2 * torch.pi * 1000 / 16000 * torch.arange(4000.0)).view(1, 1, -1)
     with torch.inference_mode():
-        heard = network(tone)["estimate"]
+        estimate = network(tone)["estimate"]
     inner = slice(500, 3500)
-    assert torch.nn.functional.cosine_similarity(heard[..., inner], tone[..., inner], dim=-1).item() > 0.9
+    assert torch.nn.functional.cosine_similarity(estimate[..., inner], tone[..., inner], dim=-1).item() > 0.9
 
 
-def test_with_nothing_to_correct_the_joined_network_is_its_vocoder() -> None:
+def test_without_a_correction_the_joined_network_is_its_vocoder() -> None:
     mel, vocoder = stages()
     torch.nn.init.zeros_(mel.unet.last.weight)
     joined = VoiceFixer(mel, vocoder).eval()
-    clean = speech(9 * joined.hop - joined.lookahead)  # filled up alike by both
+    clean = speech(9 * joined.hop - joined.lookahead)  # padded alike by both
     with torch.inference_mode():
         torch.testing.assert_close(joined(clean)["estimate"], vocoder(clean))
 
@@ -107,24 +107,24 @@ def test_with_nothing_to_correct_the_joined_network_is_its_vocoder() -> None:
 def test_the_joined_network_is_stage_two_applied_to_stage_one() -> None:
     mel, vocoder = stages()
     joined = VoiceFixer(mel, vocoder).eval()
-    heard = speech(9 * joined.hop - mel.lookahead)  # stage one alone fills up the same number of frames
+    inputs = speech(9 * joined.hop - mel.lookahead)  # stage one alone pads to the same number of frames
     frames: list[torch.Tensor] = []
     hook = mel.unet.register_forward_hook(lambda *call: frames.append(call[2]))
     with torch.inference_mode():
-        output, alone = joined(heard), mel(heard)
+        output, alone = joined(inputs), mel(inputs)
     hook.remove()
     torch.testing.assert_close(frames[0], frames[1])
     torch.testing.assert_close(output["log_mel"], alone["log_mel"])
-    assert not torch.allclose(output["estimate"], vocoder(heard))
+    assert not torch.allclose(output["estimate"], vocoder(inputs))
     with torch.inference_mode():
-        late = vocoder.synthesise(alone["log_mel"])  # the first frame here is `centred` frames into the file's
+        late = vocoder.synthesise(alone["log_mel"])  # its first frame is number `centred` of the joined network's
     inner = slice(1000, 1400)
     shift = vocoder.lookahead - mel.stft.centred * vocoder.hop
     torch.testing.assert_close(late[..., shift:][..., inner], output["estimate"][..., inner])
 
 
-def test_weights_come_from_the_runs_and_their_bundle_needs_neither(tmp_path: Path) -> None:
-    """Weight norm is folded in the bundles and is not in the network that takes them."""
+def test_weights_come_from_the_runs_and_the_joined_bundle_needs_neither(tmp_path: Path) -> None:
+    """Weight norm is folded in the bundles but not in the network that loads them."""
     mel_from, vocoder_from = store(tmp_path / "runs")
     expected = VoiceFixer(*stages()).eval()
     torch.manual_seed(9)
@@ -135,10 +135,10 @@ def test_weights_come_from_the_runs_and_their_bundle_needs_neither(tmp_path: Pat
         torch.testing.assert_close(joined(speech())["estimate"], wanted)
     save_bundle(tmp_path / "joined", joined, config(mel_from=mel_from, vocoder_from=vocoder_from), ["body"], {})
     with torch.inference_mode():
-        store_of_others = tmp_path / "runs"
-        shutil.rmtree(store_of_others)
+        runs = tmp_path / "runs"
+        shutil.rmtree(runs)
         torch.testing.assert_close(load_generator(tmp_path / "joined")(speech())["estimate"], wanted)
-        store(store_of_others, seed=5)  # in the same place, and not what was trained with
+        store(runs, seed=5)  # in the same place, with other weights
         torch.testing.assert_close(load_generator(tmp_path / "joined")(speech())["estimate"], wanted)
 
 
@@ -150,7 +150,7 @@ def test_weights_come_from_the_runs_and_their_bundle_needs_neither(tmp_path: Pat
         (None, "is neither a bundle"),
     ],
 )
-def test_a_source_that_does_not_fit_is_told_when_the_network_is_used(
+def test_a_source_that_does_not_fit_is_reported_when_the_network_is_used(
     tmp_path: Path, change: dict[str, Any] | None, text: str
 ) -> None:
     mel_from, _ = store(tmp_path) if change else (str(tmp_path / "nowhere"), "")
@@ -165,6 +165,6 @@ def test_a_source_that_does_not_fit_is_told_when_the_network_is_used(
     joined(speech())
 
 
-def test_stages_of_different_mels_are_refused() -> None:
+def test_stages_with_different_mel_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"floor is 1e-05 in mel and 0\.001 in vocoder"):
         VoiceFixer(VoiceFixerMel(**MEL), HifiGan(**{**VOCODER, "floor": 1e-3}))

@@ -18,7 +18,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def autoregressive(samples: int) -> Tensor:
-    """Of first order, at -23 dBFS: falls by 6 dB an octave, as speech does."""
+    """A first-order process at -23 dBFS: it falls by 6 dB per octave, as speech does."""
     decay = 0.95 ** torch.arange(199, -1, -1.0)
     signal = F.conv1d(torch.randn(1, 1, samples + 199), decay.view(1, 1, -1))
     return 0.07 * signal / signal.std()
@@ -29,13 +29,13 @@ def test_wave_unet_has_the_published_17_5_million_parameters() -> None:
         assert parameters(WaveUNet()) == 17_465_378
 
 
-def test_a_second_sensor_adds_one_kernel_to_each_first_feature_and_one_weight_at_the_end() -> None:
+def test_a_second_sensor_adds_one_kernel_per_feature_of_the_first_layer_and_one_weight_at_the_end() -> None:
     with torch.device("meta"):
         one, two = WaveUNet(channels=8, levels=3), WaveUNet(channels=8, levels=3, in_channels=2)
     assert parameters(two) - parameters(one) == 8 * 5 + 1
 
 
-def test_a_frame_is_1024_samples_and_the_look_ahead_362_ms() -> None:
+def test_a_frame_has_1024_samples_and_the_look_ahead_is_362_ms() -> None:
     with torch.device("meta"):
         model = WaveUNet()
     assert model.hop == 1024
@@ -43,7 +43,7 @@ def test_a_frame_is_1024_samples_and_the_look_ahead_362_ms() -> None:
 
 
 @pytest.mark.parametrize("sizes", [{"levels": 3}, {"levels": 4, "stride": 2, "kernel_size": 4}], ids=str)
-def test_the_look_ahead_is_exactly_what_poison_reaches(sizes: dict[str, int]) -> None:
+def test_the_delay_is_exactly_how_far_a_nan_reaches(sizes: dict[str, int]) -> None:
     model = WaveUNet(channels=2, **sizes).eval()
     assert model.delay is not None
     start = model.hop * (2 + model.delay // model.hop)
@@ -59,8 +59,8 @@ def convolve(layer: Conv1d, x: Tensor) -> Tensor:
     return F.conv1d(F.pad(x, (layer.kernel_size // 2,) * 2), layer.weight, layer.bias)
 
 
-def test_it_is_the_papers_network() -> None:
-    """Convolve, keep every fourth frame; up again by linear interpolation; LeakyReLU; one more look at the input."""
+def test_it_matches_the_network_of_the_paper() -> None:
+    """Convolve, keep every fourth frame; interpolate linearly; LeakyReLU; append the input at the end."""
     torch.manual_seed(0)
     model = WaveUNet(channels=3, levels=3, in_channels=2).double()
     x = 0.07 * torch.randn(2, 2, 160, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_it_is_the_papers_network() -> None:
     for encode in model.encoder:
         assert isinstance(encode, DownsamplingBlock)
         skips.append(F.leaky_relu(convolve(encode.features, h), 0.2))
-        # the strided kernel begins one sample before its frame: a centred one, read at sample 1 of every four
+        # the strided kernel begins one sample before its frame: a centred one, sampled at index 1 of every four
         h = F.leaky_relu(convolve(encode.down, skips[-1])[..., 1::4], 0.2)
     h = F.leaky_relu(convolve(model.bottleneck, h), 0.2)
     for decode in model.decoder:
@@ -87,7 +87,7 @@ def test_the_output_starts_from_the_chosen_sensor() -> None:
         torch.testing.assert_close(model(x), x[:, skip].unsqueeze(1), atol=1e-5, rtol=0)
 
 
-def test_an_untrained_network_is_the_input_and_a_smaller_correction() -> None:
+def test_an_untrained_network_returns_the_input_plus_a_smaller_correction() -> None:
     torch.manual_seed(0)
     model, x = WaveUNet(channels=8), autoregressive(8192)
     with torch.inference_mode():
@@ -95,7 +95,7 @@ def test_an_untrained_network_is_the_input_and_a_smaller_correction() -> None:
     assert 0.03 < correction.square().mean().sqrt() / 0.07 < 1.0
 
 
-def test_whitened_kernels_hear_the_upper_band_of_speech_as_well_as_the_lower() -> None:
+def test_whitened_kernels_respond_to_the_upper_band_of_speech_as_well_as_to_the_lower() -> None:
     torch.manual_seed(0)
     speech = autoregressive(20_000) / 0.07
     layer = Conv1d(1, 200, 5, bias=False)
@@ -112,6 +112,6 @@ def test_whitened_kernels_hear_the_upper_band_of_speech_as_well_as_the_lower() -
 @pytest.mark.parametrize(
     "arguments", [{"levels": 1}, {"stride": 1}, {"stride": 6}, {"channels": 0}, {"init_output_scale": 0.0}], ids=str
 )
-def test_sizes_that_make_no_network_are_refused(arguments: dict[str, Any]) -> None:
+def test_invalid_sizes_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="WaveUNet"):
         WaveUNet(**arguments)

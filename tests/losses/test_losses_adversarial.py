@@ -18,19 +18,19 @@ def judgements(*logits: list[float] | Tensor) -> list[Judgement]:
     return [Judgement(logits=torch.as_tensor(values)[None], features=[]) for values in logits]
 
 
-def test_a_discriminator_that_cannot_tell_pays_2_and_a_sure_one_nothing() -> None:
+def test_an_undecided_discriminator_pays_2_and_a_certain_one_nothing() -> None:
     objective = HingeObjective()
     assert objective.discriminator(judgements([0.0, 0.0]), judgements([0.0, 0.0])).item() == 2.0
     assert objective.discriminator(judgements([1.0, 7.0]), judgements([-1.0, -7.0])).item() == 0.0
 
 
-def test_discriminator_pays_for_what_is_on_the_wrong_side_of_the_margin() -> None:
+def test_the_discriminator_pays_for_logits_on_the_wrong_side_of_the_margin() -> None:
     # relu(1 - y): 0.5, 3 -> 1.75; relu(1 + x): 0, 1.5 -> 0.75
     loss = HingeObjective().discriminator(judgements([0.5, -2.0]), judgements([-3.0, 0.5]))
     assert loss.item() == pytest.approx(2.5)
 
 
-def test_plain_form_rewards_deception_without_end_and_the_clipped_one_up_to_the_margin() -> None:
+def test_the_plain_form_rewards_deception_without_limit_and_the_clipped_one_up_to_the_margin() -> None:
     logits = torch.tensor([3.0, 0.5, -2.0], requires_grad=True)
     plain, clipped = HingeObjective("plain"), HingeObjective("clipped")
     assert plain.generator(judgements(logits)).item() == pytest.approx(-0.5)
@@ -41,7 +41,7 @@ def test_plain_form_rewards_deception_without_end_and_the_clipped_one_up_to_the_
     assert gradient.tolist() == pytest.approx([0.0, -1 / 3, -1 / 3])
 
 
-def test_least_squares_are_taken_to_1_for_speech_and_to_0_for_estimates() -> None:
+def test_least_squares_pull_logits_to_1_for_speech_and_to_0_for_estimates() -> None:
     objective = LeastSquaresObjective()
     assert objective.discriminator(judgements([1.0, 1.0]), judgements([0.0, 0.0])).item() == 0.0
     assert objective.generator(judgements([1.0, 1.0])).item() == 0.0
@@ -71,10 +71,10 @@ def test_gradients_of_the_discriminators_at_chosen_logits() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
-def test_discriminators_pay_alike_on_either_side_of_the_boundary(
+def test_discriminators_pay_equally_on_either_side_of_the_boundary(
     objective: HingeObjective | LeastSquaresObjective,
 ) -> None:
-    """Mirrored at the boundary, with the roles exchanged, any logits cost the same, and no other logit has that."""
+    """Logits mirrored at the boundary, with the roles exchanged, cost the same; no other logit has this property."""
 
     def cost(target: float, estimate: float) -> float:
         return objective.discriminator(judgements([target]), judgements([estimate])).item()
@@ -89,7 +89,7 @@ def test_discriminators_pay_alike_on_either_side_of_the_boundary(
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
-def test_learning_moves_logits_of_speech_above_the_boundary_and_those_of_estimates_below(
+def test_training_moves_logits_of_speech_above_the_boundary_and_those_of_estimates_below_it(
     objective: HingeObjective | LeastSquaresObjective,
 ) -> None:
     start = torch.linspace(-0.9, 0.9, 7) + objective.boundary
@@ -120,7 +120,7 @@ def test_the_mean_ignores_the_number_of_sub_discriminators_and_the_sum_grows_wit
         assert total.generator(several[1]).item() == pytest.approx(number * alone)
 
 
-def test_sums_are_of_the_means_of_sub_discriminators_not_of_logits() -> None:
+def test_the_sum_adds_means_of_sub_discriminators_not_logits() -> None:
     few, many = [-1.0], [3.0] * 100
     assert HingeObjective(per_discriminator="sum").generator(judgements(few, many)).item() == pytest.approx(-2.0)
     # (1 + 1)^2 and (1 - 3)^2
@@ -128,7 +128,7 @@ def test_sums_are_of_the_means_of_sub_discriminators_not_of_logits() -> None:
     assert least_squares.generator(judgements(few, many)).item() == pytest.approx(8.0)
 
 
-def test_sub_discriminators_have_the_same_say_however_many_logits_they_give() -> None:
+def test_sub_discriminators_have_equal_influence_however_many_logits_they_output() -> None:
     few, many = [-1.0], [3.0] * 100
     assert HingeObjective().generator(judgements(few, many)).item() == pytest.approx(-1.0)
     # D: (0 + 4) / 2 for the estimate, (2 + 0) / 2 for the target
@@ -145,7 +145,7 @@ def test_logits_of_bfloat16_are_averaged_in_float32() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
-def test_no_judgements_or_unequal_ones_are_refused(objective: HingeObjective | LeastSquaresObjective) -> None:
+def test_missing_or_unequal_judgements_are_refused(objective: HingeObjective | LeastSquaresObjective) -> None:
     with pytest.raises(ValueError, match="no sub-discriminator"):
         objective.generator([])
     with pytest.raises(ValueError, match="no sub-discriminator"):
@@ -154,7 +154,7 @@ def test_no_judgements_or_unequal_ones_are_refused(objective: HingeObjective | L
         objective.discriminator(judgements([0.0], [0.0]), judgements([0.0]))
 
 
-def test_unknown_words_name_the_choices() -> None:
+def test_unknown_options_are_refused_with_the_choices() -> None:
     wrong: dict[str, Any] = {"generator_form": "soft"}
     with pytest.raises(ConfigError, match=r"HingeObjective: generator_form='soft'.*plain, clipped"):
         HingeObjective(**wrong)

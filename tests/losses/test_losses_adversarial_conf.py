@@ -1,4 +1,4 @@
-"""Every conf/adversarial/*.yaml, shipped now or added later, holds the whole game: its objective and its schedule."""
+"""Every conf/adversarial/*.yaml, shipped now or added later, defines the whole game: its objective and its schedule."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_file_shows_every_setting_of_the_objective(path: Path) -> None:
     assert set(node) - {"_target_"} == set(inspect.signature(get_class(node["_target_"])).parameters)
 
 
-def test_objective_tells_sides_apart_at_its_boundary(path: Path) -> None:
+def test_the_objective_separates_the_sides_at_its_boundary(path: Path) -> None:
     objective = instantiate(load(path).objective)
     assert isinstance(objective, AdversarialObjective)
     target, estimate = logits_at(objective.boundary), logits_at(objective.boundary)
@@ -76,7 +76,7 @@ def test_objective_tells_sides_apart_at_its_boundary(path: Path) -> None:
     assert (estimate.grad < 0).all(), "the generator raises them"
 
 
-def test_the_clipped_hinge_is_the_hinge_but_for_the_generators_form() -> None:
+def test_the_clipped_hinge_differs_from_the_hinge_only_in_the_generators_form() -> None:
     plain, clipped = ({p.stem: load(p) for p in FILES}[name] for name in ("hinge", "hinge_clipped"))
     assert plain.objective.generator_form == "plain"
     assert clipped.objective.generator_form == "clipped"

@@ -30,7 +30,7 @@ def torch_stft(signal: Tensor, n_fft: int, hop_length: int, win_length: int) -> 
 
 
 @pytest.mark.parametrize("sizes", [(512, 100, 400), (512, 128, 512), (256, 60, 250)])
-def test_stft_is_that_of_torch_but_for_a_phase_that_all_signals_share(sizes: tuple[int, int, int]) -> None:
+def test_the_stft_is_torchs_except_for_a_phase_that_all_signals_share(sizes: tuple[int, int, int]) -> None:
     first, second = white(0.1, 1), white(0.1, 2)
     stft = ComplexSpectrogram(*sizes)
     ours = stft(first.squeeze(1)), stft(second.squeeze(1))
@@ -45,7 +45,7 @@ def test_impossible_stfts_are_refused(sizes: tuple[int, int, int]) -> None:
         ComplexSpectrogram(*sizes)
 
 
-def test_complex_mse_is_the_error_of_real_plus_that_of_imaginary_parts() -> None:
+def test_complex_mse_is_the_error_of_the_real_parts_plus_that_of_the_imaginary_parts() -> None:
     target, estimate = white(0.1, 1, 3), white(0.1, 2, 3)
     of_target, of_estimate = torch_stft(target, 512, 100, 400), torch_stft(estimate, 512, 100, 400)
     mse = nn.functional.mse_loss
@@ -74,7 +74,7 @@ def test_polarity_costs_magnitudes_nothing_and_spectra_four_times_the_power() ->
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.5, 3.0])
-def test_a_gain_costs_both_the_square_of_what_it_lacks_to_one(gain: float) -> None:
+def test_a_gain_costs_both_losses_the_square_of_its_difference_from_one(gain: float) -> None:
     target = white(0.1, 1)
     power = torch_stft(target, 512, 100, 400).abs().square().mean()
     for loss in (MagnitudeMseLoss(), ComplexMseLoss()):
@@ -92,7 +92,7 @@ def test_a_gain_is_compressed_like_a_magnitude(gain: float, rest: float) -> None
     torch.testing.assert_close(spectrum(gain * target, target, full(target)), turned * compressed_power)
 
 
-def test_compressed_loss_is_its_published_definition_in_polar_form() -> None:
+def test_the_compressed_loss_is_its_published_definition_in_polar_form() -> None:
     target, estimate = white(0.1, 1, 3), white(0.03, 2, 3)
     of_target, of_estimate = torch_stft(target, 512, 128, 512), torch_stft(estimate, 512, 128, 512)
     magnitude = (of_target.abs() ** 0.3 - of_estimate.abs() ** 0.3).square()
@@ -112,7 +112,7 @@ def test_without_compression_it_is_the_sum_of_the_plain_losses() -> None:
     torch.testing.assert_close(ours, both, rtol=1e-5, atol=1e-6)
 
 
-def test_compression_gives_a_faint_band_more_say() -> None:
+def test_compression_gives_a_faint_band_more_influence() -> None:
     time = torch.arange(T, dtype=torch.float64) / 16000
     loud, faint = (a * torch.sin(2 * math.pi * f * time)[None, None].float() for a, f in ((0.1, 500), (0.001, 5000)))
     shares = []
@@ -143,7 +143,7 @@ def test_a_silent_estimate_is_pulled_towards_its_target_by_the_complex_part() ->
 
 
 @pytest.mark.parametrize("loss", [ComplexMseLoss(), MagnitudeMseLoss(), CompressedSpectrumLoss()])
-def test_a_short_item_counts_as_much_as_a_long_one_and_its_padding_not(loss: nn.Module) -> None:
+def test_a_short_item_counts_as_much_as_a_long_one_and_its_padding_does_not_count(loss: nn.Module) -> None:
     target, estimate = white(0.1, 1, 2), white(0.1, 2, 2)
     alone = [
         loss(estimate[i : i + 1, :, :length], target[i : i + 1, :, :length], torch.tensor([length]))
@@ -153,7 +153,7 @@ def test_a_short_item_counts_as_much_as_a_long_one_and_its_padding_not(loss: nn.
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"compression": 0.0}, "compression"),
         ({"compression": 1.5}, "compression"),
@@ -163,6 +163,6 @@ def test_a_short_item_counts_as_much_as_a_long_one_and_its_padding_not(loss: nn.
         ({"hop_length": 600}, "hop_length=600"),
     ],
 )
-def test_impossible_settings_are_refused(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         CompressedSpectrumLoss(**settings)

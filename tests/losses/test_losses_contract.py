@@ -18,7 +18,7 @@ from bcfusion.errors import ConfigError
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "losses").glob("*.yaml"))
 KNOWN = {"inputs", "target", "lengths", "noise", "estimate", "estimate_judgements", "target_judgements"}
-# by some generators; a test of such a loss belongs to its own file
+# by some generators; losses on these outputs are tested in files of their own
 PROVIDED = {"mask", "embedding", "mu", "log_var", "log_mel", "log_magnitude", "deviation", "scale"}
 
 # Losses that are smallest, and known in value, for a perfect estimate. SI-SNR has no zero: it falls without bound.
@@ -121,7 +121,7 @@ def test_file_shows_every_setting_of_the_class_at_a_value_it_accepts(path: Path,
     assert keys == set(inspect.signature(type(loss).__init__).parameters) - {"self", "args", "kwargs"}
 
 
-def test_asks_only_for_what_a_batch_or_a_network_gives(loss: nn.Module) -> None:
+def test_asks_only_for_what_a_batch_or_a_network_provides(loss: nn.Module) -> None:
     signature = inspect.signature(loss.forward)
     assert set(signature.parameters) <= KNOWN | PROVIDED
     assert all(p.kind is p.POSITIONAL_OR_KEYWORD for p in signature.parameters.values())
@@ -176,15 +176,15 @@ def test_is_finite_for_a_perfect_estimate_and_zero_where_it_should_be(path: Path
     assert result < value(loss, 0.9 * target + noise(2, 1, 8000, seed=1, level=0.01), target)
 
 
-def test_an_item_is_worth_the_same_whoever_is_in_its_batch(loss: nn.Module) -> None:
-    levels = torch.tensor([0.3, 0.01, 1e-3, 0.0])[:, None, None]  # a norm over the batch would let the first decide
+def test_the_loss_of_an_item_does_not_depend_on_the_rest_of_its_batch(loss: nn.Module) -> None:
+    levels = torch.tensor([0.3, 0.01, 1e-3, 0.0])[:, None, None]  # the first would dominate a norm over the batch
     target = levels * noise(4, 1, 3000, seed=1, level=1.0)
     estimate = target + 0.3 * levels * noise(4, 1, 3000, seed=2, level=1.0) + noise(4, 1, 3000, seed=3, level=1e-3)
     alone = [value(loss, estimate[i : i + 1], target[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(value(loss, estimate, target), torch.stack(alone).mean(), rtol=1e-5, atol=1e-6)
 
 
-def test_an_item_is_worth_the_same_alone_or_padded_whatever_the_padding_holds(loss: nn.Module) -> None:
+def test_the_loss_of_an_item_is_the_same_alone_or_padded_whatever_the_padding_holds(loss: nn.Module) -> None:
     if "lengths" not in arguments(loss):
         pytest.skip("is not masked by lengths")
     lengths = torch.tensor([3000, 1237, 480, 1])

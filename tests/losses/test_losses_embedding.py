@@ -64,7 +64,7 @@ def test_is_zero_where_each_source_has_its_own_direction() -> None:
     loss = DeepClusteringLoss(**STFT)
     rotation, _ = torch.linalg.qr(torch.randn(DIMENSIONS, DIMENSIONS, generator=torch.Generator().manual_seed(0)))
     assert loss(ideal(speech, noise) @ rotation, speech, noise, full(speech)).item() == pytest.approx(0.0, abs=1e-5)
-    # Which of the two directions is the speech's does not matter.
+    # It does not matter which of the two directions stands for speech.
     swapped = ideal(speech, noise)[..., [1, 0, 2, 3, 4]]
     assert loss(swapped, speech, noise, full(speech)).item() == pytest.approx(0.0, abs=1e-5)
 
@@ -119,7 +119,7 @@ def test_is_finite_on_silence_and_for_embeddings_of_nothing(
         assert loss.item() == 0.0
 
 
-def test_an_item_is_worth_the_same_whoever_is_in_its_batch() -> None:
+def test_the_loss_of_an_item_does_not_depend_on_the_rest_of_its_batch() -> None:
     levels = torch.tensor([0.5, 1e-3, 0.0])[:, None, None]
     embedding, speech, noise = embed(0, 3), levels * white(1, items=3), levels * white(2, items=3)
     loss = DeepClusteringLoss(**STFT)
@@ -128,10 +128,10 @@ def test_an_item_is_worth_the_same_whoever_is_in_its_batch() -> None:
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_an_item_is_worth_the_same_alone_or_padded_whatever_the_padding_holds(normalize: bool) -> None:
+def test_the_loss_of_an_item_is_the_same_alone_or_padded_whatever_the_padding_holds(normalize: bool) -> None:
     lengths = torch.tensor([T, 238, 1, 0])
     embedding, speech, noise = embed(0, 4), white(1, items=4), white(2, items=4)
-    speech[1, :, 230:] *= 100  # its loudest frame alone is the one before the first behind it
+    speech[1, :, 230:] *= 100  # reaches the frame past the end too, which must not set the threshold
     loss = DeepClusteringLoss(normalize=normalize, active_db=20.0, **STFT)
     alone = []
     for i, length in enumerate(lengths.tolist()):
@@ -163,7 +163,7 @@ def test_is_float32_under_autocast(dtype: torch.dtype) -> None:
     torch.testing.assert_close(result, loss(embedding.float(), speech, noise, full(speech)))
 
 
-def test_gradient_steps_part_the_sources() -> None:
+def test_gradient_steps_separate_the_sources() -> None:
     speech, noise = white(1), white(2)
     embedding = embed(0).requires_grad_()
     optimizer = torch.optim.Adam([embedding], lr=0.1)
@@ -189,7 +189,7 @@ def test_does_not_build_the_matrix_of_all_pairs_of_bins() -> None:
     assert loss.item() == pytest.approx(0.0, abs=1e-6 * bins**2)
 
 
-def test_shapes_are_refused_with_what_to_set() -> None:
+def test_wrong_shapes_are_refused_with_the_settings_to_change() -> None:
     loss = DeepClusteringLoss(**STFT)
     with pytest.raises(ValueError, match=r"\(B, F, N, D\)"):
         loss(embed(0)[..., 0], white(1), white(2), torch.tensor([T]))

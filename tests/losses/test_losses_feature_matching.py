@@ -41,7 +41,7 @@ def test_plain_loss_is_the_mean_difference_averaged_over_layers_then_discriminat
 def test_layers_and_discriminators_are_averaged_or_added_up(
     per_layer: Reduction, per_discriminator: Reduction, expected: float
 ) -> None:
-    # layers differ by 0.5 and 1 in the first, by 5 in the second; both items alike, which are averaged in every form
+    # layers differ by 0.5 and 1 in the first, by 5 in the second; equal items, which are averaged in every form
     estimate = [judgement(constant(1.5, 2, 4, 10), constant(3.0, 2, 99, 7)), judgement(constant(9.0, 2, 1, 3))]
     target = [judgement(constant(1.0, 2, 4, 10), constant(2.0, 2, 99, 7)), judgement(constant(4.0, 2, 1, 3))]
     loss = FeatureMatchingLoss("none", per_layer=per_layer, per_discriminator=per_discriminator)
@@ -94,7 +94,7 @@ def test_gradient_reaches_the_estimate_and_never_the_target(normalization: Norma
     torch.testing.assert_close(estimate.grad, expected)
 
 
-def test_a_loud_item_does_not_decide_over_the_normalisation_of_a_quiet_one() -> None:
+def test_a_loud_item_does_not_determine_the_normalisation_of_a_quiet_one() -> None:
     target = torch.cat([constant(100.0, 1, 4, 10), constant(0.1, 1, 4, 10)])
     loss = FeatureMatchingLoss("reference")([judgement(1.5 * target)], [judgement(target)])
     assert loss.item() == pytest.approx(0.5)
@@ -105,7 +105,7 @@ def test_layers_that_do_not_respond_to_silence_are_measured_against_eps() -> Non
     assert loss([judgement(constant(0.05, 1, 4, 10))], [judgement(torch.zeros(1, 4, 10))]).item() == pytest.approx(0.5)
 
 
-def test_discriminators_or_layers_that_do_not_pair_are_refused() -> None:
+def test_unequal_numbers_of_discriminators_or_layers_are_refused() -> None:
     loss, layer = FeatureMatchingLoss(), torch.zeros(2, 4, 10)
     for estimate, target in (
         ([], []),
@@ -122,7 +122,7 @@ def test_discriminators_or_layers_that_do_not_pair_are_refused() -> None:
     ("argument", "choices"),
     [("normalization", "none, reference"), ("per_layer", "mean, sum"), ("per_discriminator", "mean, sum")],
 )
-def test_unknown_words_name_the_choices(argument: str, choices: str) -> None:
+def test_unknown_options_are_refused_with_the_choices(argument: str, choices: str) -> None:
     wrong: dict[str, Any] = {argument: "estimate"}
     with pytest.raises(ConfigError, match=f"FeatureMatchingLoss: {argument}='estimate'.*{choices}"):
         FeatureMatchingLoss(**wrong)

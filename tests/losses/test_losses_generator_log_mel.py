@@ -20,7 +20,7 @@ def loss() -> GeneratorLogMelLoss:
 
 
 @pytest.mark.parametrize("samples", [1, 63, 64, 3000])
-def test_it_is_zero_where_the_generator_gives_the_target_s_own(loss: GeneratorLogMelLoss, samples: int) -> None:
+def test_it_is_zero_for_the_log_mel_of_the_target(loss: GeneratorLogMelLoss, samples: int) -> None:
     network = VoiceFixerMel(**SIZES, channels=(2, 2), blocks=1).eval()
     torch.nn.init.zeros_(network.unet.last.weight)
     target = speech(2, samples)
@@ -31,7 +31,7 @@ def test_it_is_zero_where_the_generator_gives_the_target_s_own(loss: GeneratorLo
     assert float(loss(output["log_mel"] + 0.5, target, lengths)) == pytest.approx(0.5, abs=1e-4)
 
 
-def test_an_item_counts_the_same_alone_or_padded_whatever_the_padding_holds(loss: GeneratorLogMelLoss) -> None:
+def test_the_loss_of_an_item_is_the_same_alone_or_padded_whatever_the_padding_holds(loss: GeneratorLogMelLoss) -> None:
     target, log_mel = speech(), torch.randn(4, 20, 3000 // 64 + 1, generator=torch.Generator().manual_seed(1))
     alone = []
     for item, length in enumerate(LENGTHS.tolist()):

@@ -31,7 +31,7 @@ def test_small_cases_by_hand() -> None:
     assert KlLoss("mean")(mu, log_var).item() == pytest.approx((4.5 + 0.3591409) / 2)
 
 
-def test_standard_gaussian_costs_nothing_and_gives_no_gradient() -> None:
+def test_the_standard_gaussian_costs_nothing_and_has_no_gradient() -> None:
     mu, log_var = torch.zeros(2, 4, requires_grad=True), torch.zeros(2, 4, requires_grad=True)
     loss = KlLoss()(mu, log_var)
     loss.backward()
@@ -63,28 +63,28 @@ def test_extreme_variances_have_finite_value_and_gradient(value: float, reductio
     torch.testing.assert_close(torch.sign(log_var.grad), direction)  # descent leads back to variance 1
 
 
-def test_gradient_is_mu_and_half_the_excess_variance() -> None:
+def test_the_gradient_is_mu_and_half_the_excess_variance() -> None:
     mu, log_var = normal(2, 6, seed=1).requires_grad_(), normal(2, 6, seed=2).requires_grad_()
     KlLoss("sum")(mu, log_var).backward()
     torch.testing.assert_close(mu.grad, mu.detach() / 2)
     torch.testing.assert_close(log_var.grad, torch.expm1(log_var.detach()) / 4)
 
 
-def test_only_the_mean_is_of_the_same_scale_for_any_number_of_frames() -> None:
+def test_only_the_mean_has_the_same_scale_for_any_number_of_frames() -> None:
     mu, log_var = torch.ones(1, 4, 10), torch.full((1, 4, 10), 0.5)
     longer = mu.repeat(1, 1, 3), log_var.repeat(1, 1, 3)
     torch.testing.assert_close(KlLoss("mean")(*longer), KlLoss("mean")(mu, log_var))
     torch.testing.assert_close(KlLoss("sum")(*longer), 3 * KlLoss("sum")(mu, log_var))
 
 
-def test_an_item_is_worth_the_same_whoever_is_in_its_batch() -> None:
+def test_the_loss_of_an_item_does_not_depend_on_the_rest_of_its_batch() -> None:
     mu, log_var = normal(3, 8, 5, seed=1), normal(3, 8, 5, seed=2)
     mu[1] *= 100.0
     alone = [KlLoss()(mu[i : i + 1], log_var[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(KlLoss()(mu, log_var), torch.stack(alone).mean())
 
 
-def test_bfloat16_latents_are_taken_in_float32_under_autocast_too() -> None:
+def test_bfloat16_latents_are_converted_to_float32_under_autocast_too() -> None:
     mu, log_var = normal(2, 300, seed=1).bfloat16(), normal(2, 300, seed=2).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = KlLoss()(mu, log_var)
@@ -99,7 +99,7 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
         KlLoss()(torch.zeros(2), torch.zeros(2))
 
 
-def test_unknown_reduction_names_the_choices() -> None:
+def test_an_unknown_reduction_is_refused_with_the_choices() -> None:
     wrong: dict[str, Any] = {"reduction": "batchmean"}
     with pytest.raises(ConfigError, match=r"'batchmean'.*sum, mean"):
         KlLoss(**wrong)

@@ -81,13 +81,13 @@ def test_without_beta_the_component_loss_has_two_terms() -> None:
 def test_a_mask_that_is_the_same_everywhere_keeps_the_colour_of_the_noise(gain: float) -> None:
     speech, noise = white(1), white(2)
     s, n = spectrum(speech).abs().square().mean(), spectrum(noise).abs().square().mean()
-    colour = 0.8 / BINS if gain == 0 else 0.0  # nothing against a vector of unit norm in each frame
+    colour = 0.8 / BINS if gain == 0 else 0.0  # negligible compared with a vector of unit norm in each frame
     expected = 0.1 * (1 - gain) ** 2 * s + 0.1 * gain**2 * n + colour
     loss = ComponentLoss(0.1, 0.8, **STFT)(torch.full((1, BINS, FRAMES), gain), speech, noise, full(speech))
     torch.testing.assert_close(loss, expected)
 
 
-def test_the_third_component_does_not_hear_the_level_of_the_noise() -> None:
+def test_the_third_component_does_not_depend_on_the_level_of_the_noise() -> None:
     mask, silence = random_mask(0), torch.zeros(1, 1, T)
     loss = ComponentLoss(0.0, 0.9, **STFT)
     values = [loss(mask, silence, white(2, level), full(silence)).item() for level in (0.3, 0.003)]
@@ -156,7 +156,7 @@ def test_tpsa_never_asks_for_more_than_the_input_nor_for_an_inverted_phase(gain:
 
 
 @pytest.mark.parametrize("kind", [MagnitudeSpectrumApproximationLoss, TruncatedPhaseSensitiveLoss])
-def test_channel_says_which_sensor_the_mask_is_for(kind: type[nn.Module]) -> None:
+def test_channel_selects_the_sensor_that_the_mask_is_for(kind: type[nn.Module]) -> None:
     mask, speech, inputs = random_mask(0), white(1), white(2, channels=3)
     for channel, index in ((-1, 2), (0, 0), (1, 1)):
         alone = kind(**STFT)(mask, speech, inputs[:, [index]], full(speech))
@@ -179,7 +179,7 @@ def test_other_powers_are_refused(power: int) -> None:
         ("sine", torch.sin(torch.pi * (torch.arange(100) + 0.5) / 100)),
     ],
 )
-def test_windows_are_those_of_the_generators(name: str, window: Tensor) -> None:
+def test_windows_match_those_of_the_generators(name: str, window: Tensor) -> None:
     speech = white(1)
     settings: dict[str, Any] = {**STFT, "window": name}
     loss = MagnitudeSpectrumApproximationLoss(**settings)
@@ -188,13 +188,13 @@ def test_windows_are_those_of_the_generators(name: str, window: Tensor) -> None:
     assert loss.state_dict() == {}
 
 
-def test_another_window_names_the_choices() -> None:
+def test_an_unknown_window_is_refused_with_the_choices() -> None:
     wrong: dict[str, Any] = {**STFT, "window": "hamming"}
     with pytest.raises(ConfigError, match=r"'hamming'.*hann, sqrt_hann, sine"):
         ComponentLoss(**wrong)
 
 
-# What every one of them guarantees
+# What all of them guarantee
 
 
 def test_a_mask_of_another_stft_is_refused_with_both_shapes(loss: nn.Module) -> None:
@@ -214,7 +214,7 @@ def test_signals_of_other_shapes_are_refused(loss: nn.Module) -> None:
 @pytest.mark.parametrize("speech_level", [0.0, 1e-7, 0.1])
 @pytest.mark.parametrize("noise_level", [0.0, 1e-7, 0.1])
 @pytest.mark.parametrize("gain", [0.0, 1e-6, 1.0])
-def test_is_finite_on_silence_and_for_masks_that_let_nothing_through(
+def test_is_finite_on_silence_and_for_masks_of_zero(
     loss: nn.Module, speech_level: float, noise_level: float, gain: float
 ) -> None:
     mask = (gain * random_mask(0)).requires_grad_()
@@ -230,14 +230,14 @@ def test_silence_costs_nothing(loss: nn.Module) -> None:
     assert value(loss, random_mask(0), torch.zeros(1, 1, T), torch.zeros(1, 1, T)).item() == 0.0
 
 
-def test_an_item_is_worth_the_same_whoever_is_in_its_batch(loss: nn.Module) -> None:
+def test_the_loss_of_an_item_does_not_depend_on_the_rest_of_its_batch(loss: nn.Module) -> None:
     levels = torch.tensor([0.5, 0.01, 0.0])[:, None, None]
     mask, speech, noise = random_mask(0, 3), levels * white(1, items=3), levels * white(2, items=3)
     alone = [value(loss, mask[i : i + 1], speech[i : i + 1], noise[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(value(loss, mask, speech, noise), torch.stack(alone).mean())
 
 
-def test_an_item_is_worth_the_same_alone_or_padded_whatever_the_padding_holds(loss: nn.Module) -> None:
+def test_the_loss_of_an_item_is_the_same_alone_or_padded_whatever_the_padding_holds(loss: nn.Module) -> None:
     lengths = torch.tensor([T, 1237, 1, 0])
     mask, speech, noise = random_mask(0, 4), white(1, items=4), white(2, items=4)
     alone = []
@@ -274,7 +274,7 @@ def test_is_float32_under_autocast_and_gives_the_mask_a_gradient(loss: nn.Module
     assert mask.grad.abs().max() > 0
 
 
-def test_gradient_steps_find_a_mask_that_parts_speech_from_noise(loss: nn.Module) -> None:
+def test_gradient_steps_find_a_mask_that_separates_speech_from_noise(loss: nn.Module) -> None:
     time = torch.arange(T, dtype=torch.float64)
     speech, noise = (0.1 * torch.sin(2 * torch.pi * f * time)[None, None].float() for f in (0.1, 0.35))
     logits = torch.zeros(1, BINS, FRAMES, requires_grad=True)

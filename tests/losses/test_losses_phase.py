@@ -43,13 +43,13 @@ def spectrum(signal: Tensor) -> np.ndarray:
 
 
 def definition(estimate: Tensor, target: Tensor, floor: float = 0.0) -> list[float]:
-    """The three terms, with the angle of e^(ix) in place of the rounding; 0 where the target is empty."""
+    """The three terms, with the angle of e^(ix) instead of rounding; 0 where the target is empty."""
     difference = np.angle(spectrum(estimate)) - np.angle(spectrum(target))
-    heard = np.abs(spectrum(target)) > floor
+    filled = np.abs(spectrum(target)) > floor
     terms = (
-        (difference, heard),
-        (np.diff(difference, axis=0), heard[1:] & heard[:-1]),
-        (np.diff(difference, axis=1), heard[:, 1:] & heard[:, :-1]),
+        (difference, filled),
+        (np.diff(difference, axis=0), filled[1:] & filled[:-1]),
+        (np.diff(difference, axis=1), filled[:, 1:] & filled[:, :-1]),
     )
     return [float((np.abs(np.angle(np.exp(1j * values))) * counts).mean()) for values, counts in terms]
 
@@ -92,7 +92,7 @@ def test_gain_does_not_count() -> None:
     assert PhaseLoss(**SIZES)(0.1 * target, target, full(target)).item() == pytest.approx(0.0, abs=1e-4)
 
 
-def test_a_silent_estimate_costs_but_gives_no_gradient_and_a_silent_target_costs_nothing() -> None:
+def test_a_silent_estimate_costs_without_a_gradient_and_a_silent_target_costs_nothing() -> None:
     target, silence = white(1), torch.zeros(1, 1, T)
     estimate = silence.clone().requires_grad_()
     loss = only(TERMS[0])(estimate, target, full(target))
@@ -125,7 +125,7 @@ def test_only_bins_above_the_floor_give_a_gradient() -> None:
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_gradient_is_that_of_finite_differences(term: str) -> None:
+def test_the_gradient_equals_finite_differences(term: str) -> None:
     loss, target = only(term), white(2)
     estimate = (target + 0.3 * white(1)).requires_grad_()
     value = loss(estimate, target, full(target))

@@ -48,7 +48,7 @@ def test_is_the_published_definition_on_speech(convergence: float, log_magnitude
     assert ours(estimate, target, full(target)).item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_batch_of_one_is_the_published_definition_to_five_digits_where_all_bins_are_above_the_floors() -> None:
+def test_a_batch_of_one_is_the_published_definition_to_five_digits_if_all_bins_are_above_the_floors() -> None:
     freq = pytest.importorskip("auraloss.freq")
     published = freq.MultiResolutionSTFTLoss([512, 1024, 2048], [50, 120, 240], [240, 600, 1200], eps=1e-12)
     target, estimate = speech_like(1), 0.7 * speech_like(1) + speech_like(2)
@@ -56,7 +56,7 @@ def test_batch_of_one_is_the_published_definition_to_five_digits_where_all_bins_
     torch.testing.assert_close(ours, published(estimate, target), rtol=1e-5, atol=1e-5)
 
 
-def test_a_loud_item_hides_a_quiet_one_in_the_published_convergence_alone() -> None:
+def test_a_loud_item_hides_a_quiet_one_only_in_the_published_convergence() -> None:
     freq = pytest.importorskip("auraloss.freq")
     published = freq.MultiResolutionSTFTLoss([512, 1024, 2048], [50, 120, 240], [240, 600, 1200], w_log_mag=0.0)
     ours = MultiResolutionStftLoss(log_magnitude_weight=0.0)
@@ -66,7 +66,7 @@ def test_a_loud_item_hides_a_quiet_one_in_the_published_convergence_alone() -> N
     assert ours(estimate, target, full(target)).item() == pytest.approx(0.4, abs=1e-3)
 
 
-def test_a_silent_target_makes_the_published_loss_jump_and_ours_not() -> None:
+def test_a_silent_target_makes_the_published_loss_jump_but_not_ours() -> None:
     freq = pytest.importorskip("auraloss.freq")
     published = freq.MultiResolutionSTFTLoss([512, 1024, 2048], [50, 120, 240], [240, 600, 1200])
     estimate, silence = white(0.05, 1), torch.zeros(1, 1, T)
@@ -89,7 +89,7 @@ def test_polarity_does_not_count() -> None:
 
 @pytest.mark.parametrize("target_level", [0.0, 1e-6, 1e-4, 1e-3])
 @pytest.mark.parametrize("estimate_level", [1e-6, 1e-3, 0.05, 1.0])
-def test_a_silent_target_neither_jumps_in_value_nor_in_gradient(target_level: float, estimate_level: float) -> None:
+def test_a_silent_target_causes_no_jump_in_value_or_gradient(target_level: float, estimate_level: float) -> None:
     loss = MultiResolutionStftLoss()
     estimate = white(estimate_level, 2).requires_grad_()
     silent = loss(estimate, white(target_level, 3), full(estimate))
@@ -143,7 +143,7 @@ def test_a_second_of_padding_is_not_a_second_of_perfect_silence() -> None:
     assert unmasked < 0.7 * alone
 
 
-def test_odd_windows_have_a_frame_at_every_multiple_of_the_hop_too() -> None:
+def test_odd_windows_also_have_a_frame_at_every_multiple_of_the_hop() -> None:
     target, estimate = white(0.1, 1)[..., :960], white(0.1, 2)[..., :960]
     loss = MultiResolutionStftLoss(resolutions=[(256, 60, 121)])
     padded = [torch.nn.functional.pad(signal, (0, 500)) for signal in (estimate, target)]
@@ -182,7 +182,7 @@ def tone(frequency: float, amplitude: float = 0.1) -> Tensor:
 
 
 @pytest.mark.parametrize("frequency", [125.0, 500.0, 7000.0])
-def test_an_added_tone_costs_its_a_weighted_level_in_convergence(frequency: float) -> None:
+def test_an_added_tone_costs_its_a_weighted_level_in_spectral_convergence(frequency: float) -> None:
     weighted = MultiResolutionStftLoss(log_magnitude_weight=0.0, a_weighting=True, sample_rate=16000, floor=1e-12)
     target = tone(3000.0)
     gains = a_weighting_gain(torch.tensor([frequency, 3000.0]))
@@ -191,7 +191,7 @@ def test_an_added_tone_costs_its_a_weighted_level_in_convergence(frequency: floa
     assert loss.item() == pytest.approx((gains[0] / gains[1]).item(), rel=0.05)
 
 
-def test_a_weighting_leaves_the_log_distance_of_audible_bins_as_it_was() -> None:
+def test_a_weighting_does_not_change_the_log_distance_of_audible_bins() -> None:
     target, estimate = white(0.1, 1), white(0.05, 2)
     plain, weighted = (
         MultiResolutionStftLoss(spectral_convergence_weight=0.0, floor=1e-14, a_weighting=on, sample_rate=16000)
@@ -202,13 +202,13 @@ def test_a_weighting_leaves_the_log_distance_of_audible_bins_as_it_was() -> None
     assert weighted(estimate, target, full(target)).item() == pytest.approx(expected, rel=0.004)
 
 
-def test_silence_is_measured_against_a_weighted_noise_where_bins_are_a_weighted() -> None:
+def test_with_a_weighting_silence_is_measured_against_a_weighted_noise() -> None:
     loss = MultiResolutionStftLoss(log_magnitude_weight=0.0, a_weighting=True, sample_rate=16000, floor=1e-12)
     silence = torch.zeros(1, 1, T)
     assert loss(white(1e-3, 1), silence, full(silence)).item() == pytest.approx(1.0, rel=0.02)
 
 
-def test_a_weighting_is_the_published_filter_in_the_telephone_band_and_hears_7_khz_where_that_does_not() -> None:
+def test_a_weighting_matches_the_published_filter_in_the_telephone_band_and_keeps_7_khz_unlike_it() -> None:
     freq = pytest.importorskip("auraloss.freq")
     published = freq.MultiResolutionSTFTLoss(
         [512, 1024, 2048], [50, 120, 240], [240, 600, 1200],

@@ -18,7 +18,7 @@ T = 16000
 
 
 def speech_like(seed: int, items: int = 1, samples: int = T) -> Tensor:
-    """Noise in syllables of changing loudness, with pauses of digital silence, -26 dBFS or so."""
+    """Noise in syllables of changing loudness, with pauses of digital silence, at about -26 dBFS."""
     time = torch.arange(samples) / 10000
     envelope = (torch.sin(2 * torch.pi * 3 * time) > -0.5) * (
         0.2 + torch.sin(2 * torch.pi * 1.3 * time + seed).square()
@@ -37,7 +37,7 @@ def full(signal: Tensor) -> Tensor:
 @needs_library
 @pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("level", [0.001, 0.01, 0.05, 0.3])
-@pytest.mark.parametrize(("rate", "tolerance"), [(10000, 1e-4), (16000, 5e-3)])  # the two resample with other filters
+@pytest.mark.parametrize(("rate", "tolerance"), [(10000, 1e-4), (16000, 5e-3)])  # the resampling filters differ
 def test_is_the_negative_of_pystoi(rate: int, tolerance: float, level: float, extended: bool) -> None:
     target = speech_like(1)
     estimate = target + white(2, level)
@@ -81,7 +81,7 @@ def test_the_shortest_item_with_a_stoi_is_one_segment_of_30_frames() -> None:
 
 @needs_library
 @pytest.mark.parametrize("extended", [False, True])
-def test_a_target_that_speaks_for_too_short_a_time_gives_no_gradient(extended: bool) -> None:
+def test_a_target_with_too_little_speech_has_no_gradient(extended: bool) -> None:
     target = white(1, 0.1)
     target[..., 3000:] = 0.0
     estimate = (target + white(2, 0.01)).requires_grad_()
@@ -109,7 +109,7 @@ def test_is_finite_on_silence(target_level: float, estimate_level: float, extend
 
 
 @needs_library
-def test_a_silent_target_beside_an_audible_one_of_equal_length_counts_as_0() -> None:
+def test_a_silent_target_next_to_an_audible_one_of_equal_length_counts_as_0() -> None:
     target = torch.cat([white(1, 0.1), white(2, 5e-4)])  # -66 dBFS
     estimate = (target + white(3, 1e-4, items=2)).requires_grad_()
     loss = StoiSurrogateLoss()
@@ -124,7 +124,7 @@ def test_a_silent_target_beside_an_audible_one_of_equal_length_counts_as_0() -> 
 
 @needs_library
 @pytest.mark.parametrize("extended", [False, True])
-def test_an_item_is_worth_the_same_alone_or_padded_whatever_the_padding_holds(extended: bool) -> None:
+def test_the_loss_of_an_item_is_the_same_alone_or_padded_whatever_the_padding_holds(extended: bool) -> None:
     lengths = torch.tensor([T, 12000, 9001, 12000])
     target = torch.cat([speech_like(seed) for seed in range(4)])
     estimate = target + white(7, 0.05, items=4)
@@ -181,11 +181,11 @@ def test_holds_no_parameters_and_nothing_that_a_checkpoint_would_store() -> None
     loss = StoiSurrogateLoss()
     assert list(loss.parameters()) == []
     assert loss.state_dict() == {}
-    assert all(buffer.device.type == "meta" for buffer in loss.to("meta").buffers())  # they follow the loss
+    assert all(buffer.device.type == "meta" for buffer in loss.to("meta").buffers())  # they move with the loss
     assert len(list(loss.buffers())) == 2
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_message_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_stoi", None)
     with pytest.raises(ConfigError, match=r"pip install 'bcfusion\[stoi\]'"):
         StoiSurrogateLoss()

@@ -14,7 +14,7 @@ FULL = torch.tensor([T])
 
 
 def sine(cycles: int, amplitude: float = 0.1) -> Tensor:
-    """Whole cycles: sines of different frequency are orthogonal, without a mean, of power amplitude^2 / 2."""
+    """Whole cycles: sines of different frequencies are orthogonal, have no mean and a power of amplitude^2 / 2."""
     return amplitude * torch.sin(2 * math.pi * cycles * torch.arange(T, dtype=torch.float64) / T)[None, None].float()
 
 
@@ -22,7 +22,7 @@ def test_l1_of_a_constant_error_is_that_error() -> None:
     assert L1Loss()(sine(5) + 0.25, sine(5), FULL).item() == pytest.approx(0.25, rel=1e-5)
 
 
-def test_l1_gives_a_short_item_the_same_say_as_a_long_one() -> None:
+def test_l1_gives_a_short_item_the_same_influence_as_a_long_one() -> None:
     target = torch.zeros(2, 1, T)
     estimate = torch.stack([torch.full((1, T), 0.1), torch.full((1, T), 0.3)])
     assert L1Loss()(estimate, target, torch.tensor([T, T // 100])).item() == pytest.approx(0.2, rel=1e-5)
@@ -33,13 +33,13 @@ def test_mse_of_a_constant_error_is_its_square_and_of_orthogonal_sines_the_sum_o
     assert MseLoss()(sine(9, 0.2), sine(5, 0.1), FULL).item() == pytest.approx(0.02 + 0.005, rel=1e-5)
 
 
-def test_mse_gives_a_short_item_the_same_say_as_a_long_one() -> None:
+def test_mse_gives_a_short_item_the_same_influence_as_a_long_one() -> None:
     target = torch.zeros(2, 1, T)
     estimate = torch.stack([torch.full((1, T), 0.1), torch.full((1, T), 0.3)])
     assert MseLoss()(estimate, target, torch.tensor([T, T // 100])).item() == pytest.approx(0.05, rel=1e-5)
 
 
-def test_mse_is_that_of_torch_on_full_items() -> None:
+def test_mse_is_torchs_on_full_items() -> None:
     estimate, target = torch.randn(2, 3, 1, 500, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.mse_loss(estimate, target)
     torch.testing.assert_close(MseLoss()(estimate, target, torch.full((3,), 500)), expected, rtol=1e-5, atol=0)
@@ -71,7 +71,7 @@ def test_only_si_sdr_counts_a_constant_offset_as_noise() -> None:
     assert SiSnrLoss(zero_mean=False)(offset, sine(5), FULL).item() == pytest.approx(0.0, abs=1e-3)
 
 
-def test_si_snr_removes_the_mean_of_the_valid_part_alone() -> None:
+def test_si_snr_removes_the_mean_of_the_valid_part_only() -> None:
     target = sine(8)
     estimate = target + 0.3
     target[..., T // 2 :] = 5.0
@@ -83,7 +83,7 @@ def test_si_snr_of_a_perfect_estimate_is_bounded_by_eps() -> None:
     assert SiSnrLoss(eps=1e-6)(sine(5), sine(5), FULL).item() == pytest.approx(expected, abs=0.01)
 
 
-def test_si_snr_lets_a_silent_target_neither_jump_nor_pull() -> None:
+def test_si_snr_of_a_silent_target_has_no_jump_and_no_gradient() -> None:
     estimate = (sine(5) + 0.5 * sine(9)).requires_grad_()
     loss = SiSnrLoss()(estimate, sine(7, amplitude=1e-3), FULL)  # -63 dBFS
     loss.backward()
@@ -98,13 +98,13 @@ def test_si_snr_of_a_silent_estimate_is_zero_decibels() -> None:
 
 
 def noisy_with_offset(items: int = 4) -> tuple[Tensor, Tensor]:
-    """Estimates of 14 dB, with a mean, of targets with another."""
+    """Estimates at 14 dB whose mean differs from that of their targets."""
     target, noise = torch.randn(2, items, 1, T, generator=torch.Generator().manual_seed(0))
     return 0.08 * target + 0.02 * noise + 0.02, 0.1 * target - 0.05
 
 
 @pytest.mark.parametrize("zero_mean", [True, False])
-def test_si_snr_and_si_sdr_are_those_of_torchmetrics(zero_mean: bool) -> None:
+def test_si_snr_and_si_sdr_equal_torchmetrics(zero_mean: bool) -> None:
     audio = pytest.importorskip("torchmetrics.audio")
     estimate, target = noisy_with_offset()
     published = (
@@ -118,7 +118,7 @@ def test_si_snr_and_si_sdr_are_those_of_torchmetrics(zero_mean: bool) -> None:
 
 
 @pytest.mark.parametrize("zero_mean", [True, False])
-def test_si_snr_and_si_sdr_are_those_of_auraloss(zero_mean: bool) -> None:
+def test_si_snr_and_si_sdr_equal_auraloss(zero_mean: bool) -> None:
     time = pytest.importorskip("auraloss.time")
     estimate, target = noisy_with_offset()
     expected = time.SISDRLoss(zero_mean=zero_mean, eps=1e-12)(estimate.double(), target.double()).float()
@@ -126,14 +126,14 @@ def test_si_snr_and_si_sdr_are_those_of_auraloss(zero_mean: bool) -> None:
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_one_silent_target_takes_over_a_published_mean_and_leaves_ours() -> None:
+def test_one_silent_target_dominates_the_published_mean_but_not_ours() -> None:
     time = pytest.importorskip("auraloss.time")
     audio = pytest.importorskip("torchmetrics.audio")
     estimate, target = noisy_with_offset(items=2)
     full = torch.full((2,), T)
     audible = SiSnrLoss()(estimate[:1], target[:1], full[:1])
     target[1] = 0.0
-    # 80 dB of loss for the silent item in the one, 84 dB in the other: what their eps happen to give.
+    # The silent item has a loss of 80 dB in one, 84 dB in the other: a consequence of their eps.
     assert time.SISDRLoss()(estimate, target).item() > 30
     assert -audio.ScaleInvariantSignalNoiseRatio()(estimate, target).item() > 20
     torch.testing.assert_close(SiSnrLoss()(estimate, target, full), audible / 2)
@@ -147,10 +147,10 @@ def test_padding_that_libraries_average_over_is_left_out_of_si_sdr() -> None:
     estimate[..., T // 2 :] = 0.0
     target[..., T // 2 :] = 0.0
     torch.testing.assert_close(SiSnrLoss(eps=1e-12)(estimate, target, half), expected, rtol=1e-4, atol=1e-4)
-    assert abs(time.SISDRLoss(eps=1e-12)(estimate, target) - expected) > 0.1  # means of signal and padding together
+    assert abs(time.SISDRLoss(eps=1e-12)(estimate, target) - expected) > 0.1  # means over signal and padding together
 
 
-def test_gradient_of_si_snr_is_that_of_finite_differences() -> None:
+def test_the_gradient_of_si_snr_equals_finite_differences() -> None:
     estimate = (sine(5) + 0.5 * sine(9)).requires_grad_()
     SiSnrLoss()(estimate, sine(5), FULL).backward()
     assert estimate.grad is not None
@@ -159,7 +159,7 @@ def test_gradient_of_si_snr_is_that_of_finite_differences() -> None:
     assert (estimate.grad * 2 * step).sum().item() == pytest.approx((after - before).item(), rel=1e-2)
 
 
-def test_pre_emphasis_compares_the_signals_less_their_previous_sample() -> None:
+def test_pre_emphasis_compares_signals_minus_a_share_of_their_previous_sample() -> None:
     generator = torch.Generator().manual_seed(0)
     estimate, target = torch.randn(2, 2, 1, 50, generator=generator)
     lengths = torch.tensor([50, 30])

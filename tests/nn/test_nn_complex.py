@@ -25,26 +25,26 @@ def noise(*shape: int) -> Tensor:
 
 
 def bias_of(layer: nn.Module) -> Tensor:
-    """Of W_r x + b_r for the real weight and W_i x + b_i for the imaginary one, joined as a product is."""
+    """The biases b_r of W_r x and b_i of W_i x, combined like the parts of a complex product."""
     assert isinstance(layer.bias, Tensor)
     real, imag = layer.bias.detach().chunk(2)
     return torch.complex(real - imag, real + imag)
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_the_convolution_is_that_of_complex_numbers(causal: bool) -> None:
+def test_the_convolution_is_a_convolution_of_complex_numbers(causal: bool) -> None:
     torch.manual_seed(0)
     layer = ComplexConv2d(3, 4, (5, 2), 16, stride=2, padding=(2, 1), causal=causal).double()
     x = noise(2, 6, 16, 9)
     weight = torch.complex(*layer.layer.weight.detach().chunk(2))
-    past = F.pad(as_complex(x), (1, 0, 2, 1))  # a kernel of two frames has its odd one in the past, causal or not
+    past = F.pad(as_complex(x), (1, 0, 2, 1))  # a kernel of two frames reaches into the past, causal or not
     expected = F.conv2d(past, weight, stride=(2, 1)) + bias_of(layer.layer)[:, None, None]
     torch.testing.assert_close(layer(x), as_real(expected))
     assert (layer.out_bins, layer.future) == (8, 0)
 
 
 @pytest.mark.parametrize(("causal", "future"), [(True, None), (False, 0), (False, 1)])
-def test_the_transposed_convolution_is_that_of_complex_numbers(causal: bool, future: int | None) -> None:
+def test_the_transposed_convolution_is_one_of_complex_numbers(causal: bool, future: int | None) -> None:
     torch.manual_seed(0)
     layer = ComplexConvTranspose2d(3, 4, (5, 2), 8, stride=2, padding=(2, 1), causal=causal, future=future).double()
     x = noise(2, 6, 8, 9)
@@ -63,7 +63,7 @@ def test_the_dense_layer_is_a_product_with_a_complex_matrix() -> None:
     torch.testing.assert_close(layer(x), as_real(expected))
 
 
-def test_the_lstm_joins_four_real_ones_as_a_product() -> None:
+def test_the_lstm_combines_four_real_outputs_like_a_complex_product() -> None:
     layer, x = ComplexLSTM(3, 5).double(), noise(2, 6, 7)
     cells = {name: nn.LSTM(3, 5, batch_first=True).double() for name in ("real", "imag")}
     cells["real"].load_state_dict(layer.real.layers.state_dict())
@@ -89,14 +89,14 @@ def test_layers_without_bias_commute_with_a_turn_of_phase(scale: complex) -> Non
     assert not torch.allclose(turned, back(conv(x)))
 
 
-def test_joining_keeps_real_parts_before_imaginary_parts() -> None:
+def test_concatenation_keeps_real_parts_before_imaginary_parts() -> None:
     x, y = noise(2, 4, 3, 5), noise(2, 6, 3, 5)
     joined = as_complex(complex_cat(x, y))
     assert torch.equal(joined, torch.cat([as_complex(x), as_complex(y)], dim=1))
 
 
 LAYERS = {
-    # so few bins that a short chunk goes through a matrix product, and so many that it goes through a convolution
+    # with few bins a short chunk is computed by a matrix product, with many bins by a convolution
     "conv, few bins": (lambda: ComplexConv2d(2, 16, (5, 2), 4, 2, (2, 1), causal=True), (4, 4)),
     "conv, many bins": (lambda: ComplexConv2d(1, 2, (5, 3), 512, 2, (2, 1), causal=True), (2, 512)),
     "conv, one frame": (lambda: ComplexConv2d(2, 16, (5, 1), 4, 2, (2, 1), bias=False, causal=True), (4, 4)),
@@ -111,7 +111,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_chunks_give_what_the_whole_file_gives(name: str) -> None:
+def test_chunks_give_the_output_of_the_whole_file(name: str) -> None:
     build, shape = LAYERS[name]
     layer: StreamingModule = build().double()
     x = noise(2, *shape, 24)
@@ -120,11 +120,11 @@ def test_chunks_give_what_the_whole_file_gives(name: str) -> None:
         edges = [0, 1, 2, 5, 7, 24]
         with layer.streaming(2):
             chunks = torch.cat([layer(x[..., a:b]) for a, b in pairwise(edges)], dim=-1)
-            assert all(tensor.shape[0] == 2 for tensor in layer.get_state().values()), "an item's state is its own"
+            assert all(tensor.shape[0] == 2 for tensor in layer.get_state().values()), "a state per item"
     torch.testing.assert_close(chunks, whole, atol=1e-12, rtol=0)
 
 
-def test_sizes_that_make_no_layer_are_refused() -> None:
+def test_invalid_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="ComplexLinear: in_features=0"):
         ComplexLinear(0, 2)
     with pytest.raises(ConfigError, match="future=1"):

@@ -30,7 +30,7 @@ def stream(layer: Conv1d | ConvTranspose1d, x: Tensor, sizes: list[int]) -> Tens
 
 
 @pytest.mark.parametrize("sizes", CONVS, ids=str)
-def test_conv_of_chunks_is_the_conv_of_the_whole(sizes: dict[str, Any]) -> None:
+def test_a_convolution_in_chunks_equals_that_of_the_whole_file(sizes: dict[str, Any]) -> None:
     layer = Conv1d(4, 6, **sizes, causal=True).double()
     stride = sizes["stride"]
     x = torch.randn(2, 4, 24 * stride, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_conv_of_chunks_is_the_conv_of_the_whole(sizes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("sizes", TRANSPOSED, ids=str)
-def test_transposed_conv_of_chunks_is_that_of_the_whole(sizes: dict[str, Any]) -> None:
+def test_a_transposed_convolution_in_chunks_equals_that_of_the_whole_file(sizes: dict[str, Any]) -> None:
     layer = ConvTranspose1d(4, 3, **sizes, causal=True).double()
     x = torch.randn(2, 4, 17, dtype=torch.float64)
     with torch.inference_mode():
@@ -47,7 +47,7 @@ def test_transposed_conv_of_chunks_is_that_of_the_whole(sizes: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("sizes", CONVS, ids=str)
-def test_a_causal_frame_sees_its_own_last_sample_and_none_after_it(sizes: dict[str, Any]) -> None:
+def test_a_causal_frame_depends_on_its_own_last_sample_and_on_none_after_it(sizes: dict[str, Any]) -> None:
     layer, stride = Conv1d(4, 6, **sizes, causal=True), sizes["stride"]
     x = torch.randn(1, 4, 12 * stride)
     for frame in (3, 4):
@@ -57,19 +57,19 @@ def test_a_causal_frame_sees_its_own_last_sample_and_none_after_it(sizes: dict[s
         assert first_bad == frame
 
 
-def test_centred_conv_is_torchs_same_padding() -> None:
+def test_a_centred_convolution_is_torchs_same_padding() -> None:
     layer = Conv1d(3, 5, 7, dilation=3)
     x = torch.randn(2, 3, 40)
     torch.testing.assert_close(layer(x), F.conv1d(x, layer.weight, layer.bias, padding="same", dilation=3))
 
 
-def test_causal_conv_is_a_convolution_after_zeros_to_the_left() -> None:
+def test_a_causal_convolution_pads_zeros_to_the_left() -> None:
     layer = Conv1d(3, 5, 16, stride=8, causal=True)
     x = torch.randn(2, 3, 64)
     torch.testing.assert_close(layer(x), F.conv1d(F.pad(x, (8, 0)), layer.weight, layer.bias, stride=8))
 
 
-def test_causal_transposed_conv_is_the_head_of_torchs() -> None:
+def test_a_causal_transposed_convolution_is_the_head_of_torchs() -> None:
     layer = ConvTranspose1d(3, 5, 16, stride=8, causal=True)
     x = torch.randn(2, 3, 6)
     torch.testing.assert_close(layer(x), F.conv_transpose1d(x, layer.weight, layer.bias, stride=8)[..., :48])
@@ -95,16 +95,14 @@ def test_reflection_mirrors_as_far_as_it_can() -> None:
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("sizes", CONVS[::4], ids=str)
-def test_the_declared_last_input_of_a_conv_is_what_poison_reaches(sizes: dict[str, Any], causal: bool) -> None:
+def test_a_convolution_declares_its_last_input(sizes: dict[str, Any], causal: bool) -> None:
     layer = Conv1d(4, 6, **sizes, causal=causal)
     assert_last_input(layer, in_channels=4, length=layer.stride * (4 * layer.extent // layer.stride + 8))
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("sizes", TRANSPOSED, ids=str)
-def test_the_declared_last_input_of_a_transposed_conv_is_what_poison_reaches(
-    sizes: dict[str, Any], causal: bool
-) -> None:
+def test_a_transposed_convolution_declares_its_last_input(sizes: dict[str, Any], causal: bool) -> None:
     assert_last_input(ConvTranspose1d(4, 3, **sizes, causal=causal), in_channels=4, length=48)
 
 
@@ -123,7 +121,7 @@ def assert_last_input(layer: Conv1d | ConvTranspose1d, in_channels: int, length:
 
 @pytest.mark.parametrize("layer", [Conv1d(6, 4, 4, 2), Conv1d(6, 40, 9), ConvTranspose1d(6, 4, 4, 2)], ids=repr)
 def test_the_memory_layout_changes_the_speed_and_not_the_values(layer: Conv1d | ConvTranspose1d) -> None:
-    for length in (1, 9, 400):  # the weight is the larger tensor, and the smaller
+    for length in (1, 9, 400):  # so that the weight is the larger tensor, then the smaller one
         x = torch.randn(2, 6, length)
         y = layer(channels_last(x))
         torch.testing.assert_close(y, layer(x))
@@ -167,7 +165,7 @@ def normed() -> nn.Sequential:
     )
 
 
-def test_removing_weight_norm_leaves_the_function_and_plain_weights() -> None:
+def test_removing_weight_norm_keeps_the_function_and_leaves_plain_weights() -> None:
     torch.manual_seed(0)
     model, x = normed(), torch.randn(2, 2, 50)
     optimiser = torch.optim.SGD(model.parameters(), 0.1)

@@ -30,7 +30,7 @@ def name_of(entry: object) -> str:
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("chunk", [2, 4, 6])
-def test_chunks_give_what_the_whole_gives(name: str, chunk: int) -> None:
+def test_chunks_give_the_output_of_the_whole_file(name: str, chunk: int) -> None:
     torch.manual_seed(0)
     layer, x = LAYERS[name](True).double(), torch.randn(2, 4, BINS, 24, dtype=torch.float64)
     whole = layer(x)
@@ -51,7 +51,7 @@ def test_a_frame_reaches_no_further_back_than_declared(name: str, causal: bool) 
     assert layer.future == 0 or not causal
 
 
-def test_a_convolution_that_is_not_causal_is_torchs_with_even_padding() -> None:
+def test_a_centred_convolution_is_torchs_with_equal_padding() -> None:
     layer = Conv2d(4, 6, (3, 5), BINS, padding=(1, 1))
     reference = nn.Conv2d(4, 6, (3, 5), padding=(1, 2))
     reference.load_state_dict(layer.state_dict())
@@ -77,7 +77,7 @@ def test_the_bias_of_a_transposed_convolution_is_added_once() -> None:
             assert torch.equal(layer(torch.randn(1, 1, 4, frames)), layer.bias.expand(1, 1, 6, frames))
 
 
-def test_any_number_of_frames() -> None:
+def test_any_number_of_frames_works() -> None:
     for frames in range(1, 8):
         assert Conv2d(1, 1, (3, 4), 5, (1, 3), causal=True)(torch.zeros(1, 1, 5, frames)).shape[-1] == -(-frames // 3)
         assert ConvTranspose2d(1, 1, (3, 4), 5)(torch.zeros(1, 1, 5, frames)).shape[-1] == frames
@@ -100,8 +100,8 @@ def test_sizes_that_do_not_fit_are_refused(build: Callable[[], nn.Module], messa
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_short_chunks_of_wide_layers_give_what_the_whole_gives(frames: int) -> None:
-    """These go through matrix products, where a convolution would take longest to prepare its weight."""
+def test_short_chunks_of_wide_layers_give_the_output_of_the_whole_file(frames: int) -> None:
+    """They are computed by matrix products, since preparing the weight of a convolution would take longest here."""
     torch.manual_seed(0)
     layers: list[Conv2d | ConvTranspose2d] = [
         Conv2d(32, 24, (5, 2), 8, (2, 1), padding=(2, 1), causal=True),
@@ -116,7 +116,7 @@ def test_short_chunks_of_wide_layers_give_what_the_whole_gives(frames: int) -> N
         torch.testing.assert_close(parts, layer(x), atol=1e-12, rtol=0)
 
 
-def test_a_chunk_must_fit_the_stride() -> None:
+def test_a_chunk_must_be_a_multiple_of_the_stride() -> None:
     layer: StreamingModule = LAYERS["strided in time"](True)
     with layer.streaming(1), pytest.raises(StreamingError, match="3 frames is not a multiple of the stride 2"):
         layer(Tensor(1, 4, BINS, 3))

@@ -13,7 +13,7 @@ from bcfusion.nn.conv import Conv1d, Norm
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 
 
-def test_the_probe_has_the_level_and_falls_by_6_db_an_octave() -> None:
+def test_the_probe_has_the_level_and_falls_by_6_db_per_octave() -> None:
     probe = probe_signal(0.07)
     assert probe.square().mean().sqrt() == pytest.approx(0.07, rel=1e-5)
     power = torch.fft.rfft(probe).abs().square().mean((0, 1))
@@ -22,7 +22,7 @@ def test_the_probe_has_the_level_and_falls_by_6_db_an_octave() -> None:
         assert lower - upper == pytest.approx(6.02, abs=0.7)
 
 
-def test_the_probe_leaves_the_global_random_numbers_alone() -> None:
+def test_the_probe_does_not_touch_the_global_random_numbers() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -42,7 +42,7 @@ def spreads(network: nn.Module, probe: Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("norm", ["weight_norm", None])
-def test_every_layer_gives_unit_variance_afterwards_and_hardly_any_before(norm: Norm | None) -> None:
+def test_every_layer_has_unit_variance_afterwards_and_hardly_any_before(norm: Norm | None) -> None:
     torch.manual_seed(0)
     network = MultiScaleDiscriminator(scales=2, channels=4, max_channels=16, norm=norm)
     probe = probe_signal(0.07)
@@ -70,8 +70,8 @@ def test_a_spectral_norm_keeps_its_scale() -> None:
     assert not layer.bias.any()
 
 
-def test_two_signals_look_different_to_the_started_network_and_alike_with_torchs_own_start() -> None:
-    """Why it is there: features of a deep discriminator that starts with torch's weights are nearly all bias."""
+def test_initialised_features_tell_two_signals_apart_and_torchs_own_do_not() -> None:
+    """The reason for it: the features of a deep discriminator with torch's initial weights are nearly all bias."""
     torch.manual_seed(0)
     network = MultiScaleDiscriminator(scales=1, channels=4, max_channels=32)
 

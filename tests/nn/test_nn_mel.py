@@ -19,7 +19,7 @@ def noise(samples: int, batch: int = 1, dtype: torch.dtype = torch.float32) -> T
     return 0.07 * torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(3), dtype=dtype)
 
 
-def test_equals_torchaudio_once_its_frames_stand_where_ours_do() -> None:
+def test_equals_torchaudio_with_frames_aligned_like_ours() -> None:
     x = noise(256 * 20)
     reference = torchaudio.transforms.MelSpectrogram(
         RATE, 1024, 1024, 256, n_mels=80, power=1.0, center=False, norm="slaney", mel_scale="slaney"
@@ -40,8 +40,8 @@ def test_a_tone_is_loudest_in_the_band_around_it() -> None:
 def test_frames_hold_the_samples_up_to_the_end_of_their_hop() -> None:
     x = torch.zeros(1, 1, 80 * 30)
     x[..., 840] = 1.0  # in the middle of hop 10
-    heard = LogMel(RATE, 1024, 80, 320, 20)(x)[0].amax(0) > math.log(1e-5) + 1
-    assert heard.nonzero().flatten().tolist() == [10, 11, 12, 13]
+    loud = LogMel(RATE, 1024, 80, 320, 20)(x)[0].amax(0) > math.log(1e-5) + 1
+    assert loud.nonzero().flatten().tolist() == [10, 11, 12, 13]
 
 
 def test_streams_to_the_same_frames() -> None:
@@ -62,7 +62,7 @@ def test_silence_is_the_floor_and_has_a_finite_gradient() -> None:
     assert x.grad.isfinite().all()
 
 
-def test_band_edges_are_those_asked_for() -> None:
+def test_band_edges_are_those_given() -> None:
     filters = LogMel(RATE, 1024, 256, 1024, 30, f_min=1000.0, f_max=4000.0).filters
     bins = filters.amax(0).nonzero().flatten() * RATE / 1024
     assert 1000 <= bins.min() < 1050
@@ -75,12 +75,12 @@ def test_exports() -> None:
     torch.testing.assert_close(exported(x), mel(x))
 
 
-def test_builds_where_tensors_have_no_values() -> None:
+def test_can_be_built_on_the_meta_device() -> None:
     with torch.device("meta"):
         assert LogMel(RATE, 512, 128, 512, 40).filters.shape == (40, 257)
 
 
-def test_refuses_what_cannot_be() -> None:
+def test_invalid_arguments_and_shapes_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"f_min=5000.*\n?.*n_mels=0.*\n?.*floor=0"):
         LogMel(RATE, 1024, 256, 1024, 0, f_min=5000, f_max=4000, floor=0)
     with pytest.raises(ConfigError, match="no bin falls into"), pytest.warns(UserWarning, match="all zero"):

@@ -12,7 +12,7 @@ from bcfusion.nn.streaming import StreamingError
 
 
 class Late(WaveformNetwork):
-    """Gives its last sensor back, 5 samples late, in frames of 4."""
+    """Returns its last sensor, 5 samples late, in frames of 4."""
 
     def __init__(self, sensors: int = 2) -> None:
         super().__init__(8000, sensors, hop=4, causal=True, lookahead=5)
@@ -25,7 +25,7 @@ class Late(WaveformNetwork):
 
 
 class Half(SpectralNetwork):
-    """Halves the spectrum by a mask of 1/2 everywhere."""
+    """Halves the spectrum with a mask of 1/2 everywhere."""
 
     provides = ("mask",)
 
@@ -39,7 +39,7 @@ class Half(SpectralNetwork):
         return self.head((real[:, 0], imag[:, 0]), (mask, torch.zeros_like(mask))), {"mask": frame}
 
 
-def test_whole_files_come_back_aligned_and_streams_late() -> None:
+def test_whole_files_are_aligned_and_streams_are_late() -> None:
     network = Late()
     for samples in (1, 3, 4, 5, 17):
         x = torch.randn(2, 2, samples)
@@ -61,7 +61,7 @@ def test_inputs_of_another_shape_are_refused() -> None:
         Late(0)
 
 
-def test_frames_that_are_provided_are_centred_on_the_file() -> None:
+def test_provided_frames_are_centred_on_the_file() -> None:
     network = Half()
     for samples in (1, 15, 16, 17, 160):
         x = torch.randn(1, 1, samples)
@@ -82,28 +82,28 @@ def test_a_window_that_is_not_centred_on_hops_is_refused() -> None:
 
 
 def test_heads_on_an_empty_band() -> None:
-    """A mask leaves it empty, whatever the network says; mapping and addition fill it."""
+    """A mask leaves it empty, whatever the network's output; mapping and addition fill it."""
     nothing = (torch.zeros(1, 3), torch.zeros(1, 3))
-    said = (torch.tensor([[1.0, -2.0, 0.0]]), torch.tensor([[0.5, 0.0, 3.0]]))
+    output = (torch.tensor([[1.0, -2.0, 0.0]]), torch.tensor([[0.5, 0.0, 3.0]]))
     masks: tuple[Head, ...] = ("mask", "polar_mask")
     for kind in masks:
         head = SpectralHead(kind)
         assert head.masks
-        assert not any(part.any() for part in head(nothing, said))
+        assert not any(part.any() for part in head(nothing, output))
     others: tuple[Head, ...] = ("mapping", "additive")
     for kind in others:
         head = SpectralHead(kind)
         assert not head.masks
-        assert all(torch.equal(got, part) for got, part in zip(head(nothing, said), said, strict=True))
+        assert all(torch.equal(got, part) for got, part in zip(head(nothing, output), output, strict=True))
 
 
 def test_heads_as_complex_arithmetic() -> None:
-    heard, said = torch.randn(2, 5, dtype=torch.complex128), torch.randn(2, 5, dtype=torch.complex128)
-    bounded = torch.polar(torch.tanh(said.abs()), said.angle())
-    expected = {"mask": heard * said, "polar_mask": heard * bounded, "mapping": said, "additive": heard + said}
+    sensor, output = torch.randn(2, 5, dtype=torch.complex128), torch.randn(2, 5, dtype=torch.complex128)
+    bounded = torch.polar(torch.tanh(output.abs()), output.angle())
+    expected = {"mask": sensor * output, "polar_mask": sensor * bounded, "mapping": output, "additive": sensor + output}
     kinds: tuple[Head, ...] = ("mask", "polar_mask", "mapping", "additive")
     for kind in kinds:
-        real, imag = SpectralHead(kind)((heard.real, heard.imag), (said.real, said.imag))
+        real, imag = SpectralHead(kind)((sensor.real, sensor.imag), (output.real, output.imag))
         torch.testing.assert_close(torch.complex(real, imag), expected[kind], atol=1e-6, rtol=1e-6)
     with pytest.raises(ConfigError, match="head='masking' must be one of mask, polar_mask, mapping, additive"):
         SpectralHead("masking")  # type: ignore[arg-type]

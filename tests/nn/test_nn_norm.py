@@ -29,19 +29,19 @@ def spectrogram(frames: int = 12) -> Tensor:
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 12), (2, 4, 5, 12)])
-def test_cumulative_normalisation_is_over_all_that_was_heard(shape: tuple[int, ...]) -> None:
+def test_cumulative_normalisation_is_over_all_frames_so_far(shape: tuple[int, ...]) -> None:
     layer, x = randomised(CumulativeLayerNorm(4)), torch.randn(shape, dtype=torch.float64)
     y = layer(x)
     for n in range(12):
-        heard = x[..., : n + 1].flatten(1)
-        mean, variance = heard.mean(1), heard.var(1, unbiased=False)
+        so_far = x[..., : n + 1].flatten(1)
+        mean, variance = so_far.mean(1), so_far.var(1, unbiased=False)
         each = (-1, *[1] * (x.ndim - 2))
         normal = (x[..., n] - mean.view(each)) / (variance.view(each) + 1e-8).sqrt()
         gain, shift = (p.view(1, *each[:-1]) for p in layer.parameters())
         torch.testing.assert_close(y[..., n], normal * gain + shift, atol=1e-6, rtol=0)
 
 
-def test_an_hour_of_frames_leaves_float32_normalised() -> None:
+def test_after_an_hour_of_frames_float32_is_still_normalised() -> None:
     layer = CumulativeLayerNorm(2).eval()
     with torch.inference_mode(), layer.streaming(1):
         for _ in range(20):
@@ -59,7 +59,7 @@ def test_an_hour_of_frames_leaves_float32_normalised() -> None:
         lambda: InstanceNorm2d(4),
     ],
 )
-def test_causal_ones_stream_and_see_nothing_of_the_future(build: Callable[[], StreamingModule]) -> None:
+def test_causal_norms_stream_and_do_not_depend_on_the_future(build: Callable[[], StreamingModule]) -> None:
     layer, x = randomised(build()), spectrogram()
     assert isinstance(layer, StreamingModule)
     whole = layer(x)
@@ -70,7 +70,7 @@ def test_causal_ones_stream_and_see_nothing_of_the_future(build: Callable[[], St
     assert layer(x)[..., :7].isfinite().all()
 
 
-def test_a_frame_alone_is_normalised_over_its_channels_and_bins() -> None:
+def test_each_frame_is_normalised_over_its_channels_and_bins() -> None:
     x = spectrogram()
     for layer in (FrameLayerNorm(4).double(), InstantLayerNorm(4, 5).double()):
         y = layer(x)
@@ -79,7 +79,7 @@ def test_a_frame_alone_is_normalised_over_its_channels_and_bins() -> None:
     assert sum(p.numel() for p in InstantLayerNorm(2, 201).parameters()) == 2 * 2 * 201
 
 
-def test_the_global_one_is_torchs_group_norm_of_one_group() -> None:
+def test_the_global_norm_is_torchs_group_norm_with_one_group() -> None:
     x = spectrogram()
     layer = randomised(GlobalLayerNorm(4))
     gain, shift = layer.parameters()
@@ -102,7 +102,7 @@ def test_instance_norm_with_running_statistics_measures_in_training_only() -> No
         (lambda: InstanceNorm2d(4, track_running_stats=False), "InstanceNorm2d"),
     ],
 )
-def test_what_needs_the_whole_file_refuses_to_be_causal_by_name(build: Callable[[], nn.Module], name: str) -> None:
+def test_norms_over_the_whole_file_refuse_to_be_causal(build: Callable[[], nn.Module], name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: causal=True is impossible, "):
         build()
 

@@ -25,7 +25,7 @@ def pitch() -> Pitch:
 
 @pytest.mark.parametrize("f0", [80, 110, 151.3, 220, 340])
 @pytest.mark.parametrize("highest", [600, 4000])  # a throat microphone, and air
-def test_the_frequency_of_a_voice_is_found_to_one_percent(f0: float, highest: float) -> None:
+def test_the_frequency_of_a_voice_is_found_within_one_percent(f0: float, highest: float) -> None:
     x = voice(f0, highest=highest)
     found, voicing = pitch()(x[..., : x.shape[-1] // 256 * 256])
     settled = slice(5, None)  # the first frames hold the zeros before the file
@@ -49,7 +49,7 @@ def test_voicing_is_the_periodic_share_of_the_power() -> None:
     assert float(voicing[..., 5:].mean()) == pytest.approx(0.5, abs=0.07)
 
 
-def test_chunks_give_what_the_file_gives() -> None:
+def test_chunks_give_the_output_of_the_whole_file() -> None:
     model, x = pitch(), voice(130)[..., : 256 * 30]
     whole = model(x)
     with model.streaming(1):

@@ -19,7 +19,7 @@ def noise(samples: int, batch: int = 1) -> Tensor:
 
 
 def tone(frequency: float, samples: int = 8000) -> Tensor:
-    """Of amplitude 1; the frequency is a fraction of the Nyquist frequency."""
+    """A tone of amplitude 1; the frequency is a fraction of the Nyquist frequency."""
     return torch.sin(math.pi * frequency * torch.arange(samples, dtype=torch.float64)).view(1, 1, -1)
 
 
@@ -48,10 +48,10 @@ def test_the_cutoff_of_four_bands_with_32_taps_is_the_published_one() -> None:
     assert abs(PQMF(4, 32).cutoff - 0.158867) < step / 2
     assert abs(PQMF(4, 32, cutoff=0.15).cutoff - 0.15) < 1e-12
     x = noise(8192)
-    assert snr(x, reconstruct(PQMF(4, 32, cutoff=0.15), x)) < 30, "the cutoff is what the reconstruction hangs on"
+    assert snr(x, reconstruct(PQMF(4, 32, cutoff=0.15), x)) < 30, "the reconstruction depends on the cutoff"
 
 
-def test_the_cutoff_is_searched_once_for_every_size() -> None:
+def test_the_cutoff_is_searched_once_per_size() -> None:
     PQMF(4, 40)
     before = search_cutoff.cache_info()
     PQMF(4, 40)
@@ -61,7 +61,7 @@ def test_the_cutoff_is_searched_once_for_every_size() -> None:
 
 
 @pytest.mark.parametrize(("bands", "taps"), [(2, 16), (2, 17), (3, 24), (3, 25), (5, 40), (7, 57), (16, 128)])
-def test_any_number_of_bands_and_any_parity_of_taps_reconstructs(bands: int, taps: int) -> None:
+def test_reconstruction_works_with_any_number_of_bands_and_even_or_odd_taps(bands: int, taps: int) -> None:
     bank, x = PQMF(bands, taps), noise(4001)
     assert snr(x, reconstruct(bank, x)) > 48
 
@@ -75,7 +75,7 @@ def test_frames_cover_any_length(bands: int, taps: int) -> None:
         assert bank.synthesis(split).shape == (2, 1, bands * split.shape[-1])
 
 
-def test_a_file_is_incomplete_only_near_its_ends_and_not_if_padded_by_the_edge() -> None:
+def test_reconstruction_is_incomplete_only_near_the_ends_and_nowhere_after_padding_by_the_edge() -> None:
     bank, x = PQMF(4, 64), noise(4000)
     bare = bank.synthesis(bank.analysis(x))
     inner = slice(bank.edge, -bank.edge)
@@ -90,9 +90,9 @@ def test_a_file_is_incomplete_only_near_its_ends_and_not_if_padded_by_the_edge()
 def test_a_tone_is_in_its_own_band_with_its_own_amplitude(bands: int) -> None:
     bank = PQMF(bands, 16 * bands)
     for k in range(bands):
-        heard = amplitudes(bank, tone((k + 0.5) / bands))
-        assert abs(float(heard[k]) - 1) < 0.02
-        others = torch.cat([heard[:k], heard[k + 1 :]])
+        measured = amplitudes(bank, tone((k + 0.5) / bands))
+        assert abs(float(measured[k]) - 1) < 0.02
+        others = torch.cat([measured[:k], measured[k + 1 :]])
         assert others.max() < 0.01, "40 dB below"
 
 
@@ -134,7 +134,7 @@ def test_synthesis_is_the_adjoint_of_analysis_times_the_number_of_bands() -> Non
 
 
 @pytest.mark.parametrize("wanted", [slice(1), slice(2), slice(-3, None), slice(1, 3), slice(None)], ids=str)
-def test_some_bands_are_those_of_all(wanted: slice) -> None:
+def test_a_subset_of_the_bands_equals_those_of_the_full_analysis(wanted: slice) -> None:
     bank, x = PQMF(4, 32), noise(333, batch=2)
     torch.testing.assert_close(bank.analysis(x, wanted), bank.analysis(x)[:, wanted])
 
@@ -143,19 +143,19 @@ CAUSAL = [(2, 16), (3, 24), (3, 25), (4, 32), (4, 64), (5, 40)]
 
 
 @pytest.mark.parametrize(("bands", "taps"), CAUSAL)
-def test_the_causal_bank_is_the_other_one_late_by_its_taps_less_the_bands(bands: int, taps: int) -> None:
+def test_the_causal_bank_is_the_centred_one_delayed_by_taps_minus_bands(bands: int, taps: int) -> None:
     bank, centred = PQMF(bands, taps, causal=True).double(), PQMF(bands, taps).double()
     assert (bank.lookahead, bank.edge, centred.lookahead) == (taps - bands, 0, 0)
-    before = centred.right  # by so much a frame of the centred bank hears the samples behind it
+    before = centred.right  # samples that a frame of the centred bank sees past its end
     x = noise(600).double()
     split = bank.analysis(x)
     torch.testing.assert_close(split, centred.analysis(F.pad(x, (before, 0)))[..., : split.shape[-1]])
-    after = bank.lookahead - before  # the centred synthesis gives so much less at the head
+    after = bank.lookahead - before  # samples that the centred synthesis drops at the head
     torch.testing.assert_close(bank.synthesis(split)[..., after:], centred.synthesis(split)[..., :-after])
 
 
 @pytest.mark.parametrize(("bands", "taps", "published"), [(4, 32, 49.1), (4, 64, 61.6), (8, 64, 50.0)])
-def test_the_causal_bank_reconstructs_as_well_from_the_first_sample_to_the_last(
+def test_the_causal_bank_reconstructs_equally_well_from_the_first_sample_to_the_last(
     bands: int, taps: int, published: float
 ) -> None:
     bank, x = PQMF(bands, taps, causal=True), noise(32768)
@@ -166,7 +166,7 @@ def test_the_causal_bank_reconstructs_as_well_from_the_first_sample_to_the_last(
 
 
 @pytest.mark.parametrize(("bands", "taps"), CAUSAL)
-def test_an_impulse_comes_out_taps_less_bands_later_and_nothing_of_it_before_its_frame(bands: int, taps: int) -> None:
+def test_an_impulse_comes_out_taps_minus_bands_samples_later_and_not_before_its_frame(bands: int, taps: int) -> None:
     bank = PQMF(bands, taps, causal=True).double()
     position = 40 * bands - 1
     x = torch.zeros(1, 1, 80 * bands, dtype=torch.float64)
@@ -178,7 +178,7 @@ def test_an_impulse_comes_out_taps_less_bands_later_and_nothing_of_it_before_its
 
 
 @pytest.mark.parametrize(("bands", "taps"), CAUSAL)
-def test_the_causal_bank_in_chunks_is_the_bank_on_the_whole_file(bands: int, taps: int) -> None:
+def test_chunks_give_the_output_of_the_whole_file(bands: int, taps: int) -> None:
     bank = PQMF(bands, taps, causal=True, channels=2).double()
     x = torch.randn(3, 2, 26 * bands, dtype=torch.float64)
     whole = bank.analysis(x)
@@ -191,7 +191,7 @@ def test_the_causal_bank_in_chunks_is_the_bank_on_the_whole_file(bands: int, tap
             assert (torch.cat(parts, dim=-1) - joined).abs().max() < 1e-10
 
 
-def test_analysis_and_synthesis_each_keep_what_they_need_and_no_more() -> None:
+def test_analysis_and_synthesis_each_keep_their_own_state() -> None:
     bank = PQMF(4, 32, causal=True, channels=3)
     with bank.streaming(2):
         before = bank.get_state()
@@ -202,11 +202,11 @@ def test_analysis_and_synthesis_each_keep_what_they_need_and_no_more() -> None:
         assert not bank.get_state()["overlap"].any()
         bank.synthesis(split[:, :2].repeat(1, 2, 1))
         assert bank.get_state()["overlap"].any()
-        assert not before["past"].any(), "a state that was read is not written into"
+        assert not before["past"].any(), "a state that has been read is not modified"
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_channels_are_split_each_alone_and_stay_in_order(causal: bool) -> None:
+def test_channels_are_split_separately_and_stay_in_order(causal: bool) -> None:
     bank, x = PQMF(4, 32, causal=causal, channels=3), torch.randn(2, 3, 333)
     split = bank.analysis(x, slice(2))
     alone = [PQMF(4, 32, causal=causal).analysis(x[:, sensor : sensor + 1], slice(2)) for sensor in range(3)]
@@ -221,7 +221,7 @@ def test_a_stream_in_bfloat16_keeps_the_bands_in_full_precision() -> None:
     assert snr(x[..., :-28], y[..., 28:]) > 49
 
 
-def test_the_filters_are_neither_learnt_nor_saved_and_move_with_the_network() -> None:
+def test_the_filters_are_neither_trained_nor_saved_and_move_with_the_network() -> None:
     bank = PQMF(4, 32)
     assert not list(bank.parameters())
     assert not bank.state_dict()
@@ -234,7 +234,7 @@ def test_the_filters_are_neither_learnt_nor_saved_and_move_with_the_network() ->
         assert PQMF(4, 32).analysis(torch.empty(2, 1, 64)).shape == (2, 4, 16)
 
 
-def test_the_gradient_passes_through_to_the_waveform() -> None:
+def test_the_gradient_reaches_the_waveform() -> None:
     bank, x = PQMF(3, 24), noise(60).requires_grad_()
     bank.synthesis(bank.analysis(x)).square().sum().backward()
     assert x.grad is not None
@@ -243,7 +243,7 @@ def test_the_gradient_passes_through_to_the_waveform() -> None:
 
 
 @pytest.mark.parametrize("context", [torch.no_grad(), torch.inference_mode()], ids=["no_grad", "inference_mode"])
-def test_a_bank_that_was_built_without_gradients_can_be_trained_through(context: AbstractContextManager[None]) -> None:
+def test_a_bank_built_without_gradients_passes_gradients_on(context: AbstractContextManager[None]) -> None:
     search_cutoff.cache_clear()
     with context:
         bank = PQMF(4, 32)
@@ -253,7 +253,7 @@ def test_a_bank_that_was_built_without_gradients_can_be_trained_through(context:
     assert torch.equal(bank.analysis_filters, PQMF(4, 32).analysis_filters)
 
 
-def test_autocast_does_not_coarsen_the_bands() -> None:
+def test_autocast_does_not_reduce_the_precision_of_the_bands() -> None:
     bank, x = PQMF(4, 32), noise(4096)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = reconstruct(bank, x)
@@ -262,7 +262,7 @@ def test_autocast_does_not_coarsen_the_bands() -> None:
     assert snr(x, y) > 49
 
 
-def test_sizes_that_make_no_bank_are_refused() -> None:
+def test_invalid_sizes_are_refused() -> None:
     with pytest.raises(ConfigError, match="channels=0"):
         PQMF(channels=0)
     for bands, taps, beta, cutoff in ((1, 32, 9.0, None), (4, 8, 9.0, None), (4, 32, -1.0, None), (4, 32, 9.0, 1.0)):

@@ -10,7 +10,7 @@ from bcfusion.nn.recurrent import GRU, LSTM, along_bands, along_time
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_recurrent_layer_goes_on_where_the_last_chunk_ended(cell: type[LSTM | GRU], layers: int) -> None:
+def test_a_recurrent_layer_continues_where_the_last_chunk_ended(cell: type[LSTM | GRU], layers: int) -> None:
     torch.manual_seed(0)
     model = cell(3, 5, layers).double()
     x = torch.randn(2, 14, 3, dtype=torch.float64)
@@ -21,7 +21,7 @@ def test_a_recurrent_layer_goes_on_where_the_last_chunk_ended(cell: type[LSTM | 
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])
-def test_each_band_of_each_item_has_a_memory_of_its_own(cell: type[LSTM | GRU]) -> None:
+def test_each_band_of_each_item_has_its_own_state(cell: type[LSTM | GRU]) -> None:
     torch.manual_seed(0)
     model = cell(3, 5, streams=4).double()
     x = torch.randn(2, 3, 4, 9, dtype=torch.float64)  # items, channels, bands, frames

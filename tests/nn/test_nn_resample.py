@@ -18,7 +18,7 @@ def tone(frequency: float, rate: int, samples: int) -> Tensor:
 
 
 @pytest.mark.parametrize(("source", "target"), RATES)
-def test_a_tone_keeps_its_frequency_level_and_place(source: int, target: int) -> None:
+def test_a_tone_keeps_its_frequency_level_and_phase(source: int, target: int) -> None:
     x = tone(1000, source, source // 4)
     y = Resample(source, target).double()(x)
     assert y.shape[-1] == -(-x.shape[-1] * target // source)
@@ -26,13 +26,13 @@ def test_a_tone_keeps_its_frequency_level_and_place(source: int, target: int) ->
     assert (y - tone(1000, target, y.shape[-1]))[..., inner].abs().max() < 2e-5
 
 
-def test_what_does_not_fit_into_the_lower_rate_is_removed() -> None:
+def test_frequencies_above_the_lower_nyquist_frequency_are_removed() -> None:
     y = Resample(16000, 8000).double()(tone(4200, 16000, 8000))
     assert 20 * math.log10(float(y[..., 400:-400].abs().max())) < -120
 
 
 @pytest.mark.parametrize(("source", "target"), RATES)
-def test_a_stream_is_late_by_what_is_declared_and_otherwise_the_file(source: int, target: int) -> None:
+def test_a_stream_equals_the_whole_file_delayed_as_declared(source: int, target: int) -> None:
     whole, causal = Resample(source, target, 2).double(), Resample(source, target, 2, causal=True).double()
     x = torch.randn(3, 2, causal.frame * (1 + 3000 // causal.frame), dtype=torch.float64)
     with causal.streaming(3):
@@ -44,7 +44,7 @@ def test_a_stream_is_late_by_what_is_declared_and_otherwise_the_file(source: int
     assert causal.late * source == causal.lookahead * target
 
 
-def test_a_causal_one_hears_its_own_frame_at_most() -> None:
+def test_a_causal_resampler_depends_on_nothing_past_its_own_frame() -> None:
     layer = Resample(3, 2, causal=True, zeros=4)
     x = torch.randn(1, 1, 90)
     for phase in range(3):

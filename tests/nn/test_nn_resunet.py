@@ -10,14 +10,14 @@ from bcfusion.nn.network import future_reach
 from bcfusion.nn.resunet import ResUNet
 
 
-def test_with_the_paper_s_sizes_it_has_voicefixer_s_published_count() -> None:
+def test_with_the_papers_sizes_it_has_voicefixers_published_number_of_parameters() -> None:
     """65.15 M: four residual blocks in each of six levels down and six up, one at the bottom and one at the end."""
     with torch.device("meta"):
         assert sum(p.numel() for p in ResUNet().parameters()) == 65_152_867
 
 
 @pytest.mark.parametrize("bins", [1, 8, 13, 20])
-def test_any_number_of_bins_comes_back(bins: int) -> None:
+def test_any_number_of_bins_is_kept(bins: int) -> None:
     network = ResUNet(2, 3, (2, 3, 4), blocks=1).eval()
     with torch.inference_mode():
         assert network(torch.randn(1, 2, bins, 16)).shape == (1, 3, bins, 16)
@@ -52,7 +52,7 @@ def test_a_shift_by_a_period_is_a_shift_of_the_output() -> None:
 
 
 def test_variance_is_kept_from_top_to_bottom_and_back() -> None:
-    """At full depth and torch's own start all that comes out is 0."""
+    """With torch's own initial weights the output of the full depth is all 0."""
     torch.manual_seed(0)
     network = ResUNet(channels=(8, 8, 8, 8, 8, 8), blocks=2, init_output_scale=1.0)
     with torch.no_grad():

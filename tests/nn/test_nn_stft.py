@@ -18,7 +18,7 @@ SIZES: list[tuple[int, int, int, Window]] = [
 
 
 @pytest.mark.parametrize(("n_fft", "hop", "win", "window"), SIZES)
-def test_frames_are_ffts_of_what_was_last_heard(n_fft: int, hop: int, win: int, window: Window) -> None:
+def test_frames_are_ffts_of_the_last_samples(n_fft: int, hop: int, win: int, window: Window) -> None:
     x = torch.randn(2, 3, 7 * hop)
     real, imag = Stft(n_fft, hop, win, window, channels=3)(x)
     assert real.shape == imag.shape == (2, 3, n_fft // 2 + 1, 7)
@@ -30,7 +30,7 @@ def test_frames_are_ffts_of_what_was_last_heard(n_fft: int, hop: int, win: int, 
 
 
 @pytest.mark.parametrize(("n_fft", "hop", "win", "window"), SIZES)
-def test_the_inverse_gives_the_waveform_back_late_by_the_overlap(
+def test_the_inverse_returns_the_waveform_delayed_by_the_overlap(
     n_fft: int, hop: int, win: int, window: Window
 ) -> None:
     x = torch.randn(2, 1, 20 * hop)
@@ -57,12 +57,12 @@ def test_the_centred_frames_are_those_of_the_losses() -> None:
     torch.testing.assert_close(frames.T, of_losses(x[0])[0], atol=1e-4, rtol=0)
 
 
-def test_a_changed_spectrum_becomes_the_waveform_whose_spectrum_is_nearest() -> None:
+def test_the_inverse_of_a_modified_spectrum_is_the_waveform_with_the_nearest_spectrum() -> None:
     """Griffin & Lim's least squares: no other waveform of the same length comes nearer to it."""
     stft, inverse = Stft(64, 16, 64).double(), InverseStft(64, 16, 64).double()
     generator = torch.Generator().manual_seed(0)
     wanted = torch.randn(2, 1, 33, 40, dtype=torch.float64, generator=generator)
-    wanted[1, :, [0, -1]] = 0  # the imaginary part of these bins means nothing
+    wanted[1, :, [0, -1]] = 0  # the imaginary part of these bins has no meaning
 
     def distance(x: torch.Tensor) -> torch.Tensor:
         error = (torch.stack([part[:, 0] for part in stft(x)]) - wanted).square()

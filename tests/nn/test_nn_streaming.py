@@ -56,13 +56,13 @@ def test_a_restored_state_continues_where_it_was_saved() -> None:
             saved = model.get_state()
             straight = model(x[..., 10:])
         with model.streaming(2):
-            model(torch.randn(2, 1, 6, dtype=torch.float64))  # another stream was in between
+            model(torch.randn(2, 1, 6, dtype=torch.float64))  # another stream in between
             model.set_state(saved)
             resumed = model(x[..., 10:])
     assert torch.equal(straight, resumed)
 
 
-def test_streaming_ends_with_its_block_even_when_a_chunk_fails() -> None:
+def test_streaming_ends_with_its_block_even_if_a_chunk_fails() -> None:
     model, x = Net(), torch.randn(1, 1, 16)
     whole = model(x)
     with pytest.raises(StreamingError, match="multiple of the stride 2"), model.streaming(1):
@@ -118,7 +118,7 @@ def test_the_state_has_the_precision_of_the_network() -> None:
         assert {tensor.dtype for tensor in model.get_state().values()} == {torch.float64}
 
 
-def test_a_model_copied_while_it_streams_goes_its_own_way() -> None:
+def test_a_copy_made_while_streaming_has_a_state_of_its_own() -> None:
     model = Net()
     with torch.inference_mode(), model.streaming(1):
         model(torch.randn(1, 1, 8))
@@ -153,7 +153,7 @@ def test_a_step_exports_as_a_function_of_chunk_and_state() -> None:
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(3), nn.Dropout(0.5)])
-def test_what_would_measure_or_drop_chunk_by_chunk_is_refused_in_training_mode(layer: nn.Module) -> None:
+def test_layers_that_measure_or_drop_in_training_mode_are_refused(layer: nn.Module) -> None:
     model, x = Net(), torch.randn(1, 1, 8)
     model.body.insert(1, layer)
     with (
