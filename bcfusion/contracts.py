@@ -141,7 +141,7 @@ class Discriminator(Protocol):
 
 
 class Anchor(Protocol):
-    """Where the gradients of the single losses are compared: the generator's output, or one of its parameters.
+    """Where the gradients of the individual losses are compared: the generator's output, or one of its parameters.
 
     The losses are computed on a leaf that is cut from the generator's graph, so that measuring a loss costs one pass
     through that loss alone, and the generator has ONE backward pass whatever the number of losses.
@@ -195,7 +195,7 @@ class Balancer(Protocol):
 
         Args:
             losses: scalars by name.
-            weights: one for each loss at least.
+            weights: by name; every loss has one.
             anchor: measures the losses' gradients.
             backward: the trainer's own backward pass of the generator.
 

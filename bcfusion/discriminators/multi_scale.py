@@ -1,4 +1,4 @@
-"""The multi-scale discriminator of MelGAN: the same network judges the waveform at 1, 1/2 and 1/4 of its rate.
+"""The multi-scale discriminator of MelGAN: networks of one layout judge the waveform at 1, 1/2 and 1/4 of its rate.
 
 Kumar et al., "MelGAN: Generative Adversarial Networks for Conditional Waveform Synthesis", NeurIPS 2019, appendix A.
 """

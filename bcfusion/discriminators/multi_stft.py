@@ -127,20 +127,8 @@ class MultiStftDiscriminator(nn.Module):
             at_least(1, channels=channels, frequency_stride=frequency_stride, dilations=dilations),
         )
         super().__init__()
-        self.resolutions = nn.ModuleList(
-            StftDiscriminator(
-                n_fft,
-                hop_length,
-                channels,
-                dilations,
-                kernel_size,
-                frequency_stride,
-                final_kernel_size,
-                negative_slope,
-                norm,
-            )
-            for n_fft, hop_length in zip(n_ffts, hop_lengths, strict=True)
-        )
+        shared = (channels, dilations, kernel_size, frequency_stride, final_kernel_size, negative_slope, norm)
+        self.resolutions = nn.ModuleList(StftDiscriminator(*pair, *shared) for pair in pairs)
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
         """Judge ``(B, 1, T)`` for any T; return one judgement per resolution, in the order of ``n_ffts``."""

@@ -54,13 +54,14 @@ class AttentionFusion(WaveformNetwork):
     network.
 
     The attention sees the present and past frames. The network is causal if branches and inner network are; it is late
-    by the overlap of the STFT and by what these are late.
+    by the overlap of the STFT plus their lookahead.
+
+    In a YAML ``branch``, ``network`` and ``air_branch`` are each a ``_target_`` with ``_partial_: true``.
 
     Args:
         branch: builds the generator of one sensor before the fusion; None: the sensors themselves are fused.
-        network: builds the generator of one channel after the fusion; None: none. All three are, in a YAML, a
-            ``_target_`` with ``_partial_: true``.
-        air_branch: builds the generator of the last sensor, the air microphone, if it should differ; None: ``branch``.
+        network: builds the generator of one channel after the fusion; None: none.
+        air_branch: builds the generator of the last sensor, the air microphone; None: ``branch``.
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
         n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.

@@ -169,7 +169,7 @@ class BiLSTMMapping(SpectralNetwork):
         return value if name == "scale" else super().trim(name, value, length)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """Map ``(B, in_channels, F, N)`` to the estimate's parts ``(B, F, N)``, its log magnitude and its unit."""
+        """Map ``(B, in_channels, F, N)`` to the estimate's parts ``(B, F, N)``, its log magnitude and deviation."""
         levels = (self._log_magnitude(real, imag) - self.input_mean) / self.input_deviation
         hidden = self.recurrent(levels.flatten(1, 2).transpose(1, 2))  # (B, N, 2 hidden_size)
         normalised = self.linear(hidden).transpose(1, 2)  # (B, F, N)
@@ -177,12 +177,12 @@ class BiLSTMMapping(SpectralNetwork):
         magnitude = level.exp()
         phase = _unit(real[:, self.skip_channel], imag[:, self.skip_channel])
         if self.phase == "griffin_lim" and not self.training:
-            phase = self._agreeing(magnitude, phase)
+            phase = self._griffin_lim(magnitude, phase)
         provided = {"log_magnitude": level, "deviation": self.output_deviation.expand_as(level)}
         return (magnitude * phase[0], magnitude * phase[1]), provided
 
     @torch.no_grad()
-    def _agreeing(self, magnitude: Tensor, phase: Complex) -> Complex:
+    def _griffin_lim(self, magnitude: Tensor, phase: Complex) -> Complex:
         """Return cosine and sine ``(B, F, N)`` of a phase that suits ``magnitude (B, F, N)`` better than ``phase``."""
         late = self.lookahead // self.hop  # frames by which the waveform of the inverse transform is late
         for _ in range(self.iterations):

@@ -22,9 +22,10 @@ class Inner(nn.Module):
     """A generator as a part of a network: ``(B, S, T) -> (B, 1, T)`` for whole hops, late by ``lookahead``.
 
     Args:
-        network: any that fulfils :class:`bcfusion.contracts.Generator`. Of one of ours the body is called, so that it
-            streams inside a streaming network; any other is called as a whole, and its output is aligned.
-        sample_rate: that it must have, in Hz.
+        network: anything that fulfils :class:`bcfusion.contracts.Generator`. Of a WaveformNetwork only the body is
+            called, so that it streams inside a streaming network; any other is called as a whole, and its output is
+            aligned.
+        sample_rate: required of the network, in Hz.
 
     Attributes:
         hop: the network's.
@@ -61,9 +62,9 @@ class Branches(nn.Module):
 
     Args:
         build: builds the generator of one sensor.
-        last: builds that of the last sensor, if it should differ.
+        last: builds the generator of the last sensor; None: ``build``.
         sensors: S.
-        sample_rate: that they all must have, in Hz.
+        sample_rate: required of all of them, in Hz.
 
     Attributes:
         hop: samples, the least common multiple of theirs.

@@ -28,7 +28,7 @@ LEVEL_FLOOR = 1e-4
 def speech_band_widths(sample_rate: int) -> list[float]:
     """Return widths in Hz, lowest band first: 200 Hz up to 4 kHz, 500 Hz up to 7 kHz, then 2 kHz (a split for speech).
 
-    The last band ends at half the sample rate; a rest of less than half of its full width joins the band below. 27
+    The last band ends at half the sample rate; a remainder of less than half of its full width joins the band below. 27
     bands at 16 kHz, the last one 1 kHz wide; 20 at 8 kHz; 35 at 48 kHz.
     """
     top = sample_rate / 2

@@ -120,7 +120,6 @@ class Vocoder(nn.Module):
     ) -> None:
         super().__init__()
         longer = [kernel - rate for kernel, rate in zip(kernel_sizes, rates, strict=False)]
-        longer = [kernel - rate for kernel, rate in zip(kernel_sizes, rates, strict=False)]
         even = len(kernel_sizes) == len(rates) and all(size >= 0 and size % 2 == 0 for size in longer)
         require(
             self,
@@ -206,7 +205,7 @@ class HifiGan(WaveformNetwork):
 
     Attributes:
         hop: samples in a frame.
-        settings: those that the weights do not show.
+        settings: arguments that the shapes of the weights do not reveal, by name.
         delay: algorithmic latency in samples, exact at the frame phases where it is longest.
 
     Raises:

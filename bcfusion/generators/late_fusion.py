@@ -24,7 +24,7 @@ class LateFusion(WaveformNetwork):
 
     Args:
         branch: builds the generator of one sensor (a ``_target_`` with ``_partial_: true``).
-        air_branch: builds that of the last sensor, the air microphone, if it should differ; None: ``branch``.
+        air_branch: builds the generator of the last sensor, the air microphone; None: ``branch``.
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors, each with a branch.
         channels: of the joining convolutions.

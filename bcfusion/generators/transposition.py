@@ -78,7 +78,7 @@ class Transposition(WaveformNetwork):
         skip_channel: int = 0,
     ) -> None:
         cutoff = round(cutoff_frequency)
-        bands = _empty_bands(cutoff, sample_rate / 2, 2 * transition_width) if cutoff > 2 * transition_width else []
+        bands = _empty_bands(cutoff, sample_rate / 2, 2 * transition_width)
         require(
             self,
             one_of(get_args(Method), method=method),
@@ -128,7 +128,7 @@ class Transposition(WaveformNetwork):
 
 def _empty_bands(cutoff: int, highest: float, narrowest: float) -> list[tuple[float, float]]:
     """Return bands (low, high) in Hz as wide as the cutoff, from it up to ``highest``, wider than ``narrowest``."""
-    starts = range(cutoff, ceil(highest), cutoff)
+    starts = range(cutoff, ceil(highest), cutoff) if cutoff > max(0, narrowest) else ()
     bands = [(float(low), min(low + cutoff, highest)) for low in starts]
     return [(low, high) for low, high in bands if high - low > narrowest]
 

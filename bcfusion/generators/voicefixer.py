@@ -54,7 +54,7 @@ class VoiceFixerMel(ResUNetGenerator):
         skip_channel: the sensor whose log mel spectrogram is corrected and whose phase is used; -1 is the last.
 
     Attributes:
-        settings: those that the weights do not show.
+        settings: arguments that the shapes of the weights do not reveal, by name.
 
     Raises:
         ConfigError: sizes that do not fit.
@@ -110,7 +110,7 @@ class VoiceFixer(WaveformNetwork):
 
     The weights of each stage may be taken from a finished run of it. They are part of this network from then on: its
     own checkpoints and bundles hold them, and loading one of these needs no other file. A source that cannot be read is
-    therefore not yet an error when the network is built, but when it is used and no weights have been loaded into it.
+    therefore an error only if the network is used before weights have been loaded into it, not when it is built.
 
     Args:
         mel: stage one.
@@ -148,7 +148,7 @@ class VoiceFixer(WaveformNetwork):
                     _load_stage(stage, Path(source).expanduser())
                 except CheckpointError as error:
                     self._unread.append(f"VoiceFixer: {name}={source}: {error}")
-        self.register_load_state_dict_post_hook(_weights_are_there)
+        self.register_load_state_dict_post_hook(_clear_unread)
 
     def body(self, inputs: Tensor) -> dict[str, Tensor]:
         """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to the waveform and the log mel spectrogram."""
@@ -180,5 +180,5 @@ def _load_stage(stage: VoiceFixerMel | HifiGan, source: Path) -> None:
     load_weights(stage, state, source)
 
 
-def _weights_are_there(network: VoiceFixer, _: object) -> None:
+def _clear_unread(network: VoiceFixer, _: object) -> None:
     network._unread = []

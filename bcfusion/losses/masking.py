@@ -97,7 +97,7 @@ class ComponentLoss(nn.Module):
 
 
 class _MaskedInputLoss(nn.Module, ABC):
-    """Mean distance between the masked magnitude of one input and a magnitude derived from the target.
+    """Mean distance between the masked magnitude of one input X and a magnitude derived from the target.
 
     Args:
         power: p, 1 or 2.

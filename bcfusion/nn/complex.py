@@ -62,7 +62,7 @@ class _PartConvTranspose2d(_PerPart, ConvTranspose2d):
 
 
 class _ComplexConvolution(StreamingModule):
-    """A complex convolution by means of the real ``layer``, which has twice as many output channels."""
+    """A complex convolution, computed by the real ``layer``, which has twice as many output channels."""
 
     def __init__(self, layer: _PartConv2d | _PartConvTranspose2d) -> None:
         super().__init__()

@@ -156,7 +156,6 @@ class ConvTranspose2d(StreamingModule):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-
         self.out_bins = (freq_bins - 1) * stride + kernel_size[0] - sum(padding)
         self.overlap = kernel_size[1] - 1
         require(

@@ -21,7 +21,7 @@ class TFiLM(StreamingModule):
     The 1 is FiLM's (Perez et al. 2018, section 7.2). The paper scales by the LSTM's output itself, which starts at
     about 0.05: a few such layers in a row would silence an untrained network.
 
-    A last block that is not full is filled with copies of its last frame: its maximum is that over the frames it has.
+    A last block that is not full is filled with copies of its last frame, which do not change its maximum.
 
     Args:
         channels: C.

@@ -40,7 +40,7 @@ def start_with_unit_variance(network: nn.Module, probe: Tensor) -> int:
 
     Args:
         network: called with the probe.
-        probe: such as the network's input will be.
+        probe: a signal like the inputs that the network will have.
 
     Returns:
         The number of layers that were scaled.
@@ -76,10 +76,10 @@ def start_with_unit_variance(network: nn.Module, probe: Tensor) -> int:
 def whiten(first: Conv1d, correlation: float = 0.95) -> None:
     """Make the kernels of a network's first layer respond to all bands of speech equally, in place.
 
-    Untrained kernels sum what neighbouring samples share, the lowest band, and all features of the network are then
-    nearly the same. Here the kernels are taken to act on samples of unit power that share nothing any more. Speech is
-    modelled as a first-order autoregressive process of the given ``correlation``: the first sample of a kernel, then
-    differences ``(x_n - correlation x_{n - 1}) / sqrt(1 - correlation^2)``.
+    Untrained kernels mostly add up what neighbouring samples have in common, the lowest band, so that all features of
+    the network are nearly the same. Here the kernels are changed to those that act on whitened samples, uncorrelated
+    and of unit power. Speech is modelled as a first-order autoregressive process of the given ``correlation``: the
+    first sample of a kernel, then differences ``(x_n - correlation x_{n - 1}) / sqrt(1 - correlation^2)``.
 
     Args:
         first: a layer with weights for white input.

@@ -56,7 +56,7 @@ class DecoderBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
-        # centred: even outputs see one input, odd ones the two beside them
+        # centred: even outputs see one input, odd ones its two neighbours
         self.up = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False)
         self.blocks = _stack(2 * out_channels, out_channels, blocks)
 
@@ -149,7 +149,7 @@ class ResUNet(nn.Module):
                 continue
             # the variance is kept: by convolutions after a leaky ReLU, and by 1 x 1 ones, which follow none
             gain = 1.0 if layer.kernel_size == (1, 1) else nn.init.calculate_gain("leaky_relu", SLOPE)
-            # of a transposed one 9 taps meet in 4 outputs
+            # the 9 taps of a transposed one are spread over 4 outputs
             fan_in = layer.in_channels * (9 / 4 if isinstance(layer, nn.ConvTranspose2d) else layer.kernel_size[0] ** 2)
             nn.init.normal_(layer.weight, std=gain * fan_in**-0.5)
             if layer.bias is not None:

@@ -7,8 +7,7 @@ it: analysis and synthesis together are late by ``win_length - hop_length`` samp
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -22,12 +21,6 @@ from bcfusion.requirements import one_of, require
 
 Window = Literal["hann", "sqrt_hann", "sine"]
 
-_WINDOWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of the position within the window, 0 to 1
-    "hann": lambda position: np.sin(np.pi * position) ** 2,
-    "sqrt_hann": lambda position: np.sin(np.pi * position),
-    "sine": lambda position: np.sin(np.pi * position),
-}
-
 
 def window_samples(window: Window, win_length: int) -> np.ndarray:
     """Return the samples ``(win_length,)`` of a window, in float64.
@@ -37,10 +30,10 @@ def window_samples(window: Window, win_length: int) -> np.ndarray:
     Raises:
         ConfigError: another window.
     """
-
-    require("STFT", one_of(_WINDOWS, window=window))
-    offset = 0.5 if window == "sine" else 0.0
-    return np.asarray(_WINDOWS[window]((np.arange(win_length) + offset) / win_length))
+    require("STFT", one_of(get_args(Window), window=window))
+    position = (np.arange(win_length) + (0.5 if window == "sine" else 0.0)) / win_length  # within the window, 0 to 1
+    root = np.sin(np.pi * position)
+    return np.asarray(root**2 if window == "hann" else root)
 
 
 def stft_sizes(n_fft: int, hop_length: int, win_length: int) -> list[str]:
@@ -165,9 +158,8 @@ class InverseStft(StreamingModule):
         whole = coverage.min() >= 1e-8
         require(self, (whole, f"a {window} window of {win_length} leaves gaps at hop_length={hop_length}"))
         weight = samples / np.resize(coverage, win_length) / n_fft
-        twice = np.full(
-            (self.bins, 1), 2.0
-        )  # a bin stands for its mirror image too, except the first and the middle one
+        # a bin stands for its mirror image too, except the first and the middle one
+        twice = np.full((self.bins, 1), 2.0)
         twice[0] = 1.0
         if n_fft % 2 == 0:
             twice[-1] = 1.0

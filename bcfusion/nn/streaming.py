@@ -136,7 +136,7 @@ class StreamingModule(nn.Module):
             if name in state and state[name].shape != tensor.shape
         ]
         if problems:
-            raise StreamingError(f"this state is of another network or batch size: {'; '.join(problems[:3])}")
+            raise StreamingError(f"this state belongs to another network or batch size: {'; '.join(problems[:3])}")
         for path, layer in self._streaming_modules():
             names = layer._state or {}
             layer._state = {name: state[f"{path}.{name}" if path else name].to(old) for name, old in names.items()}

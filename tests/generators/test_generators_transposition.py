@@ -103,6 +103,7 @@ def test_chunks_give_the_output_of_the_whole_file() -> None:
         ({"method": "fold"}, "method='fold' must be one of folding, translation"),
         ({"cutoff_frequency": 7900.0}, "leaves no band"),
         ({"cutoff_frequency": 150.0}, "leaves no band"),
+        ({"cutoff_frequency": 0.0, "transition_width": -1.0}, "transition_width=-1.0"),
         ({"cutoff_frequency": 4000.0, "gains": [0.0, -6.0]}, "must be one per new band, of which there are 1"),
         ({"attenuation": 20.0}, "attenuation=20.0"),
     ],
