@@ -11,12 +11,12 @@ from math import ceil, gcd, log2, pi
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.nn.cpu import without_onednn
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.precision import filter_tensor
 from bcfusion.requirements import above, at_least, one_of, require
 
 Method = Literal["folding", "translation"]
@@ -112,10 +112,10 @@ class Transposition(WaveformNetwork):
             filters += [analytic.real, analytic.imag if mirrored else -analytic.imag]
             carriers += [np.cos(angles), np.sin(angles)]
         # conv1d correlates: the filters are reversed
-        kernel = torch.tensor(np.stack(filters)[:, None, ::-1].copy(), dtype=torch.get_default_dtype())
-        self.register_buffer("kernel", kernel, persistent=False)  # (2 bands, 1, 2 half + 1)
-        taken = torch.tensor(np.stack(carriers)[:, None], dtype=torch.get_default_dtype())
-        self.register_buffer("carriers", taken, persistent=False)  # (2 bands, 1, hop)
+        kernel = filter_tensor(np.stack(filters)[:, None, ::-1].copy())  # (2 bands, 1, 2 half + 1)
+        self.register_buffer("kernel", kernel, persistent=False)
+        waves = filter_tensor(np.stack(carriers)[:, None])  # (2 bands, 1, hop)
+        self.register_buffer("carriers", waves, persistent=False)
 
     def body(self, inputs: Tensor) -> Tensor:
         sensor = inputs[:, self.skip_channel].unsqueeze(1)

@@ -17,6 +17,7 @@ from bcfusion.errors import CheckpointError
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
 from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
 from bcfusion.requirements import require
@@ -86,9 +87,7 @@ class VoiceFixerMel(ResUNetGenerator):
         self.norm = nn.BatchNorm1d(in_channels * n_mels)
         with torch.device("cpu"):
             inverse = torch.linalg.pinv(LogMel(**self.settings).filters.double())
-        with torch.inference_mode(False):
-            taken = torch.tensor(inverse.numpy(), dtype=torch.get_default_dtype())
-            self.register_buffer("inverse", taken, persistent=False)  # (F, n_mels)
+        self.register_buffer("inverse", filter_tensor(inverse.numpy()), persistent=False)  # (F, n_mels)
 
     def restore(self, real: Tensor, imag: Tensor) -> Tensor:
         """Return restored log mel magnitudes ``(B, n_mels, N)`` for a spectrum's parts ``(B, in_channels, F, N)``."""

@@ -162,19 +162,10 @@ class MultiResolutionStftLoss(nn.Module):
             (not a_weighting or (sample_rate or 0) > 0, f"a_weighting needs a sample_rate in Hz, got {sample_rate}"),
         )
         super().__init__()
+        weights = (spectral_convergence_weight, log_magnitude_weight)
+        shared = (*weights, floor, silence_db, convergence_limit, sample_rate if a_weighting else None)
         self.resolutions = nn.ModuleList(
-            _StftLoss(
-                n_fft=n_fft,
-                hop_length=hop_length,
-                win_length=win_length,
-                spectral_convergence_weight=spectral_convergence_weight,
-                log_magnitude_weight=log_magnitude_weight,
-                floor=floor,
-                silence_db=silence_db,
-                convergence_limit=convergence_limit,
-                weighted_rate=sample_rate if a_weighting else None,
-            )
-            for n_fft, hop_length, win_length in resolutions
+            _StftLoss(n_fft, hop_length, win_length, *shared) for n_fft, hop_length, win_length in resolutions
         )
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:

@@ -155,10 +155,7 @@ class Conv1d(StreamingModule):
             return self._convolve(_pad(x, self.left, right, self.padding_mode))
         if x.shape[-1] % self.stride:
             raise StreamingError(f"a chunk of {x.shape[-1]} samples is not a multiple of the stride {self.stride}")
-        if self.context:
-            x = torch.cat([self.recall("past"), x], dim=-1)
-            self.replace(past=x[..., x.shape[-1] - self.context :])
-        return self._convolve(x)
+        return self._convolve(self.prepend_past(x, self.context))
 
     def last_input(self, frame: int) -> int:
         """Return the last input sample that output ``frame`` depends on."""
@@ -234,11 +231,7 @@ class ConvTranspose1d(StreamingModule):
             if 2 * self.left == self.overlap:
                 return self._convolve(x, self.bias, padding=self.left)  # the kernel cuts by itself, without a copy
             return self._convolve(x, self.bias)[..., self.left : self.left + length]
-        y = self._convolve(x, bias=None)
-        if self.overlap:
-            y = y + F.pad(self.recall("overlap"), (0, length))
-            self.replace(overlap=y[..., length:])
-            y = y[..., :length]
+        y = self.add_overlap(self._convolve(x, bias=None), length)
         return y if self.bias is None else y + self.bias.unsqueeze(-1)
 
     def last_input(self, sample: int) -> int:

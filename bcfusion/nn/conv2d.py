@@ -98,10 +98,7 @@ class Conv2d(StreamingModule):
         else:
             if frames % self.stride[1]:
                 raise StreamingError(f"a chunk of {frames} frames is not a multiple of the stride {self.stride[1]}")
-            if self.context:
-                x = torch.cat([self.recall("past"), x], dim=-1)
-                self.replace(past=x[..., x.shape[-1] - self.context :])
-            x = F.pad(x, (0, 0, self.below, self.above))
+            x = F.pad(self.prepend_past(x, self.context), (0, 0, self.below, self.above))
         weight = self.weight
         if self.is_streaming and self.groups == 1 and self.dilation == (1, 1) and matmul_is_faster(x, weight):
             windows = x.unfold(2, self.kernel_size[0], self.stride[0]).unfold(3, self.kernel_size[1], self.stride[1])
@@ -194,11 +191,7 @@ class ConvTranspose2d(StreamingModule):
             y = F.fold(taps.transpose(1, 2), size, self.kernel_size, stride=(self.stride, 1))
         else:
             y = F.conv_transpose2d(x, weight, None, (self.stride, 1), 0, 0, self.groups)
-        y = y[:, :, self.below : y.shape[2] - self.above]
-        if self.is_streaming and self.overlap:
-            y = y + F.pad(self.recall("overlap"), (0, frames))
-            self.replace(overlap=y[..., frames:])
-        y = y[..., self.future : self.future + frames]
+        y = self.add_overlap(y[:, :, self.below : y.shape[2] - self.above, self.future :], frames)
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def extra_repr(self) -> str:

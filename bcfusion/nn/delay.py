@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.nn.streaming import StreamingModule
@@ -31,13 +29,7 @@ class Delay(StreamingModule):
         return {"past": like.new_zeros(batch_size, *self.shape, self.samples)} if self.samples else {}
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.samples:
-            return x
-        if not self.is_streaming:
-            return F.pad(x, (self.samples, 0))[..., : x.shape[-1]]
-        longer = torch.cat([self.recall("past"), x], dim=-1)
-        self.replace(past=longer[..., longer.shape[-1] - self.samples :])
-        return longer[..., : x.shape[-1]]
+        return self.prepend_past(x, self.samples)[..., : x.shape[-1]]
 
     def extra_repr(self) -> str:
         return f"samples={self.samples}, shape={self.shape}"

@@ -9,7 +9,7 @@ import torchaudio.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError
-from bcfusion.nn.precision import full_precision
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.spectral import magnitude
 from bcfusion.nn.stft import Stft
 from bcfusion.nn.streaming import StreamingModule
@@ -106,8 +106,7 @@ class LogMel(StreamingModule):
         self.sample_rate, self.n_mels, self.floor = sample_rate, n_mels, floor
         self.bins = self.stft.bins
         filters = mel_filters(self, sample_rate, n_fft, n_mels, f_min, f_max).T.numpy()
-        with torch.inference_mode(False):
-            self.register_buffer("filters", torch.tensor(filters, dtype=torch.get_default_dtype()), persistent=False)
+        self.register_buffer("filters", filter_tensor(filters), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return ``(B, n_mels, T / hop_length)`` of ``(B, 1, T)``, a whole file or a chunk, of whole hops.

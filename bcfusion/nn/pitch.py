@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bcfusion.nn.precision import full_precision
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.stft import Stft, window_samples
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.requirements import require
@@ -76,13 +76,9 @@ class Pitch(StreamingModule):
         window = window_samples("hann", win_length)
         correlation = np.array([window[lag:] @ window[: win_length - lag] for lag in lags]) / (window @ window)
         cost = octave_cost * np.log2(lags * f_min / sample_rate)
-        with torch.inference_mode(False):
-            dtype = torch.get_default_dtype()
-            self.register_buffer("to_correlation", torch.tensor(cosine, dtype=dtype), persistent=False)
-            self.register_buffer(
-                "window_correlation", torch.tensor(correlation[:, None], dtype=dtype), persistent=False
-            )
-            self.register_buffer("cost", torch.tensor(cost[:, None], dtype=dtype), persistent=False)
+        self.register_buffer("to_correlation", filter_tensor(cosine), persistent=False)
+        self.register_buffer("window_correlation", filter_tensor(correlation[:, None]), persistent=False)
+        self.register_buffer("cost", filter_tensor(cost[:, None]), persistent=False)
 
     @torch.no_grad()
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:

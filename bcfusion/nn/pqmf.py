@@ -11,12 +11,11 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError
-from bcfusion.nn.precision import full_precision
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import at_least, require
 
@@ -96,10 +95,8 @@ class PQMF(StreamingModule):
         self.edge = bands * math.ceil(self.head / bands)
         self.lookahead = self.left - self.head
         filters = _filters(bands, taps, beta, self.cutoff)
-        with torch.inference_mode(False):  # an inference tensor could never be trained through
-            for name, gain in (("analysis_filters", 1.0), ("synthesis_filters", float(bands))):
-                taken = torch.tensor((gain * filters)[:, None], dtype=torch.get_default_dtype())
-                self.register_buffer(name, taken, persistent=False)
+        self.register_buffer("analysis_filters", filter_tensor(filters[:, None]), persistent=False)
+        self.register_buffer("synthesis_filters", filter_tensor(bands * filters[:, None]), persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
         """Return the state of analysis and synthesis.
@@ -149,9 +146,7 @@ class PQMF(StreamingModule):
 
     def _analyse(self, waveform: Tensor, filters: Tensor) -> Tensor:
         if self.is_streaming:
-            x = torch.cat([self.recall("past"), waveform], dim=-1)
-            self.replace(past=x[..., x.shape[-1] - self.context :])
-            left = right = 0
+            x, left, right = self.prepend_past(waveform, self.context), 0, 0
         else:
             x, left, right = waveform, self.left, self.right + -waveform.shape[-1] % self.bands
         x = x.flatten(0, 1).unsqueeze(1)  # a channel is an item: each is filtered separately
@@ -165,11 +160,7 @@ class PQMF(StreamingModule):
         if 2 * self.head == self.context:
             return F.conv_transpose1d(bands, filters, stride=self.bands, padding=self.head)  # cuts without a copy
         waveform = F.conv_transpose1d(bands, filters, stride=self.bands)
-        length = self.bands * bands.shape[-1]
-        if self.is_streaming:
-            waveform = waveform + F.pad(self.recall("overlap"), (0, length))
-            self.replace(overlap=waveform[..., length:])
-        return waveform[..., self.head : self.head + length]
+        return self.add_overlap(waveform[..., self.head :], self.bands * bands.shape[-1])
 
     def extra_repr(self) -> str:
         sizes = f"bands={self.bands}, taps={self.taps}, beta={self.beta}, cutoff={self.cutoff:.6f}"

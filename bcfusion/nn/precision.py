@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def filter_tensor(values: np.ndarray) -> Tensor:
+    """Return the coefficients of a filter, computed in float64, as a tensor of the default dtype: for a buffer.
+
+    It is made outside of inference mode, since an inference tensor could never be trained through.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.get_default_dtype())
 
 
 @contextmanager

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError
-from bcfusion.nn.precision import full_precision
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import at_least, require
 
@@ -74,9 +73,7 @@ class Resample(StreamingModule):
         window = np.i0(beta * np.sqrt(1 - away**2)) / np.i0(beta) * (np.abs(away) < 1)
         taps = cutoff * np.sinc(cutoff * (position - middle)) * window
         taps /= taps.sum(axis=1, keepdims=True)  # a constant stays the same, in every phase
-        with torch.inference_mode(False):
-            kernel = torch.tensor(taps[:, None], dtype=torch.get_default_dtype())
-            self.register_buffer("kernel", kernel, persistent=False)
+        self.register_buffer("kernel", filter_tensor(taps[:, None]), persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
         """Return ``past (B, channels, lookahead + width)``, the last input samples."""
@@ -91,14 +88,12 @@ class Resample(StreamingModule):
         """
         if x.ndim != 3 or x.shape[1] != self.channels:
             raise AudioError(f"Resample takes (batch, {self.channels}, time), not {tuple(x.shape)}")
-        length, past = x.shape[-1], self.lookahead + self.width
+        length = x.shape[-1]
         if not self.is_streaming:
-            x = F.pad(x, (past, -length % self.frame))
-        else:
-            if length % self.frame:
-                raise StreamingError(f"a chunk of {length} samples is not a multiple of {self.frame}")
-            x = torch.cat([self.recall("past"), x], dim=-1)
-            self.replace(past=x[..., x.shape[-1] - past :])
+            x = F.pad(x, (0, -length % self.frame))
+        elif length % self.frame:
+            raise StreamingError(f"a chunk of {length} samples is not a multiple of {self.frame}")
+        x = self.prepend_past(x, self.lookahead + self.width)
         right = self.width - self.lookahead  # how far the last taps reach past the frame; negative if causal
         x = F.pad(x, (0, right))
         with full_precision(x):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError
-from bcfusion.nn.precision import full_precision
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import one_of, require
 
@@ -83,9 +83,7 @@ class Stft(StreamingModule):
         self.centred = win_length // (2 * hop_length) - 1
         self.context = win_length - hop_length
         kernel = np.concatenate(_basis(n_fft, win_length)) * window_samples(window, win_length)
-        with torch.inference_mode(False):
-            taken = torch.tensor(kernel[:, None], dtype=torch.get_default_dtype())
-            self.register_buffer("kernel", taken, persistent=False)
+        self.register_buffer("kernel", filter_tensor(kernel[:, None]), persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
         """Return ``past (B, channels, win_length - hop_length)``, the last samples."""
@@ -106,13 +104,7 @@ class Stft(StreamingModule):
             raise AudioError(f"Stft takes (batch, {self.channels}, time), not {tuple(waveform.shape)}")
         if waveform.shape[-1] % self.hop_length:
             raise StreamingError(f"{waveform.shape[-1]} samples are not whole hops of {self.hop_length}")
-        if not self.is_streaming:
-            x = F.pad(waveform, (self.context, 0))
-        elif self.context:
-            x = torch.cat([self.recall("past"), waveform], dim=-1)
-            self.replace(past=x[..., x.shape[-1] - self.context :])
-        else:
-            x = waveform
+        x = self.prepend_past(waveform, self.context)
         with full_precision(x):
             x = x.flatten(0, 1).unsqueeze(1).to(self.kernel.dtype)
             spectrum = F.conv1d(x, self.kernel, stride=self.hop_length)
@@ -164,9 +156,7 @@ class InverseStft(StreamingModule):
         if n_fft % 2 == 0:
             twice[-1] = 1.0
         kernel = np.concatenate([part * twice for part in _basis(n_fft, win_length)]) * weight
-        with torch.inference_mode(False):
-            taken = torch.tensor(kernel[:, None], dtype=torch.get_default_dtype())
-            self.register_buffer("kernel", taken, persistent=False)
+        self.register_buffer("kernel", filter_tensor(kernel[:, None]), persistent=False)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
         """Return ``overlap (B, 1, win_length - hop_length)``, what the last frames add to samples that are not output
@@ -184,11 +174,7 @@ class InverseStft(StreamingModule):
         with full_precision(real):
             spectrum = torch.cat([real, imag], dim=1).to(self.kernel.dtype)
             waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)
-        length = self.hop_length * real.shape[-1]
-        if self.is_streaming and self.lookahead:
-            waveform = waveform + F.pad(self.recall("overlap"), (0, length))
-            self.replace(overlap=waveform[..., length:])
-        return waveform[..., :length]
+        return self.add_overlap(waveform, self.hop_length * real.shape[-1])
 
     def extra_repr(self) -> str:
         return f"n_fft={self.n_fft}, hop_length={self.hop_length}, win_length={self.win_length}, window={self.window}"

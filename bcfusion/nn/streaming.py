@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import BcfusionError
@@ -37,7 +38,8 @@ class StreamingModule(nn.Module):
     """A layer or a network that can run chunk by chunk.
 
     A layer with memory overrides :meth:`initial_state`, checks :attr:`is_streaming` in its ``forward`` and there reads
-    and replaces its state by :meth:`recall` and :meth:`replace`. A network only has to inherit: streaming reaches every
+    and replaces its state by :meth:`recall` and :meth:`replace`, or by :meth:`prepend_past` and :meth:`add_overlap`,
+    which do so for the two most frequent states. A network only has to inherit: streaming reaches every
     StreamingModule in it, through plain containers too.
 
     Attributes:
@@ -77,6 +79,28 @@ class StreamingModule(nn.Module):
         if self._state is None:
             raise StreamingError(f"{type(self).__name__} has a state only inside `with model.streaming(batch_size):`")
         self._state = {**self._state, **tensors}
+
+    def prepend_past(self, x: Tensor, length: int) -> Tensor:
+        """Prepend the ``length`` inputs before ``x (..., T)``: zeros to a whole file, the state ``past`` to a chunk."""
+        if not length:
+            return x
+        if not self.is_streaming:
+            return F.pad(x, (length, 0))
+        x = torch.cat([self.recall("past"), x], dim=-1)
+        self.replace(past=x[..., x.shape[-1] - length :])
+        return x
+
+    def add_overlap(self, y: Tensor, length: int) -> Tensor:
+        """Return the first ``length`` outputs; the rest of a chunk, the state ``overlap``, is added to the next one.
+
+        Args:
+            y: ``(..., length)``, or longer by the overlap.
+            length: outputs that are complete after this chunk.
+        """
+        if self._state and "overlap" in self._state:
+            y = y + F.pad(self.recall("overlap"), (0, length))
+            self.replace(overlap=y[..., length:])
+        return y[..., :length]
 
     @contextmanager
     def streaming(self, batch_size: int) -> Iterator[Self]:
