@@ -1,4 +1,4 @@
-"""One HTML page on the recordings of a manifest: findings, histograms, mean spectra. It needs no network."""
+"""An HTML page about the recordings of a manifest: findings, histograms, mean spectra. It needs no network."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def inspect_page(inspection: Inspection, found: Sequence[Finding]) -> str:
         A complete HTML document with embedded figures.
     """
     name = html.escape(inspection.manifest.name)
-    looked = len(inspection.lines)
+    measured = len(inspection.lines)
     of = (
-        f"{looked} of {len(inspection.entries)} lines measured"
-        if looked < len(inspection.entries)
-        else f"{looked} lines"
+        f"{measured} of {len(inspection.entries)} lines measured"
+        if measured < len(inspection.entries)
+        else f"{measured} lines"
     )
     pictures = "\n".join(
         f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}"></figure>'
@@ -226,7 +226,9 @@ def _sessions(inspection: Inspection) -> str:
         )
         for session in worst[:_SESSIONS_SHOWN]
     ]
-    more = f"<p>The {_SESSIONS_SHOWN} least sure of {len(worst)}.</p>" if len(worst) > _SESSIONS_SHOWN else ""
+    more = (
+        f"<p>The {_SESSIONS_SHOWN} least certain of {len(worst)} sessions.</p>" if len(worst) > _SESSIONS_SHOWN else ""
+    )
     return f"<h2>Sessions</h2>{more}" + _table(("session", "lines", "lag (ms)", "polarity", "confidence"), rows)
 
 

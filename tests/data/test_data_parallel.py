@@ -33,7 +33,7 @@ def test_items_ahead_of_the_reader_are_bounded() -> None:
         assert len(begun) <= 2 * (16 + 1)
 
 
-def test_what_was_not_begun_is_dropped_when_the_reader_stops() -> None:
+def test_batches_not_yet_begun_are_dropped_when_the_reader_stops() -> None:
     first, go_on = threading.Event(), threading.Event()
     begun: list[int] = []
 

@@ -24,7 +24,7 @@ from bcfusion import load_generator
 from bcfusion.commands.shared.recorded import recorded_overrides
 from bcfusion.configuration.check import verify_or_raise
 from bcfusion.configuration.compose import build
-from bcfusion.data.simulation.augmentation import Augmentation
+from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.report.comparison.runs import find_runs
 from bcfusion.run import checkpoint
 from bcfusion.run.bundle import bundle_of

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Row
+from bcfusion.data.loading.augmentation import Augmentation, Drawn, sped
 from bcfusion.data.loading.collate import Item
 from bcfusion.data.loading.reader import SensorReader
-from bcfusion.data.loading.seeding import generator_for
-from bcfusion.data.simulation.augmentation import Augmentation, Drawn, sped
+from bcfusion.data.seeding import generator_for
 from bcfusion.errors import DataError
 
 _ATTEMPTS = 8
