@@ -10,6 +10,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.corpora.headers import NAMED, THREADS
 from bcfusion.data.loading.shards.index import Shard, ShardError, load
 from bcfusion.errors import DataError
+from bcfusion.requirements import require, within
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ class ShardCorpus:
             named in a warning.
 
     Raises:
+        ConfigError: ``max_unreadable_share`` is out of range.
         DataError: there is no such folder.
     """
 
     def __init__(self, root: str, max_unreadable_share: float = 0.05) -> None:
+        require(self, within(0, 1, max_unreadable_share=max_unreadable_share))
         self.root = Path(root).expanduser()
         self.max_unreadable_share = max_unreadable_share
         self._rows: dict[str, list[Row]] = {}
