@@ -118,10 +118,10 @@ def test_thousands_of_missing_files_end_the_run_in_three_lines_and_at_once(tmp_p
     for number in range(2000):  # names to search for the nearest, which takes a second for each of them
         (tmp_path / f"recording_{number}.wav").touch()
     recordings = [speech(tmp_path / f"recordin_{number}.wav") for number in range(3000)]
-    begun = time.process_time()
+    start = time.process_time()
     with pytest.raises(DataError) as error:
         prepare(job(tmp_path, *recordings), progress=False)
-    assert time.process_time() - begun < 10
+    assert time.process_time() - start < 10
     lines = str(error.value).splitlines()
     assert len(lines) == 3
     assert lines[0] == "3000 of 3000 recordings are left out: 3000 unreadable"
