@@ -18,7 +18,7 @@ from bcfusion.contracts import Batch, Row
 from bcfusion.data.loading.collate import Item, collate
 from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader
 from bcfusion.data.loading.rows import reaches
-from bcfusion.data.loading.segments import TrainSegments
+from bcfusion.data.loading.segments import ATTEMPTS, TrainSegments
 from bcfusion.data.loading.shards.index import row_of
 from bcfusion.data.loading.shards.urls import reason
 from bcfusion.data.seeding import generator_for, stable_seed
@@ -26,7 +26,6 @@ from bcfusion.errors import BcfusionError, DataError
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 8
 _EPOCHS_WITHOUT = 10  # epochs of shards without a wanted utterance that end a run
 
 
@@ -156,7 +155,7 @@ class _Batches(IterableDataset[Any]):
             except UnreadableAudio as error:
                 self._failed.append(error.path)
                 problems += 1
-                if problems == _ATTEMPTS:
+                if problems == ATTEMPTS:
                     raise DataError(f"{problems} crops in succession cannot be read; the last: {error}") from error
                 continue
             problems = 0
