@@ -65,7 +65,7 @@ def test_a_new_run_begins_from_its_weights(part: str, composed: Callable[..., Di
 
 
 def test_comparisons_read_it() -> None:
-    (run,) = find_runs([OLD])
+    (run,) = find_runs([OLD], print)
     assert run.state == "finished"
     assert run.best["stoi"] == pytest.approx(0.687, abs=5e-4)
     assert list(run.closing_scores["enhanced"].metrics["stoi"].values()) == [0.841521]
