@@ -44,10 +44,10 @@ from bcfusion.contracts import Corpus, Simulator
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import StepLoader
-from bcfusion.data.loading.seeding import generator_for
 from bcfusion.data.loading.segments import TrainSegments
 from bcfusion.data.loading.shards.read import ShardCorpus
 from bcfusion.data.loading.shards.write import write_shards
+from bcfusion.data.seeding import generator_for
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
 from bcfusion.errors import AudioError, BcfusionError
 

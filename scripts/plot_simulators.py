@@ -23,7 +23,7 @@ from scipy import signal as scipy_signal
 from torch import Tensor
 
 from bcfusion.contracts import Draw, Simulator
-from bcfusion.data.loading.seeding import generator_for
+from bcfusion.data.seeding import generator_for
 from bcfusion.data.simulation.accelerometer import Accelerometer
 from bcfusion.data.simulation.codec import CODECS, round_trip
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass

@@ -126,10 +126,12 @@ def _names() -> list[str]:
 
 
 def _list() -> str:
+    from bcfusion.data.preparation.adapters import Downloads
+
     lines = []
     for name in _names():
         adapter: Adapter = import_module(f"{_PACKAGE}.{name}").ADAPTER
-        fetched = " [--download]" if hasattr(adapter, "download") else ""
+        fetched = " [--download]" if isinstance(adapter, Downloads) else ""
         lines.append(f"{name:<16}{adapter.kind:<8}{adapter.summary}{fetched}")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 #: old dotted path of a module, or of an object in one, to the current path
 MOVED = {
-    "bcfusion.data.augmentation": "bcfusion.data.simulation.augmentation",
+    "bcfusion.data.augmentation": "bcfusion.data.loading.augmentation",
     "bcfusion.data.shards": "bcfusion.data.loading.shards",
 }
 

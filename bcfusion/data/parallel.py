@@ -17,7 +17,9 @@ __all__ = ["in_batches"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 16  # batches in progress per worker: a slow one does not hold up the others
+# Batches in progress per worker: many, so that a slow one does not hold up the others. Their results wait in memory, so
+# they should be small.
+_AHEAD = 16
 
 
 def in_batches(

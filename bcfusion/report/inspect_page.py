@@ -1,4 +1,4 @@
-"""One HTML page on the recordings of a manifest: findings, histograms, mean spectra. It needs no network."""
+"""An HTML page about the recordings of a manifest: findings, histograms, mean spectra. It needs no network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import html
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,13 +20,13 @@ from bcfusion.data.inspect.bandwidth import BAND_HZ
 from bcfusion.data.inspect.checks import Severity
 from bcfusion.data.inspect.findings import Finding
 from bcfusion.data.inspect.inspection import Inspected, Inspection, session_of
+from bcfusion.report.colours import PALETTE
 
 __all__ = ["figures", "inspect_page"]
 
 _SESSIONS_SHOWN = 200
 _FEWEST_BINS, _MOST_BINS = 12, 40
 _NARROWEST = {"ms": 1.0, "dB": 5.0, "dBFS": 5.0}  # smallest ranges shown: finer differences mean nothing
-_COLOURS = ("#1f5fa8", "#c4541a", "#3a7d44", "#7a3b9a", "#6b6b6b")
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --error: #b3261e; --warning: #96690a; }
@@ -57,11 +58,11 @@ def inspect_page(inspection: Inspection, found: Sequence[Finding]) -> str:
         A complete HTML document with embedded figures.
     """
     name = html.escape(inspection.manifest.name)
-    looked = len(inspection.lines)
+    measured = len(inspection.lines)
     of = (
-        f"{looked} of {len(inspection.entries)} lines measured"
-        if looked < len(inspection.entries)
-        else f"{looked} lines"
+        f"{measured} of {len(inspection.entries)} lines measured"
+        if measured < len(inspection.entries)
+        else f"{measured} lines"
     )
     pictures = "\n".join(
         f'<figure><img alt="{html.escape(title)}" src="data:image/png;base64,{_png(figure)}"></figure>'
@@ -140,7 +141,7 @@ def _histogram(
         low, high = low - lacking / 2, high + lacking / 2
     edges = np.linspace(low, high, int(np.clip(len(everything), _FEWEST_BINS, _MOST_BINS)) + 1)
     shown = {label: series for label, series in values.items() if len(series)}
-    for colour, (label, series) in zip(_COLOURS * 4, shown.items(), strict=False):
+    for colour, (label, series) in zip(cycle(PALETTE), shown.items(), strict=False):
         clipped = np.clip(series, low, high)
         axes.hist(clipped, bins=list(edges), color=colour, alpha=0.6 if len(shown) > 1 else 0.9, label=label or None)
     axes.set_xlabel(unit)
@@ -154,7 +155,7 @@ def _histogram(
 def _spectra(inspection: Inspection) -> Figure:
     figure, axes = _axes("mean spectrum while somebody speaks")
     rates = {rate for _, rate in inspection.spectra}
-    for colour, ((sensor, rate), spectrum) in zip(_COLOURS * 4, sorted(inspection.spectra.items()), strict=False):
+    for colour, ((sensor, rate), spectrum) in zip(cycle(PALETTE), sorted(inspection.spectra.items()), strict=False):
         kilohertz = (np.arange(len(spectrum.mean)) + 0.5) * BAND_HZ / 1000
         label = sensor if len(rates) == 1 else f"{sensor}, {rate / 1000:g} kHz"
         axes.plot(kilohertz, spectrum.mean, color=colour, label=label)
@@ -226,7 +227,9 @@ def _sessions(inspection: Inspection) -> str:
         )
         for session in worst[:_SESSIONS_SHOWN]
     ]
-    more = f"<p>The {_SESSIONS_SHOWN} least sure of {len(worst)}.</p>" if len(worst) > _SESSIONS_SHOWN else ""
+    more = (
+        f"<p>The {_SESSIONS_SHOWN} least certain of {len(worst)} sessions.</p>" if len(worst) > _SESSIONS_SHOWN else ""
+    )
     return f"<h2>Sessions</h2>{more}" + _table(("session", "lines", "lag (ms)", "polarity", "confidence"), rows)
 
 

@@ -131,7 +131,7 @@ def test_a_wav_that_was_streamed_and_does_not_know_its_length_is_not_called_trun
 
 
 @pytest.mark.parametrize("content", [b"", b"no sound at all", b"RIFF\x00\x00\x00\x00WAVE"])
-def test_what_is_no_sound_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_sound_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(content)
     with pytest.raises(UnreadableAudio) as error:
@@ -148,7 +148,7 @@ def test_a_missing_file_is_answered_with_the_nearest_name(tmp_path: Path) -> Non
         audio.find_audio(tmp_path / "speech_1.wav")
 
 
-def test_samples_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+def test_samples_that_are_not_numbers_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     samples = noise(100)
     samples[0, [7, 20]] = np.nan, np.inf
@@ -226,7 +226,7 @@ def test_a_span_beyond_the_file_is_zero_within_the_slack_and_an_error_past_it(tm
         audio.read_span(path, -3, 109, 16000, slack=5)
 
 
-def test_another_rate_is_refused_with_both_rates_where_resampling_is_off(tmp_path: Path) -> None:
+def test_another_rate_is_refused_with_both_rates_if_resampling_is_off(tmp_path: Path) -> None:
     audio.write(tmp_path / "a.wav", noise(100), 8000)
     with pytest.raises(AudioFormatError, match=r"a\.wav is sampled at 8000 Hz, the task at 16000 Hz"):
         audio.read_span(tmp_path / "a.wav", 0, 10, 16000, may_resample=False)

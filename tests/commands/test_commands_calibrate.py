@@ -24,7 +24,7 @@ def speech_like(seed: int) -> np.ndarray:
 
 
 def through_the_sensor(air: np.ndarray) -> np.ndarray:
-    """6 dB up, low-passed at 1 kHz, inverted, late, with noise."""
+    """Return air amplified by 6 dB, low-passed at 1 kHz, inverted, delayed, with noise."""
     filtered = 2.0 * scipy_signal.lfilter(*scipy_signal.butter(2, 1000, fs=RATE), air)
     noise = 1e-4 * np.random.default_rng(9).standard_normal(len(air))
     return np.asarray(noise - np.concatenate([np.zeros(LAG), filtered[:-LAG]]))
@@ -61,7 +61,7 @@ def test_a_sensor_is_measured_with_its_lag_and_polarity_undone(
     for one in made.responses:
         assert one.polarity == -1
         assert one.lag == pytest.approx(LAG / RATE, abs=2e-4)
-        assert one.coherence[band].mean() > 0.95  # as it is only where the lag is undone
+        assert one.coherence[band].mean() > 0.95  # only if the lag is undone
         np.testing.assert_allclose(one.response_db[band], 20 * np.log10(2 * np.abs(response[band])), atol=1.5)
     printed = capsys.readouterr().out
     assert "2 wearers, 16000 Hz; response in dB in bands of Hz" in printed
@@ -87,7 +87,7 @@ def test_recordings_are_chosen(pairs: Path, tmp_path: Path, chosen: list[str], i
     assert [name for one in Calibration.load(out).responses for name in one.recordings] == ids
 
 
-def test_two_folders_do_as_well_and_unknown_speakers_count_each(pairs: Path, tmp_path: Path) -> None:
+def test_two_folders_work_too_and_each_unknown_speaker_counts(pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "sensor.json"
     assert main(["calibrate", *folders(pairs), "--out", str(out), "--sample-rate", "8000"]) == 0
     made = Calibration.load(out)
@@ -131,7 +131,7 @@ def test_half_a_source_is_refused(arguments: list[str], message: str, capsys: py
         (["--split", "valid"], "in split valid"),
     ],
 )
-def test_what_is_not_there_is_reported(
+def test_missing_recordings_and_files_are_reported(
     pairs: Path, tmp_path: Path, chosen: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["calibrate", "--pairs", str(pairs / "pairs.jsonl"), "--out", str(tmp_path / "s.json"), *chosen]

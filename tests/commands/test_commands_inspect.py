@@ -16,7 +16,7 @@ RATE = 16000
 
 @pytest.fixture
 def pairs(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two takes of inverted, late sensors, of which the manifest says nothing."""
+    """Two takes with an inverted, late sensor, which the manifest does not mention."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     lines = []
@@ -31,23 +31,21 @@ def pairs(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return path
 
 
-def test_what_is_wrong_comes_with_what_to_do_and_is_gone_once_fixed(
-    pairs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_problems_come_with_advice_and_are_gone_once_fixed(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", "pairs.jsonl"]) == FOUND == 1
-    told = capsys.readouterr().out
-    assert "polarity of body is not the manifest's" in told
-    assert "2 of 2" in told
-    assert "inspect --fix" in told
-    assert "body: lag +2.0" in told
-    assert "inverted in 2 of 2 lines" in told
-    assert told.index("error") < told.index("median of")
+    shown = capsys.readouterr().out
+    assert "polarity of body is not the manifest's" in shown
+    assert "2 of 2" in shown
+    assert "inspect --fix" in shown
+    assert "body: lag +2.0" in shown
+    assert "inverted in 2 of 2 lines" in shown
+    assert shown.index("error") < shown.index("median of")
     before = pairs.read_text()
 
     assert cli.main(["inspect", "pairs.jsonl", "--fix", "--html", "out/page.html"]) == 0
-    told = capsys.readouterr().out
-    assert "and lag and polarity of 2" in told
-    assert "nothing is wrong" in told
+    shown = capsys.readouterr().out
+    assert "and lag and polarity of 2" in shown
+    assert "nothing is wrong" in shown
     assert pairs.read_text() != before
     assert cli.main(["inspect", "pairs.jsonl"]) == 0
 
@@ -78,9 +76,9 @@ def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.
     path = tmp_path / "m.jsonl"
     path.write_text("".join(json.dumps({"air": f"{n}.wav", "split": "train"}) + "\n" for n in range(3000)))
     assert cli.main(["inspect", str(path), "--workers", "1"]) == FOUND
-    told = capsys.readouterr().out
-    assert "3000 of 3000" in told
-    assert len(told.splitlines()) < 20
+    shown = capsys.readouterr().out
+    assert "3000 of 3000" in shown
+    assert len(shown.splitlines()) < 20
 
 
 @pytest.mark.parametrize(
@@ -109,9 +107,9 @@ def test_user_errors(pairs: Path, arguments: list[str], words: str, capsys: pyte
     (pairs.parent / "nameless.jsonl").write_text(json.dumps(line | {"air": "/far/a.wav"}))
     (pairs.parent / "nothing.csv").write_text("sound,split\na.wav,train\n")
     assert cli.main(["inspect", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert "Traceback" not in told
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Traceback" not in shown
 
 
 def test_a_page_that_cannot_be_written_is_a_user_error(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,7 @@ def test_a_folder_becomes_a_manifest_that_the_data_takes(capsys: pytest.CaptureF
     assert [row.duration for row in corpus.rows("valid")] == [1.0]
 
 
-def test_a_manifest_that_is_there_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_manifest_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     Path("m.csv").write_text("mine")
     assert run("folder", "--root", "speech", "--out", "m.csv") == USER_ERROR
     assert "m.csv exists: --overwrite replaces it" in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_options_before_the_corpus_are_reported(capsys: pytest.CaptureFixture[st
     assert "the corpus comes first: bcfusion prepare CORPUS --root" in capsys.readouterr().err
 
 
-def test_an_out_that_is_no_manifest_and_values_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_out_that_is_no_manifest_and_wrong_values_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("folder", "--root", "speech", "--out", "m.txt") == USER_ERROR
     assert "ends in .jsonl or .csv" in capsys.readouterr().err
     for wrong in (["--workers", "0"], ["--max-unreadable-share", "2"], ["--splits", "some"], ["--speech", "x"]):
@@ -122,7 +122,7 @@ def test_what_is_left_out_is_reported_and_too_much_ends_the_run(capsys: pytest.C
     assert "3 recordings, 3 of them known from an earlier run" in captured.out
 
 
-def test_shards_are_made_of_the_manifest_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_are_made_of_an_existing_manifest(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("bcfusion.data.loading.shards.write")
     assert run("folder", "--root", "speech", "--out", "m.jsonl") == 0
     lines = Path("m.jsonl").read_text().splitlines()
@@ -146,7 +146,7 @@ if os.environ.get("SLOW"):
 
 
 class Slow:
-    """Recordings that are all one file, behind a disk of 10 ms."""
+    """Recordings that are all one file, on a disk that takes 10 ms."""
 
     summary, source, layout, kind = "slow", "here", "ROOT/a.wav", "speech"
     options = (Option("count", "of recordings", "400"),)
@@ -164,10 +164,9 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])} | more
 
 
-def hear_interrupts() -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # a shell ignores it in what it starts in the background, tests included
+def restore_interrupts() -> None:
+    # a shell ignores them in what it starts in the background, which tests may be
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -183,7 +182,7 @@ def test_a_run_that_was_killed_resumes_where_it_stopped(workplace: Path, how: si
         stderr=subprocess.PIPE,
         text=True,
         cwd=workplace,
-        preexec_fn=hear_interrupts,
+        preexec_fn=restore_interrupts,
     ) as process:
         deadline = time.monotonic() + 60
         while not journal.exists() or journal.read_bytes().count(b"\n") < 65:
@@ -191,11 +190,11 @@ def test_a_run_that_was_killed_resumes_where_it_stopped(workplace: Path, how: si
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(how)
-        _, said = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -how)
     if how == signal.SIGINT:
-        assert "interrupted: the same command resumes from" in said
-        assert "Traceback" not in said
+        assert "interrupted: the same command resumes from" in errors
+        assert "Traceback" not in errors
     assert not (workplace / "m.jsonl").exists()
     known = journal.read_bytes().count(b"\n") - 1
     assert 64 <= known < 400

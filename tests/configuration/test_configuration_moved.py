@@ -16,7 +16,7 @@ from bcfusion.configuration.moved import MOVED, current_target, with_current_tar
 from bcfusion.configuration.paths import conf_dir
 
 OLD = "bcfusion.data.augmentation.Augmentation"
-NEW = "bcfusion.data.simulation.augmentation.Augmentation"
+NEW = "bcfusion.data.loading.augmentation.Augmentation"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What simulators are given, for tests that call them directly."""
+"""Draws for tests that call simulators directly."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def draw(seed: int = 0, training: bool = True, body: int | None = None, rate: int = 16000) -> Draw:
-    """Without ``body`` what belongs to the wearer is drawn from the utterance's generator too."""
+    """Return a draw; without ``body``, the wearer too is drawn from the utterance's generator."""
     generator = seeded(seed)
     return Draw(rate, generator, generator if body is None else seeded(body), training)

@@ -36,7 +36,7 @@ def prepare(adapter: Adapter, root: Path, unpacked: Path | None = None, **given:
 
 
 def wav(seed: int, seconds: float = 0.05, rate: int = RATE, subtype: str = "PCM_16") -> bytes:
-    """A sound file whose samples tell the seed."""
+    """A sound file whose samples encode the seed."""
     buffer = io.BytesIO()
     samples = np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate))
     soundfile.write(buffer, samples, rate, format="WAV", subtype=subtype)
@@ -120,7 +120,7 @@ def test_what_is_unpacked_is_not_written_again_and_what_was_interrupted_resumes(
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_where_all_is_unpacked_the_sounds_are_not_read(vibravox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_all_is_unpacked_the_sounds_are_not_read(vibravox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     first = prepare(VIBRAVOX, vibravox)
 
@@ -303,7 +303,7 @@ def test_a_ringing_or_hissing_bone_sensor_is_not_taken_for_the_air_microphone(
         check_channel_order(files, 1, 0)
 
 
-def test_the_message_names_the_options_of_who_asks_and_unreadable_files_have_no_vote(tmp_path: Path) -> None:
+def test_the_message_names_the_options_of_the_caller_and_unreadable_files_have_no_vote(tmp_path: Path) -> None:
     files = [tmp_path / f"{seed}.wav" for seed in range(3)]
     files[0].write_bytes(b"RIFF")
     for seed, file in enumerate(files[1:]):
@@ -326,7 +326,7 @@ def test_a_few_contradicting_or_silent_files_are_outvoted_but_one_signal_twice_i
         check_channel_order(files, 0, 1)
 
 
-def test_esmb_leaves_an_unreadable_file_to_the_engine(tmp_path: Path) -> None:
+def test_esmb_leaves_an_unreadable_file_to_prepare(tmp_path: Path) -> None:
     for name in ("a", "b"):
         audio.write(tmp_path / f"{name}/1.wav", two_sensors(1, seconds=1.3), RATE)
     (tmp_path / "a/2.wav").write_bytes(b"no sound")

@@ -47,7 +47,7 @@ def speakers(found: Mapping[str, Recording]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", ["folder", "pairs", "stereo", "librispeech", "libritts", "vctk", "common_voice"])
-def test_an_adapter_says_what_it_expects_where_it_finds_nothing(name: str, tmp_path: Path) -> None:
+def test_an_adapter_that_finds_nothing_reports_what_it_expects(name: str, tmp_path: Path) -> None:
     assert isinstance(adapter(name), Adapter)
     for root in (tmp_path, tmp_path / "gone"):
         with pytest.raises(LayoutError) as error:
@@ -247,7 +247,7 @@ def test_common_voice_of_several_languages_needs_one(common_voice: Path) -> None
         recordings("common_voice", common_voice, {"language": "de"})
 
 
-def test_common_voice_lists_that_are_none(common_voice: Path) -> None:
+def test_files_that_are_no_lists_of_common_voice_are_refused(common_voice: Path) -> None:
     folder = common_voice / "cv-corpus-17.0-2024-03-15/en"
     (folder / "dev.tsv").write_text("path\tsentence\na.mp3\tHello\n")
     with pytest.raises(DataError, match=r"dev\.tsv: no column client_id"):
@@ -260,7 +260,7 @@ def test_common_voice_lists_that_are_none(common_voice: Path) -> None:
         recordings("common_voice", common_voice)
 
 
-# ---------------------------------------------------------------- folders of one's own
+# ---------------------------------------------------------------- folders of your own
 
 
 def test_a_folder_with_splits_in_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -369,7 +369,7 @@ def test_channels_that_name_no_air_or_one_twice_are_refused(tmp_path: Path, chan
         recordings("stereo", tmp_path, {"channels": channels})
 
 
-def test_the_readers_log_nothing_where_all_is_well(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_readers_log_nothing_if_all_is_well(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         recordings("folder", make(tmp_path, "train/ann/1.wav"))
     assert caplog.text == ""

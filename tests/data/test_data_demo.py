@@ -98,7 +98,7 @@ def test_pesq_and_stoi_accept_every_clip(rows: dict[str, list[Row]]) -> None:
             warnings.simplefilter("error")  # STOI warns, and returns 1e-5, where it finds fewer than 30 active frames
             stois.append(stoi(clean, degraded, 16000))
     assert np.isfinite(pesqs).all()
-    # as hard as real speech behind the same sensor: there is room for an enhancer to show itself
+    # as hard as real speech through the same sensor: there is room for improvement
     assert 1.5 < np.mean(pesqs) < 3.0
     assert min(stois) > 0.6
     assert max(stois) < 0.95
@@ -111,7 +111,7 @@ def test_the_long_term_spectrum_falls_like_that_of_speech(rows: dict[str, list[R
     def level(hertz: float) -> float:
         return float(10 * np.log10(np.mean(spectrum[(frequency > hertz / 1.2) & (frequency < hertz * 1.2)])))
 
-    assert 6 < (level(500) - level(4000)) / 3 < 10  # dB an octave
+    assert 6 < (level(500) - level(4000)) / 3 < 10  # dB per octave
     assert level(500) - level(7000) < 32  # and fricatives keep the top of the band alive
 
 
@@ -242,7 +242,7 @@ def test_speakers_differ(rows: dict[str, list[Row]]) -> None:
     assert len({Path(row.paths["air"]).read_bytes() for split in SPLITS for row in rows[split]}) == 98
 
 
-def test_it_is_made_once_and_says_so_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_made_once_and_logs_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="bcfusion"):
         corpus = small(tmp_path)
         corpus.rows("train")
@@ -264,7 +264,7 @@ def test_a_damaged_folder_is_made_again(tmp_path: Path, victim: str) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_two_processes_that_make_it_at_once_both_end_well(tmp_path: Path) -> None:
+def test_two_processes_that_make_it_at_once_both_succeed(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from bcfusion.data.corpora import demo\n"

@@ -27,18 +27,18 @@ def test_results_come_in_batches_and_in_the_order_of_the_items(workers: int) -> 
 
 
 def test_items_ahead_of_the_reader_are_bounded() -> None:
-    begun: list[int] = []
-    with closing(in_batches(begun.append, range(1000), 2, 1, processes=False)) as batches:
+    started: list[int] = []
+    with closing(in_batches(started.append, range(1000), 2, 1, processes=False)) as batches:
         next(batches)
-        assert len(begun) <= 2 * (16 + 1)
+        assert len(started) <= 2 * (16 + 1)
 
 
-def test_what_was_not_begun_is_dropped_when_the_reader_stops() -> None:
+def test_batches_not_yet_begun_are_dropped_when_the_reader_stops() -> None:
     first, go_on = threading.Event(), threading.Event()
-    begun: list[int] = []
+    started: list[int] = []
 
     def work(item: int) -> None:
-        begun.append(item)
+        started.append(item)
         if item > 0:
             first.set()
             go_on.wait(10)
@@ -48,7 +48,7 @@ def test_what_was_not_begun_is_dropped_when_the_reader_stops() -> None:
     assert first.wait(10)
     threading.Timer(0.1, go_on.set).start()
     batches.close()
-    assert begun == [0, 1]
+    assert started == [0, 1]
 
 
 def test_a_killed_worker_process_is_reported() -> None:

@@ -49,7 +49,7 @@ def job(folder: Path, *found: Recording, **more: object) -> Job:
     return replace(Job("listed", Listed(list(found)), folder, {}, folder / "m.jsonl"), **values)  # type: ignore[arg-type]
 
 
-def test_what_the_corpus_says_and_what_the_headers_say_come_together(tmp_path: Path) -> None:
+def test_a_row_combines_the_corpus_and_the_headers(tmp_path: Path) -> None:
     both = make(tmp_path / "a.wav", seconds=2.0, channels=2)
     recordings = [
         Recording(
@@ -77,7 +77,7 @@ def test_what_the_corpus_says_and_what_the_headers_say_come_together(tmp_path: P
     assert rows_of(job(tmp_path)) == [first, second]
 
 
-def test_rows_keep_the_order_of_the_adapter_whoever_reads_first(tmp_path: Path) -> None:
+def test_rows_keep_the_order_of_the_adapter_whichever_thread_is_first(tmp_path: Path) -> None:
     recordings = [replace(speech(make(tmp_path / "a.wav")), id=str(number)) for number in range(300)]
     rows = prepare(job(tmp_path, *recordings, workers=4), progress=False).rows
     assert [row.id for row in rows] == [str(number) for number in range(300)]
@@ -118,10 +118,10 @@ def test_thousands_of_missing_files_end_the_run_in_three_lines_and_at_once(tmp_p
     for number in range(2000):  # names to search for the nearest, which takes a second for each of them
         (tmp_path / f"recording_{number}.wav").touch()
     recordings = [speech(tmp_path / f"recordin_{number}.wav") for number in range(3000)]
-    begun = time.process_time()
+    start = time.process_time()
     with pytest.raises(DataError) as error:
         prepare(job(tmp_path, *recordings), progress=False)
-    assert time.process_time() - begun < 10
+    assert time.process_time() - start < 10
     lines = str(error.value).splitlines()
     assert len(lines) == 3
     assert lines[0] == "3000 of 3000 recordings are left out: 3000 unreadable"
@@ -284,7 +284,7 @@ def test_a_wrong_root_is_reported_with_what_is_there_and_what_should_be(tmp_path
     assert issubclass(LayoutError, DataError)
 
 
-# ---------------------------------------------------------------- what the documentation says
+# ---------------------------------------------------------------- examples of the documentation
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "docs/manifests.md"
 

@@ -27,7 +27,7 @@ SENSORS: dict[str, np.ndarray] = {
 
 
 def shifted(samples: np.ndarray, seconds: float) -> np.ndarray:
-    """Later by any fraction of a sample, through the spectrum."""
+    """Delay a signal by any fraction of a sample, through its spectrum."""
     padded = np.concatenate([samples, np.zeros(4096)])
     turn = np.exp(-2j * np.pi * np.fft.rfftfreq(len(padded), 1 / RATE) * seconds)
     return np.fft.irfft(np.fft.rfft(padded) * turn, len(padded))[: len(samples)]
@@ -59,7 +59,9 @@ def test_lag_and_polarity_are_found_despite_the_sensors_own_delay(
 
 @pytest.mark.parametrize("cutoff", [600, 800, 1100, 1500])
 @pytest.mark.parametrize("polarity", [1, -1])
-def test_known_shifts_to_a_fifth_of_a_millisecond(voices: list[np.ndarray], cutoff: int, polarity: int) -> None:
+def test_known_shifts_are_found_to_a_fifth_of_a_millisecond(
+    voices: list[np.ndarray], cutoff: int, polarity: int
+) -> None:
     for order in (2, 4):
         sensor = signal.butter(order, cutoff, fs=RATE, output="sos")
         for place, lag in enumerate((0.0, 0.1e-3, 0.33e-3, 1.7e-3, -2.4e-3, 25e-3)):
@@ -70,8 +72,8 @@ def test_known_shifts_to_a_fifth_of_a_millisecond(voices: list[np.ndarray], cuto
             assert found.confidence >= ENOUGH
 
 
-def test_of_a_snippet_no_longer_than_the_search_needs_a_long_lag_is_found_once(voices: list[np.ndarray]) -> None:
-    # Half a frame must hold the whole search, or the lag comes back as its alias.
+def test_a_long_lag_is_found_in_the_shortest_snippet_that_the_search_allows(voices: list[np.ndarray]) -> None:
+    # Half a frame must hold the whole search, or the lag is found at its alias.
     loud = int(np.argmax(np.convolve(np.square(voices[0]), np.ones(RATE // 2), mode="valid")))
     air = voices[0][loud : loud + round(0.36 * RATE)]
     for lag in (-0.031, 0.036):
@@ -136,12 +138,12 @@ def test_a_lag_beyond_the_search_is_not_made_up(voices: list[np.ndarray]) -> Non
     assert found.confidence >= ENOUGH
 
 
-def test_a_session_outvotes_what_its_parts_are_unsure_of() -> None:
+def test_a_session_outvotes_uncertain_takes() -> None:
     sure = [Alignment(0.0021 + 1e-5 * k, -1, 0.9) for k in range(5)]
-    told = session_alignment([*sure, Alignment(-0.006, 1, 0.2), Alignment(0.013, -1, 0.1)])
-    assert told.lag_seconds == pytest.approx(0.00212, abs=1e-4)
-    assert told.polarity == -1
-    assert told.confidence > 0.9
+    found = session_alignment([*sure, Alignment(-0.006, 1, 0.2), Alignment(0.013, -1, 0.1)])
+    assert found.lag_seconds == pytest.approx(0.00212, abs=1e-4)
+    assert found.polarity == -1
+    assert found.confidence > 0.9
 
 
 def test_short_takes_that_agree_are_believed_together_but_not_alone() -> None:
@@ -177,7 +179,7 @@ def test_throat_microphones_are_inverted_and_get_the_voice_half_a_millisecond_be
         third = len(air) // 3
         parts = [alignment(body[k * third :][:third], air[k * third :][:third], RATE) for k in range(3)]
         assert whole.confidence >= ENOUGH
-        # No truth is known: the thirds, a second and a half each, tell what the whole does, or that they cannot tell.
+        # The truth is not known: each third, a second and a half long, agrees with the whole or is uncertain.
         parts = [part for part in parts if part.confidence > 0.1]
         assert len(parts) >= 2
         assert {part.polarity for part in parts} == {whole.polarity}
@@ -187,7 +189,7 @@ def test_throat_microphones_are_inverted_and_get_the_voice_half_a_millisecond_be
     assert np.median([each.lag_seconds for each in found]) == pytest.approx(-0.5e-3, abs=0.1e-3)
 
 
-def test_parts_are_asked_alone(voices: list[np.ndarray]) -> None:
+def test_parts_are_measured_separately(voices: list[np.ndarray]) -> None:
     # A recorder that loses samples in the middle: half the parts contradict the other half.
     air = np.concatenate([voices[0], voices[1]])
     body = np.concatenate([voices[0], shifted(voices[1], 0.004)])

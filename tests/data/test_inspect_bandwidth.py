@@ -14,7 +14,7 @@ RATE = 16000
 
 
 def syllables(seconds: float = 4.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    """Noise that falls by 6 dB an octave and comes in bursts, over a floor 60 dB below: as broad as speech can be."""
+    """Noise that falls by 6 dB per octave and comes in bursts, over a floor 60 dB below: as broad as speech can be."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
     bursts = np.clip(np.sin(2 * np.pi * 2.5 * time), 0, None)
@@ -23,12 +23,12 @@ def syllables(seconds: float = 4.0, rate: int = RATE, seed: int = 0) -> np.ndarr
 
 
 def stored(samples: np.ndarray) -> np.ndarray:
-    """As 16 bits have it."""
+    """Rounded to 16 bits."""
     return np.round(samples * 2**15) / 2**15
 
 
 @pytest.mark.parametrize(("rate", "origin"), [(16000, 8000), (16000, 11025), (48000, 16000), (44100, 22050)])
-def test_an_upsampled_file_is_found_out(rate: int, origin: int) -> None:
+def test_an_upsampled_file_is_detected(rate: int, origin: int) -> None:
     samples = syllables(rate=rate)
     low = signal.resample(samples, round(len(samples) * origin / rate))
     upsampled = stored(signal.resample(low, len(samples)))
@@ -70,7 +70,7 @@ def test_band_powers_add_up_to_the_power_of_the_samples() -> None:
     assert powers[7:10].sum() == pytest.approx(0.5, rel=0.01)
 
 
-def test_top_activity_is_not_led_astray_by_an_offset() -> None:
+def test_top_activity_ignores_an_offset() -> None:
     samples = syllables()
     clean = top_activity(band_powers(samples, RATE))
     assert clean > 25

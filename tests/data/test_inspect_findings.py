@@ -99,12 +99,12 @@ def test_levels_clipping_and_offset(tmp_path: Path, voice: np.ndarray) -> None:
         {"air": store(tmp_path, "noisy.wav", voice + 0.03 * np.random.default_rng(0).standard_normal(len(voice)))},
     ]
     found = look(manifest(tmp_path, *records))
-    told = {what: [example.split(":")[0] for example in finding.examples] for what, finding in found.items()}
-    assert told["silent"] == ["silent"]
-    assert told["clipped"] == ["clipped"]
-    assert told["DC offset"] == ["offset"]
-    assert told["very quiet"] == ["quiet"]
-    assert told["air is noisy: SNR under 15 dB"] == ["noisy"]
+    named = {what: [example.split(":")[0] for example in finding.examples] for what, finding in found.items()}
+    assert named["silent"] == ["silent"]
+    assert named["clipped"] == ["clipped"]
+    assert named["DC offset"] == ["offset"]
+    assert named["very quiet"] == ["quiet"]
+    assert named["air is noisy: SNR under 15 dB"] == ["noisy"]
     assert found["silent"].severity == found["clipped"].severity == Severity.ERROR
 
 
@@ -126,11 +126,11 @@ def test_upsampled_air_swapped_channels_and_different_takes(tmp_path: Path, voic
             },
         )
     )
-    told = {what: [example.split(":")[0] for example in finding.examples] for what, finding in found.items()}
-    assert told["body is wider than air: the channels are swapped"] == ["wrong"]
+    named = {what: [example.split(":")[0] for example in finding.examples] for what, finding in found.items()}
+    assert named["body is wider than air: the channels are swapped"] == ["wrong"]
     # the other of the two is the low-passed channel, which is swapped for air
-    assert "upsampled" in told["air was upsampled: it holds no speech in the upper part of its band"]
-    assert told["sensors' files differ in length by 0.5 s or more"] == ["takes"]
+    assert "upsampled" in named["air was upsampled: it holds no speech in the upper part of its band"]
+    assert named["sensors' files differ in length by 0.5 s or more"] == ["takes"]
 
 
 def test_what_is_swapped_for_air_is_not_blamed_for_its_bandwidth(tmp_path: Path, voice: np.ndarray) -> None:
@@ -210,7 +210,7 @@ def test_several_sensors_against_one_air_file_are_no_repetition(tmp_path: Path, 
     assert "the same part of air, of different splits" in look(manifest(tmp_path, *split))
 
 
-def test_nobody_is_a_speaker_of_two_splits(tmp_path: Path, voice: np.ndarray) -> None:
+def test_unknown_speakers_may_be_in_several_splits(tmp_path: Path, voice: np.ndarray) -> None:
     store(tmp_path, "a.wav", voice)
     store(tmp_path, "b.wav", voice[::-1])
     path = manifest(tmp_path, {"air": "a.wav"}, {"air": "b.wav", "split": "test"})
@@ -247,7 +247,7 @@ def test_a_session_resolves_what_a_single_take_cannot(session: Path) -> None:
     assert unsure.resolved.polarity == -1
 
 
-def test_takes_of_nobody_are_no_session(session: Path) -> None:
+def test_takes_of_unknown_speakers_are_no_session(session: Path) -> None:
     records = [json.loads(line) for line in session.read_text().splitlines()]
     for record in records:
         del record["speaker"]
@@ -255,7 +255,7 @@ def test_takes_of_nobody_are_no_session(session: Path) -> None:
     assert found["lag and polarity are uncertain"].examples[0].startswith("u3: ")
 
 
-def test_fix_writes_what_is_sure_and_keeps_the_rest(session: Path) -> None:
+def test_fix_writes_what_is_certain_and_keeps_the_rest(session: Path) -> None:
     records = [json.loads(line) for line in session.read_text().splitlines()]
     for record in records:
         del record["speaker"]
@@ -278,7 +278,7 @@ def test_fix_writes_what_is_sure_and_keeps_the_rest(session: Path) -> None:
     )
 
 
-def test_once_fixed_body_is_read_in_step_with_air_and_upright(session: Path) -> None:
+def test_after_fix_body_is_read_aligned_with_air_and_not_inverted(session: Path) -> None:
     fix(inspect_manifest(session, workers=1, progress=False))
     reader = SensorReader(("body",), sample_rate=RATE)
     for row in ManifestCorpus(str(session)).rows("train")[:3]:
@@ -292,7 +292,7 @@ def test_fix_of_a_sample_leaves_the_other_lines_alone(session: Path) -> None:
     before = session.read_text().splitlines()
     fixed = fix(inspect_manifest(session, limit=2, workers=1, progress=False))
     after = session.read_text().splitlines()
-    assert after[1:3] == before[1:3]  # the first and the last were looked at
+    assert after[1:3] == before[1:3]  # the first and the last were measured
     assert len(after) == 4
     assert fixed.inspection.entries[1] == read_manifest(session)[1]
 

@@ -61,6 +61,6 @@ def test_in_evaluation_a_speaker_has_one_body_in_every_run(tmp_path: Path) -> No
     assert alone == c
 
 
-def test_unknown_speakers_are_each_another(tmp_path: Path) -> None:
+def test_each_unknown_speaker_is_another(tmp_path: Path) -> None:
     (a, _), (b, _) = drawn(EvalItems(rows(tmp_path, "unknown", "unknown"), reader(Wearer())), 0, 1)
     assert a != b

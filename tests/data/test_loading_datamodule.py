@@ -19,8 +19,8 @@ from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
 from bcfusion.data.loading import datamodule
+from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.datamodule import SpeechDataModule, automatic_workers
-from bcfusion.data.simulation.augmentation import Augmentation
 from bcfusion.data.simulation.codec import Codec
 from bcfusion.errors import AudioError, ConfigError, DataError
 

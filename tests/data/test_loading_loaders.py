@@ -125,9 +125,9 @@ def test_workers_outlive_a_pass(rows: list[Row]) -> None:
 
 def test_closing_in_the_middle_loses_no_batch(rows: list[Row]) -> None:
     steps = loader(rows)
-    begun = list(islice(steps, 2))
+    first = list(islice(steps, 2))
     steps.close()
-    assert all(equal(a, b) for a, b in zip([*begun, *steps], loader(rows), strict=True))
+    assert all(equal(a, b) for a, b in zip([*first, *steps], loader(rows), strict=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

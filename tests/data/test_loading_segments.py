@@ -13,15 +13,15 @@ from bcfusion.audio import AudioFormatError, UnreadableAudio
 from bcfusion.contracts import Draw, Row
 from bcfusion.data.loading.collate import Item, collate
 from bcfusion.data.loading.reader import SensorReader
-from bcfusion.data.loading.seeding import generator_for, stable_seed
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
+from bcfusion.data.seeding import generator_for, stable_seed
 from bcfusion.errors import DataError
 
 RATE = 8000
 
 
 class Noisy:
-    """A simulator that adds noise of its generator and says whether it is training."""
+    """A simulator that adds noise from its generator, and shows whether it is training."""
 
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         noise = torch.randn(air.shape, generator=draw.generator) * (1.0 if draw.training else 0.01)
@@ -124,7 +124,7 @@ def test_a_recording_is_preferred_to_a_simulation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lag", [5, -5])
-def test_a_late_and_inverted_body_sensor_is_read_in_step_with_air(tmp_path: Path, lag: int) -> None:
+def test_a_late_and_inverted_body_sensor_is_read_aligned_with_air(tmp_path: Path, lag: int) -> None:
     frames = 1000
     body = np.zeros(frames, dtype=np.float32)
     if lag > 0:
@@ -157,7 +157,7 @@ def test_a_file_of_another_rate_is_resampled_to_the_task(tmp_path: Path) -> None
     assert float((target - expected)[200:-200].abs().max()) < 1e-4
 
 
-def test_evaluation_is_the_same_in_every_run_and_tells_simulators_so(tmp_path: Path) -> None:
+def test_evaluation_is_the_same_in_every_run_and_simulators_know_of_it(tmp_path: Path) -> None:
     rows = [row(tmp_path, "a", 800), row(tmp_path, "b", 800)]
     items, again = (EvalItems(rows, reader("noisy", noisy=Noisy())) for _ in range(2))
     assert same(items[0], again[0])
@@ -166,7 +166,7 @@ def test_evaluation_is_the_same_in_every_run_and_tells_simulators_so(tmp_path: P
     assert float(items[0]["noise"].std()) < 0.02
 
 
-def test_the_noise_of_a_sensor_does_not_depend_on_the_sensors_beside_it(tmp_path: Path) -> None:
+def test_the_noise_of_a_sensor_does_not_depend_on_other_sensors(tmp_path: Path) -> None:
     rows = [row(tmp_path, "a", 800)]
     alone = EvalItems(rows, reader("noisy", noisy=Noisy()))[0]
     both = EvalItems(rows, reader("body", "noisy", noisy=Noisy(), body=scale(0.5)))[0]

@@ -173,7 +173,7 @@ def test_missing_and_foreign_shards_are_reported(folder: Path, caplog: pytest.Lo
     assert 0 < len(found) < everything
     assert f"{tars[1].name} is missing" in caplog.text
     assert f"{tars[2]} is not a shard" in caplog.text
-    with pytest.raises(DataError, match=rf"of {len(tars)} shards of train are missing or damaged 2"):
+    with pytest.raises(DataError, match=rf": 2 of {len(tars)} shards of train are missing or damaged"):
         ShardCorpus(str(folder)).rows("train")
     with pytest.raises(DataError, match="no such folder"):
         open_shards(str(folder / "no"))

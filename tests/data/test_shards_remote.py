@@ -94,7 +94,7 @@ def test_a_stream_repeats_itself_and_another_epoch_has_other_crops(shards: Path)
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_and_workers_share_the_shards_evenly_and_every_pass_has_its_length(shards: Path, workers: int) -> None:
-    # five shards for two ranks of two workers: nobody is left without, and over 10 epochs all are visited alike
+    # five shards for two ranks of two workers: each gets some, and over 10 epochs all are visited equally often
     seen: Counter[str] = Counter()
     for rank in range(2):
         module = data(pattern(shards), rank, 2, workers=workers, batches_per_pass=25)
@@ -106,7 +106,7 @@ def test_ranks_and_workers_share_the_shards_evenly_and_every_pass_has_its_length
             seen.update(ids(batches))
         module.teardown()
     assert len(seen) == 15
-    assert sum(seen.values()) == 300  # 20 of each, but for what still lies in the buffers
+    assert sum(seen.values()) == 300  # 20 of each, except those still in the buffers
     assert min(seen.values()) >= 10
 
 
@@ -144,13 +144,13 @@ def test_a_stream_of_nothing_that_is_wanted_ends_with_a_message(shards: Path) ->
         next(iter(module.train_dataloader()))
 
 
-def test_who_speaks_in_a_stream_is_not_known(shards: Path) -> None:
+def test_the_speakers_of_a_stream_are_not_known(shards: Path) -> None:
     assert data(pattern(shards)).train_speakers() is None
     folder = SpeechDataModule(ShardCorpus(str(shards)), {"body": noisy}, ["body"], RATE)
     assert folder.train_speakers() == {"s0", "s1"}
 
 
-def test_a_shard_that_is_truncated_is_reported_and_left(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_shard_is_reported_and_its_rest_skipped(shards: Path, caplog: pytest.LogCaptureFixture) -> None:
     broken = shards / "train-000002.tar"
     with broken.open("r+b") as file:
         file.truncate(30_000)

@@ -51,7 +51,7 @@ def test_whole_files_are_copied_byte_by_byte_in_webdataset_layout(tmp_path: Path
     shards = write_shards(rows, tmp_path / "shards")
     assert [path.name for path in shards] == ["train-000000.tar", "valid-000000.tar"]
     inside = members(shards[0])
-    # a dot begins a suffix, so that of the id is none; json comes before the sound of its key
+    # a dot starts a suffix, so those of the id are replaced; json comes before the sounds of its key
     assert next(iter(inside)) == "__shard__"
     assert sorted(list(inside)[1:]) == [
         "train/a_0.air.flac",

@@ -50,7 +50,7 @@ def spectrum(noise: torch.Tensor) -> np.ndarray:
 def test_low_passes_are_three_decibels_down_at_the_cutoff(family: str, order: int) -> None:
     simulator = Accelerometer(**{**PLAIN, "families": [family], "orders": (order, order)}, **BARE)
     assert gains(simulator, [10, 500]) == pytest.approx([0.0, -3.01], abs=0.02)
-    # far above the cutoff every order takes 6 dB an octave
+    # far above the cutoff every order takes 6 dB per octave
     assert np.diff(gains(simulator, [3500, 7000]))[0] == pytest.approx(-6.02 * order, abs=0.4 * order)
 
 
@@ -174,7 +174,7 @@ def test_the_noise_changes_with_the_utterance_and_its_level_is_fixed_in_evaluati
     assert not torch.equal(audible[0], audible[1])
 
 
-def test_the_origin_bandwidth_limits_speech_and_noise() -> None:
+def test_the_source_bandwidth_limits_speech_and_noise() -> None:
     air = 0.1 * torch.randn(1, 4 * RATE, generator=seeded(1))
     limited = Accelerometer(**{**PLAIN, "cutoff": (2000, 2000)}, bandwidth=(4000, 4000), noise_level=(-50, -50))
     density = 10 * np.log10(spectrum(limited(air, draw(0, True, 0))["signal"]))

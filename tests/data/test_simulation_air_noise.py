@@ -81,7 +81,14 @@ def test_the_active_level_is_that_of_the_frames_within_30_db_of_the_loudest() ->
         air[:, RATE // 2 :] *= 10 ** (drop / 20)
         mean = 0.005 * (0.5 * (1 + 10 ** (drop / 10)) if counts else 1.0)
         assert active_level(air, RATE) == pytest.approx(mean**0.5, rel=1e-4)
-    for length in (1, 100, 319, 320, 333, 5000):  # of a steady signal it is the level, whatever is left behind frames
+    for length in (
+        1,
+        100,
+        319,
+        320,
+        333,
+        5000,
+    ):  # for a steady signal it is the level, whatever remains after the last frame
         steady = 0.1 * torch.ones(1, length)
         assert active_level(steady, RATE) == pytest.approx(0.1, rel=1e-6)
     assert active_level(torch.zeros(1, 1000), RATE) == 0
@@ -131,7 +138,7 @@ def places(simulator: AirNoise, training: bool, length: int, draws: int = 60) ->
     return torch.cat(found)
 
 
-def test_of_one_folder_training_hears_the_first_part_of_each_file_and_evaluation_the_last(tmp_path: Path) -> None:
+def test_of_one_folder_training_uses_the_first_part_of_each_file_and_evaluation_the_last(tmp_path: Path) -> None:
     store(tmp_path / "ramp.wav", (np.arange(1, 20001) / 20000).astype(np.float32))
     simulator = AirNoise(str(tmp_path), snr_range=(0, 0))
     training, evaluation = places(simulator, True, 500), places(simulator, False, 500)
@@ -162,7 +169,7 @@ def manifest(root: Path, *lines: dict[str, object]) -> str:
     return str(root / "noise.jsonl")
 
 
-def test_a_manifest_tells_split_part_and_channel_of_each_noise(tmp_path: Path) -> None:
+def test_a_manifest_gives_split_part_and_channel_of_each_noise(tmp_path: Path) -> None:
     levels = np.repeat(np.array([0.1, 0.2, 0.3, 0.4], np.float32), 4000)
     store(tmp_path / "a.wav", np.stack([levels, -levels], 1))
     path = manifest(
@@ -225,7 +232,7 @@ def test_channels_are_drawn_and_not_mixed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rounding", [0.0, 0.3, 1.0])
-def test_a_slice_without_speech_takes_noise_as_if_speech_were_at_its_nominal_level(
+def test_a_slice_without_speech_gets_noise_as_if_speech_were_at_its_nominal_level(
     tmp_path: Path, rounding: float
 ) -> None:
     simulator = AirNoise(noise_folder(tmp_path), snr_range=(0, 0))
@@ -234,7 +241,7 @@ def test_a_slice_without_speech_takes_noise_as_if_speech_were_at_its_nominal_lev
     assert float(20 * torch.log10(out["noise"].square().mean().sqrt())) == pytest.approx(-26.0, abs=0.01)
 
 
-def test_silent_noise_files_are_passed_over_and_never_divided_by(tmp_path: Path) -> None:
+def test_silent_noise_files_are_skipped_and_never_divided_by(tmp_path: Path) -> None:
     store(tmp_path / "silent.wav", np.zeros(20000, dtype=np.float32))
     only_silence = AirNoise(str(tmp_path))(speech(), draw())
     assert torch.equal(only_silence["signal"], speech())

@@ -75,7 +75,7 @@ def test_the_sensors_noise_is_separated_from_its_speech() -> None:
 def test_what_changes_from_frame_to_frame_is_measured_with_the_part_that_air_explains() -> None:
     air = speech_like(20.0)
     time = np.arange(len(air)) / RATE
-    swing = 6.0 * np.sqrt(2.0) * np.sin(2 * np.pi * 0.7 * time)  # deviation of 6 dB, apart from what air does
+    swing = 6.0 * np.sqrt(2.0) * np.sin(2 * np.pi * 0.7 * time)  # deviation of 6 dB, independent of air
     found = measure("w", [Pair("a", (air * 10 ** (swing / 20)).astype(np.float32), air)], RATE)
     assert np.mean(found.deviation_db[SPEECH]) == pytest.approx(6.0, abs=0.7)
     assert abs(np.mean(found.slope[SPEECH])) < 0.1
@@ -102,7 +102,7 @@ def test_silence_and_snippets_are_refused_by_name(air: np.ndarray) -> None:
         measure("w", [Pair("take7", air, air)], RATE)
 
 
-def test_a_recording_that_tells_nothing_costs_no_other() -> None:
+def test_a_useless_recording_does_not_affect_the_others() -> None:
     air = speech_like()
     good, silent = Pair("good", sensor(air)[0], air), Pair("silent", np.zeros(RATE, np.float32), air[:RATE])
     both, alone = measure("w", [silent, good], RATE), measure("w", [good], RATE)
@@ -159,7 +159,7 @@ def test_other_and_damaged_files_are_reported(tmp_path: Path, change: dict[str, 
     assert "bcfusion calibrate" in str(caught.value)
 
 
-def test_what_is_no_json_or_not_there_is_reported(tmp_path: Path) -> None:
+def test_files_that_are_missing_or_not_json_are_reported(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("{")
     for name, message in (("c.json", "not JSON"), ("d.json", "cannot read")):
         with pytest.raises(DataError, match=message):

@@ -14,7 +14,7 @@ from bcfusion.data.simulation.clean import Clean
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("length", [1, 1000])
-def test_the_sensor_hears_the_target_sample_by_sample_and_draws_nothing(length: int, training: bool) -> None:
+def test_the_sensor_equals_the_target_sample_by_sample_and_draws_nothing(length: int, training: bool) -> None:
     air = torch.randn(1, length)
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()

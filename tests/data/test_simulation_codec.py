@@ -20,7 +20,7 @@ AT_8000 = [name for name in CODECS if delay(name, 8000) is not None]
 
 
 def speechlike(length: int = 2 * RATE, seed: int = 1, rate: int = RATE) -> torch.Tensor:
-    """Noise that falls by 6 dB an octave from 200 Hz on, at -20 dB, and swells ten times a second."""
+    """Noise that falls by 6 dB per octave from 200 Hz on, at -20 dB, and swells ten times a second."""
     white = torch.randn(length, generator=seeded(seed)).numpy()
     coloured = scipy_signal.lfilter(*scipy_signal.butter(1, 200, fs=rate), white)
     coloured = coloured * (1.05 + np.sin(2 * np.pi * 10 * np.arange(length) / rate))
@@ -77,7 +77,7 @@ def test_more_bits_are_nearer_to_the_speech(name: str) -> None:
     assert fair <= good + 0.5
 
 
-def test_a_delay_that_a_library_leaves_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delay_that_a_library_leaves_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     from bcfusion.data.simulation import codec
 
     kept = codec._transcode
@@ -128,7 +128,7 @@ def test_training_codes_a_share_of_the_segments_each_with_a_codec_of_the_list() 
     assert torch.equal(simulator(air, draw(5))["signal"], drawn[5])
 
 
-def test_codecs_that_do_not_know_the_rate_are_passed_over() -> None:
+def test_codecs_that_do_not_support_the_rate_are_skipped() -> None:
     air = speechlike(2000)
     out = Codec(rate=4000, codecs=["opus", "mp3", "mu_law"], probability=1.0)(air, draw())["signal"]
     lone = Codec(rate=4000, codecs=["mu_law"], probability=1.0)(air, draw())["signal"]
@@ -139,7 +139,7 @@ def test_codecs_that_do_not_know_the_rate_are_passed_over() -> None:
         Codec(rate=48000)(air, draw())
 
 
-def test_a_wearer_is_handed_to_the_sensor_inside() -> None:
+def test_the_wearer_is_passed_to_the_inner_simulator() -> None:
     air = speechlike(2000)
     worn = Codec(Accelerometer(noise_level=None), codecs=["mu_law"], evaluation="mu_law")
     first = worn(air, draw(1, False, 7))["signal"]
@@ -162,7 +162,7 @@ def test_any_length_and_silence_and_peaks(name: str, length: int) -> None:
         assert float(out.abs().max()) < 4.0
 
 
-def test_a_signal_that_is_not_finite_comes_back_and_ends_no_process() -> None:
+def test_a_signal_that_is_not_finite_is_returned_and_ends_no_process() -> None:
     for name in AT_8000:
         broken = np.full(2000, np.nan, dtype=np.float32)
         assert np.isnan(round_trip(broken, 8000, name)).all()

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Draw, Row, Simulator
+from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.datamodule import SpeechDataModule
-from bcfusion.data.loading.seeding import generator_for, stable_seed
+from bcfusion.data.seeding import generator_for, stable_seed
 from bcfusion.data.simulation import Batched
-from bcfusion.data.simulation.augmentation import Augmentation
 from bcfusion.data.simulation.device_simulation import deferrable
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
 from bcfusion.errors import DataError
@@ -114,7 +114,7 @@ def test_it_equals_the_loaders_simulation_with_every_augmentation(rows: list[Row
             assert torch.allclose(complete[name], wanted[name], rtol=0, atol=1e-5)  # type: ignore[literal-required]
         silent += int((wanted["inputs"].abs().amax(-1) == 0).sum())
         assert module.on_after_batch_transfer(complete, 0) is complete
-    assert silent  # sensors were dropped, and were so in both
+    assert silent  # sensors were dropped, the same ones in both
     module.teardown()
 
 

@@ -73,7 +73,7 @@ def test_training_draws_cutoff_and_quality_and_evaluation_only_the_noise() -> No
     quiet = EbenLowpass(noise_std=0.0)
     drawn = [response(quiet, 1200.0, training=True, seed=seed) for seed in range(24)]
     assert max(drawn) - min(drawn) > 5.0
-    # 40 dB a decade far above the cutoff: 1.2 times the cutoff is 6.3 dB more
+    # 40 dB per decade far above the cutoff: 1.2 times the cutoff is 6.3 dB more
     assert -22.8 - 9.0 < min(drawn) < max(drawn) < -22.8 + 9.0
     # at the drawn cutoff the gain is Q squared: 0 dB at Q 1, so the peak moves with the drawn Q alone
     peaks = [max(response(quiet, f, True, seed) for f in range(300, 700, 20)) for seed in range(8)]

@@ -21,7 +21,7 @@ def test_of_all_filters_with_one_magnitude_it_is_the_earliest() -> None:
     spectrum = np.abs(np.fft.rfft(other, 1 << 14))
     early = minimum_phase(torch.from_numpy(spectrum), 33).numpy()
     np.testing.assert_allclose(np.abs(np.fft.rfft(early, 1 << 14)), spectrum, rtol=1e-3)
-    # at no time has the other one let more of its energy through
+    # at no time has the other filter emitted more of its energy
     through, through_other = np.cumsum(early**2), np.cumsum(other**2)
     assert (through >= through_other - 1e-3).all()
     assert through[8] > 1.5 * through_other[8]
@@ -38,7 +38,7 @@ def test_a_batch_of_curves_keeps_type_gain_and_items_apart() -> None:
     torch.testing.assert_close(minimum_phase(magnitude[1], 64), taps[1])
 
 
-def test_zeros_in_the_magnitude_are_no_infinity() -> None:
+def test_zeros_in_the_magnitude_give_no_infinity() -> None:
     assert not minimum_phase(torch.zeros(65), 16).any()
     brick = torch.ones(513)
     brick[200:] = 0.0
@@ -48,7 +48,7 @@ def test_zeros_in_the_magnitude_are_no_infinity() -> None:
 
 
 @pytest.mark.parametrize("taps", [0, 129])
-def test_a_length_that_the_grid_cannot_tell_is_refused(taps: int) -> None:
+def test_a_length_that_the_grid_does_not_determine_is_refused(taps: int) -> None:
     with pytest.raises(ValueError, match="1 to 128"):
         minimum_phase(torch.ones(65), taps)
 

@@ -24,7 +24,7 @@ def curve(gain: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def throat(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two wearers, 4 dB apart at low and 12 dB at high frequencies: mean 0 dB up to 300 Hz, then -6 dB an octave."""
+    """Two wearers, 4 dB apart at low and 12 dB at high frequencies: mean 0 dB up to 300 Hz, then -6 dB per octave."""
     flat = np.ones(len(GRID))
     apart = 2.0 + 4.0 * GRID / GRID[-1]
     shapes = {"a": curve(0.0) - apart, "b": curve(0.0) + apart}

@@ -36,7 +36,7 @@ def gain(simulator: Narrowband, frequency: float, seed: int) -> float:
 
 
 def lag(signal: torch.Tensor, reference: torch.Tensor) -> int:
-    """Delay of the signal in samples, where its cross-correlation with the reference is largest."""
+    """Delay of the signal in samples: the place of the largest cross-correlation with the reference."""
     spectrum = torch.fft.rfft(signal[0].double()) * torch.fft.rfft(reference[0].double()).conj()
     correlation = torch.fft.irfft(spectrum, n=signal.shape[-1])
     place = int(correlation.argmax())

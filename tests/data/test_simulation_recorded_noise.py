@@ -46,7 +46,7 @@ def decibels(noise: torch.Tensor) -> float:
     return float(20 * noise.double().square().mean().sqrt().log10())
 
 
-def test_the_noise_is_added_to_what_the_inner_simulator_hears(tmp_path: Path) -> None:
+def test_the_noise_is_added_to_what_the_inner_simulator_makes(tmp_path: Path) -> None:
     root = store(tmp_path / "hum.wav", hum(300))
     inner = EbenLowpass(noise_std=0.0)
     quiet = inner(speech(), draw(0, False))["signal"]
@@ -70,14 +70,14 @@ def test_without_a_level_the_recording_is_taken_as_it_is(tmp_path: Path) -> None
     torch.testing.assert_close(noise, torch.full((8000,), 0.003), atol=1e-6, rtol=0)
 
 
-def test_training_and_evaluation_hear_different_parts_of_a_folder(tmp_path: Path) -> None:
+def test_training_and_evaluation_use_different_parts_of_a_folder(tmp_path: Path) -> None:
     root = store(tmp_path / "two.wav", np.concatenate([hum(300, 4.0), hum(500, 1.0)]))
     simulator = RecordedNoise(Clean(), root)
     assert {pitch(added(simulator, True, seed)) for seed in range(12)} == {300.0}
     assert {pitch(added(simulator, False, seed)) for seed in range(12)} == {500.0}
 
 
-def test_a_manifest_tells_split_stretch_and_channel(tmp_path: Path) -> None:
+def test_a_manifest_gives_split_part_and_channel(tmp_path: Path) -> None:
     stereo = np.stack([hum(900, 4.0), np.concatenate([hum(300, 2.0), hum(500, 2.0)])], 1)
     store(tmp_path / "session.wav", stereo)
     lines = [

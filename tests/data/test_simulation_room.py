@@ -59,7 +59,7 @@ def rooms(root: Path, **changes: object) -> Rooms:
 
 
 def lag(late: Tensor, early: Tensor) -> int:
-    """Samples by which one signal comes after the other, from their circular cross-correlation."""
+    """Samples by which one signal lags the other, from their circular cross-correlation."""
     product = torch.fft.rfft(late.flatten()).conj() * torch.fft.rfft(early.flatten())
     correlation = torch.fft.irfft(product, n=late.numel())
     place = int(correlation.abs().argmax())
@@ -68,7 +68,7 @@ def lag(late: Tensor, early: Tensor) -> int:
 
 @pytest.mark.parametrize("direct", [0, 7, 150, 900])
 @pytest.mark.parametrize("level", [0.01, -3.0])
-def test_the_direct_path_comes_at_once_at_the_level_of_the_speech_and_not_inverted(
+def test_the_direct_path_has_no_delay_and_the_level_and_sign_of_the_speech(
     tmp_path: Path, direct: int, level: float
 ) -> None:
     room = read(store(tmp_path / "r.wav", response(direct, level, tail=0.0)))
@@ -134,7 +134,7 @@ def test_the_ratio_is_that_of_the_reverberant_speech(tmp_path: Path, wanted: flo
     assert float((reverberant - speech()).square().sum()) > 0.2 * float(speech().square().sum())
 
 
-def test_the_target_is_dry_and_what_it_has_not_is_noise(tmp_path: Path) -> None:
+def test_the_target_is_dry_and_everything_else_is_noise(tmp_path: Path) -> None:
     simulator = AirNoise(noises(tmp_path / "n"), rooms=rooms(tmp_path / "r"))
     out = simulator(speech(), draw())
     assert set(out) == {"signal", "noise"}
@@ -209,7 +209,7 @@ def test_training_and_evaluation_are_in_different_rooms(tmp_path: Path) -> None:
     assert not set(flat.training) & set(flat.evaluation)
 
 
-def test_a_manifest_says_which_responses_are_whose(tmp_path: Path) -> None:
+def test_a_manifest_assigns_responses_to_splits(tmp_path: Path) -> None:
     lines = []
     for split, tail in (("train", 0.0), ("valid", 0.3), ("test", 0.3)):
         store(tmp_path / f"{split}.wav", np.stack([response(tail=0.3 - tail), response(tail=tail)]))

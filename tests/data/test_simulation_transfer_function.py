@@ -82,7 +82,7 @@ def test_a_filter_that_moves_keeps_the_long_term_spectrum(one: str, moving: dict
 
 
 def deviation(out: torch.Tensor, air: torch.Tensor) -> tuple[float, float]:
-    """Of the short-time ratio about 1 kHz in dB, and the slope over air's level."""
+    """Return the deviation of the short-time ratio around 1 kHz in dB, and its slope over air's level."""
     frames = [scipy_signal.stft(x[0].numpy(), RATE, nperseg=512)[2] for x in (out, air)]
     powers = [10 * np.log10(np.sum(np.abs(frame[22:43, 4:-4]) ** 2, axis=0) + 1e-12) for frame in frames]
     ratio = powers[0] - powers[1]
@@ -104,7 +104,7 @@ def test_it_moves_as_much_as_was_measured_and_falls_where_air_is_loud(one: str) 
     assert run(wander=0.0)[1] == pytest.approx(-0.5, abs=0.12)
 
 
-def test_it_is_aligned_with_air_and_hears_nothing_before_it(one: str) -> None:
+def test_it_is_aligned_with_air_and_silent_before_it(one: str) -> None:
     impulse = torch.zeros(1, 4000)
     impulse[0, 2000] = 1.0
     out = fixed(one)(impulse, draw(0, False))["signal"][0]

@@ -24,7 +24,7 @@ from bcfusion import load_generator
 from bcfusion.commands.shared.recorded import recorded_overrides
 from bcfusion.configuration.check import verify_or_raise
 from bcfusion.configuration.compose import build
-from bcfusion.data.simulation.augmentation import Augmentation
+from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.report.comparison.runs import find_runs
 from bcfusion.run import checkpoint
 from bcfusion.run.bundle import bundle_of
@@ -65,7 +65,7 @@ def test_a_new_run_begins_from_its_weights(part: str, composed: Callable[..., Di
 
 
 def test_comparisons_read_it() -> None:
-    (run,) = find_runs([OLD])
+    (run,) = find_runs([OLD], print)
     assert run.state == "finished"
     assert run.best["stoi"] == pytest.approx(0.687, abs=5e-4)
     assert list(run.closing_scores["enhanced"].metrics["stoi"].values()) == [0.841521]

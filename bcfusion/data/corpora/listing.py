@@ -40,8 +40,8 @@ class ManifestCorpus:
         """Return the utterances of a split, in the order of the manifest.
 
         Raises:
-            DataError: the manifest has problems, or contradicts the headers of its files (all problems are reported at
-                once, files of several channels of which none is named among them), or too many files are unreadable.
+            DataError: the manifest has problems, contradicts the headers of its files, or names no channel of a file
+                that has several (all problems are reported at once); or too many files are unreadable.
         """
         if self._rows is None:
             self._rows = self._complete(read_manifest(self.path))

@@ -4,7 +4,7 @@ The voiced source is the pulse of Klatt & Klatt (1990, KLGLOTT88) with jitter, s
 cascade of second-order resonators (Klatt 1980) whose formants glide between the targets of neighbouring phones, vowels
 after Peterson & Barney (1952); fricatives and bursts are noise with the spectrum of their place of articulation.
 
-What it says has no meaning, but it has what networks, PESQ and STOI need (harmonics, formants, frication up to 7.8 kHz,
+The speech has no meaning, but all that networks, PESQ and STOI need (harmonics, formants, frication up to 7.8 kHz,
 pauses) without a recording, a licence or a download. NumPy and SciPy only.
 """
 

@@ -81,7 +81,7 @@ def alignment(body: np.ndarray, air: np.ndarray, sample_rate: int, max_lag: floa
 
     The confidence is the share of the recording's parts, up to eight of equal speech energy, that give the same result
     when each is measured alone. It is lower if the next-best peak is within a tenth of the best one, and if there are
-    less than three parts.
+    fewer than three parts.
 
     Args:
         body: ``(T,)``; its level does not matter.

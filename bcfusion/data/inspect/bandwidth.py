@@ -110,9 +110,8 @@ def _brink(level: np.ndarray, highest: int) -> int:
     """Return the band from which the level falls off a cliff for good; ``highest`` if there is none."""
     for width, height in CLIFFS:
         step = round(width / BAND_HZ)
-        for band in range(
-            2 * step, highest - step
-        ):  # at lower bands a cliff of that width is an ordinary slope of speech
+        # in lower bands a cliff of that width is an ordinary slope of speech
+        for band in range(2 * step, highest - step):
             if level[band] - level[band + step :].max() > height:
                 below = level[band : band + step + 1] < level[band] - height / 2
                 return band + int(np.argmax(below))

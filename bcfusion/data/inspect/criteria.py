@@ -136,8 +136,8 @@ def lag_off(low: float, high: float) -> LineTest:
     def words(line: Inspected) -> str | None:
         if (found := line.resolved) is None:
             return None
-        said, measured = 1e3 * line.entry.lag, 1e3 * found.lag_seconds
-        return between(low, abs(measured - said) / 1e3, high, f"{said:+.2f} ms, measured {measured:+.2f} ms")
+        stated, measured = 1e3 * line.entry.lag, 1e3 * found.lag_seconds
+        return between(low, abs(measured - stated) / 1e3, high, f"{stated:+.2f} ms, measured {measured:+.2f} ms")
 
     return words
 
@@ -156,7 +156,7 @@ def uncertain(line: Inspected) -> str | None:
 
 
 def departs(line: Inspected) -> str | None:
-    """Test for a recording that is sure of another lag or polarity than its session."""
+    """Test for a recording whose own lag or polarity is certain, and differs from its session's."""
     own, session = line.measured.alignment, line.session
     if own is None or session is None or min(own.confidence, session.confidence) < ENOUGH:
         return None

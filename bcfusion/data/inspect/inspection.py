@@ -24,7 +24,7 @@ from bcfusion.data.parallel import in_batches
 __all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor", "session_of"]
 
 _BATCH = 4  # lines that a worker gets at once, 50 to 200 ms of work each
-_FEW = 16  # lines, up to which starting processes takes longer than it saves
+_FEW = 16  # for up to this many lines, starting processes takes longer than it saves
 _NO_SPECTRUM = np.zeros(0, dtype=np.float32)
 
 
@@ -77,7 +77,7 @@ class Inspected:
 
     @property
     def resolved(self) -> Alignment | None:
-        """The session's lag and polarity, or the line's own if it is sure of other ones; None if both are uncertain."""
+        """Lag and polarity of the session, or the line's own if certain and different; None if both are uncertain."""
         own = self.measured.alignment
         if own is None or self.session is None:
             return None

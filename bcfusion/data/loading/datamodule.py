@@ -12,15 +12,15 @@ import torch
 
 from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import Batch, Corpus, Row, Simulator
+from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally
 from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.rows import check_rows, spoken_by, wide_enough
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
-from bcfusion.data.simulation.augmentation import Augmentation
 from bcfusion.data.simulation.device_simulation import deferrable, simulated
 from bcfusion.errors import DataError
-from bcfusion.requirements import at_least, require
+from bcfusion.requirements import at_least, is_number, require
 
 
 class SpeechDataModule(lightning.LightningDataModule):
@@ -96,14 +96,17 @@ class SpeechDataModule(lightning.LightningDataModule):
             key_rules("trainer", max_valid_items=max_valid_items),
             at_least(1, batches_per_pass=batches_per_pass),
             (sensors, "sensors=[] must name at least one sensor, as task.sensors does"),
-            (segment_seconds * sample_rate >= 1, f"segment_seconds={segment_seconds!r} must be at least one sample"),
+            (
+                is_number(segment_seconds) and segment_seconds * sample_rate >= 1,
+                f"segment_seconds={segment_seconds!r} must be at least one sample",
+            ),
             (
                 workers == "auto" or not at_least(0, workers=workers),
                 f"workers={workers!r} must be auto, or a number of processes from 0",
             ),
             (misfit is None, str(misfit)),
             (
-                min_bandwidth is None or 0 < min_bandwidth <= sample_rate / 2,
+                min_bandwidth is None or (is_number(min_bandwidth) and 0 < min_bandwidth <= sample_rate / 2),
                 f"min_bandwidth={min_bandwidth!r} must be null, or above 0 and at most half the sample rate",
             ),
             (

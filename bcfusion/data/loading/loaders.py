@@ -17,8 +17,8 @@ from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Batch
 from bcfusion.data.loading.collate import collate
 from bcfusion.data.loading.schedule import BatchSchedule
-from bcfusion.data.loading.seeding import generator_for
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
+from bcfusion.data.seeding import generator_for
 from bcfusion.errors import BcfusionError, DataError
 
 logger = logging.getLogger(__name__)

@@ -13,9 +13,8 @@ from bcfusion import audio
 from bcfusion.audio import AudioFormatError
 from bcfusion.contracts import UNKNOWN_SPEAKER, Draw, Row, Simulator
 from bcfusion.data.loading.collate import Item, Pending
-from bcfusion.data.loading.seeding import seeded, stable_seed
+from bcfusion.data.seeding import seeded, stable_seed
 from bcfusion.data.simulation import takes_a_draw
-from bcfusion.data.simulation.augmentation import source_span
 from bcfusion.errors import DataError
 from bcfusion.requirements import require
 
@@ -125,10 +124,11 @@ class SensorReader:
     def _recorded(self, row: Row, sensor: str, start: int, length: int, speed: Fraction) -> Tensor:
         if speed == 1:
             return self._file(row, sensor, start, length)
-        first, frames, before = source_span(start, length, self.total(row), speed)
-        read = self._file(row, sensor, first, frames)
+        rates = speed.numerator, speed.denominator
+        first, last, skip = audio.RateChange(*rates).window(start, start + length, self.total(row))
+        read = self._file(row, sensor, first, last - first)
         # a new tensor: a view would keep what was read around the crop, and send it to the trainer too
-        return audio.resample(read, speed.numerator, speed.denominator)[:, before : before + length].clone()
+        return audio.resample(read, *rates)[:, skip : skip + length].clone()
 
     def _file(self, row: Row, sensor: str, start: int, length: int) -> Tensor:
         begin = round(row.offset * self.sample_rate) + start

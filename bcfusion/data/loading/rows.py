@@ -35,6 +35,11 @@ def spoken_by(speakers: Sequence[str], rows: Sequence[Row], corpus: str) -> list
     return [row for row in rows if row.speaker in speakers]
 
 
+def reaches(row: Row, min_bandwidth: float) -> bool:
+    """Return whether the air of a row holds speech up to a frequency in Hz, or may do so: it was not measured."""
+    return row.bandwidth is None or row.bandwidth >= min_bandwidth
+
+
 def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[Row]:
     """Return the training rows that are not known to be narrower; a warning says how many are left out.
 
@@ -46,7 +51,7 @@ def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[
     Raises:
         DataError: none is left, or the bandwidth of none was measured.
     """
-    kept = [row for row in rows if row.bandwidth is None or row.bandwidth >= min_bandwidth]
+    kept = [row for row in rows if reaches(row, min_bandwidth)]
     unmeasured = sum(row.bandwidth is None for row in rows)
     if rows and unmeasured == len(rows):
         raise DataError(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from bcfusion.data.loading.seeding import generator_for
+from bcfusion.data.seeding import generator_for
 
 
 class BatchSchedule:

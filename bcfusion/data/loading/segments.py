@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Row
+from bcfusion.data.loading.augmentation import Augmentation, Drawn, sped
 from bcfusion.data.loading.collate import Item
 from bcfusion.data.loading.reader import SensorReader
-from bcfusion.data.loading.seeding import generator_for
-from bcfusion.data.simulation.augmentation import Augmentation, Drawn, sped
+from bcfusion.data.seeding import generator_for
 from bcfusion.errors import DataError
 
-_ATTEMPTS = 8
+ATTEMPTS = 8  #: unreadable utterances in succession that end a run
 
 
 class TrainSegments(Dataset[Item]):
@@ -83,7 +83,7 @@ class TrainSegments(Dataset[Item]):
         position = self.row_of(index)
         unreadable: list[str] = []
         problem = ""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             generator = generator_for(self.seed, "crop", epoch, index, attempt)
             if attempt:
                 position = self.row_of(int(torch.randint(len(self), (1,), generator=generator)))
@@ -95,7 +95,7 @@ class TrainSegments(Dataset[Item]):
                 continue
             item["unreadable"] = unreadable
             return item
-        raise DataError(f"{_ATTEMPTS} utterances in succession cannot be read; the last: {problem}")
+        raise DataError(f"{ATTEMPTS} utterances in succession cannot be read; the last: {problem}")
 
     def crop(self, row: Row, generator: torch.Generator, epoch: int, index: int, attempt: int = 0) -> Item:
         """Return one crop of a row, augmented and padded to the length of a segment.

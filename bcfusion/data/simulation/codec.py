@@ -17,7 +17,7 @@ from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.simulation import choice, known_names, pair, reflect, takes_a_draw, uniform
 from bcfusion.data.simulation.narrowband import RESAMPLER_REACH
 from bcfusion.errors import ConfigError
-from bcfusion.requirements import ascending, one_of, require, within
+from bcfusion.requirements import ascending, is_number, one_of, require, within
 
 #: mirrored speech before and after the segment, in which a codec's adaptation settles
 SETTLING_SECONDS = 0.1
@@ -93,7 +93,10 @@ class Codec:
                 not getattr(simulator, "provides_noise", False),
                 "simulator returns noise separately, but a coded signal is not the sum of speech and noise",
             ),
-            (rate is None or (rate > 0 and rate == int(rate)), f"rate={rate!r} must be a whole number of Hz, or null"),
+            (
+                rate is None or (is_number(rate) and rate > 0 and rate == int(rate)),
+                f"rate={rate!r} must be a whole number of Hz, or null",
+            ),
             known_names(CODECS, codecs=codecs),
             one_of((None, *CODECS), evaluation=evaluation),
             ascending(0, 1, quality=quality),

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from bcfusion.contracts import Batch, BatchSimulator, Draw, Simulator
-from bcfusion.data.loading.seeding import seeded
+from bcfusion.data.seeding import seeded
 from bcfusion.data.simulation import simulate_batch
 from bcfusion.errors import DataError
 

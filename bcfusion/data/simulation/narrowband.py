@@ -14,7 +14,7 @@ from torch import Tensor
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import choice, known_names, pair, reflect, settling_time, uniform
 from bcfusion.errors import ConfigError
-from bcfusion.requirements import ascending, require
+from bcfusion.requirements import ascending, is_number, require
 
 #: samples at the narrow rate to which the resampler's kernel extends on either side, twice (down and up), and a margin
 RESAMPLER_REACH = 160
@@ -68,7 +68,10 @@ class Narrowband:
     ) -> None:
         require(
             self,
-            (rate > 0 and rate == int(rate), f"rate={rate!r} must be a whole number of Hz, above 0"),
+            (
+                is_number(rate) and rate > 0 and rate == int(rate),
+                f"rate={rate!r} must be a whole number of Hz, above 0",
+            ),
             ascending(0.01, 1, cutoff_range=cutoff_range),
             ascending(1, 20, orders=orders),
             known_names(FAMILIES, families=families),

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Draw
-from bcfusion.data.loading.seeding import stable_seed
+from bcfusion.data.seeding import stable_seed
 from bcfusion.data.simulation import choice, uniform
 from bcfusion.data.simulation.fir import causal_filter
 from bcfusion.data.simulation.sources import Source, Sources, find_sources

@@ -34,6 +34,7 @@ def open_shards(
         max_unreadable_share: share of the shards, in [0, 1], that may be missing or unreadable.
 
     Raises:
+        ConfigError: an argument is out of range.
         DataError: there is no such folder, a URL names no split, or ``webdataset`` is not installed.
     """
     if isinstance(root, str) and "{" not in root and not URL.match(root):

@@ -7,13 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bcfusion.contracts import Row
+from bcfusion.data.corpora.headers import NAMED, THREADS
 from bcfusion.data.loading.shards.index import Shard, ShardError, load
 from bcfusion.errors import DataError
+from bcfusion.requirements import require, within
 
 logger = logging.getLogger(__name__)
-
-_NAMED = 3
-_THREADS = 8
 
 
 class ShardCorpus:
@@ -29,10 +28,12 @@ class ShardCorpus:
             named in a warning.
 
     Raises:
+        ConfigError: ``max_unreadable_share`` is out of range.
         DataError: there is no such folder.
     """
 
     def __init__(self, root: str, max_unreadable_share: float = 0.05) -> None:
+        require(self, within(0, 1, max_unreadable_share=max_unreadable_share))
         self.root = Path(root).expanduser()
         self.max_unreadable_share = max_unreadable_share
         self._rows: dict[str, list[Row]] = {}
@@ -72,7 +73,7 @@ def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bo
     """
     shards: list[Shard] = []
     problems: list[str] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for job in [pool.submit(load, tar) for tar in tars]:
             try:
                 shards.append(job.result())
@@ -95,13 +96,14 @@ def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bo
             )
             lost += 1 - len(shard.entries) / max(shard.header.rows, 1)
     if problems:
-        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        some = "; ".join(problems[:_NAMED]) + more
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        some = "; ".join(problems[:NAMED]) + more
         if not shards or lost > max_unreadable_share * total:
             raise DataError(
-                f"{tars[0].parent}: of {total} shards of {split} are missing or damaged {lost:.3g}, more than the "
+                f"{tars[0].parent}: {lost:.3g} of {total} shards of {split} are missing or damaged, more than the "
                 f"share of {max_unreadable_share:g} that data.max_unreadable_share allows: {some}. Copy them again, or "
                 "raise the share"
             )
-        logger.warning("%s: of %d shards of %s are missing or damaged: %s", tars[0].parent, total, split, some)
+        message = "%s: %.3g of %d shards of %s are missing or damaged: %s"
+        logger.warning(message, tars[0].parent, lost, total, split, some)
     return [row for shard in shards for row in shard.rows()]

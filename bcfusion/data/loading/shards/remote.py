@@ -23,12 +23,12 @@ from urllib.parse import urlparse
 from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.corpora.made_once import cache_directory
-from bcfusion.data.loading.seeding import stable_seed
 from bcfusion.data.loading.shards import URL
 from bcfusion.data.loading.shards.datamodule import StreamedDataModule
 from bcfusion.data.loading.shards.index import HEADER, VERSION, row_of
 from bcfusion.data.loading.shards.read import rows_of
 from bcfusion.data.loading.shards.urls import closed, opened, reason
+from bcfusion.data.seeding import stable_seed
 from bcfusion.errors import DataError
 from bcfusion.files import appearing
 from bcfusion.requirements import require

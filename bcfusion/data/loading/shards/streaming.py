@@ -17,15 +17,15 @@ from bcfusion.audio import EncodedAudio, UnreadableAudio
 from bcfusion.contracts import Batch, Row
 from bcfusion.data.loading.collate import Item, collate
 from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader
-from bcfusion.data.loading.seeding import generator_for, stable_seed
-from bcfusion.data.loading.segments import TrainSegments
+from bcfusion.data.loading.rows import reaches
+from bcfusion.data.loading.segments import ATTEMPTS, TrainSegments
 from bcfusion.data.loading.shards.index import row_of
 from bcfusion.data.loading.shards.urls import reason
+from bcfusion.data.seeding import generator_for, stable_seed
 from bcfusion.errors import BcfusionError, DataError
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 8
 _EPOCHS_WITHOUT = 10  # epochs of shards without a wanted utterance that end a run
 
 
@@ -50,9 +50,9 @@ class Streaming:
     endless: bool = True
 
     def wants(self, row: Row) -> bool:
-        """Return whether an utterance is trained on, as is one whose bandwidth was not measured."""
-        narrow = self.min_bandwidth is not None and row.bandwidth is not None and row.bandwidth < self.min_bandwidth
-        return not narrow and (self.speakers is None or row.speaker in self.speakers)
+        """Return whether an utterance is trained on."""
+        wide = self.min_bandwidth is None or reaches(row, self.min_bandwidth)
+        return wide and (self.speakers is None or row.speaker in self.speakers)
 
 
 class StreamLoader(TrainLoader):
@@ -155,7 +155,7 @@ class _Batches(IterableDataset[Any]):
             except UnreadableAudio as error:
                 self._failed.append(error.path)
                 problems += 1
-                if problems == _ATTEMPTS:
+                if problems == ATTEMPTS:
                     raise DataError(f"{problems} crops in succession cannot be read; the last: {error}") from error
                 continue
             problems = 0

@@ -18,7 +18,7 @@ _SPLITS = {"train": "train", "dev": "valid", "test": "test"}
 
 
 class Abcs:
-    """Air against bone-conduction microphone, in the official splits.
+    """Air and bone-conduction microphone, in the official splits.
 
     The sound is checked for the order of the channels. The noisy copies of the test set (``Audio/test_-5db``, ...) are
     not read: training and evaluation add noise.

@@ -21,7 +21,7 @@ _SECONDS = Option("seconds", "length of the rows that long recordings are cut in
 
 
 class Esmb:
-    """Outer microphone against bone sensor of each earbud; the corpus has no official splits.
+    """Outer microphone and bone sensor of each earbud; the corpus has no official splits.
 
     The speaker is the folder that a file lies in; speakers are divided 80/10/10 by a hash of their names. The sound is
     checked for the order of the channels. A recording of minutes becomes rows of ``--seconds``, the last one up to

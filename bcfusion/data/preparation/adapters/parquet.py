@@ -34,7 +34,7 @@ def find_shards(folders: Iterable[Path], split: str) -> list[Path]:
 
     Returns:
         ``FOLDER/SPLIT-00000-of-00201.parquet``, ... or ``FOLDER/SPLIT/0000.parquet``, ... (what Hugging Face converts
-        to), sorted; empty if there are none. A warning tells if some are missing, by their own numbers.
+        to), sorted; empty if there are none. A warning says so if some are missing, by the total in their names.
     """
     for folder in folders:
         shards = sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}/*.parquet"))

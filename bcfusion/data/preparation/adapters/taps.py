@@ -22,13 +22,13 @@ _ABOUT = ("speaker_id", "sentence_id", "gender", "text", "normalized_text")
 
 
 class Taps:
-    """Throat (``body``) against acoustic microphone (``air``), in the official splits, which share no speaker.
+    """Throat (``body``) and acoustic microphone (``air``), in the official splits, which share no speaker.
 
     The authors aligned the two by cross-correlation, reduced the noise of the acoustic microphone with Demucs, and
     upsampled the throat sensor, an accelerometer, from 8 kHz.
     """
 
-    summary = "Korean speech, throat against acoustic microphone, 16 kHz, 60 speakers, 15 h"
+    summary = "Korean speech, throat and acoustic microphone, 16 kHz, 60 speakers, 15 h"
     source = f"https://huggingface.co/datasets/{_REPOSITORY}, CC BY 4.0 (--download fetches it)"
     layout = """\
 ROOT/data/train-00000-of-000NN.parquet ...

@@ -31,14 +31,14 @@ _ABOUT = ("speaker_id", "sentence_id", "gender", "raw_text")
 
 
 class Vibravox:
-    """Each body sensor against the headset microphone, in the official splits, which share no speaker.
+    """Each body sensor with the headset microphone, in the official splits, which share no speaker.
 
     A recording has ``air`` (the headset) and ``body`` (a sensor); with ``--sensor all`` each utterance appears five
     times, once per sensor. ``speech_noisy`` was recorded in noise, so its headset is no clean target; the
     ``speechless`` subsets hold what the sensors pick up from the room and from a silent wearer.
     """
 
-    summary = "French speech, five body sensors against a headset microphone, 48 kHz, 188 speakers, 45 h"
+    summary = "French speech, five body sensors and a headset microphone, 48 kHz, 188 speakers, 45 h"
     source = f"https://huggingface.co/datasets/{_REPOSITORY}, CC BY 4.0 (--download fetches the subset asked for)"
     layout = """\
 ROOT/speech_clean/train-00000-of-00201.parquet ...

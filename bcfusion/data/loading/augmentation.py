@@ -22,8 +22,6 @@ from bcfusion.requirements import ascending, require, within
 
 #: largest increase of the level in dB: a crop of nothing but room hum stays quiet
 LARGEST_BOOST = 20.0
-#: samples, at the lower of the two rates, that the resampler uses to either side: 64 zero crossings and a margin
-_RESAMPLER_REACH = 80
 
 
 @dataclass(frozen=True)
@@ -149,27 +147,6 @@ class Augmentation:
 def sped(total: int, speed: Fraction) -> int:
     """Return the length of ``total`` samples after a change of speed; at least one."""
     return max(1, math.floor(total / speed))
-
-
-def source_span(start: int, length: int, total: int, speed: Fraction) -> tuple[int, int, int]:
-    """Return which samples to read to obtain a stretch of a signal after a change of speed.
-
-    Args:
-        start: first sample wanted, after the change.
-        length: samples wanted, after the change.
-        total: samples of the signal as recorded.
-        speed: how much faster the signal is to run.
-
-    Returns:
-        The first sample to read and how many, including what the resampler needs on either side as far as it exists;
-        and how many samples of the resampled stretch precede the first one wanted. The first sample read is one at
-        which the resampler's phases repeat, so that a stretch equals the same cut of the whole resampled signal.
-    """
-    reach = math.ceil(_RESAMPLER_REACH * max(1.0, float(speed)))
-    period = max(0, (math.floor(start * speed) - reach) // speed.numerator)
-    first = period * speed.numerator
-    last = min(total, math.ceil((start + length) * speed) + reach)
-    return first, last - first, start - period * speed.denominator
 
 
 def _speeds(given: Sequence[float]) -> list[Fraction]:

@@ -12,11 +12,11 @@ from torch import Tensor
 from bcfusion import audio
 from bcfusion.audio.level import active_level
 from bcfusion.contracts import Corpus, Draw, Row
+from bcfusion.data.loading.augmentation import LARGEST_BOOST, Augmentation, sped
 from bcfusion.data.loading.collate import Item
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.segments import TrainSegments
-from bcfusion.data.simulation.augmentation import LARGEST_BOOST, Augmentation, source_span, sped
 from bcfusion.errors import ConfigError
 
 RATE = 8000
@@ -24,7 +24,7 @@ SENSORS = ("body", "noisy")
 
 
 class Noisy:
-    """A microphone with noise of its generator, half as loud as the air."""
+    """A microphone with noise from its generator, half as loud as the air."""
 
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         noise = 0.01 * torch.randn(air.shape, generator=draw.generator)
@@ -52,7 +52,7 @@ def segments(made: list[Row], augmentation: Augmentation | None, seconds: float 
 
 
 def factor(changed: Tensor, plain: Tensor) -> float:
-    """By how much one signal is the other, which it must be at every sample."""
+    """The factor between two signals, which must be the same at every sample."""
     place = plain.abs().argmax()
     value = float((changed.flatten()[place] / plain.flatten()[place]).double())
     torch.testing.assert_close(changed, plain * value, rtol=1e-5, atol=1e-7)
@@ -131,7 +131,7 @@ def test_speed_changes_pitch_and_duration_of_sensors_and_target_alike(tmp_path: 
     assert crop["length"] == crop["target"].shape[-1] == RATE // 2
     for signal in (crop["target"][0], crop["inputs"][0], crop["inputs"][1]):
         assert peak_frequency(signal) == pytest.approx(440 * speed, abs=0.5)
-    # body is the inverted tenth of air at every sample still; the other sensor is simulated from what runs faster
+    # body is still the inverted tenth of air at every sample; the other sensor is simulated from the faster air
     torch.testing.assert_close(crop["inputs"][:1], -0.1 * crop["target"], rtol=0, atol=1e-6)
     torch.testing.assert_close(crop["inputs"][1:] - crop["noise"], crop["target"], rtol=0, atol=1e-6)
     whole = segments(made, Augmentation(speed=[speed]), seconds=2.0)[0, 0]
@@ -146,11 +146,10 @@ def test_a_crop_at_another_speed_is_that_of_the_whole_utterance(speed: Fraction,
     whole = audio.resample(signal, speed.numerator, speed.denominator)
     assert whole.shape[-1] - 1 <= sped(6000, speed) <= whole.shape[-1]
     for length in (300, sped(6000, speed) - start):
-        first, frames, before = source_span(start, length, 6000, speed)
-        assert first >= 0
-        assert first + frames <= 6000
-        made = audio.resample(signal[:, first : first + frames], speed.numerator, speed.denominator)
-        cut = made[:, before : before + length]
+        change = audio.RateChange(speed.numerator, speed.denominator)
+        first, last, skip = change.window(start, start + length, 6000)
+        made = audio.resample(signal[:, first:last], speed.numerator, speed.denominator)
+        cut = made[:, skip : skip + length]
         torch.testing.assert_close(cut, whole[:, start : start + length], rtol=0, atol=1e-9)
 
 
