@@ -1,4 +1,4 @@
-"""Building a network from the ``_target_`` and arguments that a file holds: no Hydra, and no code but modules."""
+"""Build a network from the ``_target_`` and arguments in a file, without Hydra; only modules of torch are called."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def _module_class(target: str, source: Path) -> type[nn.Module]:
     except UnknownTarget as error:
         raise CheckpointError(f"{source} needs {target}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise CheckpointError(f"{source} needs {target}, which is no torch.nn.Module")
+        raise CheckpointError(f"{source} needs {target}, which is not a torch.nn.Module")
     return found

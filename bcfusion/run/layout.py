@@ -167,7 +167,7 @@ def find_run(path: str | Path) -> Path:
         )
     run = RunDir.around(path)
     if run is None or not any(run.checkpoints.glob("*.ckpt")):
-        raise ConfigError([f"resume: {path} is no run: a run directory holds checkpoints/last.ckpt"])
+        raise ConfigError([f"resume: {path} is not a run: a run directory holds checkpoints/last.ckpt"])
     return run.path
 
 

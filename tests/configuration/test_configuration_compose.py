@@ -100,11 +100,11 @@ def test_a_relative_path_to_a_run_is_understood(tmp_path: Path, monkeypatch: pyt
 def test_a_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no"):
         find_run(tmp_path / "nosuch")
-    with pytest.raises(ConfigError, match="is no run"):
+    with pytest.raises(ConfigError, match="is not a run"):
         find_run(tmp_path)
     other = tmp_path / "last.ckpt"
     other.touch()
-    with pytest.raises(ConfigError, match="is no run"):
+    with pytest.raises(ConfigError, match="is not a run"):
         find_run(other)
 
 

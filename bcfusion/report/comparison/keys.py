@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bcfusion.configuration.values import at
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean
 from bcfusion.report.comparison.run import Run, Which
 from bcfusion.report.table import MISSING
 
-__all__ = ["FACTS", "Condition", "fact", "known_key", "leaf", "leaves", "setting", "text_of"]
+__all__ = ["FACTS", "Condition", "fact", "known_key", "leaves", "setting", "text_of"]
 
 #: Attributes of a run besides its settings and scores, as keys of ``--sort`` and ``--filter``.
 FACTS = ("state", "step", "best_step", "parameters", "latency_ms", "steps_per_second", "minutes")
@@ -30,7 +31,7 @@ def setting(run: Run, key: str) -> Any:
         return run.recipe or None
     if key == "experiment":
         return run.experiment
-    value = leaf(run.settings, key)
+    value = at(run.settings, key, None)
     if isinstance(value, Mapping):
         return run.choices.get(key) or "+".join(value) or "none"
     if value is None and run.choices.get(key) is not None:
@@ -83,13 +84,6 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def leaf(settings: Any, key: str) -> Any:
-    """Return the value at a dotted path, None if there is none."""
-    for part in key.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None
-    return settings
 
 
 def leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

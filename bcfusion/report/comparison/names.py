@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from bcfusion.report.comparison.keys import leaf, leaves, setting, text_of
+from bcfusion.configuration.values import at
+from bcfusion.report.comparison.keys import leaves, setting, text_of
 from bcfusion.report.comparison.run import Run
 
 __all__ = ["changed_keys", "run_names"]
@@ -57,7 +58,7 @@ def _edited(runs: Sequence[Run]) -> Iterator[str]:
             flat = [dict(leaves(run.settings)) for run in alike]
             for key in dict.fromkeys(key for settings in flat for key in settings):
                 held = [settings[key] for settings in flat if settings.get(key) is not None]
-                if any(value != held[0] for value in held[1:]) and "${" not in str(leaf(alike[0].composed, key)):
+                if any(value != held[0] for value in held[1:]) and "${" not in str(at(alike[0].composed, key, None)):
                     yield key
 
 

@@ -1,4 +1,4 @@
-"""The runs to listen to: which folders hold their samples, whether they have a model, and how they are called."""
+"""The runs to listen to: which folders hold their samples, whether they have a model, and their names."""
 
 from __future__ import annotations
 
