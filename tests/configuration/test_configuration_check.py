@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -320,8 +321,14 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_losses"
 
 
-def test_a_bug_in_a_constructor_is_left_to_the_run_which_shows_its_traceback(own_package: str) -> None:
-    assert verify(composed(f"+losses.own={{_target_: {own_package}.Unfinished, weight: 1}}")) == []
+def test_a_bug_in_a_constructor_is_reported_with_its_place(own_package: str) -> None:
+    [problem] = verify(composed(f"+losses.own={{_target_: {own_package}.Unfinished, weight: 1}}"))
+    assert re.fullmatch(r"losses\.own: NotImplementedError \(.*my_losses\.py, line \d+\)", problem)
+
+
+def test_a_metric_without_directions_is_reported(own_package: str) -> None:
+    [problem] = verify(composed(f"+metrics.own={{_target_: {own_package}.Archive}}"))
+    assert problem == "metrics.own: its class must have higher_is_better, a dict with the direction of each value"
 
 
 def test_a_required_argument_may_not_be_missing_unless_the_node_is_partial(own_package: str) -> None:

@@ -245,9 +245,9 @@ def test_missing_model_names_the_nearest(bundle: Path) -> None:
 
 def test_files_that_are_no_checkpoint(tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "random.ckpt").write_bytes(np.random.default_rng(0).bytes(5000))
-    assert "no checkpoint" in message(tmp_path / "random.ckpt")
+    assert "not a checkpoint" in message(tmp_path / "random.ckpt")
     soundfile.write(tmp_path / "speech.wav", np.zeros(100), 16000)
-    assert "no checkpoint" in message(tmp_path / "speech.wav")
+    assert "not a checkpoint" in message(tmp_path / "speech.wav")
     torch.save(seanet().state_dict(), tmp_path / "foreign.ckpt")
     assert "not a checkpoint of bcfusion" in message(tmp_path / "foreign.ckpt")
     torch.save(checkpoint_content(), tmp_path / "cut.ckpt")
