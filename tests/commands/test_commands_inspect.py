@@ -16,7 +16,7 @@ RATE = 16000
 
 @pytest.fixture
 def pairs(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two takes of inverted, late sensors, of which the manifest says nothing."""
+    """Two takes of inverted, late sensors, which the manifest does not mention."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     lines = []
@@ -35,24 +35,24 @@ def test_what_is_wrong_comes_with_what_to_do_and_is_gone_once_fixed(
     pairs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["inspect", "pairs.jsonl"]) == FOUND == 1
-    told = capsys.readouterr().out
-    assert "polarity of body is not the manifest's" in told
-    assert "2 of 2" in told
-    assert "inspect --fix" in told
-    assert "body: lag +2.0" in told
-    assert "inverted in 2 of 2 lines" in told
-    assert told.index("error") < told.index("median of")
+    printed = capsys.readouterr().out
+    assert "polarity of body is not the manifest's" in printed
+    assert "2 of 2" in printed
+    assert "inspect --fix" in printed
+    assert "body: lag +2.0" in printed
+    assert "inverted in 2 of 2 lines" in printed
+    assert printed.index("error") < printed.index("median of")
     before = pairs.read_text()
 
     assert cli.main(["inspect", "pairs.jsonl", "--fix", "--html", "out/page.html"]) == 0
-    told = capsys.readouterr().out
-    assert "and lag and polarity of 2" in told
-    assert "nothing is wrong" in told
+    printed = capsys.readouterr().out
+    assert "and lag and polarity of 2" in printed
+    assert "nothing is wrong" in printed
     assert pairs.read_text() != before
     assert cli.main(["inspect", "pairs.jsonl"]) == 0
 
 
-def test_page_lies_beside_the_manifest_and_needs_no_network(pairs: Path) -> None:
+def test_the_page_is_next_to_the_manifest_and_needs_no_network(pairs: Path) -> None:
     cli.main(["inspect", "pairs.jsonl"])
     page = (pairs.parent / "pairs.inspect.html").read_text(encoding="utf-8")
     assert "polarity of body" in page
@@ -78,9 +78,9 @@ def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.
     path = tmp_path / "m.jsonl"
     path.write_text("".join(json.dumps({"air": f"{n}.wav", "split": "train"}) + "\n" for n in range(3000)))
     assert cli.main(["inspect", str(path), "--workers", "1"]) == FOUND
-    told = capsys.readouterr().out
-    assert "3000 of 3000" in told
-    assert len(told.splitlines()) < 20
+    printed = capsys.readouterr().out
+    assert "3000 of 3000" in printed
+    assert len(printed.splitlines()) < 20
 
 
 @pytest.mark.parametrize(
@@ -109,9 +109,9 @@ def test_user_errors(pairs: Path, arguments: list[str], words: str, capsys: pyte
     (pairs.parent / "nameless.jsonl").write_text(json.dumps(line | {"air": "/far/a.wav"}))
     (pairs.parent / "nothing.csv").write_text("sound,split\na.wav,train\n")
     assert cli.main(["inspect", *arguments]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert words in printed
+    assert "Traceback" not in printed
 
 
 def test_a_page_that_cannot_be_written_is_a_user_error(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,10 +78,10 @@ def test_the_help_of_a_corpus_shows_layout_source_and_options(name: str, capsys:
         assert f"--{option.name} " in shown
 
 
-def test_a_name_that_is_no_corpus(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_not_a_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("librispech", "--root", ".", "--out", "m.jsonl") == USER_ERROR
     assert "did you mean 'librispeech'?" in capsys.readouterr().err
-    assert run("tree", "--root", ".", "--out", "m.jsonl") == USER_ERROR  # a module beside the adapters
+    assert run("tree", "--root", ".", "--out", "m.jsonl") == USER_ERROR  # a module in the folder of the adapters
     assert "has no ADAPTER" in capsys.readouterr().err
     assert run("my.corpus", "--root", ".", "--out", "m.jsonl") == USER_ERROR
     assert "there is no module my.corpus" in capsys.readouterr().err
@@ -94,7 +94,7 @@ def test_options_before_the_corpus_are_reported(capsys: pytest.CaptureFixture[st
     assert "the corpus comes first: bcfusion prepare CORPUS --root" in capsys.readouterr().err
 
 
-def test_an_out_that_is_no_manifest_and_values_that_are_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_is_not_a_manifest_and_values_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("folder", "--root", "speech", "--out", "m.txt") == USER_ERROR
     assert "ends in .jsonl or .csv" in capsys.readouterr().err
     for wrong in (["--workers", "0"], ["--max-unreadable-share", "2"], ["--splits", "some"], ["--speech", "x"]):
@@ -146,7 +146,7 @@ if os.environ.get("SLOW"):
 
 
 class Slow:
-    """Recordings that are all one file, behind a disk of 10 ms."""
+    """Recordings that are links to one file, on a disk that takes 10 ms per read."""
 
     summary, source, layout, kind = "slow", "here", "ROOT/a.wav", "speech"
     options = (Option("count", "of recordings", "400"),)

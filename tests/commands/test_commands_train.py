@@ -90,7 +90,7 @@ def test_evaluate_starts_from_the_settings_of_the_run(finished: tuple[Path, str]
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert lines[0] == "id,system,speaker,corpus,snr,lsd,skipped"
-    assert len(lines) == 1 + 2 * 2  # both validation files, though training validated on one
+    assert len(lines) == 1 + 2 * 2  # both validation files, although training validated on one
     assert (tmp_path / "out" / "scores.md").read_text().count("|") > 6
 
 
