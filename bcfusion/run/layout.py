@@ -135,7 +135,7 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
             In a step of several processes started by srun, the numbers of the job and the step are used instead.
 
     Raises:
-        ConfigError: ``resume`` is a path, but not that of a run.
+        ConfigError: ``resume`` is a path, but not the path of a run.
     """
     runs = Path(root) / _choice(recipe) / _choice(experiment)
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # the processes must agree, but each reads its own clock

@@ -1,4 +1,4 @@
-"""Parsers of verbs, and the types of their arguments: each turns a text into a value, or says what is expected."""
+"""Parsers of verbs, and the types of their arguments: each converts a string, or says what is expected."""
 
 from __future__ import annotations
 

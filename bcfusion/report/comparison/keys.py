@@ -18,7 +18,7 @@ from bcfusion.report.table import MISSING
 
 __all__ = ["FACTS", "Condition", "fact", "known_key", "leaves", "setting", "text_of"]
 
-#: Attributes of a run besides its settings and scores, as keys of ``--sort`` and ``--filter``.
+#: Attributes of a run other than settings and scores, as keys of ``--sort`` and ``--filter``.
 FACTS = ("state", "step", "best_step", "parameters", "latency_ms", "steps_per_second", "minutes")
 ALIASES = {"pesq": "pesq_wb", "lr": "optimizer.lr"}
 _CONDITION = re.compile(r"\s*([^=<>!]+?)\s*(==|!=|>=|<=|=|>|<)\s*(.*?)\s*")
@@ -26,7 +26,7 @@ _ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator
 
 
 def setting(run: Run, key: str) -> Any:
-    """Return a run's value of a key as a user types it: a number, a text, the member of a group, or None."""
+    """Return a run's value of a key as a user types it: a number, a string, the member of a group, or None."""
     if key == "recipe":
         return run.recipe or None
     if key == "experiment":
@@ -111,7 +111,7 @@ class Condition:
         """Read a condition as it is typed.
 
         Raises:
-            ConfigError: it has no operator or no value, or compares by size with a text.
+            ConfigError: it has no operator or no value, or compares by size with something that is not a number.
         """
         found = _CONDITION.fullmatch(text)
         if found is None or not found[3]:
@@ -122,7 +122,7 @@ class Condition:
         return condition
 
     def holds(self, run: Run, which: Which = "best") -> bool:
-        """Return whether a run fulfils it; one whose value is missing or a text is neither smaller nor larger."""
+        """Return whether a run fulfils it; a value that is missing or not a number is neither smaller nor larger."""
         value = fact(run, self.key, which)
         if self.operator in ("=", "!="):
             equal = any(_equal(value, wanted.strip()) for wanted in self.value.split(","))
@@ -147,7 +147,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """Return a text that reads as a number as that number, and anything else unchanged."""
+    """Return a string that is a number as that number, and anything else unchanged."""
     if isinstance(value, str):
         try:
             return float(value)

@@ -17,10 +17,10 @@ _LONGEST_DIFFERENCE = 40  # characters after the name of the experiment
 
 
 def changed_keys(runs: Sequence[Run]) -> list[str]:
-    """Return the keys whose values differ among the runs, those that somebody typed first.
+    """Return the keys whose values differ among the runs, typed ones first.
 
     Keys that come with a chosen member are not listed: between ``generator=eben`` and ``generator=seanet`` the choice
-    itself is the difference. A key that nobody typed is listed if runs of the same choices differ in it, as after an
+    itself is the difference. A key that was not typed is listed if runs of the same choices differ in it, as after an
     edit of a YAML file, but not if it follows from another key by interpolation or if a run does not have it yet.
     """
     typed = [key for key in dict.fromkeys(key for run in runs for key in run.overrides) if key not in _NO_DIFFERENCE]

@@ -157,7 +157,7 @@ class Run:
 
     @cached_property
     def latency_ms(self) -> float:
-        """Lookahead of the generator in ms; infinite if it needs the whole file, NaN before there is a bundle."""
+        """Look-ahead of the generator in ms; infinite if it needs the whole file, NaN before there is a bundle."""
         if not self.bundle:
             return math.nan
         delay = self.bundle.get("delay")

@@ -54,8 +54,8 @@ class SliderTest:
 class Preference:
     """A/B trials of two systems: how often each was preferred, and how often neither.
 
-    ``share`` is that of the second among the decided trials, ``low`` and ``high`` its 95 % interval; ``p`` is corrected
-    by Holm's method.
+    ``share`` is the share of decided trials in which the second was preferred, ``low`` and ``high`` its 95 % interval;
+    ``p`` is corrected by Holm's method.
     """
 
     first: str
