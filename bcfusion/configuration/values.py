@@ -17,7 +17,7 @@ UNRESOLVED: Final = object()
 
 def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Return plain containers with UNRESOLVED for each value that is missing or leads nowhere, and those problems."""
-    # here, because the functions on plain containers are also used where OmegaConf would take too long to load
+    # here, because bundles are loaded and runs are compared without OmegaConf
     from omegaconf import DictConfig, ListConfig, OmegaConf
     from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 

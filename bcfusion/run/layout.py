@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bcfusion.errors import ConfigError
 
-__all__ = ["BUNDLE_CONFIG", "BUNDLE_WEIGHTS", "RunDir", "find_run", "register_resolver", "run_dir"]
+__all__ = ["BUNDLE_CONFIG", "BUNDLE_WEIGHTS", "RunDir", "find_run", "register_run_dir", "run_dir"]
 
 BUNDLE_WEIGHTS, BUNDLE_CONFIG = "generator.safetensors", "config.yaml"  #: the files of a bundle
 
@@ -113,7 +113,7 @@ class RunDir:
         return next((table for table in tables if table.is_file()), None)
 
 
-def register_resolver() -> None:
+def register_run_dir() -> None:
     """Make ``${run_dir:...}`` known to OmegaConf; may be called repeatedly."""
     from omegaconf import OmegaConf
 

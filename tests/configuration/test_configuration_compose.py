@@ -12,7 +12,7 @@ from bcfusion.configuration.compose import plain, register_resolvers
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import ConfigError
-from bcfusion.run.layout import find_run, register_resolver, run_dir
+from bcfusion.run.layout import find_run, register_run_dir, run_dir
 
 
 def make_run(root: Path, name: str, written: int) -> Path:
@@ -109,7 +109,7 @@ def test_a_path_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_run_directory_of_one_configuration_never_changes(tmp_path: Path) -> None:
-    register_resolver()
+    register_run_dir()
     cfg = OmegaConf.create({"dir": f"${{run_dir:{tmp_path},auto,bone_to_air,seanet,now}}"})
     assert isinstance(cfg, DictConfig)
     new = cfg.dir

@@ -25,7 +25,7 @@ from bcfusion.commands.shared.process_state import (
 from bcfusion.configuration.compose import drop_unchosen, register_resolvers
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import BcfusionError, ConfigError, first_line
-from bcfusion.run.layout import register_resolver
+from bcfusion.run.layout import register_run_dir
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -210,7 +210,7 @@ class _Job(Generic[T]):
 
 def _register_resolvers() -> None:
     register_resolvers()
-    register_resolver()
+    register_run_dir()
 
 
 def _warn_of_shadowed_members(extra_dirs: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""Put several runs in order: the settings in which they differ, their scores, and what is not comparable."""
+"""Order several runs: the settings in which they differ, their scores, and what is not comparable."""
 
 from __future__ import annotations
 
