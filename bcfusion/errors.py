@@ -10,6 +10,14 @@ class BcfusionError(Exception):
     """A problem in the user's input. The message says what is wrong, where, and what to do."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return an error in one line: the message alone of an error meant for users, else preceded by its class."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, BcfusionError):
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
 class ConfigError(BcfusionError):
     """A configuration or an argument cannot work. The error lists every problem found, each with its place.
 

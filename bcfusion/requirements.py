@@ -27,7 +27,7 @@ def require(owner: object, *rules: Rule) -> None:
     """Raise one error with every rule that is broken; return if there is none.
 
     Args:
-        owner: the owner of the arguments: an instance, a class or a name; its name starts each message.
+        owner: what takes the arguments: an instance, a class or a name; its name starts each message.
         rules: ``(condition, message)`` pairs, the message without the owner; or lists of messages, as the functions of
             this module return.
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import register_resolvers
 from bcfusion.configuration.paths import conf_dir
-from bcfusion.run.layout import register_resolver
+from bcfusion.run.layout import register_run_dir
 
 # Short everything: seconds for a whole run.
 SHORT = [
@@ -83,7 +83,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def composed() -> Iterator[Callable[..., DictConfig]]:
     """Composes the shipped configuration with overrides, as the command line would."""
     register_resolvers()
-    register_resolver()
+    register_run_dir()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield lambda *overrides: compose("train", list(overrides))

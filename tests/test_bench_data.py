@@ -48,7 +48,7 @@ def test_the_table_has_a_row_for_each_source_and_number_of_workers(speech: Path)
             rate, limit, share = (float(number.replace(",", "").rstrip("%")) for number in numbers)
             assert min(rate, limit) > 0
             assert share == pytest.approx(100 * rate / limit, abs=0.6 + 100 / limit), name
-        else:  # another's library that cannot work here: it says so, and has no number
+        else:  # a library that does not work here is named, without numbers
             assert name not in OURS
             assert numbers[0].startswith(("cannot: ", "not installed"))
             assert numbers[1:] == ["", ""]

@@ -103,7 +103,7 @@ def test_version(tmp_path: Path) -> None:
 
 
 def short_error(done: subprocess.CompletedProcess[str]) -> str:
-    """The message, after making sure that it is one of one or two lines with exit code 2."""
+    """Return the message, after making sure that it has one or two lines and exit status 2."""
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert 1 <= len(done.stderr.strip().splitlines()) <= 2, done.stderr
@@ -153,7 +153,7 @@ def test_broken_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     assert f"{file}, line 3: not valid YAML" in short_error(bcfusion("check", "experiment=mine", cwd=tmp_path))
 
 
-def test_an_error_in_a_resolver_is_the_users(tmp_path: Path) -> None:
+def test_an_error_in_a_resolver_is_reported_to_the_user(tmp_path: Path) -> None:
     app = write_app(tmp_path, "return None")
     assert "resume: there is no nosuch" in python(str(app), "resume=nosuch", cwd=tmp_path).stderr
 
@@ -178,13 +178,13 @@ def test_status_of_a_users_error_and_of_an_interrupt(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+def test_a_reader_that_stops_early_is_not_an_error() -> None:
     shell = f"set -o pipefail; {sys.executable} -m bcfusion.cli prepare --list | true; exit $PIPESTATUS"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_pipe_of_the_program_itself_that_breaks_is_one() -> None:
+def test_a_broken_pipe_inside_the_program_is_an_error() -> None:
     def broken(argv: list[str]) -> None:
         raise BrokenPipeError("a worker's")
 
@@ -196,7 +196,7 @@ def test_a_pipe_of_the_program_itself_that_breaks_is_one() -> None:
 
 
 def write_app(folder: Path, body: str) -> Path:
-    """A command of its own on the shell that all Hydra verbs share."""
+    """Write a script with a task of its own on the shell that all Hydra verbs share."""
     app = folder / "app.py"
     app.write_text(
         "import os, subprocess, sys\n"
@@ -253,7 +253,7 @@ def test_a_process_started_by_module_name_finds_its_verb_in_the_environment(tmp_
     assert "\nseed: 3\n" in done.stdout, done.stderr
 
 
-def test_each_job_of_a_sweep_stands_alone(tmp_path: Path) -> None:
+def test_jobs_of_a_sweep_do_not_affect_each_other(tmp_path: Path) -> None:
     body = """
         print("job", cfg.seed, sys.argv[1:], os.environ.get("LOCAL_RANK"), os.environ.get("HYDRA_FULL_ERROR"))
         os.environ["LOCAL_RANK"] = "0"  # as Lightning does when it starts processes
@@ -265,7 +265,7 @@ def test_each_job_of_a_sweep_stands_alone(tmp_path: Path) -> None:
     assert "job 2 ['seed=2'] None None\n" in done.stdout
 
 
-def test_overrides_may_stand_behind_options(tmp_path: Path) -> None:
+def test_overrides_may_follow_options(tmp_path: Path) -> None:
     done = bcfusion("check", "seed=1", "--cfg", "job", "sample_rate=8000", "--package", "seed", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
@@ -275,7 +275,7 @@ def test_info_and_hydra_help_are_reachable(tmp_path: Path) -> None:
     assert "experiment/seanet" in bcfusion("check", "experiment=seanet", "--info", "defaults", cwd=tmp_path).stdout
 
 
-def test_members_of_the_working_directory_stand_beside_the_shipped_ones(tmp_path: Path) -> None:
+def test_members_of_the_working_directory_are_added_to_the_shipped_ones(tmp_path: Path) -> None:
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\nseed: 77\n")

@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md do what it says."""
+"""The examples of CONTRIBUTING.md work as described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation says what is so: the site builds, its messages and tags exist, its reference names every file."""
+"""The documentation agrees with the code: the site builds, its messages exist, its reference names every file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").glob("*/**/*.yaml")})
-SHOWN = "…"  # on the page of errors, for what differs
+SHOWN = "…"  # stands for a value on the page of errors
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +46,18 @@ def test_every_file_of_a_group_is_on_its_page_with_its_command_and_keys(referenc
             assert re.search(rf"`([\w.]+\.)?{re.escape(str(name))}[`.]", part), (path, name)
 
 
-def test_every_comment_behind_a_key_is_on_the_page(reference: ModuleType) -> None:
+def test_every_comment_after_a_key_is_on_the_page(reference: ModuleType) -> None:
     for group, paths in reference.groups().items():
         for path in paths:
             entry = reference.read_entry(path, group)
-            said = " ".join(part.comment for part in (*entry.keys, *entry.choices))
+            comments = " ".join(part.comment for part in (*entry.keys, *entry.choices))
             for line in path.read_text().splitlines():
-                behind = re.search(r"^[^#'\"]*\S[^#'\"]*\s#\s*(.+)$", line)
-                assert behind is None or behind[1].rstrip() in said, (path, line)
+                after = re.search(r"^[^#'\"]*\S[^#'\"]*\s#\s*(.+)$", line)
+                assert after is None or after[1].rstrip() in comments, (path, line)
 
 
 def test_every_key_of_a_page_is_explained_on_it(reference: ModuleType) -> None:
-    """By a comment, by that of the mapping it is in, or by naming the key that it takes its value from."""
+    """By its own comment, by the comment of the mapping it is in, or by naming the key that it takes its value from."""
     for group, paths in reference.groups().items():
         for path in paths:
             entry = reference.with_comments(reference.read_entry(path, group))
@@ -82,12 +82,12 @@ def test_the_keys_of_the_root_are_typed_without_a_point_in_front(reference: Modu
     assert "\n| `seed` | `0` |" in reference.index()
 
 
-def test_every_group_says_what_it_is(reference: ModuleType) -> None:
+def test_every_group_is_described(reference: ModuleType) -> None:
     root = reference.read_entry(ROOT / "conf" / "train.yaml", "")
     assert not [choice.group for choice in root.choices if not choice.comment]
 
 
-def test_keys_stand_as_they_are_typed(reference: ModuleType) -> None:
+def test_keys_are_shown_as_they_are_typed(reference: ModuleType) -> None:
     def keys(group: str, name: str) -> dict[str, str]:
         entry = reference.read_entry(ROOT / "conf" / group / f"{name}.yaml", group)
         return {key.path: key.value for key in entry.keys}
@@ -107,14 +107,14 @@ def test_a_file_without_its_command_is_refused(reference: ModuleType, tmp_path: 
         reference.read_entry(tmp_path / "mine.yaml", "generator")
 
 
-def test_comments_are_told_from_signs_in_values(reference: ModuleType, tmp_path: Path) -> None:
+def test_comments_are_distinguished_from_hash_signs_in_values(reference: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "# bcfusion train x=mine\n# What it is.\n\n"
-        "# above a key\nfirst: 'a # b'\nsecond: c#d  # behind,\n             # and on\nthird: [1,\n  2]  # of both\n"
+        "# above a key\nfirst: 'a # b'\nsecond: c#d  # after,\n             # and on\nthird: [1,\n  2]  # of both\n"
     )
     keys = {key.path: (key.value, key.comment) for key in reference.read_entry(tmp_path / "mine.yaml", "x").keys}
     assert keys["x.first"] == ("'a # b'", "above a key")
-    assert keys["x.second"] == ("c#d", "behind, and on")
+    assert keys["x.second"] == ("c#d", "after, and on")
     assert keys["x.third"] == ("[1, 2]", "of both")
 
 
@@ -123,7 +123,7 @@ def test_comments_are_told_from_signs_in_values(reference: ModuleType, tmp_path:
 
 @cache
 def strings() -> str:
-    """Every text of the package, one after the other, with the sign for a value in the place of each value."""
+    """Return every string of the package, joined, with the sign for a value instead of each value."""
     texts = []
     for path in (ROOT / "bcfusion").rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -141,7 +141,7 @@ def messages() -> list[str]:
 
 
 @pytest.mark.parametrize("message", messages())
-def test_each_quoted_message_stands_in_the_source(message: str) -> None:
+def test_each_quoted_message_is_in_the_source(message: str) -> None:
     assert message in strings()
 
 

@@ -30,7 +30,7 @@ FOLDERS = "--enhanced"  # an evaluation of folders has options and no run
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Page and command: what stands in blocks of code, and in a sentence between backticks."""
+    """Yield page and command: those in blocks of code, and those in a sentence between backticks."""
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         shown = re.findall(r"^(?: {4}|\$ )?(?:\w+=\S+ |taskset -c \d )*((?:bcfusion|python scripts/).*)$", text, re.M)
@@ -56,7 +56,7 @@ def arguments(text: str) -> list[str]:
 
 
 def overrides(words: list[str]) -> tuple[list[str], list[str]]:
-    """Overrides of one job, and folders of --config-dir."""
+    """Return the overrides of one job, and the folders of --config-dir."""
     plain, folders = [], []
     rest = iter(words)
     for word in rest:
@@ -79,7 +79,7 @@ def overrides(words: list[str]) -> tuple[list[str], list[str]]:
 
 @cache
 def composes(job: tuple[str, ...]) -> str:
-    """What is wrong with the configuration of a job; empty: nothing."""
+    """Return what is wrong with the configuration of a job, or an empty string."""
     register_resolvers()
     register_sweeper()
     try:
@@ -122,7 +122,7 @@ def test_a_key_that_is_not_there_is_found() -> None:
 
 @cache
 def help_of(*words: str) -> str:
-    """What ``bcfusion WORDS --help`` prints."""
+    """Return what ``bcfusion WORDS --help`` prints."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main([*words, "--help"])

@@ -1,4 +1,4 @@
-"""The examples of the documentation do what it says: its project trains, its tags are logged, its code runs."""
+"""The examples of the documentation work: its project trains, its tags are logged, its code runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ QUICK = [
     "trainer.log_every=1",
     "generator.channels=8",
 ]
-# the game besides, so that every tag of the page is logged
+# discriminators too, so that every tag of the page is logged
 GAME = [
     "discriminators=[melgan_msd]",
     "discriminators.melgan_msd.channels=2",
@@ -49,19 +49,19 @@ GAME = [
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """The fenced blocks of a page: what stands behind the fence, and the text."""
+    """Return the fenced blocks of a page: the words after the opening fence, and the text."""
     text = (ROOT / "docs" / page).read_text()
     return re.findall(r"^```([^\n]*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def titled(page: str) -> dict[str, str]:
-    """The blocks of code of a page that have a title, by it."""
+    """Return the titled blocks of code of a page by their titles."""
     titles = [(re.search(r'title="([^"]+)"', head), text) for head, text in blocks(page)]
     return {title[1]: text for title, text in titles if title}
 
 
 def commands(page: str) -> list[list[str]]:
-    """The commands of a page, as typed."""
+    """Return the commands of a page, as typed."""
     lines = [line.partition("  #")[0] for head, text in blocks(page) if not head for line in text.splitlines()]
     return [line.split() for line in lines if line.startswith("bcfusion ")]
 
@@ -104,7 +104,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, speech: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run_directory(project: Path, bcfusion: Callable[..., Any]) -> Path:
-    """The run of the page's own commands, in two steps."""
+    """The run that the page's own commands make, of two training steps."""
     typed = {words[1]: words[2:] for words in commands("extending.md")}
     bcfusion("prepare", *typed["prepare"])
     bcfusion("train", *typed["train"], *QUICK, *GAME)
@@ -120,7 +120,7 @@ def test_the_project_of_the_page_trains_and_is_measured_by_its_own_metric(run_di
     assert (run_directory / "bundle" / "generator.safetensors").is_file()
 
 
-def test_the_adapter_of_the_page_divides_speakers_and_says_its_layout(
+def test_the_adapter_of_the_page_splits_by_speaker_and_describes_its_layout(
     project: Path, run_directory: Path, bcfusion: Callable[..., Any]
 ) -> None:
     lines = (project / "helmet.jsonl").read_text().splitlines()
@@ -185,7 +185,7 @@ def test_the_network_of_the_page_streams_and_declares_its_delay(example: Callabl
     torch.testing.assert_close(streamed[..., late:], whole[..., :-late], atol=1e-4, rtol=1e-4)
 
 
-def test_the_loss_of_the_page_ignores_padding_and_stands_silence(example: Callable[[str, str], Any]) -> None:
+def test_the_loss_of_the_page_ignores_padding_and_is_finite_on_silence(example: Callable[[str, str], Any]) -> None:
     loss = example("loss.py", "EnvelopeLoss")()
     target = torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(0))
     twice = loss(2 * target, target, torch.tensor([1000]))
@@ -273,7 +273,7 @@ def test_the_code_of_the_streaming_page_runs(name: str, tmp_path: Path, monkeypa
         assert left["restored"].shape[-1] in (left["recording"].shape[-1] if "recording" in left else 400000,)
 
 
-def test_what_the_streaming_page_says_of_a_bundle_is_in_it(run_directory: Path, project: Path) -> None:
+def test_what_the_streaming_page_lists_for_a_bundle_is_in_it(run_directory: Path, project: Path) -> None:
     text = (ROOT / "docs" / "streaming.md").read_text()
     [row] = re.findall(r"^\| `config.yaml` \| (.*) \|$", text, flags=re.MULTILINE)
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,7 @@ NOT_IMPERATIVE = re.compile(
 
 
 def documented() -> Iterator[tuple[str, ast.AST, str]]:
-    """Where, node and docstring of every documented class and function."""
+    """Yield place, node and docstring of every documented class and function."""
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -26,7 +26,7 @@ def documented() -> Iterator[tuple[str, ast.AST, str]]:
 
 
 def section(text: str, name: str) -> list[str]:
-    """The lines of one section that open an entry, without their indentation."""
+    """Return the lines of one section that open an entry, without their indentation."""
     lines = text.split("\n")
     if name not in lines:
         return []
@@ -44,7 +44,7 @@ def constructors(node: ast.ClassDef) -> list[ast.FunctionDef]:
 
 
 def names_of(node: ast.AST) -> set[str]:
-    """Arguments of a function, or those of a class's constructor and its fields."""
+    """Return the arguments of a function, or those of a class's constructor and its fields."""
     if isinstance(node, ast.ClassDef):
         fields = {
             item.target.id

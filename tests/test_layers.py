@@ -26,7 +26,7 @@ APART = 3  # the layer whose packages never import each other
 
 
 def imported(source: str, module: str) -> Iterator[str]:
-    """Dotted names of what a module imports from bcfusion, wherever in the file."""
+    """Yield the dotted names of what a module imports, wherever in the file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -37,7 +37,7 @@ def imported(source: str, module: str) -> Iterator[str]:
 
 
 def violations(files: dict[str, str]) -> list[str]:
-    """One line for each import that goes up, or across the layer of independent packages."""
+    """Return one line for each import that goes up, or across the layer of independent packages."""
     found = []
     for path, source in sorted(files.items()):
         parts = Path(path).with_suffix("").parts
@@ -56,7 +56,7 @@ def violations(files: dict[str, str]) -> list[str]:
             elif LAYER[other] > LAYER[name]:
                 found.append(f"{path}: layer {LAYER[name]} imports {target} of layer {LAYER[other]}")
             elif LAYER[other] == LAYER[name] == APART:
-                found.append(f"{path}: imports {target}, a package beside it")
+                found.append(f"{path}: imports {target}, a package of the same layer")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The table of docs/networks.md says what the networks are."""
+"""The table of docs/networks.md describes the networks as they are."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def script() -> ModuleType:
 
 
 def rows(script: ModuleType) -> dict[str, list[str]]:
-    """The cells of the page's table, by network."""
+    """Return the cells of the page's table, by network."""
     table = script.PAGE.read_text().partition(script.BEGIN)[2].partition(script.END)[0]
     lines = [line for line in table.splitlines() if line.startswith("| `") and "`generator=`" not in line]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

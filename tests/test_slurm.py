@@ -1,4 +1,4 @@
-"""scripts/slurm/train.sbatch: what it starts can be composed, and a job that was stopped goes on."""
+"""scripts/slurm/train.sbatch: what it starts can be composed, and a job that was stopped resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ OVERRIDES = ["experiment=seanet", "data=shards", "data.root=my shards", "budget.
 
 @pytest.fixture
 def submit(tmp_path: Path) -> Callable[[int], tuple[int, list[str], str]]:
-    """Runs the script where `srun` writes down what it is to start and ends with a status; gives what came of it."""
+    """Return a function that runs the script with an `srun` that records its arguments and ends with a given status.
+
+    It returns the status of the script, what `srun` was to start, and the arguments of `scontrol`.
+    """
     (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > started\nexit "$SRUN_STATUS"\n')
     (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@" > requeued\n')
     for name in ("srun", "scontrol"):
@@ -36,7 +39,7 @@ def submit(tmp_path: Path) -> Callable[[int], tuple[int, list[str], str]]:
     return run
 
 
-def test_it_starts_a_run_and_goes_on_with_it_when_it_was_stopped(
+def test_it_starts_a_run_and_resumes_it_after_a_stop(
     submit: Callable[[int], tuple[int, list[str], str]], tmp_path: Path
 ) -> None:
     first = ["bcfusion", "train", "trainer=slurm", *OVERRIDES, "hydra.run.dir=runs/slurm/17"]
@@ -63,6 +66,6 @@ def test_what_it_starts_is_a_configuration(
     assert not environment.auto_requeue
 
 
-def test_without_slurm_the_same_configuration_is_of_one_machine(composed: Callable[..., DictConfig]) -> None:
+def test_without_slurm_the_same_configuration_uses_one_machine(composed: Callable[..., DictConfig]) -> None:
     trainer = composed("trainer=slurm").trainer
     assert (trainer.devices, trainer.num_nodes) == ("auto", 1)

@@ -1,4 +1,4 @@
-"""scripts/snr_curve.py: the ratio that is asked for is the ratio that the scores are of."""
+"""scripts/snr_curve.py: the scores belong to the requested ratio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEWER = ("trainer.keep_best=[]", "trainer.samples=0")
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """An untrained run on two seconds of coloured noise that stand for speech, and white noise."""
+    """An untrained run on two seconds of coloured noise in place of speech, and white noise."""
     random = np.random.default_rng(0)
     for split in ("train", "valid"):
         speech = np.convolve(random.standard_normal(2 * RATE), np.ones(8) / 8, mode="same")

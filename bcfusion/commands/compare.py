@@ -79,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         "--filter", metavar="CONDITION", action="append", default=[], help="KEY=VALUE, also != < <= > >=, a,b and a*"
     )
     parser.add_argument("--metrics", metavar="KEYS", type=separated(str), help="scores to show, such as stoi,pesq_wb")
-    parser.add_argument("--scores", choices=("best", "closing"), default="best", help="in the table; default: best")
+    parser.add_argument(
+        "--scores", choices=("best", "closing"), default="best", help="shown in the table; default: best"
+    )
     parser.add_argument("--against", metavar="RUN", help="number, name or path of the run to compare the others to")
     parser.add_argument(
         "--output",
@@ -96,7 +98,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Run]:
     from bcfusion.report.comparison.runs import find_runs
 
     conditions = [Condition.parse(text) for text in arguments.filter]
-    runs = _sound(find_runs(arguments.runs, _warn))
+    runs = _readable(find_runs(arguments.runs, _warn))
     if not runs:
         raise CheckpointError(f"no run in {', '.join(map(str, arguments.runs))}: give run directories, or runs/")
     for condition in conditions:
@@ -107,14 +109,14 @@ def _chosen(arguments: argparse.Namespace) -> list[Run]:
     return chosen
 
 
-def _sound(runs: Sequence[Run]) -> list[Run]:
-    sound = []
+def _readable(runs: Sequence[Run]) -> list[Run]:
+    readable = []
     for run in runs:
         try:
-            sound.append(run.require_sound())
+            readable.append(run.require_readable())
         except CheckpointError as error:
             _warn(str(error))
-    return sound
+    return readable
 
 
 def _warn(line: str) -> None:

@@ -28,7 +28,7 @@ HELP = """\
 Read every recording of a manifest and report what is wrong, the worst first: unreadable, empty, silent, clipped or
 noisy files, sensors that differ in length, files that hold less bandwidth than their sample rate promises, swapped
 channels, body sensors that lag behind air or are inverted, speakers who are in two splits. Writes a page with
-histograms and spectra beside the manifest.
+histograms and spectra next to the manifest.
 
 Lag and polarity of body relative to air are measured without the delay of the sensor's own low-pass, and apply to a
 session: the lines with the same value in a column `session`, or else those of a speaker.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, separated, verb_parser
+from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def main(argv: list[str]) -> int:
         return _analyse(arguments)
     if arguments.no_screening:
         parser.error("--no-screening needs --analyse")
-    if not {str(Path.cwd()), ""} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # where a network of the user's own package is found
+    make_cwd_importable()  # for a network of the user's own
     from bcfusion.report.listening.candidates import find_candidates
     from bcfusion.report.listening.page import require_replaceable
 
@@ -88,14 +88,14 @@ def _parser() -> argparse.ArgumentParser:
         help=f"most utterances on the page; default: {DEFAULT_UTTERANCES}",
     )
     parser.add_argument("--enhance", action="store_true", help="let the models enhance even if the runs wrote sounds")
-    parser.add_argument("--split", choices=("test", "valid"), default="test", help="to enhance; default: test")
+    parser.add_argument("--split", choices=("test", "valid"), default="test", help="split to enhance; default: test")
     parser.add_argument(
         "--seconds", metavar="S", type=positive_number, default=12.0, help="length that sounds are cut to; default: 12"
     )
     parser.add_argument(
         "--megabytes", metavar="MB", type=positive_number, default=50.0, help="largest size of the page; default: 50"
     )
-    parser.add_argument("--format", choices=("flac", "wav"), default="flac", help="of the sounds; default: flac")
+    parser.add_argument("--format", choices=("flac", "wav"), default="flac", help="format of the sounds; default: flac")
     parser.add_argument(
         "--anchor",
         metavar="HZ",
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="add low-passed targets to rate: 3500, or 3500,7000",
     )
     parser.add_argument("--names", metavar="A,B", type=separated(str), help="names of the runs, in the order given")
-    parser.add_argument("--title", default="Listening page", help="of the page")
+    parser.add_argument("--title", default="Listening page", help="title of the page")
     parser.add_argument("--serve", action="store_true", help="also serve the page on this machine until Ctrl-C")
     parser.add_argument("--port", type=between(0, 65535, int), default=0, help="for --serve; default: a free one")
     parser.add_argument(

@@ -28,7 +28,7 @@ def register_resolvers() -> None:
 
 
 def divide(numerator: float, denominator: float) -> float:
-    """Return the quotient, as an int if two ints divide without remainder: sample counts and rates stay whole."""
+    """Return the quotient, as an int if two ints divide without remainder: sample counts and rates stay integers."""
     if isinstance(numerator, int) and isinstance(denominator, int) and numerator % denominator == 0:
         return numerator // denominator
     return numerator / denominator

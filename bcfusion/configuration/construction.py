@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.errors import InstantiationException
-
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.values import is_resolved, nodes
-from bcfusion.errors import BcfusionError, ConfigError
+from bcfusion.errors import BcfusionError, ConfigError, first_line
 
 #: Nodes that are cheap to build and have no side effects. Corpora and simulators may search folders, loggers and
 #: callbacks may start something: their problems are reported when a run builds them.
@@ -42,10 +41,8 @@ def _problems(path: str, node: Mapping[str, Any]) -> list[str]:
         node = {key: value for key, value in node.items() if key != "weight"}
     try:
         build(node)
-    except BcfusionError as error:
+    except Exception as error:  # a user's own class may fail in any way
         return refusal(path, error)
-    except InstantiationException:
-        pass  # a bug in the class: its traceback is shown when a run builds it
     return []
 
 
@@ -55,7 +52,16 @@ def buildable(path: str, node: Any, known: list[str]) -> bool:
     return complete and not any(problem.startswith((f"{path}.", f"{path}:")) for problem in known)
 
 
-def refusal(path: str, error: BcfusionError | InstantiationException) -> list[str]:
-    """Return the lines of an error of a constructor, each with the YAML path of the node."""
-    problems = error.problems if isinstance(error, ConfigError) else [str(error.__cause__ or error).splitlines()[0]]
-    return [f"{path}: {problem}" for problem in problems]
+def refusal(path: str, error: Exception) -> list[str]:
+    """Return an error of :func:`bcfusion.configuration.compose.build` as lines that begin with the path of the node.
+
+    Of an error that is not for users, the line says where in the class it was raised.
+    """
+    if isinstance(error, ConfigError):
+        return [f"{path}: {problem}" for problem in error.problems]
+    if isinstance(error, BcfusionError):
+        return [f"{path}: {first_line(error)}"]
+    bug = error.__cause__ or error  # Hydra wraps what a class raises
+    frames = traceback.extract_tb(bug.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return [f"{path}: {first_line(bug)} ({own[-1].filename}, line {own[-1].lineno})"]

@@ -53,7 +53,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """A key that accepts one of a few values."""
+    """The values that a key accepts, if there are only a few."""
 
     options: tuple[str | bool, ...]
 
@@ -154,7 +154,7 @@ def key_rules(section: str, **values: Any) -> list[str]:
 
 
 def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:
-    """Return a message for each key that resembles a shipped one but is not: a user's YAML may add it, to no effect.
+    """Return a message for each key that is not a shipped one but resembles one: added by a user's YAML, to no effect.
 
     Keys that resemble nothing may be the user's own, and so may those that an interpolation reads. Arguments of
     ``_target_`` nodes and members of list groups are not judged here.

@@ -1,4 +1,4 @@
-"""Merging the overrides of an earlier run with those of the command line."""
+"""Merge the overrides of an earlier run with those of the command line."""
 
 from __future__ import annotations
 
@@ -35,10 +35,7 @@ def merge_overrides(recorded: Sequence[str], given: Sequence[str]) -> list[str]:
         elif before == "+" and prefix == "~":
             continue  # addition and removal cancel: without the recorded + there is nothing to remove
         elif before == "++" and prefix == "~":
-            merged += [
-                f"++{key}=0",
-                f"~{key}",
-            ]  # created first: only an existing key can be removed
+            merged += [f"++{key}=0", f"~{key}"]  # created first: only an existing key can be removed
         else:
             merged.append(override)
     return kept + merged

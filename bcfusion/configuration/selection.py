@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.errors import InstantiationException
-
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
 from bcfusion.configuration.values import UNRESOLVED, at, group, shown
-from bcfusion.errors import BcfusionError
 from bcfusion.nearest import did_you_mean
 from bcfusion.requirements import is_number
 
@@ -36,10 +33,16 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
             complete = False
             continue
         try:
-            directions |= dict(build(node).higher_is_better)
-        except (BcfusionError, InstantiationException) as error:
+            given = getattr(build(node), "higher_is_better", None)
+        except Exception as error:  # a user's own class may fail in any way
             complete = False
             problems += refusal(path, error)
+            continue
+        if isinstance(given, Mapping):
+            directions |= given
+        else:
+            complete = False
+            problems.append(f"{path}: its class must have higher_is_better, a dict with the direction of each value")
     if not training:
         return problems
     selection = group(tree, "selection")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
-
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from typing import TYPE_CHECKING, Any, Final
 
 from bcfusion.errors import BcfusionError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig, ListConfig
+    from omegaconf.errors import OmegaConfBaseException
 
 #: replaces a value that is missing or could not be resolved; the problem itself is reported once, by `resolved`
 UNRESOLVED: Final = object()
@@ -16,6 +17,10 @@ UNRESOLVED: Final = object()
 
 def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Return plain containers with UNRESOLVED for each value that is missing or leads nowhere, and those problems."""
+    # here, because bundles are loaded and runs are compared without OmegaConf
+    from omegaconf import DictConfig, ListConfig, OmegaConf
+    from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
     problems: list[str] = []
     failures: dict[str, list[tuple[str, str]]] = {}
 
@@ -65,12 +70,12 @@ def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         yield from nodes(value, f"{path}.{key}" if path else str(key))
 
 
-def at(tree: Mapping[str, Any], path: str) -> Any:
-    """Return the value at a dotted path, or UNRESOLVED if there is none."""
+def at(tree: Mapping[str, Any], path: str, missing: Any = UNRESOLVED) -> Any:
+    """Return the value at a dotted path, or ``missing`` if there is none."""
     found: Any = tree
     for key in path.split("."):
         if not isinstance(found, Mapping) or key not in found:
-            return UNRESOLVED
+            return missing
         found = found[key]
     return found
 

@@ -14,7 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from bcfusion.evaluation.summary import ScoreSummary
-from bcfusion.report.table import MISSING, heading, markdown_table, number, quality_tables, tables_in_width, wrapped
+from bcfusion.report.table import (
+    MISSING,
+    heading,
+    markdown_rows,
+    markdown_table,
+    number,
+    quality_tables,
+    tables_in_width,
+    wrapped,
+)
 
 __all__ = ["GROUP_NAMES", "group_label", "markdown_report", "print_tables", "skipped_lines", "terminal_tables"]
 
@@ -182,5 +191,4 @@ def _terminal_table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---", *("---:" for _ in columns[1:])], *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return markdown_rows([columns, ["---", *("---:" for _ in columns[1:])], *rows])

@@ -18,6 +18,7 @@ __all__ = [
     "MetricName",
     "best_systems",
     "heading",
+    "markdown_rows",
     "markdown_table",
     "metric_name",
     "number",
@@ -142,10 +143,17 @@ def markdown_table(
     """Return :func:`quality_table` in GitHub's Markdown, without a newline at the end."""
     columns, rows = _cells(systems, higher_is_better, changes)
     lines = [["", *columns], ["---", *("---:" for _ in columns)]]
-    lines += [
-        [name.replace("|", r"\|"), *(f"**{c.text}**" if c.best else c.text for c in cells)] for name, cells in rows
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines += [[name, *(f"**{c.text}**" if c.best else c.text for c in cells)] for name, cells in rows]
+    return markdown_rows(lines)
+
+
+def markdown_rows(rows: Iterable[Iterable[str]]) -> str:
+    """Return a table in GitHub's Markdown, without a newline at the end.
+
+    Args:
+        rows: the cells of each row; the first are the headings, the second the alignment.
+    """
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
 
 def _cells(

@@ -1,4 +1,4 @@
-"""Building a network from the ``_target_`` and arguments that a file holds: no Hydra, and no code but modules."""
+"""Build a network from the ``_target_`` and arguments in a file, without Hydra; only modules of torch are called."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def _build(value: Any, source: Path) -> Any:
         return [_build(entry, source) for entry in value]
     if not isinstance(value, Mapping):
         return value
+    positional = [_build(entry, source) for entry in value.get("_args_") or ()]
     arguments = {key: _build(entry, source) for key, entry in value.items() if key not in HYDRA_KEYS}
     if "_target_" not in value:
         return arguments
     kind = _module_class(str(value["_target_"]), source)
     if value.get("_partial_"):
-        return functools.partial(kind, **arguments)
+        return functools.partial(kind, *positional, **arguments)
     try:
-        return kind(**arguments)
+        return kind(*positional, **arguments)
     except (TypeError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{source}: cannot build {value['_target_']}: {error}") from error
 
@@ -55,5 +56,5 @@ def _module_class(target: str, source: Path) -> type[nn.Module]:
     except UnknownTarget as error:
         raise CheckpointError(f"{source} needs {target}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise CheckpointError(f"{source} needs {target}, which is no torch.nn.Module")
+        raise CheckpointError(f"{source} needs {target}, which is not a torch.nn.Module")
     return found

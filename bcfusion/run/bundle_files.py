@@ -85,7 +85,7 @@ def read_bundle(path: Path) -> tuple[Bundle, dict[str, Tensor]]:
     try:
         return bundle, load_file(folder / BUNDLE_WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / BUNDLE_WEIGHTS} is damaged or no safetensors file: {error}") from error
+        raise CheckpointError(f"{folder / BUNDLE_WEIGHTS} is damaged or not a safetensors file: {error}") from error
 
 
 def write_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor]) -> None:

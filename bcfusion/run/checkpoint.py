@@ -75,7 +75,7 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}{nearest_path(path)}")
     if not zipfile.is_zipfile(path):  # torch.save writes a zip archive, whose directory is at the end of the file
-        raise CheckpointError(f"{path} is no checkpoint, or a damaged one: give a run directory, a bundle or a .ckpt")
+        raise CheckpointError(f"{path} is not a checkpoint, or damaged: give a run directory, a bundle or a .ckpt")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds for archives that it did not write

@@ -19,12 +19,13 @@ from typing import Any, Literal
 
 import yaml
 
-from bcfusion.errors import BcfusionError
+from bcfusion.errors import first_line
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
 
 OBJECTIVE, FAILED, PRUNED = "objective.json", "failed.txt", "pruned.txt"
 Status = Literal["finished", "pruned", "failed", "no result"]
+END_FILES: dict[Status, str] = {"failed": FAILED, "pruned": PRUNED, "finished": OBJECTIVE}  #: the first that exists
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Outcome:
 def begin(job_dir: Path) -> None:
     """Create the directory of a job, and delete the results of an earlier job in it."""
     job_dir.mkdir(parents=True, exist_ok=True)
-    for name in (OBJECTIVE, FAILED, PRUNED):
+    for name in END_FILES.values():
         (job_dir / name).unlink(missing_ok=True)
 
 
@@ -72,14 +73,6 @@ def note_failure(job_dir: Path, error: Exception) -> str:
     line = first_line(error)
     write_text(job_dir / FAILED, f"{line}\n\n{''.join(traceback.format_exception(error))}")
     return line
-
-
-def first_line(error: Exception) -> str:
-    """Return an error in one line: the message alone of an error meant for users, else preceded by its class."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, BcfusionError):
-        return line
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def job_folders(sweep_dir: Path) -> Iterator[Path]:
@@ -103,16 +96,20 @@ def read_outcomes(sweep_dir: Path) -> list[Outcome]:
     return sorted(found, key=lambda outcome: (not outcome.job.isdigit(), outcome.job.zfill(9)))
 
 
+def read_end(job_dir: Path) -> tuple[Status, str]:
+    """Return how a job ended, and the first line of its error or the reason why it was pruned."""
+    for status, name in END_FILES.items():
+        file = job_dir / name
+        if file.is_file():
+            text = file.read_text(encoding="utf-8", errors="replace").strip()
+            return status, "" if status == "finished" else text.partition("\n")[0] or "no reason was written"
+    return "no result", ""
+
+
 def _read_outcome(job_dir: Path, name: str) -> Outcome:
     overrides = yaml.safe_load(RunDir(job_dir).hydra_overrides.read_text(encoding="utf-8")) or []
-    status: Status = "no result"
-    note, time = "", 0.0
-    files: list[tuple[str, Status]] = [(FAILED, "failed"), (PRUNED, "pruned"), (OBJECTIVE, "finished")]
-    for file, meaning in files:
-        if (job_dir / file).is_file():
-            status, time = meaning, (job_dir / file).stat().st_mtime
-            note = "" if file == OBJECTIVE else (job_dir / file).read_text(encoding="utf-8").partition("\n")[0]
-            break
+    status, note = read_end(job_dir)
+    time = 0.0 if status == "no result" else (job_dir / END_FILES[status]).stat().st_mtime
     return Outcome(name, tuple(str(o) for o in overrides), status, read_objective(job_dir), note, time)
 
 

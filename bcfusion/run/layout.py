@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bcfusion.errors import ConfigError
 
-__all__ = ["BUNDLE_CONFIG", "BUNDLE_WEIGHTS", "RunDir", "find_run", "register_resolver", "run_dir"]
+__all__ = ["BUNDLE_CONFIG", "BUNDLE_WEIGHTS", "RunDir", "find_run", "register_run_dir", "run_dir"]
 
 BUNDLE_WEIGHTS, BUNDLE_CONFIG = "generator.safetensors", "config.yaml"  #: the files of a bundle
 
@@ -113,7 +113,7 @@ class RunDir:
         return next((table for table in tables if table.is_file()), None)
 
 
-def register_resolver() -> None:
+def register_run_dir() -> None:
     """Make ``${run_dir:...}`` known to OmegaConf; may be called repeatedly."""
     from omegaconf import OmegaConf
 
@@ -135,7 +135,7 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
             In a step of several processes started by srun, the numbers of the job and the step are used instead.
 
     Raises:
-        ConfigError: ``resume`` is a path, but not that of a run.
+        ConfigError: ``resume`` is a path, but not the path of a run.
     """
     runs = Path(root) / _choice(recipe) / _choice(experiment)
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # the processes must agree, but each reads its own clock
@@ -167,7 +167,7 @@ def find_run(path: str | Path) -> Path:
         )
     run = RunDir.around(path)
     if run is None or not any(run.checkpoints.glob("*.ckpt")):
-        raise ConfigError([f"resume: {path} is no run: a run directory holds checkpoints/last.ckpt"])
+        raise ConfigError([f"resume: {path} is not a run: a run directory holds checkpoints/last.ckpt"])
     return run.path
 
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from bcfusion import __version__
+from bcfusion.configuration.values import at
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
 
@@ -115,17 +116,9 @@ def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[s
     brought |= {f"data.{name}": f"settings/{name}" for name in ("batch_size", "segment_seconds")}
     typed = dict(text.lstrip("+~").partition("=")[::2] for text in provenance.overrides)
     for key in dict.fromkeys((*always, *brought, *typed)):
-        value = _leaf(config, key)
+        value = at(config, key, None)
         if not isinstance(value, bool | int | float | str):
             value = typed.get(key, str(value))
         # a number stays a number (not the text "3e-4"), so that TensorBoard can sort by it and scale its axis
         flat.setdefault(brought.get(key, key), value)
     return flat
-
-
-def _leaf(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value of a dotted key; None if there is none."""
-    node: Any = config
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bcfusion.errors import ConfigError
+from bcfusion.errors import ConfigError, first_line
 from bcfusion.files import write_text
-from bcfusion.run.jobs import PRUNED, first_line, read_objective
+from bcfusion.run.jobs import read_end, read_objective
 from bcfusion.search.study import (
     count_ended,
     count_if_all_failed,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 RESULTS = "optimization_results.yaml"
-FUTILE = 3  # failures without any success after which the values that vary are not the cause
+MOST_FAILURES = 3  # if all trials so far have failed: the values that vary are then not the cause
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Search:
         seed: of the sampler; None draws another one each time. A session that continues a search adds the number of
             existing trials, so that it does not repeat their points.
         objectives: how many numbers a job returns, for each of which higher is better.
-        n_trials: how many trials the study shall hold in the end, those of earlier sessions included.
+        n_trials: how many trials the study is to hold in the end, those of earlier sessions included.
         n_jobs: how many jobs are handed to the launcher at a time.
         storage: path of a journal file, or URL of a database.
         study_name: name of the study in the storage.
@@ -97,7 +97,7 @@ class Search:
             for trial in trials:
                 self._report(study, trial)
             write_text(self.sweep_dir / RESULTS, yaml.safe_dump(results(study), sort_keys=False))
-            if (failed := count_if_all_failed(study)) >= FUTILE:
+            if (failed := count_if_all_failed(study)) >= MOST_FAILURES:
                 last = self.sweep_dir / str(trials[-1].number)
                 raise ConfigError(
                     [
@@ -149,7 +149,7 @@ class Search:
         values = read_objective(job_dir)
         if len(values) != len(study.directions):
             study.tell(trial, state=TrialState.FAIL)
-        elif (job_dir / PRUNED).is_file():
+        elif read_end(job_dir)[0] == "pruned":
             study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, finite(values))

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from bcfusion.errors import ConfigError
-from bcfusion.run.jobs import first_line
+from bcfusion.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -57,7 +56,7 @@ def open_storage(place: str) -> BaseStorage:
     if "://" in place:
         return RDBStorage(place)
     Path(place).parent.mkdir(parents=True, exist_ok=True)
-    # Optuna's default lock, a symbolic link, waits for ever if the process that held it was killed: a link to a
+    # Optuna's default lock, a symbolic link, waits forever if the process that held it was killed: a link to a
     # relative path leads nowhere, so that its age cannot be read. This lock is taken over instead.
     return JournalStorage(JournalFileBackend(place, lock_obj=JournalFileOpenLock(place, LOCK_SECONDS)))
 

@@ -62,7 +62,7 @@ class SearchTrial:
             trial = optuna.Trial(study, study.get_trials(deepcopy=False)[int(hydra.job.num)]._trial_id)
         return cls(trial, prunes, by_values)
 
-    def hopeless(self, step: int, score: float) -> bool:
+    def should_prune(self, step: int, score: float) -> bool:
         """Report the selection score of a validation; return whether to end the run, as it is worse than the others."""
         assert self.trial is not None
         self.trial.report(finite([score])[0], step)

@@ -178,7 +178,7 @@ def test_sensors_must_be_those_of_the_network(capsys: pytest.CaptureFixture[str]
         (["modle", "a.wav"], "did you mean"),
         (["model", "b.wav"], "no such file or folder: b.wav"),
         (["model", "empty"], "no audio in empty"),
-        (["a.wav", "a.wav"], "no checkpoint"),
+        (["a.wav", "a.wav"], "not a checkpoint"),
     ],
 )
 def test_wrong_input_is_reported_in_two_lines(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

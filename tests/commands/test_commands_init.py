@@ -1,4 +1,4 @@
-"""``bcfusion init``: a shipped experiment becomes one's own and can be run as it is."""
+"""``bcfusion init``: the copy of a shipped experiment runs as it is."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_unknown_experiment_gets_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("argv", [["--list"], []])
-def test_the_list_says_what_each_experiment_is(argv: list[str], capsys: pytest.CaptureFixture[str], work: Path) -> None:
+def test_the_list_describes_each_experiment(argv: list[str], capsys: pytest.CaptureFixture[str], work: Path) -> None:
     main(argv)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == group_members("experiment")

@@ -50,7 +50,7 @@ def test_problems_come_with_advice_and_are_gone_once_fixed(pairs: Path, capsys: 
     assert cli.main(["inspect", "pairs.jsonl"]) == 0
 
 
-def test_page_lies_beside_the_manifest_and_needs_no_network(pairs: Path) -> None:
+def test_the_page_is_next_to_the_manifest_and_needs_no_network(pairs: Path) -> None:
     cli.main(["inspect", "pairs.jsonl"])
     page = (pairs.parent / "pairs.inspect.html").read_text(encoding="utf-8")
     assert "polarity of body" in page

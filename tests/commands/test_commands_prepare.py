@@ -78,10 +78,10 @@ def test_the_help_of_a_corpus_shows_layout_source_and_options(name: str, capsys:
         assert f"--{option.name} " in shown
 
 
-def test_a_name_that_is_no_corpus(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_not_a_corpus(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("librispech", "--root", ".", "--out", "m.jsonl") == USER_ERROR
     assert "did you mean 'librispeech'?" in capsys.readouterr().err
-    assert run("tree", "--root", ".", "--out", "m.jsonl") == USER_ERROR  # a module beside the adapters
+    assert run("tree", "--root", ".", "--out", "m.jsonl") == USER_ERROR  # a module in the folder of the adapters
     assert "has no ADAPTER" in capsys.readouterr().err
     assert run("my.corpus", "--root", ".", "--out", "m.jsonl") == USER_ERROR
     assert "there is no module my.corpus" in capsys.readouterr().err

@@ -219,7 +219,7 @@ def test_errors_before_the_task_of_a_job_are_noted_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", [False, True], ids=["namespace", "package"])
-def test_a_users_own_plugins_are_found_beside_the_sweeper(tmp_path: Path, package: bool) -> None:
+def test_a_users_own_plugins_are_found_together_with_the_sweeper(tmp_path: Path, package: bool) -> None:
     plugins = tmp_path / "user" / "hydra_plugins"
     plugins.mkdir(parents=True)
     if package:

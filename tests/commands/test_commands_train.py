@@ -90,7 +90,7 @@ def test_evaluate_starts_from_the_settings_of_the_run(finished: tuple[Path, str]
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert lines[0] == "id,system,speaker,corpus,snr,lsd,skipped"
-    assert len(lines) == 1 + 2 * 2  # both validation files, though training validated on one
+    assert len(lines) == 1 + 2 * 2  # both validation files, although training validated on one
     assert (tmp_path / "out" / "scores.md").read_text().count("|") > 6
 
 
@@ -106,7 +106,7 @@ def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_p
     [
         ([], "name a model first"),
         (["nowhere"], "no model at nowhere"),
-        (["{run}/metrics.csv"], "no checkpoint"),
+        (["{run}/metrics.csv"], "not a checkpoint"),
         (["{run}", "data=fodler"], "folder"),
         (["{run}", "split=trian"], "valid or test"),
         (["{run}", "recipe=fusion"], "takes body at 16000 Hz"),
@@ -203,7 +203,7 @@ def test_two_processes_share_the_work_and_stay_in_step(speech: Path, tmp_path: P
     assert len(json.loads((run / "run.json").read_text())["sessions"]) == 1
 
 
-def test_a_search_ends_both_processes_of_a_hopeless_run_in_the_directory_of_its_job(
+def test_a_search_ends_both_processes_of_an_unpromising_run_in_the_directory_of_its_job(
     speech: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("optuna", minversion="4.3")
@@ -217,11 +217,11 @@ def test_a_search_ends_both_processes_of_a_hopeless_run_in_the_directory_of_its_
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "search" / "0" / "pruned.txt").read_text() == "hopeless at step 2\n"
+    assert (tmp_path / "search" / "0" / "pruned.txt").read_text() == "unpromising at step 2\n"
     assert not (tmp_path / "search" / "0" / "bundle").exists()
     assert not (tmp_path / "runs").exists()
     assert done.stdout.count("the search ends this run") == 1
-    assert "pruned: hopeless at step 2" in done.stdout
+    assert "pruned: unpromising at step 2" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +32,7 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def filled(cfg: DictConfig) -> DictConfig:
-    """With what a generator leaves to the user: the runs that VoiceFixer is made of."""
+    """Return ``cfg`` with what a generator leaves to the user: the runs that VoiceFixer is made of."""
     for key in OmegaConf.missing_keys(cfg.generator):
         OmegaConf.update(cfg, key, "RUN")
     return cfg
@@ -44,7 +45,7 @@ def filled(cfg: DictConfig) -> DictConfig:
         for experiment, recipe in itertools.product(group_members("experiment"), group_members("recipe"))
     ],
 )
-def test_every_experiment_is_sound_with_every_recipe(experiment: str, recipe: str) -> None:
+def test_every_experiment_passes_with_every_recipe(experiment: str, recipe: str) -> None:
     cfg = filled(composed(f"experiment={experiment}", f"recipe={recipe}"))
     drop_unchosen(cfg)  # as the command line does
     assert verify(cfg) == []
@@ -68,12 +69,12 @@ def test_every_experiment_is_sound_with_every_recipe(experiment: str, recipe: st
     ]
     + [("debug", member) for member in group_members("debug")],
 )
-def test_every_member_of_a_group_is_sound(group: str, member: str) -> None:
+def test_every_member_of_a_group_passes(group: str, member: str) -> None:
     assert verify(filled(composed(f"{group}={member}"))) == []
 
 
 def usable_metrics() -> list[str]:
-    """All but the recogniser, which is the user's own, and those whose packages are not installed here."""
+    """Return all metrics except the recogniser, which is the user's own, and those whose packages are missing here."""
     packages = {"dnsmos": ("speechmos", "onnxruntime", "librosa"), "nisqa": ("librosa",), "visqol": ("visqol",)}
     return [
         name
@@ -85,7 +86,7 @@ def usable_metrics() -> list[str]:
 @pytest.mark.parametrize(
     ("group", "members"), [("discriminators", group_members("discriminators")), ("metrics", usable_metrics())]
 )
-def test_all_members_of_a_list_group_are_sound_together(group: str, members: list[str]) -> None:
+def test_all_members_of_a_list_group_pass_together(group: str, members: list[str]) -> None:
     assert verify(composed(f"{group}=[{','.join(members)}]")) == []
 
 
@@ -98,7 +99,7 @@ def test_a_metric_of_a_recogniser_asks_for_its_command_and_its_transcripts(tmp_p
     assert verify(composed(*chosen, f"metrics.wer.transcripts={tmp_path}")) == []
 
 
-def test_all_losses_are_sound_together_but_those_of_a_mask_an_embedding_or_a_latent() -> None:
+def test_all_losses_pass_together_except_those_of_a_mask_an_embedding_or_a_latent() -> None:
     """SEANet with a body sensor gives an estimate and nothing else, and its data have no noise."""
     problems = verify(composed(f"losses=[{','.join(group_members('losses'))}]"))
     asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
@@ -121,11 +122,11 @@ def test_all_losses_are_sound_together_but_those_of_a_mask_an_embedding_or_a_lat
         ),
     ],
 )
-def test_a_game_that_cannot_be_played_is_refused(override: str, problem: str) -> None:
+def test_impossible_adversarial_settings_are_refused(override: str, problem: str) -> None:
     assert problem in verify(composed(override))
 
 
-def test_games_that_contradict_themselves_are_refused() -> None:
+def test_contradictory_adversarial_settings_are_refused() -> None:
     assert any(
         "nobody learns" in problem
         for problem in verify(composed("adversarial.interval=2", "adversarial.generator_interval=2"))
@@ -134,7 +135,7 @@ def test_games_that_contradict_themselves_are_refused() -> None:
     assert any(problem.startswith("adversarial.shared_passes") for problem in verify(together))
 
 
-def test_a_warm_up_that_hands_over_to_nothing_is_refused() -> None:
+def test_a_warm_up_after_which_nothing_is_learned_is_refused() -> None:
     silent = ["adversarial.weight=0", "adversarial.start_step=5", "losses=[l1,mr_stft]"]
     assert verify(composed(*silent, "adversarial.warm_up_losses=[l1]")) == []
     problems = verify(composed(*silent, "adversarial.warm_up_losses=[l1,mr_stft]"))
@@ -168,7 +169,7 @@ def test_every_selection_is_by_a_value_that_some_metric_gives(selection: str) ->
     assert verify(composed(f"selection={selection}", f"metrics=[{','.join(usable_metrics())}]")) == []
 
 
-def test_regression_is_sound_though_a_loss_lacks_judgements() -> None:
+def test_regression_passes_although_a_loss_lacks_judgements() -> None:
     assert verify(composed("discriminators=[]", "losses=[l1,feature_matching]")) == []
 
 
@@ -320,8 +321,14 @@ def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "my_losses"
 
 
-def test_a_bug_in_a_constructor_is_left_to_the_run_which_shows_its_traceback(own_package: str) -> None:
-    assert verify(composed(f"+losses.own={{_target_: {own_package}.Unfinished, weight: 1}}")) == []
+def test_a_bug_in_a_constructor_is_reported_with_its_place(own_package: str) -> None:
+    [problem] = verify(composed(f"+losses.own={{_target_: {own_package}.Unfinished, weight: 1}}"))
+    assert re.fullmatch(r"losses\.own: NotImplementedError \(.*my_losses\.py, line \d+\)", problem)
+
+
+def test_a_metric_without_directions_is_reported(own_package: str) -> None:
+    [problem] = verify(composed(f"+metrics.own={{_target_: {own_package}.Archive}}"))
+    assert problem == "metrics.own: its class must have higher_is_better, a dict with the direction of each value"
 
 
 def test_a_required_argument_may_not_be_missing_unless_the_node_is_partial(own_package: str) -> None:
@@ -340,11 +347,11 @@ def test_a_loss_is_refused_unless_someone_provides_what_it_asks_for(own_package:
 
 
 def _bare_generator() -> list[str]:
-    """Removes the arguments of the shipped network, which a class without arguments does not take."""
+    """Return overrides that remove the shipped network's arguments, which a class without arguments does not take."""
     return [f"~generator.{key}" for key in composed().generator if key != "_target_"]
 
 
-def test_noise_is_provided_where_a_simulator_says_so(own_package: str) -> None:
+def test_noise_is_provided_if_a_simulator_declares_it(own_package: str) -> None:
     own = f"+losses.own={{_target_: {own_package}.Noisy, weight: 1}}"
     quiet = composed(own)
     noisy = composed(own, "~degradation.body", f"+degradation.body={{_target_: {own_package}.Air}}")
@@ -363,29 +370,29 @@ def test_a_sensor_needs_a_recording_or_a_simulator(own_package: str) -> None:
     ]
 
 
-def test_a_module_that_cannot_be_imported_says_why(own_package: str) -> None:
+def test_a_module_that_cannot_be_imported_is_reported_with_the_reason(own_package: str) -> None:
     problems = verify(composed("generator._target_=my_broken.Net"))
     assert "generator._target_: my_broken needs the package 'nosuchdependency', which is not installed" in problems
 
 
-# ---------------------------------------------------------------- keys that a YAML file may bring
+# ---------------------------------------------------------------- keys that a YAML file may add
 
 
 def with_keys(**keys: object) -> DictConfig:
-    """What an experiment file of the user's does: it may add any key, rightly or not."""
+    """Return what a user's experiment file may compose to: it can add any key."""
     cfg = composed()
     with open_dict(cfg):
         cfg.merge_with(OmegaConf.create(keys))
     return cfg
 
 
-def test_a_key_that_resembles_a_shipped_one_is_taken_for_a_slip() -> None:
+def test_a_key_that_resembles_a_shipped_one_is_reported_as_a_typing_error() -> None:
     assert verify(with_keys(trainer={"max_step": 5})) == [
         "trainer.max_step: there is no such key; did you mean 'trainer.max_steps'?"
     ]
     assert verify(with_keys(budgett={"minutes": 5})) == ["budgett: there is no such key; did you mean 'budget'?"]
 
 
-def test_keys_of_the_users_own_are_left_alone() -> None:
+def test_keys_of_the_users_own_are_accepted() -> None:
     assert verify(with_keys(laboratory={"microphone": 3}, trainer={"my_note": "x"})) == []
     assert verify(with_keys(seeds=5, seed="${seeds}")) == []  # close to a shipped key, but read by an interpolation

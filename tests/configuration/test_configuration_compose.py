@@ -1,4 +1,4 @@
-"""Where configurations lie, which directory a run gets, and what a resumed run takes over."""
+"""Where configurations are, which directory a run gets, and which overrides a resumed run keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bcfusion.configuration.compose import plain, register_resolvers
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import ConfigError
-from bcfusion.run.layout import find_run, register_resolver, run_dir
+from bcfusion.run.layout import find_run, register_run_dir, run_dir
 
 
 def make_run(root: Path, name: str, written: int) -> Path:
@@ -32,13 +32,13 @@ def test_the_shipped_configuration_is_found_from_anywhere(tmp_path: Path, monkey
     assert (conf_dir() / "train.yaml").is_file()
 
 
-def test_a_package_without_its_configuration_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_its_configuration_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bcfusion.configuration.paths.__file__", str(tmp_path / "bcfusion" / "x" / "paths.py"))
     with pytest.raises(ConfigError, match="install bcfusion again"):
         conf_dir()
 
 
-def test_a_folder_named_conf_that_is_another_programs_is_not_the_shipped_one(
+def test_a_conf_folder_of_another_program_is_not_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bcfusion.configuration.paths.__file__", str(tmp_path / "bcfusion" / "x" / "paths.py"))
@@ -71,7 +71,7 @@ def test_a_new_run_is_filed_by_recipe_experiment_and_time() -> None:
     assert run_dir("runs", None, "fusion", None, "12-00") == "runs/fusion/default/12-00"
 
 
-def test_auto_goes_on_with_the_run_that_saved_last(tmp_path: Path) -> None:
+def test_auto_resumes_the_run_that_saved_last(tmp_path: Path) -> None:
     root = str(tmp_path)
     assert run_dir(root, "auto", "bone_to_air", "seanet", "now") == str(tmp_path / "bone_to_air" / "seanet" / "now")
     make_run(tmp_path, "a", written=200)
@@ -97,19 +97,19 @@ def test_a_relative_path_to_a_run_is_understood(tmp_path: Path, monkeypatch: pyt
     assert find_run("checkpoints").resolve() == run.resolve()
 
 
-def test_a_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no"):
         find_run(tmp_path / "nosuch")
-    with pytest.raises(ConfigError, match="is no run"):
+    with pytest.raises(ConfigError, match="is not a run"):
         find_run(tmp_path)
     other = tmp_path / "last.ckpt"
     other.touch()
-    with pytest.raises(ConfigError, match="is no run"):
+    with pytest.raises(ConfigError, match="is not a run"):
         find_run(other)
 
 
 def test_the_run_directory_of_one_configuration_never_changes(tmp_path: Path) -> None:
-    register_resolver()
+    register_run_dir()
     cfg = OmegaConf.create({"dir": f"${{run_dir:{tmp_path},auto,bone_to_air,seanet,now}}"})
     assert isinstance(cfg, DictConfig)
     new = cfg.dir
@@ -153,7 +153,7 @@ def test_plain_resolves_and_names_what_it_cannot() -> None:
     ("recorded", "given", "merged"),
     [
         (["seed=1", "experiment=seanet"], ["seed=2"], ["experiment=seanet", "seed=2"]),
-        # another choice of a group leaves nothing of the old one behind
+        # another choice of a group drops all keys of the old one
         (
             ["data=pairs", "data.air=/a", "database=1"],
             ["data=folder", "data.root=/b"],
@@ -174,7 +174,7 @@ def test_plain_resolves_and_names_what_it_cannot() -> None:
         (["++extra=1"], ["~extra"], ["++extra=0", "~extra"]),
         (["extra=1"], ["++extra=2"], ["++extra=2"]),
         (["~losses.l1"], ["losses.l1.weight=2"], ["~losses.l1", "losses.l1.weight=2"]),
-        # options stand among the overrides, and a value that looks like a key is none
+        # options stand among the overrides, and a value that looks like a key is not one
         (
             ["--config-dir", "mine", "data=pairs"],
             ["-p", "data", "seed=1"],

@@ -48,7 +48,7 @@ def sweep(tmp_path: Path) -> list[Run]:
     ]
 
 
-# ------------------------------------------------------------------ what tells runs apart
+# ------------------------------------------------------------------ what distinguishes runs
 
 
 def test_only_differing_keys_are_listed_and_not_their_copies(sweep: list[Run]) -> None:
@@ -95,7 +95,7 @@ def test_equal_runs_are_numbered(tmp_path: Path) -> None:
         ("experiment!=sea*", []),
         ("state=finished", [0, 1, 2]),
         ("parameters>=20", [0, 1, 2]),
-        ("generator<3", []),  # a text has no order
+        ("generator<3", []),  # text has no order
     ],
 )
 def test_conditions_compare_numbers_as_numbers_and_texts_as_patterns(

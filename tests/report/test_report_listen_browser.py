@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH: apt-get install chromium")
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
-SECONDS = 20.0  # that a slow machine does not meet the end of
+SECONDS = 20.0  # so long that a slow machine does not reach the end
 SYSTEMS = ["input", "eben", HOSTILE_RUN, "target"]
 
 
@@ -67,7 +67,7 @@ class Opened:
             self.page.keyboard.press(key)
 
     def wait(self, expression: str) -> None:
-        """By polling: playwright's own waiting evaluates text inside the page, which its policy forbids."""
+        """Wait by polling: playwright's own waiting evaluates text inside the page, which its policy forbids."""
         until = time.monotonic() + 60
         while not self.js(expression):
             assert time.monotonic() < until, f"still not so: {expression}"
@@ -77,11 +77,11 @@ class Opened:
         self.wait("bcfusionListen.player()?.playing && bcfusionListen.player().position() > 0.05")
 
     def pressed(self) -> list[str]:
-        """Names of the sounds that are marked as audible."""
+        """Return the names of the sounds that are marked as audible."""
         return self.page.locator(".system[aria-pressed=true] .name").all_text_contents()
 
     def gains(self) -> list[float]:
-        """The gain of each sound of the row, relative to its factor."""
+        """Return the gain of each sound of the row, relative to its factor."""
         self.page.wait_for_timeout(100)
         return self.js(
             "(p => p.run.gains.map((node, place) => Math.round(100 * node.gain.value / p.factors[place]) / 100))"
@@ -136,7 +136,7 @@ def test_switching_opens_one_gain_and_the_position_continues(opened: Opened) -> 
 
 
 def test_the_output_has_no_gap(wide: Opened) -> None:
-    """Rendered: each sound tells its position, so that a repeated, late or missing sample shows."""
+    """Rendered offline: each sound encodes its position, so that a repeated, late or missing sample shows."""
     heard = wide.js(
         """async () => {
         const rate = 16000, context = new OfflineAudioContext(1, rate, rate);

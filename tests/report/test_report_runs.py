@@ -97,7 +97,7 @@ def test_runs_are_found_at_any_depth_once_and_sweep_jobs_by_number(tmp_path: Pat
 def test_failed_and_pruned_jobs_and_those_that_never_began_have_a_reason(tmp_path: Path) -> None:
     made_up_run(tmp_path / "0", finished=False)
     (made_up_run(tmp_path / "1", finished=False) / FAILED).write_text("DataError: no speech\n\nTraceback ...")
-    (made_up_run(tmp_path / "2", finished=False) / PRUNED).write_text("hopeless after 100 steps\n")
+    (made_up_run(tmp_path / "2", finished=False) / PRUNED).write_text("unpromising after 100 steps\n")
     early = tmp_path / "3"
     (early / ".hydra").mkdir(parents=True)
     (early / ".hydra" / "overrides.yaml").write_text("- experiment=eben\n- optimizer.lr=0.1\n")
@@ -110,7 +110,7 @@ def test_failed_and_pruned_jobs_and_those_that_never_began_have_a_reason(tmp_pat
     assert [run.state for run in runs] == ["unfinished", "failed", "pruned", "failed"]
     assert [run.problem for run in runs[1:]] == [
         "DataError: no speech",
-        "hopeless after 100 steps",
+        "unpromising after 100 steps",
         "generator.channels: must be positive",
     ]
     failed = runs[3]
@@ -121,7 +121,7 @@ def test_failed_and_pruned_jobs_and_those_that_never_began_have_a_reason(tmp_pat
 
 def test_other_folders_and_damaged_files_are_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
-    with pytest.raises(CheckpointError, match="foreign is no run"):
+    with pytest.raises(CheckpointError, match="foreign is not a run"):
         read_run(tmp_path / "foreign")
     folder = made_up_run(tmp_path / "a")
     (folder / "config.yaml").write_text("a: [1\n")
@@ -175,7 +175,7 @@ def test_runs_are_read_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from bcfusion.report.comparison.runs import find_runs;"
         "from bcfusion.report.comparison.compare import compare;"
-        f"compare([run.require_sound() for run in find_runs([{str(tmp_path)!r}], print)]);"
+        f"compare([run.require_readable() for run in find_runs([{str(tmp_path)!r}], print)]);"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -197,10 +197,10 @@ def test_every_channel_has_a_sensor(tmp_path: Path) -> None:
         save_bundle(tmp_path / "b", seanet(), CONFIG, ["body", "noisy"], {})
 
 
-def test_nested_targets_lists_and_partials_are_built(tmp_path: Path) -> None:
+def test_nested_targets_lists_partials_and_positional_arguments_are_built(tmp_path: Path) -> None:
     config = {
         "_target_": f"{__name__}.Gain",
-        "stages": [{"_target_": "torch.nn.Conv1d", "in_channels": 1, "out_channels": 1, "kernel_size": 1}],
+        "stages": [{"_target_": "torch.nn.Conv1d", "_args_": [1, 1], "kernel_size": 1}],
         "activation": {"_target_": "torch.nn.LeakyReLU", "_partial_": True, "negative_slope": 0.5},
         "table": {"a": 1},
     }
@@ -243,11 +243,11 @@ def test_missing_model_names_the_nearest(bundle: Path) -> None:
         load_generator(bundle.parent / "bundel")
 
 
-def test_files_that_are_no_checkpoint(tmp_path: Path, bundle: Path) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "random.ckpt").write_bytes(np.random.default_rng(0).bytes(5000))
-    assert "no checkpoint" in message(tmp_path / "random.ckpt")
+    assert "not a checkpoint" in message(tmp_path / "random.ckpt")
     soundfile.write(tmp_path / "speech.wav", np.zeros(100), 16000)
-    assert "no checkpoint" in message(tmp_path / "speech.wav")
+    assert "not a checkpoint" in message(tmp_path / "speech.wav")
     torch.save(seanet().state_dict(), tmp_path / "foreign.ckpt")
     assert "not a checkpoint of bcfusion" in message(tmp_path / "foreign.ckpt")
     torch.save(checkpoint_content(), tmp_path / "cut.ckpt")
@@ -273,13 +273,13 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_target_that_is_no_module_is_not_called(bundle: Path) -> None:
+def test_target_that_is_not_a_module_is_not_called(bundle: Path) -> None:
     marker = bundle.parent / "ran"
     edit(bundle, generator={"_target_": "pathlib.Path.touch", "self": str(marker)})
     with pytest.raises(CheckpointError):
         load_generator(bundle)
     edit(bundle, generator={"_target_": "subprocess.Popen", "args": ["touch", str(marker)]})
-    with pytest.raises(CheckpointError, match=r"is no torch\.nn\.Module"):
+    with pytest.raises(CheckpointError, match=r"is not a torch\.nn\.Module"):
         load_generator(bundle)
     assert not marker.exists()
 

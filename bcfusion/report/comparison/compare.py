@@ -1,4 +1,4 @@
-"""Put several runs in order: the settings in which they differ, their scores, and what is not comparable."""
+"""Order several runs: the settings in which they differ, their scores, and what is not comparable."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def compare(
     ordered = [*_ordered([run for run in runs if run.state != "failed"], sort, directions, reverse, which), *failing]
     keys = changed_keys(ordered)
     if sort not in (*keys, *directions, *FACTS, "recipe", "experiment"):
-        keys.append(sort)  # an order is always shown with the values behind it
+        keys.append(sort)  # an order is always shown with the values that it follows
     return Comparison(
         runs=tuple(ordered),
         names=tuple(run_names(ordered)),

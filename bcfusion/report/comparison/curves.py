@@ -153,7 +153,7 @@ def _legend(place: Axes | Figure, panels: Sequence[Axes], order: Sequence[str]) 
 
 
 def _legend_height(order: Sequence[str]) -> float:
-    """Return inches."""
+    """Return the height of a legend below the panels, in inches."""
     names = min(len(order), MOST_SYSTEMS) + 2
     lines = names if max(map(len, order)) > 40 else -(-names // 2)
     return 0.24 * lines

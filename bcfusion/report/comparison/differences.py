@@ -12,7 +12,7 @@ from typing import Literal
 from bcfusion.evaluation.statistics import PairedDifference, paired_difference
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.report.comparison.run import Run
-from bcfusion.report.table import MISSING, heading, metric_name, number
+from bcfusion.report.table import MISSING, heading, markdown_rows, metric_name, number
 
 __all__ = [
     "Difference",
@@ -154,7 +154,7 @@ def differences_markdown(found: Mapping[str, Sequence[Difference]], reference: s
     lines = [
         ["", "n", *heads.values()],
         ["---", "---:", *("---:" for _ in heads)],
-        [_escaped(reference), "", *(means[metric] for metric in heads)],
+        [reference, "", *(means[metric] for metric in heads)],
     ]
     for name, row in found.items():
         by_metric = {each.metric: each for each in row}
@@ -163,10 +163,8 @@ def differences_markdown(found: Mapping[str, Sequence[Difference]], reference: s
             MISSING if each is None else f"**{each.cell()}**" if each.verdict in ("better", "worse") else each.cell()
             for each in map(by_metric.get, heads)
         ]
-        lines.append(
-            [_escaped(name), " to ".join(str(count) for count in dict.fromkeys(counts[:1] + counts[-1:])), *cells]
-        )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        lines.append([name, " to ".join(str(count) for count in dict.fromkeys(counts[:1] + counts[-1:])), *cells])
+    return markdown_rows(lines)
 
 
 def differences_csv(found: Mapping[str, Sequence[Difference]], reference: str) -> str:
@@ -182,10 +180,6 @@ def differences_csv(found: Mapping[str, Sequence[Difference]], reference: str) -
             numbers = ["" if math.isnan(value) else value for value in values]
             writer.writerow([name, reference, each.metric, *numbers, change.count, each.verdict])
     return text.getvalue()
-
-
-def _escaped(name: str) -> str:
-    return name.replace("|", r"\|")
 
 
 def _too_few(run: str, reference: str, count: int, metrics: str) -> str:

@@ -32,7 +32,7 @@ def other_inputs(run: Run, reference: Run) -> str:
     if not ours or not theirs:
         return ""
     if ours != theirs:
-        return f"its input is {', '.join(sorted(ours))}, that of the other {', '.join(sorted(theirs))}"
+        return f"its input is {', '.join(sorted(ours))}, the other's is {', '.join(sorted(theirs))}"
     for name in sorted(ours):
         one, two = run.closing_scores[name].metrics, reference.closing_scores[name].metrics
         for metric in one:

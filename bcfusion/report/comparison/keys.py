@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bcfusion.configuration.values import at
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean
 from bcfusion.report.comparison.run import Run, Which
 from bcfusion.report.table import MISSING
 
-__all__ = ["FACTS", "Condition", "fact", "known_key", "leaf", "leaves", "setting", "text_of"]
+__all__ = ["FACTS", "Condition", "fact", "known_key", "leaves", "setting", "text_of"]
 
-#: Attributes of a run besides its settings and scores, as keys of ``--sort`` and ``--filter``.
+#: Attributes of a run other than settings and scores, as keys of ``--sort`` and ``--filter``.
 FACTS = ("state", "step", "best_step", "parameters", "latency_ms", "steps_per_second", "minutes")
 ALIASES = {"pesq": "pesq_wb", "lr": "optimizer.lr"}
 _CONDITION = re.compile(r"\s*([^=<>!]+?)\s*(==|!=|>=|<=|=|>|<)\s*(.*?)\s*")
@@ -25,12 +26,12 @@ _ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator
 
 
 def setting(run: Run, key: str) -> Any:
-    """Return a run's value of a key as a user types it: a number, a text, the member of a group, or None."""
+    """Return a run's value of a key as a user types it: a number, a string, the member of a group, or None."""
     if key == "recipe":
         return run.recipe or None
     if key == "experiment":
         return run.experiment
-    value = leaf(run.settings, key)
+    value = at(run.settings, key, None)
     if isinstance(value, Mapping):
         return run.choices.get(key) or "+".join(value) or "none"
     if value is None and run.choices.get(key) is not None:
@@ -85,13 +86,6 @@ def text_of(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def leaf(settings: Any, key: str) -> Any:
-    """Return the value at a dotted path, None if there is none."""
-    for part in key.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None
-    return settings
-
-
 def leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted path and the value of every entry that is not a mapping itself."""
     for key, value in settings.items():
@@ -117,7 +111,7 @@ class Condition:
         """Read a condition as it is typed.
 
         Raises:
-            ConfigError: it has no operator or no value, or compares by size with a text.
+            ConfigError: it has no operator or no value, or compares by size with something that is not a number.
         """
         found = _CONDITION.fullmatch(text)
         if found is None or not found[3]:
@@ -128,7 +122,7 @@ class Condition:
         return condition
 
     def holds(self, run: Run, which: Which = "best") -> bool:
-        """Return whether a run fulfils it; one whose value is missing or a text is neither smaller nor larger."""
+        """Return whether a run fulfils it; a value that is missing or not a number is neither smaller nor larger."""
         value = fact(run, self.key, which)
         if self.operator in ("=", "!="):
             equal = any(_equal(value, wanted.strip()) for wanted in self.value.split(","))
@@ -153,7 +147,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> Any:
-    """Return a text that reads as a number as that number, and anything else unchanged."""
+    """Return a string that is a number as that number, and anything else unchanged."""
     if isinstance(value, str):
         try:
             return float(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from bcfusion.report.comparison.keys import leaf, leaves, setting, text_of
+from bcfusion.configuration.values import at
+from bcfusion.report.comparison.keys import leaves, setting, text_of
 from bcfusion.report.comparison.run import Run
 
 __all__ = ["changed_keys", "run_names"]
@@ -16,10 +17,10 @@ _LONGEST_DIFFERENCE = 40  # characters after the name of the experiment
 
 
 def changed_keys(runs: Sequence[Run]) -> list[str]:
-    """Return the keys whose values differ among the runs, those that somebody typed first.
+    """Return the keys whose values differ among the runs, typed ones first.
 
     Keys that come with a chosen member are not listed: between ``generator=eben`` and ``generator=seanet`` the choice
-    itself is the difference. A key that nobody typed is listed if runs of the same choices differ in it, as after an
+    itself is the difference. A key that was not typed is listed if runs of the same choices differ in it, as after an
     edit of a YAML file, but not if it follows from another key by interpolation or if a run does not have it yet.
     """
     typed = [key for key in dict.fromkeys(key for run in runs for key in run.overrides) if key not in _NO_DIFFERENCE]
@@ -57,7 +58,7 @@ def _edited(runs: Sequence[Run]) -> Iterator[str]:
             flat = [dict(leaves(run.settings)) for run in alike]
             for key in dict.fromkeys(key for settings in flat for key in settings):
                 held = [settings[key] for settings in flat if settings.get(key) is not None]
-                if any(value != held[0] for value in held[1:]) and "${" not in str(leaf(alike[0].composed, key)):
+                if any(value != held[0] for value in held[1:]) and "${" not in str(at(alike[0].composed, key, None)):
                     yield key
 
 

@@ -29,7 +29,7 @@ from bcfusion.report.comparison.run_files import (
     read_settings,
     read_yaml,
 )
-from bcfusion.run.jobs import FAILED, PRUNED
+from bcfusion.run.jobs import FAILED, read_end
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 
 __all__ = ["Run", "State", "Which", "is_job", "read_run"]
@@ -157,7 +157,7 @@ class Run:
 
     @cached_property
     def latency_ms(self) -> float:
-        """Lookahead of the generator in ms; infinite if it needs the whole file, NaN before there is a bundle."""
+        """Look-ahead of the generator in ms; infinite if it needs the whole file, NaN before there is a bundle."""
         if not self.bundle:
             return math.nan
         delay = self.bundle.get("delay")
@@ -184,7 +184,7 @@ class Run:
             return math.nan
         return working_seconds(self.parts, starts) / 60
 
-    def require_sound(self) -> Run:
+    def require_readable(self) -> Run:
         """Read all files that tables and figures need, and return the run itself.
 
         Raises:
@@ -218,7 +218,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         typed, choices = _hydra_overrides(run), _hydra_choices(run)
         recipe = str(choices.get("recipe") or "")
     else:
-        raise CheckpointError(f"{run.path} is no run: it has no {run.record.name}")
+        raise CheckpointError(f"{run.path} is not a run: it has no {run.record.name}")
     overrides = {key.lstrip("+~"): value for key, _, value in (text.partition("=") for text in typed)}
     state, problem = _state(run)
     return Run(
@@ -257,11 +257,9 @@ def _hydra_choices(run: RunDir) -> dict[str, Any]:
 
 def _state(run: RunDir) -> tuple[State, str]:
     """Return what became of a run, and why it did not finish."""
-    ends: tuple[tuple[str, State], ...] = ((FAILED, "failed"), (PRUNED, "pruned"))
-    for name, state in ends:
-        if (run.path / name).is_file():
-            text = (run.path / name).read_text(encoding="utf-8", errors="replace").strip()
-            return state, text.partition("\n")[0] or "no reason was written"
+    end, reason = read_end(run.path)
+    if end in ("failed", "pruned"):
+        return end, reason
     if not run.record.is_file():
         began = run.metrics.is_file()
         return "failed", f"its {run.record.name} is missing" if began else "it ended before it began to train"

@@ -168,7 +168,7 @@ def read_scores(path: Path) -> ScoreTable:
 
 
 def _directions(table: Path, names: Sequence[str]) -> dict[str, bool | None]:
-    """Read from the arrows of the Markdown table beside a CSV whether higher is better.
+    """Read from the arrows of the Markdown table next to a CSV whether higher is better.
 
     Args:
         table: the Markdown file, whose columns are those of the CSV in their order.

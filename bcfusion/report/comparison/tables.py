@@ -17,7 +17,7 @@ from rich.text import Text
 
 from bcfusion.report.comparison.compare import OWN_COLUMNS, Comparison
 from bcfusion.report.comparison.keys import FACTS, fact, setting
-from bcfusion.report.table import MISSING, best_systems, heading, number
+from bcfusion.report.table import MISSING, best_systems, heading, markdown_rows, number
 
 __all__ = ["csv_table", "markdown_runs", "terminal_table"]
 
@@ -57,14 +57,11 @@ def markdown_runs(comparison: Comparison) -> str:
         [column.head for column in columns],
         ["---" if column.left else "---:" for column in columns],
         *(
-            [
-                f"**{column.cells[row]}**" if row in column.best else column.cells[row].replace("|", r"\|")
-                for column in columns
-            ]
+            [f"**{column.cells[row]}**" if row in column.best else column.cells[row] for column in columns]
             for row in range(len(paths))
         ),
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_rows(lines)
 
 
 def csv_table(comparison: Comparison) -> str:

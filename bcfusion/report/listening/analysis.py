@@ -15,6 +15,7 @@ import scipy.stats
 from bcfusion.errors import DataError
 from bcfusion.evaluation.statistics import bootstrap_interval
 from bcfusion.report.listening.ratings import Session, Trial
+from bcfusion.report.table import markdown_rows
 
 __all__ = ["Analysis", "Preference", "SliderMean", "SliderTest", "analyse"]
 
@@ -53,8 +54,8 @@ class SliderTest:
 class Preference:
     """A/B trials of two systems: how often each was preferred, and how often neither.
 
-    ``share`` is that of the second among the decided trials, ``low`` and ``high`` its 95 % interval; ``p`` is corrected
-    by Holm's method.
+    ``share`` is the share of decided trials in which the second was preferred, ``low`` and ``high`` its 95 % interval;
+    ``p`` is corrected by Holm's method.
     """
 
     first: str
@@ -247,11 +248,11 @@ def _holm(values: Sequence[float]) -> list[float]:
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---", *("---:" for _ in heads[1:])], *([_cell(cell) for cell in row] for row in rows)]
-    return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"**{title}**\n\n{markdown_rows(lines)}"
 
 
 def _cell(text: str) -> str:
-    return re.sub("<(?=[^ ])", "&lt;", text.replace("|", r"\|").replace("\n", " "))  # a tag never opens with a space
+    return re.sub("<(?=[^ ])", "&lt;", text.replace("\n", " "))  # a tag never opens with a space
 
 
 def _interval(low: float, high: float, decimals: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""The runs to listen to: which folders hold their samples, whether they have a model, and how they are called."""
+"""The runs to listen to: which folders hold their samples, whether they have a model, and their names."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def find_candidates(given: Sequence[str], names: Sequence[str] | None, warn: Cal
 
     Raises:
         CheckpointError: no path holds anything to listen to.
-        ConfigError: the number of names is not that of the runs, or a name is one of the page's own.
+        ConfigError: the number of names differs from the number of runs, or a name is one of the page's own.
     """
     found: list[tuple[Run | None, Path]] = []
     problems: list[str] = []
     for path in (Path(text).expanduser() for text in given):
         warnings: list[str] = []
         runs = find_runs([path], warnings.append)
-        if RunDir(path).samples.is_dir() or _is_model(path):  # this alone, whatever lies below it
+        if RunDir(path).samples.is_dir() or _is_model(path):  # this alone, without runs below it
             found.append((runs[0] if len(runs) == 1 else None, path))
         else:
             found += [(run, run.path) for run in runs]
@@ -88,7 +88,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _named(candidates: list[Candidate], names: Sequence[str] | None) -> list[Candidate]:
-    """Return the candidates with names that differ from each other and from those of inputs, target and anchors."""
+    """Return the candidates with names that differ from each other and from the names of inputs, target and anchors."""
     if names is not None and len(names) != len(candidates):
         known = ", ".join(candidate.name for candidate in candidates)
         raise ConfigError([f"--names: {len(names)} names for {len(candidates)} runs ({known})"])

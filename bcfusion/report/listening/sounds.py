@@ -131,9 +131,8 @@ def read_samples(name: str, folders: Iterable[Path]) -> Source:
 
 def _score_table(folder: Path) -> ScoreTable:
     """Return the scores of an evaluation or of a run's closing evaluation; empty if there are none."""
-    path: Path | None = folder / "scores.csv"
-    if path is None or not path.is_file():
-        path = RunDir(folder).closing_scores()
+    own = folder / "scores.csv"
+    path = own if own.is_file() else RunDir(folder).closing_scores()
     try:
         return ScoreTable((), {}, {}) if path is None else read_scores(path)
     except ValueError as error:

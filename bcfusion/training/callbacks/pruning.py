@@ -1,4 +1,4 @@
-"""A hyperparameter search ends runs without prospects."""
+"""Early end of runs that a hyperparameter search finds unpromising."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunPruned(Exception):
     def __init__(self, step: int, objective: float) -> None:
         self.step = step
         self.objective = objective
-        super().__init__(f"hopeless at step {step}")
+        super().__init__(f"unpromising at step {step}")
 
 
 class Pruning(Callback):
