@@ -107,7 +107,7 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
         config_dir=next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None),
     )
     try:
-        result = train(cfg, run_dir, provenance, started, trial.hopeless if trial and trial.prunes else None)
+        result = train(cfg, run_dir, provenance, started, trial.should_prune if trial and trial.prunes else None)
     except RunPruned as pruned:
         if trial is not None and trial.trial is not None:  # one process of several
             note_pruned(run_dir, pruned)

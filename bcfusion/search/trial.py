@@ -1,4 +1,4 @@
-"""The view of a single job on its search: it reports its validations and asks whether to continue."""
+"""The search as a single job sees it: the job reports its validations and asks whether to continue."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class SearchTrial:
             trial = optuna.Trial(study, study.get_trials(deepcopy=False)[int(hydra.job.num)]._trial_id)
         return cls(trial, prunes, by_values)
 
-    def hopeless(self, step: int, score: float) -> bool:
-        """Report the selection score of a validation; return whether to end the run, as it is worse than the others."""
+    def should_prune(self, step: int, score: float) -> bool:
+        """Report the selection score of a validation; return whether to end the run, because others do better."""
         assert self.trial is not None
         self.trial.report(finite([score])[0], step)
         return self.trial.should_prune()

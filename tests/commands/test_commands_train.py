@@ -203,9 +203,7 @@ def test_two_processes_share_the_work_and_stay_in_step(speech: Path, tmp_path: P
     assert len(json.loads((run / "run.json").read_text())["sessions"]) == 1
 
 
-def test_a_search_ends_both_processes_of_a_hopeless_run_in_the_directory_of_its_job(
-    speech: Path, tmp_path: Path
-) -> None:
+def test_a_search_ends_both_processes_of_a_pruned_run_in_the_directory_of_its_job(speech: Path, tmp_path: Path) -> None:
     pytest.importorskip("optuna", minversion="4.3")
     done = bcfusion(
         *("train", "-m", "hparams_search=optuna", "experiment=seanet", "seed=1,2", *corpus(speech), *SMALL),
@@ -217,11 +215,11 @@ def test_a_search_ends_both_processes_of_a_hopeless_run_in_the_directory_of_its_
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "search" / "0" / "pruned.txt").read_text() == "hopeless at step 2\n"
+    assert (tmp_path / "search" / "0" / "pruned.txt").read_text() == "not promising at step 2\n"
     assert not (tmp_path / "search" / "0" / "bundle").exists()
     assert not (tmp_path / "runs").exists()
     assert done.stdout.count("the search ends this run") == 1
-    assert "pruned: hopeless at step 2" in done.stdout
+    assert "pruned: not promising at step 2" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_runs_are_found_at_any_depth_once_and_sweep_jobs_by_number(tmp_path: Pat
 def test_failed_and_pruned_jobs_and_those_that_never_began_have_a_reason(tmp_path: Path) -> None:
     made_up_run(tmp_path / "0", finished=False)
     (made_up_run(tmp_path / "1", finished=False) / FAILED).write_text("DataError: no speech\n\nTraceback ...")
-    (made_up_run(tmp_path / "2", finished=False) / PRUNED).write_text("hopeless after 100 steps\n")
+    (made_up_run(tmp_path / "2", finished=False) / PRUNED).write_text("not promising at step 100\n")
     early = tmp_path / "3"
     (early / ".hydra").mkdir(parents=True)
     (early / ".hydra" / "overrides.yaml").write_text("- experiment=eben\n- optimizer.lr=0.1\n")
@@ -110,7 +110,7 @@ def test_failed_and_pruned_jobs_and_those_that_never_began_have_a_reason(tmp_pat
     assert [run.state for run in runs] == ["unfinished", "failed", "pruned", "failed"]
     assert [run.problem for run in runs[1:]] == [
         "DataError: no speech",
-        "hopeless after 100 steps",
+        "not promising at step 100",
         "generator.channels: must be positive",
     ]
     failed = runs[3]

@@ -81,9 +81,9 @@ def test_failed_and_pruned_jobs_do_not_end_a_search(tmp_path: Path) -> None:
         if number == 4:
             raise RuntimeError("out of memory")
         for step in (2, 4):
-            if trial.hopeless(step, 0.5 if number == 5 else 0.6):
+            if trial.should_prune(step, 0.5 if number == 5 else 0.6):
                 from hydra.core.hydra_config import HydraConfig
-                open(HydraConfig.get().runtime.output_dir + "/pruned.txt", "w").write(f"hopeless at step {step}")
+                open(HydraConfig.get().runtime.output_dir + "/pruned.txt", "w").write(f"not promising at step {step}")
                 return 0.5
         return 0.6
     """
@@ -94,7 +94,7 @@ def test_failed_and_pruned_jobs_do_not_end_a_search(tmp_path: Path) -> None:
     assert states == ["COMPLETE"] * 4 + ["FAIL", "PRUNED", "COMPLETE"]
     assert study_of(tmp_path).trials[5].last_step == 2
     assert "failed: RuntimeError: out of memory" in done.stdout
-    assert "pruned: hopeless at step 2" in done.stdout
+    assert "pruned: not promising at step 2" in done.stdout
 
 
 def test_separate_metrics_make_a_pareto_front(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A hyperparameter search ends runs without prospects."""
+"""A hyperparameter search ends runs that are not promising."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class RunPruned(Exception):
     def __init__(self, step: int, objective: float) -> None:
         self.step = step
         self.objective = objective
-        super().__init__(f"hopeless at step {step}")
+        super().__init__(f"not promising at step {step}")
 
 
 class Pruning(Callback):
-    """Reports each validation during training to the search, and ends the run if the search says so.
+    """Reports each validation during training to the search, and ends the run if the search decides so.
 
     It must come after the callbacks of quality and checkpoints, so that the results of the validation are written.
 
