@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import USER_ERROR
 from bcfusion.commands.shared.arguments import positive_number, verb_parser
+from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import AudioError, BcfusionError
 
 if TYPE_CHECKING:
@@ -60,8 +61,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if bool(arguments.inputs) == bool(arguments.sensor):
         parser.error("give recordings, or --sensor NAME=FOLDER for each sensor")
-    if not {str(Path.cwd()), ""} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # so that a user's own network is found
+    make_cwd_importable()  # so that a user's own network is found
     sensors = _parse_sensors(arguments.sensor)
     plan = _plan(arguments.inputs, arguments.output, arguments.suffix)
     if arguments.inputs and not plan.jobs:  # reported before torch is loaded

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, separated, verb_parser
+from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def main(argv: list[str]) -> int:
         return _analyse(arguments)
     if arguments.no_screening:
         parser.error("--no-screening needs --analyse")
-    if not {str(Path.cwd()), ""} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # where a network of the user's own package is found
+    make_cwd_importable()  # so that a user's own network is found
     from bcfusion.report.listening.candidates import find_candidates
     from bcfusion.report.listening.page import require_replaceable
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, verb_parser
+from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
 from bcfusion.nearest import did_you_mean
@@ -54,8 +55,7 @@ def main(argv: list[str]) -> int:
         if not {"-h", "--help"} & set(argv) and argv:
             parser.error("the corpus comes first: bcfusion prepare CORPUS --root DIR --out FILE")
         parser.parse_args(["--help"])
-    if not {str(Path.cwd()), ""} & set(sys.path):
-        sys.path.append(str(Path.cwd()))  # where a user's own adapter is found
+    make_cwd_importable()  # so that a user's own adapter is found
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     name, *rest = argv
     adapter = _adapter(name)

@@ -1,4 +1,4 @@
-"""Parsers of verbs, and the types of their arguments: each turns a text into a value, or says what is expected."""
+"""Parsers of verbs, and the types of their arguments: each converts a text, or reports which values are accepted."""
 
 from __future__ import annotations
 

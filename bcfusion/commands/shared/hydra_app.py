@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from bcfusion.commands import wants_traceback
 from bcfusion.commands.shared.hydra_arguments import Arguments
-from bcfusion.commands.shared.process_state import command_line, environment, own_process_group, usable_start_method
+from bcfusion.commands.shared.process_state import (
+    command_line,
+    environment,
+    make_cwd_importable,
+    own_process_group,
+    usable_start_method,
+)
 from bcfusion.configuration.compose import drop_unchosen, register_resolvers
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import BcfusionError, ConfigError
@@ -75,7 +81,7 @@ def run(
     arguments = Arguments.parse(argv)
     _register_resolvers()
     register_sweeper()
-    _make_cwd_importable()
+    make_cwd_importable()  # so that _target_: my_package.MyNetwork is found
     extra_dirs = arguments.extra_dirs(Path.cwd())
     if not arguments.completion:
         _warn_of_shadowed_members(extra_dirs)
@@ -206,13 +212,6 @@ class _Job(Generic[T]):
 def _register_resolvers() -> None:
     register_resolvers()
     register_resolver()
-
-
-def _make_cwd_importable() -> None:
-    """Let ``_target_: my_package.MyNetwork`` be found in the working directory; it comes last and shadows nothing."""
-    cwd = str(Path.cwd())
-    if not {cwd, ""} & set(sys.path):
-        sys.path.append(cwd)
 
 
 def _warn_of_shadowed_members(extra_dirs: list[Path]) -> None:

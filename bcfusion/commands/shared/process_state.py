@@ -1,4 +1,4 @@
-"""State of the process that a job of Hydra needs or leaves behind: environment, arguments, process group."""
+"""State of the process that a verb or a job of Hydra needs or leaves behind: import path, environment, arguments."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 #: set by Lightning when it starts further processes; a second job of the same process must not inherit them
 LAUNCH_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def make_cwd_importable() -> None:
+    """Let a user's own modules be imported from the working directory, which comes last and so shadows nothing."""
+    cwd = str(Path.cwd())
+    if not {cwd, ""} & set(sys.path):
+        sys.path.append(cwd)
 
 
 @contextmanager
