@@ -255,9 +255,7 @@ def test_at_a_parameter_the_norms_are_those_of_its_gradients() -> None:
         (found,) = torch.autograd.grad(estimate, last.weight, slope[:, None] / 2, retain_graph=True)
         return float(found.norm())
 
-    torch.testing.assert_close(
-        gradient, 0.5 * L1 / reaching(L1) + 0.5 * SCORE / reaching(SCORE)
-    )  # a mean over two items
+    torch.testing.assert_close(gradient, 0.5 * L1 / reaching(L1) + 0.5 * SCORE / reaching(SCORE))  # mean of two
 
 
 # ---------------------------------------------------------------- state
