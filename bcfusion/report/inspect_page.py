@@ -25,6 +25,7 @@ __all__ = ["figures", "inspect_page"]
 _SESSIONS_SHOWN = 200
 _FEWEST_BINS, _MOST_BINS = 12, 40
 _NARROWEST = {"ms": 1.0, "dB": 5.0, "dBFS": 5.0}  # smallest ranges shown: finer differences mean nothing
+_SPECTRUM_TITLE = "mean spectrum while somebody speaks"
 _COLOURS = ("#1f5fa8", "#c4541a", "#3a7d44", "#7a3b9a", "#6b6b6b")
 
 _STYLE = """
@@ -87,7 +88,7 @@ def inspect_page(inspection: Inspection, found: Sequence[Finding]) -> str:
 
 def figures(inspection: Inspection) -> dict[str, Figure]:
     """Return the figures by title: mean spectra, and a histogram of each measured quantity."""
-    drawn = {"mean spectrum while somebody speaks": _spectra(inspection)} if inspection.spectra else {}
+    drawn = {_SPECTRUM_TITLE: _spectra(inspection)} if inspection.spectra else {}
     for title, unit, values, bounds in _histograms(inspection):
         if any(len(series) for series in values.values()):
             drawn[title] = _histogram(title, unit, values, bounds)
@@ -152,7 +153,7 @@ def _histogram(
 
 
 def _spectra(inspection: Inspection) -> Figure:
-    figure, axes = _axes("mean spectrum while somebody speaks")
+    figure, axes = _axes(_SPECTRUM_TITLE)
     rates = {rate for _, rate in inspection.spectra}
     for colour, ((sensor, rate), spectrum) in zip(_COLOURS * 4, sorted(inspection.spectra.items()), strict=False):
         kilohertz = (np.arange(len(spectrum.mean)) + 0.5) * BAND_HZ / 1000
@@ -226,7 +227,9 @@ def _sessions(inspection: Inspection) -> str:
         )
         for session in worst[:_SESSIONS_SHOWN]
     ]
-    more = f"<p>The {_SESSIONS_SHOWN} least sure of {len(worst)}.</p>" if len(worst) > _SESSIONS_SHOWN else ""
+    more = (
+        f"<p>The {_SESSIONS_SHOWN} least certain of {len(worst)} sessions.</p>" if len(worst) > _SESSIONS_SHOWN else ""
+    )
     return f"<h2>Sessions</h2>{more}" + _table(("session", "lines", "lag (ms)", "polarity", "confidence"), rows)
 
 
