@@ -188,6 +188,11 @@ class SignalInValidation(Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class SpoilInputs(Callback):
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        batch["inputs"].fill_(math.nan)
+
+
 class SignalAt(Callback):
     def __init__(self, step: int, signum: int) -> None:
         self.step = step
@@ -265,7 +270,9 @@ def test_the_budget_ends_a_run(tiny: Compose, tmp_path: Path) -> None:
 
 
 def test_the_batches_of_non_finite_steps_are_listed_in_the_run_directory(tiny: Compose, tmp_path: Path) -> None:
-    cfg = tiny("discriminators=[]", "optimizer.lr=1e30", "trainer.max_bad_steps=2", discriminators=False)
+    cfg = tiny("trainer.max_bad_steps=2", "trainer.max_steps=4")
+    with open_dict(cfg):
+        cfg.callbacks = {"spoil": {"_target_": "test_training_run.SpoilInputs"}}
     with pytest.raises(NonFiniteSteps) as caught:
         run(cfg, tmp_path / "run")
     lines = RunDir(tmp_path / "run").non_finite_batches(0).read_text().splitlines()
