@@ -31,7 +31,7 @@ class LossBalancer(nn.Module):
 
         Args:
             losses: scalars by name, at least one, of weights other than 0.
-            weights: by the same names and others.
+            weights: by name, at least one for each loss.
             anchor: measures the losses' gradients.
         """
         raise NotImplementedError

@@ -14,8 +14,8 @@ from bcfusion.contracts import Anchor
 class FixedBalancer(LossBalancer):
     """Minimises the sum of ``weight * loss`` with fixed weights. It has no state.
 
-    The share of a loss is ``|weight * loss|`` in the sum of these: its share in the gradient would cost a backward pass
-    per loss.
+    The share of a loss is its ``|weight * loss|`` over the sum of them all; its share of the gradient would cost one
+    backward pass per loss.
     """
 
     def __init__(self) -> None:

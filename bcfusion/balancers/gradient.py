@@ -44,7 +44,7 @@ class GradientBalancer(LossBalancer):
     Args:
         decay: of the moving averages; 0 uses the norms of each step alone.
         total_norm: R, the norm of the gradient if all losses pull the same way: at the output the mean over items of
-            the norm of the item's own gradient, whatever the size of the batch.
+            the norm of the item's own gradient, whatever the batch size.
         weights: ``given``: shares are in proportion to the weights; ``equal``: every loss with a weight other than 0
             has the same share (EBEN), so that a weight that rises from 0 counts in full from its first step.
         eps: added to every norm.

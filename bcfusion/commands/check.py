@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     """Run the verb."""
     with TemporaryDirectory() as scratch:  # Hydra creates a directory for each job; a check leaves none
         directories = [f"hydra.run.dir='{scratch}'", f"hydra.sweep.dir='{scratch}'", "hydra.output_subdir=null"]
-        run(task, [*directories, *argv], config_name="train", module_file=__file__, verb="check")
+        run(task, [*directories, *argv], module_file=__file__, verb="check")
 
 
 def task(cfg: DictConfig) -> None:

@@ -57,7 +57,8 @@ def main(argv: list[str]) -> int:
         )
     model = Path(argv[0])
     settings, overrides = parse_settings(argv[1:])
-    output = settings.output or timed_folder(_run_of(model))
+    run_dir = RunDir.around(model)
+    output = settings.output or timed_folder(Path("runs") if run_dir is None else run_dir.path)
     split = "test" if settings.split is None else settings.split
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
@@ -68,13 +69,6 @@ def main(argv: list[str]) -> int:
         verb="evaluate",
     )
     return 0
-
-
-def _run_of(model: Path) -> Path:
-    """Return the run directory that a model belongs to; the folder of all runs if it belongs to none."""
-    inside = model if model.parent.parent.name else model.absolute()  # "best.ckpt" alone has no parents
-    folders = (inside, *inside.parents[:2])
-    return next((folder for folder in folders if RunDir(folder).overrides.is_file()), Path("runs"))
 
 
 def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequence[str]) -> None:

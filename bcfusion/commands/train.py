@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     """Run the verb and return the exit status."""
     begun = time.monotonic()
     argv = with_recorded_overrides(argv, "resume")
-    run(lambda cfg: task(cfg, begun), argv, config_name="train", module_file=__file__, verb="train")
+    run(lambda cfg: task(cfg, begun), argv, module_file=__file__, verb="train")
     return 0
 
 

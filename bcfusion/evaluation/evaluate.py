@@ -60,18 +60,17 @@ def evaluate(
     else:
         generator = load_model(model, utterances.sensors, utterances.sample_rate, device)
     index = 0
-    with torch.inference_mode():
-        for batch in utterances.batches:
-            for position, item in enumerate(batch["ids"]):
-                length = int(batch["lengths"][position])
-                inputs = batch["inputs"][position, :, :length]
-                target = batch["target"][position, 0, :length].cpu().numpy()
-                estimate = enhance_item(generator, inputs)
-                signals = {**input_signals(inputs, length, utterances.sensors), ENHANCED: estimate}
-                scorer.submit(item, signals, target, utterances.about(batch, position))
-                if on_item is not None:
-                    on_item(index, item, {**signals, TARGET: target})
-                index += 1
+    for batch in utterances.batches:
+        for position, item in enumerate(batch["ids"]):
+            length = int(batch["lengths"][position])
+            inputs = batch["inputs"][position, :, :length]
+            target = batch["target"][position, 0, :length].cpu().numpy()
+            estimate = enhance_item(generator, inputs)
+            signals = {**input_signals(inputs, length, utterances.sensors), ENHANCED: estimate}
+            scorer.submit(item, signals, target, utterances.about(batch, position))
+            if on_item is not None:
+                on_item(index, item, {**signals, TARGET: target})
+            index += 1
     return utterances.complete(scorer.collect())
 
 

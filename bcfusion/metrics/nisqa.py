@@ -12,7 +12,6 @@ import numpy as np
 
 from bcfusion.contracts import Skip
 from bcfusion.metrics.optional import NetworkMetric, require_packages, weights_file
-from bcfusion.requirements import require
 
 FILE_NAME = "nisqa.tar"
 
@@ -33,7 +32,7 @@ class Nisqa(NetworkMetric):
         weights: the file ``nisqa.tar``; None: torchmetrics' own download.
 
     Raises:
-        ConfigError: the file does not exist, or a package that the metric needs is not installed.
+        ConfigError: the file does not exist or has another name, or a package that the metric needs is not installed.
     """
 
     names = ("nisqa_mos", "nisqa_noisiness", "nisqa_discontinuity", "nisqa_coloration", "nisqa_loudness")
@@ -41,9 +40,7 @@ class Nisqa(NetworkMetric):
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
         require_packages(self, "torchmetrics", "librosa", "requests")
-        self.weights = weights_file(self, weights)
-        named = self.weights is None or self.weights.name == FILE_NAME
-        require(self, (named, f"weights={weights!r} must be a file called {FILE_NAME}"))
+        self.weights = weights_file(self, weights, FILE_NAME)
         self.higher_is_better = dict.fromkeys(self.names, True)
 
     def _load(self) -> Callable[..., Any]:

@@ -33,16 +33,25 @@ def require_packages(owner: object, *packages: str) -> None:
     require(owner, (not missing, f"{', '.join(missing)} {verb} not installed; {remedy}"))
 
 
-def weights_file(owner: object, weights: str | Path | None) -> Path | None:
+def weights_file(owner: object, weights: str | Path | None, name: str | None = None) -> Path | None:
     """Return the file that the user named; None if there is none.
 
+    Args:
+        owner: the metric, whose name starts a message.
+        weights: as the user gave it.
+        name: that the file must have; None: any.
+
     Raises:
-        ConfigError: it does not exist.
+        ConfigError: it does not exist, or has another name.
     """
     if weights is None:
         return None
     path = Path(weights).expanduser().absolute()
-    require(owner, (path.is_file(), f"weights={str(weights)!r} does not exist or is not a file"))
+    require(
+        owner,
+        (path.is_file(), f"weights={str(weights)!r} does not exist or is not a file"),
+        (name in (None, path.name), f"weights={str(weights)!r} must be a file called {name}"),
+    )
     return path
 
 

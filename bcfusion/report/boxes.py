@@ -12,9 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from bcfusion.report.colours import colour_of
 
-__all__ = ["boxes_figure", "wrapped_name", "wrapped_title"]
+__all__ = ["MOST_PANELS", "boxes_figure", "wrapped_name", "wrapped_title"]
 
-_MOST_PANELS = 4
+MOST_PANELS = 4
 _SINGLE_POINTS = 60  # utterances up to which each is drawn
 _LABEL, _TICKS, _TITLE = 12, 11, 14  # points
 _CHARACTERS_PER_INCH = 8  # of a title
@@ -40,7 +40,7 @@ def boxes_figure(
     Returns:
         A figure that is not registered with pyplot; None if there is nothing to draw.
     """
-    drawn = [metric for metric in headings if any(scores.get(metric) for scores in systems.values())][:_MOST_PANELS]
+    drawn = [metric for metric in headings if any(scores.get(metric) for scores in systems.values())][:MOST_PANELS]
     if not drawn:
         return None
     height = 1.6 + sum(0.34 + 0.2 * wrapped_name(name).count("\n") for name in systems)

@@ -27,6 +27,7 @@ __all__ = ["figures", "inspect_page"]
 _SESSIONS_SHOWN = 200
 _FEWEST_BINS, _MOST_BINS = 12, 40
 _NARROWEST = {"ms": 1.0, "dB": 5.0, "dBFS": 5.0}  # smallest ranges shown: finer differences mean nothing
+_SPECTRUM_TITLE = "mean spectrum while somebody speaks"
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --error: #b3261e; --warning: #96690a; }
@@ -88,7 +89,7 @@ def inspect_page(inspection: Inspection, found: Sequence[Finding]) -> str:
 
 def figures(inspection: Inspection) -> dict[str, Figure]:
     """Return the figures by title: mean spectra, and a histogram of each measured quantity."""
-    drawn = {"mean spectrum while somebody speaks": _spectra(inspection)} if inspection.spectra else {}
+    drawn = {_SPECTRUM_TITLE: _spectra(inspection)} if inspection.spectra else {}
     for title, unit, values, bounds in _histograms(inspection):
         if any(len(series) for series in values.values()):
             drawn[title] = _histogram(title, unit, values, bounds)
@@ -153,7 +154,7 @@ def _histogram(
 
 
 def _spectra(inspection: Inspection) -> Figure:
-    figure, axes = _axes("mean spectrum while somebody speaks")
+    figure, axes = _axes(_SPECTRUM_TITLE)
     rates = {rate for _, rate in inspection.spectra}
     for colour, ((sensor, rate), spectrum) in zip(cycle(PALETTE), sorted(inspection.spectra.items()), strict=False):
         kilohertz = (np.arange(len(spectrum.mean)) + 0.5) * BAND_HZ / 1000

@@ -9,13 +9,11 @@ from matplotlib.figure import Figure
 
 from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.summary import UNKNOWN, ScoreSummary, grouped
-from bcfusion.report.boxes import boxes_figure
+from bcfusion.report.boxes import MOST_PANELS, boxes_figure
 from bcfusion.report.snr import snr_figure
 from bcfusion.report.table import heading
 
 __all__ = ["score_figures"]
-
-_MOST_PANELS = 4
 
 
 def score_figures(scores: Scores, summary: ScoreSummary, title: str) -> dict[str, Figure]:
@@ -40,7 +38,7 @@ def score_figures(scores: Scores, summary: ScoreSummary, title: str) -> dict[str
     figures = {"spread": spread} if spread is not None else {}
     means = {label: part.means for label, part in summary.groups.get("snr", {}).items() if label != UNKNOWN}
     if len(means) > 1:
-        figures["snr"] = _over_ratio(scores, means, list(judged)[:_MOST_PANELS], title)
+        figures["snr"] = _over_ratio(scores, means, list(judged)[:MOST_PANELS], title)
     return figures
 
 

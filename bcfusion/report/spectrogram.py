@@ -118,7 +118,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a picture in the format of its suffix (png, pdf, svg), whole or not at all; return its path."""
     target = Path(path)
     with appearing(target) as part:
-        figure.savefig(part, format=target.suffix.removeprefix(".") or None)
+        figure.savefig(part, format=target.suffix.removeprefix("."))
     return target
 
 

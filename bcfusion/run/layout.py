@@ -107,6 +107,10 @@ class RunDir:
                     return run
         return None
 
+    def non_finite_batches(self, rank: int) -> Path:
+        """Return the list of the batches with which non-finite gradients ended the run on one rank."""
+        return self.path / f"non_finite_batches-{rank}.txt"
+
     def closing_scores(self) -> Path | None:
         """Return the scores of the closing evaluation: the test split, else the valid split, else None."""
         tables = (self.quality / f"{split}.csv" for split in ("test", "valid"))

@@ -1,4 +1,4 @@
-"""The view of a single job on its search: it reports its validations and asks whether to continue."""
+"""The search as a single job sees it: the job reports its validations and asks whether to continue."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class SpeechModule(LightningModule):
 
     Args:
         generator: fulfils :class:`bcfusion.contracts.Generator`.
-        losses: by name; the argument names of their ``forward`` say what they get: entries of the batch, of the
+        losses: by name; the names of their ``forward``'s arguments select what they get: entries of the batch, of the
             generator's output, or ``estimate_judgements`` and ``target_judgements``.
         weights: by the same names; a loss of weight 0 is computed without a graph and logged.
         balancer: makes one gradient of the losses.

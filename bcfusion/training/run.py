@@ -161,7 +161,7 @@ def train(
             shutil.rmtree(run.bundle, ignore_errors=True)  # an earlier session's; this one writes its own
             write_record(run_dir, config, provenance, resumed_at=None if resumed is None else module.step)
             _announce(cfg, module, datamodule, session, left_out, run_dir)
-        _fit(trainer, module, datamodule, session, run_dir)
+        _fit(trainer, module, datamodule, session, run)
         closing = evaluate_best(run_dir, datamodule, scorer, cfg, trainer, started=started)
     return Result(
         run_dir=run_dir,
@@ -202,7 +202,7 @@ def _description(config: Mapping[str, Any], provenance: Provenance) -> dict[str,
     }
 
 
-def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, session: Plan, run_dir: Path) -> None:
+def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, session: Plan, run: RunDir) -> None:
     loader = datamodule.train_dataloader()
     loader.start_batch = module.step
     valid = datamodule.val_dataloader()
@@ -220,7 +220,7 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
                 trainer.fit(module, train_dataloaders=loader, val_dataloaders=valid)
     except NonFiniteSteps as error:
         lines = [f"step {step}: {' '.join(ids)}" for step, ids in error.batches]
-        write_text(run_dir / f"non_finite_batches-{trainer.global_rank}.txt", "\n".join(lines) + "\n")
+        write_text(run.non_finite_batches(trainer.global_rank), "\n".join(lines) + "\n")
         raise
     finally:
         loader.close()

@@ -26,7 +26,7 @@ class Counting(OutputAnchor):
 
 
 def step(balancer: Balancer, slopes: dict[str, Tensor], weights: dict[str, float]) -> tuple[Tensor, Any, int]:
-    """The items' own gradients ``(2, 2)`` for losses of known slopes, the shares, and the number of measurements."""
+    """Return the items' own gradients ``(2, 2)`` for losses of known slopes, the shares, the number of measurements."""
     anchor = Counting({"estimate": torch.zeros(2, 1, 2, requires_grad=True)})
     losses = {name: (slope * anchor.outputs["estimate"][:, 0]).sum(-1).mean() for name, slope in slopes.items()}
     given: list[Tensor] = []

@@ -25,7 +25,7 @@ class Backward:
 
 
 def anchored(*values: float) -> tuple[OutputAnchor, Tensor]:
-    """An anchor and the leaf ``(1, 1, T)`` that the losses are computed on."""
+    """Return an anchor and the leaf ``(1, 1, T)`` that the losses are computed on."""
     anchor = OutputAnchor({"estimate": torch.tensor([[list(values)]], requires_grad=True)})
     return anchor, anchor.outputs["estimate"]
 

@@ -28,7 +28,7 @@ def output() -> OutputAnchor:
 def measured(
     balancer: GradientBalancer, anchor: OutputAnchor, losses: dict[str, Tensor], weights: dict[str, float]
 ) -> tuple[Tensor, dict[str, float]]:
-    """The items' own gradients ``(2, 2)``, twice what the trainer gets of a mean over two, and the shares."""
+    """Return the items' own gradients ``(2, 2)``, twice the gradient of the mean over both items, and the shares."""
     given: list[Tensor] = []
     shares = balancer.backward(losses, weights, anchor, given.append)
     assert len(given) == 1, "the generator has one backward pass"
@@ -255,7 +255,7 @@ def test_at_a_parameter_the_norms_are_those_of_its_gradients() -> None:
         (found,) = torch.autograd.grad(estimate, last.weight, slope[:, None] / 2, retain_graph=True)
         return float(found.norm())
 
-    torch.testing.assert_close(gradient, 0.5 * L1 / reaching(L1) + 0.5 * SCORE / reaching(SCORE))  # of a mean over two
+    torch.testing.assert_close(gradient, 0.5 * L1 / reaching(L1) + 0.5 * SCORE / reaching(SCORE))  # mean of two
 
 
 # ---------------------------------------------------------------- state

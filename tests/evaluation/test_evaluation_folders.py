@@ -28,7 +28,7 @@ RATE = 16_000
 
 
 def sound(seconds: float = 0.5, seed: int = 0, rate: int = RATE) -> np.ndarray:
-    """Low-passed noise, which resampling leaves alone."""
+    """Return low-passed noise, which resampling does not change."""
     noise = np.random.default_rng(seed).standard_normal(round(seconds * rate) + 64)
     return 0.05 * np.convolve(noise, np.hanning(33), mode="same")[: round(seconds * rate)] / 2
 

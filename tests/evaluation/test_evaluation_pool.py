@@ -78,7 +78,7 @@ class Breaks:
 
 
 def signals(count: int, seconds: float = 1.0) -> Iterator[tuple[str, dict[str, np.ndarray], np.ndarray]]:
-    """Modulated noise, which all metrics accept, with two systems of different quality."""
+    """Yield modulated noise, which all metrics accept, with two systems of different quality."""
     generator = np.random.default_rng(0)
     time_axis = np.arange(round(seconds * RATE)) / RATE
     for index in range(count):

@@ -12,7 +12,7 @@ from bcfusion.evaluation.summary import UNKNOWN, grouped, summarise
 
 
 def scores(ratios: list[str], speakers: list[str] | None = None) -> Scores:
-    """An input and a system that is 0.1 better, on an utterance for each ratio."""
+    """Return scores of an input and of a system that is 0.1 better, one utterance per ratio."""
     rows = []
     for number, ratio in enumerate(ratios):
         info = {"speaker": speakers[number] if speakers else "", "corpus": "", "snr": ratio}

@@ -37,7 +37,7 @@ def row(name: str, speaker: str = "anna", **extra: object) -> Row:
 
 
 def batch(name: str, ratio: float | None) -> Batch:
-    """Half speech, half pause; with noise at a ratio to the speech while it lasts."""
+    """Return half a second of speech and a pause, with noise at ``ratio`` dB below the speech without its pause."""
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(1, 1, RATE, generator=generator)
     target[..., RATE // 2 :] = 0

@@ -130,7 +130,7 @@ def test_log_likelihood_ratio_is_finite_for_silent_and_band_limited_estimates() 
 
 
 def plain_slope_distance(target: np.ndarray, estimate: np.ndarray) -> float:
-    """Klatt's distance of two frames in plain loops, with the uphill peak as the published measure takes it."""
+    """Return Klatt's distance of two frames, in plain loops, with the uphill peak of the published measure."""
     weights, slopes = [], []
     for frame in (target, estimate):
         power = np.abs(np.fft.rfft(frame, 1024)[:-1]) ** 2

@@ -44,7 +44,7 @@ all_metrics = pytest.mark.parametrize("make", ALL, ids=METRIC_IDS)
 
 
 def speech_like(seconds: float = 3.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    """Voiced syllables, four a second: harmonics of a gliding pitch and breath, over a faint noise floor."""
+    """Return four voiced syllables per second: harmonics of a gliding pitch and breath, over a faint noise floor."""
     generator = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(120 + 20 * np.sin(2 * np.pi * 0.7 * time)) / rate

@@ -24,7 +24,7 @@ SPEECH = 0.1 * np.random.default_rng(0).standard_normal(RATE // 4)
 
 
 def recogniser(folder: Path, body: str) -> str:
-    """A command that plays a recogniser; ``$1`` is the file."""
+    """Return the command of a shell script that stands for a recogniser; ``$1`` is the file."""
     script = folder / "asr"
     script.write_text(f"#!/bin/sh\n{body}\n")
     script.chmod(0o755)

@@ -14,7 +14,7 @@ DIRECTIONS = {"stoi": True, "lsd": False, "si_sdr_lag_ms": None}
 
 
 def scores(ratios: list[float], skipped: str | None = None) -> Scores:
-    """Two utterances per ratio, scored higher with the ratio; the network adds 0.1."""
+    """Return scores of two utterances per ratio, which rise with the ratio; the network adds 0.1."""
     rows = []
     for number, ratio in enumerate(np.repeat(ratios, 2)):
         for system, gain in (("input (noisy)", 0.0), ("enhanced", 0.1)):

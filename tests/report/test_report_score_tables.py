@@ -14,7 +14,7 @@ from bcfusion.report.score_tables import markdown_report, skipped_lines, termina
 
 
 def scores(system: str = "enhanced") -> Scores:
-    """Four utterances of two speakers; the system is 0.1 better in STOI, 1 worse in LSD, and lags; one is skipped."""
+    """Return scores of two speakers: the system is 0.1 better in STOI, 1 worse in LSD, and lags; one is skipped."""
     rows = []
     for number in range(4):
         info = {"speaker": f"a_{number % 2}|b", "corpus": "", "snr": ""}
@@ -26,7 +26,7 @@ def scores(system: str = "enhanced") -> Scores:
 
 
 def cells(report: str, heading: str) -> dict[str, list[str]]:
-    """Rows of the table under a heading by their first cell."""
+    """Return the rows of the table under a heading by their first cell."""
     part = report.partition(heading)[2].partition("\n## ")[0]
     rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in part.splitlines() if line.startswith("|")]
     return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}

@@ -29,7 +29,7 @@ def levels(panel: Axes) -> np.ndarray:
 
 
 def position(panel: Axes, row: int, column: int) -> tuple[float, float]:
-    """Seconds and kHz at the centre of a pixel."""
+    """Return seconds and kHz at the centre of a pixel."""
     left, right, bottom, top = panel.images[0].get_extent()
     rows, columns = levels(panel).shape
     return left + (column + 0.5) * (right - left) / columns, bottom + (row + 0.5) * (top - bottom) / rows

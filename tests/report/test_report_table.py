@@ -104,5 +104,5 @@ def test_every_metric_has_a_printed_name(metric: Any) -> None:
     assert set(metric.names) <= set(METRICS)
 
 
-def test_a_users_metric_is_called_by_its_key() -> None:
+def test_a_users_own_metric_is_printed_as_its_key() -> None:
     assert metric_name("my_mos") == ("my_mos", "", 3)

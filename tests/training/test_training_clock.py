@@ -17,7 +17,7 @@ def clock(seconds: float | None, elapsed: float, validation: float | None = None
     )
 
 
-def test_the_reserve_covers_the_last_validation_and_the_closing() -> None:
+def test_the_reserve_covers_the_last_validation_and_the_closing_evaluation() -> None:
     assert not clock(600, elapsed=500, validation=20).spent()
     assert clock(600, elapsed=545, validation=20).spent()
     assert clock(600, elapsed=500, validation=20, closing_ratio=4.0).spent()

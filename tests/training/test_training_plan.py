@@ -1,4 +1,4 @@
-"""What a session does: trains, validates first, only closes, or is refused."""
+"""What a session does: train, validate first, only run the closing evaluation, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search ends a run without prospects, and leaves its files in order."""
+"""A search ends a run that is not promising, and leaves its files in order."""
 
 from __future__ import annotations
 

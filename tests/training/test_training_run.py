@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from conftest import TINY, TINY_DISCRIMINATOR
 from lightning import Callback
 from omegaconf import DictConfig, open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,9 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import bcfusion
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run import checkpoint
+from bcfusion.run.layout import RunDir
 from bcfusion.run.record import Provenance
 from bcfusion.training.callbacks.interrupt import RunInterrupted
 from bcfusion.training.device import configure
+from bcfusion.training.guard import NonFiniteSteps
 from bcfusion.training.run import Result, train
 
 Compose = Callable[..., DictConfig]
@@ -185,6 +188,11 @@ class SignalInValidation(Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class SpoilInputs(Callback):
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        batch["inputs"].fill_(math.nan)
+
+
 class SignalAt(Callback):
     def __init__(self, step: int, signum: int) -> None:
         self.step = step
@@ -259,6 +267,17 @@ def test_the_budget_ends_a_run(tiny: Compose, tmp_path: Path) -> None:
     result = run(tiny("budget.minutes=0.25", "trainer.validate_every=1000000"), tmp_path / "run")
     assert result.step > 0
     assert result.closing is not None
+
+
+def test_the_batches_of_non_finite_steps_are_listed_in_the_run_directory(tiny: Compose, tmp_path: Path) -> None:
+    cfg = tiny("trainer.max_bad_steps=2", "trainer.max_steps=4")
+    with open_dict(cfg):
+        cfg.callbacks = {"spoil": {"_target_": "test_training_run.SpoilInputs"}}
+    with pytest.raises(NonFiniteSteps) as caught:
+        run(cfg, tmp_path / "run")
+    lines = RunDir(tmp_path / "run").non_finite_batches(0).read_text().splitlines()
+    assert lines == [f"step {step}: {' '.join(ids)}" for step, ids in caught.value.batches]
+    assert len(lines) == 2
 
 
 def test_seed_zero_is_honoured(tiny: Compose, tmp_path: Path) -> None:
@@ -338,8 +357,6 @@ def test_a_gpu_trains_and_its_bundle_runs_on_the_cpu(tiny: Compose, tmp_path: Pa
 def test_every_recipe_trains_with_every_experiment(
     composed: Compose, speech: Path, noise: Path, tmp_path: Path, recipe: str, experiment: str
 ) -> None:
-    from conftest import TINY, TINY_DISCRIMINATOR
-
     cfg = composed(
         f"recipe={recipe}",
         f"experiment={experiment}",

@@ -53,8 +53,8 @@ def test_the_identity_is_validated_tested_and_bundled_without_a_step(
     with (result.run_dir / "metrics.csv").open() as file:
         [row] = csv.DictReader(file)
     assert not [tag for tag in row if tag.startswith(("loss/", "lr/", "gradient_norm/"))]
-    heard = 0.1 * torch.randn(1, 1, 3000)
-    assert torch.equal(bcfusion.load_generator(result.run_dir)(heard), heard)
+    signal = 0.1 * torch.randn(1, 1, 3000)
+    assert torch.equal(bcfusion.load_generator(result.run_dir)(signal), signal)
 
 
 def test_it_takes_the_losses_and_discriminators_of_another_experiment_and_leaves_them_idle(
@@ -71,11 +71,11 @@ def test_transposition_changes_the_input_and_its_bundle_repeats_it(untrained: Co
     assert result.closing is not None
     scores = result.closing.scores
     assert scores.mean("enhanced")["si_sdr"] != scores.mean("input")["si_sdr"]
-    heard = 0.1 * torch.randn(1, 1, 3000)
+    signal = 0.1 * torch.randn(1, 1, 3000)
     restored = bcfusion.load_generator(result.run_dir / "bundle")
     best = bcfusion.load_generator(result.run_dir / "checkpoints" / "best.ckpt")
-    assert torch.equal(restored(heard), best(heard))
-    assert (restored(heard) - heard).std() > 0.005
+    assert torch.equal(restored(signal), best(signal))
+    assert (restored(signal) - signal).std() > 0.005
 
 
 def test_there_is_nothing_to_resume(untrained: Compose, tmp_path: Path) -> None:
@@ -100,6 +100,6 @@ def test_a_network_that_could_learn_is_evaluated_as_it_is_without_steps(
     result = run(cfg, tmp_path / "run")
     assert "trainer.max_steps=0: no steps" in capsys.readouterr().out
     assert result.step == 0
-    heard = 0.1 * torch.randn(1, 1, 3000)
+    signal = 0.1 * torch.randn(1, 1, 3000)
     with torch.no_grad():
-        torch.testing.assert_close(bcfusion.load_generator(result.run_dir)(heard), start(heard))
+        torch.testing.assert_close(bcfusion.load_generator(result.run_dir)(signal), start(signal))

@@ -46,15 +46,12 @@ configuration:
 groups:"""
 
 
-def run(
-    task: Callable[[DictConfig], T], argv: list[str], *, config_name: str = "train", module_file: str, verb: str
-) -> T | None:
+def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, verb: str) -> T | None:
     """Compose the configuration that ``argv`` asks for and call ``task`` with it.
 
     Args:
         task: gets the configuration, without Hydra's own part, unresolved.
         argv: arguments after the verb.
-        config_name: root of the configuration, a file of ``conf/``.
         module_file: the verb's ``__file__``. Lightning starts further processes from ``sys.argv``, so it must name a
             script that does the same.
         verb: the verb whose ``HELP`` answers ``--help``.
@@ -85,7 +82,7 @@ def run(
     if not arguments.completion:
         _warn_of_shadowed_members(extra_dirs)
     job = _Job(task, module_file, verb, arguments)
-    app = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(job.entry())
+    app = hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(job.entry())
     show_traceback = wants_traceback()
     HydraConfig.instance().cfg = None  # of an earlier sweep of this process
     began, failed = time.time(), None

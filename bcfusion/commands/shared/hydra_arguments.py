@@ -54,7 +54,7 @@ class Arguments:
 
     @property
     def querying(self) -> bool:
-        """Return whether the shell asks for completions."""
+        """Whether the shell asks for completions."""
         return self.completion and any(override.startswith("query=") for override in self.overrides)
 
     def extra_dirs(self, cwd: Path) -> list[Path]:

@@ -27,7 +27,7 @@ class RunPruned(Exception):
 
 
 class Pruning(Callback):
-    """Reports each validation during training to the search, and ends the run if the search says so.
+    """Reports each validation during training to the search, and ends the run if the search decides so.
 
     It must come after the callbacks of quality and checkpoints, so that the results of the validation are written.
 
