@@ -1,4 +1,4 @@
-"""Make the reference of the configuration from the comments of its YAML files.
+"""Generate the reference of the configuration from the comments of its YAML files.
 
 python scripts/config_reference.py generator       print the page of one group of conf/
 
