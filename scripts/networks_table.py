@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def replaced(text: str, lines: list[str], note: str) -> str:
-    """Return ``text`` with the rows of ``lines`` instead of those of the same networks; other rows stay."""
+    """Return ``text`` with the rows of ``lines`` in place of the old rows of these networks; other rows stay."""
     head, _, rest = text.partition(BEGIN)
     old, _, tail = rest.partition(END)
     rows = {line.split("`")[1]: line for line in [*old.splitlines(), *lines] if line.startswith("| `")}

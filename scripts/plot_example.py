@@ -49,7 +49,7 @@ def drawn(samples: Path, number: int, start: float, end: float) -> Figure:
 
 
 def palette() -> Image.Image:
-    """Return the colours of a spectrogram figure: those of its scale, and greys."""
+    """Return the colours of a spectrogram figure: its colour scale, and greys."""
     shades = np.concatenate(
         [colormaps["magma"](np.linspace(0, 1, 216))[:, :3], np.linspace(0, 1, 40)[:, None] * (1, 1, 1)]
     )
