@@ -1,4 +1,4 @@
-"""How fast training data are read: segments per second of the training loader, and of others doing the same work.
+"""Measure how fast training data are read: segments per second of the training loader, and of others for the same work.
 
     python scripts/bench_data.py --root SPEECH                       # every sound file in the folder
     python scripts/bench_data.py --root SPEECH --files 100 --seconds 5 --workers 0 2 4
@@ -53,8 +53,8 @@ from bcfusion.errors import AudioError, BcfusionError
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 ENCODINGS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
-WARM_UP = 4  # batches per worker before the clock starts, by which the prefetched ones are used up
-COMPARED = 2048  # segments that the limit reads repeatedly
+WARM_UP = 4  # batches per worker before the clock starts, by then the prefetched ones are used up
+COMPARED = 2048  # segments that soundfile alone reads repeatedly
 
 
 class NoSegments(RuntimeError):
@@ -156,7 +156,7 @@ def span(segments: TrainSegments, key: tuple[int, int], files: Mapping[str, str]
 
 
 def read(wanted: Span) -> np.ndarray:
-    """Read a segment with the least possible work: soundfile and nothing else."""
+    """Read a segment with as little work as possible: soundfile and nothing else."""
     with soundfile.SoundFile(wanted.path) as sound:
         sound.seek(wanted.start)
         samples: np.ndarray = sound.read(wanted.frames, dtype="float32")
@@ -203,7 +203,7 @@ def place(where: float, total: int, frames: int) -> int:
 
 
 def of_torchaudio(folder: Path, flac: Source, arguments: argparse.Namespace) -> list[Source]:
-    """Return ``torchaudio.datasets.LIBRISPEECH`` as it is, which decodes whole files, and only its list of files."""
+    """Return ``torchaudio.datasets.LIBRISPEECH``, which decodes whole files, and its file list read by soundfile."""
     import torchaudio
 
     subset = folder / "torchaudio" / "LibriSpeech" / "dev-clean"
@@ -231,7 +231,7 @@ def of_torchaudio(folder: Path, flac: Source, arguments: argparse.Namespace) -> 
 
 
 def of_datasets(folder: Path, flac: Source, arguments: argparse.Namespace) -> list[Source]:
-    """Return ``datasets`` with its feature ``Audio``: with decoding, which is of whole files, and without."""
+    """Return two sources: ``datasets`` with its feature ``Audio``, which decodes whole files, and without decoding."""
     import datasets
 
     paths = sorted(map(str, (folder / "flac").glob("train/*/*.flac")))
@@ -256,12 +256,12 @@ def of_datasets(folder: Path, flac: Source, arguments: argparse.Namespace) -> li
 
 
 def attempt(name: str, make: Callable[[], Source]) -> Source:
-    """Return the source, or why the other library cannot make it here."""
+    """Return the source, or the reason why the other library cannot provide it here."""
     try:
         return make()
     except NoSegments:
         raise
-    except Exception as error:  # an error of the other library, of which one line is printed
+    except Exception as error:  # an error of the other library; its first line is printed
         return Source(name, problem=f"cannot: {(str(error).strip() or repr(error)).splitlines()[0]}")
 
 

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line sets it: spinning threads distort every timing
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line does: spinning threads distort every timing
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -171,7 +171,7 @@ def seconds(step: Step, inputs: Tensor, target: Tensor) -> float:
 
 
 def peak_megabytes(name: str, arguments: argparse.Namespace) -> float:
-    """Return the peak memory of three steps, less that of the process before the networks were built."""
+    """Return the peak memory of three steps, minus the peak before the networks were built."""
     command = [sys.executable, __file__, "--measure-memory", name, "--batch", str(arguments.batch)]
     command += ["--samples", str(arguments.samples), "--threads", str(arguments.threads), "--device", arguments.device]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

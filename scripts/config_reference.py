@@ -1,4 +1,4 @@
-"""Make the reference of the configuration from the comments of its YAML files.
+"""Generate the reference of the configuration from the comments of its YAML files.
 
 python scripts/config_reference.py generator       print the page of one group of conf/
 
@@ -61,7 +61,7 @@ class Entry:
     Attributes:
         name: name of the member.
         command: the command that uses it.
-        description: further lines of its header.
+        description: the other lines of its header.
         choices: its defaults list.
         keys: its keys.
     """
@@ -168,7 +168,7 @@ def _keys(
         if comment:
             yield Key(path, "", comment)
         for inner_name, inner in value.value:
-            own = {} if value.flow_style else comments  # the comment of a line with braces is that of the whole
+            own = {} if value.flow_style else comments  # the comment of a line with braces is about the whole
             yield from _keys(inner_name, inner, text, own, f"{path}.", deep)
     else:
         yield Key(path, _source(value, text), comment or comments.get(value.end_mark.line, ""))
@@ -213,7 +213,7 @@ def page(group: str, conf: Path = CONF) -> str:
 def with_comments(entry: Entry, conf: Path = CONF) -> Entry:
     """Return an entry whose uncommented overrides have the comments of these keys in their own groups.
 
-    The comment is that of the member that the entry chooses; if it chooses none, that of all members if they agree.
+    The comment comes from the member that the entry chooses; if it chooses none, from all members if they agree.
     """
     chosen = {choice.group: choice.value for choice in entry.choices}
     known = {name: paths for name, paths in groups(conf).items() if name in {k.path.split(".")[0] for k in entry.keys}}

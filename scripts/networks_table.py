@@ -1,4 +1,4 @@
-"""Make the table of docs/networks.md: size, cost, latency and speed of every entry of conf/generator.
+"""Generate the table of docs/networks.md: size, cost, latency and speed of every entry of conf/generator.
 
 python scripts/networks_table.py                   print it
 python scripts/networks_table.py --write           put it into docs/networks.md
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line sets it: spinning threads distort every timing
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line does: spinning threads distort every timing
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -135,7 +135,7 @@ def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
 
 
 def run_through(model: nn.Module, signal: Tensor, chunk: int) -> None:
-    """Stream a signal through a causal network, or pass it through another one as a whole."""
+    """Stream a signal through a causal network, or pass it through any other network as a whole."""
     if not (isinstance(model, StreamingModule) and model.causal):
         model(signal)
         return
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def replaced(text: str, lines: list[str], note: str) -> str:
-    """Return ``text`` with the rows of ``lines`` instead of those of the same networks; other rows stay."""
+    """Return ``text`` with the rows of ``lines`` in place of the old rows of these networks; other rows stay."""
     head, _, rest = text.partition(BEGIN)
     old, _, tail = rest.partition(END)
     rows = {line.split("`")[1]: line for line in [*old.splitlines(), *lines] if line.startswith("| `")}

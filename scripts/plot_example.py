@@ -1,4 +1,4 @@
-"""Draw the picture of the README: one utterance of a finished run, from the sounds that the run wrote.
+"""Draw the README's picture: one utterance of a finished run, from the sounds that the run wrote.
 
 python scripts/plot_example.py RUN/evaluation/TIME --number 1 --seconds 0 6 --output docs/pictures/fusion.png
 """
@@ -49,7 +49,7 @@ def drawn(samples: Path, number: int, start: float, end: float) -> Figure:
 
 
 def palette() -> Image.Image:
-    """Return the colours of a spectrogram figure: those of its scale, and greys."""
+    """Return the colours of a spectrogram figure: its colour scale, and greys."""
     shades = np.concatenate(
         [colormaps["magma"](np.linspace(0, 1, 216))[:, :3], np.linspace(0, 1, 40)[:, None] * (1, 1, 1)]
     )
@@ -61,7 +61,7 @@ def palette() -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="a run directory or an evaluation of it, with samples/")
-    parser.add_argument("--number", type=int, default=0, help="of the utterance in samples/ (default: 0)")
+    parser.add_argument("--number", type=int, default=0, help="number of the utterance in samples/ (default: 0)")
     parser.add_argument("--seconds", type=float, nargs=2, default=(0.0, 6.0), metavar=("START", "END"))
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
     arguments = parser.parse_args()

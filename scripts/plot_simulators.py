@@ -4,7 +4,7 @@ python scripts/plot_simulators.py                                    eben_lowpas
 python scripts/plot_simulators.py accelerometer                      one of them
 python scripts/plot_simulators.py --calibration throat.json          the measured sensors too, from `bcfusion calibrate`
 
-Nothing is computed from formulas: noise is put through each simulator, and the power of the output is divided by the
+Nothing is computed from formulas: noise is passed through each simulator, and the power of the output is divided by the
 power of the input, by Welch's method. Thin lines are speakers or draws of training, the thick line is evaluation.
 """
 
@@ -205,7 +205,7 @@ def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join([*PLAIN, *MEASURED])}; default: all")
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="of the measured sensors")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="file of the measured sensors")
     parser.add_argument("--out", type=Path, default=PICTURES, metavar="FOLDER", help="default: docs/pictures")
     arguments = parser.parse_args()
     names = arguments.names or [*PLAIN, *(MEASURED if arguments.calibration else ())]

@@ -54,7 +54,7 @@ def tensorboard(logdir: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    # its faster reader is a binary that does not run on every machine
+    # the faster reader is a binary that does not run on every machine
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", port, "--load_fast=false"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -76,7 +76,7 @@ def tensorboard(logdir: Path) -> Iterator[str]:
 
 
 def _wait_until_read(address: str) -> None:
-    """Wait until no tags are added for five seconds: an open page does not show what is read later."""
+    """Wait until no tags have been added for five seconds: an open page does not show what is read later."""
     before, since = b"{}", time.monotonic()
     while before == b"{}" or time.monotonic() - since < 5:
         time.sleep(0.5)
@@ -89,10 +89,10 @@ def _wait_until_read(address: str) -> None:
 def shoot_hparams(
     logdir: Path, picture: Path, width: int, height: int, scale: float, toggled: Sequence[str] = ()
 ) -> None:
-    """Take a picture of the table view of HPARAMS after clicks on some of the boxes at its left."""
+    """Take a picture of the table view of HPARAMS after clicks on some of the boxes on its left."""
     with tensorboard(logdir) as address, browser_page(width, height, scale) as page:
         page.goto(f"{address}/#hparams", wait_until="domcontentloaded")
-        page.wait_for_timeout(8000)  # the page does not show when it is complete
+        page.wait_for_timeout(8000)  # nothing on the page says when it is complete
         for name in toggled:
             page.get_by_text(name, exact=True).first.click()
         page.wait_for_timeout(1500)

@@ -1,6 +1,6 @@
 """Pages of the documentation site that come from the repository: recipes, configuration, contributing, changes.
 
-A MkDocs hook, named in mkdocs.yml. These pages are made when the site is built, so that each text exists only once.
+A MkDocs hook, named in mkdocs.yml. The pages are generated when the site is built, so that each text exists only once.
 Links between files of the repository become links between pages; linked files that are not pages are copied.
 """
 
@@ -25,13 +25,13 @@ _FENCE = re.compile(r"^ {0,3}(```|~~~)")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the made pages into the navigation."""
+    """Add the generated pages to the navigation."""
     config.nav = _expanded(config.nav or [])
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the made pages, and the files that pages link to."""
+    """Add the generated pages, and the files that pages link to."""
     linked: set[str] = set()
     for name, (text, origin) in made_pages().items():
         files.append(File.generated(config, name, content=rewritten(text, origin, name)))

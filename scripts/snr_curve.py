@@ -1,7 +1,7 @@
 """Measure the quality of a fusion network over the signal-to-noise ratio: table and figure.
 
     python scripts/snr_curve.py RUN --snr -10 -5 0 5 10 --figure snr.png
-    python scripts/snr_curve.py RUN data=folder data.root=SPEECH data.noise_root=NOISE   # further overrides of evaluate
+    python scripts/snr_curve.py RUN data=folder data.root=SPEECH data.noise_root=NOISE   # more overrides of evaluate
 
 It calls `bcfusion evaluate RUN degradation.noisy.evaluation_snr=...` once per ratio and reads the scores that it
 writes. All ratios use the same files and the same noises at the same positions.
@@ -62,7 +62,7 @@ def table(ratios: list[float], curves: dict[str, dict[str, list[float]]]) -> str
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="run directory of recipe=fusion")
-    parser.add_argument("overrides", nargs="*", help="further overrides of bcfusion evaluate")
+    parser.add_argument("overrides", nargs="*", help="more overrides of bcfusion evaluate")
     parser.add_argument("--snr", type=float, nargs="+", default=[-10, -5, 0, 5, 10], help="dB")
     parser.add_argument("--metrics", nargs="+", default=["stoi", "pesq_wb", "si_sdr"])
     parser.add_argument("--figure", type=Path, default=Path("snr.png"))

@@ -128,7 +128,7 @@ class MultiStftDiscriminator(nn.Module):
         )
         super().__init__()
         shared = (channels, dilations, kernel_size, frequency_stride, final_kernel_size, negative_slope, norm)
-        self.resolutions = nn.ModuleList(StftDiscriminator(*pair, *shared) for pair in pairs)
+        self.resolutions = nn.ModuleList(StftDiscriminator(n_fft, hop, *shared) for n_fft, hop in pairs)
 
     def forward(self, waveform: Tensor) -> list[Judgement]:
         """Judge ``(B, 1, T)`` for any T; return one judgement per resolution, in the order of ``n_ffts``."""
