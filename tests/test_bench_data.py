@@ -34,6 +34,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_source_and_number_of_workers(speech: Path) -> None:
     done = run(speech / "train", "--seconds", "0.05", "--repeats", "1", "--batch", "2", "--workers", "0", "2")
     assert done.returncode == 0, done.stderr
@@ -54,6 +55,7 @@ def test_the_table_has_a_row_for_each_source_and_number_of_workers(speech: Path)
             assert numbers[1:] == ["", ""]
 
 
+@pytest.mark.slow
 def test_a_folder_without_long_enough_files_is_refused(tmp_path: Path) -> None:
     audio.write(tmp_path / "short.wav", np.zeros(1600), 16000)
     done = run(tmp_path)

@@ -40,6 +40,7 @@ def python(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
 # ---------------------------------------------------------------- verbs and help
 
 
+@pytest.mark.slow
 def test_help_lists_every_verb_without_loading_torch_or_hydra(tmp_path: Path) -> None:
     code = """
         import sys
@@ -54,6 +55,7 @@ def test_help_lists_every_verb_without_loading_torch_or_hydra(tmp_path: Path) ->
         assert f"\n  {verb} " in done.stdout
 
 
+@pytest.mark.slow
 def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
     def processor_seconds(*arguments: str) -> float:  # not wall-clock time: other processes share the machine
         before = os.times()
@@ -64,6 +66,7 @@ def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
     assert min(processor_seconds("-m", "bcfusion.cli", "--help") for _ in range(3)) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_with_examples(verb: str, tmp_path: Path) -> None:
     done = bcfusion(verb, "--help", cwd=tmp_path)
@@ -73,11 +76,13 @@ def test_every_verb_explains_itself_with_examples(verb: str, tmp_path: Path) -> 
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", HYDRA_VERBS)
 def test_help_of_a_hydra_verb_names_the_members_of_each_group(verb: str, tmp_path: Path) -> None:
     assert "seanet_regression, seanet_streaming" in bcfusion(verb, "--help", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_module_and_script_are_the_same_command(tmp_path: Path) -> None:
     script = ROOT / "bcfusion" / "commands" / "check.py"
     by_verb = bcfusion("check", "--cfg", "job", "seed=3", cwd=tmp_path)
@@ -87,12 +92,14 @@ def test_module_and_script_are_the_same_command(tmp_path: Path) -> None:
     assert "\nseed: 3\n" in by_verb.stdout
 
 
+@pytest.mark.slow
 def test_no_command_module_hides_a_module_of_the_standard_library() -> None:
     # Run as a script, a command has its folder first on the import path: a verb `inspect` needs another file name.
     names = {file.stem for file in (ROOT / "bcfusion" / "commands").glob("*.py")}
     assert not names & set(sys.stdlib_module_names)
 
 
+@pytest.mark.slow
 def test_version(tmp_path: Path) -> None:
     from bcfusion import __version__
 
@@ -110,10 +117,12 @@ def short_error(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_verb_gets_the_nearest_one(tmp_path: Path) -> None:
     assert "did you mean 'train'?" in short_error(bcfusion("trian", cwd=tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "says"),
     [
@@ -146,6 +155,7 @@ def test_a_configuration_error_is_one_or_two_lines(argument: str, says: str, tmp
     assert says in short_error(bcfusion("check", argument, cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_broken_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "conf" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
@@ -153,11 +163,13 @@ def test_broken_yaml_is_named_with_its_line(tmp_path: Path) -> None:
     assert f"{file}, line 3: not valid YAML" in short_error(bcfusion("check", "experiment=mine", cwd=tmp_path))
 
 
+@pytest.mark.slow
 def test_an_error_in_a_resolver_is_reported_to_the_user(tmp_path: Path) -> None:
     app = write_app(tmp_path, "return None")
     assert "resume: there is no nosuch" in python(str(app), "resume=nosuch", cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_the_traceback_is_shown_on_request(tmp_path: Path) -> None:
     for variable in ("BCFUSION_TRACEBACK", "HYDRA_FULL_ERROR"):
         done = bcfusion("check", "experiment=senet", cwd=tmp_path, **{variable: "1"})
@@ -178,6 +190,7 @@ def test_status_of_a_users_error_and_of_an_interrupt(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_not_an_error() -> None:
     shell = f"set -o pipefail; {sys.executable} -m bcfusion.cli prepare --list | true; exit $PIPESTATUS"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, check=False)
@@ -211,11 +224,13 @@ def write_app(folder: Path, body: str) -> Path:
     return app
 
 
+@pytest.mark.slow
 def test_the_task_gets_the_configuration_and_its_result_comes_back(tmp_path: Path) -> None:
     done = python(str(write_app(tmp_path, "return cfg.seed + 1")), "seed=41", cwd=tmp_path)
     assert done.stdout == "returned 42\n"
 
 
+@pytest.mark.slow
 def test_a_bug_in_the_task_keeps_its_traceback(tmp_path: Path) -> None:
     done = python(str(write_app(tmp_path, "return {}['nosuch']")), cwd=tmp_path)
     assert done.returncode == 1
@@ -223,12 +238,14 @@ def test_a_bug_in_the_task_keeps_its_traceback(tmp_path: Path) -> None:
     assert "KeyError: 'nosuch'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_users_error_in_the_task_is_its_text_alone(tmp_path: Path) -> None:
     body = "from bcfusion.errors import DataError\nraise DataError('data.root: the folder is empty')"
     done = python(str(write_app(tmp_path, body)), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "data.root: the folder is empty\n")
 
 
+@pytest.mark.slow
 def test_processes_started_by_lightning_get_the_same_configuration(tmp_path: Path) -> None:
     body = """
         print("rank", os.environ.get("LOCAL_RANK", 0), cfg.seed, cfg.generator.channels, flush=True)
@@ -247,12 +264,14 @@ def test_processes_started_by_lightning_get_the_same_configuration(tmp_path: Pat
     assert "rank 1 7 5\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_process_started_by_module_name_finds_its_verb_in_the_environment(tmp_path: Path) -> None:
     # Lightning starts the further processes of `python -m bcfusion.cli train ...` without the verb.
     done = bcfusion("--cfg", "job", "seed=3", cwd=tmp_path, LOCAL_RANK="1", BCFUSION_VERB="check")
     assert "\nseed: 3\n" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_do_not_affect_each_other(tmp_path: Path) -> None:
     body = """
         print("job", cfg.seed, sys.argv[1:], os.environ.get("LOCAL_RANK"), os.environ.get("HYDRA_FULL_ERROR"))
@@ -265,16 +284,19 @@ def test_jobs_of_a_sweep_do_not_affect_each_other(tmp_path: Path) -> None:
     assert "job 2 ['seed=2'] None None\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_overrides_may_follow_options(tmp_path: Path) -> None:
     done = bcfusion("check", "seed=1", "--cfg", "job", "sample_rate=8000", "--package", "seed", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_info_and_hydra_help_are_reachable(tmp_path: Path) -> None:
     assert "== Flags ==" in bcfusion("check", "--hydra-help", cwd=tmp_path).stdout
     assert "experiment/seanet" in bcfusion("check", "experiment=seanet", "--info", "defaults", cwd=tmp_path).stdout
 
 
+@pytest.mark.slow
 def test_members_of_the_working_directory_are_added_to_the_shipped_ones(tmp_path: Path) -> None:
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
@@ -285,6 +307,7 @@ def test_members_of_the_working_directory_are_added_to_the_shipped_ones(tmp_path
     assert f"{folder / 'seanet.yaml'}: not used, a shipped file has that name" in done.stderr
 
 
+@pytest.mark.slow
 def test_check_prints_what_a_network_costs_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = bcfusion("check", "experiment=seanet_streaming", "discriminators=[]", cwd=tmp_path, COLUMNS="120")
     assert done.returncode == 0, done.stderr
@@ -300,6 +323,7 @@ def test_check_prints_what_a_network_costs_and_leaves_nothing_behind(tmp_path: P
 # ---------------------------------------------------------------- tab completion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "completions"),
     [

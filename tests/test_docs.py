@@ -140,6 +140,7 @@ def messages() -> list[str]:
     return re.findall(r"```text\n(.*?)\n```", (DOCS / "errors.md").read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("message", messages())
 def test_each_quoted_message_is_in_the_source(message: str) -> None:
     assert message in strings()
@@ -202,6 +203,7 @@ def parsed(site: Path) -> Iterator[tuple[Path, Resources]]:
         yield path, resources
 
 
+@pytest.mark.slow
 def test_the_site_has_the_recipes_the_networks_and_every_group(site: Path) -> None:
     for recipe in (ROOT / "recipes").glob("*/README.md"):
         title = recipe.read_text().partition("\n")[0].removeprefix("# ")
@@ -217,6 +219,7 @@ def test_the_site_has_the_recipes_the_networks_and_every_group(site: Path) -> No
             assert f'id="{path.stem}"' in text, path
 
 
+@pytest.mark.slow
 def test_links_between_files_became_links_between_pages(site: Path) -> None:
     for path, _ in parsed(site):
         if (DOCS / path.relative_to(site)).is_file():
@@ -226,6 +229,7 @@ def test_links_between_files_became_links_between_pages(site: Path) -> None:
                 assert (path.parent / link).exists(), (path, link)
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     for path, resources in parsed(site):
         assert not [source for source in resources.loaded if source.startswith(("http", "//"))], path
@@ -233,11 +237,13 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert not re.search(r"url\(\s*[\"']?(https?:)?//", path.read_text()), path
 
 
+@pytest.mark.slow
 def test_search_finds_a_key_by_its_last_part(site: Path) -> None:
     config = json.loads((site / "search" / "search_index.json").read_text())["config"]
     assert {"data", "sensor_dropout", "0.2"} <= set(re.split(config["separator"], "`data.sensor_dropout=0.2`"))
 
 
+@pytest.mark.slow
 def test_no_page_shows_markdown_that_was_not_understood(site: Path) -> None:
     for path, resources in parsed(site):
         for paragraph in resources.paragraphs:

@@ -95,6 +95,7 @@ def of_keys() -> list[tuple[str, str]]:
     return [(page, text) for page, text in found if FOLDERS not in text and not any(name in text for name in OWN)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), of_keys())
 def test_the_keys_and_members_of_a_command_exist(page: str, command: str) -> None:
     words = arguments(command)

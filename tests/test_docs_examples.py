@@ -112,6 +112,7 @@ def run_directory(project: Path, bcfusion: Callable[..., Any]) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_the_project_of_the_page_trains_and_is_measured_by_its_own_metric(run_directory: Path) -> None:
     with (run_directory / "quality" / "test.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -120,6 +121,7 @@ def test_the_project_of_the_page_trains_and_is_measured_by_its_own_metric(run_di
     assert (run_directory / "bundle" / "generator.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_adapter_of_the_page_splits_by_speaker_and_describes_its_layout(
     project: Path, run_directory: Path, bcfusion: Callable[..., Any]
 ) -> None:
@@ -129,11 +131,13 @@ def test_the_adapter_of_the_page_splits_by_speaker_and_describes_its_layout(
     assert "ROOT/SPEAKER-TAKE.headset.wav" in bcfusion("prepare", "helmet.corpus", "--help").stdout
 
 
+@pytest.mark.slow
 def test_the_check_of_the_page_measures_the_network(bcfusion: Callable[..., Any]) -> None:
     [typed] = [words[1:] for words in commands("extending.md") if words[1] == "check"]
     assert "511 samples (31.9 ms) of look-ahead" in " ".join(bcfusion(*typed).stdout.split())
 
 
+@pytest.mark.slow
 def test_the_metric_that_knows_the_utterance_scores_the_marked_part_of_the_marked_ones(
     project: Path, run_directory: Path, bcfusion: Callable[..., Any]
 ) -> None:
@@ -224,6 +228,7 @@ def test_the_metric_that_knows_the_utterance_is_asked_by_its_id(
 # ---------------------------------------------------------------- curves
 
 
+@pytest.mark.slow
 def test_the_tags_of_the_page_are_those_that_are_logged(run_directory: Path) -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "curves.md").read_text(), flags=re.MULTILINE)
     patterns = [re.sub(r"<\w+>", "*", tag) for tag in rows]
@@ -233,6 +238,7 @@ def test_the_tags_of_the_page_are_those_that_are_logged(run_directory: Path) -> 
     assert not [pattern for pattern in patterns if not any(fnmatchcase(tag, pattern) for tag in logged)]
 
 
+@pytest.mark.slow
 def test_the_sounds_and_pictures_of_the_page_are_in_tensorboard(run_directory: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -248,6 +254,7 @@ def test_the_sounds_and_pictures_of_the_page_are_in_tensorboard(run_directory: P
 # ---------------------------------------------------------------- streaming
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", titled("streaming.md"))
 def test_the_code_of_the_streaming_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bcfusion.generators.seanet import SEANet
@@ -273,6 +280,7 @@ def test_the_code_of_the_streaming_page_runs(name: str, tmp_path: Path, monkeypa
         assert left["restored"].shape[-1] in (left["recording"].shape[-1] if "recording" in left else 400000,)
 
 
+@pytest.mark.slow
 def test_what_the_streaming_page_lists_for_a_bundle_is_in_it(run_directory: Path, project: Path) -> None:
     text = (ROOT / "docs" / "streaming.md").read_text()
     [row] = re.findall(r"^\| `config.yaml` \| (.*) \|$", text, flags=re.MULTILINE)

@@ -88,6 +88,7 @@ def test_the_functions_on_the_path_of_a_batch_exist() -> None:
     assert [name for name in sorted(modules) if not any(file.endswith(name) for file in files)] == []
 
 
+@pytest.mark.slow
 def test_imports_go_down() -> None:
     assert violations(package()) == []
 

@@ -32,6 +32,7 @@ def test_every_network_has_a_row_and_every_row_a_network(script: ModuleType) -> 
     assert sorted(rows(script)) == sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml")))
 def test_size_latency_and_causality_are_the_networks_own(script: ModuleType, name: str) -> None:
     with torch.device("meta"):

@@ -33,6 +33,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_every_yaml_is_in_the_wheel(unpacked: Path) -> None:
     shipped = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
     assert {
@@ -41,6 +42,7 @@ def test_every_yaml_is_in_the_wheel(unpacked: Path) -> None:
     assert not [path for path in unpacked.iterdir() if path.name != "bcfusion" and ".dist-info" not in path.name]
 
 
+@pytest.mark.slow
 def test_the_wheel_composes_from_an_empty_directory(unpacked: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); from bcfusion.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -57,6 +59,7 @@ def test_the_wheel_composes_from_an_empty_directory(unpacked: Path, tmp_path: Pa
     assert "bcfusion.generators.seanet.SEANet" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_brings_its_sweeper_for_hydra(unpacked: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

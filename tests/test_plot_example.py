@@ -37,6 +37,7 @@ def test_inputs_come_first_then_the_output_then_the_target(script: ModuleType, s
     assert list(levels.items()) == [("input (body)", 0.3), ("input (noisy)", 0.2), ("output", 0.4), ("target", 0.1)]
 
 
+@pytest.mark.slow
 def test_the_picture_shows_the_seconds_asked_for_and_fits_on_a_screen(script: ModuleType, samples: Path) -> None:
     figure = script.drawn(samples, 1, 0.5, 2.0)
     panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
@@ -46,6 +47,7 @@ def test_the_picture_shows_the_seconds_asked_for_and_fits_on_a_screen(script: Mo
     assert height < 0.8 * width
 
 
+@pytest.mark.slow
 def test_the_file_is_sharp_at_800_pixels(
     script: ModuleType, samples: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_padding_does_not_count() -> None:
     assert macs_per_second(network) == pytest.approx(1000 * (2 + 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_macs_of_recurrent_layers_are_their_matrices_per_step(kind: type[nn.RNNBase]) -> None:
     layer = kind(1, 6, num_layers=2, bidirectional=True, batch_first=True)

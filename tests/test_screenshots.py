@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from script_loading import load_script
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("playwright", reason="playwright is not installed: pip install 'bcfusion[dev]'")
 
 

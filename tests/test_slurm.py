@@ -39,6 +39,7 @@ def submit(tmp_path: Path) -> Callable[[int], tuple[int, list[str], str]]:
     return run
 
 
+@pytest.mark.slow
 def test_it_starts_a_run_and_resumes_it_after_a_stop(
     submit: Callable[[int], tuple[int, list[str], str]], tmp_path: Path
 ) -> None:

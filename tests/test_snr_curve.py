@@ -37,6 +37,7 @@ def python(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_si_sdr_of_the_noisy_microphone_is_the_ratio(run: Path, tmp_path: Path) -> None:
     printed = python(
         tmp_path, str(ROOT / "scripts" / "snr_curve.py"), str(run), "--snr", "5", "-5", "--metrics", "si_sdr"

@@ -258,6 +258,7 @@ def test_a_search_without_result_says_where(tmp_path: Path) -> None:
             audio.find_audio(given)
 
 
+@pytest.mark.slow
 def test_reading_files_does_not_load_torch() -> None:
     code = "import sys, bcfusion.audio; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -120,6 +120,7 @@ def test_a_loss_that_was_absent_returns_with_the_average_it_had() -> None:
     torch.testing.assert_close(step(balancer, l1=L1, score=3 * SCORE), 0.5 * L1 / 3 + 0.5 * 3 * SCORE / average)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known_before", [False, True])
 def test_after_5000_steps_without_gradient_no_loss_gets_more_than_10_times_its_share(known_before: bool) -> None:
     balancer = GradientBalancer()
@@ -336,6 +337,7 @@ def on_rank(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_ranks_balance_by_the_norms_of_both(tmp_path: Path) -> None:
     spawn(on_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]

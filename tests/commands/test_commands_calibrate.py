@@ -49,6 +49,7 @@ def folders(pairs: Path) -> list[str]:
     return ["--body", str(pairs / "body"), "--air", str(pairs / "air")]
 
 
+@pytest.mark.slow
 def test_a_sensor_is_measured_with_its_lag_and_polarity_undone(
     pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

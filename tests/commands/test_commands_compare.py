@@ -119,6 +119,7 @@ def test_wrong_input_is_one_line(runs: Path, arguments: list[str], says: str) ->
         main([argument.format(runs=runs) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_hundreds_of_runs_take_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in range(150):
         made_up_run(tmp_path / "runs" / str(seed), f"seed={seed}", settings={"seed": seed}, valid_stoi=(0.8,))
@@ -153,6 +154,7 @@ def sweep(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
+@pytest.mark.slow
 def test_a_real_sweep_is_compared_with_its_failed_job(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(sweep), "--output", str(sweep.parent / "out")]) == 0
     output = capsys.readouterr().out
@@ -172,6 +174,7 @@ def test_a_real_sweep_is_compared_with_its_failed_job(sweep: Path, capsys: pytes
         assert row["step"] == "2"
 
 
+@pytest.mark.slow
 def test_every_job_of_a_sweep_has_its_final_best_values_in_hparams(sweep: Path) -> None:
     tags = []
     for job, rate in (("0", 1e-3), ("1", 3e-4)):
@@ -191,6 +194,7 @@ def test_every_job_of_a_sweep_has_its_final_best_values_in_hparams(sweep: Path) 
     assert one_csv <= one  # and the same in both logs
 
 
+@pytest.mark.slow
 def test_hparams_has_differing_columns_first_and_the_best_values_of_all_jobs(sweep: Path) -> None:
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(sweep)).Reload()
     provider = MultiplexerDataProvider(multiplexer, str(sweep))

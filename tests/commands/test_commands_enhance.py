@@ -210,6 +210,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert HELP.partition("examples:")[2].strip() in text
 
 
+@pytest.mark.slow
 def test_module_is_cheap_to_import() -> None:
     code = "import sys, bcfusion.commands.enhance; print({'torch', 'numpy', 'soundfile', 'hydra'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})

@@ -38,6 +38,7 @@ BOTH = ("--enhanced", "theirs", "--reference", "clean")
 METRICS = "metrics=[si_sdr,lsd]"
 
 
+@pytest.mark.slow
 def test_folders_end_to_end(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*BOTH, "--input=noisy", "--name", "Their_Net", METRICS, "group_by=speaker,snr", "output=out"]
     assert cli.main(["evaluate", *arguments]) == 0
@@ -70,6 +71,7 @@ def test_folders_end_to_end(folders: Path, capsys: pytest.CaptureFixture[str]) -
     assert Path("out/spread.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_several_systems_share_one_table_and_a_missing_input_is_reported(
     folders: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +88,7 @@ def test_several_systems_share_one_table_and_a_missing_input_is_reported(
     assert not Path("out/scores.parquet").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -130,6 +133,7 @@ def test_wrong_input_is_reported_in_one_or_two_lines(
     assert printed.out == ""
 
 
+@pytest.mark.slow
 def test_a_model_may_be_in_a_folder_whose_name_looks_like_an_override(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def pairs(tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return path
 
 
+@pytest.mark.slow
 def test_problems_come_with_advice_and_are_gone_once_fixed(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", "pairs.jsonl"]) == FOUND == 1
     shown = capsys.readouterr().out
@@ -50,6 +51,7 @@ def test_problems_come_with_advice_and_are_gone_once_fixed(pairs: Path, capsys: 
     assert cli.main(["inspect", "pairs.jsonl"]) == 0
 
 
+@pytest.mark.slow
 def test_the_page_is_next_to_the_manifest_and_needs_no_network(pairs: Path) -> None:
     cli.main(["inspect", "pairs.jsonl"])
     page = (pairs.parent / "pairs.inspect.html").read_text(encoding="utf-8")
@@ -58,6 +60,7 @@ def test_the_page_is_next_to_the_manifest_and_needs_no_network(pairs: Path) -> N
     assert page.count("data:image/png;base64,") >= 6
 
 
+@pytest.mark.slow
 def test_numbers_of_each_file(pairs: Path) -> None:
     with pairs.open("a") as text:
         text.write(json.dumps({"id": "gone", "air": "gone.wav", "split": "test"}) + "\n")
@@ -112,6 +115,7 @@ def test_user_errors(pairs: Path, arguments: list[str], words: str, capsys: pyte
     assert "Traceback" not in shown
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_is_a_user_error(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pairs.parent / "file").touch()
     assert cli.main(["inspect", "pairs.jsonl", "--html", "file/page.html"]) == 2

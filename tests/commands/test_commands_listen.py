@@ -157,6 +157,7 @@ def test_a_model_whose_data_are_missing_is_named(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith("double (double):\n  data.root: no such folder: /nowhere")
 
 
+@pytest.mark.slow
 def test_models_enhance_common_utterances_and_are_scored(speech: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["experiment=seanet", "data=folder", "data.root=/nowhere", "data.workers=0", "trainer.accelerator=cpu"]
     settings += ["metrics=[stoi,si_sdr]", "selection=stoi", "trainer.keep_best=[stoi]", "budget.minutes=1"]

@@ -55,6 +55,7 @@ def test_an_existing_manifest_is_kept(capsys: pytest.CaptureFixture[str]) -> Non
     assert Path("m.csv").read_text().startswith("id,split,")
 
 
+@pytest.mark.slow
 def test_the_list_names_every_corpus_without_loading_torch(workplace: Path) -> None:
     code = "import sys; from bcfusion.commands.prepare import main; main(['--list']); assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
@@ -169,6 +170,7 @@ def restore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_was_killed_resumes_where_it_stopped(workplace: Path, how: signal.Signals) -> None:
     (workplace / "mine").mkdir()

@@ -17,6 +17,8 @@ from conftest import TINY, TINY_DISCRIMINATOR
 
 from bcfusion.commands.shared.recorded import recorded_overrides
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("HYDRA_FULL_ERROR", "LOCAL_RANK")} | {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

@@ -90,6 +90,7 @@ def test_all_members_of_a_list_group_pass_together(group: str, members: list[str
     assert verify(composed(f"{group}=[{','.join(members)}]")) == []
 
 
+@pytest.mark.slow
 def test_a_metric_of_a_recogniser_asks_for_its_command_and_its_transcripts(tmp_path: Path) -> None:
     assert any("metrics.wer.command" in problem for problem in verify(composed("metrics=[pesq_wb,stoi,wer]")))
     chosen = ("metrics=[pesq_wb,stoi,wer]", 'metrics.wer.command="cat {wav}"')
@@ -164,6 +165,7 @@ def test_settings_of_a_member_that_does_not_exist_are_reported() -> None:
     assert verify(cfg) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", group_members("selection"))
 def test_every_selection_is_by_a_value_that_some_metric_gives(selection: str) -> None:
     assert verify(composed(f"selection={selection}", f"metrics=[{','.join(usable_metrics())}]")) == []
@@ -173,6 +175,7 @@ def test_regression_passes_although_a_loss_lacks_judgements() -> None:
     assert verify(composed("discriminators=[]", "losses=[l1,feature_matching]")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
@@ -331,6 +334,7 @@ def test_a_metric_without_directions_is_reported(own_package: str) -> None:
     assert problem == "metrics.own: its class must have higher_is_better, a dict with the direction of each value"
 
 
+@pytest.mark.slow
 def test_a_required_argument_may_not_be_missing_unless_the_node_is_partial(own_package: str) -> None:
     missing = "losses.own.power: Masked needs this argument"
     assert missing in verify(composed(f"+losses.own={{_target_: {own_package}.Masked, weight: 1}}"))
@@ -340,6 +344,7 @@ def test_a_required_argument_may_not_be_missing_unless_the_node_is_partial(own_p
     assert missing not in verify(composed(f"+losses.own={{_target_: {own_package}.Masked, _args_: [2], weight: 1}}"))
 
 
+@pytest.mark.slow
 def test_a_loss_is_refused_unless_someone_provides_what_it_asks_for(own_package: str) -> None:
     own = f"+losses.own={{_target_: {own_package}.Masked, power: 1, weight: 1}}"
     assert "losses.own: asks for mask, which neither the data nor SEANet provides" in verify(composed(own))
@@ -361,6 +366,7 @@ def test_noise_is_provided_if_a_simulator_declares_it(own_package: str) -> None:
     assert provides_noise(noisy)
 
 
+@pytest.mark.slow
 def test_a_sensor_needs_a_recording_or_a_simulator(own_package: str) -> None:
     archive = ["~data.corpus", f"+data.corpus={{_target_: {own_package}.Archive}}"]
     assert verify(composed(*archive, "degradation=none", "task.sensors=[throat]")) == []

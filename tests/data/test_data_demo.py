@@ -56,6 +56,7 @@ def power_spectrum(samples: Array, n_fft: int = 512) -> Array:
     return np.square(np.abs(np.fft.rfft(frames)))
 
 
+@pytest.mark.slow
 def test_the_corpus_is_minutes_long_and_its_speakers_are_disjoint(
     corpus: DemoCorpus, rows: dict[str, list[Row]]
 ) -> None:
@@ -85,6 +86,7 @@ def test_every_clip_has_the_announced_length_and_the_level_of_speech(rows: dict[
         assert -92 < 20 * np.log10(frames.min()) < -84
 
 
+@pytest.mark.slow
 def test_pesq_and_stoi_accept_every_clip(rows: dict[str, list[Row]]) -> None:
     low_pass = butter(4, 600, fs=16000, output="sos")
     chosen = rows["valid"] + rows["test"] + rows["train"][::10]
@@ -171,6 +173,7 @@ def test_a_vowel_has_its_formants(vowel: str) -> None:
         assert np.min(np.abs(found - formant)) < 0.08 * formant + 15
 
 
+@pytest.mark.slow
 def test_fricatives_last_and_fill_the_band_above_four_kilohertz() -> None:
     rng = np.random.default_rng(5)
     voice = draw_voice(0.5, rng)
@@ -264,6 +267,7 @@ def test_a_damaged_folder_is_made_again(tmp_path: Path, victim: str) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_that_make_it_at_once_both_succeed(tmp_path: Path) -> None:
     program = (
         "import sys\n"
@@ -321,6 +325,7 @@ def test_a_cache_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
         small(tmp_path / "file").rows("train")
 
 
+@pytest.mark.slow
 def test_noises_differ_between_splits_and_have_their_colours(tmp_path: Path) -> None:
     noise = DemoNoise(cache_dir=str(tmp_path / "a"), seconds=4.0)
     files = {split: noise.files(split) for split in SPLITS}

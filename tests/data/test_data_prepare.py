@@ -205,6 +205,7 @@ def test_noise_and_room_responses_have_their_own_column(tmp_path: Path) -> None:
         task.target.unlink()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any, **__: Any) -> None:
         raise BrokenProcessPool("a process was killed")

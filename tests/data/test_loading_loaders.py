@@ -171,6 +171,7 @@ def test_lightning_takes_one_pass_per_epoch_and_validates_after_it(rows: list[Ro
     assert all(equal(a, b) for a, b in zip(module.seen, islice(endless(loader(rows)), 6, 16), strict=True))
 
 
+@pytest.mark.slow
 def test_a_program_that_leaves_the_loader_open_ends(rows: list[Row]) -> None:
     program = (
         "import sys\n"

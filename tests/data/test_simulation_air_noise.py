@@ -270,6 +270,7 @@ def test_any_length_and_silence(tmp_path: Path, length: int) -> None:
             assert torch.equal(air, before)
 
 
+@pytest.mark.slow
 def test_without_a_folder_the_demo_noises_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BCFUSION_CACHE", str(tmp_path))
     monkeypatch.setattr(demo_noise, "DemoNoise", partial(demo_noise.DemoNoise, seconds=2.0))

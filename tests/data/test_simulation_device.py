@@ -166,6 +166,7 @@ def test_the_seed_of_a_deferred_sensor_is_that_of_the_loader(rows: list[Row]) ->
     assert torch.equal(drawn, torch.rand(3, generator=generator_for(0, "simulate", epoch, index, 0, "body")))
 
 
+@pytest.mark.slow
 def test_a_training_run_on_the_device_is_that_of_the_loader(tiny: Callable[..., DictConfig], tmp_path: Path) -> None:
     def weights(name: str, *overrides: str) -> dict[str, Tensor]:
         cfg = tiny("trainer.max_steps=2", "discriminators=[]", *overrides, discriminators=False)

@@ -146,6 +146,7 @@ def test_wrong_settings_are_reported_all_at_once() -> None:
         EbenLowpass(cutoff_frequency=7000.0)(torch.zeros(1, 10), draw(0, False))
 
 
+@pytest.mark.slow
 @pytest.mark.corpora
 def test_real_speech_through_the_sensor_scores_as_measured(corpora: Path) -> None:
     from pesq import pesq

@@ -104,6 +104,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scorer]:
         yield made
 
 
+@pytest.mark.slow
 def test_workers_give_the_scores_of_this_process_in_the_order_of_submission() -> None:
     metrics: dict[str, Metric] = {"pesq_wb": Pesq(), "estoi": Stoi(extended=True), "si_sdr": SiSdr(), "lsd": Lsd()}
     results = []
@@ -126,6 +127,7 @@ def test_workers_give_the_scores_of_this_process_in_the_order_of_submission() ->
     assert outside.mean("estimate")["si_sdr"] > outside.mean("input")["si_sdr"] + 10
 
 
+@pytest.mark.slow
 def test_a_worker_is_a_bare_process_with_one_thread_that_leaves_signals_to_its_parent(scorer: Scorer) -> None:
     (row,) = score(scorer, 0.0)
     facts = {name: row.values[name] for name in ("torch_loaded", "blas_threads", "signals_blocked", "main_is_bare")}
@@ -143,6 +145,7 @@ def test_workers_are_kept_between_validations_and_survive_ctrl_c(scorer: Scorer)
     assert after == before
 
 
+@pytest.mark.slow
 def test_an_utterance_that_kills_its_worker_is_skipped_and_the_others_are_scored(scorer: Scorer) -> None:
     rows = score(scorer, 0.0, FATAL, 0.0, 0.0)
     assert [row.id for row in rows] == ["item-0", "item-1", "item-2", "item-3"]
@@ -151,11 +154,13 @@ def test_an_utterance_that_kills_its_worker_is_skipped_and_the_others_are_scored
     assert os.getpid() not in {row.values["pid"] for row in rows}
 
 
+@pytest.mark.slow
 def test_an_utterance_whose_worker_died_by_chance_is_scored_after_all(scorer: Scorer) -> None:
     rows = score(scorer, 0.0, FATAL_ONCE, 0.0)
     assert not any(row.skipped for row in rows)
 
 
+@pytest.mark.slow
 def test_the_death_of_one_worker_does_not_wait_for_another_that_hangs() -> None:
     before = set(multiprocessing.active_children())
     with Scorer({"probe": Probe()}, RATE, workers=2) as made:
@@ -169,6 +174,7 @@ def test_the_death_of_one_worker_does_not_wait_for_another_that_hangs() -> None:
         assert not any(row.skipped for row in rows)
 
 
+@pytest.mark.slow
 def test_without_any_worker_the_scores_are_computed_in_this_process(
     monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
@@ -222,6 +228,7 @@ def test_collect_starts_from_scratch_and_reset_forgets(scorer: Scorer) -> None:
     assert [row.id for row in score(scorer, 0.0)] == ["item-0"]
 
 
+@pytest.mark.slow
 def test_a_closed_scorer_leaves_no_process_and_starts_again_when_used() -> None:
     with Scorer({"probe": Probe()}, RATE, workers=1) as made:
         (row,) = score(made, 0.0)
@@ -271,6 +278,7 @@ def run_script(tmp_path: Path, end: str, start: Callable[[Path], list[str]]) -> 
     return worker, main, process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start", [lambda script: [str(script)], lambda script: ["-m", script.stem]], ids=["file", "-m"]
 )
@@ -281,6 +289,7 @@ def test_a_main_script_without_a_guard_is_not_run_again(tmp_path: Path, start: C
     assert (tmp_path / "log").read_text() == "run\n"
 
 
+@pytest.mark.slow
 def test_workers_die_with_a_killed_parent_even_if_it_has_forked(tmp_path: Path) -> None:
     # the forked child, like a data loader's, inherits every pipe of the parent and keeps it open
     end = "child = os.fork()\nprint(child, flush=True) if child else None\ntime.sleep(60)"
@@ -306,6 +315,7 @@ def _alive(pid: int) -> bool:
     return state != "Z"  # in a container orphans may stay zombies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((Path(conf_dir()) / "metrics").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_metric_is_keyed_by_its_name_and_gives_its_value(path: Path, tmp_path: Path) -> None:
     assert path.read_text().startswith("# bcfusion ")

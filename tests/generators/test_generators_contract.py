@@ -112,6 +112,7 @@ def test_the_group_is_not_empty() -> None:
     assert {"seanet", "seanet_streaming"} <= {path.stem for path in FILES}
 
 
+@pytest.mark.slow
 def test_networks_for_live_audio_are_causal() -> None:
     causal = {path.stem for path in FILES if getattr(build(path, ["body"]), "causal", False)}
     streaming = {
@@ -150,6 +151,7 @@ def test_the_file_names_every_argument_of_its_network(path: Path) -> None:
     assert keys == set(inspect.signature(target).parameters)
 
 
+@pytest.mark.slow
 def test_it_declares_what_the_trainer_needs(model: nn.Module) -> None:
     assert isinstance(model, Generator)
     assert model.sample_rate == SAMPLE_RATE
@@ -159,6 +161,7 @@ def test_it_declares_what_the_trainer_needs(model: nn.Module) -> None:
     assert "estimate" not in model.provides
 
 
+@pytest.mark.slow
 def test_the_output_has_the_length_of_the_input(model: nn.Module) -> None:
     assert isinstance(model, Generator)
     with torch.inference_mode():
@@ -174,6 +177,7 @@ def test_it_returns_exactly_what_it_provides(model: nn.Module) -> None:
     assert (set(output) if isinstance(output, dict) else {"estimate"}) == {"estimate", *model.provides}
 
 
+@pytest.mark.slow
 def test_silence_gives_finite_output_and_gradients(model: nn.Module) -> None:
     silence = torch.zeros_like(speech_like(model, a_few_frames(model))).requires_grad_()
     y = estimate(model, silence)
@@ -223,10 +227,12 @@ def test_no_output_depends_on_an_input_later_than_the_delay(model: nn.Module) ->
     assert max(reached) > model.delay - model.hop, "the declared delay is longer than it needs to be"
 
 
+@pytest.mark.slow
 def test_the_delay_of_a_causal_network_is_its_lookahead_and_the_rest_of_the_frame(causal: WaveformNetwork) -> None:
     assert causal.delay == causal.lookahead + causal.hop - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_a_causal_network_streams_to_the_same_output(
     causal: WaveformNetwork, dtype: torch.dtype, tolerance: float
@@ -247,6 +253,7 @@ def test_a_stream_of_silence_stays_finite(causal: WaveformNetwork) -> None:
         assert stream(causal, silence, [2]).isfinite().all()
 
 
+@pytest.mark.slow
 def test_each_stream_starts_from_the_initial_state(causal: WaveformNetwork) -> None:
     inputs = speech_like(causal, 5 * causal.hop)
     with torch.inference_mode():
@@ -269,6 +276,7 @@ def another_process() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_saved_stream_continues_in_a_new_process(
     path: Path, tmp_path: Path, another_process: ProcessPoolExecutor
@@ -298,6 +306,7 @@ class Step(nn.Module):
             return (y, *self.model.get_state().values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_a_streaming_step_exports(path: Path) -> None:
     model = build_causal(path, ["body"])
@@ -313,6 +322,7 @@ def test_a_streaming_step_exports(path: Path) -> None:
             torch.testing.assert_close(y, wanted, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_the_whole_file_mode_exports(path: Path) -> None:
     model = build(path, ["body"])
@@ -322,6 +332,7 @@ def test_the_whole_file_mode_exports(path: Path) -> None:
         torch.testing.assert_close(estimate(exported, inputs), estimate(model, inputs), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_weights_carry_over_to_a_new_instance(path: Path) -> None:
     first, second = build(path, ["body"]), build(path, ["body"])
@@ -334,6 +345,7 @@ def test_weights_carry_over_to_a_new_instance(path: Path) -> None:
         torch.testing.assert_close(estimate(second, inputs), estimate(first, inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_it_learns_within_40_steps(path: Path) -> None:
     """The input is the target low-passed, half a second: 40 steps restore a good part of what is missing."""

@@ -216,6 +216,7 @@ def test_inner_networks_are_selected_by_name(composed: Callable[..., DictConfig]
         assert network(0.07 * torch.randn(1, 2, 3000)).shape == (1, 1, 3000)
 
 
+@pytest.mark.slow
 def test_the_recipe_sets_the_bands_that_eben_uses_of_a_sensor(composed: Callable[..., DictConfig]) -> None:
     bands = {"bone_to_air": 1, "fusion": 4, "bandwidth_extension": 2}
     for recipe, count in bands.items():

@@ -25,6 +25,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 def test_v1_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
         model = HifiGan()

@@ -104,6 +104,7 @@ def test_the_skip_adds_the_chosen_sensor() -> None:
         assert torch.equal(model(x), x[:, 1:2])
 
 
+@pytest.mark.slow
 def test_without_the_skip_it_learns_to_pass_its_input_on() -> None:
     torch.manual_seed(0)
     model, x = HifiGanPlus(channels=16, stacks=1, layers=3, input_skip=False), 0.07 * noise(2, 1, 2048)

@@ -51,6 +51,7 @@ def test_a_frame_of_seanet_at_16_khz_lasts_16_ms() -> None:
     assert SEANet(channels=1).delay == 3105
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("strides", [(2, 2, 8, 8), (4, 3), (5,)], ids=str)
 def test_the_delay_is_exactly_how_far_a_nan_reaches(causal: bool, strides: tuple[int, ...]) -> None:
@@ -66,6 +67,7 @@ def test_the_delay_is_exactly_how_far_a_nan_reaches(causal: bool, strides: tuple
     assert int((t - bad.int().argmax(dim=1)).max()) == model.delay
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("weight_norm", [True, False])
 def test_chunks_give_the_output_of_the_whole_file(dtype: torch.dtype, tolerance: float, weight_norm: bool) -> None:
@@ -179,6 +181,7 @@ def test_our_elu_equals_torchs_in_value_and_gradient() -> None:
     torch.testing.assert_close(curvature, torch.where(wide < 0, wide.exp(), 0.0))
 
 
+@pytest.mark.slow
 def test_the_whole_file_network_exports_with_a_dynamic_length() -> None:
     model = SEANet(channels=2, strides=(2, 3), causal=True, weight_norm=False).eval()
     frames = torch.export.Dim("frames", min=2, max=10_000)  # torch.export specialises on sizes of one

@@ -46,6 +46,7 @@ def store(folder: Path, seed: int = 0) -> tuple[str, str]:
     return str(paths[0].parent), str(paths[1])
 
 
+@pytest.mark.slow
 def test_numbers_of_parameters_of_the_published_analysis_module_and_of_both_stages() -> None:
     with torch.device("meta"):
         mel, vocoder = VoiceFixerMel(), HifiGan(n_mels=128, sensor=-1)
@@ -123,6 +124,7 @@ def test_the_joined_network_is_stage_two_applied_to_stage_one() -> None:
     torch.testing.assert_close(late[..., shift:][..., inner], output["estimate"][..., inner])
 
 
+@pytest.mark.slow
 def test_weights_come_from_the_runs_and_the_joined_bundle_needs_neither(tmp_path: Path) -> None:
     """Weight norm is folded in the bundles but not in the network that loads them."""
     mel_from, vocoder_from = store(tmp_path / "runs")

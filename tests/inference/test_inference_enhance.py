@@ -95,6 +95,7 @@ def error_of(generator: nn.Module, source: Any, target: Path, **options: Any) ->
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 7, 8, 1599, 1600, 1601, 5003])
 @pytest.mark.parametrize("changes", [{}, {"causal": True}, {"in_channels": 2}, {"strides": (3, 5)}])
 def test_chunks_equal_the_whole(changes: dict[str, Any], length: int) -> None:
@@ -143,6 +144,7 @@ class Endless(WaveformNetwork):
         return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [0.005, 0.05, 1.0, 4.0])
 @pytest.mark.parametrize("total", [1, 4, 3999, 4000, 9001])
 def test_a_causal_network_without_a_bound_streams_to_the_result_of_one_pass(chunk_seconds: float, total: int) -> None:
@@ -170,6 +172,7 @@ def test_signal_that_the_network_cannot_take() -> None:
         enhance_signal(Simple(), torch.full((1, 10), torch.nan))
 
 
+@pytest.mark.slow
 def test_file_equals_signal_and_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = seanet(), noise(1, 3 * 60 * RATE + 5)
     source = write(tmp_path / "long.wav", x)

@@ -150,6 +150,7 @@ def test_is_float32_under_autocast_and_the_same_as_without(loss: nn.Module) -> N
     torch.testing.assert_close(result, value(loss, estimate, target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimate_level", [0.0, 1e-7, 1e-4, 0.1])
 @pytest.mark.parametrize("target_level", [0.0, 1e-7, 1e-4, 0.1])
 @pytest.mark.parametrize("samples", [1, 300, 8000])
@@ -184,6 +185,7 @@ def test_the_loss_of_an_item_does_not_depend_on_the_rest_of_its_batch(loss: nn.M
     torch.testing.assert_close(value(loss, estimate, target), torch.stack(alone).mean(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_of_an_item_is_the_same_alone_or_padded_whatever_the_padding_holds(loss: nn.Module) -> None:
     if "lengths" not in arguments(loss):
         pytest.skip("is not masked by lengths")

@@ -174,6 +174,7 @@ def test_dnsmos_is_given_16_khz_within_full_scale_and_maps_the_ratings_of_its_ne
     assert reason(metric, 0 * estimate, estimate, 8_000) == "estimate is silent"
 
 
+@pytest.mark.slow
 def test_dnsmos_prefers_clean_speech() -> None:
     for package in ("speechmos", "onnxruntime", "librosa"):
         pytest.importorskip(package)

@@ -359,6 +359,7 @@ def test_a_range_of_lags_is_not_negative() -> None:
         SiSdr(max_lag_ms=-1)
 
 
+@pytest.mark.slow
 def test_metrics_without_a_network_never_load_torch() -> None:
     files = Path(bcfusion.metrics.__path__[0]).glob("*.py")
     modules = ", ".join(f"bcfusion.metrics.{file.stem}" for file in files if file.stem != "__init__")

@@ -62,6 +62,7 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_page_is_whole_escaped_and_fits_a_phone(page: str) -> None:
     tags = Tags()
     tags.feed(page)
@@ -102,6 +103,7 @@ def test_spectra_leave_out_silence(inspection: Inspection, drawn: dict[str, Figu
     assert curve.max() > -12
 
 
+@pytest.mark.slow
 def test_a_manifest_without_pairs_has_no_pictures_of_them(tmp_path: Path, speech: Path) -> None:
     path = tmp_path / "m.jsonl"
     file = sorted(speech.rglob("*.flac"))[0]

@@ -170,6 +170,7 @@ def test_scores_with_further_columns_are_read_by_name(tmp_path: Path) -> None:
     assert read_scores(tmp_path / "scores.csv").systems["enhanced"].metrics == {"stoi": {"1": 0.8}, "lsd": {}}
 
 
+@pytest.mark.slow
 def test_runs_are_read_without_torch(tmp_path: Path) -> None:
     made_up_run(tmp_path / "a", closing=utterances(0.8))
     code = (

@@ -142,6 +142,7 @@ def test_picture_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(path.parent) == ["picture.png"]
 
 
+@pytest.mark.slow
 def test_pyplot_and_its_global_figures_are_not_used() -> None:
     code = (
         "import sys, numpy; from bcfusion.report.spectrogram import spectrogram_figure;"

@@ -143,6 +143,7 @@ def test_values_of_numpy_and_torch_become_plain(tmp_path: Path) -> None:
     assert np.isnan(training["metrics"]["lsd"])
 
 
+@pytest.mark.slow
 def test_loads_without_lightning_and_hydra(bundle: Path) -> None:
     code = f"""
 import sys
@@ -273,6 +274,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_target_that_is_not_a_module_is_not_called(bundle: Path) -> None:
     marker = bundle.parent / "ran"
     edit(bundle, generator={"_target_": "pathlib.Path.touch", "self": str(marker)})

@@ -31,6 +31,7 @@ def test_a_trial_that_never_ran_does_not_count(tmp_path: Path) -> None:
     assert requeue_interrupted(study) == 0
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # at a relative path, like hydra.sweep.dir; with a symbolic link as lock this would wait for ever
     monkeypatch.chdir(tmp_path)

@@ -95,6 +95,7 @@ def test_an_ablation_says_what_changes_in_a_few_lines(path: Path) -> None:
     assert 3 <= len(lines) <= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_it_composes_without_a_problem_in_every_recipe(composed: Callable[..., DictConfig], path: Path) -> None:
     search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
@@ -106,6 +107,7 @@ def test_it_composes_without_a_problem_in_every_recipe(composed: Callable[..., D
         assert verify(cfg) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_it_trains_two_steps_with_all_of_its_losses(
     small: Callable[..., DictConfig], path: Path, tmp_path: Path

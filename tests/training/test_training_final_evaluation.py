@@ -14,6 +14,7 @@ from bcfusion.run.record import Provenance
 from bcfusion.training.run import train
 
 
+@pytest.mark.slow
 def test_the_final_scores_contain_speaker_noise_level_and_unreadable_files(
     composed: Callable[..., DictConfig],
     speech: Path,

@@ -68,6 +68,7 @@ def assert_same_statistics(one: dict[str, Tensor], two: dict[str, Tensor]) -> No
         assert torch.equal(one[name], two[name]), name
 
 
+@pytest.mark.slow
 def test_a_new_run_is_fitted_once_and_a_resumed_one_keeps_the_statistics(
     mapping: Compose, fits: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_new_run_is_fitted_once_and_a_resumed_one_keeps_the_statistics(
         assert torch.equal(tensor, parts[name]), name
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_from_other_weights_keeps_their_statistics(
     mapping: Compose, fits: list[list[str]], tmp_path: Path
 ) -> None:
@@ -106,6 +108,7 @@ def test_a_run_that_starts_from_other_weights_keeps_their_statistics(
     assert_same_statistics(saved(tmp_path / "next")["generator"], saved(tmp_path / "run")["generator"])
 
 
+@pytest.mark.slow
 def test_every_crop_of_an_epoch_is_in_the_pass_and_every_rank_sees_all_of_them(mapping: Compose) -> None:
     cfg = mapping("data.batch_size=3", "data.segment_seconds=0.5")
     seen = []
@@ -121,6 +124,7 @@ def test_every_crop_of_an_epoch_is_in_the_pass_and_every_rank_sees_all_of_them(m
         assert seen[0][:epoch].count(row.id) == max(1, round(row.duration / 0.5))
 
 
+@pytest.mark.slow
 def test_one_speaker_alone_is_trained_on_and_fitted_to(mapping: Compose, fits: list[list[str]], tmp_path: Path) -> None:
     cfg = mapping("trainer.max_steps=1", "trainer.validate_every=1", "data.speakers=[s01]")
     run(cfg, tmp_path / "run")
@@ -167,6 +171,7 @@ class Loudness(nn.Module):
         return self.gain * inputs[:, -1:]
 
 
+@pytest.mark.slow
 def test_a_users_own_generator_is_fitted_though_it_has_nothing_to_train(
     composed: Compose, speech: Path, tmp_path: Path
 ) -> None:

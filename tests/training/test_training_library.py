@@ -12,6 +12,7 @@ import pytest
 PAGE = Path(__file__).parents[2] / "docs" / "library.md"
 
 
+@pytest.mark.slow
 def test_the_example_of_the_library_page_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r'^```python title="train\.py"\n(.*?)^```$', PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)

@@ -48,6 +48,7 @@ def trained(steps: int = 3, lengths: list[int] | None = None, **settings: Any) -
     return {**network.generator.state_dict(), **network.adversary.state_dict()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [TinyDiscriminator, spectral, small_msd])
 @pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -158,6 +159,7 @@ def test_the_ramp_scales_all_losses_that_need_the_discriminators() -> None:
     torch.testing.assert_close(change(4), change(0) / 4, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_discriminator_gives_the_same_gradients_in_shared_passes(path: Path) -> None:
     group = OmegaConf.create({"sample_rate": 16000, "discriminators": OmegaConf.load(path)}).discriminators

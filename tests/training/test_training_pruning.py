@@ -16,6 +16,7 @@ from bcfusion.training.run import train
 PROVENANCE = Provenance(recipe="bone_to_air", experiment="seanet")
 
 
+@pytest.mark.slow
 def test_a_pruned_run_ends_at_its_validation_with_all_files_written(
     tiny: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

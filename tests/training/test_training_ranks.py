@@ -68,6 +68,7 @@ def train_on_two_ranks(halves: SpeechModule, items: list[dict[str, Any]], tmp_pa
     ).fit(halves, train_dataloaders=Half(items))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balancer", BALANCERS)
 @pytest.mark.parametrize(
     "game",

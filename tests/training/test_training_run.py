@@ -28,6 +28,8 @@ from bcfusion.training.device import configure
 from bcfusion.training.guard import NonFiniteSteps
 from bcfusion.training.run import Result, train
 
+pytestmark = pytest.mark.slow
+
 Compose = Callable[..., DictConfig]
 PROVENANCE = Provenance(recipe="bone_to_air", experiment="seanet", overrides=["experiment=seanet"])
 

@@ -19,6 +19,8 @@ from bcfusion.errors import ConfigError
 from bcfusion.run.record import Provenance
 from bcfusion.training.run import Result, train
 
+pytestmark = pytest.mark.slow
+
 Compose = Callable[..., DictConfig]
 SETTINGS = [setting for setting in TINY if not setting.startswith("generator.")]
 
