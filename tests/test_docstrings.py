@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "bcfusion"
@@ -15,14 +15,17 @@ NOT_IMPERATIVE = re.compile(
 )
 
 
-def documented() -> Iterator[tuple[str, ast.AST, str]]:
+@cache
+def documented() -> list[tuple[str, ast.AST, str]]:
     """Yield place, node and docstring of every documented class and function."""
+    found: list[tuple[str, ast.AST, str]] = []
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 text = ast.get_docstring(node)
                 if text:
-                    yield f"{path.relative_to(PACKAGE.parent)}:{node.lineno} {node.name}", node, text
+                    found.append((f"{path.relative_to(PACKAGE.parent)}:{node.lineno} {node.name}", node, text))
+    return found
 
 
 def section(text: str, name: str) -> list[str]:

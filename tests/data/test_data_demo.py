@@ -71,6 +71,7 @@ def test_the_corpus_is_minutes_long_and_its_speakers_are_disjoint(
     assert rows["train"][29].paths == {"air": f"{corpus.root}/train/s03/s03_005.flac"}
 
 
+@pytest.mark.slow
 def test_every_clip_has_the_announced_length_and_the_level_of_speech(rows: dict[str, list[Row]]) -> None:
     for row in (row for split in SPLITS for row in rows[split]):
         info = soundfile.info(row.paths["air"])
@@ -106,6 +107,7 @@ def test_pesq_and_stoi_accept_every_clip(rows: dict[str, list[Row]]) -> None:
     assert max(stois) < 0.95
 
 
+@pytest.mark.slow
 def test_the_long_term_spectrum_falls_like_that_of_speech(rows: dict[str, list[Row]]) -> None:
     spectrum = sum(power_spectrum(read(row)).sum(axis=0) for row in rows["train"])
     frequency = np.fft.rfftfreq(512, 1 / 16000)
@@ -117,6 +119,7 @@ def test_the_long_term_spectrum_falls_like_that_of_speech(rows: dict[str, list[R
     assert level(500) - level(7000) < 32  # and fricatives keep the top of the band alive
 
 
+@pytest.mark.slow
 def test_the_wide_band_follows_from_the_low_band_for_unknown_speakers(rows: dict[str, list[Row]]) -> None:
     """A shallow regression, fed with 0.2 s of what lies below 1 kHz, explains most of the energy above 3 kHz."""
 
@@ -237,6 +240,7 @@ def test_other_arguments_are_another_folder_with_other_sound(tmp_path: Path) -> 
     assert len({Path(corpus.rows("valid")[0].paths["air"]).read_bytes() for corpus in corpora}) == 3
 
 
+@pytest.mark.slow
 def test_speakers_differ(rows: dict[str, list[Row]]) -> None:
     fundamentals = [row.extra["f0"] for split in SPLITS for row in rows[split]]
     assert len(set(fundamentals)) == 16

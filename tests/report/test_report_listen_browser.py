@@ -20,7 +20,10 @@ from bcfusion.report.listening.rows import Settings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install bcfusion[dev]")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH: apt-get install chromium")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH: apt-get install chromium"),
+]
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 SECONDS = 20.0  # so long that a slow machine does not reach the end
