@@ -88,6 +88,7 @@ def usable_metrics() -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "members"), [("discriminators", group_members("discriminators")), ("metrics", usable_metrics())]
 )
@@ -361,6 +362,7 @@ def _bare_generator() -> list[str]:
     return [f"~generator.{key}" for key in composed().generator if key != "_target_"]
 
 
+@pytest.mark.slow
 def test_noise_is_provided_if_a_simulator_declares_it(own_package: str) -> None:
     own = f"+losses.own={{_target_: {own_package}.Noisy, weight: 1}}"
     quiet = composed(own)
@@ -397,6 +399,7 @@ def with_keys(**keys: object) -> DictConfig:
     return cfg
 
 
+@pytest.mark.slow
 def test_a_key_that_resembles_a_shipped_one_is_reported_as_a_typing_error() -> None:
     assert verify(with_keys(trainer={"max_step": 5})) == [
         "trainer.max_step: there is no such key; did you mean 'trainer.max_steps'?"
@@ -404,6 +407,7 @@ def test_a_key_that_resembles_a_shipped_one_is_reported_as_a_typing_error() -> N
     assert verify(with_keys(budgett={"minutes": 5})) == ["budgett: there is no such key; did you mean 'budget'?"]
 
 
+@pytest.mark.slow
 def test_keys_of_the_users_own_are_accepted() -> None:
     assert verify(with_keys(laboratory={"microphone": 3}, trainer={"my_note": "x"})) == []
     assert verify(with_keys(seeds=5, seed="${seeds}")) == []  # close to a shipped key, but read by an interpolation

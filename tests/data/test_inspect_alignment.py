@@ -57,6 +57,7 @@ def test_lag_and_polarity_are_found_despite_the_sensors_own_delay(
     assert found.confidence >= ENOUGH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cutoff", [600, 800, 1100, 1500])
 @pytest.mark.parametrize("polarity", [1, -1])
 def test_known_shifts_are_found_to_a_fifth_of_a_millisecond(

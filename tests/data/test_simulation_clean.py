@@ -26,6 +26,7 @@ def test_the_sensor_equals_the_target_sample_by_sample_and_draws_nothing(length:
     assert isinstance(Clean(), Simulator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["bone_to_air", "bandwidth_extension", "fusion"])
 def test_every_sensor_of_every_recipe_is_clean(composed: Callable[..., DictConfig], recipe: str) -> None:
     cfg = composed(f"recipe={recipe}", "degradation=clean")

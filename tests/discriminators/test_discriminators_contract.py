@@ -53,6 +53,7 @@ def test_judgements_are_logits_and_hidden_activations(model: nn.Module) -> None:
             assert feature.data_ptr() != judgement.logits.data_ptr()
 
 
+@pytest.mark.slow
 def test_any_waveform_of_at_least_one_sample_is_judged(model: nn.Module) -> None:
     with torch.inference_mode():
         for samples in (1, 2, 3, 17, 255, 256, 257):
@@ -68,6 +69,7 @@ def test_an_item_does_not_depend_on_its_neighbours_in_the_batch(model: nn.Module
     model.train()
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_the_waveform_and_every_parameter(model: nn.Module) -> None:
     x = (0.07 * torch.randn(2, 1, 4096)).requires_grad_()
     torch.stack([judgement.logits.square().mean() for judgement in model(x)]).sum().backward()

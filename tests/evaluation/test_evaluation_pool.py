@@ -136,6 +136,7 @@ def test_a_worker_is_a_bare_process_with_one_thread_that_leaves_signals_to_its_p
     assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+@pytest.mark.slow
 def test_workers_are_kept_between_validations_and_survive_ctrl_c(scorer: Scorer) -> None:
     (before,) = score(scorer, 0.0)
     os.kill(int(before.values["pid"]), signal.SIGINT)

@@ -268,6 +268,7 @@ def test_no_network_is_loaded_to_make_a_metric() -> None:
 # ViSQOL
 
 
+@pytest.mark.slow
 def test_visqol_rates_the_target_best_and_noise_lower() -> None:
     pytest.importorskip("visqol")
     metric, target = Visqol(), speech_like(1.0)
