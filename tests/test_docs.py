@@ -33,6 +33,7 @@ def reference() -> ModuleType:
 # ---------------------------------------------------------------- reference of the configuration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_file_of_a_group_is_on_its_page_with_its_command_and_keys(reference: ModuleType, group: str) -> None:
     page = reference.page(group)

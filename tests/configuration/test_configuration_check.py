@@ -133,6 +133,7 @@ def test_impossible_adversarial_settings_are_refused(override: str, problem: str
     assert problem in verify(composed(override))
 
 
+@pytest.mark.slow
 def test_contradictory_adversarial_settings_are_refused() -> None:
     assert any(
         "nobody learns" in problem
@@ -142,6 +143,7 @@ def test_contradictory_adversarial_settings_are_refused() -> None:
     assert any(problem.startswith("adversarial.shared_passes") for problem in verify(together))
 
 
+@pytest.mark.slow
 def test_a_warm_up_after_which_nothing_is_learned_is_refused() -> None:
     silent = ["adversarial.weight=0", "adversarial.start_step=5", "losses=[l1,mr_stft]"]
     assert verify(composed(*silent, "adversarial.warm_up_losses=[l1]")) == []
@@ -264,6 +266,7 @@ def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> 
     assert any(found.startswith(problem) for found in problems), problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "path", "says"),
     [

@@ -60,6 +60,7 @@ def test_any_waveform_of_at_least_one_sample_is_judged(model: nn.Module) -> None
             assert all(judgement.logits.numel() for judgement in model(torch.randn(1, 1, samples)))
 
 
+@pytest.mark.slow
 def test_an_item_does_not_depend_on_its_neighbours_in_the_batch(model: nn.Module) -> None:
     batch = 0.07 * torch.randn(3, 1, 3000)
     model.eval()  # in training mode the power iteration of spectral norm changes the weights between the two passes
@@ -90,6 +91,7 @@ def test_frozen_discriminators_still_pass_the_gradient_to_the_waveform(model: nn
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_silence_is_judged_with_finite_gradients(model: nn.Module) -> None:
     torch.stack([judgement.logits.square().mean() for judgement in model(torch.zeros(1, 1, 2048))]).sum().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

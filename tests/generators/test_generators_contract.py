@@ -197,12 +197,14 @@ def test_every_parameter_is_used(model: nn.Module) -> None:
     assert not dead
 
 
+@pytest.mark.slow
 def test_an_item_does_not_depend_on_its_neighbours_in_the_batch(model: nn.Module) -> None:
     batch = speech_like(model, a_few_frames(model, 3000), batch=3)
     with torch.inference_mode():
         torch.testing.assert_close(estimate(model, batch)[1:2], estimate(model, batch[1:2]), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_output_depends_on_an_input_later_than_the_delay(model: nn.Module) -> None:
     assert isinstance(model, Generator)
     if model.delay is None:  # the first output depends on the last input
@@ -247,6 +249,7 @@ def test_a_causal_network_streams_to_the_same_output(
             assert (streamed - expected).abs().max() <= tolerance * whole.abs().max(), hops
 
 
+@pytest.mark.slow
 def test_a_stream_of_silence_stays_finite(causal: WaveformNetwork) -> None:
     with torch.inference_mode():
         silence = torch.zeros_like(speech_like(causal, 9 * causal.hop))

@@ -74,6 +74,7 @@ def test_page_is_whole_escaped_and_fits_a_phone(page: str) -> None:
     assert re.search(r"clipped</b>: 1 of 4", page)
 
 
+@pytest.mark.slow
 def test_pictures_are_inside_and_not_blank(page: str, drawn: dict[str, Figure]) -> None:
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == len(drawn) == 9
