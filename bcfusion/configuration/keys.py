@@ -118,15 +118,20 @@ KEYS: dict[str, Number | Choice] = {
 def key_problems(tree: Mapping[str, Any]) -> list[str]:
     """Return a message for each value of the table that is not accepted, alone or together with another one.
 
-    Keys that are not there are skipped.
+    Keys that are not there are skipped; without the key ``discriminators``, there are some.
     """
     values = {path: at(tree, path) for path in KEYS}
     found = {path: KEYS[path].problem(value) for path, value in values.items() if value is not UNRESOLVED}
     problems = [f"{path}: {problem}" for path, problem in found.items() if problem]
+    adversarial = bool(at(tree, "discriminators"))  # without any, these settings have no effect
     intervals = (values["adversarial.interval"], values["adversarial.generator_interval"])
-    if all(isinstance(interval, int) and interval > 1 for interval in intervals):
+    if adversarial and all(isinstance(interval, int) and interval > 1 for interval in intervals):
         problems.append("adversarial: interval or generator_interval must be 1, or nobody learns at some steps")
-    if values["adversarial.order"] == "discriminator_first" and values["adversarial.shared_passes"] is True:
+    if (
+        adversarial
+        and values["adversarial.order"] == "discriminator_first"
+        and values["adversarial.shared_passes"] is True
+    ):
         problems.append(
             "adversarial.shared_passes: must be auto or false with adversarial.order=discriminator_first, in which the "
             "generator is judged by weights that have just changed"

@@ -183,6 +183,12 @@ def test_regression_passes_although_a_loss_lacks_judgements() -> None:
     assert verify(composed("discriminators=[]", "losses=[l1,feature_matching]")) == []
 
 
+def test_regression_ignores_the_turns_of_an_adversary() -> None:
+    intervals = ["adversarial.interval=2", "adversarial.generator_interval=2"]
+    order = ["adversarial.order=discriminator_first", "adversarial.shared_passes=true"]
+    assert verify(composed("experiment=seanet_regression", *intervals, *order)) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "problem"),

@@ -1,7 +1,7 @@
 """Corpora in tar shards of the WebDataset layout, for more files than a file system handles well.
 
 ``write`` makes them from the rows of a manifest, ``index`` finds each file in a shard, ``read`` is the corpus of shards
-on a local disk, and ``remote`` the corpus of shards behind URLs, whose training batches ``streaming`` makes.
+on a local disk, and ``remote`` the corpus of shards at URLs, whose training batches ``streaming`` makes.
 
 A shard is an uncompressed tar ``SPLIT-000000.tar``. Its first member, ``__shard__``, holds its number and the total.
 Then come the utterances, each as ``KEY.json`` (the row, without paths) and one sound file per sensor, ``KEY.air.flac``,

@@ -40,7 +40,7 @@ _FIRST = 8  # utterances of the first training shard that are checked before tra
 
 
 class StreamedShards:
-    """The corpus of shards behind URLs; see the module for the limits of streaming.
+    """The corpus of shards at URLs; see the module for the limits of streaming.
 
     Args:
         patterns: URLs, with ``{000000..000099}`` and ``{a,b}`` for several; each names its split and number as
@@ -68,7 +68,7 @@ class StreamedShards:
     ) -> None:
         if find_spec("webdataset") is None:
             raise DataError(
-                "shards behind URLs need webdataset: pip install 'bcfusion[shards]'; a folder of shards does not"
+                "shards at URLs need webdataset: pip install 'bcfusion[shards]'; a folder of shards does not"
             )
         from braceexpand import braceexpand
 

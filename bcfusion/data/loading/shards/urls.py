@@ -1,4 +1,4 @@
-"""Shards behind URLs: opening them, and reporting why that failed."""
+"""Shards at URLs: opening them, and reporting why that failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CURL = {
 
 
 def opened(url: str) -> BinaryIO:
-    """Return the bytes behind a URL as a stream; see :class:`bcfusion.data.loading.shards.remote.StreamedShards`."""
+    """Return the bytes at a URL as a stream; see :class:`bcfusion.data.loading.shards.remote.StreamedShards`."""
     import webdataset
 
     stream: BinaryIO = webdataset.gopen(url)
