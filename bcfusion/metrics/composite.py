@@ -35,9 +35,11 @@ class Composite(MetricBase):
 
     Everything is computed at 16 kHz with PESQ-WB (``wb``, as in tables of 16 kHz corpora), or at 8 kHz with the raw
     score of P.862 that the coefficients were fitted with (``nb``; the names then end in ``_nb``). Other rates are
-    resampled. The segmental SNR compares waveforms: like SI-SDR, it is ruined by a delay of one sample.
+    resampled. Both signals are then rounded to 16 bits and clipped at full scale, as in the files that published values
+    are computed from: the linear prediction of audio whose upper band is digitally empty depends on nothing but the
+    rounding. The segmental SNR compares waveforms: like SI-SDR, it is ruined by a delay of one sample.
 
-    Utterances that :class:`bcfusion.metrics.pesq.Pesq` skips are skipped.
+    Utterances that :class:`bcfusion.metrics.pesq.Pesq` skips are skipped, also if only rounding makes them silent.
 
     Args:
         mode: ``wb`` or ``nb``.
@@ -59,6 +61,7 @@ class Composite(MetricBase):
         if sample_rate != rate and target.size >= SHORTEST_SECONDS * sample_rate:  # PESQ skips shorter ones
             estimate, target = resample(estimate, sample_rate, rate), resample(target, sample_rate, rate)
             sample_rate = rate
+        estimate, target = rounded_to_16_bits(estimate), rounded_to_16_bits(target)
         quality = self._pesq.score(estimate, target, sample_rate)[self._pesq.names[0]]
         if self.mode == "nb":
             quality = raw_pesq(quality)
@@ -72,6 +75,11 @@ class Composite(MetricBase):
         seg_snr = float(segmental_snr(target_frames, estimate_frames).mean())
         ratings = composite_ratings(quality, nearest_mean(llr), nearest_mean(wss), seg_snr)
         return dict(zip(self.names, (*ratings, seg_snr), strict=True))
+
+
+def rounded_to_16_bits(signal: np.ndarray) -> np.ndarray:
+    """Return ``signal (T,)`` in [-1, 1] as a 16-bit file would return it."""
+    return np.clip(np.round(signal * 2.0**15), -(2.0**15), 2.0**15 - 1) / 2.0**15
 
 
 def composite_ratings(pesq: float, llr: float, wss: float, seg_snr: float) -> tuple[float, float, float]:

@@ -24,6 +24,8 @@ class LsdPreset(NamedTuple):
         floor: lower limit of the power.
         scale: factor of the distance, which is measured in log10 of power.
         gain_matched: whether the estimate is first scaled to the target by least squares.
+        mirrored: whether both signals continue beyond their ends as their reflection (PyTorch's default for centred
+            frames), not as zeros (librosa's).
     """
 
     window: float
@@ -32,16 +34,17 @@ class LsdPreset(NamedTuple):
     floor: float
     scale: float
     gain_matched: bool
+    mirrored: bool
 
 
 PRESETS: Mapping[str, LsdPreset] = MappingProxyType(
     {
-        # NU-Wave 2 (S. Han and J. Lee, 2022) and, with the same window, hop and floor, AP-BWE (Y.-X. Lu et al., 2024)
-        "default": LsdPreset(2048, 512, False, 1e-8, 1.0, False),
+        # NU-Wave 2 (S. Han, J. Lee, 2022), and with the same window, hop, floor and ends AP-BWE (Y.-X. Lu et al., 2024)
+        "default": LsdPreset(2048, 512, False, 1e-8, 1.0, False, True),
         # In dB of power, the unit of A. Gray and J. Markel, 1976: ten times the value of `default`
-        "decibel": LsdPreset(2048, 512, False, 1e-8, 10.0, False),
+        "decibel": LsdPreset(2048, 512, False, 1e-8, 10.0, False, True),
         # URGENT challenge 2024 and 2025: 32 ms, natural logarithm, level matched; amplitude floor 1e-8
-        "urgent": LsdPreset(0.032, 0.016, True, 1e-16, math.log(10.0), True),
+        "urgent": LsdPreset(0.032, 0.016, True, 1e-16, math.log(10.0), True, False),
     }
 )
 
@@ -52,16 +55,17 @@ class Lsd(MetricBase):
     A. Gray and J. Markel, "Distance measures for speech processing", 1976, in the form used for bandwidth extension:
     mean over frames of ``sqrt(mean over frequencies of (log10 P_estimate - log10 P_target)^2)``, with
     ``P = max(|X|^2, floor)`` the POWER of the short-time spectrum X of a waveform in [-1, 1], unnormalised, under a
-    periodic Hann window. Frames are centred, with zeros beyond both ends. A gain of 10 dB is a distance of 1.
+    periodic Hann window. Frames are centred. A gain of 10 dB is a distance of 1.
 
-    Depending on floor, logarithm and level, published values for the same pair differ by a factor of ten. Hence the
-    presets: compare only values of the same preset, and quote the value of the unprocessed input too.
+    Depending on floor, logarithm and level, published values for the same pair differ by a factor of ten, and for clips
+    that are cut in speech by some per cent with what is assumed beyond their ends. Hence the presets: compare only
+    values of the same preset, and quote the value of the unprocessed input too.
 
-    * ``default``: 2048 samples, hop 512, log10 of power, floor 1e-8, as in NU-Wave 2 and AP-BWE.
+    * ``default``: 2048 samples, hop 512, log10 of power, floor 1e-8, both ends mirrored, as in NU-Wave 2 and AP-BWE.
     * ``decibel``: ten times that, in dB.
-    * ``urgent``: as in the URGENT challenges: windows of 32 ms, hop 16 ms, natural logarithm of power, the estimate
-      scaled to the level of the target. They add 1e-8 to the amplitude of the estimate where this class limits both
-      powers to 1e-16 or more: values agree except for bins that are digitally silent.
+    * ``urgent``: as in the URGENT challenges; windows of 32 ms, hop 16 ms, natural logarithm of power, zeros past both
+      ends, the estimate scaled to the level of the target. They add 1e-8 to the amplitude of the estimate where this
+      class limits both powers to 1e-16 or more: values agree except for bins that are digitally silent.
 
     An utterance is skipped if the target is silent or there is no frequency to compare. A silent estimate is scored,
     unless its level has to be matched.
@@ -117,11 +121,8 @@ class Lsd(MetricBase):
         if self.preset.gain_matched:
             skip_silence(estimate=estimate)
             estimate = estimate * (np.sum(estimate * target) / np.sum(estimate * estimate))
-        pairs = zip(
-            power_spectra(estimate, n_fft, hop_length, bins),
-            power_spectra(target, n_fft, hop_length, bins),
-            strict=True,
-        )
+        spectra = (power_spectra(x, n_fft, hop_length, bins, self.preset.mirrored) for x in (estimate, target))
+        pairs = zip(*spectra, strict=True)
         distances = [np.sqrt(np.mean(np.square(self._log(e) - self._log(t)), axis=1)) for e, t in pairs]
         return {self.names[0]: self.preset.scale * float(np.concatenate(distances).mean())}
 

@@ -11,21 +11,25 @@ from bcfusion.contracts import Skip
 FRAMES_AT_ONCE = 256
 
 
-def power_spectra(signal: np.ndarray, n_fft: int, hop_length: int, bins: slice) -> Iterator[np.ndarray]:
+def power_spectra(
+    signal: np.ndarray, n_fft: int, hop_length: int, bins: slice, mirrored: bool = False
+) -> Iterator[np.ndarray]:
     """Yield the power ``|X|^2`` of the unnormalised short-time spectrum under a periodic Hann window.
 
-    There are ``1 + T // hop_length`` frames, centred on multiples of the hop, with zeros beyond both ends.
+    There are ``1 + T // hop_length`` frames, centred on multiples of the hop.
 
     Args:
-        signal: ``(T,)``.
+        signal: ``(T,)``, T >= 1.
         n_fft: length of window and transform, in samples.
         hop_length: in samples.
         bins: range of the ``n_fft // 2 + 1`` frequencies.
+        mirrored: continue the signal beyond both ends by its reflection about the first and the last sample, again
+            and again where it is short; otherwise by zeros.
 
     Yields:
         ``(frames, bins)``, at most :data:`FRAMES_AT_ONCE` frames at once.
     """
-    padded = np.pad(signal, (n_fft // 2, n_fft - n_fft // 2))
+    padded = np.pad(signal, (n_fft // 2, n_fft - n_fft // 2), mode="reflect" if mirrored else "constant")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[: signal.size + 1 : hop_length]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     for start in range(0, len(frames), FRAMES_AT_ONCE):

@@ -20,6 +20,7 @@ from bcfusion.metrics.frame_distances import (
     weighted_spectral_slope,
     windowed_frames,
 )
+from bcfusion.metrics.pesq import Pesq
 
 RATE = 16_000
 
@@ -104,14 +105,20 @@ def test_segmental_snr_of_a_gain_is_the_same_in_every_frame_and_limited() -> Non
     assert segmental_snr(frames, 9 * frames) == pytest.approx(np.full(len(frames), -10.0))
 
 
-def test_log_likelihood_ratio_equals_its_definition() -> None:
-    target, estimate = (windowed_frames(x, RATE)[:5] for x in (speech_like(), noisy(speech_like(), 5)))
-    expected = []
+def plain_ratios(target: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    """Return the log-likelihood ratio of each pair of frames from its definition, by solving Toeplitz systems."""
+    ratios = []
     for x, y in zip(target, estimate, strict=True):
         of_x, of_y = (np.array([np.sum(z[k:] * z[: z.size - k]) for k in range(17)]) for z in (x, y))
         a_x, a_y = (np.r_[1.0, solve_toeplitz(r[:-1], -r[1:])] for r in (of_x, of_y))
         matrix = of_x[np.abs(np.subtract.outer(np.arange(17), np.arange(17)))]
-        expected.append(math.log((a_y @ matrix @ a_y) / (a_x @ matrix @ a_x)))
+        ratios.append(math.log((a_y @ matrix @ a_y) / (a_x @ matrix @ a_x)))
+    return np.array(ratios)
+
+
+def test_log_likelihood_ratio_equals_its_definition() -> None:
+    target, estimate = (windowed_frames(x, RATE)[:5] for x in (speech_like(), noisy(speech_like(), 5)))
+    expected = plain_ratios(target, estimate)
     assert log_likelihood_ratio(target, estimate, 16) == pytest.approx(expected, rel=1e-3)
     assert min(expected) > 0
     assert log_likelihood_ratio(target, -0.01 * target, 16) == pytest.approx(
@@ -127,6 +134,26 @@ def test_log_likelihood_ratio_is_finite_for_silent_and_band_limited_estimates() 
         values = log_likelihood_ratio(target, estimate, 16)
         assert np.isfinite(values).all()
         assert values.min() >= 0
+
+
+def test_a_band_that_is_digitally_empty_is_rated_as_in_a_16_bit_file() -> None:
+    target = 0.05 * speech_like()
+    spectrum = np.fft.rfft(target)
+    spectrum[7 * spectrum.size // 8 :] = 0  # nothing above 7 kHz but the rounding of float64
+    estimate = np.fft.irfft(spectrum, target.size)
+    stored_estimate, stored_target = (np.round(x * 32768) / 32768 for x in (estimate, target))
+    values = Composite().score(estimate, target, RATE)
+    assert values == Composite().score(stored_estimate, stored_target, RATE)
+    # the ratings follow from the distances of the stored files; the linear prediction of the others is another one
+    frames = [windowed_frames(x, RATE) for x in (stored_target, stored_estimate)]
+    ratio = nearest_mean(plain_ratios(*frames))
+    exact = nearest_mean(log_likelihood_ratio(*(windowed_frames(x, RATE) for x in (target, estimate)), 16))
+    assert 0.2 < ratio < exact - 0.2
+    quality = Pesq().score(stored_estimate, stored_target, RATE)["pesq_wb"]
+    slope = nearest_mean(weighted_spectral_slope(*frames, RATE))
+    expected = composite_ratings(quality, ratio, slope, values["seg_snr"])
+    assert [values[name] for name in ("csig", "cbak", "covl")] == pytest.approx(expected, abs=0.01)
+    assert expected[0] > 1  # not at the end of the scale
 
 
 def plain_slope_distance(target: np.ndarray, estimate: np.ndarray) -> float:
