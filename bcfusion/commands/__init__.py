@@ -27,6 +27,9 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
     # Before torch is loaded: threads that spin while they wait for each other make a training step up to ten times
     # slower as soon as another process, such as a metric worker, needs the same core; sleeping costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # A name that is not UTF-8 cannot be printed as it is; it ends neither a table nor a batch.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(argv) or 0
         sys.stdout.flush()  # here, where a closed pipe is handled

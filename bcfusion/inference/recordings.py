@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio.formats import one_line
+from bcfusion.audio.writing import sound_writer
 from bcfusion.errors import AudioError
 from bcfusion.files import appearing
 
@@ -58,7 +60,7 @@ class Recording:
         self._window = np.zeros((self.channels, 0), dtype=np.float32)
 
     def __enter__(self) -> Recording:
-        self._sound = soundfile.SoundFile(self.path)
+        self._sound = soundfile.SoundFile(os.fsencode(self.path))  # a name need not be UTF-8
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -136,7 +138,7 @@ def write_blocks(blocks: Iterator[Tensor], target: Path, rate: int, total: int, 
     try:
         with (
             appearing(target) as part,
-            soundfile.SoundFile(part, "w", rate, 1, subtype=subtype, format=kind) as sound,
+            sound_writer(part, rate, 1, subtype, kind) as sound,
         ):
             for block in blocks:
                 samples = block[0].numpy()

@@ -134,7 +134,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
                 table.writeheader()
                 table.writerows(records)
     except OSError as error:
-        raise DataError(f"cannot write manifest {target}: {error}") from error
+        raise DataError(f"cannot write manifest {target}: {error.strerror}") from error
 
 
 def _manifest_path(path: str | os.PathLike[str]) -> Path:

@@ -85,7 +85,7 @@ def _rewrite(inspection: Inspection, changes: Mapping[int, Mapping[str, float | 
             content = text.read()
         write_text(manifest, (_csv if manifest.suffix == ".csv" else _jsonl)(content, changes), newline="")
     except OSError as error:
-        raise DataError(f"cannot write manifest {manifest}: {error}") from error
+        raise DataError(f"cannot write manifest {manifest}: {error.strerror}") from error
 
 
 def _jsonl(content: str, changes: Mapping[int, Mapping[str, Any]]) -> str:
