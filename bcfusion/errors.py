@@ -58,8 +58,13 @@ class WriteError(BcfusionError, OSError):
 
     @property
     def disk_full(self) -> bool:
-        """Whether nothing more can be written there until space is freed."""
+        """Whether the disk, or what the user may use of it, is full."""
         return self.errno in (errno.ENOSPC, errno.EDQUOT)
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether other files cannot be written there either: the disk is full or read-only."""
+        return self.disk_full or self.errno == errno.EROFS
 
 
 class TrainingError(BcfusionError):

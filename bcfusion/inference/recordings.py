@@ -17,7 +17,7 @@ from bcfusion.audio.writing import sound_writer
 from bcfusion.errors import AudioError
 from bcfusion.files import appearing
 
-__all__ = ["Recording", "check_writable", "write_blocks"]
+__all__ = ["Recording", "check_writable", "format_of", "other_rate", "write_blocks"]
 
 BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # per sample, by subtype
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
@@ -48,10 +48,7 @@ class Recording:
         self.path = path
         self.rate, self.channels = header.sample_rate, header.channels
         if self.rate != sample_rate and not resample:
-            raise audio.AudioFormatError(
-                f"{path} is sampled at {self.rate} Hz, the model works at {sample_rate} Hz, and resampling is off: "
-                "convert the file, or leave out --no-resample (resample=False)"
-            )
+            raise audio.AudioFormatError(f"{path} {other_rate(self.rate, sample_rate)}")
         self.change = audio.RateChange(self.rate, sample_rate)
         self.frames = header.frames
         self.total = self.change.length(self.frames)
@@ -102,6 +99,23 @@ class Recording:
                 f"{self.path} holds NaN or infinite samples, the first at {(position + bad[0]) / self.rate:.3f} s"
             )
         return np.ascontiguousarray(block.T)
+
+
+def other_rate(rate: int, wanted: int) -> str:
+    """Return what is wrong with a recording of another sample rate, in Hz, if it is not converted."""
+    return (
+        f"is sampled at {rate} Hz, the model works at {wanted} Hz, and resampling is off: "
+        "convert the file, or leave out --no-resample (resample=False)"
+    )
+
+
+def format_of(path: Path) -> tuple[int, int] | None:
+    """Return number of channels and sample rate in Hz of a sound file; None if it cannot be opened."""
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as sound:
+            return sound.channels, sound.samplerate
+    except (OSError, soundfile.LibsndfileError):
+        return None
 
 
 def check_writable(target: Path, subtype: str) -> None:

@@ -79,7 +79,7 @@ def test_names_are_matched_whatever_their_unicode_form(tmp_path: Path) -> None:
     matched = match_folders(tmp_path / "clean", {"theirs": tmp_path / "theirs"})
     assert not matched.notes.lines()
     scores = scored(matched)
-    assert [(row.id, row.skipped) for row in scores.rows][0] == (f"{composed}/{composed}", {})
+    assert {row.id: row.skipped for row in scores.rows}[f"{composed}/{composed}"] == {}
     scores.write_csv(tmp_path / "scores.csv")
     assert r"caf\udce9,theirs" in (tmp_path / "scores.csv").read_text(encoding="utf-8")
 
