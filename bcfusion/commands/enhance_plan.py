@@ -168,7 +168,7 @@ class _SoundsByName:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def other(self, path: Path) -> Path | None:
-        """Return a sound file beside ``path`` whose name differs in suffix or Unicode form only; None if there is none."""
+        """Return a sound file beside ``path`` whose name differs only in suffix or Unicode form; None without one."""
         from bcfusion.audio import EXTENSIONS
 
         if path.parent not in self._folders:

@@ -144,7 +144,8 @@ def misfits(
         resample: whether recordings of another rate are converted.
 
     Returns:
-        Sources to the file that is wrong, and what is wrong with it, as the end of a sentence. Files that cannot be opened are not among them: :func:`enhance_file` reports why.
+        Sources to the file that is wrong, and what is wrong with it, as the end of a sentence. Files that cannot be
+        opened are not among them: :func:`enhance_file` reports why.
     """
     rate = cast("Generator", generator).sample_rate
     faults: dict[tuple[Path, ...], tuple[Path, str]] = {}
