@@ -25,6 +25,7 @@ __all__ = [
     "matching",
     "name_below",
     "normal_name",
+    "of_the_disk",
     "write_text",
 ]
 
@@ -128,6 +129,16 @@ def write_text(path: str | os.PathLike[str], text: str, *, newline: str | None =
     with appearing(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline=newline)
     return Path(path)
+
+
+def of_the_disk(error: OSError) -> WriteError | None:
+    """Return an error of a disk that is full or read-only as one that the user can mend; None if it is another one."""
+    if error.errno not in _OF_THE_DISK:
+        return None
+    if error.filename is None or isinstance(error.filename, int):  # which disk is not known
+        return WriteError(error.errno, error.strerror, "a file")
+    target = Path(os.fsdecode(error.filename))
+    return WriteError(error.errno, _reason(error, target), os.fspath(target))
 
 
 def normal_name(text: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from bcfusion.errors import BcfusionError, WriteError
+from bcfusion import audio
+from bcfusion.errors import AudioError, BcfusionError, WriteError
 from bcfusion.files import (
     NamesOnDisk,
     appearing,
@@ -89,6 +92,20 @@ def test_an_error_of_the_disk_inside_the_block_names_the_target(tmp_path: Path, 
     assert caught.value.disk_full == (number != errno.EROFS)
     assert caught.value.filename == str(tmp_path / "a.wav")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_sound_of_which_the_last_bytes_do_not_fit_is_not_written(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20000)
+    audio.write(tmp_path / "a.flac", noise, 16000)
+    size, limits = (tmp_path / "a.flac").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for missing in (1, 4000, size):  # the last are written when the file is closed
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, limits[1]))
+            with pytest.raises(AudioError, match=r"cannot write .*/b\.flac: File too large"):
+                audio.write(tmp_path / "b.flac", noise, 16000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path) == ["a.flac"]
 
 
 @pytest.mark.parametrize("appear", [appearing, appearing_folder])
