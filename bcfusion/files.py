@@ -26,6 +26,7 @@ __all__ = [
     "name_below",
     "normal_name",
     "of_the_disk",
+    "why_unwritable",
     "write_text",
 ]
 
@@ -138,7 +139,7 @@ def of_the_disk(error: OSError) -> WriteError | None:
     if error.filename is None or isinstance(error.filename, int):  # which disk is not known
         return WriteError(error.errno, error.strerror, "a file")
     target = Path(os.fsdecode(error.filename))
-    return WriteError(error.errno, _reason(error, target), os.fspath(target))
+    return WriteError(error.errno, why_unwritable(error, target), os.fspath(target))
 
 
 def normal_name(text: str) -> str:
@@ -221,13 +222,13 @@ def _fault(error: Exception, part: Path, target: Path) -> WriteError | None:
         return None
     if not isinstance(error, OSError) or error.errno == errno.EIO:
         tried = _tried(part)
-        return None if tried is None else WriteError(tried.errno, _reason(tried, target), os.fspath(target))
+        return None if tried is None else WriteError(tried.errno, why_unwritable(tried, target), os.fspath(target))
     named = None if error.filename is None or isinstance(error.filename, int) else Path(os.fsdecode(error.filename))
     if named is None:
         concerned = error.errno in _OF_THE_DISK
     else:
         concerned = named == target or named in target.parents or part in (named, *named.parents)
-    return WriteError(error.errno, _reason(error, target), os.fspath(target)) if concerned else None
+    return WriteError(error.errno, why_unwritable(error, target), os.fspath(target)) if concerned else None
 
 
 def _tried(part: Path) -> OSError | None:
@@ -243,7 +244,8 @@ def _tried(part: Path) -> OSError | None:
     return None
 
 
-def _reason(error: OSError, target: Path) -> str:
+def why_unwritable(error: OSError, target: Path) -> str:
+    """Return the reason for an error of writing ``target``, with the disk or the name that is at fault."""
     folder = fixed_part(target.absolute().parent)
     disk = next(path for path in (folder, *folder.parents) if path == path.parent or os.path.ismount(path))
     if error.errno == errno.ENOSPC:

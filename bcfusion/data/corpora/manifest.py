@@ -41,7 +41,7 @@ from typing import Any, TextIO
 from bcfusion.contracts import Row
 from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, file_columns, record_of
 from bcfusion.errors import DataError
-from bcfusion.files import NamesOnDisk, appearing
+from bcfusion.files import NamesOnDisk, appearing, normal_name
 
 SUFFIXES = (".jsonl", ".csv")
 _PROBLEMS_SHOWN = 10
@@ -125,6 +125,12 @@ def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     """
     target = _manifest_path(path)
     records = [record_of(row, target.parent.resolve()) for row in rows]
+    texts = (value for record in records for value in record.values() if isinstance(value, str))
+    foreign = next((text for text in texts if not _is_utf8(text)), None) if target.suffix == ".csv" else None
+    if foreign is not None:
+        raise DataError(
+            f"cannot write manifest {target}: {normal_name(foreign)} is not UTF-8; rename the file, or write a .jsonl"
+        )
     try:
         with appearing(target) as part, part.open("w", encoding="utf-8", newline="") as text:
             if target.suffix == ".jsonl":
@@ -136,10 +142,6 @@ def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
                 table.writerows(records)
     except OSError as error:
         raise DataError(f"cannot write manifest {target}: {error.strerror}") from error
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"cannot write manifest {target}: {error.object!r} is not UTF-8; rename the file, or write a .jsonl"
-        ) from error
 
 
 def _manifest_path(path: str | os.PathLike[str]) -> Path:
@@ -164,11 +166,16 @@ def csv_table(text: Iterable[str]) -> tuple[list[str], Iterator[tuple[int, list[
 
 def _json_line(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, ensure_ascii=False)
+    # a name that is not UTF-8 is written as an escape, which is read back as the same name
+    return (text if _is_utf8(text) else json.dumps(record)) + "\n"
+
+
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # a name that is not UTF-8: as an escape, which is read back as the same name
-        text = json.dumps(record)
-    return text + "\n"
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | str]]:

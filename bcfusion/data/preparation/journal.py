@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from bcfusion.errors import DataError
+from bcfusion.files import why_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Journal:
             self._file.close()
             raise DataError(f"{path} is in use: the same command is already running") from error
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror}") from error
+            raise DataError(f"cannot write {path}: {why_unwritable(error, path)}") from error
         self._continue(json.loads(json.dumps(job)))
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -58,7 +59,7 @@ class Journal:
             self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
             self._file.flush()
         except OSError as error:
-            raise DataError(f"cannot write {self.path}: {error.strerror}") from error
+            raise DataError(f"cannot write {self.path}: {why_unwritable(error, self.path)}") from error
 
     def remove(self) -> None:
         """Delete the file, when the job is done."""
