@@ -321,6 +321,8 @@ class Skip(Exception):
 
 
 SPLITS = ("train", "valid", "test")  #: the parts of every corpus
+#: seconds between the ends of sensors' files up to which the common part is used; more are two takes, and refused
+SENSORS_END_WITHIN = 0.5
 UNKNOWN_SPEAKER = "unknown"  #: the ``Row.speaker`` of a corpus that does not name its speakers
 
 

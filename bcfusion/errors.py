@@ -5,6 +5,8 @@ The command line prints them without a traceback and exits with status 2; any ot
 
 from __future__ import annotations
 
+import errno
+
 
 class BcfusionError(Exception):
     """A problem in the user's input. The message says what is wrong, where, and what to do."""
@@ -43,6 +45,26 @@ class DataError(BcfusionError):
 
 class CheckpointError(BcfusionError):
     """A checkpoint, bundle or run directory is missing, damaged, or of the wrong kind."""
+
+
+class WriteError(BcfusionError, OSError):
+    """A file that cannot be written: the disk is full or read-only, a name is too long, a folder is a file.
+
+    As an :class:`OSError` it has ``errno``, ``strerror`` (the reason alone) and ``filename``.
+    """
+
+    def __str__(self) -> str:
+        return f"cannot write {self.filename}: {self.strerror}"
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether the disk, or what the user may use of it, is full."""
+        return self.errno in (errno.ENOSPC, errno.EDQUOT)
+
+    @property
+    def nothing_fits(self) -> bool:
+        """Whether other files cannot be written there either: the disk is full or read-only."""
+        return self.disk_full or self.errno == errno.EROFS
 
 
 class TrainingError(BcfusionError):

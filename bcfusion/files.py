@@ -1,15 +1,38 @@
-"""Atomic writes: a file or a folder appears whole or not at all."""
+"""Files: written whole or not at all, found by patterns, and matched by name.
+
+Whatever cannot be written is reported by a :class:`~bcfusion.errors.WriteError` that names the file and the reason.
+"""
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import secrets
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["appearing", "appearing_folder", "write_text"]
+from bcfusion.errors import BcfusionError, WriteError
+
+__all__ = [
+    "NamesOnDisk",
+    "appearing",
+    "appearing_folder",
+    "fixed_part",
+    "matching",
+    "name_below",
+    "normal_name",
+    "of_the_disk",
+    "why_unwritable",
+    "write_text",
+]
+
+#: reasons that concern the place that is written to, even if the error names no file
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_PROBE_BYTES = 1 << 20
 
 
 @contextmanager
@@ -24,21 +47,25 @@ def appearing(path: str | os.PathLike[str], *, fsync: bool = False) -> Iterator[
         fsync: whether to force the content and the new name to the disk, so that it survives a power failure too.
 
     Raises:
-        OSError: ``path`` cannot be written to.
+        WriteError: ``path`` cannot be written to. Errors of the block that come from the disk are reported as this too.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # without the suffix of the target at its end, so that a glob for *.ckpt or *.csv never finds an unfinished file
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = _hidden(target, "part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield part
         if fsync:
             _to_disk(part)
         os.replace(part, target)
         if fsync:
-            _to_disk(target.parent)
+            _names_to_disk(target.parent)
+    except Exception as error:
+        if (fault := _fault(error, part, target)) is not None:
+            raise fault from error
+        raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be nothing, or no way to delete it; what went wrong before is the reason
+            part.unlink()
 
 
 @contextmanager
@@ -53,14 +80,13 @@ def appearing_folder(path: str | os.PathLike[str], *, keep: Callable[[Path], boo
             processes that make the same folder, the first one wins, and what it made is never moved.
 
     Raises:
-        OSError: ``path`` cannot be written to.
+        WriteError: ``path`` cannot be written to. Errors of the block that come from the disk are reported as this too.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    part, old = (target.with_name(f".{target.name}.{token}.{suffix}") for suffix in ("part", "old"))
-    part.mkdir()
+    part, old = _hidden(target, "part"), _hidden(target, "old")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.mkdir()
         yield part
         try:
             os.replace(part, target)  # onto nothing or an empty folder: no other process sees a moment without it
@@ -77,6 +103,10 @@ def appearing_folder(path: str | os.PathLike[str], *, keep: Callable[[Path], boo
             if old.exists():
                 os.replace(old, target)
             raise
+    except Exception as error:
+        if (fault := _fault(error, part, target)) is not None:
+            raise fault from error
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -87,15 +117,169 @@ def write_text(path: str | os.PathLike[str], text: str, *, newline: str | None =
 
     Args:
         path: the file to write.
-        text: its content.
+        text: its content. What UTF-8 cannot hold, a byte of a file's name that is not UTF-8 itself, is written as an
+            escape, such as ``\\udce9``.
         newline: as of :func:`open`; ``""`` keeps the line ends of ``text``.
 
     Returns:
         ``path``.
+
+    Raises:
+        WriteError: ``path`` cannot be written to.
     """
     with appearing(path) as part:
-        part.write_text(text, encoding="utf-8", newline=newline)
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline=newline)
     return Path(path)
+
+
+def of_the_disk(error: OSError) -> WriteError | None:
+    """Return an error of a disk that is full or read-only as one that the user can mend; None if it is another one."""
+    if error.errno not in _OF_THE_DISK:
+        return None
+    if error.filename is None or isinstance(error.filename, int):  # which disk is not known
+        return WriteError(error.errno, error.strerror, "a file")
+    target = Path(os.fsdecode(error.filename))
+    return WriteError(error.errno, why_unwritable(error, target), os.fspath(target))
+
+
+def normal_name(text: str) -> str:
+    """Return the form in which names are compared and written: Unicode's composed form (NFC).
+
+    An accented letter is one character or two (NFD, as macOS stores names), which look the same but compare as
+    different. A byte that is not UTF-8 becomes an escape, such as ``\\udce9``, that any file and terminal can hold.
+    """
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def name_below(folder: Path, file: Path) -> str:
+    """Return what a file is matched by: its :func:`normal_name` below a folder, with ``/`` and without suffix."""
+    return normal_name(file.relative_to(folder).with_suffix("").as_posix())
+
+
+class NamesOnDisk:
+    """Finds files by names whose Unicode form may differ from that of the names on disk; folders are listed once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[str, str]] = {}
+
+    def find(self, path: str) -> str:
+        """Return ``path`` as it is spelled on disk; unchanged if there is no such file or its name is ASCII."""
+        folder, name = os.path.split(path)
+        if path.isascii() or not name:
+            return path
+        folder = self.find(folder) if folder else ""
+        if folder not in self._entries:
+            try:
+                names = os.listdir(folder or os.curdir)
+            except OSError:
+                names = []
+            # of two names that look the same, each is found by its own spelling
+            self._entries[folder] = {normal_name(entry): entry for entry in names} | {entry: entry for entry in names}
+        entries = self._entries[folder]
+        return os.path.join(folder, entries.get(name) or entries.get(normal_name(name), name))
+
+
+def fixed_part(pattern: str | os.PathLike[str]) -> Path:
+    """Return the leading folders of a pattern that exist as they are written, with brackets in their names too."""
+    path = Path(pattern)
+    while not os.path.isdir(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def matching(pattern: str | os.PathLike[str]) -> list[Path]:
+    """Return what a glob pattern (``**`` too) matches, sorted.
+
+    Leading folders that exist are taken as they are written, so that ``[`` and ``]`` in their names are no pattern. If
+    nothing matches, the brackets of the rest are tried as parts of names.
+    """
+    folder = fixed_part(pattern)
+    rest = os.fspath(Path(pattern).relative_to(folder))
+    start = glob.escape(os.fspath(folder))
+    found = glob.glob(os.path.join(start, rest), recursive=True)
+    if not found and "[" in rest:
+        found = glob.glob(os.path.join(start, rest.replace("[", "[[]")), recursive=True)
+    return [Path(name) for name in sorted(found)]
+
+
+def _hidden(target: Path, suffix: str) -> Path:
+    """Return an unused hidden name beside ``target``, in the same file system.
+
+    It does not end in the suffix of the target, so that a glob for ``*.ckpt`` never finds an unfinished file, and holds
+    only the start of a long name, because names have at most 255 bytes.
+    """
+    return target.with_name(f".{target.name[:24]}.{secrets.token_hex(4)}.{suffix}")
+
+
+def _fault(error: Exception, part: Path, target: Path) -> WriteError | None:
+    """Return why ``target`` cannot be written; None if the error is about something else.
+
+    Libraries hide the system's error behind one of their own. Whether the disk still takes data is then tried.
+    """
+    if isinstance(error, BcfusionError):
+        return None
+    if not isinstance(error, OSError) or error.errno == errno.EIO:
+        tried = _tried(part)
+        return None if tried is None else WriteError(tried.errno, why_unwritable(tried, target), os.fspath(target))
+    named = None if error.filename is None or isinstance(error.filename, int) else Path(os.fsdecode(error.filename))
+    if named is None:
+        concerned = error.errno in _OF_THE_DISK
+    else:
+        concerned = named == target or named in target.parents or part in (named, *named.parents)
+    return WriteError(error.errno, why_unwritable(error, target), os.fspath(target)) if concerned else None
+
+
+def _tried(part: Path) -> OSError | None:
+    """Return the error with which the file or folder ``part`` takes no more data; None if it takes it."""
+    try:
+        with (part / "probe" if part.is_dir() else part).open("ab", buffering=0) as file:
+            left = memoryview(bytes(_PROBE_BYTES))
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+def why_unwritable(error: OSError, target: Path) -> str:
+    """Return the reason for an error of writing ``target``, with the disk or the name that is at fault."""
+    folder = fixed_part(target.absolute().parent)
+    disk = next(path for path in (folder, *folder.parents) if path == path.parent or os.path.ismount(path))
+    if error.errno == errno.ENOSPC:
+        usage = shutil.disk_usage(disk)
+        return f"the disk is full: {_size(usage.free)} of {_size(usage.total)} are free at {disk}"
+    if error.errno == errno.EDQUOT:
+        return f"the quota of the disk at {disk} is used up"
+    if error.errno == errno.EROFS:
+        return f"the file system at {disk} is read-only"
+    if error.errno == errno.ENAMETOOLONG:
+        longest = max(target.parts, key=lambda name: len(os.fsencode(name)))
+        return f"the name is too long for the file system: {longest[:24]}... has {len(os.fsencode(longest))} bytes"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        file = next((path for path in target.parents if os.path.exists(path) and not os.path.isdir(path)), None)
+        if file is not None:
+            return f"{file} is a file, not a folder"
+    return error.strerror or str(error)
+
+
+def _size(count: int) -> str:
+    number, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 1000:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.3g} {unit}"
+
+
+def _names_to_disk(folder: Path) -> None:
+    try:
+        _to_disk(folder)
+    except OSError as error:  # some network file systems cannot do that for a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
+            raise
 
 
 def _to_disk(path: Path) -> None:

@@ -38,7 +38,7 @@ def nearest_path(missing: str | os.PathLike[str]) -> str:
     """Return the end of a message about a missing path: the nearest existing name, or the last folder that exists."""
     path = Path(missing)
     folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
+    while not os.path.isdir(folder) and folder != folder.parent:
         path, folder = folder, folder.parent
     names = sorted(entry.name for entry in folder.iterdir()) if os.access(folder, os.R_OK | os.X_OK) else []
     close = get_close_matches(path.name, names, n=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -175,6 +176,28 @@ def test_the_traceback_is_shown_on_request(tmp_path: Path) -> None:
         done = bcfusion("check", "experiment=senet", cwd=tmp_path, **{variable: "1"})
         assert done.returncode != 0
         assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_disk_that_takes_nothing_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], named: bool
+) -> None:
+    def full(_: list[str]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([str(tmp_path / "table.csv")] if named else []))
+
+    def missing(_: list[str]) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "a bug")
+
+    for name in ("HYDRA_FULL_ERROR", "BCFUSION_TRACEBACK"):
+        monkeypatch.delenv(name, raising=False)
+    assert exit_status(full, []) == 2
+    file = f"{tmp_path}/table.csv: the disk is full: " if named else "a file: No space left on device"
+    assert capsys.readouterr().err.startswith(f"cannot write {file}")
+    with pytest.raises(FileNotFoundError):
+        exit_status(missing, [])
+    monkeypatch.setenv("BCFUSION_TRACEBACK", "1")
+    with pytest.raises(OSError, match="No space left"):
+        exit_status(full, [])
 
 
 def test_status_of_a_users_error_and_of_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:

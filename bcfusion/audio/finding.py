@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bcfusion.audio.formats import EXTENSIONS
 from bcfusion.errors import AudioError
+from bcfusion.files import NamesOnDisk, matching
 from bcfusion.nearest import nearest_path
 
 __all__ = ["find_audio", "walk"]
@@ -33,19 +34,18 @@ def find_audio(paths_or_globs: str | os.PathLike[str] | Sequence[str | os.PathLi
         paths_or_globs = [paths_or_globs]
     found: set[Path] = set()
     for given in paths_or_globs:
-        path = Path(given).expanduser()
-        if path.is_dir():
+        path = Path(NamesOnDisk().find(os.fspath(Path(given).expanduser())))
+        if os.path.isdir(path):
             inside = list(walk(path))
             if not inside:
                 raise AudioError(f"no audio in {path}: looked for {_EXPECTED} in it and its subfolders")
             found.update(inside)
-        elif path.exists():
+        elif os.path.exists(path):
             if path.suffix.lower() not in EXTENSIONS:
                 raise AudioError(f"{path} is not an audio file by its name: expected {_EXPECTED}")
             found.add(path)
         elif glob.has_magic(os.fspath(path)):
-            matched = [Path(name) for name in glob.glob(os.fspath(path), recursive=True)]
-            sounds = [name for name in matched if name.suffix.lower() in EXTENSIONS and name.is_file()]
+            sounds = [name for name in matching(path) if name.suffix.lower() in EXTENSIONS and name.is_file()]
             if not sounds:
                 raise AudioError(f"no audio matches {path}: expected {_EXPECTED}")
             found.update(sounds)

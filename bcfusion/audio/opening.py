@@ -86,7 +86,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
     file = name if inside is None else inside["archive"]
     with ExitStack() as stack:
         try:
-            source: str | BinaryIO | _ArchivePart = file
+            source: bytes | BinaryIO | _ArchivePart = os.fsencode(file)  # a name need not be UTF-8
             if isinstance(path, EncodedAudio):
                 source = io.BytesIO(path.content)
             elif inside is not None:
@@ -94,7 +94,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
                 source = _ArchivePart(archive, int(inside["offset"]), int(inside["size"]))
             sound = stack.enter_context(soundfile.SoundFile(source))
             if sound.format in ("WAV", "WAVEX", "RF64"):
-                raw = stack.enter_context(open(source, "rb")) if isinstance(source, str) else source
+                raw = stack.enter_context(open(source, "rb")) if isinstance(source, bytes) else source
                 position = raw.tell()
                 _refuse_truncated_wav(raw, path)
                 raw.seek(position)  # libsndfile assumes that the position has not changed

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -12,7 +15,7 @@ from bcfusion.audio.formats import one_line
 from bcfusion.errors import AudioError
 from bcfusion.files import appearing
 
-__all__ = ["write"]
+__all__ = ["sound_writer", "write"]
 
 _FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
@@ -47,7 +50,72 @@ def write(
     if not np.isfinite(data).all():
         raise AudioError(f"cannot write {target}: the samples hold NaN or infinity")
     try:
-        with appearing(target) as part:
-            soundfile.write(part, data.T, sample_rate, subtype=subtype, format=file_format)
+        with (
+            appearing(target) as part,
+            sound_writer(part, sample_rate, data.shape[0], subtype, file_format) as sound,
+        ):
+            sound.write(data.T)
     except (OSError, soundfile.LibsndfileError) as error:
         raise AudioError(f"cannot write {target}: {one_line(error)}") from error
+
+
+@contextmanager
+def sound_writer(
+    path: str | os.PathLike[str], sample_rate: int, channels: int, subtype: str, file_format: str
+) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file for writing, with the system's own error if its disk does not take all of it.
+
+    libsndfile calls every such error "System error", and ignores those of the last bytes, which it writes on closing.
+
+    Args:
+        path: the file, whose name need not be UTF-8; an existing one is replaced.
+        sample_rate: in Hz.
+        channels: number of channels.
+        subtype: libsndfile's name of the sample format.
+        file_format: libsndfile's name of the format.
+
+    Raises:
+        OSError: the file cannot be opened, or a part of it not be written.
+        soundfile.LibsndfileError: the format cannot hold what it is given.
+    """
+    with open(path, "w+b", buffering=0) as file:
+        sink = _Sink(file)
+        try:
+            with soundfile.SoundFile(sink, "w", sample_rate, channels, subtype, format=file_format) as sound:
+                yield sound
+        except Exception as error:
+            if sink.error is not None:
+                raise sink.error from error
+            raise
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink:
+    """What libsndfile writes to. Its calls cannot raise, so that an error is kept for later and nothing more written.
+
+    Args:
+        file: open for writing, without a buffer.
+
+    Attributes:
+        error: the first error.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        left = memoryview(data)
+        try:
+            while left and self.error is None:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self.error = error
+        return len(data) - len(left)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 
 from bcfusion.errors import BcfusionError
+from bcfusion.files import of_the_disk
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
@@ -22,11 +23,15 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE
 def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int:
     """Run a verb and return the exit status of the process.
 
-    A user's error is printed without traceback, with status 2. Any other exception is a bug and is raised.
+    A user's error is printed without traceback, with status 2, and so is that of a disk that is full or read-only. Any
+    other exception is a bug and is raised.
     """
     # Before torch is loaded: threads that spin while they wait for each other make a training step up to ten times
     # slower as soon as another process, such as a metric worker, needs the same core; sleeping costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # A name that is not UTF-8 cannot be printed as it is; it ends neither a table nor a batch.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(argv) or 0
         sys.stdout.flush()  # here, where a closed pipe is handled
@@ -43,6 +48,11 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
         if not _nobody_reads():
             raise
         return BROKEN_PIPE
+    except OSError as error:
+        if (fault := of_the_disk(error)) is None or wants_traceback():
+            raise
+        print(fault, file=sys.stderr)
+        return USER_ERROR
 
 
 def _nobody_reads() -> bool:

@@ -12,6 +12,7 @@ from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_sett
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.errors import ConfigError, DataError
 from bcfusion.evaluation.systems import INPUT, TARGET, is_input
+from bcfusion.files import normal_name
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -104,7 +105,7 @@ def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
     options = [argument for argument in rest if argument.startswith("-")]
     if models and not options:  # the value of one of Hydra's options looks the same
         raise ConfigError([f"evaluate: {models[0]} and --enhanced are both given: score a model or folders, not both"])
-    names = arguments.name or [folder.resolve().name for folder in arguments.enhanced]
+    names = arguments.name or [normal_name(folder.resolve().name) for folder in arguments.enhanced]
     if len(names) != len(arguments.enhanced):
         raise ConfigError([f"--name: give one for each of the {len(arguments.enhanced)} --enhanced, in their order"])
     for name in names:

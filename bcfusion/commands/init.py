@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def main(argv: list[str]) -> None:
     """Run the verb.
 
     Raises:
-        ConfigError: there is no such experiment, or the file cannot be written where it was asked to.
+        ConfigError: there is no such experiment, or it may not be written where it was asked to.
+        WriteError: the file cannot be written.
     """
     arguments = _parser().parse_args(argv)
     if arguments.list or arguments.experiment is None:
@@ -64,11 +66,11 @@ def _check_target(target: Path, force: bool) -> None:
     if target.suffix != ".yaml" or target.absolute().parent.name != "experiment":
         raise ConfigError([f"--to {target}: must be a .yaml file in a folder named experiment"])
     shipped = conf_dir() / "experiment" / target.name
-    if shipped.exists():
+    if os.path.exists(shipped):
         raise ConfigError(
             [f"{target}: '{target.stem}' is a shipped experiment, which cannot be replaced; choose another name"]
         )
-    if target.exists() and not force:
+    if os.path.exists(target) and not force:
         raise ConfigError([f"{target} exists; --force overwrites it, --to FILE writes elsewhere"])
 
 

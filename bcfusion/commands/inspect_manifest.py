@@ -9,12 +9,11 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, verb_parser
-from bcfusion.errors import DataError
+from bcfusion.errors import BcfusionError, DataError, WriteError
 from bcfusion.files import write_text
 
 if TYPE_CHECKING:
@@ -39,7 +38,8 @@ examples:
   bcfusion inspect vctk.jsonl --limit 500 --csv vctk.csv  # a sample, and the numbers of each file
   bcfusion inspect rec.csv --max-lag 0.3 --html rec.html  # recorders that were started by hand
 
-The exit status is 0, or 1 if there is an error among the findings, or 2 if nothing could be inspected.
+The exit status is 0, or 1 if there is an error among the findings, or 2 if nothing could be inspected or
+what was asked for not be written. A page that cannot be written beside the manifest is left out with a line.
 """
 FOUND = 1
 T = TypeVar("T")
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
     """Run the verb and return the exit status.
 
     Raises:
-        BcfusionError: the manifest itself has problems, or the page or table cannot be written.
+        BcfusionError: the manifest itself has problems; or, after the report, something that was asked for cannot be
+            written. Only a page that was not asked for is left out.
     """
     arguments = _parser().parse_args(argv)
     from rich.console import Console
@@ -62,23 +63,36 @@ def main(argv: list[str]) -> int:
     console = Console()
     page = arguments.html or arguments.manifest.with_suffix(".inspect.html")
     inspection = inspect_manifest(arguments.manifest, arguments.limit, arguments.workers, arguments.max_lag)
+    unwritten: list[BcfusionError] = []  # measuring may have taken hours: the report comes first
     if arguments.fix:
-        fixed = fix(inspection)
-        inspection = fixed.inspection
-        console.print(f"{arguments.manifest}: wrote the bandwidth of {fixed.bandwidths} lines", soft_wrap=True)
-        if fixed.aligned or fixed.uncertain:
-            unsure = f"; {fixed.uncertain} are too uncertain" if fixed.uncertain else ""
-            console.print(f"  and lag and polarity of {fixed.aligned}{unsure}", soft_wrap=True)
+        try:
+            fixed = fix(inspection)
+        except DataError as error:
+            unwritten.append(error)
+        else:
+            inspection = fixed.inspection
+            console.print(f"{arguments.manifest}: wrote the bandwidth of {fixed.bandwidths} lines", soft_wrap=True)
+            if fixed.aligned or fixed.uncertain:
+                unsure = f"; {fixed.uncertain} are too uncertain" if fixed.uncertain else ""
+                console.print(f"  and lag and polarity of {fixed.aligned}{unsure}", soft_wrap=True)
     found = findings(inspection)
     _show(console, inspection, found)
-    if arguments.csv:
-        _write(arguments.csv, _numbers(inspection))
-        console.print(f"numbers: {arguments.csv}", soft_wrap=True, highlight=False)
 
     from bcfusion.report.inspect_page import inspect_page
 
-    _write(page, inspect_page(inspection, found))
-    console.print(f"page: {page}", soft_wrap=True, highlight=False)
+    outputs = [("numbers", arguments.csv, lambda: _numbers(inspection))] if arguments.csv else []
+    outputs.append(("page", page, lambda: inspect_page(inspection, found)))
+    for name, file, content in outputs:
+        try:
+            write_text(file, content(), newline="")
+            console.print(f"{name}: {file}", soft_wrap=True, highlight=False)
+        except WriteError as error:
+            if name == "page" and arguments.html is None:
+                console.print(f"no page: {error}; --html FILE writes it elsewhere", soft_wrap=True, highlight=False)
+            else:
+                unwritten.append(error)
+    if unwritten:
+        raise BcfusionError("\n".join(map(str, unwritten)))
     return FOUND if any(finding.severity == Severity.ERROR for finding in found) else 0
 
 
@@ -231,13 +245,6 @@ def _cell(value: object) -> object:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
     return "" if value is None else value
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        write_text(file, text, newline="")
-    except OSError as error:
-        raise DataError(f"cannot write {file}: {error.strerror}") from error
 
 
 if __name__ == "__main__":

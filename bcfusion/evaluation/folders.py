@@ -17,6 +17,7 @@ from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.evaluation.systems import INPUT
 from bcfusion.evaluation.utterances import UNREADABLE, snr_text
+from bcfusion.files import name_below
 
 __all__ = ["Matched", "Notes", "common_rate", "match_folders", "score_folders"]
 
@@ -221,7 +222,7 @@ def _by_name(folder: Path, notes: Notes) -> dict[str, Path]:
         raise DataError(f"{folder} is a file: give the folder that contains it")
     files: dict[str, Path] = {}
     for path in audio.find_audio(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = name_below(folder, path)
         if files.setdefault(name, path) != path:
             notes.add("left out, because another one has the same name", str(path))
     return files

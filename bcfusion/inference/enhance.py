@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion import audio
-from bcfusion.contracts import Generator
+from bcfusion.contracts import SENSORS_END_WITHIN, Generator
 from bcfusion.errors import AudioError
 from bcfusion.inference.chunks import enhanced_chunks
-from bcfusion.inference.recordings import Recording, check_writable, write_blocks
+from bcfusion.inference.recordings import Recording, check_writable, format_of, other_rate, write_blocks
 from bcfusion.probe import evaluating
 from bcfusion.run.bundle import bundle_of
 
-__all__ = ["Enhanced", "enhance_file", "enhance_signal"]
+__all__ = ["Enhanced", "enhance_file", "enhance_signal", "misfits"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Enhanced:
         seconds: length of the audio.
         overs: number of output samples that exceed full scale; the PCM subtypes clip them.
         peak: the largest magnitude of the output; full scale is 1.
+        cut: seconds by which the longest sensor exceeds the shortest, whose length the output has.
     """
 
     sources: tuple[Path, ...]
@@ -40,6 +41,7 @@ class Enhanced:
     seconds: float
     overs: int
     peak: float
+    cut: float = 0.0
 
 
 def enhance_signal(generator: nn.Module, inputs: Tensor, chunk_seconds: float = 10.0) -> Tensor:
@@ -101,7 +103,8 @@ def enhance_file(
 
     Raises:
         AudioError: a file is missing, unreadable, truncated, holds NaN, or has another number of channels, another rate
-            (with ``resample`` off) or another length than its companions; or the target cannot be written.
+            (with ``resample`` off), or an end more than :data:`~bcfusion.contracts.SENSORS_END_WITHIN` from that of its
+            companions; or the target cannot be written (its cause is then a :class:`~bcfusion.errors.WriteError`).
     """
     spec = cast("Generator", generator)
     sources = (source,) if isinstance(source, (str, os.PathLike)) else tuple(source)
@@ -113,10 +116,12 @@ def enhance_file(
         shortest = min(recordings, key=lambda recording: recording.total)
         longest = max(recordings, key=lambda recording: recording.total)
         total = shortest.total
-        if longest.total > total + 1:  # resampling may make a difference of one sample
+        cut = (longest.total - total) / spec.sample_rate
+        if cut > SENSORS_END_WITHIN:
             raise AudioError(
                 f"{longest.path} ({longest.total / spec.sample_rate:.3f} s) and {shortest.path} "
-                f"({total / spec.sample_rate:.3f} s) differ in length: sensors must be recorded together"
+                f"({total / spec.sample_rate:.3f} s) differ in length by more than {SENSORS_END_WITHIN:g} s: "
+                "sensors must be recorded together"
             )
 
         def read(start: int, stop: int) -> Tensor:
@@ -125,22 +130,55 @@ def enhance_file(
         stack.enter_context(evaluating(generator))
         blocks = enhanced_chunks(generator, read, total, chunk_seconds)
         overs, peak = write_blocks(blocks, out, spec.sample_rate, total, subtype)
-    return Enhanced(paths, out, total / spec.sample_rate, overs, peak)
+    return Enhanced(paths, out, total / spec.sample_rate, overs, peak, cut)
+
+
+def misfits(
+    generator: nn.Module, recordings: Sequence[tuple[Path, ...]], resample: bool = True
+) -> dict[tuple[Path, ...], tuple[Path, str]]:
+    """Return the recordings whose channels or sample rate a generator does not take, by their headers alone.
+
+    Args:
+        generator: as for :func:`enhance_file`.
+        recordings: the sources of each.
+        resample: whether recordings of another rate are converted.
+
+    Returns:
+        Sources to the file that is wrong, and what is wrong with it, as the end of a sentence. Files that cannot be
+        opened are not among them: :func:`enhance_file` reports why.
+    """
+    rate = cast("Generator", generator).sample_rate
+    faults: dict[tuple[Path, ...], tuple[Path, str]] = {}
+    for sources in recordings:
+        formats = [found for found in map(format_of, sources) if found is not None]
+        if len(formats) < len(sources):
+            continue
+        if fault := _wrong_channels(generator, [channels for channels, _ in formats]):
+            faults[sources] = (sources[fault[0]], fault[1])
+        elif not resample and (others := [place for place, (_, own) in enumerate(formats) if own != rate]):
+            faults[sources] = (sources[others[0]], other_rate(formats[others[0]][1], rate))
+    return faults
 
 
 def _check_channels(generator: nn.Module, recordings: list[Recording]) -> None:
+    fault = _wrong_channels(generator, [recording.channels for recording in recordings])
+    if fault is not None:
+        raise audio.AudioFormatError(f"{recordings[fault[0]].path} {fault[1]}")
+
+
+def _wrong_channels(generator: nn.Module, channels: Sequence[int]) -> tuple[int, str] | None:
+    """Return which of the sources has a wrong number of channels, and what is wrong with it; None if all are right."""
     bundle = bundle_of(generator)
     count = cast("Generator", generator).in_channels
     sensors = f" ({', '.join(bundle.sensors)})" if bundle else ""
-    if len(recordings) not in (1, count):
-        raise AudioError(
-            f"{len(recordings)} files for a model of {count} sensors{sensors}: give one for each, or one for all"
-        )
-    expected = count if len(recordings) == 1 else 1
-    for recording in recordings:
-        if recording.channels != expected:
-            wanted = f"{expected} in one file{sensors}" if len(recordings) == 1 else "a mono file for each sensor"
-            plural = "s" if recording.channels > 1 else ""
-            raise audio.AudioFormatError(
-                f"{recording.path} has {recording.channels} channel{plural}, the model takes {wanted}"
-            )
+    if len(channels) not in (1, count):
+        files = f"{len(channels)} files for a model of {count} sensors{sensors}"
+        raise AudioError(f"{files}: give one for each, or one for all")
+    expected = count if len(channels) == 1 else 1
+    wrong = next((place for place, own in enumerate(channels) if own != expected), None)
+    if wrong is None:
+        return None
+    plural = "s" if channels[wrong] > 1 else ""
+    wanted = f"{expected} in one file{sensors}" if len(channels) == 1 else "a mono file for each sensor"
+    separate = ", or --sensor NAME=FOLDER for each" if len(channels) == 1 and count > 1 else ""
+    return wrong, f"has {channels[wrong]} channel{plural}, the model takes {wanted}{separate}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio.formats import one_line
+from bcfusion.audio.writing import sound_writer
 from bcfusion.errors import AudioError
 from bcfusion.files import appearing
 
-__all__ = ["Recording", "check_writable", "write_blocks"]
+__all__ = ["Recording", "check_writable", "format_of", "other_rate", "write_blocks"]
 
 BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # per sample, by subtype
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
@@ -46,10 +48,7 @@ class Recording:
         self.path = path
         self.rate, self.channels = header.sample_rate, header.channels
         if self.rate != sample_rate and not resample:
-            raise audio.AudioFormatError(
-                f"{path} is sampled at {self.rate} Hz, the model works at {sample_rate} Hz, and resampling is off: "
-                "convert the file, or leave out --no-resample (resample=False)"
-            )
+            raise audio.AudioFormatError(f"{path} {other_rate(self.rate, sample_rate)}")
         self.change = audio.RateChange(self.rate, sample_rate)
         self.frames = header.frames
         self.total = self.change.length(self.frames)
@@ -58,7 +57,7 @@ class Recording:
         self._window = np.zeros((self.channels, 0), dtype=np.float32)
 
     def __enter__(self) -> Recording:
-        self._sound = soundfile.SoundFile(self.path)
+        self._sound = soundfile.SoundFile(os.fsencode(self.path))  # a name need not be UTF-8
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -102,6 +101,23 @@ class Recording:
         return np.ascontiguousarray(block.T)
 
 
+def other_rate(rate: int, wanted: int) -> str:
+    """Return what is wrong with a recording of another sample rate, in Hz, if it is not converted."""
+    return (
+        f"is sampled at {rate} Hz, the model works at {wanted} Hz, and resampling is off: "
+        "convert the file, or leave out --no-resample (resample=False)"
+    )
+
+
+def format_of(path: Path) -> tuple[int, int] | None:
+    """Return number of channels and sample rate in Hz of a sound file; None if it cannot be opened."""
+    try:
+        with soundfile.SoundFile(os.fsencode(path)) as sound:
+            return sound.channels, sound.samplerate
+    except (OSError, soundfile.LibsndfileError):
+        return None
+
+
 def check_writable(target: Path, subtype: str) -> None:
     """Refuse a file name or a subtype that :func:`write_blocks` cannot write.
 
@@ -136,7 +152,7 @@ def write_blocks(blocks: Iterator[Tensor], target: Path, rate: int, total: int, 
     try:
         with (
             appearing(target) as part,
-            soundfile.SoundFile(part, "w", rate, 1, subtype=subtype, format=kind) as sound,
+            sound_writer(part, rate, 1, subtype, kind) as sound,
         ):
             for block in blocks:
                 samples = block[0].numpy()

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from bcfusion.errors import DataError
+from bcfusion.files import name_below, normal_name
 
 COLUMN = "text"
 
@@ -30,7 +31,7 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
     try:
         if source.is_dir():
             files = sorted(source.rglob("*.txt"))
-            found = {file.relative_to(source).with_suffix("").as_posix(): file.read_text("utf-8") for file in files}
+            found = {name_below(source, file): file.read_text("utf-8") for file in files}
         else:
             with source.open(encoding="utf-8-sig", newline="") as lines:
                 records = csv.DictReader(lines) if source.suffix == ".csv" else _objects(lines)
@@ -57,10 +58,10 @@ def _objects(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
 def _identity(record: Mapping[str, Any]) -> str:
     """Return the id of a line: its own, else the path of air without suffix, with ``@offset`` if there is an offset."""
     if record.get("id"):
-        return str(record["id"])
+        return normal_name(str(record["id"]))
     air = record.get("air") or (record.get("paths") or {}).get("air", "")
     offset = float(record.get("offset") or 0)
-    return PurePath(air).with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
+    return normal_name(PurePath(air).with_suffix("").as_posix()) + (f"@{offset:g}" if offset else "")
 
 
 def words_of(text: str, normalise: bool = True) -> list[str]:

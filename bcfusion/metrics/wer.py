@@ -14,6 +14,7 @@ import numpy as np
 
 from bcfusion.contracts import Skip
 from bcfusion.errors import DataError
+from bcfusion.files import normal_name
 from bcfusion.metrics.base import MetricBase, checked, is_silent, resample
 from bcfusion.metrics.transcripts import edit_distance, read_transcripts, words_of
 from bcfusion.requirements import above, at_least, require
@@ -85,9 +86,9 @@ class WordErrorRate(MetricBase):
             ValueError: an array is not one-dimensional.
         """
         estimate, _ = checked(estimate, target)
-        if item_id not in self._transcripts:
+        if (name := normal_name(item_id)) not in self._transcripts:
             raise Skip("no transcript")
-        spoken = words_of(self._transcripts[item_id], self.normalise)
+        spoken = words_of(self._transcripts[name], self.normalise)
         if not spoken:
             raise Skip("transcript without a word")
         recognised = [] if is_silent(estimate) else words_of(self._recognise(estimate, sample_rate), self.normalise)

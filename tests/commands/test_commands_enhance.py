@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import subprocess
 import sys
+import unicodedata
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from bcfusion.audio.writing import sound_writer
 from bcfusion.commands import exit_status
 from bcfusion.commands.enhance import HELP, main
 from bcfusion.run.bundle import save_bundle
@@ -105,11 +111,136 @@ def test_bad_files_are_listed_and_the_others_restored(capsys: pytest.CaptureFixt
     assert run("model", "rec", "missing.wav", "--no-resample") == 2
     captured = capsys.readouterr()
     assert outputs() == ["rec/a.wav", "rec/e.wav"]
-    assert captured.out.count("FAILED") == 3
+    assert captured.out.count("FAILED") == 1  # of c and d the header alone says that the model does not take them
     errors = captured.err.splitlines()
     assert errors[0] == "4 not restored:"
     for text in ("missing.wav", "rec/b.wav", "rec/c.wav has 2 channels", "rec/d.wav is sampled at 8000 Hz"):
         assert sum(text in line for line in errors) == 1
+
+
+def test_a_fault_of_many_recordings_is_one_line_with_what_the_network_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "abc":
+        record(f"rec/{name}.wav")
+    record("rec/d.wav", channels=2)
+    record("rec/e.wav", channels=3)
+    assert run("fusion", "rec") == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("->") == 1
+    assert outputs() == ["d.wav"]
+    takes = "the model takes 2 in one file (body, noisy), or --sensor NAME=FOLDER for each"
+    assert captured.err.splitlines() == [
+        "4 not restored:",
+        f"  rec/a.wav has 1 channel, {takes}; likewise 2 more",
+        f"  rec/e.wav has 3 channels, {takes}",
+    ]
+    assert run("fusion", "rec") == 2
+    assert "enhanced/d.wav exists: give --overwrite" in capsys.readouterr().err
+    record("t/a.wav")
+    record("m/a.wav", channels=2)
+    assert run("fusion", "--sensor", "body=t", "--sensor", "noisy=m") == 2
+    assert "  m/a.wav has 2 channels, the model takes a mono file for each sensor" in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_what_would_be_read_and_written(capsys: pytest.CaptureFixture[str]) -> None:
+    record("a.wav")
+    record("deep/b.flac")
+    record("deep/c.wav", channels=2)
+    record("enhanced/a.wav", 0.5)
+    assert run("model", ".", "--dry-run", "--overwrite") == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "a.wav -> enhanced/a.wav  (replaced)",
+        "deep/b.flac -> enhanced/deep/b.wav",
+        "2 files would be written to enhanced",
+    ]
+    assert captured.err.splitlines()[0] == "1 would not be restored:"
+    assert outputs() == ["a.wav"]
+    assert level("enhanced/a.wav") == pytest.approx(0.5, abs=1e-3)
+    record("t/a.wav")
+    assert run("fusion", "--dry-run", "--sensor", "body=t", "--sensor", "noisy=t", "--output", "new") == 0
+    assert capsys.readouterr().out.startswith("t/a.wav + t/a.wav -> new/a.wav\n")
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize(("source", "output"), [("X.flac", "."), ("X.flac", "sub"), ("é.wav", "sub")])
+def test_no_output_gets_the_name_of_a_sound_beside_it(
+    source: str, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record("X.flac")
+    record("sub/X.mp3")
+    record(unicodedata.normalize("NFC", "é.wav"))
+    record("sub/" + unicodedata.normalize("NFD", "é.wav"))
+    before = outputs("sub")
+    assert run("model", source, "--output", output) == 2
+    assert "beside it; give --output or --suffix" in capsys.readouterr().err
+    assert outputs("sub") == before
+    assert not Path("X.wav").exists()
+    assert run("model", source, "--output", output, "--suffix", "_e") == 0
+
+
+def test_brackets_in_the_names_of_folders_are_no_pattern() -> None:
+    record("day [1]/a.wav", 0.1)
+    record("day [1]/b[2].wav", 0.2)
+    record("day 1/c.wav", 0.3)
+    assert run("model", "day [1]/*.wav") == 0
+    assert outputs() == ["a.wav", "b[2].wav"]
+    assert run("model", "day [1]", "--output", "two") == 0
+    assert outputs("two") == ["a.wav", "b[2].wav"]
+    assert run("fusion", "--sensor", "body=day [1]/a*", "--sensor", "noisy=day [1]/*.wav", "--output", "three") == 2
+    assert outputs("three") == ["a.wav"]
+
+
+def test_any_name_that_the_file_system_takes_is_restored(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [os.fsdecode(b"caf\xe9.wav"), "é" * 122 + "abcdefg.wav", "x" * 250 + ".flac"]
+    for name in names:
+        record("rec/a" + Path(name).suffix)
+        Path("rec/a" + Path(name).suffix).rename(Path("rec", name))
+    with io.TextIOWrapper(io.BytesIO(), encoding="utf-8") as terminal, redirect_stdout(terminal):
+        assert run("model", "rec") == 0
+        terminal.seek(0)
+        assert r"rec/caf\udce9.wav -> enhanced/caf\udce9.wav" in terminal.read()
+    assert outputs() == sorted([*names[:2], "x" * 250 + ".wav"])
+    assert run("model", "rec", "--suffix", "_enhanced", "--output", "second") == 2
+    assert outputs("second") == [os.fsdecode(b"caf\xe9_enhanced.wav")]
+    errors = capsys.readouterr().err
+    assert errors.startswith("2 not restored:")
+    assert errors.count("the name is too long for the file system") == 2
+    assert run("model", "y" * 300) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "reason", "written"),
+    [
+        (errno.ENOSPC, "the disk is full: ", ["a.wav"]),
+        (errno.EROFS, "is read-only", ["a.wav"]),
+        (errno.EACCES, "Permission denied", ["a.wav", "c.wav", "d.wav"]),
+    ],
+)
+def test_a_disk_that_takes_nothing_ends_the_batch_and_another_fault_of_one_file_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, reason: str, written: list[str]
+) -> None:
+    def refuse(path: Path, *settings: Any) -> Any:
+        if "b.wav" in path.name:
+            raise OSError(number, os.strerror(number), str(path))
+        return sound_writer(path, *settings)
+
+    monkeypatch.setattr("bcfusion.inference.recordings.sound_writer", refuse)
+    for name in "abcd":
+        record(f"rec/{name}.wav")
+    assert run("model", "rec") == 2
+    captured = capsys.readouterr()
+    assert outputs() == written
+    errors = captured.err.splitlines()
+    assert errors[0] == f"{4 - len(written)} not restored:"
+    assert "cannot write enhanced/b.wav: " in errors[1]
+    assert reason in errors[1]
+    if len(written) == 1:
+        assert errors[2:] == ["  2 files after it: not tried, since nothing more can be written there"]
+        assert "1 file, 0.1 s of audio" in captured.out
+        monkeypatch.setattr("bcfusion.inference.recordings.sound_writer", sound_writer)
+        assert run("model", "rec") == 2  # a.wav exists
+        assert outputs() == ["a.wav", "b.wav", "c.wav", "d.wav"]
 
 
 def test_existing_output_is_kept_without_overwrite() -> None:
@@ -155,6 +286,19 @@ def test_folders_of_sensors_are_matched_by_name(capsys: pytest.CaptureFixture[st
     errors = capsys.readouterr().err
     assert "throat/s1/b.wav: no recording named s1/b in mic" in errors
     assert "mic/c.wav: no recording named c in throat" in errors
+
+
+def test_sensors_of_different_length_are_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seconds in (("a", 0.1), ("b", 0.11), ("c", 0.105), ("d", 0.7)):
+        record(f"throat/{name}.wav", seconds=0.1)
+        record(f"mic/{name}.wav", seconds=seconds)
+    assert run("fusion", "--sensor", "body=throat", "--sensor", "noisy=mic") == 2
+    captured = capsys.readouterr()
+    assert outputs() == ["a.wav", "b.wav", "c.wav"]
+    assert captured.out.splitlines()[-1] == (
+        "the sensors of 2 files differ in length, by up to 10.0 ms; their common part was restored"
+    )
+    assert "mic/d.wav (0.700 s) and throat/d.wav (0.100 s) differ in length by more than 0.5 s" in captured.err
 
 
 def test_one_file_for_each_sensor() -> None:

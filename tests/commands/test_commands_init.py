@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bcfusion.commands import exit_status
 from bcfusion.commands.init import main
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
@@ -51,6 +52,24 @@ def test_nothing_is_overwritten_unasked() -> None:
     assert target.read_text() == "edited\n"
     main(["seanet", "--force"])
     assert target.read_text() != "edited\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("file/experiment/wide.yaml", "file is a file, not a folder"),
+        (f"experiment/{'x' * 300}.yaml", "the name is too long for the file system"),
+    ],
+)
+def test_a_copy_that_cannot_be_written_is_reported(
+    target: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    assert exit_status(main, ["seanet", "--to", target]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"cannot write {target}: ")
+    assert reason in shown.err
+    assert not shown.out
 
 
 def test_elsewhere_the_command_names_the_folder(capsys: pytest.CaptureFixture[str]) -> None:

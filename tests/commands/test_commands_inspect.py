@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from scipy import signal
 
 from bcfusion import cli
 from bcfusion.commands.inspect_manifest import FOUND
+from bcfusion.errors import WriteError
 
 RATE = 16000
 
@@ -113,6 +117,33 @@ def test_user_errors(pairs: Path, arguments: list[str], words: str, capsys: pyte
     shown = capsys.readouterr().err
     assert words in shown
     assert "Traceback" not in shown
+
+
+def test_the_report_comes_first_whatever_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise WriteError(errno.EROFS, "the file system at / is read-only", str(path))
+
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"caf\xe9.wav")
+    soundfile.write(os.fsencode(name), np.random.default_rng(0).uniform(-0.1, 0.1, 3200), RATE, format="WAV")
+    Path("m.jsonl").write_text(json.dumps({"air": name, "split": "test"}))
+    monkeypatch.setattr("bcfusion.data.inspect.fix.write_text", refuse)
+    monkeypatch.setattr("bcfusion.commands.inspect_manifest.write_text", refuse)
+    assert cli.main(["inspect", "m.jsonl"]) in (0, FOUND)
+    shown = capsys.readouterr()
+    assert "median of" in shown.out
+    assert "no page: cannot write m.inspect.html: the file system at / is read-only; --html FILE" in shown.out
+    assert cli.main(["inspect", "m.jsonl", "--fix", "--csv", "m.csv", "--html", "page.html"]) == 2
+    shown = capsys.readouterr()
+    assert "median of" in shown.out
+    reason = "the file system at / is read-only"
+    assert shown.err.splitlines() == [
+        f"cannot write manifest {tmp_path}/m.jsonl: {reason}",
+        f"cannot write m.csv: {reason}",
+        f"cannot write page.html: {reason}",
+    ]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,58 @@ def test_pairs_are_matched_by_name_and_as_long_as_the_shorter(tmp_path: Path, ca
     assert "1 of its files have no partner" in caplog.text
     assert "alone" in caplog.text
     assert corpus.rows("train") == []
+
+
+@pytest.mark.parametrize(
+    ("apart", "kept", "words"),
+    [
+        (0.0005, True, None),
+        (0.010, True, "the files of 1 of 2 recordings differ in length, by up to 10.0 ms; their common part is used"),
+        (0.5, True, "by up to 500.0 ms"),
+        (
+            0.6,
+            False,
+            "1 of 2 recordings differ in length by more than 0.5 s, as two takes do: a (0.600 s)",
+        ),
+    ],
+)
+def test_pairs_use_the_common_part_of_files_that_end_together_and_leave_out_two_takes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, apart: float, kept: bool, words: str | None
+) -> None:
+    for side, frames in (("air", 8000), ("body", 8000 + round(8000 * apart))):
+        make(tmp_path / side / "a.wav", frames)
+        make(tmp_path / side / "b.wav")
+    lenient = PairsCorpus(str(tmp_path / "body"), str(tmp_path / "air"), max_unreadable_share=0.5)
+    assert {row.id: row.duration for row in lenient.rows("test")} == ({"a": 1.0} if kept else {}) | {"b": 0.1}
+    assert (words is None and not caplog.records) or (words is not None and words in caplog.text)
+    if not kept:
+        with pytest.raises(DataError, match="differ in length by more than"):
+            PairsCorpus(str(tmp_path / "body"), str(tmp_path / "air")).rows("test")
+
+
+def test_names_that_differ_in_their_unicode_form_only_are_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    composed, split = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+    make(tmp_path / f"body/train/{composed}/{split}.wav")
+    make(tmp_path / f"air/train/{split}/{composed}.flac")
+    [pair] = PairsCorpus(str(tmp_path / "body"), str(tmp_path / "air")).rows("train")
+    assert (pair.id, pair.speaker) == (f"train/{composed}/{composed}", composed)
+    assert all(os.path.isfile(path) for path in pair.paths.values())
+
+    make(tmp_path / f"speech/train/{composed}/1.wav")
+    make(tmp_path / f"speech/test/{split}/2.wav")
+    folder = FolderCorpus(str(tmp_path / "speech"))
+    assert [row.id for split in ("train", "test") for row in folder.rows(split)] == [
+        f"train/{composed}/1",
+        f"test/{composed}/2",
+    ]
+    assert "1 speaker(s) are both in train and in test" in caplog.text
+
+    typed = [{"air": f"speech/train/{split}/1.wav", "split": "train", "speaker": split}]
+    [row] = ManifestCorpus(manifest(tmp_path / "m.jsonl", *typed)).rows("train")
+    assert (row.id, row.speaker) == (f"speech/train/{composed}/1", composed)
+    assert row.paths["air"] == str(tmp_path / f"speech/train/{composed}/1.wav")
 
 
 def test_split_folders_of_pairs_are_honoured(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +126,55 @@ def test_a_csv_line_with_too_many_cells_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("air,split\na.wav,train,oops\n")
     with pytest.raises(DataError, match="line 2: 1 cell"):
         read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "air,split,,\na.wav,test,,\nb.wav,test,,\n",
+        "air,split\na.wav,test,,\nb.wav,test\n,\n",
+        "air,split\r\na.wav,test\r\n\r\nb.wav,test\r\n,\r\n",
+        "air,split, ,\na.wav,test, ,\nb.wav,test\n , ,,\n",
+        "air,,split\na.wav,,test\nb.wav,,test\n",
+    ],
+)
+def test_empty_cells_and_lines_of_spreadsheets_mean_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / "m.csv").write_text(content, newline="")
+    assert [(entry.id, entry.split) for entry in read_manifest(tmp_path / "m.csv")] == [("a", "test"), ("b", "test")]
+
+
+def test_a_cell_below_no_name_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("air,,split\na.wav,oops,train\n")
+    with pytest.raises(DataError, match="line 2: 'oops' is in a column without a name"):
+        read_manifest(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_text_that_ends_like_a_file_is_no_sensor_and_a_mistyped_file_no_text(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"m.{suffix}"
+    rows = [row(tmp_path, name, text="open test.wav", note="hm") for name in "abc"]
+    write_manifest(path, rows)
+    path.write_text(path.read_text().replace("hm", "like a.wav", 1))
+    entries = read_manifest(path)
+    assert [sorted(entry.paths) for entry in entries] == [["air", "throat"]] * 3
+    assert [entry.extra["text"] for entry in entries] == ["open test.wav"] * 3
+    assert [entry.extra["note"] for entry in entries] == ["like a.wav", "hm", "hm"]
+    path.write_text(path.read_text().replace("/elsewhere/t.flac", "/elsewhere/t.flaq", 1))
+    with pytest.raises(DataError, match=r"throat: '/elsewhere/t.flaq' is not the name of a sound file"):
+        read_manifest(path)
+
+
+def test_a_name_that_is_not_utf8_is_kept_in_jsonl_and_refused_in_csv(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    file = sound(tmp_path / f"{name}.wav")
+    one = replace(row(tmp_path, "a"), paths={"air": str(file)}, channels={})
+    write_manifest(tmp_path / "m.jsonl", [one])
+    assert os.path.isfile(read_manifest(tmp_path / "m.jsonl")[0].paths["air"])
+    (tmp_path / "m.jsonl").write_text(json.dumps({"air": f"{name}.wav", "split": "test"}))
+    assert read_manifest(tmp_path / "m.jsonl")[0].id == r"caf\udce9"  # can be printed and written
+    with pytest.raises(DataError, match=r"is not UTF-8; rename the file, or write a \.jsonl"):
+        write_manifest(tmp_path / "m.csv", [one])
+    assert not (tmp_path / "m.csv").exists()
 
 
 def test_a_manifest_that_is_missing_empty_or_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
@@ -186,6 +187,20 @@ def test_a_torn_line_of_a_journal_is_dropped(tmp_path: Path) -> None:
         assert list(journal.done) == ["a"]
         journal.add([{"id": "c"}])
     assert [json.loads(line) for line in path.read_text().splitlines()][1:] == [{"id": "a"}, {"id": "c"}]
+
+
+def test_a_journal_that_cannot_grow_reports_it_and_keeps_what_it_has(tmp_path: Path) -> None:
+    path, limits = tmp_path / "j", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with Journal(path, {}) as journal:
+            journal.add([{"id": "a"}])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, limits[1]))
+            with pytest.raises(DataError, match=r"cannot write .*/j: File too large"):
+                journal.add([{"id": "b" * 1000}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with Journal(path, {}) as journal:
+        assert list(journal.done) == ["a"]
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:

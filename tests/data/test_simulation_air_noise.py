@@ -241,13 +241,21 @@ def test_a_slice_without_speech_gets_noise_as_if_speech_were_at_its_nominal_leve
     assert float(20 * torch.log10(out["noise"].square().mean().sqrt())) == pytest.approx(-26.0, abs=0.01)
 
 
-def test_silent_noise_files_are_skipped_and_never_divided_by(tmp_path: Path) -> None:
+def test_silent_noise_files_are_reported_skipped_and_never_divided_by(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store(tmp_path / "silent.wav", np.zeros(20000, dtype=np.float32))
-    only_silence = AirNoise(str(tmp_path))(speech(), draw())
-    assert torch.equal(only_silence["signal"], speech())
+    only_silence = AirNoise(str(tmp_path))
+    for seed in range(3):
+        assert torch.equal(only_silence(speech(), draw(seed))["signal"], speech())
+    [record] = caplog.records  # once, not for each utterance
+    assert f"{tmp_path}: 8 draws in a row are digital silence, the last from {tmp_path}/silent.wav" in record.message
+    assert "Check data.noise_root" in record.message
+    caplog.clear()
     noise_folder(tmp_path)
     simulator = AirNoise(str(tmp_path))
     assert all(bool(simulator(speech(100), draw(seed))["noise"].any()) for seed in range(30))
+    assert not caplog.records
 
 
 def test_loud_sums_are_neither_clipped_nor_rescaled(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,9 @@ def sound(seconds: float = 0.5, seed: int = 0, rate: int = RATE) -> np.ndarray:
 
 def put(path: Path, samples: np.ndarray, rate: int = RATE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate, subtype="FLOAT" if path.suffix == ".wav" else None)
+    soundfile.write(
+        os.fsencode(path), samples, rate, "FLOAT" if path.suffix == ".wav" else None, format=path.suffix[1:]
+    )
 
 
 def scored(matched: Matched, **settings: float | bool) -> Scores:
@@ -63,6 +67,21 @@ def test_files_are_matched_by_their_path_without_suffix(tmp_path: Path) -> None:
         "1 file: references without an enhanced file, left out",
         "1 file: without a reference, left out",
     ]
+
+
+def test_names_are_matched_whatever_their_unicode_form(tmp_path: Path) -> None:
+    composed, split = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+    put(tmp_path / f"clean/{composed}/{split}.wav", sound())
+    put(tmp_path / f"theirs/{split}/{composed}.wav", sound(seed=1))
+    latin = os.fsdecode(b"caf\xe9")
+    for folder in ("clean", "theirs"):
+        put(tmp_path / folder / f"{latin}.wav", sound())
+    matched = match_folders(tmp_path / "clean", {"theirs": tmp_path / "theirs"})
+    assert not matched.notes.lines()
+    scores = scored(matched)
+    assert {row.id: row.skipped for row in scores.rows}[f"{composed}/{composed}"] == {}
+    scores.write_csv(tmp_path / "scores.csv")
+    assert r"caf\udce9,theirs" in (tmp_path / "scores.csv").read_text(encoding="utf-8")
 
 
 def test_a_file_of_another_rate_scores_as_the_same_signal_at_the_rate_of_the_reference(tmp_path: Path) -> None:

@@ -248,10 +248,25 @@ def test_channels_and_sensors(tmp_path: Path) -> None:
     assert "body.wav has 1 channel, the model takes 2" in error_of(network, one, tmp_path / "x.wav")
     assert "a mono file for each sensor" in error_of(network, [one, both], tmp_path / "x.wav")
     assert "3 files for a model of 2 sensors" in error_of(network, [one, two, one], tmp_path / "x.wav")
-    short = write(tmp_path / "short.wav", body[:, :3000])
-    text = error_of(network, [one, short], tmp_path / "x.wav")
-    assert "body.wav (0.250 s)" in text
-    assert "short.wav (0.188 s)" in text
+
+
+@pytest.mark.parametrize(("apart", "refused"), [(0.01, False), (0.5, False), (0.51, True)])
+def test_sensors_that_end_together_are_restored_as_far_as_all_reach(
+    tmp_path: Path, apart: float, refused: bool
+) -> None:
+    short, long = (
+        write(tmp_path / "s.wav", noise(1, 800)),
+        write(tmp_path / "l.wav", noise(1, 800 + round(RATE * apart))),
+    )
+    network = FirstSensor(in_channels=2)
+    if refused:
+        text = error_of(network, [short, long], tmp_path / "x.wav")
+        for words in ("l.wav (0.560 s)", "s.wav (0.050 s)", "differ in length by more than 0.5 s"):
+            assert words in text
+        return
+    result = enhance_file(network, [long, short], tmp_path / "x.wav")
+    assert (result.seconds, result.cut) == (0.05, pytest.approx(apart))
+    assert soundfile.info(tmp_path / "x.wav").frames == 800
 
 
 def test_sensors_of_a_bundle_are_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,14 @@ def test_the_ids_of_transcripts_are_those_of_the_manifest(tmp_path: Path) -> Non
     table = tmp_path / "all.csv"
     table.write_text('air,split,offset,text\nx/one.wav,test,,"eins, zwei"\nx/one.wav,test,2,drei\n')
     assert read_transcripts(table) == {entry.id: entry.extra["text"] for entry in read_manifest(table)}
+
+
+def test_transcripts_are_found_whatever_the_unicode_form_of_their_names(tmp_path: Path) -> None:
+    composed, split = (unicodedata.normalize(form, "Zoé") for form in ("NFC", "NFD"))
+    (tmp_path / f"{split}.txt").write_text("oui", encoding="utf-8")
+    assert read_transcripts(tmp_path) == {composed: "oui"}
+    metric = WordErrorRate(recogniser(tmp_path, "echo oui"), str(tmp_path))
+    assert [metric.score_item(name, SPEECH, SPEECH, RATE)["wer"] for name in (composed, split)] == [0, 0]
 
 
 def test_transcripts_that_cannot_be_read_are_reported(tmp_path: Path) -> None:

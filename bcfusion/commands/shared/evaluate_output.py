@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bcfusion.configuration.literal import literal
 from bcfusion.errors import ConfigError
 from bcfusion.run.layout import RunDir
 
@@ -64,7 +65,7 @@ def timed_folder(run: Path) -> Path:
 
 def hydra_directory(output: Path) -> str:
     """Return the override that makes Hydra work in ``output``."""
-    return "hydra.run.dir='{}'".format(str(output).replace("'", "\\'"))
+    return "hydra.run.dir='{}'".format(literal(str(output)).replace("'", "\\'"))
 
 
 def write_results(scores: Scores, group_by: Sequence[str], output: Path, title: str) -> None:

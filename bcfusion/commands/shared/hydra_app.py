@@ -23,6 +23,7 @@ from bcfusion.commands.shared.process_state import (
     usable_start_method,
 )
 from bcfusion.configuration.compose import drop_unchosen, register_resolvers
+from bcfusion.configuration.literal import literal_paths, literal_runtime
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import BcfusionError, ConfigError, first_line
 from bcfusion.run.layout import register_run_dir
@@ -88,7 +89,7 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     began, failed = time.time(), None
     # With HYDRA_FULL_ERROR Hydra raises errors instead of printing them and exiting.
     variables = {"HYDRA_FULL_ERROR": "1", **arguments.completion_line(verb)}
-    with environment(**variables), command_line(arguments.for_hydra(module_file)):
+    with environment(**variables), command_line(arguments.for_hydra(module_file)), literal_paths():
         try:
             app()
         except Exception as error:
@@ -165,6 +166,8 @@ class _Job(Generic[T]):
 
         from bcfusion.run import jobs
 
+        if (whole := HydraConfig.instance().cfg) is not None:
+            literal_runtime(whole)  # a launcher may have moved the job to another process
         hydra_config: Any = HydraConfig.get()
         sweeping = hydra_config.mode == RunMode.MULTIRUN
         _register_resolvers()  # a launcher may have moved the job to another process

@@ -11,6 +11,7 @@ from bcfusion import audio
 from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.corpora.headers import NAMED, read_headers
 from bcfusion.errors import DataError
+from bcfusion.files import name_below, normal_name
 from bcfusion.requirements import require, within
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,9 @@ class FolderCorpus:
             headers = read_headers(files, self.max_unreadable_share, f"{self.root}/{self.splits.get(split, split)}")
             self._rows[split] = [
                 Row(
-                    id=file.relative_to(self.root).with_suffix("").as_posix(),
+                    id=name_below(self.root, file),
                     paths={"air": os.fspath(file)},
-                    speaker=file.parent.name,
+                    speaker=normal_name(file.parent.name),
                     split=split,
                     sample_rate=headers[file].sample_rate,
                     duration=headers[file].duration,

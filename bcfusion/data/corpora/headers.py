@@ -10,15 +10,17 @@ from pathlib import Path
 
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError, AudioInfo, UnreadableAudio
+from bcfusion.contracts import SENSORS_END_WITHIN
 from bcfusion.errors import AudioError, DataError
 
-__all__ = ["NAMED", "THREADS", "first_few", "header", "read_headers", "usable_duration", "wrong_channels"]
+__all__ = ["NAMED", "THREADS", "first_few", "header", "one_take", "read_headers", "usable_duration", "wrong_channels"]
 
 logger = logging.getLogger(__name__)
 
 NAMED = 3  #: problems that a message names; the others are a number
 #: Reading a header is waiting, not computing: with this many reads in progress a network disk is busy.
 THREADS = 8
+_ROUNDED_LENGTH = 1e-3  # seconds; a difference that resampling may make is not worth a line
 _ROUNDING_SECONDS = 0.05  # durations in manifests are rounded: one may exceed its files by this much
 
 
@@ -61,6 +63,39 @@ def read_headers(
             "channel of each sensor in a manifest (data=manifest)"
         )
     return headers
+
+
+def one_take(recordings: Mapping[str, Sequence[AudioInfo | None]], max_differing_share: float, where: str) -> list[str]:
+    """Return the recordings whose sensors' files end together: by no more than half a second apart.
+
+    Args:
+        recordings: name to the headers of its files; None for an unreadable one, whose recording is left out.
+        max_differing_share: share of them, in [0, 1], that may be left out because their files differ more in length.
+        where: names the corpus in messages. A warning names those that are left out, another one counts those whose
+            ends differ by a millisecond or more, of which only the common part is used.
+
+    Raises:
+        DataError: too many differ in length.
+    """
+    apart = {}
+    for name, files in recordings.items():
+        lengths = [file.duration for file in files if file is not None]
+        if len(lengths) == len(files):
+            apart[name] = max(lengths) - min(lengths)
+    takes = [f"{name} ({seconds:.3f} s)" for name, seconds in apart.items() if seconds > SENSORS_END_WITHIN]
+    if takes:
+        more = f"; and {len(takes) - NAMED} more" if len(takes) > NAMED else ""
+        problem = (
+            f"{where}: the files of {len(takes)} of {len(apart)} recordings differ in length by more than "
+            f"{SENSORS_END_WITHIN:g} s, as two takes do: {', '.join(takes[:NAMED])}{more}"
+        )
+        if len(takes) > max_differing_share * len(apart):
+            raise DataError(f"{problem}. Cut them to their common part, or list them in a manifest with a duration")
+        logger.warning("%s; they are left out", problem)
+    if cut := [seconds for seconds in apart.values() if _ROUNDED_LENGTH < seconds <= SENSORS_END_WITHIN]:
+        message = "%s: the files of %d of %d recordings differ in length, by up to %.1f ms; their common part is used"
+        logger.warning(message, where, len(cut), len(apart), 1e3 * max(cut))
+    return [name for name, seconds in apart.items() if seconds <= SENSORS_END_WITHIN]
 
 
 def header(file: str | os.PathLike[str]) -> AudioInfo | AudioError:

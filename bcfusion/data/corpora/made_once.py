@@ -14,6 +14,8 @@ from typing import Any
 
 import soundfile
 
+from bcfusion.audio.formats import one_line
+from bcfusion.audio.writing import sound_writer
 from bcfusion.contracts import SPLITS
 from bcfusion.data.corpora.demo_speech import LEXICON
 from bcfusion.data.corpora.phones import PHONES, SPECTRA
@@ -74,7 +76,7 @@ class MadeOnce(ABC):
                 (folder / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
         except (OSError, soundfile.LibsndfileError) as error:
             raise DataError(
-                f"cannot write {self.root}: {error}\nset BCFUSION_CACHE (or cache_dir) to a folder with space"
+                f"cannot write {self.root}: {one_line(error)}\nset BCFUSION_CACHE (or cache_dir) to a folder with space"
             ) from error
         log.info("synthesised %d files into %s in %.1f s", len(index), self.root, time.perf_counter() - started)
         return index
@@ -91,7 +93,8 @@ def cache_directory(cache_dir: str | None) -> Path:
 def write_flac(path: Path, samples: Array, sample_rate: int) -> None:
     """Write ``samples (T,)`` in [-1, 1] as 16-bit mono FLAC, creating missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, sample_rate, subtype="PCM_16", format="FLAC")
+    with sound_writer(path, sample_rate, 1, "PCM_16", "FLAC") as sound:
+        sound.write(samples)
 
 
 def per_split(**counts: Mapping[str, int]) -> list[str]:

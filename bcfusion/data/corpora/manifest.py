@@ -9,8 +9,8 @@ air               yes       file of the clean air-conducted speech, the target
 split             yes       ``train``, ``valid`` or ``test``
 speaker           no        who speaks; speakers should not be in two splits
 id                no        unique; without it: the path of air without its suffix (and ``@offset``), if it is relative
-body              no        file of the body sensor. Likewise any other column whose values end in an audio suffix: the
-                            column's name is the sensor's (``noisy``, ``throat``)
+body              no        file of the body sensor. Likewise any other column most of whose values end in an audio
+                            suffix, except ``text``: the column's name is the sensor's (``noisy``, ``throat``)
 paths             no        JSONL only, instead of the columns above: ``{"air": FILE, "body": FILE}``
 <sensor>_channel  no        channel of the sensor's file, from 0 (``air_channel``); without it the file is mono
 offset            no        where the utterance starts in its files, seconds; 0
@@ -34,14 +34,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from bcfusion.contracts import Row
-from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, record_of
+from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, file_columns, record_of
 from bcfusion.errors import DataError
-from bcfusion.files import appearing
+from bcfusion.files import NamesOnDisk, appearing, normal_name
 
 SUFFIXES = (".jsonl", ".csv")
 _PROBLEMS_SHOWN = 10
@@ -62,25 +62,26 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
     entries: list[ManifestEntry] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
-    columns: dict[str, None] = {}
     try:
         with source.open(encoding="utf-8-sig", newline="") as text:
-            for line, record in _records(text, source.suffix):
-                if not isinstance(record, str):
-                    columns.update(dict.fromkeys(record))
-                found = [record] if isinstance(record, str) else faults(record, needed)
-                if not found and not isinstance(record, str):
-                    entry = entry_of(record, source.parent, needed)
-                    if not entry.id:
-                        found = [f"id: missing, and the absolute path of {needed} is no name: give the line an id"]
-                    elif entry.id in line_of:
-                        found = [f"id: {entry.id!r} is also the id of line {line_of[entry.id]}"]
-                    else:
-                        line_of[entry.id] = line
-                        entries.append(entry)
-                problems.extend(f"line {line}: {problem}" for problem in found)
+            lines = list(_records(text, source.suffix))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read manifest {source.absolute()}: {_reason(error)}") from error
+    columns = dict.fromkeys(column for _, record in lines if not isinstance(record, str) for column in record)
+    files = file_columns((record for _, record in lines if not isinstance(record, str)), needed)
+    names = NamesOnDisk()
+    for line, record in lines:
+        found = [record] if isinstance(record, str) else faults(record, needed, files)
+        if not found and not isinstance(record, str):
+            entry = entry_of(record, source.parent, needed, files, names)
+            if not entry.id:
+                found = [f"id: missing, and the absolute path of {needed} is no name: give the line an id"]
+            elif entry.id in line_of:
+                found = [f"id: {entry.id!r} is also the id of line {line_of[entry.id]}"]
+            else:
+                line_of[entry.id] = line
+                entries.append(entry)
+        problems.extend(f"line {line}: {problem}" for problem in found)
     absent = [] if "paths" in columns else [name for name in (needed, "split") if name not in columns]
     if absent and columns:  # reported once, not for each of a million lines
         separated = "; cells are separated by commas" if len(columns) == 1 and source.suffix == ".csv" else ""
@@ -124,17 +125,23 @@ def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
     """
     target = _manifest_path(path)
     records = [record_of(row, target.parent.resolve()) for row in rows]
+    texts = (value for record in records for value in record.values() if isinstance(value, str))
+    foreign = next((text for text in texts if not _is_utf8(text)), None) if target.suffix == ".csv" else None
+    if foreign is not None:
+        raise DataError(
+            f"cannot write manifest {target}: {normal_name(foreign)} is not UTF-8; rename the file, or write a .jsonl"
+        )
     try:
         with appearing(target) as part, part.open("w", encoding="utf-8", newline="") as text:
             if target.suffix == ".jsonl":
-                text.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+                text.writelines(map(_json_line, records))
             else:
                 columns = list(dict.fromkeys(column for record in records for column in record))
                 table = csv.DictWriter(text, columns, lineterminator="\n")
                 table.writeheader()
                 table.writerows(records)
     except OSError as error:
-        raise DataError(f"cannot write manifest {target}: {error}") from error
+        raise DataError(f"cannot write manifest {target}: {error.strerror}") from error
 
 
 def _manifest_path(path: str | os.PathLike[str]) -> Path:
@@ -144,18 +151,46 @@ def _manifest_path(path: str | os.PathLike[str]) -> Path:
     return manifest
 
 
+def csv_table(text: Iterable[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Return the names of the columns, and the number and cells of each line that has any.
+
+    Spreadsheets write empty lines, and empty cells after the last column: an empty name is a column without one.
+    """
+    table = csv.reader(text)
+    header = [name.strip() for name in next(table, [])]
+    while header and not header[-1]:
+        header.pop()
+    filled = ((table.line_num, [cell if cell.strip() else "" for cell in cells]) for cells in table)
+    return header, ((line, cells) for line, cells in filled if any(cells))
+
+
+def _json_line(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, ensure_ascii=False)
+    # a name that is not UTF-8 is written as an escape, which is read back as the same name
+    return (text if _is_utf8(text) else json.dumps(record)) + "\n"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Yield the number of each line and its record, or what is wrong with it."""
     if suffix == ".csv":
-        table = csv.DictReader(text)
-        header = table.fieldnames or []
-        if twice := sorted({name for name in header if header.count(name) > 1}):
+        header, rows = csv_table(text)
+        if twice := sorted({name for name in header if name and header.count(name) > 1}):
             yield 1, f"the header names {', '.join(map(repr, twice))} twice"
-        for cells in table:
-            if None in cells:
-                yield table.line_num, f"{len(cells[None])} cell(s) more than the header names"
+        for line, cells in rows:
+            if extra := sum(map(bool, cells[len(header) :])):
+                yield line, f"{extra} cell(s) more than the header names"
+            elif nameless := [cell for name, cell in zip(header, cells, strict=False) if cell and not name]:
+                yield line, f"{nameless[0]!r} is in a column without a name"
             else:
-                yield table.line_num, {name: cell for name, cell in cells.items() if cell not in ("", None)}
+                yield line, {name: cell for name, cell in zip(header, cells, strict=False) if cell}
         return
     for line, content in enumerate(text, start=1):
         if not content.strip():

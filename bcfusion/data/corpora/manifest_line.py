@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from bcfusion.audio import EXTENSIONS
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.errors import DataError
+from bcfusion.files import NamesOnDisk, normal_name
 
-__all__ = ["ManifestEntry", "entry_of", "faults", "number_of", "record_of"]
+__all__ = ["ManifestEntry", "entry_of", "faults", "file_columns", "number_of", "record_of"]
 
 _LOUDEST_DB = 120.0  # a larger gain is a factor or a typing error, not decibels
 # Columns of numbers: which ones each takes, and what is wrong with the others.
@@ -27,6 +29,7 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "bandwidth": (lambda hertz: hertz >= 0, "Hz is negative"),
 }
 _KNOWN = ("id", "split", "speaker", "paths", *_NUMBERS)
+_TEXTS = ("text", "corpus", "session", "snr")  # never files, whatever they say
 _CHANNEL = "_channel"  # after a sensor's name: the column of its channel
 _MEANING = {"air": "clean speech", "noise": "noise", "rir": "room response"}
 
@@ -68,12 +71,27 @@ class ManifestEntry:
         )
 
 
-def faults(record: Mapping[str, Any], needed: str) -> list[str]:
+def file_columns(records: Iterable[Mapping[str, Any]], needed: str) -> frozenset[str]:
+    """Return the columns that hold files: of the main sensors, and those of whose values most are names of sound files.
+
+    So a comment or a transcript that happens to end in ``.wav`` is no sensor, and a mistyped file no comment.
+    """
+    sounds: Counter[str] = Counter()
+    filled: Counter[str] = Counter()
+    for record in records:
+        filled.update(record.keys())
+        sounds.update(column for column, value in record.items() if _is_sound(value))
+    named = {column for column, count in sounds.items() if 2 * count > filled[column]}
+    return frozenset(named.difference(_KNOWN, _TEXTS)) | {needed, "air", "body"}
+
+
+def faults(record: Mapping[str, Any], needed: str, columns: Collection[str]) -> list[str]:
     """Return what is wrong with a line, one text for each problem.
 
     Args:
         record: column to value.
         needed: the sensor that each line must have.
+        columns: :func:`file_columns` of the manifest.
     """
     found = []
     if "paths" in record and not (
@@ -87,7 +105,10 @@ def faults(record: Mapping[str, Any], needed: str) -> list[str]:
                 found.append(f"{sensor}: {given[sensor]!r} is not the name of a file")
         if needed not in given:
             found.append(f"{needed}: missing, the file of the {_MEANING.get(needed, needed)}")
-        sensors = _sensor_files(record, needed)
+        for sensor in sorted(set(columns) & record.keys() - {needed, "air", "body"}):
+            if not _is_sound(record[sensor]):
+                found.append(f"{sensor}: {record[sensor]!r} is not the name of a sound file, as in the other lines")
+        sensors = _sensor_files(record, columns)
         for sensor in sensors:
             channel = record.get(sensor + _CHANNEL, 0)
             if (number := number_of(channel)) is None or number < 0 or number != int(number):
@@ -107,29 +128,33 @@ def faults(record: Mapping[str, Any], needed: str) -> list[str]:
     return found
 
 
-def entry_of(record: Mapping[str, Any], folder: Path, needed: str) -> ManifestEntry:
+def entry_of(
+    record: Mapping[str, Any], folder: Path, needed: str, columns: Collection[str], names: NamesOnDisk
+) -> ManifestEntry:
     """Return the entry of a line without :func:`faults`.
 
     Args:
         record: column to value.
         folder: of the manifest, from which relative paths start.
         needed: the sensor that each line must have.
+        columns: :func:`file_columns` of the manifest.
+        names: finds files whose names are spelled in another Unicode form.
 
     Returns:
         An entry whose ``id`` is empty if the line gives none and the path of ``needed`` is absolute.
     """
-    written = _sensor_files(record, needed)
+    written = _sensor_files(record, columns)
     channel_columns = {sensor: sensor + _CHANNEL for sensor in written if sensor + _CHANNEL in record}
     number = {name: float(record[name]) for name in _NUMBERS if name in record}
     offset = number.get("offset", 0.0)
-    identity = str(record.get("id", ""))
+    identity = normal_name(str(record.get("id", "")))
     main = PurePath(written[needed])
     if not identity and not main.is_absolute():
-        identity = main.with_suffix("").as_posix() + (f"@{offset:g}" if offset else "")
+        identity = normal_name(main.with_suffix("").as_posix()) + (f"@{offset:g}" if offset else "")
     return ManifestEntry(
         id=identity,
-        paths={sensor: os.fspath(folder / Path(file).expanduser()) for sensor, file in written.items()},
-        speaker=str(record.get("speaker", UNKNOWN_SPEAKER)),
+        paths={sensor: names.find(os.fspath(folder / Path(file).expanduser())) for sensor, file in written.items()},
+        speaker=normal_name(str(record.get("speaker", UNKNOWN_SPEAKER))),
         split=record["split"],
         sample_rate=int(number["sample_rate"]) if "sample_rate" in number else None,
         duration=number.get("duration"),
@@ -174,7 +199,7 @@ def record_of(row: Row, folder: Path) -> dict[str, Any]:
     if row.bandwidth is not None:
         record["bandwidth"] = row.bandwidth
     for name, value in row.extra.items():
-        if name in record or name in _KNOWN or (isinstance(value, str) and value.lower().endswith(EXTENSIONS)):
+        if name in record or name in _KNOWN or (name not in _TEXTS and _is_sound(value)):
             raise DataError(f"{row.id}: the extra column {name!r} = {value!r} would be read as something else")
         record[name] = value
     return record
@@ -191,13 +216,11 @@ def number_of(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _sensor_files(record: Mapping[str, Any], needed: str) -> dict[str, str]:
+def _is_sound(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower().endswith(EXTENSIONS)
+
+
+def _sensor_files(record: Mapping[str, Any], columns: Collection[str]) -> dict[str, str]:
     """Return sensor to file, as written: from the columns that are files, and from ``paths``."""
-    columns = {
-        column: value
-        for column, value in record.items()
-        if column not in _KNOWN
-        and isinstance(value, str)
-        and (column in (needed, "air", "body") or value.lower().endswith(EXTENSIONS))
-    }
-    return columns | dict(record.get("paths", {}))
+    given = {column: value for column, value in record.items() if column in columns and isinstance(value, str)}
+    return given | dict(record.get("paths", {}))

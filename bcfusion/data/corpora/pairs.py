@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bcfusion import audio
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
-from bcfusion.data.corpora.headers import NAMED, read_headers
+from bcfusion.data.corpora.headers import NAMED, one_take, read_headers
 from bcfusion.errors import DataError
+from bcfusion.files import name_below
 from bcfusion.requirements import one_of, require, within
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ class PairsCorpus:
         body: folder of the sensor's recordings.
         air: folder of the air microphone's recordings.
         split: of files outside of split folders: ``train``, ``valid`` or ``test``.
-        max_unreadable_share: share of all files, in [0, 1], that may be unreadable; a warning names them.
+        max_unreadable_share: share of all files, in [0, 1], that may be unreadable; a warning names them. Likewise of
+            the pairs whose ends are more than :data:`~bcfusion.contracts.SENSORS_END_WITHIN` apart.
 
     Raises:
         ConfigError: ``split`` is no split, or ``max_unreadable_share`` is out of range.
@@ -50,7 +52,8 @@ class PairsCorpus:
         """Return the pairs of a split, sorted by name.
 
         Raises:
-            DataError: no name is in both folders, two files of a folder share a name, or too many are unreadable.
+            DataError: no name is in both folders, two files of a folder share a name, or too many are unreadable
+                or differ in length.
             bcfusion.audio.AudioFormatError: a file has several channels.
         """
         if self._rows is None:
@@ -72,6 +75,11 @@ class PairsCorpus:
         files = [side[name] for name in names for side in (body, air)]
         where = f"{self.folders['body']} and {self.folders['air']}"
         headers = read_headers(files, self.max_unreadable_share, where)
+        names = one_take(
+            {name: (headers.get(body[name]), headers.get(air[name])) for name in names},
+            self.max_unreadable_share,
+            where,
+        )
         return [
             Row(
                 id=name,
@@ -82,7 +90,6 @@ class PairsCorpus:
                 duration=min(headers[body[name]].duration, headers[air[name]].duration),
             )
             for name in names
-            if body[name] in headers and air[name] in headers
         ]
 
 
@@ -94,7 +101,7 @@ def files_by_name(folder: Path) -> dict[str, Path]:
     """
     files: dict[str, Path] = {}
     for file in audio.walk(folder):
-        name = file.relative_to(folder).with_suffix("").as_posix()
+        name = name_below(folder, file)
         if name in files:
             raise DataError(f"{file} and {files[name]} have the same name without suffix: remove one of them")
         files[name] = file

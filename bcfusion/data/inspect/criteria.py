@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from bcfusion.contracts import SENSORS_END_WITHIN
 from bcfusion.data.inspect.alignment import ENOUGH, SAME
 from bcfusion.data.inspect.inspection import Inspected
 from bcfusion.data.inspect.measure import SensorMeasure
@@ -30,7 +31,7 @@ SILENT_SHARE = 0.8
 SNR = 15.0  #: dB of air, the target
 LEVEL_RATIO = 30.0  #: dB between body and air
 SWAPPED_TILT = 3.0  #: dB by which body has more of its level above 2 kHz than air
-MISMATCH_WARNING, MISMATCH_ERROR = 0.05, 0.5  #: seconds between the ends of the sensors' files
+MISMATCH_WARNING, MISMATCH_ERROR = 0.05, SENSORS_END_WITHIN  #: seconds between the ends of the sensors' files
 
 
 def problem(kind: str) -> LineTest:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.corpora.manifest import csv_table, read_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import Alignment
 from bcfusion.data.inspect.inspection import Inspected, Inspection
@@ -85,7 +85,7 @@ def _rewrite(inspection: Inspection, changes: Mapping[int, Mapping[str, float | 
             content = text.read()
         write_text(manifest, (_csv if manifest.suffix == ".csv" else _jsonl)(content, changes), newline="")
     except OSError as error:
-        raise DataError(f"cannot write manifest {manifest}: {error}") from error
+        raise DataError(f"cannot write manifest {manifest}: {error.strerror}") from error
 
 
 def _jsonl(content: str, changes: Mapping[int, Mapping[str, Any]]) -> str:
@@ -97,14 +97,17 @@ def _jsonl(content: str, changes: Mapping[int, Mapping[str, Any]]) -> str:
 
 
 def _csv(content: str, changes: Mapping[int, Mapping[str, Any]]) -> str:
-    table = csv.DictReader(io.StringIO(content, newline=""))
-    records = list(table)
-    columns = list(table.fieldnames or [])
+    columns, lines = csv_table(io.StringIO(content, newline=""))
+    records = [cells[: len(columns)] for _, cells in lines]
+    columns += [
+        name for name in dict.fromkeys(name for values in changes.values() for name in values) if name not in columns
+    ]
     for place, values in changes.items():
-        records[place] |= {name: str(value) for name, value in values.items()}
-        columns += [name for name in values if name not in columns]
+        records[place] += [""] * (len(columns) - len(records[place]))
+        for name, value in values.items():
+            records[place][columns.index(name)] = str(value)
     written = io.StringIO(newline="")
-    writer = csv.DictWriter(written, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(records)
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(cells + [""] * (len(columns) - len(cells)) for cells in records)
     return written.getvalue()

@@ -6,11 +6,13 @@ import fcntl
 import json
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from bcfusion.errors import DataError
+from bcfusion.files import why_unwritable
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +46,20 @@ class Journal:
             self._file.close()
             raise DataError(f"{path} is in use: the same command is already running") from error
         except OSError as error:
-            raise DataError(f"cannot write {path}: {error.strerror}") from error
+            raise DataError(f"cannot write {path}: {why_unwritable(error, path)}") from error
         self._continue(json.loads(json.dumps(job)))
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append records; once this returns the operating system has them, and they survive the process."""
-        self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
-        self._file.flush()
+        """Append records; once this returns the operating system has them, and they survive the process.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        try:
+            self._file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"cannot write {self.path}: {why_unwritable(error, self.path)}") from error
 
     def remove(self) -> None:
         """Delete the file, when the job is done."""
@@ -62,7 +71,8 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # everything is written, or has been reported; the block's own error comes first
+            self._file.close()
 
     def _continue(self, job: dict[str, Any]) -> None:
         self._file.seek(0)

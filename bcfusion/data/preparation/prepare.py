@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from bcfusion.data.preparation.adapters import NEEDED, Adapter, Recording
 from bcfusion.data.preparation.journal import Journal
 from bcfusion.data.preparation.recording_facts import CONFIDENCE, facts_of
 from bcfusion.errors import AudioError, DataError
+from bcfusion.files import normal_name
 
 _BATCH = {False: 64, True: 4}  # recordings that a worker gets at once: a header takes 0.1 ms, a measurement 50
 
@@ -186,7 +187,8 @@ def _recordings(job: Job) -> Iterator[Recording]:
     for recording in job.adapter.recordings(job.root, job.options, job.unpacked):
         if recording.split not in SPLITS or sensor not in recording.paths:
             raise DataError(f"the adapter of {job.name} yields {recording}: no {sensor}, or an unknown split")
-        yield recording
+        # one spelling, as other corpora of the same speakers and lists of transcripts may have another
+        yield replace(recording, id=normal_name(recording.id), speaker=normal_name(recording.speaker))
 
 
 def _depends_on(job: Job) -> dict[str, Any]:

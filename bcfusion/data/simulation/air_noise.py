@@ -152,7 +152,8 @@ def draw_slice(noises: Sources, length: int, draw: Draw, unreadable: set[str], k
         noises: recordings, of which those of ``draw.training`` are used, or the part of each if they are shared.
         length: of the slice, in samples.
         draw: sample rate of the slice, and generator of file, position and channel.
-        unreadable: files already reported; a file that cannot be read is added and another one drawn.
+        unreadable: files already reported; a file that cannot be read is added and another one drawn. Likewise the
+            root of the recordings, after a warning that nothing but silence was drawn.
         key: of the configuration, for messages.
 
     Returns:
@@ -176,9 +177,13 @@ def draw_slice(noises: Sources, length: int, draw: Draw, unreadable: set[str], k
                 logger.warning("noise left out: %s", error)
             continue
         if level(noise) > NOISE_FLOOR:
-            break
+            return noise
     if noise is None:
         raise DataError(f"no noise could be read in {DRAWS} draws; the last: {source.path}. Check {key}")
+    if noises.root not in unreadable:
+        unreadable.add(noises.root)
+        message = "%s: %d draws in a row are digital silence, the last from %s: no noise is added then. Check %s"
+        logger.warning(message, noises.root, DRAWS, source.path, key)
     return noise
 
 

@@ -115,7 +115,7 @@ class Calibration:
         try:
             write_text(target, _lines(record))
         except OSError as error:
-            raise DataError(f"cannot write calibration {target}: {error}") from error
+            raise DataError(f"cannot write calibration {target}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:

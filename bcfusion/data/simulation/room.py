@@ -17,6 +17,7 @@ from bcfusion.data.simulation import choice, uniform
 from bcfusion.data.simulation.fir import causal_filter
 from bcfusion.data.simulation.sources import Source, Sources, find_sources
 from bcfusion.errors import DataError
+from bcfusion.files import normal_name
 from bcfusion.requirements import require, within
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ def room_sources(root: Path) -> Sources:
 
     def name(source: Source) -> str:
         inside = Path(source.path).relative_to(root)
-        return (inside.parent if len(folders) > 1 else inside).as_posix()
+        return normal_name((inside.parent if len(folders) > 1 else inside).as_posix())
 
     rooms = sorted({name(source) for source in found.training}, key=lambda room: (stable_seed("room", room), room))
     if len(rooms) < 2:

@@ -108,7 +108,7 @@ def write_shards(
                 pool.shutdown(cancel_futures=True)
                 raise
     except OSError as error:
-        raise DataError(f"cannot write shards to {target}: {error}") from error
+        raise DataError(f"cannot write shards to {target}: {error.strerror or error}") from error
     left_out = len(rows) - sum(written)
     if left_out > max_unreadable_share * len(rows):
         raise DataError(

@@ -11,6 +11,7 @@ from bcfusion import audio
 from bcfusion.contracts import UNKNOWN_SPEAKER
 from bcfusion.data.preparation.adapters import Option, Recording, split_by_speaker
 from bcfusion.errors import DataError
+from bcfusion.files import name_below
 
 
 def descend(root: Path, *names: str) -> Path:
@@ -38,7 +39,7 @@ def sounds_of(folder: Path) -> list[Path]:
 
 def relative_id(file: Path, root: Path) -> str:
     """Return the path of a file relative to ``root``, with ``/`` and without its suffix."""
-    return file.relative_to(root).with_suffix("").as_posix()
+    return name_below(root, file)
 
 
 def grouped(
