@@ -29,6 +29,7 @@ from bcfusion.training.callbacks.interrupt import Interrupt
 from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
+from bcfusion.training.callbacks.schedule_length import ScheduleLength
 from bcfusion.training.callbacks.step_log import StepLog
 from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
@@ -151,7 +152,7 @@ def train(
         # in the order in which they are called: statistics come before everything, and a search ends a run after all
         # others have done their part
         callbacks: list[Callback] = [Fitting(datamodule)] if resumed is None and cfg.init_from is None else []
-        callbacks += [step_log, quality, checkpointing, Interrupt(checkpointing), clock]
+        callbacks += [step_log, quality, ScheduleLength(clock), checkpointing, Interrupt(checkpointing), clock]
         callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
         trainer = build_trainer(cfg, run_dir, module.step, callbacks)

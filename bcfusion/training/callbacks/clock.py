@@ -76,6 +76,13 @@ class Clock(Callback):
         scheduled = (self._validation_seconds or 0.0) if validation_follows else 0.0
         return self.elapsed() + self.reserve() + scheduled >= self.seconds
 
+    def steps_left(self, seconds_per_step: float) -> int:
+        """Return how many steps of this duration fit into the rest of the budget, scheduled validations included."""
+        assert self.seconds is not None
+        rest = self.seconds - self.elapsed() - self.reserve()
+        per_step = seconds_per_step + (self._validation_seconds or 0.0) / self.validate_every
+        return max(0, int(rest / max(per_step, 1e-9)))
+
     def on_train_batch_start(self, *_: Any) -> None:
         self._step_began = time.monotonic()
 
