@@ -107,6 +107,7 @@ KEYS: dict[str, Number | Choice] = {
     "trainer.max_steps": Number(low_allowed=True, whole=True, optional=True),
     "trainer.validate_every": COUNT,
     "trainer.max_valid_items": COUNT_OR_NULL,
+    "trainer.max_test_items": COUNT_OR_NULL,
     "trainer.checkpoint_every": COUNT,
     "trainer.log_every": COUNT,
     "trainer.accumulate": COUNT,

@@ -105,7 +105,9 @@ def train(
         started,
         validate_every=settings.validate_every,
         max_steps=settings.max_steps,
-        closing_ratio=datamodule.audio_seconds("test") / max(datamodule.audio_seconds("valid"), 1e-9),
+        closing_ratio=datamodule.audio_seconds("test", settings.max_test_items)
+        / max(datamodule.audio_seconds("valid", settings.max_valid_items), 1e-9),
+        closing_items=datamodule.closing_items(settings.max_test_items),
         **({} if resumed is None else resumed["clock"]),
     )
     checkpointing = Checkpointing(
@@ -148,7 +150,7 @@ def train(
                     f"budget of {budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to continue"
                 ]
             )
-        step_log = StepLog(settings.log_every)
+        step_log = StepLog(settings.log_every, checkpointing.what_now)
         # in the order in which they are called: statistics come before everything, and a search ends a run after all
         # others have done their part
         callbacks: list[Callback] = [Fitting(datamodule)] if resumed is None and cfg.init_from is None else []
@@ -167,7 +169,7 @@ def train(
     return Result(
         run_dir=run_dir,
         step=module.step,
-        objective=quality.best["best"],
+        objective=quality.objective,
         best=quality.best_values,
         closing=closing,
     )
