@@ -11,7 +11,6 @@ from bcfusion.errors import TrainingError
 
 #: Peak of an output, in units of full scale, that no speech reaches: 60 dB above it.
 LARGEST_PEAK = 1000.0
-WAY_OUT = "Lower optimizer.lr, or set trainer.clip.generator"
 
 
 def output_problem(estimate: np.ndarray, largest: float = LARGEST_PEAK) -> str | None:
@@ -33,7 +32,10 @@ class Diverged(TrainingError):
             )
             return
         best = f" from the checkpoint of step {best_step}, the best so far (init_from=RUN)" if best_step > 0 else ""
-        super().__init__(f"diverged at step {step}: the output for {item} {problem}\n{WAY_OUT}, and start again{best}.")
+        super().__init__(
+            f"diverged at step {step}: the output for {item} {problem}\n"
+            f"Lower optimizer.lr, or set trainer.clip.generator, and start again{best}."
+        )
 
 
 class StepGuard:
@@ -98,5 +100,5 @@ class NonFiniteSteps(TrainingError):
         super().__init__(
             f"diverged at step {step}: {count} steps in a row had a non-finite gradient. "
             f"Last batch: {', '.join(ids[:4])}{', ...' if len(ids) > 4 else ''}\n"
-            f"{WAY_OUT}, or listen to these files."
+            "Lower optimizer.lr, set trainer.clip.generator, or listen to these files."
         )

@@ -40,7 +40,7 @@ class Clock(Callback):
         validate_every: int,
         max_steps: int | None = None,
         closing_ratio: float = 1.0,
-        closing_items: int | None = None,
+        closing_items: int = 1,
         used: float = 0.0,
         validation_seconds: float | None = None,
     ) -> None:
@@ -134,11 +134,10 @@ class Clock(Callback):
         if closing <= rest:
             return
         self._warned = True
-        items = self.closing_items
-        files = "the closing evaluation" if items is None else f"the closing evaluation of {items} test files"
-        limit = "" if items is None else f"; trainer.max_test_items={max(1, int(items * rest / closing))} would fit"
+        fitting = max(1, int(self.closing_items * rest / closing))
+        budget = self.seconds / 60
         print(
-            f"{files} takes about {closing / 60:.1f} minutes, but {rest / 60:.1f} of the budget of "
-            f"{self.seconds / 60:g} are left{limit}",
+            f"the closing evaluation of {self.closing_items} test files takes about {closing / 60:.1f} minutes, but "
+            f"{rest / 60:.1f} of the budget of {budget:g} are left; trainer.max_test_items={fitting} would fit",
             file=sys.stderr,
         )
