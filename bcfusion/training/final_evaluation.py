@@ -28,6 +28,7 @@ from bcfusion.report.score_tables import print_tables
 from bcfusion.report.table import markdown_table, quality_tables
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.layout import RunDir
+from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.closing_progress import ClosingProgress
 from bcfusion.training.closing_report import below_input, ended_because, next_commands, root_of
@@ -72,7 +73,8 @@ def evaluate_best(
     module = trainer.lightning_module
     assert isinstance(module, SpeechModule)
     run = RunDir(run_dir)
-    minutes = (time.monotonic() - started) / 60
+    clock = next((c for c in module.trainer.callbacks if isinstance(c, Clock)), None)  # type: ignore[attr-defined]
+    trained_minutes = (time.monotonic() - started if clock is None else clock.elapsed()) / 60  # of all sessions
     source = _source(run, module)
     generator = load_generator(source, device=str(trainer.strategy.root_device))
     description = bundle_of(generator)
@@ -119,7 +121,7 @@ def evaluate_best(
         scores.names,
         scores.utterances,
     )
-    for line in (*outputs.warning(), *below_input(scores, cfg, module, minutes)):
+    for line in (*outputs.warning(), *below_input(scores, cfg, module, trained_minutes)):
         print(line)
     reason = ended_because(trainer)
     lines = {

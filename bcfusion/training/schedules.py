@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -31,7 +32,7 @@ class CosineDecay(LRScheduler):
         self.lowest = lowest
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each group of parameters after ``last_epoch`` steps."""
         done = 0.0 if self.steps is None else min(self.last_epoch / self.steps, 1.0)
         share = (1.0 + math.cos(math.pi * done)) / 2.0
