@@ -158,8 +158,8 @@ class Anchor(Protocol):
         """Return the norms ``(n,)`` of n gradients from :meth:`gradient`: float32, the same on every rank.
 
         At the output it is the sum over items of each item's norm, which for a loss that is a mean over items is the
-        mean norm of the items' own gradients; at a parameter it is the norm of the resulting gradient there. The mean
-        over ranks. NaN if a gradient is not finite, on any rank.
+        mean norm of the items' own gradients, and the mean over ranks. At a parameter it is the norm of the mean over
+        ranks of the resulting gradients there. NaN if a gradient is not finite, on any rank.
         """
         ...
 

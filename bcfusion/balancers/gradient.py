@@ -31,7 +31,8 @@ class GradientBalancer(LossBalancer):
     kept. In three cases the balancer departs from the formula:
 
     - A norm of exactly 0 does not enter the average: a loss that was satisfied for a long time keeps the norm that it
-      had before.
+      had before. A loss that never had another norm is left out: if it does not reach the parameter that is the anchor,
+      its gradient elsewhere cannot be scaled.
     - The divisor is :math:`\epsilon + \max(n_i, \|g_i\| / s)`: no loss gets more than s times its share, however
       suddenly its gradient grows. With a norm of at most s times its average this is the published formula.
     - A loss that is not finite, or whose gradient is not, on any rank, is left out of this step: its share goes to the
@@ -103,6 +104,7 @@ class GradientBalancer(LossBalancer):
         ) * usable.to(norms.dtype)
         divisors = self.eps + torch.maximum(averages, norms / self.spike_limit)
         factors = self.total_norm * wanted / wanted.sum() / torch.where(usable, divisors, 1.0)  # 0 / 0 if none is left
+        factors = torch.where(usable & (averages == 0), 0.0, factors)
         gradient = torch.zeros_like(gradients[0])
         for factor, use, measured in zip(factors, usable, gradients, strict=True):
             gradient = gradient + factor * torch.where(use, measured, 0.0)  # 0 * NaN would be NaN

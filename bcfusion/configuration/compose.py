@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 #: groups from which several members are chosen, each under its own name
-LIST_GROUPS = ("discriminators", "losses", "metrics")
+LIST_GROUPS = ("discriminators", "losses", "metrics", "callbacks")
 
 
 def register_resolvers() -> None:

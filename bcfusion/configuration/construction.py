@@ -12,7 +12,15 @@ from bcfusion.errors import BcfusionError, ConfigError, first_line
 
 #: Nodes that are cheap to build and have no side effects. Corpora and simulators may search folders, loggers and
 #: callbacks may start something: their problems are reported when a run builds them.
-BUILT = ("generator.", "discriminators.", "losses.", "adversarial.objective.", "balancer.", "data.augmentation.")
+BUILT = (
+    "generator.",
+    "discriminators.",
+    "losses.",
+    "adversarial.objective.",
+    "balancer.",
+    "data.augmentation.",
+    "callbacks.early_stopping.",
+)
 
 
 def construction_problems(tree: Mapping[str, Any], known: list[str]) -> list[str]:

@@ -96,6 +96,9 @@ KEYS: dict[str, Number | Choice] = {
     "adversarial.speech_level": POSITIVE_OR_NULL,
     "optimizer.lr": POSITIVE,
     "optimizer.lr_discriminator": POSITIVE,
+    "scheduler.steps": COUNT_OR_NULL,
+    "scheduler.lowest": WEIGHT,
+    "scheduler.gamma": Number(high=1.0),
     # fp16 is not supported: gradients would be clipped before they are unscaled, and its frequent overflows counted
     # as bad steps
     "trainer.precision": Choice(("32-true", "bf16-mixed")),
@@ -104,6 +107,7 @@ KEYS: dict[str, Number | Choice] = {
     "trainer.max_steps": Number(low_allowed=True, whole=True, optional=True),
     "trainer.validate_every": COUNT,
     "trainer.max_valid_items": COUNT_OR_NULL,
+    "trainer.max_test_items": COUNT_OR_NULL,
     "trainer.checkpoint_every": COUNT,
     "trainer.log_every": COUNT,
     "trainer.accumulate": COUNT,

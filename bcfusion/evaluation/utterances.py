@@ -57,8 +57,13 @@ class Utterances:
         self.split = split
 
     @classmethod
-    def of_split(cls, datamodule: SpeechDataModule, split: str) -> Utterances:
-        """Return all utterances of a split; ``valid`` instead of ``test`` if the corpus has no test split.
+    def of_split(cls, datamodule: SpeechDataModule, split: str, limit: int | None = None) -> Utterances:
+        """Return the utterances of a split; ``valid`` instead of ``test`` if the corpus has no test split.
+
+        Args:
+            datamodule: the data.
+            split: name of the split.
+            limit: use at most so many utterances, evenly spread; None: all.
 
         Raises:
             DataError: the split is empty or does not fit the task. While the batches are read: more files are
@@ -66,8 +71,8 @@ class Utterances:
         """
         split = datamodule.test_split if split == "test" else split
         reader = datamodule.reader
-        loader = datamodule.whole_dataloader(split)
-        return cls(datamodule.rows(split), loader, reader.sensors, reader.sample_rate, split)
+        loader = datamodule.whole_dataloader(split, limit)
+        return cls(loader.items.rows, loader, reader.sensors, reader.sample_rate, split)
 
     @classmethod
     def of_rows(cls, datamodule: SpeechDataModule, rows: Sequence[Row], split: str) -> Utterances:

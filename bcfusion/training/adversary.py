@@ -56,6 +56,13 @@ class Schedule:
         """Return whether the generator is updated at this step; before ``start_step`` it always is."""
         return not self.active(step) or (step - self.start_step) % self.generator_interval == 0
 
+    def steps(self, network: Network, turns: int) -> int:
+        """Return how often a network is updated in the first ``turns`` optimiser steps of the game."""
+        alone, joint = min(turns, self.start_step), max(0, turns - self.start_step)
+        if network == "discriminator":
+            return -(-joint // self.interval)
+        return alone - (-joint // self.generator_interval)
+
     def ramp(self, step: int) -> float:
         """Return the factor, in (0, 1], on the weights of all losses that need the discriminators."""
         return min((step - self.start_step + 1) / max(self.ramp_steps, 1), 1.0)

@@ -75,13 +75,16 @@ class OutputAnchor:
             per_item = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
             # A loss is a mean over items, so its gradient at an item is the gradient of the item's own loss over the
             # number of items. The sum is then the mean norm of the items' own gradients, whatever the batch size.
-            norms = torch.stack([norm.sum() for norm in per_item])
+            norms = mean_over_ranks(torch.stack([norm.sum() for norm in per_item]))
         else:
-            norms = torch.stack([self._norm_at_parameter(gradient) for gradient in gradients])
-        norms = mean_over_ranks(norms)  # of all losses at once; a NaN of one rank reaches all
+            # the parameter follows the mean gradient of all ranks, whose norm is not the mean of their norms
+            found = torch.stack([self._at_parameter(gradient) for gradient in gradients])
+            norms = torch.linalg.vector_norm(mean_over_ranks(found), dim=1)
+        # all losses were exchanged at once; a NaN of one rank has reached all
         return torch.where(norms.isfinite(), norms, torch.nan)
 
-    def _norm_at_parameter(self, gradient: Tensor) -> Tensor:
+    def _at_parameter(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of this rank at the parameter, as one dimension in float32."""
         assert self.parameter is not None
         outputs = [_real(value) for value in self._attached.values()]
         (found,) = torch.autograd.grad(
@@ -92,7 +95,7 @@ class OutputAnchor:
                 ["balancer.anchor: the generator's output does not depend on this parameter; choose another, or output"]
             )
         # a NaN at the output counts even if a dead unit keeps it from the parameter
-        return torch.where(gradient.isfinite().all(), torch.linalg.vector_norm(found.float()), torch.nan)
+        return torch.where(gradient.isfinite().all(), _real(found).float().flatten(), torch.nan)
 
     def _like_outputs(self, gradient: Tensor) -> list[Tensor]:
         shapes = self._shapes

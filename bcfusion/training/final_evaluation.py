@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from lightning import Trainer
 from omegaconf import DictConfig
 from rich.console import Console
@@ -15,6 +20,7 @@ from bcfusion.errors import CheckpointError
 from bcfusion.evaluation.evaluate import evaluate
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import Scores
+from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.evaluation.utterances import Utterances
 from bcfusion.files import write_text
 from bcfusion.report.samples import SampleWriter
@@ -22,6 +28,13 @@ from bcfusion.report.score_tables import print_tables
 from bcfusion.report.table import markdown_table, quality_tables
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.layout import RunDir
+from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.quality import Quality
+from bcfusion.training.closing_progress import ClosingProgress
+from bcfusion.training.closing_report import below_input, ended_because, next_commands, root_of
+from bcfusion.training.guard import LARGEST_PEAK, Diverged, output_problem
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.writing import writing
 
 __all__ = ["FinalEvaluation", "evaluate_best"]
 
@@ -51,54 +64,130 @@ def evaluate_best(
     Only rank zero does so; the others return None.
 
     Raises:
-        CheckpointError: no validation has written a best checkpoint.
+        CheckpointError: no validation took place.
+        Diverged: no output is a sound.
+        WriteFailed: the disk is full, or cannot be written to.
     """
     if not trainer.is_global_zero:
         return None
+    module = trainer.lightning_module
+    assert isinstance(module, SpeechModule)
     run = RunDir(run_dir)
-    if not run.best.is_file():
-        raise CheckpointError(f"no validation took place, so there is no {run.best}: give the run more budget.minutes")
-    generator = load_generator(run.best, device=str(trainer.strategy.root_device))
+    clock = next((c for c in module.trainer.callbacks if isinstance(c, Clock)), None)  # type: ignore[attr-defined]
+    trained_minutes = (time.monotonic() - started if clock is None else clock.elapsed()) / 60  # of all sessions
+    source = _source(run, module)
+    generator = load_generator(source, device=str(trainer.strategy.root_device))
     description = bundle_of(generator)
     assert description is not None  # load_generator attaches it
-    save_bundle(
-        run.bundle,
-        generator,
-        generator_config=description.generator,
-        sensors=list(cfg.task.sensors),
-        training=description.training,
-    )
-    utterances = Utterances.of_split(datamodule, "test")
-    samples = SampleWriter(run.samples, cfg.trainer.samples, cfg.sample_rate)
-    scores = evaluate(generator, utterances, scorer, on_item=samples)
+    resume = f"bcfusion train resume={shlex.quote(str(run_dir))}"
+
+    def what_now() -> str:
+        return f"The checkpoints are kept: free some space, then repeat the closing evaluation with\n  {resume}"
+
+    step = int(description.training.get("step", -1))
+    utterances = Utterances.of_split(datamodule, "test", cfg.trainer.max_test_items)
     split = utterances.split
+    samples = SampleWriter(run.samples, cfg.trainer.samples, cfg.sample_rate)
+    outputs = _Outputs(samples, ClosingProgress(len(utterances.rows), split), step, what_now)
+    try:
+        scores = evaluate(generator, utterances, scorer, on_item=outputs)
+    finally:
+        outputs.progress.close()
+    if outputs.problems and len(outputs.problems) == outputs.count:
+        raise Diverged(step, *next(iter(outputs.problems.items())))
     means, changes = {system: scores.mean(system) for system in scores.systems}, scores.changes()
     table = markdown_table(means, scores.higher_is_better, changes)
     csv = run.quality / f"{split}.csv"
-    scores.write_csv(csv)
-    write_text(csv.with_suffix(".md"), table + "\n")
+    with writing(csv, what_now):
+        scores.write_csv(csv)
+        write_text(csv.with_suffix(".md"), table + "\n")
+    with writing(run.bundle, what_now):  # last: it marks a run that has closed
+        save_bundle(
+            run.bundle,
+            generator,
+            generator_config=description.generator,
+            sensors=list(cfg.task.sensors),
+            training=description.training,
+        )
 
-    step = int(description.training.get("step", -1))
-    files = "test files" if split == "test" else "valid files, which selected it too (the corpus has no test split)"
-    print(f"\nBest checkpoint (step {step}) on all {files}{_shared_speakers(datamodule, utterances)}:")
+    used, total = len(utterances.rows), len(datamodule.rows(split))
+    files = f"all {split} files" if used == total else f"{used} of {total} {split} files"
+    selected = ", which selected it too (the corpus has no test split)" if split == "valid" else ""
+    name = "Best checkpoint" if source == run.best else "Last checkpoint"
+    print(f"\n{name} (step {step}) on {files}{selected}{_shared_speakers(datamodule, utterances)}:")
     print_tables(
         quality_tables(means, scores.higher_is_better, changes, Console().width),
         {system: scores.skipped(system) for system in scores.systems},
         scores.names,
         scores.utterances,
     )
+    for line in (*outputs.warning(), *below_input(scores, cfg, module, trained_minutes)):
+        print(line)
+    reason = ended_because(trainer)
     lines = {
         "checkpoints": ", ".join(str(path) for path in sorted(run.checkpoints.glob("*.ckpt"))),
         "bundle": str(run.bundle),
         "samples": str(run.samples / "*.wav"),
         "spectrogram": str(samples.pictures[0]) if samples.pictures else "none (trainer.samples=0)",
         "per utterance": str(csv),
-        "curves": f"tensorboard --logdir {run_dir.parts[0] if not run_dir.is_absolute() else run_dir.parent}",
+        "curves": f"tensorboard --logdir {root_of(run_dir)}",
+        **next_commands(run, cfg, bool(samples.pictures), reason, module.step),
+        "took": f"{(time.monotonic() - started) / 60:.1f} minutes",
     }
-    for name, value in lines.items():
-        print(f"{name + ':':<15}{value}")
-    print(f"{'took:':<15}{(time.monotonic() - started) / 60:.1f} minutes")
+    if reason is not None:
+        lines["ended"] = f"at step {module.step}, {reason}"
+    for title, value in lines.items():
+        print(f"{title + ':':<15}{value}")
     return FinalEvaluation(scores=scores, split=split, table=table, step=step)
+
+
+class _Outputs:
+    """What happens to each output: it is looked at, and the first ones are written.
+
+    Attributes:
+        count: number of outputs so far.
+        problems: what is wrong with outputs that are no sound, by id.
+    """
+
+    def __init__(
+        self, samples: SampleWriter, progress: ClosingProgress, step: int, what_now: Callable[[], str]
+    ) -> None:
+        self.progress = progress
+        self.count = 0
+        self.problems: dict[str, str] = {}
+        self._samples = samples
+        self._largest = LARGEST_PEAK if step else math.inf
+        self._what_now = what_now
+
+    def __call__(self, index: int, item: str, signals: Mapping[str, np.ndarray]) -> None:
+        problem = output_problem(signals[ENHANCED], self._largest)
+        if problem is not None:
+            self.problems[item] = problem
+        else:
+            with writing(self._samples.directory, self._what_now):
+                self._samples(index, item, signals)
+        self.count += 1
+        self.progress(self.count)
+
+    def warning(self) -> list[str]:
+        """Return a line about outputs that are no sound, if there are any."""
+        for item, problem in self.problems.items():
+            return [f"warning: {len(self.problems)} of {self.count} outputs are no sound; that for {item} {problem}"]
+        return []
+
+
+def _source(run: RunDir, module: SpeechModule) -> Path:
+    """Return the checkpoint to evaluate: the best, or the last one if no validation could be scored."""
+    if run.best.is_file():
+        return run.best
+    quality = next((c for c in module.trainer.callbacks if isinstance(c, Quality)), None)  # type: ignore[attr-defined]
+    if quality is None or quality.validated_step < 0 or not run.last.is_file():
+        raise CheckpointError(f"no validation took place, so there is no {run.best}: give the run more budget.minutes")
+    print(
+        f"warning: no validation had a score by which a checkpoint could be selected; {run.last} is kept and evaluated",
+        file=sys.stderr,
+    )
+    return run.last
 
 
 def _shared_speakers(datamodule: SpeechDataModule, utterances: Utterances) -> str:

@@ -1,11 +1,41 @@
-"""Steps with a non-finite gradient: they are left out and counted, and too many in a row end the run."""
+"""Training that diverges: non-finite gradients are left out and counted, and outputs that are no sound end the run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from bcfusion.errors import TrainingError
+
+#: Peak of an output, in units of full scale, that no speech reaches: 60 dB above it.
+LARGEST_PEAK = 1000.0
+
+
+def output_problem(estimate: np.ndarray, largest: float = LARGEST_PEAK) -> str | None:
+    """Return what is wrong with an output ``(T,)``: not finite, or a peak above ``largest``; None if nothing is."""
+    peak = float(np.abs(estimate).max(initial=0.0))  # a NaN anywhere makes it NaN
+    if not np.isfinite(peak):
+        return "is not finite"
+    return f"reaches {peak:.2g} times full scale" if peak > largest else None
+
+
+class Diverged(TrainingError):
+    """The network gives outputs that are not finite, or far above full scale."""
+
+    def __init__(self, step: int, item: str, problem: str, best_step: int = -1) -> None:
+        if step == 0:
+            super().__init__(
+                f"at step 0, before any training: the output for {item} {problem}\n"
+                "The initial weights are at fault: look at the network, or at the weights that init_from names."
+            )
+            return
+        best = f" from the checkpoint of step {best_step}, the best so far (init_from=RUN)" if best_step > 0 else ""
+        super().__init__(
+            f"diverged at step {step}: the output for {item} {problem}\n"
+            f"Lower optimizer.lr, or set trainer.clip.generator, and start again{best}."
+        )
 
 
 class StepGuard:
@@ -68,7 +98,7 @@ class NonFiniteSteps(TrainingError):
         self.batches = batches
         step, ids = batches[-1]
         super().__init__(
-            f"{count} steps in a row up to step {step} had a non-finite gradient. Last batch: {', '.join(ids[:4])}"
-            f"{', ...' if len(ids) > 4 else ''}\n"
+            f"diverged at step {step}: {count} steps in a row had a non-finite gradient. "
+            f"Last batch: {', '.join(ids[:4])}{', ...' if len(ids) > 4 else ''}\n"
             "Lower optimizer.lr, set trainer.clip.generator, or listen to these files."
         )

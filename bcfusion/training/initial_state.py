@@ -45,8 +45,9 @@ FREE_SETTINGS = {
     "": ("resume", "init_from", "init_discriminators", "output_root", "budget", "metrics", "callbacks", "logger"),
     "data": ("workers", "max_unreadable_share"),
     "trainer": (
-        *("accelerator", "devices", "strategy", "max_steps", "validate_every", "max_valid_items", "checkpoint_every"),
-        *("log_every", "max_bad_steps", "keep_best", "samples", "tf32", "cudnn_benchmark", "deterministic", "compile"),
+        *("accelerator", "devices", "strategy", "max_steps", "validate_every", "max_valid_items", "max_test_items"),
+        *("checkpoint_every", "log_every", "max_bad_steps", "keep_best", "samples", "tf32", "cudnn_benchmark"),
+        *("deterministic", "compile"),
     ),
 }
 

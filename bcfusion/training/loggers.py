@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import threading
 from argparse import Namespace
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard.summary import hparams
 
 from bcfusion.files import appearing
 from bcfusion.run.layout import RunDir
+from bcfusion.training.writing import writing
 
 
 class TensorBoardLogger(LightningTensorBoardLogger):
@@ -29,6 +33,7 @@ class TensorBoardLogger(LightningTensorBoardLogger):
         # the validation at the step of the checkpoint stays
         arguments: dict[str, Any] = {"purge_step": first_step + 1} if first_step else {}
         super().__init__(save_dir=str(run_dir), name="", version="", default_hp_metric=False, **arguments)
+        _keep_writer_threads_quiet()
 
     @property
     def log_dir(self) -> str:
@@ -56,7 +61,33 @@ class TensorBoardLogger(LightningTensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Flush the events; there is no hparams.yaml, since the run directory has a config.yaml."""
-        self.experiment.flush()
+        with writing(Path(self.log_dir), self._what_now):
+            self.experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Flush and close; on a full disk, the error that has ended the run is not replaced by another one."""
+        with writing(Path(self.log_dir), self._what_now):
+            try:
+                super().finalize(status)
+            except OSError:
+                if status == "success":
+                    raise
+
+    def _what_now(self) -> str:
+        return f"Free some space, then continue with\n  bcfusion train resume={self.log_dir}"
+
+
+@cache
+def _keep_writer_threads_quiet() -> None:
+    """Leave errors of the thread that writes events to the next flush, which raises them: no traceback is printed."""
+    others = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not isinstance(arguments.thread, _AsyncWriterThread):
+            others(arguments)
+
+    threading.excepthook = hook
 
 
 class CsvLogger(Logger):

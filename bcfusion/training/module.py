@@ -112,12 +112,26 @@ class SpeechModule(LightningModule):
         optimizers = [self.optimization.optimizers["generator"](self.generator.parameters())]
         if self.adversary is not None:
             optimizers.append(self.optimization.optimizers["discriminator"](self.adversary.parameters()))
-        self.schedulers: dict[str, LRScheduler] = {}
+        self.schedulers: dict[Network, LRScheduler] = {}
         for network, optimizer in zip(NETWORKS, optimizers, strict=False):
             make = self.optimization.schedulers.get(network)
             if make is not None:
                 self.schedulers[network] = make(optimizer)
         return optimizers
+
+    def has_open_schedules(self) -> bool:
+        """Return whether a scheduler waits for its number of steps."""
+        return bool(self._open_schedules())
+
+    def set_schedule_length(self, batches: int) -> None:
+        """Give each scheduler that waits for it the number of steps of its network in a run of ``batches``."""
+        turns = -(-batches // self.optimization.accumulate)
+        for network, scheduler in self._open_schedules().items():
+            steps = turns if self.adversary is None else self.adversary.schedule.steps(network, turns)
+            scheduler.steps = max(1, steps)
+
+    def _open_schedules(self) -> dict[Network, Any]:
+        return {network: s for network, s in self.schedulers.items() if getattr(s, "steps", 0) is None}
 
     def _optimizer(self, network: Network) -> Any:
         optimizers = self.optimizers()

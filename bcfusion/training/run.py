@@ -29,6 +29,7 @@ from bcfusion.training.callbacks.interrupt import Interrupt
 from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
+from bcfusion.training.callbacks.schedule_length import ScheduleLength
 from bcfusion.training.callbacks.step_log import StepLog
 from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
@@ -104,7 +105,9 @@ def train(
         started,
         validate_every=settings.validate_every,
         max_steps=settings.max_steps,
-        closing_ratio=datamodule.audio_seconds("test") / max(datamodule.audio_seconds("valid"), 1e-9),
+        closing_ratio=datamodule.audio_seconds("test", settings.max_test_items)
+        / max(datamodule.audio_seconds("valid", settings.max_valid_items), 1e-9),
+        closing_items=datamodule.closing_items(settings.max_test_items),
         **({} if resumed is None else resumed["clock"]),
     )
     checkpointing = Checkpointing(
@@ -147,11 +150,11 @@ def train(
                     f"budget of {budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to continue"
                 ]
             )
-        step_log = StepLog(settings.log_every)
+        step_log = StepLog(settings.log_every, checkpointing.what_now)
         # in the order in which they are called: statistics come before everything, and a search ends a run after all
         # others have done their part
         callbacks: list[Callback] = [Fitting(datamodule)] if resumed is None and cfg.init_from is None else []
-        callbacks += [step_log, quality, checkpointing, Interrupt(checkpointing), clock]
+        callbacks += [step_log, quality, ScheduleLength(clock), checkpointing, Interrupt(checkpointing), clock]
         callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
         trainer = build_trainer(cfg, run_dir, module.step, callbacks)
@@ -166,7 +169,7 @@ def train(
     return Result(
         run_dir=run_dir,
         step=module.step,
-        objective=quality.best["best"],
+        objective=quality.objective,
         best=quality.best_values,
         closing=closing,
     )

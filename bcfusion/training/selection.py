@@ -52,6 +52,10 @@ class Selection:
         """A name for tables and logs: ``stoi``, or ``pesq_wb+stoi``."""
         return "+".join(self.criteria)
 
+    def unusable(self, means: Mapping[str, float]) -> list[str]:
+        """Return the names of the metric values that are not finite: with any, a validation cannot be the best."""
+        return [name for name in self.criteria if not math.isfinite(means.get(name, math.nan))]
+
     def scaled(self, means: Mapping[str, float]) -> list[float]:
         """Return the scaled mean of each metric value; always finite."""
         return [criterion.scaled(means.get(name, math.nan)) for name, criterion in self.criteria.items()]

@@ -357,3 +357,16 @@ def test_two_ranks_balance_by_the_norms_of_both(tmp_path: Path) -> None:
             assert torch.equal(value, ranks[1]["state"][name][key]), "both ranks hold the same averages, bit by bit"
         assert int(record["skipped"]) == (0 if name == "l1" else 1)
     assert math.isclose(float(ranks[0]["state"]["score"]["count"]), 1.75)  # of three of the four steps
+
+
+def test_a_loss_that_does_not_reach_the_anchor_is_left_out_instead_of_scaled_without_bound() -> None:
+    first, last = nn.Linear(2, 2), nn.Linear(2, 2)
+    hidden = first(torch.ones(3, 1, 2))
+    anchor = OutputAnchor({"estimate": last(hidden), "mask": torch.sigmoid(hidden)}, last.weight)
+    losses = {"l1": anchor.outputs["estimate"].abs().mean(), "mask": anchor.outputs["mask"].square().mean()}
+    alone: list[Tensor] = []
+    GradientBalancer().backward({"l1": losses["l1"]}, {"l1": 0.5}, anchor, alone.append)
+    both: list[Tensor] = []
+    shares = GradientBalancer().backward(losses, {"l1": 0.5, "mask": 0.5}, anchor, both.append)
+    torch.testing.assert_close(both[0], alone[0] / 2)  # half the weights, half the gradient
+    assert {name: float(share) for name, share in shares.items()} == {"l1": 1.0, "mask": 0.0}

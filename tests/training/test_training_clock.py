@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,3 +44,29 @@ def test_earlier_sessions_count() -> None:
 
 def test_no_budget_never_ends() -> None:
     assert not clock(None, elapsed=1e9).spent()
+
+
+def test_the_reserve_counts_the_files_of_all_ranks_since_rank_zero_closes_alone() -> None:
+    shared = clock(600, elapsed=0, validation=20, closing_ratio=2.0)
+    assert shared.closing_seconds() == 40
+    shared.setup(SimpleNamespace(world_size=4), None, "fit")  # type: ignore[arg-type]
+    assert shared.closing_seconds() == 160
+    assert shared.reserve() == pytest.approx((20 + 160) * 1.2 + 8)
+
+
+def validated(began: Clock, seconds: float) -> None:
+    began._validation_began = time.monotonic() - seconds
+    began.on_validation_end(SimpleNamespace(is_global_zero=True), None)  # type: ignore[arg-type]
+
+
+def test_a_test_set_that_cannot_fit_is_announced_once_with_what_would_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    short = Clock(60, time.monotonic() - 21.8, validate_every=100, closing_ratio=5.0, closing_items=150)
+    validated(short, 30)  # 150 s for 150 files, of which 30 s are left
+    validated(short, 30)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "the closing evaluation of 150 test files takes about 3.0 minutes, but 0.5 of the budget of 1 are left; "
+        "trainer.max_test_items=25 would fit"
+    )
+    validated(Clock(600, time.monotonic(), validate_every=100, closing_ratio=5.0, closing_items=150), 30)
+    assert capsys.readouterr().err == ""

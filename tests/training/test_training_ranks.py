@@ -90,6 +90,64 @@ def test_two_ranks_make_the_updates_of_one(balancer: str, game: dict[str, Any], 
         torch.testing.assert_close(first[name], expected, rtol=0, atol=1e-6)
 
 
+class Masking(nn.Module):
+    """A generator with weight norm, biases and a second output."""
+
+    provides: tuple[str, ...] = ("mask",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(1, 3, 5, padding=2)
+        self.last = nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 1, 5, padding=2))
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        hidden = torch.tanh(self.first(inputs))
+        return {"estimate": self.last(hidden), "mask": torch.sigmoid(hidden)}
+
+
+class MaskEnergy(nn.Module):
+    def forward(self, mask: Tensor) -> Tensor:
+        return mask.square().mean()
+
+
+ANCHORED = [
+    (partial(GradientBalancer, decay=0.9), "output"),
+    (partial(GradientBalancer, decay=0.9), "last.weight"),
+    (partial(GradientBalancer, decay=0.9), "last.bias"),
+    (partial(GradientBalancer, decay=0.9, weights="equal"), "first.weight"),
+    (partial(AdaptiveBalancer, eps=1e-8), "output"),
+    (partial(AdaptiveBalancer, eps=1e-8), "last.weight"),
+    (partial(AdaptiveBalancer, eps=1e-8), "first.bias"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("balancer", "anchor"), ANCHORED)
+def test_a_balancer_makes_the_same_updates_on_any_number_of_ranks(balancer: Any, anchor: str, tmp_path: Path) -> None:
+    def build() -> SpeechModule:
+        losses: dict[str, nn.Module] = {
+            "l1": L1Loss(),
+            "mask": MaskEnergy(),
+            "feature_matching": FeatureMatchingLoss(),
+        }
+        torch.manual_seed(0)
+        rates = {"generator": 5e-3, "discriminator": 0.1}
+        optimizers = {name: partial(torch.optim.SGD, lr=lr) for name, lr in rates.items()}
+        return module(generator=Masking(), losses=losses, balancer=balancer(anchor=anchor), optimizers=optimizers)
+
+    items = batches(5, size=4)
+    whole, halves = build(), build()
+    fit(whole, items)
+    halves.on_train_end = partial(save, halves, tmp_path)  # type: ignore[method-assign]
+    train_on_two_ranks(halves, items, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    start = state(build())
+    assert max(float((first[name] - start[name]).abs().max()) for name in start) > 0.01
+    for name, expected in state(whole).items():
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        torch.testing.assert_close(first[name], expected, rtol=0, atol=1e-6)
+
+
 class Normalised(nn.Module):
     """A generator with running statistics."""
 

@@ -173,9 +173,13 @@ class SpeechDataModule(lightning.LightningDataModule):
         """The split of test utterances: ``test``, or ``valid`` if the corpus has no test split."""
         return "test" if self.rows("test") else "valid"
 
-    def audio_seconds(self, split: str) -> float:
-        """Return the seconds of audio in a split; ``test`` stands for :attr:`test_split`."""
-        return sum(row.duration for row in self.rows(self.test_split if split == "test" else split))
+    def audio_seconds(self, split: str, limit: int | None = None) -> float:
+        """Return the seconds of audio in at most ``limit`` rows of a split; ``test`` stands for :attr:`test_split`."""
+        return sum(row.duration for row in spread(self.rows(self.test_split if split == "test" else split), limit))
+
+    def closing_items(self, limit: int | None = None) -> int:
+        """Return how many utterances of :attr:`test_split` are evaluated if there are at most ``limit``."""
+        return len(spread(self.rows(self.test_split), limit))
 
     def describe(self) -> str:
         """Describe the corpus in one line, for the start of a run."""
@@ -216,9 +220,9 @@ class SpeechDataModule(lightning.LightningDataModule):
         """Return all utterances of :attr:`test_split`, on every rank, one per batch."""
         return self.whole_dataloader(self.test_split)
 
-    def whole_dataloader(self, split: str) -> EvalLoader:
-        """Return all utterances of a split, on every rank, one per batch."""
-        return self._eval_loader(split, self._filled(split))
+    def whole_dataloader(self, split: str, limit: int | None = None) -> EvalLoader:
+        """Return all utterances of a split, or at most ``limit``, evenly spread, on every rank, one per batch."""
+        return self._eval_loader(split, spread(self._filled(split), limit))
 
     def teardown(self, stage: str | None = None) -> None:
         """End the training workers."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from bcfusion.files import appearing
 from bcfusion.run import checkpoint
@@ -15,10 +18,15 @@ from bcfusion.run.layout import RunDir
 from bcfusion.training.initial_state import restore_session
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.ranks import gathered
+from bcfusion.training.writing import WriteFailed, writing
 
 
 class Checkpointing(Callback):
     """``last.ckpt`` holds everything a resumed run needs; ``best*.ckpt`` hold the weights of both networks.
+
+    A Lightning callback with a ``state_dict()`` of plain containers has its state in ``last.ckpt`` too, by its
+    ``state_key``. If a file cannot be written, the previous one stays and the run ends with a
+    :class:`~bcfusion.training.writing.WriteFailed`.
 
     Args:
         module: the module whose state is saved.
@@ -51,7 +59,10 @@ class Checkpointing(Callback):
         self.quality_state: Callable[[], dict[str, Any]] = dict
         self._clock = clock
         self._resumed = resumed
+        # of Lightning callbacks, by state_key; checkpoints of older versions have none
+        self._restored_states: dict[str, Any] = {} if resumed is None else dict(resumed.get("callbacks", {}))
         self._saved_step = -1
+        self._good_step: int | None = None if resumed is None else int(resumed["step"])  # of the file on the disk
 
     # ---------------------------------------------------------------- saving
 
@@ -74,35 +85,91 @@ class Checkpointing(Callback):
         """Write ``last.ckpt``. All ranks must call it together, since it holds the random state of each."""
         states = gathered(checkpoint.random_states())
         module = self.module
-        if module.trainer.is_global_zero and self._saved_step != module.step:
-            optimizers = module.trainer.optimizers
+        if self._saved_step == module.step:
+            return
+
+        def write() -> None:
             content = {
                 **self._weights(),
                 "ema_updates": 0 if module.ema is None else module.ema.updates,
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "optimizers": [optimizer.state_dict() for optimizer in module.trainer.optimizers],
                 "state": module.training_state(),
+                "callbacks": self._callback_states(),
                 "random": states,
                 "clock": self._clock(),
             }
             checkpoint.write(self.run.last, content)
-            self._saved_step = module.step
+
+        self._on_rank_zero(write, self.run.last)
+        self._saved_step = self._good_step = module.step
 
     def save_best(self, names: Sequence[str]) -> None:
-        """Write ``<name>.ckpt`` for each name; the files are hard links to the same content."""
-        if not names or not self.module.trainer.is_global_zero:
+        """Write ``<name>.ckpt`` for each name, the same content; all ranks must call it together.
+
+        The files are hard links or, where the file system has none, copies.
+        """
+        if not names:
             return
         first, *others = (self.run.checkpoints / f"{name}.ckpt" for name in names)
-        checkpoint.write(first, self._weights())
-        for other in others:
-            with appearing(other) as link:
-                os.link(first, link)
+
+        def write() -> None:
+            checkpoint.write(first, self._weights())
+            for other in others:
+                with appearing(other) as link:
+                    link_or_copy(first, link)
+
+        self._on_rank_zero(write, first)
+
+    def _on_rank_zero(self, write: Callable[[], None], path: Path) -> None:
+        """Write on rank zero; if that fails, raise the error on every rank, so that none waits for the others."""
+        problem = None
+        if self.module.trainer.is_global_zero:
+            try:
+                with writing(path, self.what_now):
+                    write()
+            except WriteFailed as error:
+                problem = str(error)
+        problem = gathered(problem)[0]
+        if problem is not None:
+            raise WriteFailed(problem)
+
+    def what_now(self) -> str:
+        """Return what a user does after a file could not be written: continue from the last good checkpoint."""
+        if self._good_step is None:
+            return (
+                "The run has no checkpoint yet: free some space, or give output_root on another disk, and start again"
+            )
+        return (
+            f"The checkpoint of step {self._good_step} is kept: free some space, then continue with\n"
+            f"  bcfusion train resume={self.run.path}"
+        )
+
+    def _stateful(self) -> list[Callback]:
+        callbacks: list[Callback] = self.module.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if type(callback).state_dict is not Callback.state_dict]
+
+    def _callback_states(self) -> dict[str, dict[str, Any]]:
+        states = {callback.state_key: callback.state_dict() for callback in self._stateful()}
+        return {key: state for key, state in states.items() if _is_plain(state)}
+
+    def _restore_callbacks(self) -> None:
+        """Restore the states of a resumed run, once: its first hook may be that of a validation or that of training."""
+        states, self._restored_states = self._restored_states, {}
+        for callback in self._stateful() if states else ():
+            if callback.state_key in states:
+                callback.load_state_dict(states[callback.state_key])
 
     # ---------------------------------------------------------------- hooks
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Restore the callbacks of a run that was stopped during this validation, which is repeated first."""
+        self._restore_callbacks()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Restore the state of a resumed run, now that networks are on their device and optimisers exist."""
         if self._resumed is None:
             return
+        self._restore_callbacks()
         content, self._resumed = self._resumed, None
         restore_session(self.module, trainer, content)
         self._saved_step = self.module.step
@@ -118,3 +185,21 @@ class Checkpointing(Callback):
         if trainer.state.fn == TrainerFn.FITTING and self.can_save():
             self._saved_step = -1  # the step may have been saved before the validation, without its scores
             self.save_last()
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value can be read from a checkpoint, which holds no objects of other classes."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, (*value, *value.values())))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str, Tensor)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to ``source``, or a copy on file systems without links (exFAT, mounts of clouds)."""
+    try:
+        os.link(source, target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        shutil.copyfile(source, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -21,8 +22,12 @@ class Clock(Callback):
         validate_every: batches between scheduled validations.
         max_steps: batches after which training stops; None: no limit.
         closing_ratio: seconds of audio of the closing evaluation per second of validation audio.
+        closing_items: number of utterances of the closing evaluation.
         used: seconds that earlier sessions have used.
         validation_seconds: duration of the longest validation of earlier sessions.
+
+    Attributes:
+        reason: why training was ended; None if it was not.
     """
 
     # Until a validation has been measured, this share of the budget is reserved for it and for the closing evaluation.
@@ -35,6 +40,7 @@ class Clock(Callback):
         validate_every: int,
         max_steps: int | None = None,
         closing_ratio: float = 1.0,
+        closing_items: int = 1,
         used: float = 0.0,
         validation_seconds: float | None = None,
     ) -> None:
@@ -42,6 +48,10 @@ class Clock(Callback):
         self.validate_every = validate_every
         self.max_steps = max_steps
         self.closing_ratio = closing_ratio
+        self.closing_items = closing_items
+        self.reason: str | None = None
+        self._ranks = 1
+        self._warned = False
         self._started = started - used
         self._validation_began = 0.0
         self._validation_seconds = validation_seconds
@@ -62,7 +72,11 @@ class Clock(Callback):
         if self._validation_seconds is None:
             return self.FIRST_RESERVE * self.seconds
         # pictures, sample files and the bundle take seconds of their own
-        return self._validation_seconds * (1.0 + self.closing_ratio) * 1.2 + 8.0 + 2 * self._step_seconds
+        return (self._validation_seconds + self.closing_seconds()) * 1.2 + 8.0 + 2 * self._step_seconds
+
+    def closing_seconds(self) -> float:
+        """Return how long the closing evaluation will take, judged by a validation: rank zero does it alone."""
+        return (self._validation_seconds or 0.0) * self.closing_ratio * self._ranks
 
     def spent(self, validation_follows: bool = False) -> bool:
         """Return whether training has to end now.
@@ -76,6 +90,13 @@ class Clock(Callback):
         scheduled = (self._validation_seconds or 0.0) if validation_follows else 0.0
         return self.elapsed() + self.reserve() + scheduled >= self.seconds
 
+    def steps_left(self, seconds_per_step: float) -> int:
+        """Return how many steps of this duration fit into the rest of the budget, scheduled validations included."""
+        assert self.seconds is not None
+        rest = self.seconds - self.elapsed() - self.reserve()
+        per_step = seconds_per_step + (self._validation_seconds or 0.0) / self.validate_every
+        return max(0, int(rest / max(per_step, 1e-9)))
+
     def on_train_batch_start(self, *_: Any) -> None:
         self._step_began = time.monotonic()
 
@@ -85,14 +106,38 @@ class Clock(Callback):
             self._step_seconds = max(0.9 * self._step_seconds, time.monotonic() - self._step_began)
         assert isinstance(module, SpeechModule)
         done = self.max_steps is not None and module.step >= self.max_steps
-        done = done or self.spent(validation_follows=module.step % self.validate_every == 0)
-        if trainer.strategy.reduce_boolean_decision(done, all=False):
+        spent = self.spent(validation_follows=module.step % self.validate_every == 0)
+        if trainer.strategy.reduce_boolean_decision(done or spent, all=False):
             trainer.should_stop = True
+            self.reason = "trainer.max_steps is reached" if done else "the time budget is used up"
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Take note of the number of ranks, which share a validation."""
+        self._ranks = trainer.world_size
 
     def on_validation_start(self, *_: Any) -> None:
         self._validation_began = time.monotonic()
 
-    def on_validation_end(self, *_: Any) -> None:
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Keep the duration of the longest validation as the estimate for the next one."""
         seconds = time.monotonic() - self._validation_began
         self._validation_seconds = max(seconds, self._validation_seconds or 0.0)
+        if trainer.is_global_zero:
+            self._warn_if_closing_does_not_fit()
+
+    def _warn_if_closing_does_not_fit(self) -> None:
+        """Say so as soon as it is known, once, with the number of utterances that would fit."""
+        if self.seconds is None or self._warned:
+            return
+        closing = 1.2 * self.closing_seconds()
+        rest = max(0.0, self.seconds - self.elapsed() - 8.0)
+        if closing <= rest:
+            return
+        self._warned = True
+        fitting = max(1, int(self.closing_items * rest / closing))
+        budget = self.seconds / 60
+        print(
+            f"the closing evaluation of {self.closing_items} test files takes about {closing / 60:.1f} minutes, but "
+            f"{rest / 60:.1f} of the budget of {budget:g} are left; trainer.max_test_items={fitting} would fit",
+            file=sys.stderr,
+        )

@@ -18,7 +18,8 @@ SECONDS_BETWEEN_LINES = 20.0
 SHOWN = ("loss/", "discriminator/loss")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a duration as ``M:SS`` or ``H:MM:SS``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
@@ -45,9 +46,9 @@ class Progress(Callback):
     def text(self, step: int) -> str:
         """Return the line that is shown at this step."""
         clock = self._clock
-        of = f" of {_duration(clock.seconds)}" if clock.seconds is not None else ""
+        of = f" of {duration(clock.seconds)}" if clock.seconds is not None else ""
         steps = f"step {step}" + (f" of {clock.max_steps}" if clock.max_steps is not None else "")
-        parts = [steps, f"{_duration(clock.elapsed())}{of}", f"{self._rate:.2f} steps/s"]
+        parts = [steps, f"{duration(clock.elapsed())}{of}", f"{self._rate:.2f} steps/s"]
         losses = {
             ("D" if tag == "discriminator/loss" else tag.removeprefix("loss/")): value
             for tag, value in self._step_log.latest.items()

@@ -51,4 +51,4 @@ class Pruning(Callback):
         score = self._selection.score(self._quality.latest)
         pruned = trainer.is_global_zero and self._prune(module.step, score)
         if trainer.strategy.reduce_boolean_decision(pruned, all=False):
-            raise RunPruned(module.step, self._quality.best["best"])
+            raise RunPruned(module.step, self._quality.objective)

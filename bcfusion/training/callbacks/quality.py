@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,10 +23,12 @@ from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.report.spectrogram import spectrogram_figure
 from bcfusion.training.callbacks.checkpointing import Checkpointing
+from bcfusion.training.guard import LARGEST_PEAK, Diverged, output_problem
 from bcfusion.training.loggers import TensorBoardLogger
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.ranks import gathered
 from bcfusion.training.selection import Selection
+from bcfusion.training.writing import writing
 
 SHORT_NAMES = {"pesq_wb": "pesq", "pesq_nb": "pesq"}
 
@@ -49,7 +54,7 @@ class Quality(Callback):
         resumed: the ``quality`` entry of the checkpoint of a resumed run.
 
     Attributes:
-        best: best score so far by checkpoint name.
+        best: best score so far by checkpoint name; without ``best`` if no validation had a finite score.
         best_values: metric means of ``best.ckpt``.
         best_step: its step; -1 without any.
         validated_step: step of the latest validation; -1 without any.
@@ -103,6 +108,16 @@ class Quality(Callback):
             }
         }
 
+    @property
+    def score(self) -> float | None:
+        """Score of the latest validation by the selection; None if one of its metric values is not finite."""
+        return None if self._selection.unusable(self.latest) else self._selection.score(self.latest)
+
+    @property
+    def objective(self) -> float:
+        """Best score so far; without any, that of metric values that could not be computed. Always finite."""
+        return self.best.get("best", self._selection.score({}))
+
     def summary(self) -> str:
         """Return the latest validation in a few words: the value, and that of the input in brackets."""
         shown = [name for name in self.latest if name in ("pesq_wb", "stoi", "lsd")] or list(self.latest)[:2]
@@ -117,6 +132,7 @@ class Quality(Callback):
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start from scratch, whatever an interrupted validation left."""
         self._scorer.reset()
+        self._diverged: tuple[str, str] | None = None
         self._shown = 0
         self._cudnn_benchmark = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = False  # whole files: cuDNN would time every new length
@@ -131,18 +147,29 @@ class Quality(Callback):
         for position, item in enumerate(batch["ids"]):
             length = int(batch["lengths"][position])
             signals = {ENHANCED: estimates[position, 0, :length]}
+            largest = LARGEST_PEAK if module.step else math.inf  # before training anything finite may come out
+            problem = output_problem(signals[ENHANCED], largest)
+            if problem is not None:
+                self._diverged = self._diverged or (item, problem)
+                if trainer.world_size == 1:
+                    raise Diverged(module.step, *self._diverged, self.best_step)
+                continue  # several ranks end together, when all have validated their items
             inputs = input_signals(batch["inputs"][position], length, self._sensors)
             if not self.input_means:
                 signals.update(inputs)
             target = batch["target"][position, 0, :length].cpu().numpy()
             self._scorer.submit(item, signals, target)
             if trainer.is_global_zero and self._shown < self._samples:
-                self._show(module, self._shown, item, {**inputs, ENHANCED: signals[ENHANCED], "target": target})
+                with writing(self._directory.parent, self._checkpointing.what_now):
+                    self._show(module, self._shown, item, {**inputs, ENHANCED: signals[ENHANCED], "target": target})
                 self._shown += 1
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Collect and log the scores; write the checkpoints that are the best by this validation."""
         assert isinstance(module, SpeechModule)
+        diverged = next(filter(None, gathered(self._diverged)), None)
+        if diverged is not None:
+            raise Diverged(module.step, *diverged, self.best_step)
         scores = Scores.merged(gathered(self._scorer.collect()))
         self.latest = scores.mean(ENHANCED)
         systems = [system for system in scores.systems if system != ENHANCED]
@@ -151,7 +178,7 @@ class Quality(Callback):
         self.validated_step = module.step
         improved = self._improved(module.step)
         if trainer.is_global_zero:
-            scores.write_csv(self._directory / f"valid-{module.step:07d}.csv")
+            self._warn_if_unusable(scores, module.step)
             values = {f"valid/{name}": value for name, value in self.latest.items()}
             values["valid/selection"] = self._selection.score(self.latest)
             values["valid/skipped"] = float(sum(sum(c.values()) for c in scores.skipped(ENHANCED).values()))
@@ -159,14 +186,18 @@ class Quality(Callback):
             for system in systems:
                 tag = "valid_input" if len(systems) == 1 else f"valid_{system}"
                 values.update({f"{tag}/{name}": value for name, value in scores.mean(system).items()})
-            self._log(trainer, values, module.step, bool(improved))
+            with writing(self._directory, self._checkpointing.what_now):
+                scores.write_csv(self._directory / f"valid-{module.step:07d}.csv")
+                self._log(trainer, values, module.step, "best" in improved)
+        if trainer.state.fn == TrainerFn.VALIDATING and not self._checkpointing.run.last.is_file() and not self.best:
+            improved = ["best", *improved]  # nothing is trained and there is no other candidate
         self._checkpointing.save_best(improved)
         torch.backends.cudnn.benchmark = self._cudnn_benchmark
 
     # ---------------------------------------------------------------- parts
 
     def _improved(self, step: int) -> list[str]:
-        candidates = {"best": self._selection.score(self.latest)}
+        candidates = {} if self.score is None else {"best": self.score}
         for metric in self._keep_best:
             if metric in self.latest and math.isfinite(self.latest[metric]):
                 sign = 1.0 if self._scorer.higher_is_better[metric] else -1.0
@@ -177,9 +208,21 @@ class Quality(Callback):
             self.best_values, self.best_step = dict(self.latest), step
         return improved
 
+    def _warn_if_unusable(self, scores: Scores, step: int) -> None:
+        """Say which values are missing and why, if this validation cannot be the best for that reason."""
+        names = self._selection.unusable(self.latest)
+        if names:
+            reasons = Counter(r for name in names for r in scores.skipped(ENHANCED).get(name, Counter()).elements())
+            why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
+            print(
+                f"step {step} | warning: no {', '.join(names)} on any of {scores.utterances} validation files{why}: "
+                "selection needs it, so this step cannot be the best",
+                file=sys.stderr,
+            )
+
     def _log(self, trainer: Trainer, values: dict[str, float], step: int, improved: bool) -> None:
         bests = {f"best/{name}": value for name, value in self.best_values.items()}
-        bests["best/selection"] = self.best["best"]
+        bests["best/selection"] = self.objective
         for logger in trainer.loggers:
             if not self._registered:  # once per run; TensorBoard's HPARAMS reads the metrics from the scalars best/...
                 logger.log_hyperparams(self._hyperparameters)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from bcfusion.training.module import SpeechModule
+from bcfusion.training.writing import writing
 
 
 class StepLog(Callback):
@@ -15,14 +18,16 @@ class StepLog(Callback):
 
     Args:
         every: steps between points.
+        what_now: returns what a user does after the log could not be written.
 
     Attributes:
         latest: values of the latest point.
         unreadable: how often each file could not be read.
     """
 
-    def __init__(self, every: int) -> None:
+    def __init__(self, every: int, what_now: Callable[[], str] = str) -> None:
         self.every = every
+        self._what_now = what_now
         self.latest: dict[str, float] = {}
         self.unreadable: dict[str, int] = {}
         self._since = time.monotonic()
@@ -44,8 +49,9 @@ class StepLog(Callback):
         self._since, self._steps = now, 0
         self.latest = values
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics(values, step=module.step)
+            with writing(Path(trainer.default_root_dir), self._what_now):
+                for logger in trainer.loggers:
+                    logger.log_metrics(values, step=module.step)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure the step rate without the time of the validation."""

@@ -1,0 +1,66 @@
+"""Ties schedules of learning rates to the length of the run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.ranks import gathered
+
+
+class ScheduleLength(Callback):
+    """Gives schedulers without a length (``steps`` is None) the number of their steps in the run, once.
+
+    That is ``trainer.max_steps`` if it is set, else the number of steps that fit into the budget at the step rate
+    measured at the start of training, without validations; until then the rate is the full one. All ranks use the
+    number of rank zero. It is part of the scheduler's state and so of a checkpoint: a resumed run continues the same
+    curve. A run that gets slower than it was when it was measured, since discriminators join, ends before the curve.
+
+    It must come before the callback that writes checkpoints.
+
+    Args:
+        clock: knows the budget.
+    """
+
+    SHARE = 0.05  # of the budget that is spent on measuring
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: float | None = None  # end of the latest step, or of a validation after it
+        self._seconds, self._steps = 0.0, 0
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Use the number of steps of the run, if it has one."""
+        assert isinstance(module, SpeechModule)
+        if self._clock.max_steps is not None and module.has_open_schedules():
+            module.set_schedule_length(self._clock.max_steps)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Measure steps until a share of the budget has passed; then set the number."""
+        assert isinstance(module, SpeechModule)
+        if self._clock.seconds is None or not module.has_open_schedules():
+            return
+        now = time.monotonic()
+        if self._since is not None:  # the first step of a session is slower than others
+            self._seconds, self._steps = self._seconds + now - self._since, self._steps + 1
+        self._since = now
+        due = self._steps > 0 and self._seconds >= self.SHARE * self._clock.seconds
+        if not trainer.strategy.reduce_boolean_decision(due, all=False):
+            return
+        per_step = self._seconds / max(self._steps, 1)
+        steps = int(gathered(module.step + self._clock.steps_left(per_step))[0])
+        module.set_schedule_length(steps)
+        if trainer.is_global_zero:
+            print(
+                f"scheduler: the learning rate falls until step {steps}, as far as the budget lasts at "
+                f"{1 / max(per_step, 1e-9):.2f} steps/s (trainer.max_steps or scheduler.steps sets it)"
+            )
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Leave the validation out of the measurement."""
+        if self._since is not None:
+            self._since = time.monotonic()

@@ -1,0 +1,93 @@
+"""What a run prints at its end: where its files are, why it ended, what low scores mean, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lightning import Trainer
+from omegaconf import DictConfig
+
+from bcfusion.evaluation.scores import Scores
+from bcfusion.evaluation.systems import ENHANCED
+from bcfusion.run.layout import RunDir
+from bcfusion.training import device
+from bcfusion.training.module import SpeechModule
+from bcfusion.training.selection import Selection
+
+__all__ = ["below_input", "ended_because", "next_commands", "root_of"]
+
+
+def ended_because(trainer: Trainer) -> str | None:
+    """Return why training ended, as the callback says that ended it; None if nothing was trained."""
+    callbacks: list[object] = list(trainer.callbacks)  # type: ignore[attr-defined]
+    reasons = [getattr(callback, "reason", None) for callback in callbacks]
+    return next((reason for reason in reversed(reasons) if isinstance(reason, str)), None)
+
+
+def below_input(scores: Scores, cfg: DictConfig, module: SpeechModule, minutes: float) -> Iterator[str]:
+    """Yield lines that explain scores below those of the input: how short the run was and who has not joined yet.
+
+    Args:
+        scores: of the closing evaluation.
+        cfg: of the run.
+        module: the module that was trained; its step counts.
+        minutes: that the run took until its closing evaluation.
+    """
+    selection = Selection(cfg.selection)
+    before, after = scores.mean(scores.systems[-2]), scores.mean(ENHANCED)  # the last sensor, as in validations
+    unusable = selection.unusable(before) or selection.unusable(after)
+    if unusable or not module.step or selection.score(after) >= selection.score(before):
+        return
+    pairs = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in selection.criteria)
+    yield f"The output scores below the input: {pairs}."
+    usual = cfg.budget.minutes_gpu if device.on_gpu(cfg.trainer.accelerator) else cfg.budget.minutes_cpu
+    if minutes < 0.8 * usual:
+        steps = round(module.step * usual / max(minutes, 1e-3), -1)
+        yield (
+            f"  The run was short: {module.step} steps in {minutes:.1f} minutes; "
+            f"the usual {usual:g} minutes are about {steps:.0f} steps at this rate."
+        )
+    start = 0 if module.adversary is None else module.adversary.schedule.start_step
+    if module.step // module.optimization.accumulate < start:
+        yield f"  The discriminators have not joined: they do so at step {start} (adversarial.start_step)."
+
+
+def next_commands(run: RunDir, cfg: DictConfig, pictures: bool, reason: str | None, step: int) -> Mapping[str, str]:
+    """Return commands to type after a run, ready to be pasted, by what they do.
+
+    Args:
+        run: the run directory.
+        cfg: its configuration.
+        pictures: whether the run has written samples.
+        reason: why training ended, of :func:`ended_because`.
+        step: number of steps trained.
+    """
+    path = shlex.quote(str(run.path))
+    sounds = sorted(run.samples.glob("*.input.wav")) if pictures else []
+    if len(cfg.task.sensors) > 1:
+        recording = " ".join(f"--sensor {sensor}=FOLDER" for sensor in cfg.task.sensors)
+    else:
+        recording = shlex.quote(str(sounds[0])) if sounds else "RECORDING.wav"
+    commands = {
+        "listen": f"bcfusion listen {path}",
+        "enhance": f"bcfusion enhance {path} {recording}",
+        "compare": f"bcfusion compare {shlex.quote(str(root_of(run.path)))}",
+    }
+    if reason is None or not step:
+        return commands
+    if cfg.trainer.max_steps is not None and step >= cfg.trainer.max_steps:
+        longer = f"trainer.max_steps={2 * step}"
+    elif reason.startswith("early stopping"):
+        longer = f"callbacks.early_stopping.patience={2 * cfg.callbacks.early_stopping.patience}"
+    else:
+        gpu = device.on_gpu(cfg.trainer.accelerator)
+        minutes = cfg.budget.minutes or (cfg.budget.minutes_gpu if gpu else cfg.budget.minutes_cpu)
+        longer = f"budget.minutes={2 * minutes:g}"
+    return {**commands, "continue": f"bcfusion train resume={path} {longer}"}
+
+
+def root_of(run_dir: Path) -> Path:
+    """Return the folder of all runs that belong together, for TensorBoard and ``bcfusion compare``."""
+    return run_dir.parent if run_dir.is_absolute() else Path(run_dir.parts[0])

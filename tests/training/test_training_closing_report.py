@@ -1,0 +1,93 @@
+"""What is printed at the end of a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from test_training_module import module
+
+from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.run.layout import RunDir
+from bcfusion.training.closing_progress import ClosingProgress
+from bcfusion.training.closing_report import below_input, ended_because, next_commands
+
+Compose = Callable[..., DictConfig]
+
+
+def scores(enhanced: float, given: float = 0.8) -> Scores:
+    rows = [ItemScore("a", system, {"stoi": value}) for system, value in (("input", given), ("enhanced", enhanced))]
+    return Scores(rows, {"stoi": True})
+
+
+def explained(composed: Compose, found: Scores, step: int, minutes: float = 1.0, start_step: int = 2000) -> list[str]:
+    cfg = composed("selection=stoi", "trainer.accelerator=cpu")
+    trained = module(schedule={"start_step": start_step})
+    trained.step = step
+    return list(below_input(found, cfg, trained, minutes))
+
+
+def test_scores_below_the_input_come_with_the_usual_length_and_the_discriminators(composed: Compose) -> None:
+    lines = explained(composed, scores(0.6), step=180)
+    assert lines == [
+        "The output scores below the input: stoi 0.600 against 0.800.",
+        "  The run was short: 180 steps in 1.0 minutes; the usual 9 minutes are about 1620 steps at this rate.",
+        "  The discriminators have not joined: they do so at step 2000 (adversarial.start_step).",
+    ]
+    assert len(explained(composed, scores(0.6), step=3000, minutes=9.0)) == 1  # neither is the reason
+
+
+@pytest.mark.parametrize(("enhanced", "step"), [(0.9, 180), (0.8, 180), (float("nan"), 180), (0.6, 0)])
+def test_nothing_is_explained_without_a_loss_in_a_trained_run(composed: Compose, enhanced: float, step: int) -> None:
+    assert explained(composed, scores(enhanced), step) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason", "expected"),
+    [
+        (["budget.minutes=30"], "the time budget is used up", "budget.minutes=60"),
+        (["trainer.accelerator=cpu"], "the time budget is used up", "budget.minutes=18"),
+        (["trainer.max_steps=100"], "trainer.max_steps is reached", "trainer.max_steps=200"),
+        (["callbacks=[early_stopping]"], "early stopping: ...", "callbacks.early_stopping.patience=20"),
+        ([], None, None),  # nothing was trained
+    ],
+)
+def test_the_next_commands_can_be_pasted(
+    composed: Compose, tmp_path: Path, overrides: list[str], reason: str | None, expected: str | None
+) -> None:
+    run = RunDir(tmp_path / "my runs" / "one")
+    run.samples.mkdir(parents=True)
+    (run.samples / "0-a.input.wav").touch()
+    commands = next_commands(run, composed(*overrides), True, reason, step=100)
+    words = {name: shlex.split(command) for name, command in commands.items()}
+    assert words["listen"] == ["bcfusion", "listen", str(run.path)]
+    assert words["enhance"] == ["bcfusion", "enhance", str(run.path), str(run.samples / "0-a.input.wav")]
+    assert words["compare"] == ["bcfusion", "compare", str(run.path.parent)]
+    assert words.get("continue") == (expected and ["bcfusion", "train", f"resume={run.path}", expected])
+
+
+def test_recordings_of_several_sensors_are_given_by_sensor(composed: Compose, tmp_path: Path) -> None:
+    commands = next_commands(RunDir(tmp_path), composed("recipe=fusion"), False, None, step=0)
+    assert commands["enhance"].endswith("--sensor body=FOLDER --sensor noisy=FOLDER")
+
+
+def test_the_latest_reason_counts() -> None:
+    def trainer(*reasons: str | None) -> Any:
+        return SimpleNamespace(callbacks=[object(), *(SimpleNamespace(reason=reason) for reason in reasons)])
+
+    assert ended_because(trainer("budget", "early stopping")) == "early stopping"
+    assert ended_because(trainer("budget", None)) == "budget"
+    assert ended_because(trainer()) is None
+
+
+def test_the_progress_has_count_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ClosingProgress(31, "test")
+    assert capsys.readouterr().err == "closing evaluation of 31 test files ...\n"
+    assert progress.text(12, seconds=24.0) == "closing evaluation: 12 of 31 files, 0:38 left"
+    progress(1)
+    assert capsys.readouterr().err == ""  # not before it is time

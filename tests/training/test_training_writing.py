@@ -1,0 +1,124 @@
+"""Disks that are full, read-only, or without hard links."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save_file
+from test_training_module import batches, fit, module
+
+from bcfusion.files import write_text
+from bcfusion.run import checkpoint
+from bcfusion.run.layout import RunDir
+from bcfusion.run.record import Provenance
+from bcfusion.training.callbacks.checkpointing import Checkpointing
+from bcfusion.training.run import train
+from bcfusion.training.writing import WriteFailed, disk_of, writing
+
+LIMIT = 100_000  # bytes that a file may have while the fixture `full` is active
+
+
+@pytest.fixture
+def full() -> Iterator[None]:
+    """Make the operating system refuse larger files, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+LARGE = torch.zeros(LIMIT)
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "a checkpoint": lambda path: checkpoint.write(path, {"weights": LARGE}),
+    "a bundle": lambda path: save_file({"weights": LARGE}, str(path)),
+    "a table": lambda path: write_text(path, "x" * 2 * LIMIT),
+}
+
+
+@pytest.mark.usefixtures("full")
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_named_with_its_free_space_and_what_to_do(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(WriteFailed) as failed, writing(tmp_path / "file", lambda: "free some space"):
+        WRITERS[kind](tmp_path / "file")
+    first, second = str(failed.value).splitlines()
+    assert first == f"{tmp_path / 'file'} could not be written: {os.strerror(errno.EFBIG)} ({disk_of(tmp_path)})"
+    assert second == "free some space"
+
+
+def test_the_disk_is_its_mount_point(tmp_path: Path) -> None:
+    name, _, free = disk_of(tmp_path / "not" / "yet").partition(", ")
+    assert os.path.ismount(name.removeprefix("disk "))
+    assert free.endswith(("GB free", "MB free"))
+
+
+def test_errors_of_other_kinds_pass(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), writing(tmp_path, str):
+        1 / 0  # noqa: B018
+
+
+def checkpointing(run: Path) -> Checkpointing:
+    trained = module()
+    callback = Checkpointing(trained, RunDir(run), {"training": {}}, every=1, validate_every=1, clock=dict)
+    fit(trained, batches(1))
+    return callback
+
+
+def test_a_failed_checkpoint_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = checkpointing(tmp_path / "run")
+    callback.save_last()
+    before = callback.run.last.read_bytes()
+    callback.module.step = 7
+
+    def replace(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(WriteFailed, match="No space left on device") as failed:
+        callback.save_last()
+    assert (
+        f"The checkpoint of step 1 is kept: free some space, then continue with\n  bcfusion train resume={tmp_path}"
+        in str(failed.value)
+    )
+    assert callback.run.last.read_bytes() == before
+    assert [path.name for path in callback.run.checkpoints.iterdir()] == ["last.ckpt"]
+
+
+def test_without_hard_links_the_best_checkpoints_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    callback = checkpointing(tmp_path / "run")
+    callback.save_best(["best", "best-stoi"])
+    first, second = (callback.run.checkpoints / name for name in ("best.ckpt", "best-stoi.ckpt"))
+    assert first.samefile(second)
+    monkeypatch.setattr(os, "link", link)
+    callback.save_best(["best", "best-stoi"])
+    assert not first.samefile(second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_ends_resumable(
+    tiny: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["trainer.validate_every=2", "trainer.max_steps=4"]
+    provenance = Provenance(recipe="bone_to_air", experiment="seanet")
+    write, full_at = checkpoint.write, 4
+
+    def refuse(path: Path, content: dict[str, object]) -> None:
+        if content["step"] == full_at and path.name == "last.ckpt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write", refuse)
+    with pytest.raises(WriteFailed, match="The checkpoint of step 2 is kept"):
+        train(tiny(*settings), tmp_path / "run", provenance)
+    full_at = -1
+    assert train(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run", provenance).step == 4
