@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from bcfusion import __version__
+from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.values import at
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
@@ -60,8 +61,14 @@ def git_hash(directory: Path) -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, resumed_at: int | None) -> None:
-    """Write the record of a run.
+def write_record(
+    run_dir: Path,
+    config: dict[str, Any],
+    provenance: Provenance,
+    resumed_at: int | None,
+    relative: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the record of a run; in config.yaml its paths are absolute, so that it can be read from any folder.
 
     Args:
         run_dir: the directory of the run.
@@ -69,6 +76,7 @@ def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, 
         provenance: where it comes from.
         resumed_at: step at which this session resumes the run, whose earlier sessions stay in run.json; None for a new
             run.
+        relative: paths that were written relative to the working directory, by their keys, as written.
     """
     run = RunDir(run_dir)
     session = {
@@ -90,10 +98,11 @@ def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, 
         "experiment": provenance.experiment,
         "choices": dict(provenance.choices),
         "config_dir": provenance.config_dir,
+        "relative_paths": dict(relative or {}),
         "sessions": [*earlier, session],
     }
     write_text(run.record, json.dumps(record, indent=2, default=str) + "\n")
-    write_text(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(run.config, yaml.safe_dump(absolute_paths(config), sort_keys=False, allow_unicode=True))
     write_text(run.overrides, yaml.safe_dump(list(provenance.overrides), allow_unicode=True))
 
 
