@@ -41,18 +41,22 @@ class RunLog:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._waiting: list[str] = []
+        self._path: Path | None = None
+        self._title = ""
         self._file: IO[str] | None = None
         self._tees: list[_Tee] = []
         self._handler = _Records(self)
 
     def open(self, path: Path, title: str) -> None:
-        """Append a title with the time, the text so far, and all that follows, to ``path``; its folder must exist."""
+        """Append a title with the time, the text so far, and all that follows, to ``path``; its folder must exist.
+
+        A process that has nothing to say makes no file.
+        """
         with self._lock:
-            if self._file is None:
-                self._file = path.open("a", encoding="utf-8", errors="replace")
-                self._file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {title}\n")
-            waiting, self._waiting = self._waiting, []
-            self._put("".join(waiting))
+            if self._path is None:
+                self._path, self._title = path, f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} {title}\n"
+            waiting, self._waiting = "".join(self._waiting), []
+            self._put(waiting)
 
     def write(self, text: str) -> None:
         """Add whole lines to the file alone."""
@@ -60,9 +64,12 @@ class RunLog:
             self._put(text)
 
     def _put(self, text: str) -> None:
-        if self._file is None:
+        if self._path is None:
             self._waiting.append(text)
-        else:
+        elif text:
+            if self._file is None:
+                self._file = self._path.open("a", encoding="utf-8", errors="replace")
+                self._file.write(self._title)
             self._file.write(text)
             self._file.flush()  # a killed process loses nothing
 
@@ -87,7 +94,7 @@ class RunLog:
         with self._lock:
             if self._file is not None:
                 self._file.close()
-            self._file, self._waiting = None, []
+            self._file, self._path, self._waiting = None, None, []
 
 
 class _Tee:

@@ -27,6 +27,7 @@ def check_devices(settings: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigError: there are no such devices.
     """
+    _check_machines(settings)
     wanted, cores = settings["devices"], len(os.sched_getaffinity(0))
     listed = isinstance(wanted, list | tuple | ListConfig)
     number = int(wanted) if str(wanted).lstrip("-").isdigit() else None
@@ -47,6 +48,26 @@ def check_devices(settings: Mapping[str, Any]) -> list[str]:
         gpus = "1 GPU" if found == 1 else f"{found} GPUs"
         raise ConfigError([f"trainer.devices: {wanted}, but this machine has {gpus}"])
     return []
+
+
+def _check_machines(settings: Mapping[str, Any]) -> None:
+    """Refuse what would wait for other processes for ever, or look for a cluster that is not there."""
+    environment = settings.get("environment")
+    target = "" if environment is None else str(environment["_target_"])
+    if target.endswith("SLURMEnvironment") and "SLURM_PROCID" not in os.environ:
+        raise ConfigError(
+            [
+                "trainer.environment: srun has not started this process: use scripts/slurm/train.sbatch, or another trainer"
+            ]
+        )
+    known = {"SLURM_PROCID", "MASTER_ADDR", "NODE_RANK", "GROUP_RANK"} & os.environ.keys()
+    if settings.get("num_nodes", 1) > 1 and environment is None and not known:
+        raise ConfigError(
+            [
+                f"trainer.num_nodes: {settings['num_nodes']} machines, but nothing says where the others are: start the "
+                "run with srun and trainer=slurm, or set MASTER_ADDR and NODE_RANK on each machine"
+            ]
+        )
 
 
 def check_batch(

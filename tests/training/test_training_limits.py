@@ -65,12 +65,19 @@ def test_free_memory_is_known() -> None:
         ({"accelerator": "cpu", "devices": "two"}, "a number of at least 1"),
         ({"accelerator": "cpu", "devices": [0, 1]}, "names GPUs, but the run uses the CPU"),
         ({"accelerator": "gpu", "devices": "auto"}, "torch finds no GPU"),
+        ({"accelerator": "cpu", "devices": 1, "num_nodes": 2}, "2 machines, but nothing says where the others are"),
+        (
+            {"accelerator": "cpu", "devices": 1, "environment": {"_target_": "x.SLURMEnvironment"}},
+            "srun has not started",
+        ),
     ],
 )
 def test_devices_that_do_not_exist_are_refused(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], says: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    for variable in ("SLURM_PROCID", "MASTER_ADDR", "NODE_RANK", "GROUP_RANK"):
+        monkeypatch.delenv(variable, raising=False)
     with pytest.raises(ConfigError, match=says):
         check_devices(settings)
 
