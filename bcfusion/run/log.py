@@ -76,7 +76,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         self._streams = sys.stdout, sys.stderr
         self._tees = [_Tee(stream, self) for stream in self._streams]
-        sys.stdout, sys.stderr = self._tees  # type: ignore[assignment]
+        sys.stdout, sys.stderr = self._tees
         logging.getLogger().addHandler(self._handler)
         return self
 

@@ -56,16 +56,14 @@ def _check_machines(settings: Mapping[str, Any]) -> None:
     target = "" if environment is None else str(environment["_target_"])
     if target.endswith("SLURMEnvironment") and "SLURM_PROCID" not in os.environ:
         raise ConfigError(
-            [
-                "trainer.environment: srun has not started this process: use scripts/slurm/train.sbatch, or another trainer"
-            ]
+            ["trainer.environment: srun has not started this process: use scripts/slurm/train.sbatch, or trainer=ddp"]
         )
     known = {"SLURM_PROCID", "MASTER_ADDR", "NODE_RANK", "GROUP_RANK"} & os.environ.keys()
     if settings.get("num_nodes", 1) > 1 and environment is None and not known:
         raise ConfigError(
             [
-                f"trainer.num_nodes: {settings['num_nodes']} machines, but nothing says where the others are: start the "
-                "run with srun and trainer=slurm, or set MASTER_ADDR and NODE_RANK on each machine"
+                f"trainer.num_nodes: {settings['num_nodes']} machines, but nothing says where the others are: start "
+                "the run with srun and trainer=slurm, or set MASTER_ADDR and NODE_RANK on each machine"
             ]
         )
 

@@ -68,6 +68,8 @@ def test_streams_stay_what_they_are_and_outlive_the_log(tmp_path: Path) -> None:
     with RunLog() as log:
         log.open(tmp_path / "train.log", "")
         held = sys.stdout
+        assert not (tmp_path / "train.log").exists()  # nothing has been said
+        held.write("said\n")
         assert held.isatty() == before.isatty()
         assert held.encoding == before.encoding
     assert sys.stdout is before

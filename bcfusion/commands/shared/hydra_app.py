@@ -224,8 +224,7 @@ def record_composition(cfg: DictConfig, directory: Path) -> None:
 
     from bcfusion.run.jobs import write_composed
 
-    hydra_config = HydraConfig.instance().cfg
-    assert hydra_config is not None
+    hydra_config: Any = HydraConfig.instance().cfg
     typed = OmegaConf.to_yaml(hydra_config.hydra.overrides.task)
     write_composed(directory, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(hydra_config), typed)
 

@@ -66,8 +66,8 @@ def _varies(config: DictConfig) -> bool:
 
     if not str(config.hydra.sweeper["_target_"]).startswith("hydra."):
         return True
-    typed = list(OmegaConf.to_container(config.hydra.overrides.task, resolve=False) or ())
-    params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=False)
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    params: Any = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=False)
     given = [*typed, *(f"{key}={value}" for key, value in params.items())]
     return any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given))
 
