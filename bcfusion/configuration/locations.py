@@ -55,7 +55,8 @@ def relative_paths(cfg: DictConfig, above: str = "") -> dict[str, Any]:
     from omegaconf import DictConfig, OmegaConf
 
     found: dict[str, Any] = {}
-    for key in map(str, cfg):
+    key: Any
+    for key in cfg:
         name = f"{above}{key}"
         if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue

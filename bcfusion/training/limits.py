@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from omegaconf import ListConfig
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from bcfusion.errors import ConfigError
 from bcfusion.probe import device_of, evaluating
 from bcfusion.training import device
+
+if TYPE_CHECKING:
+    from bcfusion.contracts import Generator
 
 __all__ = ["available_bytes", "check_batch", "check_devices", "saved_bytes"]
 
@@ -111,7 +114,7 @@ def check_batch(
     of_generator = saved_bytes(generator, torch.randn(1, sensors, samples)) // (2 if half else 1)
     needed = batch_size * processes * (crop + of_generator)
     if needed > free:
-        seconds = samples / generator.sample_rate
+        seconds = samples / cast("Generator", generator).sample_rate
         fit = free // (processes * (crop + of_generator))
         where = "on the GPU" if on_gpu else "in memory"
         raise ConfigError(

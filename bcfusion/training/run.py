@@ -107,8 +107,7 @@ def train(
     datamodule.setup("fit")
     module, left_out = _module(cfg, datamodule, resumed, run)
     warned += _check_batch(cfg, module, datamodule)
-    for line in warned if rank_zero_only.rank == 0 else ():
-        print(f"bcfusion: {line}", file=sys.stderr)
+    _warn(warned)
     if settings.compile:
         _compile(module)
     clock = Clock(
@@ -197,6 +196,12 @@ def _module(
     elif cfg.init_from is not None:
         load_initial_weights(module, cfg)
     return module, left_out
+
+
+@rank_zero_only
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"bcfusion: {line}", file=sys.stderr)
 
 
 def _compile(module: SpeechModule) -> None:
