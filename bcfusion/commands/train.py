@@ -148,7 +148,8 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
     trial = SearchTrial.of_this_job()
     verify_or_raise(cfg)
     # Lightning lists devices and gives tips; bcfusion prints what matters
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     from bcfusion.run.record import Provenance
     from bcfusion.training.callbacks.interrupt import RunInterrupted
     from bcfusion.training.callbacks.pruning import RunPruned

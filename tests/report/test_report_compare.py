@@ -217,10 +217,18 @@ def test_failed_and_unfinished_runs_have_a_row_and_a_reason(sweep: list[Run], tm
 
 
 def test_overrides_of_a_failed_job_compare_with_settings_of_others(tmp_path: Path) -> None:
-    made_up_run(tmp_path / "0", "trainer.ema_decay=null", settings={"trainer": {"ema_decay": None}})
+    data = {"root": "/home/speech"}  # recorded absolute, while the failed job has it as typed
+    made_up_run(
+        tmp_path / "0",
+        "trainer.ema_decay=null",
+        "data.root=speech",
+        settings={"trainer": {"ema_decay": None}, "data": data},
+    )
     failed = tmp_path / "1"
     (failed / ".hydra").mkdir(parents=True)
-    (failed / ".hydra" / "overrides.yaml").write_text("[experiment=seanet, trainer.ema_decay=null, seed=1]\n")
+    (failed / ".hydra" / "overrides.yaml").write_text(
+        "[experiment=seanet, trainer.ema_decay=null, data.root=speech, seed=1]\n"
+    )
     (failed / "failed.txt").write_text("no memory\n")
     runs = [read_run(tmp_path / "0"), read_run(failed)]
     assert [run.state for run in runs] == ["finished", "failed"]

@@ -34,7 +34,10 @@ def changed_keys(runs: Sequence[Run]) -> list[str]:
     listed: dict[str, tuple[str, ...]] = {}
 
     def values(key: str) -> tuple[str, ...]:
-        return tuple(text_of(setting(run, key)) for run in runs)
+        texts = tuple(text_of(setting(run, key)) for run in runs)
+        if is_path_key(key):  # as typed, in a run that failed before it wrote its configuration
+            return tuple(next((full for full in texts if full.endswith(f"/{text}")), text) for text in texts)
+        return texts
 
     for key in typed:
         texts = values(key)

@@ -228,7 +228,11 @@ def _settings(comparison: Comparison, blank: list[str]) -> list[_Column]:
     if len(texts) <= OWN_COLUMNS:
         return [_Column(key, [*blank, *values], left=not _numeric(values)) for key, values in texts.items()]
     cells = [
-        ", ".join(f"{key}={values[row]}" for key, values in texts.items() if values[row] != usual[key])
+        ", ".join(
+            f"{key}={shortened(values[row], _LONGEST_CELL)}"
+            for key, values in texts.items()
+            if values[row] != usual[key]
+        )
         for row in range(len(comparison.runs))
     ]
     return [_Column("changed keys", [*blank, *cells], left=True, wraps=True)]
