@@ -16,7 +16,7 @@ from bcfusion.nearest import did_you_mean
 VERBS = {
     "train": "train a network and compare its output with the input",
     "evaluate": "score a trained network, or files that another program has enhanced",
-    "compare": "put runs into one table: settings, scores, sizes, speeds, clear differences",
+    "compare": "put runs into one table: scores, settings, sizes, speeds, clear differences",
     "enhance": "restore recordings: files, folders or globs in, files out",
     "listen": "write a page to hear runs side by side and to rate them blindly; analyse the ratings",
     "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import evaluate_folders, exit_status
 from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
-from bcfusion.commands.shared.hydra_app import run
+from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
@@ -90,6 +90,7 @@ def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequ
     scores = evaluate_model(cfg, generator, utterances, samples)
     title = f"{model} (step {bundle.training.get('step')}) on the {utterances.split} files"
     write_results(scores, group_by, output, title)
+    record_composition(cfg, output)
     if cfg.trainer.samples:
         print(f"samples:       {samples.directory}")
 

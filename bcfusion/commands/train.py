@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
-from bcfusion.commands.shared.hydra_app import run
+from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.recorded import recorded_overrides
 from bcfusion.configuration.overrides import merge_overrides
+from bcfusion.errors import ConfigError
+from bcfusion.run import jobs
+from bcfusion.run.alive import mark_alive, owner, unmark_alive
+from bcfusion.run.layout import RunDir
+from bcfusion.run.place import check_kind, check_place
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from bcfusion.run.log import RunLog
 
 HELP = """\
 usage: bcfusion train [experiment=NAME] [recipe=NAME] [key=value ...] [hydra options]
@@ -55,6 +65,9 @@ def with_recorded_overrides(argv: list[str], key: str) -> list[str]:
     values = [argument.partition("=")[2].strip("'\"") for argument in argv if argument.startswith(f"{key}=")]
     if not values or values[-1] in ("auto", "null", ""):
         return argv
+    if (found := RunDir.around(values[-1])) is not None:  # before keys of another network are looked up in this one's
+        typed = (argument.partition("=")[::2] for argument in argv)
+        check_kind(found.path, **{name: value for name, value in typed if name in ("recipe", "experiment")})
     return merge_overrides(recorded_overrides(values[-1]), argv)
 
 
@@ -76,25 +89,73 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        started = time.monotonic()
+    from bcfusion.run.log import RunLog
+
+    hydra = HydraConfig.get()
+    run_dir = Path(hydra.runtime.output_dir)
+    run_dir = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
+    sweeping = hydra.mode == RunMode.MULTIRUN
+    session = _Session(cfg, run_dir, sweeping)
+    with RunLog() as log, session.ending():
+        return _train(cfg, session, log, time.monotonic() if sweeping else started)
+
+
+class _Session:
+    """The run directory of one session: checked first, made when all checks have passed, closed however it ends."""
+
+    def __init__(self, cfg: DictConfig, run_dir: Path, sweeping: bool) -> None:
+        self.cfg = cfg
+        self.run_dir = run_dir
+        self.sweeping = sweeping
+        self._writes = False
+
+    def begin(self, rank: int, log: RunLog, title: str) -> None:
+        """Make the directory, and copy what was and will be printed into its log."""
+        run = RunDir(self.run_dir)
+        if rank == 0:
+            if process := owner(run):
+                raise ConfigError([f"resume: {self.run_dir} is being trained by {process}: wait, or end it first"])
+            if not self.sweeping:
+                jobs.begin(self.run_dir)
+                record_composition(self.cfg, self.run_dir)
+            mark_alive(run)
+            self._writes = True
+        log.open(run.log(rank), title)
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Note why a session failed after it had begun, and that it is no longer trained."""
+        try:
+            yield
+        except Exception as error:
+            # a job of a sweep notes its own failure, which may come before it has begun
+            if self._writes and not self.sweeping:
+                jobs.note_failure(self.run_dir, error)
+            raise
+        finally:
+            if self._writes:
+                unmark_alive(RunDir(self.run_dir))
+
+
+def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> float | list[float]:
+    from hydra.core.hydra_config import HydraConfig
+
     from bcfusion.configuration.check import verify_or_raise
     from bcfusion.search.trial import SearchTrial
 
+    hydra = HydraConfig.get()
+    run_dir = session.run_dir
     trial = SearchTrial.of_this_job()
     verify_or_raise(cfg)
     # Lightning lists devices and gives tips; bcfusion prints what matters
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    from bcfusion.run.jobs import note_pruned
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     from bcfusion.run.record import Provenance
     from bcfusion.training.callbacks.interrupt import RunInterrupted
     from bcfusion.training.callbacks.pruning import RunPruned
     from bcfusion.training.run import train
     from bcfusion.training.selection import Selection
 
-    hydra = HydraConfig.get()
-    run_dir = Path(hydra.runtime.output_dir)
-    run_dir = run_dir.relative_to(Path.cwd()) if run_dir.is_relative_to(Path.cwd()) else run_dir
     # a run that is resumed or repeated is no longer a job of its search
     passing = ("resume=", "hparams_search=", "+hparams_search=")
     overrides = [override for override in hydra.overrides.task if not override.startswith(passing)]
@@ -106,11 +167,20 @@ def task(cfg: DictConfig, started: float) -> float | list[float]:
         command=["bcfusion", "train", *overrides],
         config_dir=next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None),
     )
+    check_place(run_dir, provenance, resumes=cfg.resume is not None, sweeping=session.sweeping)
+    title = shlex.join([*provenance.command, *([f"resume={cfg.resume}"] if cfg.resume else [])])
     try:
-        result = train(cfg, run_dir, provenance, started, trial.should_prune if trial and trial.prunes else None)
+        result = train(
+            cfg,
+            run_dir,
+            provenance,
+            started,
+            trial.should_prune if trial and trial.prunes else None,
+            lambda rank: session.begin(rank, log, title),
+        )
     except RunPruned as pruned:
         if trial is not None and trial.trial is not None:  # one process of several
-            note_pruned(run_dir, pruned)
+            jobs.note_pruned(run_dir, pruned)
             print(f"bcfusion: {pruned}, best score {pruned.objective:.4f}: the search ends this run")
         return pruned.objective
     except RunInterrupted as interruption:

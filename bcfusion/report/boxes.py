@@ -43,8 +43,10 @@ def boxes_figure(
     drawn = [metric for metric in headings if any(scores.get(metric) for scores in systems.values())][:MOST_PANELS]
     if not drawn:
         return None
-    height = 1.6 + sum(0.34 + 0.2 * wrapped_name(name).count("\n") for name in systems)
-    figure = Figure(figsize=(2.6 + 3.0 * len(drawn), height), dpi=110, layout="constrained")
+    labels = [wrapped_name(name).splitlines() or [""] for name in systems]
+    height = 1.6 + sum(0.14 + 0.2 * len(lines) for lines in labels)
+    names = max(2.6, 0.6 + 0.1 * max(len(line) for lines in labels for line in lines))
+    figure = Figure(figsize=(names + 3.0 * len(drawn), height), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
     rng = np.random.default_rng(0)
     for panel, metric in zip(panels, drawn, strict=True):
@@ -94,4 +96,4 @@ def _box(panel: Axes, row: int, values: np.ndarray, colour: str, rng: np.random.
 
 def wrapped_name(name: str, width: int = 30) -> str:
     """Return the name of a system in lines of ``width`` characters, for axes and legends."""
-    return textwrap.fill(name, width, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(name, width, break_on_hyphens=False)

@@ -50,10 +50,17 @@ class Outcome:
 
 
 def begin(job_dir: Path) -> None:
-    """Create the directory of a job, and delete the results of an earlier job in it."""
+    """Create the directory of a job or a run, and delete the results of an earlier one in it."""
     job_dir.mkdir(parents=True, exist_ok=True)
     for name in END_FILES.values():
         (job_dir / name).unlink(missing_ok=True)
+
+
+def write_composed(job_dir: Path, config: str, hydra: str, overrides: str) -> None:
+    """Write what Hydra composed, each part as YAML: the configuration, Hydra's own settings, and the overrides."""
+    run = RunDir(job_dir)
+    for file, text in ((run.hydra_composed, config), (run.hydra_config, hydra), (run.hydra_overrides, overrides)):
+        write_text(file, text)
 
 
 def note_objective(job_dir: Path, value: Any) -> None:

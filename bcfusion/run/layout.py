@@ -39,6 +39,15 @@ class RunDir:
         return self.path / "run.json"
 
     @property
+    def running(self) -> Path:
+        """The process that trains the run now."""
+        return self.path / "running.json"
+
+    def log(self, rank: int = 0) -> Path:
+        """Return the copy of what one process of the run printed."""
+        return self.path / ("train.log" if rank == 0 else f"train-{rank}.log")
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of all checkpoints."""
         return self.path / "checkpoints"

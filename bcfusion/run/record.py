@@ -17,10 +17,12 @@ import torch
 import yaml
 
 from bcfusion import __version__
+from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.values import at
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
 
+_OF_A_SESSION = ("output_root", "resume", "init_discriminators")  # they do not distinguish what is trained
 PACKAGES = ("torch", "torchaudio", "lightning", "hydra-core", "omegaconf", "numpy", "soundfile", "pesq", "pystoi")
 
 
@@ -60,8 +62,14 @@ def git_hash(directory: Path) -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, resumed_at: int | None) -> None:
-    """Write the record of a run.
+def write_record(
+    run_dir: Path,
+    config: dict[str, Any],
+    provenance: Provenance,
+    resumed_at: int | None,
+    relative: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the record of a run; in config.yaml its paths are absolute, so that it can be read from any folder.
 
     Args:
         run_dir: the directory of the run.
@@ -69,6 +77,7 @@ def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, 
         provenance: where it comes from.
         resumed_at: step at which this session resumes the run, whose earlier sessions stay in run.json; None for a new
             run.
+        relative: paths that were written relative to the working directory, by their keys, as written.
     """
     run = RunDir(run_dir)
     session = {
@@ -90,16 +99,19 @@ def write_record(run_dir: Path, config: dict[str, Any], provenance: Provenance, 
         "experiment": provenance.experiment,
         "choices": dict(provenance.choices),
         "config_dir": provenance.config_dir,
+        "relative_paths": dict(relative or {}),
         "sessions": [*earlier, session],
     }
     write_text(run.record, json.dumps(record, indent=2, default=str) + "\n")
-    write_text(run.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(run.config, yaml.safe_dump(absolute_paths(config), sort_keys=False, allow_unicode=True))
     write_text(run.overrides, yaml.safe_dump(list(provenance.overrides), allow_unicode=True))
 
 
 def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
     """Return flat plain values that distinguish runs in TensorBoard's HPARAMS: choices, and the numbers that are swept.
 
+    Settings that runs rarely share by accident (the member of each group, the root keys such as ``sample_rate`` and
+    ``narrow_rate``) are always among them, so that runs of different tasks or defaults do not look alike.
     Keys are those of the configuration, so that a typed key and one that is always reported share a column. Only what
     an experiment usually sets is renamed to ``settings/...`` and ``weight/...``: TensorBoard first shows five of the
     columns that differ, in alphabetical order, and ``optimizer.lr`` and ``generator.channels`` should be among them.
@@ -111,13 +123,17 @@ def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[s
         "discriminators": "+".join(config["discriminators"] or ()) or "none",
         "losses": "+".join(config["losses"] or ()),
     }
-    always = ["seed", "optimizer.lr", "trainer.precision"]
+    members = {name: choice for name, choice in provenance.choices.items() if isinstance(choice, str)}
+    flat = {**flat, **{name: choice for name, choice in members.items() if name not in flat}}
+    plain_types = bool | int | float | str
+    root = [key for key, value in config.items() if isinstance(value, plain_types) and key not in _OF_A_SESSION]
+    always = [*root, "seed", "optimizer.lr", "trainer.precision"]
     brought = {f"losses.{name}.weight": f"weight/{name}" for name in config["losses"] or {}}
     brought |= {f"data.{name}": f"settings/{name}" for name in ("batch_size", "segment_seconds")}
     typed = dict(text.lstrip("+~").partition("=")[::2] for text in provenance.overrides)
     for key in dict.fromkeys((*always, *brought, *typed)):
         value = at(config, key, None)
-        if not isinstance(value, bool | int | float | str):
+        if not isinstance(value, plain_types):
             value = typed.get(key, str(value))
         # a number stays a number (not the text "3e-4"), so that TensorBoard can sort by it and scale its axis
         flat.setdefault(brought.get(key, key), value)

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning import Trainer
 from omegaconf import DictConfig
 
+from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.moved import with_current_targets
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run import checkpoint
@@ -71,6 +73,10 @@ def resumed_content(config: dict[str, Any], run: RunDir) -> dict[str, Any] | Non
             f"init_from={last}"
         )
     changes = changed_settings(with_current_targets(resumed["config"]), config)
+    if changes and run.config.is_file():  # a relative path that leads to the same place from another folder is the same
+        recorded = with_current_targets(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+        places = {_key(line) for line in changed_settings(absolute_paths(recorded), absolute_paths(config))}
+        changes = [line for line in changes if _key(line) in places]
     if changes:
         raise ConfigError(
             [
@@ -80,6 +86,10 @@ def resumed_content(config: dict[str, Any], run: RunDir) -> dict[str, Any] | Non
             ]
         )
     return resumed
+
+
+def _key(change: str) -> str:
+    return change.partition(":")[0]
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,13 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import build, plain
+from bcfusion.configuration.locations import relative_paths
 from bcfusion.data.loading.datamodule import SpeechDataModule
-from bcfusion.errors import ConfigError
+from bcfusion.errors import ConfigError, TrainingError, first_line
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
@@ -35,6 +38,7 @@ from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
 from bcfusion.training.guard import NonFiniteSteps
 from bcfusion.training.initial_state import load_initial_weights, restore_networks, resumed_content
+from bcfusion.training.limits import check_batch, check_devices
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.plan import Plan, plan
 from bcfusion.training.selection import Selection
@@ -72,6 +76,7 @@ def train(
     provenance: Provenance,
     started: float | None = None,
     prune: Callable[[int, float], bool] | None = None,
+    on_begin: Callable[[int], None] | None = None,
 ) -> Result:
     """Train, validate, and close with an evaluation of the best generator.
 
@@ -84,6 +89,7 @@ def train(
         provenance: command line and overrides, for the record.
         started: ``time.monotonic()`` when the command began; the budget counts from there.
         prune: called on rank zero with step and selection score of each validation; if it returns true, the run ends.
+        on_begin: called with the rank of this process when all checks have passed and nothing has been written yet.
 
     Raises:
         BcfusionError: data, checkpoint or configuration do not allow it.
@@ -96,10 +102,15 @@ def train(
     device.configure(settings)
     seed_everything(cfg.seed, workers=False, verbose=False)
     config = plain(cfg)
+    warned = check_devices(settings)
     resumed = resumed_content(config, run)
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module, left_out = _module(cfg, datamodule, resumed, run)
+    warned += _check_batch(cfg, module, datamodule)
+    _warn(warned)
+    if settings.compile:
+        _compile(module)
     clock = Clock(
         budget_seconds(cfg),
         started,
@@ -160,9 +171,11 @@ def train(
         trainer = build_trainer(cfg, run_dir, module.step, callbacks)
         datamodule.trainer = trainer  # it divides the data among the ranks
         torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
+        if on_begin is not None:
+            on_begin(trainer.global_rank)
         if trainer.is_global_zero:
             shutil.rmtree(run.bundle, ignore_errors=True)  # an earlier session's; this one writes its own
-            write_record(run_dir, config, provenance, resumed_at=None if resumed is None else module.step)
+            write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
             _announce(cfg, module, datamodule, session, left_out, run_dir)
         _fit(trainer, module, datamodule, session, run)
         closing = evaluate_best(run_dir, datamodule, scorer, cfg, trainer, started=started)
@@ -185,11 +198,38 @@ def _module(
         restore_networks(module, resumed, run.last)
     elif cfg.init_from is not None:
         load_initial_weights(module, cfg)
-    if cfg.trainer.compile:
-        module.generator.compile()
-        for network in module.adversary.discriminators.values() if module.adversary is not None else ():
-            network.compile()
     return module, left_out
+
+
+@rank_zero_only
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"bcfusion: {line}", file=sys.stderr)
+
+
+def _compile(module: SpeechModule) -> None:
+    module.generator.compile()
+    for network in module.adversary.discriminators.values() if module.adversary is not None else ():
+        network.compile()
+
+
+def _check_batch(cfg: DictConfig, module: SpeechModule, datamodule: SpeechDataModule) -> list[str]:
+    """Return warnings about the size of a batch; refuse one that cannot fit into memory."""
+    if not module.trainable or cfg.trainer.max_steps == 0:
+        return []
+    on_gpu = device.on_gpu(cfg.trainer.accelerator)
+    several = str(cfg.trainer.devices)
+    known = datamodule.train_speakers() is not None  # streamed shards are not counted
+    return check_batch(
+        module.generator,
+        cfg.data.batch_size,
+        len(cfg.task.sensors),
+        round(cfg.data.segment_seconds * cfg.sample_rate),
+        on_gpu=on_gpu,
+        files=min(len(datamodule.rows("train")), cfg.data.max_train_items or sys.maxsize) if known else None,
+        half=cfg.trainer.precision == "bf16-mixed",
+        processes=int(several) if several.isdigit() and not on_gpu else 1,
+    )
 
 
 def _description(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
@@ -225,6 +265,11 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
         lines = [f"step {step}: {' '.join(ids)}" for step, ids in error.batches]
         write_text(run.non_finite_batches(trainer.global_rank), "\n".join(lines) + "\n")
         raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingError(
+            f"out of memory after step {module.step}: lower data.batch_size, data.segment_seconds or, if validation "
+            f"failed, the length of its files ({first_line(error)})"
+        ) from error
     finally:
         loader.close()
 
@@ -255,3 +300,5 @@ def _announce(
         print(f"No discriminators: regression, without {', '.join(f'losses.{name}' for name in left_out)}")
     if module.step:
         print(f"Resumed at step {module.step}")
+    elif cfg.resume == "auto":
+        print(f"resume=auto: no run in {run_dir.parent} has a checkpoint yet: this one starts from scratch")

@@ -22,6 +22,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from bcfusion.commands.compare import main
 from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.report.comparison.dead import dead_runs
+from bcfusion.run.alive import mark_alive
+from bcfusion.run.layout import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -74,7 +77,7 @@ def test_a_folder_gets_tables_and_pictures(runs: Path, tmp_path: Path, capsys: p
     output = tmp_path / "out"
     assert main([str(runs), "--output", str(output), "--metrics", "stoi"]) == 0
     assert {path.name for path in output.iterdir()} == {
-        *("compare.md", "runs.csv", "differences.csv", "curves.png", "scores.png"),
+        *("compare.md", "compare.tex", "runs.csv", "differences.csv", "curves.png", "scores.png"),
     }
     text = (output / "compare.md").read_text()
     assert "![curves](curves.png)" in text
@@ -87,7 +90,9 @@ def test_a_folder_gets_tables_and_pictures(runs: Path, tmp_path: Path, capsys: p
 
 def test_one_table_is_written_in_the_format_of_its_name(runs: Path, tmp_path: Path) -> None:
     assert main([str(runs), "--output", str(tmp_path / "t.md"), "--filter", "state=finished", "--sort", "seed"]) == 0
-    assert "| 1 | seanet | 1 |" in (tmp_path / "t.md").read_text()
+    assert "| 1 | seanet | 0.800 | 1 |" in (tmp_path / "t.md").read_text()
+    assert main([str(runs), "--output", str(tmp_path / "t.tex")]) == 0
+    assert (tmp_path / "t.tex").read_text().startswith("\\begin{table}")
     assert main([str(runs), "--output", str(tmp_path / "t.csv"), "--reverse"]) == 0
     with (tmp_path / "t.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == [f"seanet seed={seed}" for seed in (3, 1, 2, 4)]
@@ -117,6 +122,87 @@ def test_damaged_runs_do_not_stop_the_others(runs: Path, capsys: pytest.CaptureF
 def test_wrong_input_is_one_line(runs: Path, arguments: list[str], says: str) -> None:
     with pytest.raises((CheckpointError, ConfigError), match=says):
         main([argument.format(runs=runs) for argument in arguments])
+
+
+def test_recipes_have_files_of_their_own(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up_run(runs / "f", recipe="fusion", valid_stoi=(0.9,))
+    made_up_run(runs / "g", recipe="fusion", valid_stoi=(0.85,))
+    assert main([str(runs), "--output", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {
+        f"{name}-{recipe}" for name in ("curves", "scores") for recipe in ("bone_to_air", "fusion")
+    }
+    assert (tmp_path / "out" / "compare.md").read_text().count("\n# ") == 1  # the second of two titles
+    sentences = [line for line in output.splitlines() if " than " in line or "difference between" in line]
+    assert not [line for line in sentences if "seanet (" in line and "seed=" in line]  # never across recipes
+
+
+@pytest.fixture
+def debris(runs: Path) -> Path:
+    """The runs, a run that never began, an empty directory, a sweep without jobs, all of yesterday."""
+    never = runs / "bone_to_air" / "seanet" / "2026-01-01_10-00-00-000001"
+    (never / ".hydra").mkdir(parents=True)
+    (never / ".hydra" / "overrides.yaml").write_text("[]")
+    (never / "train.log").touch()
+    never.with_name("2026-01-01_10-00-00-000002").mkdir()
+    sweep = runs / "sweeps" / "2026-01-01_10-00-00-000003"
+    sweep.mkdir(parents=True)
+    (sweep / "multirun.yaml").touch()
+    for name in ("b", "d"):
+        (runs / name / "checkpoints").mkdir()
+        (runs / name / "checkpoints" / "best.ckpt").touch()
+    yesterday = time.time() - 90_000
+    for path in runs.rglob("*"):
+        os.utime(path, (yesterday, yesterday))
+    return runs
+
+
+def dead(output: str) -> set[str]:
+    return {Path(line.split("  ")[0]).name for line in output.splitlines() if "  " in line}
+
+
+def test_dead_runs_are_listed_with_their_reason(debris: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(debris)]) == 0
+    assert "1 of 5 runs ended before they began and are left out" in capsys.readouterr().err
+    times = {f"2026-01-01_10-00-00-00000{number}" for number in (1, 2, 3)}
+    assert main([str(debris), "--dead"]) == 0
+    output = capsys.readouterr().out
+    assert dead(output) == {"c", *times}  # d failed, but has a checkpoint; a and b are finished
+    assert "4 dead runs, 0.0 MB; add --remove to delete them" in output
+    assert main([str(debris), "--dead", "--checkpoints"]) == 0
+    output = capsys.readouterr().out
+    assert dead(output) == {"c", "d", *times}
+    assert "failed at step 200: DataError: no [speech]" in output
+
+
+def test_dead_runs_are_removed_after_a_question(
+    debris: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="add --yes"):  # nobody is there to answer
+        main([str(debris), "--dead", "--remove"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert main([str(debris), "--dead", "--remove"]) == 0
+    assert (debris / "c").is_dir()
+    assert main([str(debris), "--dead", "--remove", "--yes"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "deleted 4 of 4"
+    assert sorted(path.name for path in debris.iterdir() if (path / "run.json").is_file()) == ["a", "b", "d"]
+    assert main([str(debris), "--dead"]) == 0
+    assert "no dead runs in" in capsys.readouterr().out
+
+
+def test_living_runs_and_folders_of_runs_are_not_dead(debris: Path) -> None:
+    mark_alive(RunDir(debris / "c"))
+    (debris / "run.json").write_text("{}")  # a run was once written into the folder of all runs
+    assert [run.path.name for run in dead_runs([debris / "c", debris])] == [
+        f"2026-01-01_10-00-00-00000{number}" for number in (1, 2, 3)
+    ][1:]
+    assert main([str(debris / "c")]) == 0
+
+
+def test_options_of_dead_runs_need_dead(runs: Path) -> None:
+    with pytest.raises(ConfigError, match="--remove: belongs to --dead"):
+        main([str(runs), "--remove"])
 
 
 @pytest.mark.slow

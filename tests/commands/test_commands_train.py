@@ -226,17 +226,89 @@ def test_a_search_ends_both_processes_of_an_unpromising_run_in_the_directory_of_
     assert "pruned: unpromising at step 2" in done.stdout
 
 
+def test_the_log_of_a_run_holds_what_the_terminal_showed(finished: tuple[Path, str]) -> None:
+    run, output = finished
+    text = (run / "train.log").read_text()
+    assert " bcfusion train experiment=seanet " in text.splitlines()[0]
+    for line in filter(None, map(str.rstrip, output.splitlines())):
+        assert line in text, line
+    assert "step 4 | validation: stoi" in text  # standard error too
+    assert not (run / "running.json").exists()
+
+
+def test_a_relative_path_holds_from_another_folder(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / "it's speech").symlink_to(speech)
+    typed = """data.root="it's speech\""""
+    steps = ["trainer.max_steps=2", "trainer.validate_every=2", "discriminators=[]"]
+    done = bcfusion("train", "experiment=seanet", "data=folder", typed, *TINY, *steps, cwd=tmp_path / "here")
+    assert done.returncode == 0, done.stderr
+    run = only(tmp_path, "here/runs/*/*/*")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["root"] == config["data"]["corpus"]["root"] == str(tmp_path / "here" / "it's speech")
+    assert typed in yaml.safe_load((run / "overrides.yaml").read_text())
+    evaluated = bcfusion("evaluate", str(run), "output=out", cwd=tmp_path / "there")
+    assert evaluated.returncode == 0, evaluated.stderr
+    resumed = bcfusion("train", f"resume={run}", "trainer.max_steps=4", cwd=tmp_path / "there")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Resumed at step 2" in resumed.stdout
+
+
+BROKEN = """\
+import warnings
+from lightning import Callback
+
+class Broken(Callback):
+    def on_train_batch_end(self, *_):
+        warnings.warn("soon", stacklevel=1)
+        raise ZeroDivisionError("a bug of the user")
+"""
+
+
+def test_a_run_that_fails_keeps_the_warning_and_the_traceback(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    done = bcfusion(
+        *("train", "experiment=seanet", *corpus(speech), *TINY, "discriminators=[]", "resume=auto"),
+        "+callbacks.broken._target_=broken.Broken",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    run = only(tmp_path, "runs/*/*/*")
+    text = (run / "train.log").read_text()
+    assert "resume=auto: no run in runs/bone_to_air/seanet has a checkpoint yet: this one starts from scratch" in text
+    assert "UserWarning: soon" in text
+    assert "Traceback" in text
+    assert text.rstrip().endswith("ZeroDivisionError: a bug of the user")
+    assert (run / "failed.txt").read_text().startswith("ZeroDivisionError: a bug of the user\n")
+    assert not (run / "running.json").exists()
+
+
+def test_a_sweep_of_one_job_says_so_and_a_refused_job_is_a_note(tmp_path: Path) -> None:
+    done = bcfusion("train", "-m", "experiment=seanet", "data=folder", "data.root=nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "-m: no key has several values, so this sweep has one job" in done.stderr
+    job = only(tmp_path, "runs/sweeps/*/0")
+    assert sorted(path.name for path in job.iterdir()) == [".hydra", "failed.txt"]
+    done = bcfusion("train", "-m", "experiment=seanet", "optimizer.lrr=1,2", "output_root=typo", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "optimizer.lr" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["experiment=saenet"], "seanet"),
+        (["experiment=seanet", "data.batch_size=1000000"], "crops of"),
+        (["experiment=seanet", "trainer.devices=0"], "trainer.devices"),
         (["experiment=seanet", "generator.kernel_size=0", "trainer.max_steps=1"], "kernel_size"),
         (["experiment=seanet", "data=folder", "data.root=nowhere"], "nowhere"),
         (["experiment=seanet", "init_from=nowhere.ckpt"], "nowhere.ckpt"),
         (["experiment=seanet", "resume=nowhere"], "nowhere"),
         (["experiment=seanet", "trainer.precision=16-mixed"], "bf16-mixed"),
     ],
-    ids=["experiment", "argument", "root", "init_from", "resume", "precision"],
+    ids=["experiment", "batch", "devices", "argument", "root", "init_from", "resume", "precision"],
 )
 def test_wrong_input_of_train_is_one_or_two_lines(tmp_path: Path, arguments: list[str], says: str) -> None:
     done = bcfusion("train", *arguments, cwd=tmp_path)
@@ -244,6 +316,7 @@ def test_wrong_input_of_train_is_one_or_two_lines(tmp_path: Path, arguments: lis
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
+    assert not list(tmp_path.iterdir())  # a run directory is made when all checks have passed
 
 
 def test_all_problems_of_a_configuration_come_at_once(tmp_path: Path) -> None:
@@ -259,4 +332,4 @@ def test_all_problems_of_a_configuration_come_at_once(tmp_path: Path) -> None:
     assert done.returncode == 2
     for path in ("data.batch_size", "selection.lsd", "trainer.keep_best", "trainer.log_every"):
         assert any(line.startswith(path) for line in done.stderr.splitlines()), done.stderr
-    assert not (tmp_path / "runs").exists() or not list(tmp_path.glob("runs/**/checkpoints"))
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bcfusion.errors import ConfigError
 from bcfusion.report.colours import FIXED, PALETTE, colour_of, marker_of
-from bcfusion.report.comparison.compare import compare, notes
+from bcfusion.report.comparison.compare import Comparison, compare, compare_recipes, notes
 from bcfusion.report.comparison.curves import curves_figure, distributions_figure
 from bcfusion.report.comparison.differences import (
     common_utterances,
@@ -24,9 +24,10 @@ from bcfusion.report.comparison.differences import (
 )
 from bcfusion.report.comparison.inputs import other_inputs
 from bcfusion.report.comparison.keys import Condition, fact, known_key
-from bcfusion.report.comparison.names import changed_keys, run_names
+from bcfusion.report.comparison.names import changed_keys, run_names, shortened
+from bcfusion.report.comparison.reference import against_reference, place_of, require_reference
 from bcfusion.report.comparison.run import Run, read_run
-from bcfusion.report.comparison.tables import csv_table, markdown_runs, terminal_table
+from bcfusion.report.comparison.tables import csv_table, latex_runs, markdown_runs, terminal_table
 from bcfusion.run.jobs import FAILED
 
 
@@ -161,7 +162,7 @@ def test_the_table_shows_input_settings_scores_size_and_speed(sweep: list[Run]) 
     assert row["best/last step"] == "200/200"
     assert (row["params (M)"], row["latency (ms)"], row["steps/s"]) == ("0.00", "20.0", "3.00")
     assert row["path"] == f"`{sweep[2].path}`"
-    assert given[:4] == ["", "input", "", "0.600"]
+    assert given[:4] == ["", "input", "0.600", ""]  # ranks, names and scores come first
 
 
 def test_many_changed_keys_share_a_column_of_unusual_values(tmp_path: Path) -> None:
@@ -216,10 +217,18 @@ def test_failed_and_unfinished_runs_have_a_row_and_a_reason(sweep: list[Run], tm
 
 
 def test_overrides_of_a_failed_job_compare_with_settings_of_others(tmp_path: Path) -> None:
-    made_up_run(tmp_path / "0", "trainer.ema_decay=null", settings={"trainer": {"ema_decay": None}})
+    data = {"root": "/home/speech"}  # recorded absolute, while the failed job has it as typed
+    made_up_run(
+        tmp_path / "0",
+        "trainer.ema_decay=null",
+        "data.root=speech",
+        settings={"trainer": {"ema_decay": None}, "data": data},
+    )
     failed = tmp_path / "1"
     (failed / ".hydra").mkdir(parents=True)
-    (failed / ".hydra" / "overrides.yaml").write_text("[experiment=seanet, trainer.ema_decay=null, seed=1]\n")
+    (failed / ".hydra" / "overrides.yaml").write_text(
+        "[experiment=seanet, trainer.ema_decay=null, data.root=speech, seed=1]\n"
+    )
     (failed / "failed.txt").write_text("no memory\n")
     runs = [read_run(tmp_path / "0"), read_run(failed)]
     assert [run.state for run in runs] == ["finished", "failed"]
@@ -239,7 +248,7 @@ def test_notes_name_what_is_not_comparable(tmp_path: Path) -> None:
 def test_the_csv_table_has_all_numbers_in_full_precision(sweep: list[Run]) -> None:
     assert (
         compare(sweep).caption
-        == "3 runs by selection; scores are means over the validation files at the best checkpoint"
+        == "bone_to_air: 3 runs by selection; scores are means over the validation files at the best checkpoint"
     )
     first, *_ = csv.DictReader(io.StringIO(csv_table(compare(sweep))))
     assert (first["rank"], first["optimizer.lr"], first["best/stoi"]) == ("1", "0.001", "0.82")
@@ -273,8 +282,8 @@ def test_lower_is_better_for_metrics_of_that_direction(tmp_path: Path) -> None:
     assert lsd.sentence("B", "A") == "B is better than A in LSD by 0.30 [0.30, 0.30]"
     found = {"B": [lsd]}
     assert "| B | 20 | **−0.30 [−0.30, −0.30]** |" in differences_markdown(found, "A")
-    (line,) = csv.DictReader(io.StringIO(differences_csv(found, "A")))
-    assert (line["verdict"], line["utterances"]) == ("better", "20")
+    (line,) = csv.DictReader(io.StringIO(differences_csv({"bone_to_air": ("A", found)})))
+    assert (line["recipe"], line["verdict"], line["utterances"]) == ("bone_to_air", "better", "20")
     assert float(line["difference"]) == pytest.approx(-0.3)
 
 
@@ -311,6 +320,112 @@ def test_a_different_input_is_reported(tmp_path: Path) -> None:
     a, b = run(tmp_path / "a"), run(tmp_path / "b", input_stoi=0.4)
     assert other_inputs(a, run(tmp_path / "c")) == ""
     assert other_inputs(b, a) == "its input differs: STOI 0.400 against 0.600"
+
+
+# ------------------------------------------------------------------ recipes and tasks
+
+
+def printed(comparison: Comparison, width: int) -> list[str]:
+    file = io.StringIO()
+    console = Console(width=width, file=file)
+    console.print(terminal_table(comparison, console)[0])
+    return [line.rstrip() for line in file.getvalue().splitlines() if line.strip()]
+
+
+def test_each_recipe_has_its_table_and_ranks_count_on(tmp_path: Path) -> None:
+    scores = {"a": ("fusion", 0.9), "b": ("bone_to_air", 0.7), "c": ("fusion", 0.8), "d": ("bone_to_air", 0.75)}
+    runs = [run(tmp_path / name, recipe=recipe, valid_stoi=(stoi,)) for name, (recipe, stoi) in scores.items()]
+    fusion, bone = compare_recipes(runs)
+    assert [(rank, each.path.name) for rank, _, each in (*fusion.ranked, *bone.ranked)] == [
+        *((1, "a"), (2, "c"), (3, "d"), (4, "b")),
+    ]
+    assert fusion.caption.startswith("fusion: 2 runs by selection")
+    assert place_of(bone, "4") == 1
+    assert place_of(fusion, "4") is None
+    require_reference([fusion, bone], "4")
+    with pytest.raises(ConfigError, match="no such run"):
+        require_reference([fusion, bone], "5")
+    told = [line for each in (fusion, bone) for line in against_reference(each, "4", for_tables=False).lines()]
+    assert len([line for line in told if "seanet (2)" in line]) == 2  # STOI and LSD in neither more than its own table
+    with io.StringIO(csv_table(fusion, bone)) as text:
+        assert [row["recipe"] for row in csv.DictReader(text)] == ["fusion"] * 2 + ["bone_to_air"] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({"input_stoi": 0.4}, "its input differs: STOI 0.400 against 0.600"),
+        ({"settings": {"sample_rate": 48000}}, "its sample_rate is 48000, the other's 16000"),
+        ({"settings": {"sample_rate": 16000, "task": {"sensors": ["body", "noisy"]}}}, "its task.sensors is"),
+    ],
+)
+def test_a_run_of_another_task_is_not_better_or_worse(tmp_path: Path, other: dict[str, Any], why: str) -> None:
+    same = {"settings": {"sample_rate": 16000, "task": {"sensors": ["body"]}}}
+    runs = [
+        run(tmp_path / "a", experiment="a", valid_stoi=(0.9,), **same),
+        run(tmp_path / "b", experiment="b", valid_stoi=(0.8,), **same),
+        run(tmp_path / "c", experiment="c", valid_stoi=(0.7,), **{**same, **other}),
+    ]
+    against = against_reference(compare(runs), None, for_tables=True)
+    assert list(against.found) == ["b"]
+    (note,) = [line for line in against.lines() if line.startswith("not compared")]
+    assert note.startswith(f"not compared to a: c ({why}")
+    assert not [line for line in against.lines() if line.startswith("  c ") or " c " in line.partition("(")[0][20:]]
+
+
+def test_defaults_of_the_task_that_differ_are_listed_though_experiments_set_them(tmp_path: Path) -> None:
+    def of(name: str, rate: int, narrow: int, noise: float, degradation: str = "narrowband") -> Run:
+        settings = {
+            "sample_rate": rate,
+            "narrow_rate": narrow,
+            "output_root": name,
+            "degradation": {"narrow": {"_target_": name, "noise": noise}},
+            "generator": {"channels": rate},
+        }
+        return run(tmp_path / name, experiment=name, settings=settings, choices={"degradation": degradation})
+
+    one = of("one", 16000, 8000, 0.1)
+    two = of("two", 48000, 4000, 0.2)
+    assert set(changed_keys([one, two])) == {"sample_rate", "narrow_rate", "degradation.narrow.noise"}
+    assert changed_keys([one, of("three", 16000, 8000, 0.1, degradation="narrowband_codec")]) == ["degradation"]
+    assert changed_keys([one, of("four", 16000, 8000, 0.1)]) == []
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_ranks_and_scores_are_the_first_columns_at_any_width(tmp_path: Path, width: int) -> None:
+    paths = [f"/data/{'long/' * 6}corpus_{end}" for end in "ab"]
+    runs = [
+        run(
+            tmp_path / end,
+            *(f"data.root={path}", "optimizer.lr=0.001", "trainer.precision=bf16-mixed"),
+            experiment=f"a_very_long_name_of_an_experiment_that_ends_in_{end}",
+            settings={"data": {"root": path}},
+            valid_stoi=(stoi,),
+        )
+        for end, path, stoi in zip("ab", paths, (0.7, 0.8), strict=True)
+    ]
+    comparison = compare(runs, metrics=["stoi"])
+    lines = printed(comparison, width)
+    assert max(map(len, lines)) <= width
+    head = next(line for line in lines if "STOI" in line)
+    assert head.index("#") < head.index("STOI") < head.index("data.root")
+    for rank, (line, end) in enumerate(zip(lines[-2:], "ba", strict=True), 1):
+        assert line.split()[0] == str(rank)
+        assert "…" in line.split()[1]  # cut in the middle, so that its end still tells it apart
+        assert line.split()[1].endswith(f"_{end}")
+        assert line.split()[2] == {"b": "0.800", "a": "0.700"}[end]
+        assert f"corpus_{end}" in line
+
+
+def test_a_text_is_cut_in_the_middle() -> None:
+    assert [shortened("abcdefgh", width) for width in (8, 7, 6, 3)] == ["abcdefgh", "abc…fgh", "abc…gh", "a…h"]
+
+
+def test_the_latex_table_has_the_best_score_in_bold_and_no_open_special_characters(sweep: list[Run]) -> None:
+    text = latex_runs(compare(sweep))
+    assert r"1 & seanet lr=0.001 & \textbf{0.820} & 0.00 & 20.0 \\" in text
+    assert r"\caption{bone\_to\_air: 3 runs" in text
+    assert text.count("{") == text.count("}")
 
 
 # ------------------------------------------------------------------ pictures

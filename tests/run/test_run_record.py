@@ -37,6 +37,15 @@ def test_numbers_stay_numbers_and_a_typed_key_shares_the_column_of_one_that_is_a
     }
 
 
+def test_defaults_that_say_which_task_a_run_has_are_always_reported() -> None:
+    config = {**CONFIG, "sample_rate": 48000, "narrow_rate": 4000, "output_root": "runs", "resume": "auto"}
+    choices = {"degradation": "narrowband", "data": "manifest", "recipe": "bandwidth_extension", "debug": None}
+    values = hyperparameters(config, Provenance("bandwidth_extension", None, [], choices))
+    expected = {"sample_rate": 48000, "narrow_rate": 4000, "degradation": "narrowband", "data": "manifest"}
+    assert expected.items() <= values.items()
+    assert values.keys().isdisjoint({"output_root", "resume", "debug"})
+
+
 def test_jobs_of_a_sweep_have_the_same_columns_whatever_the_values() -> None:
     one = hyperparameters(CONFIG, Provenance("fusion", None, ["seed=0", "optimizer.lr=null"]))
     other = {**CONFIG, "optimizer": {"name": "sgd"}, "seed": 1}

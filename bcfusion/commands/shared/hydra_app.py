@@ -72,7 +72,14 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     from hydra.core.hydra_config import HydraConfig
 
     from bcfusion.commands.shared.hydra_errors import explain
-    from bcfusion.commands.shared.sweep import SweepFailed, close_sweep, has_begun, sweep_directory
+    from bcfusion.commands.shared.sweep import (
+        SweepDirectory,
+        SweepFailed,
+        close_sweep,
+        has_begun,
+        remove_made_directories,
+        sweep_directory,
+    )
     from bcfusion.search.sweeper import register_sweeper
 
     arguments = Arguments.parse(argv)
@@ -85,7 +92,7 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     job = _Job(task, module_file, verb, arguments)
     app = hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(job.entry())
     show_traceback = wants_traceback()
-    HydraConfig.instance().cfg = None  # of an earlier sweep of this process
+    HydraConfig.instance().cfg, SweepDirectory.missing = None, ()  # of an earlier sweep of this process
     began, failed = time.time(), None
     # With HYDRA_FULL_ERROR Hydra raises errors instead of printing them and exiting.
     variables = {"HYDRA_FULL_ERROR": "1", **arguments.completion_line(verb)}
@@ -107,6 +114,7 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
             sweep = sweep_directory()
             if sweep is not None:  # an interrupted one shows its results so far
                 failed = close_sweep(sweep, began)
+            remove_made_directories()  # of a job that failed before it wrote anything
     if failed is not None:
         raise SweepFailed(failed)
     if job.failures:
@@ -164,6 +172,7 @@ class _Job(Generic[T]):
         from hydra.types import RunMode
         from omegaconf import read_write
 
+        from bcfusion.commands.shared.sweep import remove_made_directories
         from bcfusion.run import jobs
 
         if (whole := HydraConfig.instance().cfg) is not None:
@@ -182,6 +191,9 @@ class _Job(Generic[T]):
         with environment(**inherited), command_line(argv), own_process_group(), usable_start_method():
             if sweeping:
                 jobs.begin(directory)
+                record_composition(cfg, directory)
+            else:
+                remove_made_directories()  # the task makes its directory when all checks have passed
             try:
                 self._leave_out_unchosen(cfg, hydra_config.overrides.task)
                 result = self.task(cfg)
@@ -206,6 +218,18 @@ class _Job(Generic[T]):
             if any(override.startswith(f"{path}.") for override in typed):
                 group, _, name = path.partition(".")
                 print(f"bcfusion: {path} has no effect: '{name}' is not among the chosen {group}", file=sys.stderr)
+
+
+def record_composition(cfg: DictConfig, directory: Path) -> None:
+    """Write what Hydra composed for this job into ``directory/.hydra``."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from bcfusion.run.jobs import write_composed
+
+    hydra_config: Any = HydraConfig.instance().cfg
+    typed = OmegaConf.to_yaml(hydra_config.hydra.overrides.task)
+    write_composed(directory, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(hydra_config), typed)
 
 
 def _register_resolvers() -> None:

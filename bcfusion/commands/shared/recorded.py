@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bcfusion.configuration.locations import absolute
+from bcfusion.configuration.values import at
 from bcfusion.run.layout import BUNDLE_CONFIG, RunDir
 
 # Settings of training that mean nothing, or something else, in an evaluation.
@@ -16,6 +20,8 @@ TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget"
 
 def recorded_overrides(model: str | Path) -> list[str]:
     """Return the command-line arguments that compose the configuration of an earlier run, ``--config-dir`` included.
+
+    A relative path of a run that leads elsewhere from this working directory is replaced by the place that it meant.
 
     Args:
         model: a run directory, something inside one, a bundle or a checkpoint. Anything else gives an empty list: the
@@ -26,6 +32,7 @@ def recorded_overrides(model: str | Path) -> list[str]:
     if run is not None and run.overrides.is_file():
         overrides = yaml.safe_load(run.overrides.read_text(encoding="utf-8")) or []
         record = json.loads(run.record.read_bytes()) if run.record.is_file() else {}
+        overrides = _located(overrides, record.get("relative_paths") or {}, run)
         return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
     if (path / BUNDLE_CONFIG).is_file():
         content = yaml.safe_load((path / BUNDLE_CONFIG).read_text(encoding="utf-8"))
@@ -41,6 +48,32 @@ def recorded_for_evaluation(model: str | Path) -> list[str]:
     """Return :func:`recorded_overrides` without what concerns training alone."""
     overrides = recorded_overrides(model)
     return [each for each in overrides if each.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY]
+
+
+def _located(overrides: Sequence[str], relative: Mapping[str, Any], run: RunDir) -> list[str]:
+    """Return overrides in which the paths that were written relative to a run's own working directory still hold."""
+    located = list(map(str, overrides))
+    if not relative or not run.config.is_file():
+        return located
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    for key, written in relative.items():
+        place = at(config, key, None)
+        if place is None or place == absolute(written):
+            continue
+        typed = [n for n, override in enumerate(located) if override.lstrip("+").partition("=")[0] == key]
+        if typed:
+            prefix = located[typed[-1]].partition(key)[0]
+            located[typed[-1]] = f"{prefix}{key}={_quoted(place)}"
+        else:  # written in a YAML file of the user
+            located.append(f"{key}={_quoted(place)}")
+    return located
+
+
+def _quoted(value: Any) -> str:
+    """Return a path, or a list of them, as the value of an override."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_quoted, value))}]"
+    return "'{}'".format(os.fspath(value).replace("'", "\\'"))
 
 
 def _arguments(training: dict[str, Any]) -> list[str]:

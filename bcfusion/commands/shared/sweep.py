@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +24,71 @@ class SweepFailed(BcfusionError):
 
 
 class SweepDirectory(Callback):
-    """Make the configuration of a sweep, with its directory, known to the process that started the sweep."""
+    """Make the directory of a sweep, and the folders that Hydra is about to make, known to the process that started it.
+
+    Attributes:
+        missing: folders that did not exist before, the innermost first.
+    """
+
+    missing: tuple[Path, ...] = ()
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)  # the directory refers to it
+        try:
+            self._note(Path(str(config.hydra.run.dir)))
+        except Exception:  # Hydra asks for the directory again, outside of a callback, and reports what is wrong
+            SweepDirectory.missing = ()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # Hydra itself does so in jobs only
+        if not _varies(config):
+            print(
+                "bcfusion: -m: no key has several values, so this sweep has one job; several are typed as "
+                "optimizer.lr=1e-4,3e-4",
+                file=sys.stderr,
+            )
+        try:
+            self._note(Path(str(config.hydra.sweep.dir)))
+        except Exception:
+            SweepDirectory.missing = ()
+
+    @staticmethod
+    def _note(directory: Path) -> None:
+        SweepDirectory.missing = tuple(
+            folder for folder in (directory.absolute(), *directory.absolute().parents) if not folder.exists()
+        )
+
+
+def _varies(config: DictConfig) -> bool:
+    """Return whether a sweep, typed or set in YAML, has several jobs. A search says by itself if nothing varies."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    if not str(config.hydra.sweeper["_target_"]).startswith("hydra."):
+        return True
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    params: Any = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}), resolve=False)
+    given = [*typed, *(f"{key}={value}" for key, value in params.items())]
+    return any(override.is_sweep_override() for override in OverridesParser.create().parse_overrides(given))
+
+
+def remove_made_directories() -> None:
+    """Remove the folders that Hydra made for a job or a sweep, as far as they are empty.
+
+    Of a sweep without a job, the file that Hydra writes before it composes the first job is removed too.
+    """
+    if not SweepDirectory.missing or Path.cwd() in SweepDirectory.missing:
+        return
+    if os.environ.get("SLURM_PROCID", "0") != "0" or os.environ.get("LOCAL_RANK", "0") != "0":
+        return  # the first process of a run may just have begun to write
+    first = SweepDirectory.missing[0]
+    if first.is_dir() and [entry.name for entry in first.iterdir()] == ["multirun.yaml"]:
+        (first / "multirun.yaml").unlink()
+    for folder in SweepDirectory.missing:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty, or another process was faster
+            return
 
 
 def sweep_directory() -> Path | None:

@@ -1,4 +1,4 @@
-"""Order several runs: the settings in which they differ, their scores, and what is not comparable."""
+"""Order the runs of one recipe: the settings in which they differ, their scores, and what is not comparable."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bcfusion.report.comparison.names import changed_keys, run_names
 from bcfusion.report.comparison.run import Run, Which
 from bcfusion.report.table import MISSING
 
-__all__ = ["OWN_COLUMNS", "Comparison", "compare", "notes"]
+__all__ = ["OWN_COLUMNS", "Comparison", "compare", "compare_recipes", "notes"]
 
 OWN_COLUMNS = 3  #: up to this number, changed keys have a column each; more of them share one
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs in the order of the table.
+    """Runs of one recipe in the order of the table.
 
     Attributes:
         runs: the best first.
@@ -32,6 +32,7 @@ class Comparison:
         which: which scores are shown.
         inputs: mean scores of the inputs that are the same for all runs.
         sort: key that the runs are sorted by.
+        before: number of runs in the tables of other recipes before this one; ranks count on from there.
     """
 
     runs: tuple[Run, ...]
@@ -42,6 +43,17 @@ class Comparison:
     which: Which
     inputs: Mapping[str, Mapping[str, float]]
     sort: str
+    before: int = 0
+
+    @property
+    def recipe(self) -> str:
+        """The recipe of all runs."""
+        return self.runs[0].recipe or "no recipe"
+
+    @property
+    def ranked(self) -> list[tuple[int, str, Run]]:
+        """Rank over all tables, from 1, name and run."""
+        return [(self.before + 1 + place, *pair) for place, pair in enumerate(self.by_name.items())]
 
     @cached_property
     def by_name(self) -> dict[str, Run]:
@@ -60,10 +72,46 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        """Number of runs, their order, and what the scores are."""
+        """Recipe, number of runs, their order, and what the scores are."""
         runs = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs by {self.sort}"
         files = {"best": "validation files at the best checkpoint", "closing": "files of the closing evaluation"}
-        return f"{runs}; scores are means over the {files[self.which]}"
+        return f"{self.recipe}: {runs}; scores are means over the {files[self.which]}"
+
+
+def compare_recipes(
+    runs: Sequence[Run],
+    sort: str = "selection",
+    reverse: bool = False,
+    metrics: Sequence[str] | None = None,
+    which: Which = "best",
+) -> list[Comparison]:
+    """Compare the runs of each recipe: recipes are different tasks, whose scores say nothing about each other.
+
+    Args:
+        runs: at least one.
+        sort: see :func:`compare`.
+        reverse: see :func:`compare`.
+        metrics: see :func:`compare`; a table has those that its runs measured.
+        which: see :func:`compare`.
+
+    Returns:
+        One comparison for each recipe, in the order in which the recipes first appear.
+
+    Raises:
+        ConfigError: no run has the key to sort by, or a metric.
+        CheckpointError: a file of a run is damaged.
+    """
+    sort = known_key(runs, sort)
+    wanted = None if metrics is None else [known_key(runs, metric) for metric in metrics]
+    comparisons: list[Comparison] = []
+    before = 0
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        own = [run for run in runs if run.recipe == recipe]
+        measured = {metric for run in own for metric in (*run.best, *run.means("closing"))}
+        shown = None if wanted is None else [metric for metric in wanted if metric in measured] or wanted
+        comparisons.append(_compared(own, sort, reverse, shown, which, before))
+        before += len(own)
+    return comparisons
 
 
 def compare(
@@ -76,7 +124,7 @@ def compare(
     """Put runs in order and find the settings in which they differ.
 
     Args:
-        runs: at least one.
+        runs: at least one; all of one recipe.
         sort: a metric, one of :data:`bcfusion.report.comparison.keys.FACTS`, or a setting. The best or smallest value
             comes first; runs without a value and failed runs come last.
         reverse: put the worst or largest value first.
@@ -87,16 +135,23 @@ def compare(
         ConfigError: no run has the key to sort by, or a metric.
         CheckpointError: a file of a run is damaged.
     """
+    sort = known_key(runs, sort)
+    return _compared(runs, sort, reverse, metrics and [known_key(runs, metric) for metric in metrics], which, 0)
+
+
+def _compared(
+    runs: Sequence[Run], sort: str, reverse: bool, metrics: Sequence[str] | None, which: Which, before: int
+) -> Comparison:
+    """Compare runs of one recipe by keys that are known to exist in some run."""
     directions: dict[str, bool | None] = {}
     for run in runs:
         known = run.higher_is_better
         for metric in (*run.best, *run.means(which)):
             if directions.get(metric) is None:
                 directions[metric] = known.get(metric)
-    sort = known_key(runs, sort)
     shown = [metric for metric, higher in directions.items() if higher is not None and metric != "selection"]
     if metrics is not None:
-        shown = [known_key(runs, metric) for metric in metrics]
+        shown = list(metrics)
     failing = [run for run in runs if run.state == "failed"]
     ordered = [*_ordered([run for run in runs if run.state != "failed"], sort, directions, reverse, which), *failing]
     keys = changed_keys(ordered)
@@ -111,6 +166,7 @@ def compare(
         which=which,
         inputs=common_inputs(ordered, which),
         sort=sort,
+        before=before,
     )
 
 
@@ -134,12 +190,12 @@ def _sorting(value: Any) -> tuple[bool, float, str]:
 def notes(comparison: Comparison) -> list[str]:
     """Return what a reader of the table has to know, one line each: why runs have no result, what is not comparable."""
     lines = []
-    for rank, (name, run) in enumerate(comparison.by_name.items(), 1):
+    for rank, name, run in comparison.ranked:
         if run.problem:
             lines.append(f"{rank} {name}: {run.state}: {run.problem}")
-        elif run.state == "unfinished":
+        elif run.state in ("unfinished", "running"):
             scored = "no validation yet" if run.best_step is None else f"best at step {run.best_step}"
-            lines.append(f"{rank} {name}: unfinished: at step {run.step}, {scored}, no closing scores")
+            lines.append(f"{rank} {name}: {run.state}: at step {run.step}, {scored}, no closing scores")
     if len(comparison.keys) > OWN_COLUMNS:
         usual = ", ".join(f"{key}={value}" for key, value in comparison.usual.items() if value != MISSING)
         lines.append(f"changed keys that a row does not name: {usual or 'none'}")

@@ -167,18 +167,22 @@ def differences_markdown(found: Mapping[str, Sequence[Difference]], reference: s
     return markdown_rows(lines)
 
 
-def differences_csv(found: Mapping[str, Sequence[Difference]], reference: str) -> str:
-    """Return the same in full precision for other programs: a line for each run and metric."""
+def differences_csv(tables: Mapping[str, tuple[str, Mapping[str, Sequence[Difference]]]]) -> str:
+    """Return the same in full precision for other programs: a line for each run and metric.
+
+    Args:
+        tables: for each recipe the name of the reference, and the differences by the names of the runs.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     heads = ("mean", "reference_mean", "difference", "low", "high", "utterances", "verdict")
-    writer.writerow(["run", "reference", "metric", *heads])
-    for name, row in found.items():
-        for each in row:
+    writer.writerow(["recipe", "run", "reference", "metric", *heads])
+    for recipe, (reference, found) in tables.items():
+        for name, each in ((name, each) for name, row in found.items() for each in row):
             change = each.change
             values = (each.mean, each.reference_mean, change.mean, change.low, change.high)
             numbers = ["" if math.isnan(value) else value for value in values]
-            writer.writerow([name, reference, each.metric, *numbers, change.count, each.verdict])
+            writer.writerow([recipe, name, reference, each.metric, *numbers, change.count, each.verdict])
     return text.getvalue()
 
 

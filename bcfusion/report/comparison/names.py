@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from bcfusion.configuration.locations import is_path_key
 from bcfusion.configuration.values import at
 from bcfusion.report.comparison.keys import leaves, setting, text_of
 from bcfusion.report.comparison.run import Run
 
-__all__ = ["changed_keys", "run_names"]
+__all__ = ["changed_keys", "run_names", "shortened"]
 
 # Where a run is stored, and which run it resumes, does not distinguish systems.
 _NO_DIFFERENCE = ("output_root", "resume", "recipe", "experiment")
 _LONGEST_DIFFERENCE = 40  # characters after the name of the experiment
+_LONGEST_VALUE = 24  # characters of one value in a name
+# What says which task a run has, whatever it was trained with: compared between experiments too.
+_TASK_GROUPS = ("data", "degradation")
+_OF_A_SESSION = ("output_root", "resume", "init_discriminators")
 
 
 def changed_keys(runs: Sequence[Run]) -> list[str]:
@@ -21,13 +26,18 @@ def changed_keys(runs: Sequence[Run]) -> list[str]:
 
     Keys that come with a chosen member are not listed: between ``generator=eben`` and ``generator=seanet`` the choice
     itself is the difference. A key that was not typed is listed if runs of the same choices differ in it, as after an
-    edit of a YAML file, but not if it follows from another key by interpolation or if a run does not have it yet.
+    edit of a YAML file; or if it is a part of the task (``sample_rate``, ``narrow_rate``, ``degradation`` and its keys,
+    where the data are), which an experiment may set. It is not listed if it follows from another key by interpolation
+    or if a run does not have it yet.
     """
     typed = [key for key in dict.fromkeys(key for run in runs for key in run.overrides) if key not in _NO_DIFFERENCE]
     listed: dict[str, tuple[str, ...]] = {}
 
     def values(key: str) -> tuple[str, ...]:
-        return tuple(text_of(setting(run, key)) for run in runs)
+        texts = tuple(text_of(setting(run, key)) for run in runs)
+        if is_path_key(key):  # as typed, in a run that failed before it wrote its configuration
+            return tuple(next((full for full in texts if full.endswith(f"/{text}")), text) for text in texts)
+        return texts
 
     for key in typed:
         texts = values(key)
@@ -43,8 +53,9 @@ def changed_keys(runs: Sequence[Run]) -> list[str]:
 
 
 def _edited(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield groups in which runs of one experiment differ, and keys in which runs of the same choices do."""
+    """Yield the keys of the task in which runs differ, and what differs between runs of one experiment."""
     written = [run for run in runs if run.record]
+    yield from _task_keys(written)
     experiments, choices = defaultdict(list), defaultdict(list)
     for run in written:
         experiments[run.recipe, run.experiment].append(run)
@@ -55,11 +66,43 @@ def _edited(runs: Sequence[Run]) -> Iterator[str]:
                 yield group
     for alike in choices.values():
         if len(alike) > 1:
-            flat = [dict(leaves(run.settings)) for run in alike]
-            for key in dict.fromkeys(key for settings in flat for key in settings):
-                held = [settings[key] for settings in flat if settings.get(key) is not None]
-                if any(value != held[0] for value in held[1:]) and "${" not in str(at(alike[0].composed, key, None)):
-                    yield key
+            yield from _differing(alike)
+
+
+def _differing(runs: Sequence[Run], counts: Callable[[str], bool] = lambda key: True) -> Iterator[str]:
+    """Yield the keys in which runs that have them differ, without those that follow from others."""
+    flat = [dict(leaves(run.settings)) for run in runs]
+    for key in dict.fromkeys(key for settings in flat for key in settings if counts(key)):
+        held = [settings[key] for settings in flat if settings.get(key) is not None]
+        if any(value != held[0] for value in held[1:]) and "${" not in str(at(runs[0].composed, key, None)):
+            yield key
+
+
+def _task_keys(runs: Sequence[Run]) -> Iterator[str]:
+    """Yield the keys that describe a task in which runs differ: root keys, and the members of two groups."""
+    if len(runs) < 2:
+        return
+    yield from _differing(runs, lambda key: "." not in key and key not in _OF_A_SESSION)
+    for group in _TASK_GROUPS:
+        if len({str(run.choices.get(group)) for run in runs}) > 1:
+            yield group
+        else:
+            yield from _differing(
+                runs,
+                lambda key, group=group: (  # type: ignore[misc]
+                    key.startswith(f"{group}.")
+                    and not key.endswith("._target_")
+                    and (group != "data" or is_path_key(key) or key.startswith("data.corpus."))
+                ),
+            )
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text of at most ``width`` characters, cut in the middle: names often differ at their ends."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
@@ -87,7 +130,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 def _differences(runs: Sequence[Run]) -> list[str]:
     """Return ``lr=0.001 seed=1`` for each run: the fewest keys that distinguish the runs, by their number of values."""
     keys = changed_keys(runs)
-    values = {key: [text_of(setting(run, key)) for run in runs] for key in keys}
+    values = {key: [shortened(text_of(setting(run, key)), _LONGEST_VALUE) for run in runs] for key in keys}
     short = Counter(key.rpartition(".")[2] for key in keys)
     heads = {key: last if short[last := key.rpartition(".")[2]] == 1 else key for key in keys}
     chosen: list[str] = []

@@ -29,12 +29,15 @@ from bcfusion.report.comparison.run_files import (
     read_settings,
     read_yaml,
 )
+from bcfusion.run.alive import owner
 from bcfusion.run.jobs import FAILED, read_end
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 
-__all__ = ["Run", "State", "Which", "is_job", "read_run"]
+__all__ = ["NEVER_BEGAN", "Run", "State", "Which", "is_job", "read_run"]
 
-State = Literal["finished", "unfinished", "pruned", "failed"]
+NEVER_BEGAN = "it ended before it began to train"  #: problem of a directory without a record or an error
+
+State = Literal["finished", "running", "unfinished", "pruned", "failed"]
 Which = Literal["best", "closing"]  #: means over the validation files at the best checkpoint, or of the closing scores
 T = TypeVar("T")
 
@@ -50,8 +53,8 @@ class Run:
         overrides: key to value as typed, without ``+``.
         choices: the member of each config group.
         record: content of run.json.
-        state: ``finished`` with a closing evaluation, ``unfinished`` (it still trains, or was stopped), ``pruned`` by a
-            search, or ``failed``.
+        state: ``finished`` with a closing evaluation, ``running`` in a process of this machine, ``unfinished`` (it was
+            stopped, or trains elsewhere), ``pruned`` by a search, or ``failed``.
         problem: first line of the error, or the reason why it was pruned.
     """
 
@@ -257,12 +260,14 @@ def _hydra_choices(run: RunDir) -> dict[str, Any]:
 
 def _state(run: RunDir) -> tuple[State, str]:
     """Return what became of a run, and why it did not finish."""
+    if owner(run) is not None:
+        return "running", ""
     end, reason = read_end(run.path)
     if end in ("failed", "pruned"):
         return end, reason
     if not run.record.is_file():
         began = run.metrics.is_file()
-        return "failed", f"its {run.record.name} is missing" if began else "it ended before it began to train"
+        return "failed", f"its {run.record.name} is missing" if began else NEVER_BEGAN
     # the bundle is removed when a run resumes, and written before the closing evaluation
     finished = run.closing_scores() is not None and (run.bundle / BUNDLE_CONFIG).is_file()
     return ("finished" if finished else "unfinished"), ""

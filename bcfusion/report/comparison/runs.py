@@ -10,7 +10,7 @@ from bcfusion.errors import CheckpointError
 from bcfusion.report.comparison.run import Run, is_job, read_run
 from bcfusion.run.layout import RunDir
 
-__all__ = ["find_runs"]
+__all__ = ["find_runs", "run_folders"]
 
 
 def find_runs(paths: Sequence[str | os.PathLike[str]], warn: Callable[[str], None]) -> list[Run]:
@@ -26,7 +26,7 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], warn: Callable[[str], Non
     """
     found: dict[Path, Run] = {}
     for path in (Path(path).expanduser() for path in paths):
-        folders = list(_run_folders(path))
+        folders = list(run_folders(path))
         if not folders:
             warn(f"{path}: {'no run in it' if path.exists() else 'there is no such folder'}")
         for folder in folders:
@@ -37,7 +37,7 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], warn: Callable[[str], Non
     return list(found.values())
 
 
-def _run_folders(path: Path) -> Iterator[Path]:
+def run_folders(path: Path) -> Iterator[Path]:
     """Yield the run directories at, around or below a path; a run directory is not searched for others."""
     around = RunDir.around(path)
     if path.exists() and around is not None:

@@ -1,0 +1,96 @@
+"""Whether a run is being trained now: a file in its directory names the process that does."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from bcfusion.files import write_text
+from bcfusion.run.layout import RunDir
+
+__all__ = ["is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
+
+_DAY = 86400.0
+_MINUTES = 600.0
+
+
+def mark_alive(run: RunDir) -> None:
+    """Write which process trains a run."""
+    process = {**_place(), "pid": os.getpid(), "began": _began(os.getpid())}
+    write_text(run.running, json.dumps(process) + "\n")
+
+
+def unmark_alive(run: RunDir) -> None:
+    """Delete what :func:`mark_alive` wrote."""
+    run.running.unlink(missing_ok=True)
+
+
+def owner(run: RunDir) -> str | None:
+    """Return the process that certainly trains a run now, as ``process 123 on HOST``; None if none is known to."""
+    process = _read(run)
+    if _here(process) and _exists(process):
+        return f"process {process['pid']} on {process['host']}"
+    return None
+
+
+def is_alive(run: RunDir) -> bool:
+    """Return whether a run is, or may be, trained now.
+
+    Processes of another machine cannot be seen: their runs count as alive for a day after the last change. So do, for
+    some minutes, runs that name no process.
+    """
+    process = _read(run)
+    if _here(process):
+        return _exists(process)
+    return time.time() - last_change(run) < (_DAY if process else _MINUTES)
+
+
+def last_change(run: RunDir) -> float:
+    """Return when a file of a run was last written, in seconds since 1970; 0 if it has none."""
+    folders = (run.path, run.checkpoints, run.quality)
+    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
+    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+
+
+def _place() -> dict[str, str]:
+    """Return the host and its process numbers: a container has its own."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbers = ""
+    return {"host": platform.node(), "numbers": numbers}
+
+
+def _read(run: RunDir) -> dict[str, Any]:
+    try:
+        content = json.loads(run.running.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _here(process: dict[str, Any]) -> bool:
+    return bool(process) and all(process.get(name) == value for name, value in _place().items())
+
+
+def _exists(process: dict[str, Any]) -> bool:
+    """Return whether the process runs; a later one with the same number began at another time."""
+    try:
+        os.kill(int(process["pid"]), 0)
+    except PermissionError:
+        pass
+    except (OSError, KeyError, ValueError, TypeError):
+        return False
+    return _began(int(process["pid"])) == process.get("began")
+
+
+def _began(pid: int) -> str:
+    """Return when a process began, as the kernel counts; empty where it does not say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

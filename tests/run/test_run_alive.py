@@ -1,0 +1,63 @@
+"""Whether a run is trained now."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bcfusion.run.alive import is_alive, mark_alive, owner, unmark_alive
+from bcfusion.run.layout import RunDir
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    mark_alive(run)
+    return run
+
+
+def age(run: RunDir, seconds: float) -> None:
+    for file in run.path.iterdir():
+        os.utime(file, (time.time() - seconds,) * 2)
+
+
+def rewrite(run: RunDir, **changes: object) -> None:
+    run.running.write_text(json.dumps({**json.loads(run.running.read_text()), **changes}))
+
+
+def test_a_run_lives_as_long_as_its_process(run: RunDir) -> None:
+    age(run, 1e6)  # a process that hangs is a process
+    assert is_alive(run)
+    assert str(os.getpid()) in str(owner(run))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    rewrite(run, pid=ended.pid)
+    assert not is_alive(run)
+    assert owner(run) is None
+
+
+def test_a_later_process_with_the_same_number_is_another(run: RunDir) -> None:
+    rewrite(run, began="1")
+    assert not is_alive(run)
+
+
+def test_a_run_of_another_machine_lives_for_a_day_after_its_last_change(run: RunDir) -> None:
+    rewrite(run, host="elsewhere")
+    assert is_alive(run)
+    assert owner(run) is None  # not certain, so a requeued job may resume it
+    age(run, 90_000)
+    assert not is_alive(run)
+
+
+def test_a_run_that_names_no_process_lives_for_minutes(run: RunDir) -> None:
+    unmark_alive(run)
+    run.metrics.write_text("step\n")
+    assert is_alive(run)
+    age(run, 3600)
+    assert not is_alive(run)
