@@ -26,6 +26,7 @@ class AudioInfo:
         sample_rate: in Hz.
         channels: number of channels.
         subtype: libsndfile's name of the sample format, such as ``PCM_16``; not compared.
+        format: libsndfile's name of the container, such as ``FLAC``; not compared.
         remark: what the file's own header does not tell about its length, and what was done about it; empty if it is
             right. Not compared.
         cut: whether the end of the file is missing, so that ``frames`` is what is left. Not compared.
@@ -36,6 +37,7 @@ class AudioInfo:
     sample_rate: int
     channels: int
     subtype: str = field(default="PCM_16", compare=False)
+    format: str = field(default="WAV", compare=False)
     remark: str = field(default="", compare=False)
     cut: bool = field(default=False, compare=False)
 
@@ -64,6 +66,7 @@ def info(path: str | os.PathLike[str]) -> AudioInfo:
             sound.sample_rate,
             sound.channels,
             sound.subtype,
+            sound.format,
             sound.remark,
             sound.cut,
         )

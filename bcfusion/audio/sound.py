@@ -32,6 +32,7 @@ class Sound:
         frames: number of samples per channel.
         sample_rate: in Hz.
         channels: number of channels.
+        format: libsndfile's name of the container.
         subtype: libsndfile's name of the sample format.
         remark: what the file's header does not tell, and what was done about it; empty if it is right.
         cut: whether sound is missing that the file once held.
@@ -59,7 +60,8 @@ class Sound:
             self._stack.close()
             raise
         first = self._streams[0].file
-        self.sample_rate, self.channels, self.subtype = first.samplerate, first.channels, first.subtype
+        self.sample_rate, self.channels = first.samplerate, first.channels
+        self.format, self.subtype = first.format, first.subtype
         self.frames = sum(stream.frames for stream in self._streams)
         self.cut = layout.cut
         self.remark = layout.remark

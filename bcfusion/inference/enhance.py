@@ -33,6 +33,8 @@ class Enhanced:
         seconds: length of the audio.
         overs: number of output samples that exceed full scale; the PCM subtypes clip them.
         peak: the largest magnitude of the output; full scale is 1.
+        remarks: what is special about the length of a source, with its path: a header that does not state it, or an end
+            that is missing.
     """
 
     sources: tuple[Path, ...]
@@ -40,6 +42,7 @@ class Enhanced:
     seconds: float
     overs: int
     peak: float
+    remarks: tuple[str, ...] = ()
 
 
 def enhance_signal(generator: nn.Module, inputs: Tensor, chunk_seconds: float = 10.0) -> Tensor:
@@ -125,7 +128,8 @@ def enhance_file(
         stack.enter_context(evaluating(generator))
         blocks = enhanced_chunks(generator, read, total, chunk_seconds)
         overs, peak = write_blocks(blocks, out, spec.sample_rate, total, subtype)
-    return Enhanced(paths, out, total / spec.sample_rate, overs, peak)
+    remarks = tuple(f"{recording.path}: {recording.remark}" for recording in recordings if recording.remark)
+    return Enhanced(paths, out, total / spec.sample_rate, overs, peak, remarks)
 
 
 def _check_channels(generator: nn.Module, recordings: list[Recording]) -> None:
