@@ -8,9 +8,19 @@ import numpy as np
 
 from bcfusion.errors import AudioError
 
-__all__ = ["EXTENSIONS", "AudioFormatError", "UnreadableAudio", "one_line", "require_finite"]
+__all__ = ["EXTENSIONS", "FOREIGN", "AudioFormatError", "UnreadableAudio", "one_line", "require_finite"]
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+#: files that libsndfile reads
+EXTENSIONS = (
+    *(".wav", ".flac", ".ogg", ".opus", ".mp3"),
+    *(".wave", ".bwf", ".w64", ".rf64", ".oga", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".sph"),
+)
+#: files of sound, or with sound in them, that libsndfile does not read
+FOREIGN = (
+    *(".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov", ".3gp", ".3ga", ".amr", ".awb", ".wma", ".webm", ".weba", ".mka"),
+    *(".mkv", ".avi", ".wv", ".ape", ".tta", ".tak", ".alac", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".ra", ".spx"),
+    *(".mp1", ".mp2", ".mpc", ".qcp", ".gsm", ".raw", ".pcm"),
+)
 
 
 class AudioFormatError(AudioError):

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import soundfile
 
+from bcfusion.audio import chunked, flac, mpeg, ogg
 from bcfusion.audio.formats import UnreadableAudio, one_line
+from bcfusion.audio.sound import Decoder, Sound
+from bcfusion.audio.views import Layout, Piece, Source, View
 from bcfusion.nearest import nearest_path
 
 __all__ = ["EncodedAudio", "container", "encoded", "open_sound", "part"]
 
 _PART = re.compile(r"(?P<archive>.+)::(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
-# A WAV or FLAC that was written to a pipe cannot know its length: writers leave 0 or a number near the type's largest.
-_UNKNOWN_WAV_BYTES = 0x7FFF0000
-_UNKNOWN_FRAMES = 1 << 40
+_UNKNOWN_FRAMES = 1 << 40  # libsndfile gives a number near the type's largest if it knows no length
+_HEAD = 64  # bytes that tell the container
+_REMEMBERED = 4096
+_known: dict[tuple[str, int, int, int], tuple[Layout, bool]] = {}
 
 
 class EncodedAudio(str):
@@ -74,30 +76,35 @@ def encoded(path: str | os.PathLike[str]) -> bytes:
 
 
 @contextmanager
-def open_sound(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file with libsndfile.
+def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
+    """Open a sound file, with its true length where its header does not state it.
 
     Raises:
-        UnreadableAudio: the file is missing, unreadable, empty, of unknown length, or a WAV that is shorter than its
-            header promises.
+        UnreadableAudio: the file is missing, unreadable, empty, of unknown length, or shorter than its header promises.
+        AudioFormatError: it is a chain of streams that do not fit together.
     """
     name = os.fspath(path)
     inside = _PART.fullmatch(name)
     file = name if inside is None else inside["archive"]
     with ExitStack() as stack:
         try:
-            source: bytes | BinaryIO | _ArchivePart = os.fsencode(file)  # a name need not be UTF-8
             if isinstance(path, EncodedAudio):
-                source = io.BytesIO(path.content)
-            elif inside is not None:
-                archive = stack.enter_context(open(file, "rb", buffering=0))
-                source = _ArchivePart(archive, int(inside["offset"]), int(inside["size"]))
-            sound = stack.enter_context(soundfile.SoundFile(source))
-            if sound.format in ("WAV", "WAVEX", "RF64"):
-                raw = stack.enter_context(open(source, "rb")) if isinstance(source, bytes) else source
-                position = raw.tell()
-                _refuse_truncated_wav(raw, path)
-                raw.seek(position)  # libsndfile assumes that the position has not changed
+                source = Source(path.content, 0, len(path.content))
+                key = None
+            else:
+                raw = stack.enter_context(open(file, "rb", buffering=0))
+                status = os.fstat(raw.fileno())
+                offset, size = (0, status.st_size) if inside is None else (int(inside["offset"]), int(inside["size"]))
+                source = Source(raw.fileno(), offset, size)
+                key = (file, offset, size, status.st_mtime_ns)
+            layout, is_mpeg = _layout(source, path, key)
+            if layout.links:
+                openers = [partial(_open_view, source, pieces) for pieces in layout.links]
+            elif inside is None and not isinstance(path, EncodedAudio):
+                openers = [partial(Decoder, os.fsencode(file))]  # a name need not be UTF-8
+            else:
+                openers = [partial(_open_view, source, ((0, source.size),))]
+            sound = stack.enter_context(Sound(path, openers, layout, is_mpeg))
         except (OSError, soundfile.LibsndfileError) as error:
             problem = f"cannot read {path}: {one_line(error)}"
             if not isinstance(path, EncodedAudio) and not os.path.isfile(file):
@@ -112,70 +119,32 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[soundfile.SoundFile]:
         yield sound
 
 
-class _ArchivePart(io.RawIOBase):
-    """A part of an open file as a file of its own; libsndfile reads through it, and only the bytes that it needs.
+def _open_view(source: Source, pieces: Sequence[Piece]) -> Decoder:
+    return Decoder(View(source, pieces))
+
+
+def _layout(source: Source, path: str | os.PathLike[str], key: tuple[str, int, int, int] | None) -> tuple[Layout, bool]:
+    """Return how a file is read, and whether it is an MP3.
 
     Args:
-        archive: open for reading in binary mode.
-        offset: first byte of the part.
-        size: its number of bytes.
+        source: its bytes.
+        path: for messages.
+        key: identifies the bytes; what is found about them is remembered, since pages and frames take time to count.
     """
-
-    def __init__(self, archive: io.FileIO, offset: int, size: int) -> None:
-        super().__init__()
-        self._descriptor = archive.fileno()
-        self._offset = offset
-        self._size = size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self._size - self._position)
-        if wanted <= 0:
-            return 0
-        got = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._offset + self._position)
-        self._position += got
-        return got
-
-
-def _refuse_truncated_wav(raw: BinaryIO | _ArchivePart, path: str | os.PathLike[str]) -> None:
-    """Compare the data chunk with the file's size: libsndfile silently plays what is left of a truncated WAV."""
-    size = raw.seek(0, os.SEEK_END)
-    raw.seek(0)
-    head = raw.read(12) or b""
-    if len(head) < 12 or head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-        return
-    long_size, block = 0, 1
-    while len(header := raw.read(8) or b"") == 8:
-        name, length = struct.unpack("<4sI", header)
-        begin = raw.tell()
-        if name == b"data":
-            if head[:4] == b"RF64" and length == 0xFFFFFFFF:
-                length = long_size
-            elif length >= _UNKNOWN_WAV_BYTES and size < _UNKNOWN_WAV_BYTES:
-                return
-            if begin + length > size:
-                there = (size - begin) // block
-                raise UnreadableAudio(
-                    f"{path} is truncated: its header promises {length // block} samples, {there} are there", path
-                )
-            return
-        body = (raw.read(min(length, 32)) or b"") if name in (b"fmt ", b"ds64") else b""
-        if name == b"fmt " and len(body) >= 14:
-            block = max(1, struct.unpack_from("<H", body, 12)[0])
-        elif name == b"ds64" and len(body) >= 16:
-            long_size = struct.unpack_from("<Q", body, 8)[0]
-        raw.seek(begin + length + length % 2)
-    raise UnreadableAudio(f"{path} is truncated: it ends before its samples begin", path)
+    if key is not None and key in _known:
+        return _known[key]
+    head = source.read(0, _HEAD)
+    found = chunked.layout(source, head, path)
+    if found is not None:  # quickly found again
+        return found, False
+    found = ogg.layout(source, head) or flac.layout(source, head)
+    is_mpeg = False
+    if found is None:
+        found = mpeg.layout(source, head, path)
+        is_mpeg = found is not None
+    result = found or Layout(), is_mpeg
+    if key is not None and found is not None:
+        if len(_known) >= _REMEMBERED:
+            _known.clear()
+        _known[key] = result
+    return result

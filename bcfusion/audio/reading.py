@@ -11,6 +11,7 @@ import soundfile
 from bcfusion.audio.formats import AudioFormatError, UnreadableAudio, one_line, require_finite
 from bcfusion.audio.opening import open_sound
 from bcfusion.audio.resampling import RateChange, resample
+from bcfusion.audio.sound import Sound
 
 __all__ = ["AudioInfo", "info", "read", "read_span"]
 
@@ -25,6 +26,10 @@ class AudioInfo:
         sample_rate: in Hz.
         channels: number of channels.
         subtype: libsndfile's name of the sample format, such as ``PCM_16``; not compared.
+        format: libsndfile's name of the container, such as ``FLAC``; not compared.
+        remark: what the file's own header does not tell about its length, and what was done about it; empty if it is
+            right. Not compared.
+        cut: whether the end of the file is missing, so that ``frames`` is what is left. Not compared.
     """
 
     path: str
@@ -32,6 +37,9 @@ class AudioInfo:
     sample_rate: int
     channels: int
     subtype: str = field(default="PCM_16", compare=False)
+    format: str = field(default="WAV", compare=False)
+    remark: str = field(default="", compare=False)
+    cut: bool = field(default=False, compare=False)
 
     @property
     def duration(self) -> float:
@@ -40,14 +48,28 @@ class AudioInfo:
 
 
 def info(path: str | os.PathLike[str]) -> AudioInfo:
-    """Read the header of a sound file.
+    """Read the header of a sound file, and find its true length where the header does not state it.
+
+    The only place that knows how long a file is. Headers that were never finalised (WAV and its relatives, FLAC from a
+    pipe), MP3 without a header, and chained Ogg are read whole; ``remark`` then says so. An Ogg file that was cut off
+    is read as far as it goes, with ``cut``.
 
     Raises:
-        UnreadableAudio: the file is missing, unreadable, empty, or a WAV that is shorter than its header promises. A
-            truncated FLAC is noticed only by :func:`read`, at the missing part; an Ogg file states no length.
+        UnreadableAudio: the file is missing, unreadable, empty, or shorter than its header promises. A truncated FLAC
+            is noticed only by :func:`read`, at the missing part.
+        AudioFormatError: it is a chain of streams of different sample rates or numbers of channels.
     """
     with open_sound(path) as sound:
-        return AudioInfo(os.fspath(path), sound.frames, sound.samplerate, sound.channels, sound.subtype)
+        return AudioInfo(
+            os.fspath(path),
+            sound.frames,
+            sound.sample_rate,
+            sound.channels,
+            sound.subtype,
+            sound.format,
+            sound.remark,
+            sound.cut,
+        )
 
 
 def read(path: str | os.PathLike[str], start: int = 0, frames: int | None = None) -> tuple[np.ndarray, int]:
@@ -66,7 +88,7 @@ def read(path: str | os.PathLike[str], start: int = 0, frames: int | None = None
     """
     with open_sound(path) as sound:
         frames = sound.frames - start if frames is None else frames
-        return _read_frames(sound, path, start, frames), sound.samplerate
+        return _read_frames(sound, path, start, frames), sound.sample_rate
 
 
 def read_span(
@@ -98,7 +120,7 @@ def read_span(
         UnreadableAudio: as for :func:`read`; or more than ``slack`` samples are outside of the file.
     """
     with open_sound(path) as sound:
-        rate = sound.samplerate
+        rate = sound.sample_rate
         if rate != sample_rate and not may_resample:
             raise AudioFormatError(
                 f"{path} is sampled at {rate} Hz, the task at {sample_rate} Hz, and resampling is off: "
@@ -125,13 +147,11 @@ def read_span(
     return np.pad(samples, ((0, 0), (low - start, start + length - high)))
 
 
-def _read_frames(sound: soundfile.SoundFile, path: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:
+def _read_frames(sound: Sound, path: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:
     if start < 0 or frames < 0 or start + frames > sound.frames:
         raise UnreadableAudio(f"{path} has {sound.frames} samples; {start} to {start + frames} were requested", path)
     try:
-        if start:
-            sound.seek(start)
-        data = sound.read(frames, dtype="float32", always_2d=True)
+        data = sound.read(start, frames)
     except soundfile.LibsndfileError as error:
         raise UnreadableAudio(
             f"{path} is truncated or damaged: its header promises {sound.frames} samples, "

@@ -173,6 +173,8 @@ def _work(plan: Plan, restore: Callable[[Job], Enhanced], arguments: argparse.Na
             continue
         done.append(result)
         print(f"  {result.seconds:.1f} s of audio in {time.perf_counter() - begun:.1f} s")
+        for remark in result.remarks:
+            print(f"note: {remark}")
         if result.overs:
             fate = "kept" if arguments.subtype == "FLOAT" else "clipped (--subtype FLOAT keeps them)"
             print(f"warning: {job.target}: {result.overs} samples above full scale, peak {result.peak:.2f}; {fate}")

@@ -202,6 +202,8 @@ def _work(job: Job, arguments: argparse.Namespace) -> int:
         rows = prepared.rows
         for line in prepared.left_out.lines(prepared.total):
             print(line, file=sys.stderr)
+        for line in prepared.lengths:
+            print(f"warning: {line}", file=sys.stderr)
         again = f", {prepared.resumed} of them known from an earlier run" if prepared.resumed else ""
         print(f"{job.target}: {len(rows)} recordings{again}")
         print(_table(rows))

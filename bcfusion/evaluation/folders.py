@@ -185,6 +185,10 @@ class _Reader:
         """Return the signal ``(T,)``, or None and the reason."""
         try:
             samples, rate = audio.read(path)
+            if remark := audio.info(path).remark:
+                self._notes.add(
+                    "of a length that its header does not state, read as far as it goes", f"{path}: {remark}"
+                )
         except UnreadableAudio as error:
             return None, self._fault("cannot be read, skipped", UNREADABLE, str(error))
         if samples.shape[0] != 1:

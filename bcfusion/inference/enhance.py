@@ -34,6 +34,8 @@ class Enhanced:
         overs: number of output samples that exceed full scale; the PCM subtypes clip them.
         peak: the largest magnitude of the output; full scale is 1.
         cut: seconds by which the longest sensor exceeds the shortest, whose length the output has.
+        remarks: what is special about the length of a source, with its path: a header that does not state it, or an end
+            that is missing.
     """
 
     sources: tuple[Path, ...]
@@ -42,6 +44,7 @@ class Enhanced:
     overs: int
     peak: float
     cut: float = 0.0
+    remarks: tuple[str, ...] = ()
 
 
 def enhance_signal(generator: nn.Module, inputs: Tensor, chunk_seconds: float = 10.0) -> Tensor:
@@ -130,7 +133,8 @@ def enhance_file(
         stack.enter_context(evaluating(generator))
         blocks = enhanced_chunks(generator, read, total, chunk_seconds)
         overs, peak = write_blocks(blocks, out, spec.sample_rate, total, subtype)
-    return Enhanced(paths, out, total / spec.sample_rate, overs, peak, cut)
+    remarks = tuple(f"{recording.path}: {recording.remark}" for recording in recordings if recording.remark)
+    return Enhanced(paths, out, total / spec.sample_rate, overs, peak, cut, remarks)
 
 
 def misfits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio.formats import one_line
+from bcfusion.audio.opening import open_sound
+from bcfusion.audio.sound import Sound
 from bcfusion.audio.writing import sound_writer
 from bcfusion.errors import AudioError
 from bcfusion.files import appearing
@@ -27,7 +30,7 @@ WAV_LIMIT = 4_294_900_000  # bytes that the 32-bit sizes of a plain WAV can hold
 class Recording:
     """A sound file at another sample rate, decoded once from start to end, of which only a window is held.
 
-    It does not seek: seeks in MP3 are inexact, and the windows only move forward. Use it as a context manager.
+    The windows only move forward. Use it as a context manager.
 
     Args:
         path: the file.
@@ -38,6 +41,7 @@ class Recording:
         path: the file.
         channels: number of its channels.
         total: number of samples at ``sample_rate``.
+        remark: what the file's header does not tell about its length, or that its end is missing; usually empty.
 
     Raises:
         AudioError: the file is missing, damaged, truncated or empty, or has another rate and ``resample`` is off.
@@ -51,18 +55,19 @@ class Recording:
             raise audio.AudioFormatError(f"{path} {other_rate(self.rate, sample_rate)}")
         self.change = audio.RateChange(self.rate, sample_rate)
         self.frames = header.frames
+        self.remark = header.remark
         self.total = self.change.length(self.frames)
-        self._sound: soundfile.SoundFile | None = None
+        self._opened = ExitStack()
+        self._sound: Sound | None = None
         self._begin = 0
         self._window = np.zeros((self.channels, 0), dtype=np.float32)
 
     def __enter__(self) -> Recording:
-        self._sound = soundfile.SoundFile(os.fsencode(self.path))  # a name need not be UTF-8
+        self._sound = self._opened.enter_context(open_sound(self.path))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._sound is not None:
-            self._sound.close()
+        self._opened.close()
 
     def read(self, start: int, stop: int) -> Tensor:
         """Return the samples from ``start`` to ``stop``, ``(channels, stop - start)``; neither may ever decrease.
@@ -85,7 +90,7 @@ class Recording:
     def _decode_next(self, position: int, count: int) -> np.ndarray:
         assert self._sound is not None
         try:
-            block = self._sound.read(count, dtype="float32", always_2d=True)
+            block = self._sound.read(position, count)
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{self.path} is damaged after {position / self.rate:.3f} s: {one_line(error)}") from error
         if len(block) < count:

@@ -13,6 +13,9 @@ from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import at_least, require
 
+#: coefficients of all phases together; the usual rates stay far below
+LARGEST_BANK = 1 << 20
+
 
 class Resample(StreamingModule):
     """Resampler ``(B, channels, T) -> (B, channels, ceil(T target_rate / source_rate))``.
@@ -39,7 +42,8 @@ class Resample(StreamingModule):
         late: likewise.
 
     Raises:
-        ConfigError: rates, channels or zeros below one, or a rolloff outside (0, 1].
+        ConfigError: rates, channels or zeros below one, a rolloff outside (0, 1], or rates whose ratio needs more than
+            :data:`LARGEST_BANK` coefficients.
     """
 
     kernel: Tensor
@@ -65,6 +69,15 @@ class Resample(StreamingModule):
         self.channels, self.causal = channels, causal
         cutoff = rolloff * min(1.0, target_rate / source_rate)  # as a fraction of the input's Nyquist frequency
         self.width = math.ceil(zeros / cutoff)  # input samples to either side
+        coefficients = self.frame_out * (self.frame + 2 * self.width)
+        require(
+            self,
+            (
+                coefficients <= LARGEST_BANK,
+                f"source_rate={source_rate} to target_rate={target_rate} is {self.frame} to {self.frame_out}, which "
+                f"needs {coefficients} coefficients, of at most {LARGEST_BANK}: use rates with a small ratio",
+            ),
+        )
         self.lookahead = self.frame * math.ceil(self.width / self.frame) if causal else 0
         self.late = self.lookahead // self.frame * self.frame_out
         position = np.arange(-self.width, self.frame + self.width)  # of the taps, from the first sample of the frame

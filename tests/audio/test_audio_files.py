@@ -169,14 +169,6 @@ def test_reading_past_the_end_is_an_error(tmp_path: Path) -> None:
         audio.read(tmp_path / "a.wav", 50, 51)
 
 
-@pytest.mark.parametrize(
-    ("from_rate", "to_rate", "length"), [(48000, 16000, 1001), (44100, 16000, 999), (8000, 16000, 7)]
-)
-def test_resampled_length_is_rounded_up(from_rate: int, to_rate: int, length: int) -> None:
-    y = audio.resample(torch.randn(2, 3, length), from_rate, to_rate)
-    assert y.shape == (2, 3, math.ceil(length * to_rate / from_rate))
-
-
 def test_a_tone_above_the_new_band_is_over_140_db_down_and_one_inside_is_kept() -> None:
     time = torch.arange(48000, dtype=torch.float64) / 48000
     alias = audio.resample(torch.sin(2 * math.pi * 9000 * time), 48000, 16000)[2000:-2000]
@@ -193,7 +185,7 @@ def test_resampling_first_without_gradients_does_not_forbid_them_later() -> None
     assert x.grad is not None
 
 
-@pytest.mark.parametrize("rate", [48000, 44100, 8000])
+@pytest.mark.parametrize("rate", [48000, 44100, 16001, 8000])
 @pytest.mark.parametrize("start", [0, 1, 5003, 14999])
 def test_a_resampled_span_equals_the_same_cut_of_the_resampled_file(tmp_path: Path, rate: int, start: int) -> None:
     path = tmp_path / "a.wav"
@@ -203,9 +195,12 @@ def test_a_resampled_span_equals_the_same_cut_of_the_resampled_file(tmp_path: Pa
     assert np.abs(span - whole[:, start : start + 1000]).max() < 1e-6
 
 
-@pytest.mark.parametrize(("from_rate", "to_rate"), [(48000, 16000), (44100, 16000), (16000, 22050), (8000, 8000)])
+@pytest.mark.parametrize(
+    ("from_rate", "to_rate"),
+    [(48000, 16000), (44100, 16000), (16000, 22050), (8000, 8000), (16001, 16000), (7418, 16000)],
+)
 def test_a_signal_resampled_in_pieces_equals_the_whole(from_rate: int, to_rate: int) -> None:
-    signal = torch.from_numpy(noise(from_rate))
+    signal = torch.from_numpy(noise(2 * from_rate))
     whole = audio.resample(signal, from_rate, to_rate)
     change = audio.RateChange(from_rate, to_rate)
     assert change.length(signal.shape[1]) == whole.shape[1]

@@ -214,6 +214,16 @@ def test_resampling_by_blocks_equals_that_of_the_whole(tmp_path: Path, rate: int
     np.testing.assert_allclose(written.T, expected.numpy(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rate", "frames"), [(44100, 397_228), (16001, 32_003)])
+def test_a_length_that_single_precision_rounds_down_is_restored_whole(tmp_path: Path, rate: int, frames: int) -> None:
+    source = write(tmp_path / "in.wav", 0.1 * torch.ones(1, frames), rate, "PCM_16")
+    for chunk_seconds in (100.0, 0.9):
+        enhance_file(Simple(), source, tmp_path / "out.wav", chunk_seconds=chunk_seconds)
+        assert soundfile.info(tmp_path / "out.wav").frames == -(-frames * RATE // rate)
+    span = audio.read_span(source, 0, -(-frames * RATE // rate), RATE)
+    assert span.shape[1] == -(-frames * RATE // rate)
+
+
 @pytest.mark.parametrize("extension", ["flac", "ogg", "mp3"])
 def test_compressed_files_are_decoded_as_in_one_piece(tmp_path: Path, extension: str) -> None:
     source = tmp_path / f"in.{extension}"

@@ -56,6 +56,8 @@ def test_a_causal_resampler_depends_on_nothing_past_its_own_frame() -> None:
 def test_wrong_use_is_refused() -> None:
     with pytest.raises(ConfigError, match="source_rate=0"):
         Resample(0, 8000)
+    with pytest.raises(ConfigError, match=r"16001 to 16000, which needs \d+ coefficients, of at most 1048576: use"):
+        Resample(16001, 16000)
     with pytest.raises(AudioError, match=r"takes \(batch, 1, time\)"):
         Resample(2, 1)(torch.zeros(1, 2, 8))
     layer = Resample(2, 1, causal=True)

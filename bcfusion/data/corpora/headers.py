@@ -13,7 +13,17 @@ from bcfusion.audio import AudioFormatError, AudioInfo, UnreadableAudio
 from bcfusion.contracts import SENSORS_END_WITHIN
 from bcfusion.errors import AudioError, DataError
 
-__all__ = ["NAMED", "THREADS", "first_few", "header", "one_take", "read_headers", "usable_duration", "wrong_channels"]
+__all__ = [
+    "NAMED",
+    "THREADS",
+    "first_few",
+    "header",
+    "one_take",
+    "read_headers",
+    "usable_duration",
+    "warn_of_lengths",
+    "wrong_channels",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +46,8 @@ def read_headers(
         mono: whether files with several channels are refused.
 
     Returns:
-        The header of each readable file. A warning counts the unreadable ones and names the first few.
+        The header of each readable file. A warning counts the unreadable ones and names the first few; another one
+        those whose end is missing, or whose length is not that of their header.
 
     Raises:
         DataError: too many are unreadable.
@@ -55,6 +66,7 @@ def read_headers(
                 f"{first_few(broken)}"
             )
         logger.warning("%s and left out: %s", count, first_few(broken))
+    warn_of_lengths(headers.values(), where)
     wide = [entry for entry in headers.values() if entry.channels != 1]
     if mono and wide:
         more = f" (and {len(wide) - 1} more files like it)" if len(wide) > 1 else ""
@@ -96,6 +108,24 @@ def one_take(recordings: Mapping[str, Sequence[AudioInfo | None]], max_differing
         message = "%s: the files of %d of %d recordings differ in length, by up to %.1f ms; their common part is used"
         logger.warning(message, where, len(cut), len(apart), 1e3 * max(cut))
     return [name for name, seconds in apart.items() if seconds <= SENSORS_END_WITHIN]
+
+
+def warn_of_lengths(headers: Iterable[AudioInfo], where: str) -> None:
+    """Warn of files whose end is missing, and of files whose header does not state their true length.
+
+    Args:
+        headers: of the files.
+        where: names the corpus.
+    """
+    found = [entry for entry in headers if entry.remark]
+    for kind, entries in (
+        ("were cut off and are used as far as they go", [entry for entry in found if entry.cut]),
+        ("have a header that does not state their length; all of them is used", [e for e in found if not e.cut]),
+    ):
+        if entries:
+            named = "; ".join(f"{entry.path}: {entry.remark}" for entry in entries[:NAMED])
+            more = f"; and {len(entries) - NAMED} more" if len(entries) > NAMED else ""
+            logger.warning("%s: %d file(s) %s: %s%s", where, len(entries), kind, named, more)
 
 
 def header(file: str | os.PathLike[str]) -> AudioInfo | AudioError:

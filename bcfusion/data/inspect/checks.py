@@ -71,6 +71,13 @@ FILES = (
     Check(Severity.ERROR, "unreadable or empty files", "fetch them again, or remove the lines", problem("unreadable")),
     Check(Severity.ERROR, "channels that do not exist", "set the column SENSOR_channel", problem("channels")),
     Check(Severity.ERROR, "files shorter than the manifest says", "prepare the manifest again", problem("span")),
+    Check(Severity.ERROR, "files that were cut off", "fetch them again; what is left is used", problem("cut")),
+    Check(
+        Severity.WARNING,
+        "files whose header does not state their length",
+        "all of them is read; writing them again, as FLAC or WAV, makes them readable for other programs",
+        problem("length"),
+    ),
     Check(Severity.ERROR, "shorter than 0.1 s", "remove the lines", problem("short")),
     Check(Severity.ERROR, "sample_rate is not the file's", "correct or drop the column", problem("rate")),
     Check(

@@ -59,7 +59,7 @@ class Measured:
     Attributes:
         sensors: what was measured, by sensor; empty if the line cannot be used.
         problems: kind to text: ``unreadable``, ``channels``, ``span`` (the files end earlier), ``short``, ``rate``
-            (not the file's).
+            (not the file's), ``cut`` (the end of a file is missing), ``length`` (a header does not state it).
         alignment: of body relative to air, if there are both, regardless of the manifest's lag and polarity.
     """
 
@@ -99,6 +99,9 @@ def measure(entry: ManifestEntry, main: str = "air", max_lag: float = MAX_LAG) -
     problems = {}
     if entry.sample_rate not in (None, headers[main].sample_rate):
         problems["rate"] = f"sample_rate is {entry.sample_rate}, but the file has {headers[main].sample_rate} Hz"
+    for found in headers.values():
+        if found.remark:
+            problems["cut" if found.cut else "length"] = f"{found.path}: {found.remark}"
     signals: dict[str, np.ndarray] = {}
     sensors: dict[str, SensorMeasure] = {}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from bcfusion.contracts import Row
@@ -75,8 +76,41 @@ def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[
     return kept
 
 
+def rates(rows: Sequence[Row]) -> Counter[int]:
+    """Return how many utterances have which sample rate of air, in Hz: that of their own files."""
+    return Counter(row.sample_rate for row in rows)
+
+
+def warn_of_low_rates(rows: Sequence[Row], split: str, sample_rate: int, corpus: str) -> None:
+    """Warn of utterances whose files cannot hold what the task is about: nothing above half of their own rate.
+
+    Resampled to the task's rate they are targets without a high band, from which bandwidth extension learns silence.
+
+    Args:
+        rows: of one split.
+        split: its name, for the message.
+        sample_rate: of the task, in Hz.
+        corpus: its name, for the message.
+    """
+    low = {rate: count for rate, count in sorted(rates(rows).items()) if rate < sample_rate}
+    if low:
+        kinds = ", ".join(f"{count} of {rate} Hz" for rate, count in low.items())
+        logger.warning(
+            "%s: %d of %d files of %s are sampled below the task's %d Hz (%s) and hold nothing above %g Hz: a network "
+            "learns silence there. Set sample_rate=%d, or use files of a higher rate",
+            corpus,
+            sum(low.values()),
+            len(rows),
+            split,
+            sample_rate,
+            kinds,
+            max(low) / 2,
+            max(low),
+        )
+
+
 def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: str) -> None:
-    """Check that rows have the sensors and the sample rate of the task, and ids of their own.
+    """Check that rows have the sensors and the sample rate of the task, and ids of their own; warn of low rates.
 
     Args:
         rows: of one split.
@@ -106,6 +140,7 @@ def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: st
                 f"({len(other)} of {len(rows)} files of {split}), and resampling is off: set data.resample=true or "
                 "convert them"
             )
+    warn_of_low_rates(rows, split, reader.sample_rate, corpus)
     seen: dict[str, Row] = {}
     for row in rows:
         if row.id in seen:

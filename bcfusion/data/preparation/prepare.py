@@ -20,7 +20,7 @@ from bcfusion.data.corpora.manifest import read_manifest, write_manifest
 from bcfusion.data.parallel import in_batches
 from bcfusion.data.preparation.adapters import NEEDED, Adapter, Recording
 from bcfusion.data.preparation.journal import Journal
-from bcfusion.data.preparation.recording_facts import CONFIDENCE, facts_of
+from bcfusion.data.preparation.recording_facts import CONFIDENCE, CUT, REMARKS, facts_of
 from bcfusion.errors import AudioError, DataError
 from bcfusion.files import normal_name
 
@@ -103,12 +103,14 @@ class Prepared:
         left_out: recordings that are not in it.
         total: recordings of the corpus.
         resumed: recordings whose facts an interrupted run had found.
+        lengths: a line for each kind of file whose length is not that of its header: how many, and the first few.
     """
 
     rows: list[Row]
     left_out: LeftOut
     total: int
     resumed: int
+    lengths: tuple[str, ...] = ()
 
 
 def prepare(job: Job, progress: bool = True) -> Prepared:
@@ -163,7 +165,17 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
         rows = [_row(recording, known[recording.id], job.name) for recording in recordings if recording.id in known]
         write_manifest(job.target, rows)
         journal.remove()
-    return Prepared(rows, left_out, total, resumed)
+    facts = [known[recording.id] for recording in recordings if recording.id in known]
+    return Prepared(rows, left_out, total, resumed, tuple(_of_lengths(facts)))
+
+
+def _of_lengths(facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for recordings of which an end is missing, and one for those whose length had to be counted."""
+    for kind, cut in (("were cut off; what is left of them is listed", True), ("do not state their length", False)):
+        found = [remark for fact in facts if fact.get(CUT) is cut for remark in fact[REMARKS]]
+        if found:
+            more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+            yield f"{len(found)} file(s) {kind}: {'; '.join(found[:NAMED])}{more}"
 
 
 def rows_of(job: Job) -> list[Row]:

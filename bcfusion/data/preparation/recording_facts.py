@@ -21,6 +21,8 @@ CONFIDENCE = "lag_confidence"  #: column, 0 to 1, of a measured lag and polarity
 # Bandwidth and lag do not change within a recording; an hour of it would only cost memory.
 _MEASURED_SECONDS = 60.0
 
+REMARKS = "remarks"  #: of facts: what is special about the lengths of the files, a list of texts
+CUT = "cut"  #: of facts: whether the end of a file is missing
 Facts = dict[str, Any]  #: as JSON can store it: id, sample_rate, duration, and what was measured
 
 
@@ -33,7 +35,10 @@ class Problem(NamedTuple):
 
 
 def facts_of(recording: Recording, sensor: str, measure: bool) -> Facts | Problem:
-    """Read the headers of a recording's files, and measure them if asked to.
+    """Read the headers of a recording's files, check that they hold what they state, and measure them if asked to.
+
+    The length is the true one: counted where a header does not state it, and the last sample of each file is decoded,
+    since a FLAC that was cut off still states its former length.
 
     Args:
         recording: as the adapter of its corpus describes it.
@@ -58,9 +63,14 @@ def facts_of(recording: Recording, sensor: str, measure: bool) -> Facts | Proble
         return Problem(SHORT, f"{recording.paths[sensor]}: {too_long}")
     duration = round(duration, 6)
     facts = {"id": recording.id, "sample_rate": headers[sensor].sample_rate, "duration": duration}
-    if not measure:
-        return facts
+    if remarks := [f"{found.path}: {found.remark}" for found in headers.values() if found.remark]:
+        facts |= {REMARKS: remarks, CUT: any(found.cut for found in headers.values())}
     try:
+        for found in headers.values():
+            if found.format == "FLAC":
+                audio.read(found.path, found.frames - 1, 1)
+        if not measure:
+            return facts
         return facts | _measured(recording, sensor, headers, duration)
     except audio.UnreadableAudio as error:
         return Problem(UNREADABLE, str(error), error.path)

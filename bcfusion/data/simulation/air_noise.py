@@ -220,7 +220,7 @@ def read_looped(
 
     header = audio.info(source.path)
     begin = round(source.offset * sample_rate)
-    frames = -(-header.frames * sample_rate // header.sample_rate) - begin
+    frames = audio.RateChange(header.sample_rate, sample_rate).length(header.frames) - begin
     if source.duration is not None:
         frames = min(frames, round(source.duration * sample_rate))
     first, last = begin + int(low * frames), begin + int(high * frames)

@@ -1,0 +1,104 @@
+"""The bytes of a sound file, wherever they are, and views of them that a decoder reads like a file of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+__all__ = ["Layout", "Piece", "Source", "View"]
+
+#: part of a view: bytes that replace some of the file's, or the offset and size of a part of the file
+Piece = bytes | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the sound of a file is handed to the decoder.
+
+    Attributes:
+        links: views, one after the other in time; none: the file as it is.
+        remark: what the file's header does not tell or tells wrongly, and what was done about it; empty if it is right.
+        cut: whether sound is missing that the file once held.
+    """
+
+    links: tuple[tuple[Piece, ...], ...] = ()
+    remark: str = ""
+    cut: bool = False
+
+
+class Source:
+    """Random access to bytes in memory, or to a part of an open file.
+
+    Args:
+        content: the bytes, or a file descriptor.
+        offset: first byte of the part of the file.
+        size: number of bytes.
+    """
+
+    def __init__(self, content: bytes | int, offset: int, size: int) -> None:
+        self._content = content
+        self._offset = offset
+        self.size = size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return the bytes from ``offset`` on: ``count`` of them, or as many as there are."""
+        count = min(count, self.size - offset)
+        if count <= 0:
+            return b""
+        if isinstance(self._content, bytes):
+            return self._content[self._offset + offset : self._offset + offset + count]
+        return os.pread(self._content, count, self._offset + offset)
+
+
+class View(io.RawIOBase):
+    """Pieces of a source, joined; libsndfile reads through it, and only the bytes that it needs.
+
+    Args:
+        source: its file stays open as long as the view is used.
+        pieces: in order.
+    """
+
+    def __init__(self, source: Source, pieces: Sequence[Piece]) -> None:
+        super().__init__()
+        self._source = source
+        self._pieces = pieces
+        sizes = [len(piece) if isinstance(piece, bytes) else piece[1] for piece in pieces]
+        self._ends = list(accumulate(sizes))
+        self._starts = [end - size for end, size in zip(self._ends, sizes, strict=True)]
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        size = self._ends[-1] if self._ends else 0
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size}[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, across pieces, as far as there are bytes; return their number."""
+        target = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(target) and (place := bisect_right(self._ends, self._position)) < len(self._pieces):
+            piece, begin = self._pieces[place], self._position - self._starts[place]
+            count = min(len(target) - done, self._ends[place] - self._position)
+            got = (
+                piece[begin : begin + count] if isinstance(piece, bytes) else self._source.read(piece[0] + begin, count)
+            )
+            if not got:
+                break
+            target[done : done + len(got)] = got
+            done += len(got)
+            self._position += len(got)
+        return done
