@@ -60,6 +60,16 @@ def _module(name: str, last: str, package: types.ModuleType | None = None) -> ty
         raise UnknownTarget(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def takes_argument(target: str, name: str) -> bool:
+    """Return whether the class or function at a dotted path names this argument; false if there is none."""
+    try:
+        parameters = inspect.signature(locate(target)).parameters
+    except (UnknownTarget, TypeError, ValueError):
+        return False
+    kinds = inspect.Parameter
+    return name in parameters and parameters[name].kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+
+
 def argument_problems(
     path: str, node: Mapping[str, Any], function: Callable[..., Any], given: Collection[str]
 ) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -46,7 +46,9 @@ configuration:
 groups:"""
 
 
-def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, verb: str) -> T | None:
+def run(
+    task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, verb: str, recorded: Sequence[str] = ()
+) -> T | None:
     """Compose the configuration that ``argv`` asks for and call ``task`` with it.
 
     Args:
@@ -55,13 +57,15 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
         module_file: the verb's ``__file__``. Lightning starts further processes from ``sys.argv``, so it must name a
             script that does the same.
         verb: the verb whose ``HELP`` answers ``--help``.
+        recorded: those of ``argv`` that come from an earlier run. Keys that they add are accepted, whoever reads them.
 
     Returns:
         The result of the task (with ``-m`` of the last one that this process ran), or None if none ran, as with
         ``--help`` or ``--cfg``.
 
     Raises:
-        ConfigError: the configuration cannot be composed; the message has the nearest name for a mistyped one.
+        ConfigError: the configuration cannot be composed, or a key is added that nobody reads; the message has the
+            nearest name for a mistyped one.
         SweepFailed: jobs of a sweep failed. The others have run, and the closing table has been printed.
     """
     if not {"-h", "--help"}.isdisjoint(argv):
@@ -70,17 +74,19 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    from bcfusion.commands.shared.additions import refuse_unread
     from bcfusion.commands.shared.hydra_errors import explain
     from bcfusion.commands.shared.sweep import SweepFailed, close_sweep, has_begun, sweep_directory
     from bcfusion.search.sweeper import register_sweeper
 
-    arguments = Arguments.parse(argv)
+    arguments = Arguments.parse(argv, verb)
     _register_resolvers()
     register_sweeper()
     make_cwd_importable()
     extra_dirs = arguments.extra_dirs(Path.cwd())
     if not arguments.completion:
         _warn_of_shadowed_members(extra_dirs)
+        refuse_unread(arguments.overrides, recorded, extra_dirs)
     job = _Job(task, module_file, verb, arguments)
     app = hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(job.entry())
     show_traceback = wants_traceback()
@@ -96,7 +102,7 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
                 return None  # an unfinished command line is not an error, and nothing may be printed into it
             if isinstance(error, BcfusionError) or show_traceback:
                 raise
-            text = explain(error, arguments.overrides, extra_dirs)
+            text = explain(error, arguments.overrides, extra_dirs, verb)
             if text is not None:
                 raise ConfigError(text.splitlines()) from error
             if has_begun(sweep_directory()):

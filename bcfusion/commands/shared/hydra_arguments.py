@@ -7,8 +7,10 @@ import os
 import re
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+from bcfusion.commands.shared.mistyped import refuse_mistyped
 from bcfusion.configuration.paths import user_conf_dir
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean
@@ -24,15 +26,20 @@ class Arguments:
     completion: bool
 
     @classmethod
-    def parse(cls, argv: list[str]) -> Arguments:
-        """Parse ``argv``; overrides may come before, between and after options.
+    def parse(cls, argv: list[str], verb: str) -> Arguments:
+        """Parse the arguments of a verb; overrides may come before, between and after options.
 
         Raises:
-            ConfigError: an option is unknown, or its value is missing or wrong.
+            ConfigError: an option is unknown, or its value is missing or wrong; or an argument cannot be meant as it is
+                typed, as with dashes in front of a key.
         """
         from hydra._internal.utils import get_args_parser
 
         parser = get_args_parser()
+        parser.allow_abbrev = False  # `--experiment` is not short for `--experimental-rerun`
+        names = [name for action in parser._actions for name in action.option_strings]
+        if not {"-sc", "--shell-completion"} & set(argv):
+            refuse_mistyped(argv, names, verb, _own_dirs(argv))
         usage = io.StringIO()
         try:
             with redirect_stderr(usage):
@@ -42,8 +49,7 @@ class Arguments:
                 raise
             raise ConfigError([usage.getvalue().strip().splitlines()[-1].partition("error: ")[2]]) from stop
         for option in (other for other in others if other.startswith("-")):
-            known_options = [name for action in parser._actions for name in action.option_strings]
-            raise ConfigError([f"there is no option {option}{did_you_mean(option, known_options) or '; see --help'}"])
+            raise ConfigError([f"there is no option {option}{did_you_mean(option, names) or '; see --help'}"])
         overrides = [*known.overrides, *others]
         options = list(argv)
         for override in overrides:
@@ -92,3 +98,11 @@ class Arguments:
 def _is_hydras(word: str, before: str) -> bool:
     """Return whether a word of the command line is an option, an option's value or an override."""
     return word[0] in "-~" or before.startswith("-") or "=" in word
+
+
+def _own_dirs(argv: list[str]) -> list[Path]:
+    """Return the folder of the user's own members; of a command line that is not parsed yet, as far as it is clear."""
+    given = [Path(word) for option, word in pairwise(argv) if option in ("-cd", "--config-dir")]
+    given += [Path(word.partition("=")[2]) for word in argv if word.startswith("--config-dir=")]
+    own = user_conf_dir(Path.cwd())
+    return [folder for folder in given if folder.is_dir()] or ([own] if own else [])
