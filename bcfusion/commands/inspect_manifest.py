@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import math
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -52,6 +53,13 @@ def main(argv: list[str]) -> int:
         BcfusionError: the manifest itself has problems, or the page or table cannot be written.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.manifest.is_dir():
+        folder = str(arguments.manifest)
+        raise DataError(
+            f"{folder}: a folder; inspect reads a manifest, which prepare writes\n"
+            f"write {shlex.join(['bcfusion', 'prepare', 'folder', '--root', folder, '--out', 'speech.jsonl'])}, "
+            "then bcfusion inspect speech.jsonl"
+        )
     from rich.console import Console
 
     from bcfusion.data.inspect.checks import Severity

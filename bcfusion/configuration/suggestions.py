@@ -82,15 +82,25 @@ def unknown_key(
     found = [close] if close else _same_name(last, tree)
     if not found and SYNONYMS.get(last, last) in known:
         found = [SYNONYMS[last]] if last in SYNONYMS else []
-    if not found and near:
-        leaves = {path.rpartition(".")[2]: path for path in sorted(known, key=lambda path: -path.count("."))}
-        similar = nearest(key, known, cutoff=0.7) or leaves.get(nearest(last, leaves, cutoff=0.75) or "")
-        similar = similar or (nearest(key, groups(extra_dirs)) if "." not in key else None)
-        found = [similar] if similar else []
+    if not found and near and (similar := _similar(key, tree, known)):
+        found = [similar]
     if not found:
         return None
     question = f"{key}: there is no such key; did you mean {' or '.join(repr(path) for path in found[:MOST])}?"
     return question if last in OTHER_UNIT else f"{question}\nwrite {typed(found[0], value)}"
+
+
+def _similar(key: str, tree: Mapping[str, Any], known: Sequence[str]) -> str | None:
+    """Return the key of a similar name in the same section, else elsewhere."""
+    parent, _, last = key.rpartition(".")
+    section = _at(tree, parent) if parent else {name: None for name in known if "." not in name}
+    sibling = nearest(last, map(str, section)) if isinstance(section, Mapping) else None
+    if sibling is not None:
+        return f"{parent}.{sibling}" if parent else sibling
+    if len(last) < 4:
+        return None  # similar to too much
+    leaves = {path.rpartition(".")[2]: path for path in sorted(known, key=lambda path: -path.count("."))}
+    return leaves.get(nearest(last, leaves, cutoff=0.75) or "")
 
 
 def _not_chosen(key: str, value: str | None, tree: Mapping[str, Any], extra_dirs: Sequence[Path]) -> str | None:
