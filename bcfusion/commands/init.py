@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.arguments import verb_parser
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 from bcfusion.files import write_text
@@ -42,9 +43,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bcfusion init", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("init", HELP)
     parser.add_argument("experiment", nargs="?", help="a shipped experiment")
     parser.add_argument("--to", type=Path, metavar="FILE", help="file to write, in a folder named experiment")
     parser.add_argument("--list", action="store_true", help="print the shipped experiments and stop")

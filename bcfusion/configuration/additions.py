@@ -52,7 +52,7 @@ class Addition(NamedTuple):
     Attributes:
         key: with dots.
         value: as a plain value; None for a sweep.
-        text: the value as typed.
+        text: the value as typed; None if there is none.
     """
 
     key: str
@@ -110,7 +110,7 @@ def _problem(
 
 def _entry(addition: Addition, group: str) -> str | None:
     value = addition.value
-    if addition.text is None or (isinstance(value, Mapping) and ("_target_" in value or group == "selection")):
+    if value is None or (isinstance(value, Mapping) and ("_target_" in value or group == "selection")):
         return None
     example = "{weight:1,worst:0,best:1}" if group == "selection" else "{_target_:my_package.MyClass}"
     return f"+{addition.key}: an entry of {group} is a mapping, as in {typed(f'+{addition.key}', example)}"

@@ -67,7 +67,7 @@ def _instead(path: str, name: str, directions: Mapping[str, bool | None], tree: 
     """Return the override that names only values that the metrics give; empty if there is none to offer."""
     ranked = [value for value, direction in directions.items() if direction is not None]
     if path == "trainer.keep_best":
-        kept = [value for value in map(str, at(tree, path)) if value in ranked]
+        kept = [value for value in map(str, at(tree, path)) if value in ranked] or ranked[:1]
         return f"; write 'trainer.keep_best=[{','.join(kept)}]'"
     member = next((value for value in ranked if value in group_members("selection")), None)
     if member is not None:

@@ -34,23 +34,24 @@ def refuse_unread(overrides: Sequence[str], recorded: Sequence[str], extra_dirs:
     except OverrideParseException:
         return  # reported when the configuration is composed
     members = groups(extra_dirs)
-    additions = []
+    additions, packages = [], []
     for override in parsed:
         key, package = override.key_or_group, override.package
         if key.startswith(("hydra.", "hydra/")):
             continue
         if key not in members:
             value = None if override.is_sweep_override() else override.value()
-            additions.append(Addition(key, value, _text(override)))
+            additions.append(Addition(key, value, (override.input_line or "").partition("=")[2]))
         elif package is not None and package != "_global_":  # +logger@second=csv adds the keys of a member to `second`
             additions.append(Addition(package, {"_target_": ""}, None))
+            packages.append(str(override.input_line))
     keys = [addition.key for addition in additions]
     without = [
         override
         for override in overrides
         if override not in added and not any(_key(override).startswith((f"{key}.", f"{key}=")) for key in keys)
     ]
-    choices = [override for override in added if _key(override).partition("=")[0] not in keys]
+    choices = [o for o in added if _key(o).partition("=")[0] not in keys and o not in packages]
     base = composed([*without, *choices], extra_dirs)
     if base is not None:
         texts = [yaml.safe_dump(base, allow_unicode=True), *overrides]
@@ -61,12 +62,3 @@ def refuse_unread(overrides: Sequence[str], recorded: Sequence[str], extra_dirs:
 
 def _key(override: str) -> str:
     return override.lstrip("+~")
-
-
-def _text(override: object) -> str | None:
-    """Return the value as it was typed; None for a sweep, which has several."""
-    from hydra.core.override_parser.types import Override
-
-    assert isinstance(override, Override)
-    line = override.input_line or ""
-    return None if override.is_sweep_override() else line.partition("=")[2]

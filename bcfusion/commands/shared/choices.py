@@ -86,7 +86,9 @@ def several_values(key: str, values: str, verb: str, tree: Mapping[str, Any], ex
         number = f"write {key}={values.replace(',', '.')} for one number"
         return head + (number if verb == "evaluate" else f"{number}, or add -m to run once per value")
     if verb in ("train", "check"):
-        return f"{head}to run once per value write bcfusion {verb} -m {key}={values}"
+        sweep = f"to run once per value write bcfusion {verb} -m {key}={values}"
+        of_null = at(tree, plain) is None and plain not in groups(extra_dirs)
+        return head + (f"write {shlex.quote(f'{key}=[{values}]')} for a list; " if of_null else "") + sweep
     return f"{head}{verb} takes one; run it once per value"
 
 

@@ -80,6 +80,10 @@ def _unreadable(argument: str, overrides: Sequence[str], verb: str, extra_dirs: 
         if split is not None and "/" in argument:  # a path that the shell has split at a space
             return f"{argument}: no key\nif it belongs to {split}, write {_quoted(f'{split} {argument}')}"
         return bare_word(argument, verb, extra_dirs)
+    if value.endswith(",") and _readable(argument.rstrip(",")):
+        return f"{argument}: ends in a comma\nwrite {shlex.quote(argument.rstrip(','))}"
+    if choice := re.fullmatch(r"\{(\w+(?:,\w+)+)\}", value):
+        return several_values(key, choice[1], verb, composed([], extra_dirs) or {}, extra_dirs)
     quoted = f'{key}="{value}"'
     if '"' not in argument and not value.startswith("=") and _readable(quoted):
         return f"cannot read the argument '{argument}': its value holds special characters\nwrite {shlex.quote(quoted)}"
@@ -135,6 +139,10 @@ def _composition(
         return f"~{group}: there is no such choice to remove; {how_to_choose_none(group)}"
     if match := re.match(r"Could not append to config\. An item is already at '(?P<key>.*)'", text):
         return f"+{match['key']}: there is such a key already; leave out the + to change it"
+    if match := re.match(r"Multiple values for (?P<group>[\w/]+)\.", text):
+        group = match["group"]
+        given = next((o for o in overrides if o.startswith(f"+{group}=")), f"+{group}")
+        return f"{given}: {group} is chosen already; leave out the + to change it"
     if match := re.match(r"(In '(?P<file>.*)': )?Could not override '(?P<group>[^']*)'", text):
         where = f"{match['file']}.yaml: " if match["file"] else ""
         name = match["group"].rpartition("/")[2]

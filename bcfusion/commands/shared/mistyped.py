@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from bcfusion.commands.shared.characters import typographic
 from bcfusion.commands.shared.composition import composed
 from bcfusion.commands.verbs import VERBS
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir, group_members, groups
@@ -17,9 +18,6 @@ from bcfusion.run.layout import RunDir
 
 #: settings of a verb itself, which are typed as keys are
 OWN_KEYS = {"evaluate": ("split", "output", "group_by")}
-DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
-QUOTES = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
-SPACES = "\u00a0\u2007\u202f\u200b"
 
 
 def refuse_mistyped(argv: Sequence[str], options: Collection[str], verb: str, extra_dirs: Sequence[Path]) -> None:
@@ -34,38 +32,22 @@ def refuse_mistyped(argv: Sequence[str], options: Collection[str], verb: str, ex
     Raises:
         ConfigError: with the argument as it should be typed.
     """
+    root = {*groups(extra_dirs), *read_yaml(conf_dir() / ROOT_CONFIG), *OWN_KEYS.get(verb, ())}
     for at, argument in enumerate(argv):
         rest = argv[at + 1 :]
         problem = (
-            _typographic(argument, options)
-            or _spaces(argument, rest)
+            typographic(argument, options)
+            or _spaces(argument, rest, root)
             or _open_bracket(argument, rest)
-            or _option(argument, rest, options, verb, extra_dirs)
+            or _file_of_member(argument, extra_dirs)
+            or _option(argument, rest, options, root, extra_dirs)
         )
         if problem:
             raise ConfigError(problem.splitlines())
 
 
-def _typographic(argument: str, options: Collection[str]) -> str | None:
-    """Find characters that a word processor or a web page has put in the place of those of a keyboard."""
-    if argument[:1] in DASHES and argument:
-        name, equals, value = argument.lstrip("-" + DASHES).partition("=")
-        known = [option for option in options if option.lstrip("-") == name]
-        plain = (known[0] if known else name) + equals + value
-        return f"{argument}: begins with a dash that is not the - of the keyboard\nwrite {shlex.quote(plain)}"
-    key, _, value = argument.partition("=")
-    ends = {argument[:1], argument[-1:], value[:1]}
-    if any(end and end in QUOTES for end in ends):
-        plain = argument.translate({ord(quote): None for quote in QUOTES})
-        return f"{argument}: has quotation marks that are not those of the keyboard\nwrite {shlex.quote(plain)}"
-    if any(space in key or argument.endswith(space) for space in SPACES):
-        plain = argument.translate({ord(space): None for space in SPACES})
-        return f"{argument}: has a space that cannot be seen\nwrite {shlex.quote(plain)}"
-    return None
-
-
-def _spaces(argument: str, rest: Sequence[str]) -> str | None:
-    """Find ``key = value``, ``key =value`` and ``key= value``."""
+def _spaces(argument: str, rest: Sequence[str], root: Collection[str]) -> str | None:
+    """Find ``key = value``, ``key =value``, ``key= value``, ``key value``, and a key without any value."""
 
     def plain(word: str) -> bool:
         return bool(word) and "=" not in word and word[0] not in "-~"
@@ -74,6 +56,13 @@ def _spaces(argument: str, rest: Sequence[str]) -> str | None:
     words = [argument, following]
     if plain(argument) and following == "=" and after:
         words.append(after)
+    elif argument in root and plain(following):
+        return f"{argument} {following}: no =\nwrite {shlex.quote(f'{argument}={following}')}"
+    elif re.fullmatch(r"[^=-][^=]*=", argument) and not plain(following):
+        return (
+            f"{argument}: has no value, perhaps because a variable of the shell is not set\n"
+            f"write {argument}null for none, {shlex.quote(argument + chr(34) * 2)} for an empty text"
+        )
     elif not (plain(argument) and re.match("=.", following)) and not (
         re.fullmatch(r"[^=-][^=]*=", argument) and plain(following)
     ):
@@ -90,8 +79,22 @@ def _open_bracket(argument: str, rest: Sequence[str]) -> str | None:
         whole += f" {word}"
         if _balance(whole) == 0 and "=" not in word.partition("{")[0]:
             return f"{argument}: the shell splits arguments at spaces\nwrite {shlex.quote(whole)}"
-    what = "a bracket is not closed" if _balance(argument) > 0 else "a bracket is closed that was not opened"
-    return f"{argument}: {what}"
+    if _balance(argument) > 0:
+        closed = argument + {"[": "]", "{": "}"}.get(re.sub(r"[^\[{]", "", argument)[-1:], "]")
+        hint = f"\nwrite {shlex.quote(closed)}" if _balance(closed) == 0 else ""
+        return f"{argument}: a bracket is not closed{hint}"
+    return f"{argument}: a bracket is closed that was not opened"
+
+
+def _file_of_member(argument: str, extra_dirs: Sequence[Path]) -> str | None:
+    """Find the name of a file, or of a part that members include, in the place of a member."""
+    group, _, member = argument.lstrip("+").partition("=")
+    if group not in groups(extra_dirs) or not re.fullmatch(r"_\w+|[^/\[]*\.ya?ml", member):
+        return None
+    if member.startswith("_"):
+        members = ", ".join(group_members(group, extra_dirs))
+        return f"{argument}: {member} is a part of the members of {group}, not one of them\navailable: {members}"
+    return member_from_path(group, member, extra_dirs)
 
 
 def _balance(text: str) -> int:
@@ -101,14 +104,13 @@ def _balance(text: str) -> int:
 
 
 def _option(
-    argument: str, rest: Sequence[str], options: Collection[str], verb: str, extra_dirs: Sequence[Path]
+    argument: str, rest: Sequence[str], options: Collection[str], root: Collection[str], extra_dirs: Sequence[Path]
 ) -> str | None:
     """Find an option that does not exist, most often a key with dashes in front."""
     option, equals, value = argument.partition("=")
     if not re.match(r"--?[A-Za-z]", argument) or option in options:
         return None
     name = option.lstrip("-").replace("-", "_")
-    root = {*groups(extra_dirs), *read_yaml(conf_dir() / ROOT_CONFIG), *OWN_KEYS.get(verb, ())}
     following = rest[0] if rest and "=" not in rest[0] and not rest[0].startswith("-") else None
     text = value if equals else following
     given = argument if equals or following is None else f"{option} {following}"
