@@ -12,8 +12,8 @@ from importlib import import_module
 
 from bcfusion import __version__
 from bcfusion.commands import USER_ERROR, exit_status
-from bcfusion.commands.verbs import HABITS, HYDRA_VERBS, VERBS, module_of
-from bcfusion.nearest import did_you_mean, nearest
+from bcfusion.commands.verbs import HABITS, HYDRA_VERBS, PLANNED, VERBS, module_of
+from bcfusion.nearest import did_you_mean
 
 USAGE = f"""\
 usage: bcfusion VERB [ARGUMENTS]
@@ -70,15 +70,16 @@ def unknown_verb(verb: str, rest: list[str]) -> str:
         return f"bcfusion has no option {verb}{did_you_mean(verb, OPTIONS) or '; see --help'}\n{verbs}"
     if "=" in verb:
         return f"{verb}: the verb comes first\nwrite {shlex.join(['bcfusion', 'train', verb, *rest])}"
+    if verb in PLANNED:
+        return f"bcfusion has no verb '{verb}' yet: it is planned\n{verbs}"
     habit = HABITS.get(verb.lower())
     if habit is not None:
         return f"bcfusion has no verb '{verb}'; did you mean '{habit}'?\n{verbs}"
-    if nearest(verb, VERBS) is None:
-        from bcfusion.configuration.paths import group_members
+    from bcfusion.configuration.paths import group_members
 
-        if verb in group_members("experiment"):
-            words = ["bcfusion", "train", f"experiment={verb}", *rest]
-            return f"bcfusion has no verb '{verb}': an experiment\nwrite {shlex.join(words)}"
+    if verb in group_members("experiment"):
+        words = ["bcfusion", "train", f"experiment={verb}", *rest]
+        return f"bcfusion has no verb '{verb}': an experiment\nwrite {shlex.join(words)}"
     return f"bcfusion has no verb '{verb}'{did_you_mean(verb, VERBS)}\n{verbs}"
 
 

@@ -38,9 +38,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 def nearest_path(missing: str | os.PathLike[str]) -> str:
     """Return the end of a message about a missing path: the nearest existing name, or the last folder that exists."""
     path = Path(missing)
-    if drive := re.fullmatch(r"([A-Za-z]):[\\/](.*)", str(path)):
-        under = drive[2].replace("\\", "/")
-        return f"; this is a path of Windows: Linux on Windows (WSL) has it as /mnt/{drive[1].lower()}/{under}"
+    if drive := re.search(r"(?:^|/)([A-Za-z]):", str(path)):
+        return f"; this is a path of Windows: in Linux on Windows (WSL) drive {drive[1]}: is /mnt/{drive[1].lower()}"
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         path, folder = folder, folder.parent

@@ -12,6 +12,7 @@ from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_sett
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.errors import ConfigError, DataError
 from bcfusion.evaluation.systems import INPUT, TARGET, is_input
+from bcfusion.nearest import nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -96,6 +97,10 @@ def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
         arguments, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ConfigError([f"evaluate: {error}"]) from error
+    for option in (argument.partition("=")[0] for argument in rest if argument.startswith("--")):
+        near = nearest(option, OPTIONS, cutoff=0.75)
+        if near is not None:
+            raise ConfigError([f"evaluate: there is no option {option}; did you mean '{near}'?"])
     if not arguments.enhanced or arguments.reference is None:
         raise ConfigError(["evaluate: give both folders, as in --enhanced theirs/ --reference clean/ [--input noisy/]"])
     if not 0 <= arguments.tolerance < float("inf"):

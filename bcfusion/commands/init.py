@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 def _shipped(name: str) -> Path:
     members = group_members("experiment")
     if name not in members:
-        hint = did_you_mean(name, members)
+        meant = Path(name.rpartition("=")[2]).stem  # experiment=NAME, or its file
+        hint = f"; write bcfusion init {meant}" if meant in members else did_you_mean(meant, members)
         raise ConfigError([f"there is no shipped experiment '{name}'{hint}", f"available: {', '.join(members)}"])
     return conf_dir() / "experiment" / f"{name}.yaml"
 

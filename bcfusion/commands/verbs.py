@@ -16,6 +16,7 @@ VERBS = {
 }
 MODULES = {"inspect": "inspect_manifest"}  #: verbs with the name of a module of the standard library
 HYDRA_VERBS = ("train", "evaluate", "check")  #: they take overrides of the configuration
+PLANNED = ("export", "stream")
 #: what users of other programs type, and what it is here
 HABITS = {
     "fit": "train",

@@ -63,6 +63,12 @@ def _devices(tree: Mapping[str, Any]) -> list[str]:
         if strategy not in names:
             hint = did_you_mean(str(strategy), ["auto", *names]) or "; auto and ddp are the usual ones"
             problems.append(f"trainer.strategy: Lightning has no strategy {shown(strategy)}{hint}")
+    environment = at(tree, "trainer.environment")
+    if environment is not UNRESOLVED and environment is not None and not isinstance(environment, Mapping):
+        problems.append(
+            f"trainer.environment: must be a mapping with _target_, or null, not {shown(environment)}; "
+            "for Slurm write trainer=slurm"
+        )
     return problems
 
 

@@ -140,6 +140,8 @@ def bare_word(word: str, verb: str, extra_dirs: Sequence[Path]) -> str:
     if found := group_with(word, extra_dirs):
         return f"cannot read the argument '{word}': a member of {' and '.join(found)}\nwrite {found[0]}={word}"
     if path.exists() and RunDir.around(path) is not None:
+        if verb == "evaluate":
+            return f"{word}: evaluate takes one model at a time; bcfusion compare puts several into one table"
         return f"{word}: a run\nwrite bcfusion train resume={word} to continue it, bcfusion evaluate {word} to score it"
     if path.is_dir():
         return f"{word}: a folder\nwrite data=folder {typed('data.root', word)} for a corpus of speech in it"
@@ -147,6 +149,11 @@ def bare_word(word: str, verb: str, extra_dirs: Sequence[Path]) -> str:
         return f"{word}: write data=manifest {typed('data.path', word)} for the corpus of a manifest"
     if path.suffix in (".yaml", ".yml"):
         return member_from_path("experiment", word, extra_dirs)
+    if "/" in word or "\\" in word:
+        return (
+            f"cannot read the argument '{word}': a path without its key\n"
+            f"write {typed('resume', word)} to continue a run, data=folder {typed('data.root', word)} for a corpus"
+        )
     near = nearest(word, [name for group in ("experiment", "recipe") for name in group_members(group, extra_dirs)])
     hint = f"; did you mean {group_with(near, extra_dirs)[0]}={near}?" if near and len(word) > 2 else ""
     return (

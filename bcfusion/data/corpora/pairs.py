@@ -10,6 +10,7 @@ from bcfusion import audio
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, read_headers
 from bcfusion.errors import DataError
+from bcfusion.nearest import nearest_path
 from bcfusion.requirements import one_of, require, within
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class PairsCorpus:
         self._rows: list[Row] | None = None
         for sensor, folder in self.folders.items():
             if not folder.is_dir():
-                raise DataError(f"data.{sensor}: no such folder: {folder.absolute()}")
+                raise DataError(f"data.{sensor}: no such folder: {folder.absolute()}{nearest_path(folder.absolute())}")
 
     def rows(self, split: str) -> list[Row]:
         """Return the pairs of a split, sorted by name.
