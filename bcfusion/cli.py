@@ -50,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(f"bcfusion {__version__}")
         return 0
-    if argv[0] in ("-sc", "--shell-completion"):
+    for option in {"-sc", "--shell-completion"}.intersection(argv):  # bcfusion train -sc install=bash, as in Hydra
         from bcfusion.commands.completion import main as complete
 
-        return exit_status(complete, argv[1:])
+        return exit_status(complete, argv[argv.index(option) + 1 :])
     verb, *rest = argv
     if verb not in VERBS:
         print(unknown_verb(verb, rest), file=sys.stderr)
@@ -84,11 +84,11 @@ def unknown_verb(verb: str, rest: list[str]) -> str:
 
 
 def _run(verb: str, argv: list[str]) -> int | None:
-    if verb in HYDRA_VERBS:
-        from bcfusion.commands.shared.hydra_app import assist
+    if verb in HYDRA_VERBS and not {"-h", "--help"}.isdisjoint(argv):  # without the verb's own arguments
+        from bcfusion.commands.shared.hydra_app import help_text
 
-        if assist(verb, argv):
-            return 0
+        print(help_text(verb))
+        return 0
     status: int | None = import_module(module_of(verb)).main(argv)
     return status
 

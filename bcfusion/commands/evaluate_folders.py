@@ -85,16 +85,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
-    """Return the folders, and the arguments that do not concern them."""
+def folders_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options that name folders; what else is typed are overrides and Hydra's options."""
     parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
     parser.add_argument("--enhanced", metavar="DIR", type=Path, action="append", default=[])
     parser.add_argument("--reference", metavar="DIR", type=Path)
     parser.add_argument("--input", metavar="DIR", type=Path)
     parser.add_argument("--name", action="append", default=[])
     parser.add_argument("--tolerance", metavar="SECONDS", type=float, default=0.1)
+    return parser
+
+
+def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
+    """Return the folders, and the arguments that do not concern them."""
     try:
-        arguments, rest = parser.parse_known_args(argv)
+        arguments, rest = folders_parser().parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ConfigError([f"evaluate: {error}"]) from error
     for option in (argument.partition("=")[0] for argument in rest if argument.startswith("--")):

@@ -38,7 +38,6 @@ hydra options:
   -m, --multirun          sweep over comma-separated values
   --config-dir DIR        your own conf folder (./conf is found without it)
   --hydra-help, --info    more of Hydra
-  -sc install=bash        tab completion: eval "$(bcfusion train -sc install=bash)"
 """
 
 

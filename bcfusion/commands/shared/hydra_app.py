@@ -119,20 +119,19 @@ def run(
     return job.results[-1] if job.results else None
 
 
-def assist(verb: str, argv: list[str]) -> bool:
-    """Answer ``--help`` and the shell's completion, which do not need the verb's own arguments.
+def complete(verb: str, line: str) -> None:
+    """Print the overrides that the last word of a line could become, separated by spaces, as Hydra finds them.
 
-    Returns:
-        Whether ``argv`` asked for one of them.
+    Args:
+        verb: the verb of the line.
+        line: the command line up to the cursor.
     """
-    if {"-h", "--help", "-sc", "--shell-completion"}.isdisjoint(argv):
-        return False
-    run(_never, argv, module_file=__file__, verb=verb)
-    return True
+    with environment(COMP_LINE=line):
+        run(_never, ["-sc", "query=bash"], module_file=__file__, verb=verb)
 
 
 def _never(cfg: DictConfig) -> None:
-    raise AssertionError("help and completion run no task")
+    raise AssertionError("completion runs no task")
 
 
 def help_text(verb: str) -> str:

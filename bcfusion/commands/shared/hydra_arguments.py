@@ -91,7 +91,8 @@ class Arguments:
         if len(words) > 1 and words[1].strip() == verb:
             del words[1]
         # Nor does Hydra know a verb's own arguments, such as the model of evaluate. The last word is still being typed.
-        kept = [word for i, word in enumerate(words) if i in (0, len(words) - 1) or _is_hydras(word, words[i - 1])]
+        typing = len(words) - 1 if words and not words[-1][-1].isspace() else 0
+        kept = [word for i, word in enumerate(words) if i in (0, typing) or _is_hydras(word, words[i - 1])]
         return {"COMP_LINE": "".join(kept)}
 
 
