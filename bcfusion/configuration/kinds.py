@@ -7,9 +7,10 @@ from typing import Any
 
 from bcfusion.configuration.keys import shipped_keys
 from bcfusion.configuration.paths import conf_dir
-from bcfusion.configuration.values import UNRESOLVED, at, shown
+from bcfusion.configuration.values import UNRESOLVED, at, group, shown
 from bcfusion.nearest import did_you_mean
 
+ENTRIES = ("discriminators", "losses", "metrics", "degradation", "callbacks", "logger")
 SPOKEN = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
@@ -32,10 +33,19 @@ def kind_problems(tree: Mapping[str, Any]) -> list[str]:
             write = f"; write {path}={hint}" if hint else ""
             problems.append(f"{path}: must be true or false, not {shown(value)}{write}")
         if isinstance(default, list) and not isinstance(value, list):
-            problems.append(
-                f"{path}: must be a list, not {shown(value)}; write '{path}=[{shown(value).strip(chr(39))}]'"
-            )
-    return problems + _devices(tree) + _workers(tree) + _speakers(tree)
+            inside = "" if value is None else value
+            problems.append(f"{path}: must be a list, not {shown(value)}; write '{path}=[{inside}]'")
+    return problems + _entries(tree) + _devices(tree) + _workers(tree) + _speakers(tree)
+
+
+def _entries(tree: Mapping[str, Any]) -> list[str]:
+    """Return a message for each entry of a group that is no mapping: null does not remove one."""
+    return [
+        f"{section}.{name}: must be a mapping with _target_, not {shown(node)}; to leave it out write ~{section}.{name}"
+        for section in ENTRIES
+        for name, node in group(tree, section).items()
+        if not isinstance(node, Mapping) and node is not UNRESOLVED
+    ]
 
 
 def _plain(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

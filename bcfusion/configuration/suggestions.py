@@ -72,7 +72,8 @@ def unknown_key(
         return line
     if line := _argument(key, value, tree) or _weight_of_discriminator(key, value, tree):
         return line
-    close = nearest(key, known, cutoff=0.85) if near else None
+    others = [path for path in known if not key.startswith(f"{path}.")]  # not a section that the key is in
+    close = nearest(key, others, cutoff=0.85) if near else None
     if close is None and (members := _members_with(section, rest, extra_dirs)):
         first = members[0]
         named = " and ".join(f"{section}={member}" for member in members[:MOST])

@@ -34,7 +34,8 @@ def refuse_unread(overrides: Sequence[str], recorded: Sequence[str], extra_dirs:
     except OverrideParseException:
         return  # reported when the configuration is composed
     members = groups(extra_dirs)
-    additions, packages = [], []
+    additions: list[Addition] = []
+    packages: dict[str, Addition] = {}
     for override in parsed:
         key, package = override.key_or_group, override.package
         if key.startswith(("hydra.", "hydra/")):
@@ -43,8 +44,7 @@ def refuse_unread(overrides: Sequence[str], recorded: Sequence[str], extra_dirs:
             value = None if override.is_sweep_override() else override.value()
             additions.append(Addition(key, value, (override.input_line or "").partition("=")[2]))
         elif package is not None and package != "_global_":  # +logger@second=csv adds the keys of a member to `second`
-            additions.append(Addition(package, {"_target_": ""}, None))
-            packages.append(str(override.input_line))
+            packages[str(override.input_line)] = Addition(package, {"_target_": ""}, None)
     keys = [addition.key for addition in additions]
     without = [
         override
@@ -56,6 +56,11 @@ def refuse_unread(overrides: Sequence[str], recorded: Sequence[str], extra_dirs:
     if base is not None:
         texts = [yaml.safe_dump(base, allow_unicode=True), *overrides]
         problems = addition_problems(additions, base, texts, extra_dirs)
+        problems += [
+            f"{typed}: nothing reads the keys of '{addition.key}'"
+            for typed, addition in packages.items()
+            if addition_problems([addition], base, texts, extra_dirs)
+        ]
         if problems:
             raise ConfigError([line for problem in problems for line in problem.splitlines()])
 

@@ -82,7 +82,7 @@ def several_values(key: str, values: str, verb: str, tree: Mapping[str, Any], ex
     if plain in LIST_GROUPS or isinstance(at(tree, plain), list):
         hint = f"write {shlex.quote(f'{key}=[{values}]')} for a list"
         return f"{head}{hint}, or add -m to run once per value" if verb == "train" else head + hint
-    if re.fullmatch(r"\d+,\d+", values) and plain not in groups(extra_dirs):
+    if re.fullmatch(r"\d+,\d+", values) and isinstance(at(tree, plain), float):
         number = f"write {key}={values.replace(',', '.')} for one number"
         return head + (number if verb == "evaluate" else f"{number}, or add -m to run once per value")
     if verb in ("train", "check"):

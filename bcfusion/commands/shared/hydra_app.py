@@ -75,6 +75,7 @@ def run(
     from hydra.core.hydra_config import HydraConfig
 
     from bcfusion.commands.shared.additions import refuse_unread
+    from bcfusion.commands.shared.composition import compose_first_job
     from bcfusion.commands.shared.hydra_errors import explain
     from bcfusion.commands.shared.sweep import SweepFailed, close_sweep, has_begun, sweep_directory
     from bcfusion.search.sweeper import register_sweeper
@@ -96,6 +97,8 @@ def run(
     variables = {"HYDRA_FULL_ERROR": "1", **arguments.completion_line(verb)}
     with environment(**variables), command_line(arguments.for_hydra(module_file)):
         try:
+            if arguments.sweeping:  # a mistake is reported before the sweep has a directory
+                compose_first_job(arguments.overrides, extra_dirs)
             app()
         except Exception as error:
             if arguments.querying:

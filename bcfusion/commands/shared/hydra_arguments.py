@@ -59,6 +59,12 @@ class Arguments:
         return cls(tuple(options), tuple(overrides), known.config_dir, known.shell_completion)
 
     @property
+    def sweeping(self) -> bool:
+        """Whether the jobs of a sweep are to be run, and nothing is shown instead."""
+        shows = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
+        return not {"-m", "--multirun"}.isdisjoint(self.options) and shows.isdisjoint(self.options)
+
+    @property
     def querying(self) -> bool:
         """Whether the shell asks for completions."""
         return self.completion and any(override.startswith("query=") for override in self.overrides)

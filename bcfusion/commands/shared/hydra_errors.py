@@ -80,6 +80,9 @@ def _unreadable(argument: str, overrides: Sequence[str], verb: str, extra_dirs: 
         if split is not None and "/" in argument:  # a path that the shell has split at a space
             return f"{argument}: no key\nif it belongs to {split}, write {_quoted(f'{split} {argument}')}"
         return bare_word(argument, verb, extra_dirs)
+    numbered = re.sub(r"\[(\d+)\]", r".\1", key)
+    if numbered != key and _readable(f"{numbered}={value}"):
+        return f"cannot read the argument '{argument}'\nwrite {shlex.quote(f'{numbered}={value}')}"
     if value.endswith(",") and _readable(argument.rstrip(",")):
         return f"{argument}: ends in a comma\nwrite {shlex.quote(argument.rstrip(','))}"
     if choice := re.fullmatch(r"\{(\w+(?:,\w+)+)\}", value):
@@ -156,7 +159,8 @@ def _unknown_key(error: OmegaConfBaseException, overrides: Sequence[str], extra_
     whole, equals, value = given.partition("=")
     node = error.parent_node
     tree = OmegaConf.to_container(node._get_root(), resolve=False) if isinstance(node, DictConfig) else {}
-    meant = unknown_key(whole, value if equals else None, tree if isinstance(tree, dict) else {}, extra_dirs)
+    plain = {str(name): entry for name, entry in tree.items()} if isinstance(tree, dict) else {}
+    meant = unknown_key(whole, value if equals else None, plain, extra_dirs)
     if meant is not None:
         return meant
     parent = full_key.removesuffix(key).rstrip(".")

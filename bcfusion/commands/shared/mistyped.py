@@ -37,7 +37,7 @@ def refuse_mistyped(argv: Sequence[str], options: Collection[str], verb: str, ex
         rest = argv[at + 1 :]
         problem = (
             typographic(argument, options)
-            or _spaces(argument, rest, root)
+            or _spaces(argument, rest, root, extra_dirs)
             or _open_bracket(argument, rest)
             or _file_of_member(argument, extra_dirs)
             or _option(argument, rest, options, root, extra_dirs)
@@ -46,7 +46,7 @@ def refuse_mistyped(argv: Sequence[str], options: Collection[str], verb: str, ex
             raise ConfigError(problem.splitlines())
 
 
-def _spaces(argument: str, rest: Sequence[str], root: Collection[str]) -> str | None:
+def _spaces(argument: str, rest: Sequence[str], root: Collection[str], extra_dirs: Sequence[Path]) -> str | None:
     """Find ``key = value``, ``key =value``, ``key= value``, ``key value``, and a key without any value."""
 
     def plain(word: str) -> bool:
@@ -59,10 +59,10 @@ def _spaces(argument: str, rest: Sequence[str], root: Collection[str]) -> str | 
     elif argument in root and plain(following):
         return f"{argument} {following}: no =\nwrite {shlex.quote(f'{argument}={following}')}"
     elif re.fullmatch(r"[^=-][^=]*=", argument) and not plain(following):
-        return (
-            f"{argument}: has no value, perhaps because a variable of the shell is not set\n"
-            f"write {argument}null for none, {shlex.quote(argument + chr(34) * 2)} for an empty text"
-        )
+        head = f"{argument}: has no value, perhaps because a variable of the shell is not set\n"
+        if argument[:-1] in groups(extra_dirs):
+            return f"{head}available: {', '.join(group_members(argument[:-1], extra_dirs))}"
+        return f"{head}write {argument}null for none, {shlex.quote(argument + chr(34) * 2)} for an empty text"
     elif not (plain(argument) and re.match("=.", following)) and not (
         re.fullmatch(r"[^=-][^=]*=", argument) and plain(following)
     ):
@@ -137,6 +137,8 @@ def bare_word(word: str, verb: str, extra_dirs: Sequence[Path]) -> str:
         return f"{word}: typed twice\nwrite bcfusion {verb} experiment=NAME"
     if word in VERBS:
         return f"{word}: a verb of its own\nwrite bcfusion {word} ..., or see bcfusion {verb} --help"
+    if word in groups(extra_dirs):
+        return f"{word}: a group; write {word}=NAME\navailable: {', '.join(group_members(word, extra_dirs))}"
     if found := group_with(word, extra_dirs):
         return f"cannot read the argument '{word}': a member of {' and '.join(found)}\nwrite {found[0]}={word}"
     if path.exists() and RunDir.around(path) is not None:
