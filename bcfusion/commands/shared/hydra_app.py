@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 HYDRA_HELP = """\
 configuration:
-  key.sub=value          override a value; +key=value adds one, ~key removes one
+  key.sub=value          override a value; ~key removes one; +key=value adds an argument of a class, an entry of a group
   group=member           choose a member; a list group takes several: losses=[l1,mr_stft]
   -m key=1,2,3           run once per value
   --cfg job              print the composed configuration; --info defaults prints where it comes from

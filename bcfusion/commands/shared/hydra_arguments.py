@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from bcfusion.commands.shared.mistyped import refuse_mistyped
-from bcfusion.configuration.paths import user_conf_dir
+from bcfusion.configuration.paths import groups, user_conf_dir
 from bcfusion.errors import ConfigError
-from bcfusion.nearest import did_you_mean
+from bcfusion.nearest import did_you_mean, nearest_path
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Arguments:
             raise ConfigError([usage.getvalue().strip().splitlines()[-1].partition("error: ")[2]]) from stop
         for option in (other for other in others if other.startswith("-")):
             raise ConfigError([f"there is no option {option}{did_you_mean(option, names) or '; see --help'}"])
+        if known.config_dir is not None:
+            _require_config_dir(known.config_dir)
         overrides = [*known.overrides, *others]
         options = list(argv)
         for override in overrides:
@@ -105,6 +107,18 @@ class Arguments:
 def _is_hydras(word: str, before: str) -> bool:
     """Return whether a word of the command line is an option, an option's value or an override."""
     return word[0] in "-~" or before.startswith("-") or "=" in word
+
+
+def _require_config_dir(given: str) -> None:
+    """Raise an error if ``--config-dir`` names no folder, or that of a group in the place of the one around it."""
+    folder = Path(given)
+    if not folder.is_dir():
+        clone = "\nrecipes are in a clone of the repository; an installed package has none"
+        hint = clone if folder.parts[:1] == ("recipes",) else nearest_path(folder)
+        raise ConfigError(f"--config-dir {given}: not found{hint}".splitlines())
+    if folder.name in groups() and any(folder.glob("*.yaml")):
+        around = folder.absolute().parent if folder.parent == Path() and given == "." else folder.parent
+        raise ConfigError([f"--config-dir {given}: the folder of a group; write --config-dir {around}"])
 
 
 def _own_dirs(argv: list[str]) -> list[Path]:
