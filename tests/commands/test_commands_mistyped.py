@@ -6,8 +6,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from bcfusion.cli import main
+from bcfusion.commands.shared.additions import refuse_unread
+from bcfusion.errors import ConfigError
+from bcfusion.training.device import on_gpu
 
 #: answered from the words alone
 AT_ONCE = [
@@ -183,3 +187,28 @@ def test_help_is_a_verb_too(capsys: pytest.CaptureFixture[str]) -> None:
         main(["help", "compare"])
     assert stop.value.code == 0
     assert "usage: bcfusion compare" in capsys.readouterr().out
+
+
+def test_what_an_earlier_run_has_added_is_not_refused_when_the_run_is_evaluated() -> None:
+    recorded = ["experiment=seanet", "+lr=1e-3"]
+    refuse_unread([*recorded, "seed=1"], recorded, [])
+    with pytest.raises(ConfigError, match=r"did you mean 'optimizer\.lr'"):
+        refuse_unread([*recorded, "+lr=2e-3"], recorded, [])
+
+
+def test_a_folder_of_members_is_named_by_the_folder_around_its_groups(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "wide.yaml").touch()
+    assert main(["check", "--config-dir", "mine/experiment", "experiment=wide"]) == 2
+    assert capsys.readouterr().err == ("--config-dir mine/experiment: the folder of a group; write --config-dir mine\n")
+    assert main(["check", "--config-dir", "recipes/bone_to_air/conf"]) == 2
+    assert "recipes are in a clone of the repository; an installed package has none" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    for accelerator in ("gpu", "cuda"):
+        with pytest.raises(ConfigError, match="torch finds no GPU; write"):
+            on_gpu(accelerator)
