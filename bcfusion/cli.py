@@ -6,27 +6,14 @@ Only the standard library is loaded here, so that ``bcfusion --help`` answers at
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from importlib import import_module
 
 from bcfusion import __version__
 from bcfusion.commands import USER_ERROR, exit_status
+from bcfusion.commands.verbs import HABITS, HYDRA_VERBS, PLANNED, VERBS, module_of
 from bcfusion.nearest import did_you_mean
-
-VERBS = {
-    "train": "train a network and compare its output with the input",
-    "evaluate": "score a trained network, or files that another program has enhanced",
-    "compare": "put runs into one table: scores, settings, sizes, speeds, clear differences",
-    "enhance": "restore recordings: files, folders or globs in, files out",
-    "listen": "write a page to hear runs side by side and to rate them blindly; analyse the ratings",
-    "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",
-    "calibrate": "measure a body sensor from recorded pairs, for simulators to use",
-    "inspect": "find problems in the recordings of a manifest: lag, polarity, bandwidth, levels",
-    "check": "verify a configuration; print size, cost, receptive field and latency",
-    "init": "copy a shipped experiment to ./conf to edit it",
-}
-MODULES = {"inspect": "inspect_manifest"}  # verbs with the name of a module of the standard library
-HYDRA_VERBS = ("train", "evaluate", "check")  # they complete their own overrides
 
 USAGE = f"""\
 usage: bcfusion VERB [ARGUMENTS]
@@ -39,11 +26,13 @@ verbs:
 examples:
   bcfusion train experiment=seanet            # on the built-in demo corpus
   bcfusion train --help                       # every verb has its own help
-  eval "$(bcfusion train -sc install=bash)"   # tab completion
+  eval "$(bcfusion -sc install=bash)"         # tab completion; in zsh install=zsh
+  bcfusion -sc install=fish | source          # in fish
 
 options:
   -h, --help  show this text
   --version   show the version of bcfusion"""
+OPTIONS = ("-h", "--help", "--version", "-sc", "--shell-completion")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,46 +42,55 @@ def main(argv: list[str] | None = None) -> int:
     if relaunched and "LOCAL_RANK" in os.environ and not (argv and argv[0] in VERBS):
         # Lightning starts the further processes of `python -m bcfusion` without the verb.
         argv.insert(0, relaunched)
+    if argv[:1] == ["help"]:  # as in many programs: bcfusion help train
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else USER_ERROR
     if argv[0] == "--version":
         print(f"bcfusion {__version__}")
         return 0
-    if argv[0] in ("-sc", "--shell-completion"):
-        return _complete(argv)
+    for option in {"-sc", "--shell-completion"}.intersection(argv):  # bcfusion train -sc install=bash, as in Hydra
+        from bcfusion.commands.completion import main as complete
+
+        return exit_status(complete, argv[argv.index(option) + 1 :])
     verb, *rest = argv
     if verb not in VERBS:
-        print(f"bcfusion has no verb '{verb}'{did_you_mean(verb, VERBS)}\nverbs: {', '.join(VERBS)}", file=sys.stderr)
+        print(unknown_verb(verb, rest), file=sys.stderr)
         return USER_ERROR
     return exit_status(lambda arguments: _run(verb, arguments), rest)
 
 
+def unknown_verb(verb: str, rest: list[str]) -> str:
+    """Return two lines about a word that is not a verb: the command that was meant, if that is clear, and the verbs."""
+    verbs = f"verbs: {', '.join(VERBS)}"
+    if verb == "bcfusion":
+        return f"bcfusion: typed twice\nwrite {shlex.join(['bcfusion', *rest])}"
+    if verb.startswith("-"):
+        return f"bcfusion has no option {verb}{did_you_mean(verb, OPTIONS) or '; see --help'}\n{verbs}"
+    if "=" in verb:
+        return f"{verb}: the verb comes first\nwrite {shlex.join(['bcfusion', 'train', verb, *rest])}"
+    if verb in PLANNED:
+        return f"bcfusion has no verb '{verb}' yet: it is planned\n{verbs}"
+    habit = HABITS.get(verb.lower())
+    if habit is not None:
+        return f"bcfusion has no verb '{verb}'; did you mean '{habit}'?\n{verbs}"
+    from bcfusion.configuration.paths import group_members
+
+    if verb in group_members("experiment"):
+        words = ["bcfusion", "train", f"experiment={verb}", *rest]
+        return f"bcfusion has no verb '{verb}': an experiment\nwrite {shlex.join(words)}"
+    return f"bcfusion has no verb '{verb}'{did_you_mean(verb, VERBS)}\n{verbs}"
+
+
 def _run(verb: str, argv: list[str]) -> int | None:
-    if verb in HYDRA_VERBS:
-        from bcfusion.commands.shared.hydra_app import assist
+    if verb in HYDRA_VERBS and not {"-h", "--help"}.isdisjoint(argv):  # without the verb's own arguments
+        from bcfusion.commands.shared.hydra_app import help_text
 
-        if assist(verb, argv):
-            return 0
-    status: int | None = import_module(f"bcfusion.commands.{MODULES.get(verb, verb)}").main(argv)
-    return status
-
-
-def _complete(argv: list[str]) -> int:
-    """Complete verbs; a verb completes its own overrides. The shell calls ``bcfusion -sc query=SHELL``."""
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split()
-    if not any(argument.startswith("query=") for argument in argv):
-        verb = HYDRA_VERBS[0]  # install and uninstall are the same for every verb
-    elif len(words) < 2 or (len(words) == 2 and not line[-1].isspace()):
-        begun = words[1] if len(words) == 2 else ""
-        print("\n".join(verb for verb in VERBS if verb.startswith(begun)))
+        print(help_text(verb))
         return 0
-    else:
-        verb = words[1]
-    if verb in HYDRA_VERBS:
-        return exit_status(lambda arguments: _run(verb, arguments), argv)
-    return 0  # without suggestions the shell completes file names
+    status: int | None = import_module(module_of(verb)).main(argv)
+    return status
 
 
 if __name__ == "__main__":

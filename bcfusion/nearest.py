@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -37,6 +38,8 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 def nearest_path(missing: str | os.PathLike[str]) -> str:
     """Return the end of a message about a missing path: the nearest existing name, or the last folder that exists."""
     path = Path(missing)
+    if drive := re.search(r"(?:^|/)([A-Za-z]):", str(path)):
+        return f"; this is a path of Windows: in Linux on Windows (WSL) drive {drive[1]}: is /mnt/{drive[1].lower()}"
     folder = path.parent
     while not os.path.isdir(folder) and folder != folder.parent:
         path, folder = folder, folder.parent

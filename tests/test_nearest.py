@@ -33,3 +33,8 @@ def test_a_missing_path_gets_the_nearest_name_or_the_last_folder_that_exists(tmp
     (tmp_path / "speech").mkdir()
     assert nearest_path(tmp_path / "speach" / "a.wav") == f"; did you mean {tmp_path / 'speech'}?"
     assert nearest_path(tmp_path / "xyz") == f"; {tmp_path} is the last folder on the way that exists"
+
+
+@pytest.mark.parametrize("path", [r"C:\Users\me\speech", "C:Usersmespeech", "/home/me/C:/speech"])
+def test_a_path_of_windows_is_explained(path: str) -> None:
+    assert nearest_path(path) == "; this is a path of Windows: in Linux on Windows (WSL) drive C: is /mnt/c"

@@ -68,7 +68,7 @@ def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
         "receptive field",
         "unbounded" if field is None else f"past {_span(field[0], rate)}, future {_span(field[1], rate)}",
     )
-    ahead = "the whole file" if generator.delay is None else f"{_span(generator.delay, rate)} of look-ahead"
+    ahead = "the whole file" if generator.delay is None else _span(generator.delay, rate)
     yield "latency", f"{ahead}, in frames of {_span(generator.hop, rate)}"
     yield "causal", "yes" if generator.causal else "no"
     discriminators = cfg.get("discriminators") or {}

@@ -62,11 +62,13 @@ def main(argv: list[str]) -> int:
     split = "test" if settings.split is None else settings.split
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
+    recorded = recorded_for_evaluation(model)
     run(
         lambda cfg: _task(cfg, model, split, output, settings.group_by),
-        [*merge_overrides(recorded_for_evaluation(model), overrides), hydra_directory(output)],
+        [*merge_overrides(recorded, overrides), hydra_directory(output)],
         module_file=__file__,
         verb="evaluate",
+        recorded=recorded,
     )
     return 0
 

@@ -13,6 +13,7 @@ from bcfusion.commands.shared.hydra_app import run
 from bcfusion.errors import ConfigError, DataError
 from bcfusion.evaluation.systems import INPUT, TARGET, is_input
 from bcfusion.files import normal_name
+from bcfusion.nearest import nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -85,18 +86,27 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
-    """Return the folders, and the arguments that do not concern them."""
+def folders_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options that name folders; what else is typed are overrides and Hydra's options."""
     parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
     parser.add_argument("--enhanced", metavar="DIR", type=Path, action="append", default=[])
     parser.add_argument("--reference", metavar="DIR", type=Path)
     parser.add_argument("--input", metavar="DIR", type=Path)
     parser.add_argument("--name", action="append", default=[])
     parser.add_argument("--tolerance", metavar="SECONDS", type=float, default=0.1)
+    return parser
+
+
+def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
+    """Return the folders, and the arguments that do not concern them."""
     try:
-        arguments, rest = parser.parse_known_args(argv)
+        arguments, rest = folders_parser().parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise ConfigError([f"evaluate: {error}"]) from error
+    for option in (argument.partition("=")[0] for argument in rest if argument.startswith("--")):
+        near = nearest(option, OPTIONS, cutoff=0.75)
+        if near is not None:
+            raise ConfigError([f"evaluate: there is no option {option}; did you mean '{near}'?"])
     if not arguments.enhanced or arguments.reference is None:
         raise ConfigError(["evaluate: give both folders, as in --enhanced theirs/ --reference clean/ [--input noisy/]"])
     if not 0 <= arguments.tolerance < float("inf"):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.arguments import verb_parser
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 from bcfusion.files import write_text
@@ -44,9 +45,7 @@ def main(argv: list[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="bcfusion init", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = verb_parser("init", HELP)
     parser.add_argument("experiment", nargs="?", help="a shipped experiment")
     parser.add_argument("--to", type=Path, metavar="FILE", help="file to write, in a folder named experiment")
     parser.add_argument("--list", action="store_true", help="print the shipped experiments and stop")
@@ -57,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 def _shipped(name: str) -> Path:
     members = group_members("experiment")
     if name not in members:
-        hint = did_you_mean(name, members)
+        meant = Path(name.rpartition("=")[2]).stem  # experiment=NAME, or its file
+        hint = f"; write bcfusion init {meant}" if meant in members else did_you_mean(meant, members)
         raise ConfigError([f"there is no shipped experiment '{name}'{hint}", f"available: {', '.join(members)}"])
     return conf_dir() / "experiment" / f"{name}.yaml"
 

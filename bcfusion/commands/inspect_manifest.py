@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import math
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,13 @@ def main(argv: list[str]) -> int:
             written. Only a page that was not asked for is left out.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.manifest.is_dir():
+        folder = str(arguments.manifest)
+        raise DataError(
+            f"{folder}: a folder; inspect reads a manifest, which prepare writes\n"
+            f"write {shlex.join(['bcfusion', 'prepare', 'folder', '--root', folder, '--out', 'speech.jsonl'])}, "
+            "then bcfusion inspect speech.jsonl"
+        )
     from rich.console import Console
 
     from bcfusion.data.inspect.checks import Severity

@@ -78,11 +78,13 @@ def _compose(model: Path, overrides: Sequence[str], split: str) -> _Task:
 
     with tempfile.TemporaryDirectory() as folder:  # Hydra needs a place for its own files
         quiet = [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=none"]
+        recorded = recorded_for_evaluation(model)
         task = hydra_app.run(
             built,
-            [*merge_overrides(recorded_for_evaluation(model), overrides), *quiet],
+            [*merge_overrides(recorded, overrides), *quiet],
             module_file=__file__,
             verb="listen",
+            recorded=recorded,
         )
     assert task is not None  # no option that shows instead of running is passed on
     return task

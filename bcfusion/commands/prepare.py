@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import pkgutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, verb_parser
+from bcfusion.commands.shared.corpora import ADAPTERS, corpus_names
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
@@ -38,7 +38,6 @@ examples:
 
 then: bcfusion train data=manifest data.path=librispeech.jsonl
 """
-_PACKAGE = "bcfusion.data.preparation.adapters"
 
 
 def main(argv: list[str]) -> int:
@@ -116,21 +115,12 @@ def _dest(option: str) -> str:
     return f"option {option}"  # distinct from the names of the verb's own options
 
 
-def _names() -> list[str]:
-    package = import_module(_PACKAGE)
-    return sorted(
-        module.name
-        for module in pkgutil.iter_modules(package.__path__)
-        if hasattr(import_module(f"{_PACKAGE}.{module.name}"), "ADAPTER")
-    )
-
-
 def _list() -> str:
     from bcfusion.data.preparation.adapters import Downloads
 
     lines = []
-    for name in _names():
-        adapter: Adapter = import_module(f"{_PACKAGE}.{name}").ADAPTER
+    for name in corpus_names():
+        adapter: Adapter = import_module(f"{ADAPTERS}.{name}").ADAPTER
         fetched = " [--download]" if isinstance(adapter, Downloads) else ""
         lines.append(f"{name:<16}{adapter.kind:<8}{adapter.summary}{fetched}")
     return "\n".join(lines)
@@ -142,7 +132,7 @@ def _adapter(name: str) -> Adapter:
     Raises:
         DataError: there is none.
     """
-    module = name if "." in name else f"{_PACKAGE}.{name}"
+    module = name if "." in name else f"{ADAPTERS}.{name}"
     try:
         found = import_module(module)
     except ModuleNotFoundError as error:
@@ -152,12 +142,12 @@ def _adapter(name: str) -> Adapter:
             raise DataError(
                 f"there is no module {name}: nothing named {error.name} is found from {Path.cwd()}"
             ) from None
-        names = _names()
+        names = corpus_names()
         raise DataError(
             f"there is no corpus '{name}'{did_you_mean(name, names)}\ncorpora: {', '.join(names)}"
         ) from None
     if not hasattr(found, "ADAPTER"):
-        raise DataError(f"{module} has no ADAPTER: see {_PACKAGE}.Adapter")
+        raise DataError(f"{module} has no ADAPTER: see {ADAPTERS}.Adapter")
     adapter: Adapter = found.ADAPTER
     return adapter
 

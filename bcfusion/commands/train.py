@@ -48,27 +48,27 @@ hydra options:
   -m, --multirun          sweep over comma-separated values
   --config-dir DIR        your own conf folder (./conf is found without it)
   --hydra-help, --info    more of Hydra
-  -sc install=bash        tab completion: eval "$(bcfusion train -sc install=bash)"
 """
 
 
 def main(argv: list[str]) -> int:
     """Run the verb and return the exit status."""
     begun = time.monotonic()
-    argv = with_recorded_overrides(argv, "resume")
-    run(lambda cfg: task(cfg, begun), argv, module_file=__file__, verb="train")
+    recorded = _recorded(argv, "resume")
+    argv = merge_overrides(recorded, argv)
+    run(lambda cfg: task(cfg, begun), argv, module_file=__file__, verb="train", recorded=recorded)
     return 0
 
 
-def with_recorded_overrides(argv: list[str], key: str) -> list[str]:
-    """Return the command line, preceded by the overrides of the run that ``key=RUN`` names, if it names one."""
+def _recorded(argv: list[str], key: str) -> list[str]:
+    """Return the overrides of the run that ``key=RUN`` names, if it names one."""
     values = [argument.partition("=")[2].strip("'\"") for argument in argv if argument.startswith(f"{key}=")]
     if not values or values[-1] in ("auto", "null", ""):
-        return argv
+        return []
     if (found := RunDir.around(values[-1])) is not None:  # before keys of another network are looked up in this one's
         typed = (argument.partition("=")[::2] for argument in argv)
         check_kind(found.path, **{name: value for name, value in typed if name in ("recipe", "experiment")})
-    return merge_overrides(recorded_overrides(values[-1]), argv)
+    return recorded_overrides(values[-1])
 
 
 def task(cfg: DictConfig, started: float) -> float | list[float]:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcfusion.configuration.construction import construction_problems
 from bcfusion.configuration.keys import key_problems, misspelt_keys
+from bcfusion.configuration.kinds import kind_problems
 from bcfusion.configuration.learning import learning_problems
 from bcfusion.configuration.selection import selection_problems
 from bcfusion.configuration.targets import UnknownTarget, argument_problems, locate
@@ -49,6 +50,7 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
             problems += _target_problems(path, node, targets)
     problems += _sample_rates(tree)
     problems += key_problems(tree)
+    problems += kind_problems(tree)
     problems += construction_problems(used, problems)
     if training:
         problems += learning_problems(tree, targets)

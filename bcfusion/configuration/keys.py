@@ -172,7 +172,7 @@ def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:
         tree: the configuration as plain containers.
         text: the unresolved configuration as YAML, in which interpolations can be seen.
     """
-    shipped = _shipped_keys(conf_dir())
+    shipped = shipped_keys(conf_dir())
     problems = []
     for path, node in nodes(tree):
         known = at(shipped, path) if path else shipped
@@ -189,7 +189,7 @@ def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:
 
 
 @cache
-def _shipped_keys(root: Path) -> dict[str, Any]:
+def shipped_keys(root: Path) -> dict[str, Any]:
     """Return every key that a shipped file sets, whichever members are chosen."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # parsing them all in Python takes half a second
     keys: dict[str, Any] = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
+from bcfusion.configuration.paths import group_members
 from bcfusion.configuration.values import UNRESOLVED, at, group, shown
 from bcfusion.nearest import did_you_mean
 from bcfusion.requirements import is_number
@@ -22,7 +23,7 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
     """
     metrics = group(tree, "metrics")
     if not metrics:
-        problems = ["metrics: name at least one; the best checkpoint is chosen by them"]
+        problems = ["metrics: name at least one; the best checkpoint is chosen by them, as in 'metrics=[pesq_wb,stoi]'"]
     else:
         problems = []
     directions: dict[str, bool | None] = {}
@@ -53,13 +54,25 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
     entries += [("trainer.keep_best", str(name)) for name in keep_best] if isinstance(keep_best, list) else []
     for path, name in entries:
         if name not in directions and complete:
-            hint = did_you_mean(name, directions) or f"; they give {', '.join(directions)}"
-            problems.append(f"{path}: no metric gives '{name}'{hint}")
+            given = f"; they give {', '.join(directions)}{_instead(path, name, directions, tree)}"
+            problems.append(f"{path}: no metric gives '{name}'{did_you_mean(name, directions) or given}")
         elif directions.get(name, False) is None:
             problems.append(f"{path}: {name} is for information: neither high nor low values are better")
     for name, criterion in selection.items():
         problems += _criterion(f"selection.{name}", criterion, directions.get(name))
     return problems
+
+
+def _instead(path: str, name: str, directions: Mapping[str, bool | None], tree: Mapping[str, Any]) -> str:
+    """Return the override that names only values that the metrics give; empty if there is none to offer."""
+    ranked = [value for value, direction in directions.items() if direction is not None]
+    if path == "trainer.keep_best":
+        kept = [value for value in map(str, at(tree, path)) if value in ranked] or ranked[:1]
+        return f"; write 'trainer.keep_best=[{','.join(kept)}]'"
+    member = next((value for value in ranked if value in group_members("selection")), None)
+    if member is not None:
+        return f"; write selection={member}"
+    return f"; add '{name}' to metrics" if name in group_members("metrics") else ""
 
 
 def _criterion(path: str, criterion: Any, higher_is_better: bool | None) -> list[str]:

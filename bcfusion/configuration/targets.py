@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import inspect
 import pkgutil
 import types
@@ -60,6 +61,16 @@ def _module(name: str, last: str, package: types.ModuleType | None = None) -> ty
         raise UnknownTarget(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
+def takes_argument(target: str, name: str) -> bool:
+    """Return whether the class or function at a dotted path names this argument; false if there is none."""
+    try:
+        parameters = inspect.signature(locate(target)).parameters
+    except (UnknownTarget, TypeError, ValueError):
+        return False
+    kinds = inspect.Parameter
+    return name in parameters and parameters[name].kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+
+
 def argument_problems(
     path: str, node: Mapping[str, Any], function: Callable[..., Any], given: Collection[str]
 ) -> list[str]:
@@ -109,13 +120,16 @@ def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
+_LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_PLURAL = {int: "whole numbers", float: "numbers", bool: "true or false", str: "strings"}
 _SIMPLE = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
 
 
 def misfit(value: Any, hint: Any) -> str | None:
     """Return in words what a type hint expects if ``value`` does not match it, else None.
 
-    Only unions of ``int``, ``float``, ``bool``, ``str``, ``None`` and literals are judged; other hints accept anything.
+    Only unions of ``int``, ``float``, ``bool``, ``str``, ``None``, literals and lists of these are judged; other hints
+    accept anything.
     """
     if value is UNRESOLVED:
         return None
@@ -131,9 +145,33 @@ def misfit(value: Any, hint: Any) -> str | None:
             if _is(value, option):
                 return None
             words.append(_SIMPLE[option])
+        elif typing.get_origin(option) in _LISTS:
+            expected = _list_misfit(value, option)
+            if expected is None:
+                return None
+            words.append(expected)
         else:
             return None
     return " or ".join(words)
+
+
+def _list_misfit(value: Any, hint: Any) -> str | None:
+    """Return what a type of lists expects if ``value`` is not such a list; the items of others are not judged."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
+    fixed = typing.get_origin(hint) is tuple and Ellipsis not in typing.get_args(hint)
+    several = fixed and len(set(kinds)) > 1
+    words = "values" if several or not kinds else _PLURAL.get(kinds[0], "lists" if _is_list(kinds[0]) else "values")
+    expected = f"a list of {len(kinds)} {words}" if fixed else f"a list of {words}"
+    if not isinstance(value, list | tuple):
+        return expected
+    if fixed and len(value) != len(kinds):
+        return expected
+    pairs = zip(value, kinds if fixed else kinds[:1] * len(value), strict=False)
+    return expected if any(misfit(item, kind) for item, kind in pairs) else None
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) in _LISTS
 
 
 def _is(value: Any, kind: type) -> bool:

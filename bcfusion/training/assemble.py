@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
+from bcfusion.configuration.additions import trainer_arguments
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.learning import needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
@@ -137,6 +138,7 @@ def build_trainer(cfg: DictConfig, run_dir: Path, first_step: int, callbacks: Se
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=run_dir,
+        **trainer_arguments(settings),
     )
 
 

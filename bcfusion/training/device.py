@@ -8,9 +8,16 @@ from typing import Any
 
 import torch
 
+from bcfusion.errors import ConfigError
+
 
 def configure(trainer: Mapping[str, Any]) -> None:
-    """Apply the keys ``tf32``, ``cudnn_benchmark`` and ``deterministic`` of the trainer's configuration."""
+    """Apply the keys ``tf32``, ``cudnn_benchmark`` and ``deterministic`` of the trainer's configuration.
+
+    Raises:
+        ConfigError: its ``accelerator`` asks for a GPU, and there is none.
+    """
+    on_gpu(trainer.get("accelerator", "auto"))
     # the older of torch's two switches for matrix products: Lightning reads it, and torch raises if both were used
     torch.set_float32_matmul_precision("high" if trainer["tf32"] else "highest")
     torch.backends.cudnn.allow_tf32 = bool(trainer["tf32"])
@@ -21,5 +28,12 @@ def configure(trainer: Mapping[str, Any]) -> None:
 
 
 def on_gpu(accelerator: str) -> bool:
-    """Return whether a run with this accelerator setting uses a GPU."""
-    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    """Return whether a run with this accelerator setting uses a GPU.
+
+    Raises:
+        ConfigError: it asks for one, and there is none.
+    """
+    available = torch.cuda.is_available()
+    if accelerator in ("gpu", "cuda") and not available:
+        raise ConfigError([f"trainer.accelerator={accelerator}: torch finds no GPU; write trainer.accelerator=auto"])
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and available)

@@ -242,7 +242,13 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
         (["budget.minutes=-1"], "budget.minutes: must be a number above 0 or null, not -1"),
         (["budget.minutes_cpu=null"], "budget.minutes_cpu: must be a number above 0, not null"),
         (["trainer.ema_decay=2"], "trainer.ema_decay: must be a number of at least 0 and below 1 or null, not 2"),
-        (["metrics=[stoi]"], "selection.pesq_wb: no metric gives 'pesq_wb'"),
+        (["metrics=[stoi]"], "selection.pesq_wb: no metric gives 'pesq_wb'; they give stoi; write selection=stoi"),
+        (
+            ["metrics=[stoi]", "selection=stoi"],
+            "trainer.keep_best: no metric gives 'pesq_wb'; they give stoi; write 'trainer.keep_best=[stoi]'",
+        ),
+        (["generator.strides=[2,4,x]"], "generator.strides: must be a list of whole numbers, not [2, 4, 'x']"),
+        (["trainer.compile=yes"], "trainer.compile: must be true or false, not 'yes'; write trainer.compile=true"),
         (["trainer.keep_best=[stio]"], "trainer.keep_best: no metric gives 'stio'; did you mean 'stoi'?"),
         (
             ["selection=stoi", "+selection.si_sdr_lag_ms={weight: 1, worst: 0, best: 1}"],
@@ -259,7 +265,7 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
         (["selection.stoi.weight=0"], "selection.stoi.weight: must be above 0, not 0"),
         (["selection.stoi.worst=1"], "selection.stoi: worst and best are the same"),
         (["~selection.stoi.worst"], "selection.stoi: must have weight, worst and best, and nothing else"),
-        (["metrics=[]"], "metrics: name at least one; the best checkpoint is chosen by them"),
+        (["metrics=[]"], "metrics: name at least one; the best checkpoint is chosen by them, as in 'metrics=[pesq_wb,"),
         (
             ["+metrics.stoi.exended=true"],
             "metrics.stoi.exended: Stoi has no argument 'exended'; did you mean 'extended'?",

@@ -4,16 +4,56 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
-__all__ = ["between", "path", "positive_int", "positive_number", "separated", "verb_parser"]
+from bcfusion.commands import USER_ERROR
+from bcfusion.commands.shared.characters import typographic_dash
+from bcfusion.nearest import did_you_mean
+
+__all__ = ["VerbParser", "between", "path", "positive_int", "positive_number", "separated", "verb_parser"]
 
 T = TypeVar("T")
 
 
-def verb_parser(verb: str, text: str) -> argparse.ArgumentParser:
+class VerbParser(argparse.ArgumentParser):
+    """A parser that answers a wrong command line in one or two lines: what is wrong, and how to type it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse as argparse does, after options that do not exist have been refused, which argparse reports last."""
+        given = list(sys.argv[1:] if args is None else args)
+        options = self._option_string_actions
+        for at, argument in enumerate(given):
+            if argument == "--":
+                break
+            name, equals, value = argument.partition("=")
+            if dash := typographic_dash(argument, options):
+                self.error(dash)
+            if re.match(r"--?[A-Za-z]", argument) and name not in options:
+                public = [option for option, action in options.items() if action.help != argparse.SUPPRESS]
+                self.error(f"there is no option {name}{did_you_mean('--' + name.lstrip('-'), public)}")
+            if equals and f"--{name}" in options and not Path(argument).exists() and self._is_own(given[:at]):
+                self.error(f"{argument}: options are typed with dashes\nwrite --{name} {shlex.quote(value)}")
+        parsed: tuple[Any, list[str]] = super().parse_known_args(args, namespace)
+        return parsed
+
+    def _is_own(self, before: Sequence[str]) -> bool:
+        """Return whether an argument stands by itself: the one before it is not an option that takes a value."""
+        action = self._option_string_actions.get(before[-1]) if before else None
+        return action is None or action.nargs == 0
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message and where to read more, and exit with status 2."""
+        if "\n" not in message:
+            message += f"\nsee {self.prog} --help"
+        self.exit(USER_ERROR, f"{self.prog}: {message}\n")
+
+
+def verb_parser(verb: str, text: str) -> VerbParser:
     """Return an empty parser whose help shows ``text``, with its options before the line ``examples:``.
 
     Args:
@@ -21,7 +61,7 @@ def verb_parser(verb: str, text: str) -> argparse.ArgumentParser:
         text: the ``HELP`` of the verb's module.
     """
     description, _, examples = text.partition("examples:")
-    return argparse.ArgumentParser(
+    return VerbParser(
         prog=f"bcfusion {verb}",
         description=description,
         epilog="examples:" + examples,

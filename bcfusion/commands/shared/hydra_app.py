@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 HYDRA_HELP = """\
 configuration:
-  key.sub=value          override a value; +key=value adds one, ~key removes one
+  key.sub=value          override a value; ~key removes one; +key=value adds an argument of a class, an entry of a group
   group=member           choose a member; a list group takes several: losses=[l1,mr_stft]
   -m key=1,2,3           run once per value
   --cfg job              print the composed configuration; --info defaults prints where it comes from
@@ -47,7 +47,9 @@ configuration:
 groups:"""
 
 
-def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, verb: str) -> T | None:
+def run(
+    task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, verb: str, recorded: Sequence[str] = ()
+) -> T | None:
     """Compose the configuration that ``argv`` asks for and call ``task`` with it.
 
     Args:
@@ -56,13 +58,15 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
         module_file: the verb's ``__file__``. Lightning starts further processes from ``sys.argv``, so it must name a
             script that does the same.
         verb: the verb whose ``HELP`` answers ``--help``.
+        recorded: those of ``argv`` that come from an earlier run. Keys that they add are accepted, whoever reads them.
 
     Returns:
         The result of the task (with ``-m`` of the last one that this process ran), or None if none ran, as with
         ``--help`` or ``--cfg``.
 
     Raises:
-        ConfigError: the configuration cannot be composed; the message has the nearest name for a mistyped one.
+        ConfigError: the configuration cannot be composed, or a key is added that nobody reads; the message has the
+            nearest name for a mistyped one.
         SweepFailed: jobs of a sweep failed. The others have run, and the closing table has been printed.
     """
     if not {"-h", "--help"}.isdisjoint(argv):
@@ -71,6 +75,8 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
+    from bcfusion.commands.shared.additions import refuse_unread
+    from bcfusion.commands.shared.composition import compose_first_job
     from bcfusion.commands.shared.hydra_errors import explain
     from bcfusion.commands.shared.sweep import (
         SweepDirectory,
@@ -82,13 +88,14 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     )
     from bcfusion.search.sweeper import register_sweeper
 
-    arguments = Arguments.parse(argv)
+    arguments = Arguments.parse(argv, verb)
     _register_resolvers()
     register_sweeper()
     make_cwd_importable()
     extra_dirs = arguments.extra_dirs(Path.cwd())
     if not arguments.completion:
         _warn_of_shadowed_members(extra_dirs)
+        refuse_unread(arguments.overrides, recorded, extra_dirs)
     job = _Job(task, module_file, verb, arguments)
     app = hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(job.entry())
     show_traceback = wants_traceback()
@@ -98,13 +105,15 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     variables = {"HYDRA_FULL_ERROR": "1", **arguments.completion_line(verb)}
     with environment(**variables), command_line(arguments.for_hydra(module_file)), literal_paths():
         try:
+            if arguments.sweeping:  # a mistake is reported before the sweep has a directory
+                compose_first_job(arguments.overrides, extra_dirs)
             app()
         except Exception as error:
             if arguments.querying:
                 return None  # an unfinished command line is not an error, and nothing may be printed into it
             if isinstance(error, BcfusionError) or show_traceback:
                 raise
-            text = explain(error, arguments.overrides, extra_dirs)
+            text = explain(error, arguments.overrides, extra_dirs, verb)
             if text is not None:
                 raise ConfigError(text.splitlines()) from error
             if has_begun(sweep_directory()):
@@ -122,20 +131,19 @@ def run(task: Callable[[DictConfig], T], argv: list[str], *, module_file: str, v
     return job.results[-1] if job.results else None
 
 
-def assist(verb: str, argv: list[str]) -> bool:
-    """Answer ``--help`` and the shell's completion, which do not need the verb's own arguments.
+def complete(verb: str, line: str) -> None:
+    """Print the overrides that the last word of a line could become, separated by spaces, as Hydra finds them.
 
-    Returns:
-        Whether ``argv`` asked for one of them.
+    Args:
+        verb: the verb of the line.
+        line: the command line up to the cursor.
     """
-    if {"-h", "--help", "-sc", "--shell-completion"}.isdisjoint(argv):
-        return False
-    run(_never, argv, module_file=__file__, verb=verb)
-    return True
+    with environment(COMP_LINE=line):
+        run(_never, ["-sc", "query=bash"], module_file=__file__, verb=verb)
 
 
 def _never(cfg: DictConfig) -> None:
-    raise AssertionError("help and completion run no task")
+    raise AssertionError("completion runs no task")
 
 
 def help_text(verb: str) -> str:

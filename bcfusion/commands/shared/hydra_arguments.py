@@ -7,11 +7,13 @@ import os
 import re
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-from bcfusion.configuration.paths import user_conf_dir
+from bcfusion.commands.shared.mistyped import refuse_mistyped
+from bcfusion.configuration.paths import groups, user_conf_dir
 from bcfusion.errors import ConfigError
-from bcfusion.nearest import did_you_mean
+from bcfusion.nearest import did_you_mean, nearest_path
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,20 @@ class Arguments:
     completion: bool
 
     @classmethod
-    def parse(cls, argv: list[str]) -> Arguments:
-        """Parse ``argv``; overrides may come before, between and after options.
+    def parse(cls, argv: list[str], verb: str) -> Arguments:
+        """Parse the arguments of a verb; overrides may come before, between and after options.
 
         Raises:
-            ConfigError: an option is unknown, or its value is missing or wrong.
+            ConfigError: an option is unknown, or its value is missing or wrong; or an argument cannot be meant as it is
+                typed, as with dashes in front of a key.
         """
         from hydra._internal.utils import get_args_parser
 
         parser = get_args_parser()
+        parser.allow_abbrev = False  # `--experiment` is not short for `--experimental-rerun`
+        names = [name for action in parser._actions for name in action.option_strings]
+        if not {"-sc", "--shell-completion"} & set(argv):
+            refuse_mistyped(argv, names, verb, _own_dirs(argv))
         usage = io.StringIO()
         try:
             with redirect_stderr(usage):
@@ -42,8 +49,9 @@ class Arguments:
                 raise
             raise ConfigError([usage.getvalue().strip().splitlines()[-1].partition("error: ")[2]]) from stop
         for option in (other for other in others if other.startswith("-")):
-            known_options = [name for action in parser._actions for name in action.option_strings]
-            raise ConfigError([f"there is no option {option}{did_you_mean(option, known_options) or '; see --help'}"])
+            raise ConfigError([f"there is no option {option}{did_you_mean(option, names) or '; see --help'}"])
+        if known.config_dir is not None:
+            _require_config_dir(known.config_dir)
         overrides = [*known.overrides, *others]
         options = list(argv)
         for override in overrides:
@@ -51,6 +59,12 @@ class Arguments:
             options.remove(override)
             options.reverse()
         return cls(tuple(options), tuple(overrides), known.config_dir, known.shell_completion)
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether the jobs of a sweep are to be run, and nothing is shown instead."""
+        shows = {"--cfg", "-c", "--info", "-i", "--hydra-help"}
+        return not {"-m", "--multirun"}.isdisjoint(self.options) and shows.isdisjoint(self.options)
 
     @property
     def querying(self) -> bool:
@@ -85,10 +99,31 @@ class Arguments:
         if len(words) > 1 and words[1].strip() == verb:
             del words[1]
         # Nor does Hydra know a verb's own arguments, such as the model of evaluate. The last word is still being typed.
-        kept = [word for i, word in enumerate(words) if i in (0, len(words) - 1) or _is_hydras(word, words[i - 1])]
+        typing = len(words) - 1 if words and not words[-1][-1].isspace() else 0
+        kept = [word for i, word in enumerate(words) if i in (0, typing) or _is_hydras(word, words[i - 1])]
         return {"COMP_LINE": "".join(kept)}
 
 
 def _is_hydras(word: str, before: str) -> bool:
     """Return whether a word of the command line is an option, an option's value or an override."""
     return word[0] in "-~" or before.startswith("-") or "=" in word
+
+
+def _require_config_dir(given: str) -> None:
+    """Raise an error if ``--config-dir`` names no folder, or that of a group in the place of the one around it."""
+    folder = Path(given)
+    if not folder.is_dir():
+        clone = "\nrecipes are in a clone of the repository; an installed package has none"
+        hint = clone if folder.parts[:1] == ("recipes",) else nearest_path(folder)
+        raise ConfigError(f"--config-dir {given}: not found{hint}".splitlines())
+    if folder.name in groups() and any(folder.glob("*.yaml")):
+        around = folder.absolute().parent if folder.parent == Path() and given == "." else folder.parent
+        raise ConfigError([f"--config-dir {given}: the folder of a group; write --config-dir {around}"])
+
+
+def _own_dirs(argv: list[str]) -> list[Path]:
+    """Return the folder of the user's own members; of a command line that is not parsed yet, as far as it is clear."""
+    given = [Path(word) for option, word in pairwise(argv) if option in ("-cd", "--config-dir")]
+    given += [Path(word.partition("=")[2]) for word in argv if word.startswith("--config-dir=")]
+    own = user_conf_dir(Path.cwd())
+    return [folder for folder in given if folder.is_dir()] or ([own] if own else [])

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from hydra.errors import (
-    CompactHydraException,
     ConfigCompositionException,
     HydraException,
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir, group_members, groups
+from bcfusion.commands.shared.choices import available, how_to_choose_none, listed, no_member, several_values
+from bcfusion.commands.shared.composition import composed
+from bcfusion.commands.shared.mistyped import bare_word
+from bcfusion.configuration.paths import conf_dir, group_members, groups
+from bcfusion.configuration.suggestions import unknown_key
+from bcfusion.configuration.values import at
 from bcfusion.errors import BcfusionError
 from bcfusion.nearest import did_you_mean, nearest
 
@@ -28,32 +33,30 @@ LAUNCHERS = {
     "submitit_slurm": "slurm",
     "ray": "ray",
 }
-MOST_NAMES = 40  #: names listed as alternatives; a longer list is no help
+KEY_VALUE = "write key=value, with quotes around values that hold special characters, as in 'key=\"a, b\"'"
 
 
-def explain(error: Exception, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str | None:
+def explain(error: Exception, overrides: Sequence[str], extra_dirs: Sequence[Path], verb: str) -> str | None:
     """Return one or two lines for the user, or None if ``error`` is not one that the user can fix.
 
     Args:
         error: raised while the configuration was composed, before any task ran.
         overrides: overrides of the command line.
         extra_dirs: folders of the user's own group members.
+        verb: the verb of the command line, for commands to paste.
     """
     for link in _chain(error):
         if isinstance(link, BcfusionError):  # raised in a resolver, wrapped by OmegaConf
             return str(link)
     if isinstance(error, MissingConfigException):
-        return _missing_member(error, extra_dirs)
+        return _missing_member(error, overrides, extra_dirs)
     if isinstance(error, OverrideParseException):
-        return (
-            f"cannot read the argument '{error.override}'\n"
-            "write key=value, with quotes around values that hold special characters, as in 'key=\"a, b\"'"
-        )
+        return _unreadable(error.override, overrides, verb, extra_dirs)
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: not valid YAML: {error.problem}"
     if isinstance(error, ConfigCompositionException):
-        return _composition(error, overrides, extra_dirs)
+        return _composition(error, overrides, extra_dirs, verb)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _shortened(error)
     if isinstance(error, ValueError):
@@ -69,39 +72,80 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _missing_member(error: MissingConfigException, extra_dirs: Sequence[Path]) -> str:
-    group, _, member = (error.missing_cfg_file or "").rpartition("/")
+def _unreadable(argument: str, overrides: Sequence[str], verb: str, extra_dirs: Sequence[Path]) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals:
+        before = overrides[: overrides.index(argument)] if argument in overrides else []
+        split = before[-1] if before and before[-1].partition("=")[2].startswith(("/", "~", ".")) else None
+        if split is not None and "/" in argument:  # a path that the shell has split at a space
+            return f"{argument}: no key\nif it belongs to {split}, write {_quoted(f'{split} {argument}')}"
+        return bare_word(argument, verb, extra_dirs)
+    numbered = re.sub(r"\[(\d+)\]", r".\1", key)
+    if numbered != key and _readable(f"{numbered}={value}"):
+        return f"cannot read the argument '{argument}'\nwrite {shlex.quote(f'{numbered}={value}')}"
+    if value.endswith(",") and _readable(argument.rstrip(",")):
+        return f"{argument}: ends in a comma\nwrite {shlex.quote(argument.rstrip(','))}"
+    if choice := re.fullmatch(r"\{(\w+(?:,\w+)+)\}", value):
+        return several_values(key, choice[1], verb, composed([], extra_dirs) or {}, extra_dirs)
+    quoted = f'{key}="{value}"'
+    if '"' not in argument and not value.startswith("=") and _readable(quoted):
+        return f"cannot read the argument '{argument}': its value holds special characters\nwrite {shlex.quote(quoted)}"
+    return f"cannot read the argument '{argument}'\n{KEY_VALUE}"
+
+
+def _quoted(argument: str) -> str:
+    key, _, value = argument.partition("=")
+    return shlex.quote(f'{key}="{value}"')
+
+
+def _readable(argument: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def _missing_member(error: MissingConfigException, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
+    missing = error.missing_cfg_file or ""
+    group, _, member = missing.rpartition("/")
     if not group:
         members = sorted(file.stem for folder in (conf_dir(), *extra_dirs) for file in folder.glob("*.yaml"))
-        return f"there is no root configuration '{member}'{did_you_mean(member, members)}\n{_available(members)}"
+        return f"there is no root configuration '{member}'{did_you_mean(member, members)}\n{available(members)}"
     if group == "hydra/launcher" and member in LAUNCHERS:
         return f"{group}={member}: its package is not installed: pip install 'bcfusion[{LAUNCHERS[member]}]'"
-    # Hydra gives no alternatives for a list group.
-    members = sorted(error.options) if error.options else group_members(group, extra_dirs)
+    known = groups(extra_dirs)
+    if missing.partition("/")[0] in known:  # the member may be a path
+        group, _, member = missing.partition("/")
+    # Hydra gives no alternatives for a list group, and parts of members among the others.
+    members = group_members(group, extra_dirs) or sorted(error.options or ())
     if not members:
-        return f"{group}={member}: there is no group '{group}'{did_you_mean(group, groups(extra_dirs))}"
-    return f"{group}={member}: there is no '{member}' in {group}{did_you_mean(member, members)}\n{_available(members)}"
+        return f"{group}={member}: there is no group '{group}'{did_you_mean(group, known)}"
+    return no_member(group, member, members, extra_dirs)
 
 
-def _composition(error: ConfigCompositionException, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
+def _composition(
+    error: ConfigCompositionException, overrides: Sequence[str], extra_dirs: Sequence[Path], verb: str
+) -> str:
     text = str(error)
     cause = error.__cause__
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)):
-        override = re.search(r"\+(.*)$", text)
-        return _unknown_key(cause, override[1] if override else "", extra_dirs)
+        return _unknown_key(cause, overrides, extra_dirs)
     if match := re.match(r"Ambiguous value for argument '(?P<key>[^=]*)=(?P<values>.*)'", text):
-        key, values = match["key"], match["values"]
-        return (
-            f"{key}={values}: several values for one key\n"
-            f"write {key}=[{values}] for a list, or add -m to run once per value"
-        )
+        return several_values(match["key"], match["values"], verb, composed([], extra_dirs) or {}, extra_dirs)
     if match := re.match(r"Could not delete from config\. '(?P<key>.*)' does not exist", text):
         return _nothing_to_remove(match["key"], overrides, extra_dirs)
     if match := re.match(r"Could not delete '(?P<group>[^'=]*)", text):
         group = match["group"]
-        return f"~{group}: there is no such choice to remove; {_how_to_choose_none(group)}"
+        return f"~{group}: there is no such choice to remove; {how_to_choose_none(group)}"
     if match := re.match(r"Could not append to config\. An item is already at '(?P<key>.*)'", text):
         return f"+{match['key']}: there is such a key already; leave out the + to change it"
+    if match := re.match(r"Multiple values for (?P<group>[\w/]+)\.", text):
+        group = match["group"]
+        given = next((o for o in overrides if o.startswith(f"+{group}=")), f"+{group}")
+        return f"{given}: {group} is chosen already; leave out the + to change it"
     if match := re.match(r"(In '(?P<file>.*)': )?Could not override '(?P<group>[^']*)'", text):
         where = f"{match['file']}.yaml: " if match["file"] else ""
         name = match["group"].rpartition("/")[2]
@@ -109,10 +153,17 @@ def _composition(error: ConfigCompositionException, overrides: Sequence[str], ex
     return _shortened(error)
 
 
-def _unknown_key(error: OmegaConfBaseException, override: str, extra_dirs: Sequence[Path]) -> str:
+def _unknown_key(error: OmegaConfBaseException, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
     key, full_key = str(error.key), str(error.full_key)
-    parent = full_key.removesuffix(key).rstrip(".")
+    given = next((o for o in overrides if re.match(rf"{re.escape(full_key)}[.=]", o)), full_key)
+    whole, equals, value = given.partition("=")
     node = error.parent_node
+    tree = OmegaConf.to_container(node._get_root(), resolve=False) if isinstance(node, DictConfig) else {}
+    plain = {str(name): entry for name, entry in tree.items()} if isinstance(tree, dict) else {}
+    meant = unknown_key(whole, value if equals else None, plain, extra_dirs)
+    if meant is not None:
+        return meant
+    parent = full_key.removesuffix(key).rstrip(".")
     siblings = (
         [str(name) for name in node if name != "hydra"] if isinstance(node, DictConfig) and not node._is_none() else []
     )
@@ -120,41 +171,20 @@ def _unknown_key(error: OmegaConfBaseException, override: str, extra_dirs: Seque
         siblings = sorted({*siblings, *groups(extra_dirs)})
     elif not siblings:
         return f"{full_key}: '{parent}' has no keys"
-    near = nearest(key, siblings)
-    hint = f"; did you mean '{f'{parent}.' if parent else ''}{near}'?" if near else ""
-    keys = (
-        f"keys of {parent}: {_listed(sorted(siblings))}; "
-        if parent
-        else ("" if near else f"keys: {_listed(siblings)}; ")
-    )
-    return f"{full_key}: there is no such key{hint}\n{keys}to add one write +{override or full_key}"
+    where = f"keys of {parent}" if parent else "keys"
+    return f"{full_key}: there is no such key\n{where}: {listed(sorted(siblings))}"
 
 
 def _nothing_to_remove(key: str, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
     parent, _, name = key.rpartition(".")
-    node = _composed([override for override in overrides if not override.startswith("~")], extra_dirs)
-    if node is not None and parent:
-        node = OmegaConf.select(node, parent)
-    names = [str(sibling) for sibling in node] if isinstance(node, DictConfig) else []
+    tree = composed([override for override in overrides if not override.startswith("~")], extra_dirs) or {}
+    node = at(tree, parent) if parent else tree
+    names = [str(sibling) for sibling in node] if isinstance(node, Mapping) else []
     near = nearest(name, names)
     hint = f"; did you mean '~{f'{parent}.' if parent else ''}{near}'?" if near else ""
     return f"~{key}: there is no such key to remove{hint}" + (
-        f"\nkeys of {parent}: {_listed(names)}" if parent and names else ""
+        f"\nkeys of {parent}: {listed(names)}" if parent and names else ""
     )
-
-
-def _composed(overrides: list[str], extra_dirs: Sequence[Path]) -> DictConfig | ListConfig | None:
-    """Return the configuration without the overrides that failed, to list its keys; None if that fails too."""
-    from hydra import compose, initialize_config_dir
-
-    search = (
-        [f"hydra.searchpath=[{','.join(f'file://{folder.absolute()}' for folder in extra_dirs)}]"] if extra_dirs else []
-    )
-    try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose("train", overrides=[*overrides, *search])
-    except (CompactHydraException, OmegaConfBaseException, ValueError):
-        return None
 
 
 def _value(error: ValueError, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
@@ -165,9 +195,9 @@ def _value(error: ValueError, overrides: Sequence[str], extra_dirs: Sequence[Pat
             group, _, value = override.lstrip("+").partition("=")
             if group == "":
                 return f"cannot read the argument '{override}': write key=value"
-            if group in known and value not in group_members(group, extra_dirs) and not value.startswith("["):
-                available = _available(group_members(group, extra_dirs))
-                return f"{override}: name a member of {group}, or {_how_to_choose_none(group)}\n{available}"
+            members = group_members(group, extra_dirs)
+            if group in known and value not in members and not value.startswith("["):
+                return f"{override}: name a member of {group}, or {how_to_choose_none(group)}\n{available(members)}"
     if match := re.match(r"invalid literal for int\(\) with base 10: '(.*)'", str(error)):
         for override in overrides:
             if f".{match[1]}" in override.partition("=")[0]:
@@ -184,19 +214,3 @@ def _shortened(error: Exception) -> str:
     if full_key and lines:
         lines[0] = f"{full_key}: {lines[0]}"
     return "\n".join([*lines, *causes][:2]) or type(error).__name__
-
-
-def _how_to_choose_none(group: str) -> str:
-    """Return how a group is left empty: Hydra removes one with ``~``, but not one that holds a list."""
-    defaults = yaml.safe_load((conf_dir() / ROOT_CONFIG).read_text(encoding="utf-8"))["defaults"]
-    is_list = any(isinstance(entry, dict) and isinstance(entry.get(group), list) for entry in defaults)
-    return f"write {group}=[] for none" if is_list else f"write ~{group} for none"
-
-
-def _available(names: Sequence[str]) -> str:
-    return f"available: {_listed(names)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f", ... ({len(names) - MOST_NAMES} more)" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more

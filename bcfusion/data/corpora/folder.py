@@ -12,6 +12,7 @@ from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.corpora.headers import NAMED, read_headers
 from bcfusion.errors import DataError
 from bcfusion.files import name_below, normal_name
+from bcfusion.nearest import nearest_path
 from bcfusion.requirements import require, within
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class FolderCorpus:
         self._rows: dict[str, list[Row]] = {}
         self._speakers: dict[str, set[str]] = {}
         if not self.root.is_dir():
-            raise DataError(f"data.root: no such folder: {self.root.absolute()}")
+            raise DataError(f"data.root: no such folder: {self.root.absolute()}{nearest_path(self.root.absolute())}")
 
     def rows(self, split: str) -> list[Row]:
         """Return the utterances of a split, sorted by path; empty if ``valid`` or ``test`` has no folder.

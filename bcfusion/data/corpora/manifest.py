@@ -42,6 +42,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, file_columns, record_of
 from bcfusion.errors import DataError
 from bcfusion.files import NamesOnDisk, appearing, normal_name
+from bcfusion.nearest import nearest_path
 
 SUFFIXES = (".jsonl", ".csv")
 _PROBLEMS_SHOWN = 10
@@ -98,7 +99,7 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "it does not exist"
+        return f"it does not exist{nearest_path(error.filename)}" if error.filename else "it does not exist"
     if isinstance(error, IsADirectoryError):
         return "it is a folder; is the manifest a file in it?"
     if isinstance(error, UnicodeDecodeError):

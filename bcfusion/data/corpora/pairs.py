@@ -11,6 +11,7 @@ from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, one_take, read_headers
 from bcfusion.errors import DataError
 from bcfusion.files import name_below
+from bcfusion.nearest import nearest_path
 from bcfusion.requirements import one_of, require, within
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class PairsCorpus:
         self._rows: list[Row] | None = None
         for sensor, folder in self.folders.items():
             if not folder.is_dir():
-                raise DataError(f"data.{sensor}: no such folder: {folder.absolute()}")
+                raise DataError(f"data.{sensor}: no such folder: {folder.absolute()}{nearest_path(folder.absolute())}")
 
     def rows(self, split: str) -> list[Row]:
         """Return the pairs of a split, sorted by name.

@@ -10,6 +10,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.corpora.headers import NAMED, THREADS
 from bcfusion.data.loading.shards.index import Shard, ShardError, load
 from bcfusion.errors import DataError
+from bcfusion.nearest import nearest_path
 from bcfusion.requirements import require, within
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class ShardCorpus:
         self.max_unreadable_share = max_unreadable_share
         self._rows: dict[str, list[Row]] = {}
         if not self.root.is_dir():
-            raise DataError(f"data.root: no such folder: {self.root.absolute()}")
+            raise DataError(f"data.root: no such folder: {self.root.absolute()}{nearest_path(self.root.absolute())}")
 
     def rows(self, split: str) -> list[Row]:
         """Return the utterances of a split, in the order of the shards; empty if ``valid`` or ``test`` has none.

@@ -1,0 +1,101 @@
+"""The kinds of plain values: what is a list or a switch in the shipped files has to stay one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bcfusion.configuration.keys import shipped_keys
+from bcfusion.configuration.paths import conf_dir
+from bcfusion.configuration.values import UNRESOLVED, at, group, shown
+from bcfusion.nearest import did_you_mean
+
+ENTRIES = ("discriminators", "losses", "metrics", "degradation", "callbacks", "logger")
+SPOKEN = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+
+
+def kind_problems(tree: Mapping[str, Any]) -> list[str]:
+    """Return a message for each plain value that is not a list, or not true or false, though the shipped one is.
+
+    Python would read a text as a list of letters, and take any text, even "off", for true. Arguments of classes are
+    judged by their type hints instead.
+
+    Args:
+        tree: the resolved configuration.
+    """
+    problems = []
+    for path, default in _plain(shipped_keys(conf_dir())):
+        value = at(tree, path)
+        if value is UNRESOLVED:
+            continue
+        if isinstance(default, bool) and not isinstance(value, bool):
+            hint = SPOKEN.get(str(value).lower())
+            write = f"; write {path}={hint}" if hint else ""
+            problems.append(f"{path}: must be true or false, not {shown(value)}{write}")
+        if isinstance(default, list) and not isinstance(value, list):
+            inside = "" if value is None else value
+            problems.append(f"{path}: must be a list, not {shown(value)}; write '{path}=[{inside}]'")
+    return problems + _entries(tree) + _devices(tree) + _workers(tree) + _speakers(tree)
+
+
+def _entries(tree: Mapping[str, Any]) -> list[str]:
+    """Return a message for each entry of a group that is no mapping: null does not remove one."""
+    return [
+        f"{section}.{name}: must be a mapping with _target_, not {shown(node)}; to leave it out write ~{section}.{name}"
+        for section in ENTRIES
+        for name, node in group(tree, section).items()
+        if not isinstance(node, Mapping) and node is not UNRESOLVED
+    ]
+
+
+def _plain(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in keys.items():
+        if isinstance(value, dict):
+            if "_target_" not in value:
+                yield from _plain(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _devices(tree: Mapping[str, Any]) -> list[str]:
+    """Return what Lightning would refuse with an error of its own."""
+    problems = []
+    devices, strategy = at(tree, "trainer.devices"), at(tree, "trainer.strategy")
+    numbers = devices if isinstance(devices, list) else [devices]
+    if devices is not UNRESOLVED and devices != "auto" and not (numbers and all(map(_is_count, numbers))):
+        problems.append(
+            f"trainer.devices: must be a number of devices, a list of their numbers, or auto, not {shown(devices)}"
+        )
+    if strategy is not UNRESOLVED and strategy not in ("auto", "ddp"):
+        from lightning.pytorch.strategies import StrategyRegistry
+
+        names = StrategyRegistry.available_strategies()
+        if strategy not in names:
+            hint = did_you_mean(str(strategy), ["auto", *names]) or "; auto and ddp are the usual ones"
+            problems.append(f"trainer.strategy: Lightning has no strategy {shown(strategy)}{hint}")
+    environment = at(tree, "trainer.environment")
+    if environment is not UNRESOLVED and environment is not None and not isinstance(environment, Mapping):
+        problems.append(
+            f"trainer.environment: must be a mapping with _target_, or null, not {shown(environment)}; "
+            "for Slurm write trainer=slurm"
+        )
+    return problems
+
+
+def _is_count(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool) and value >= -1) or str(value).isdecimal()
+
+
+def _workers(tree: Mapping[str, Any]) -> list[str]:
+    workers = at(tree, "data.workers")
+    fits = workers == "auto" or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 0)
+    if workers is UNRESOLVED or fits:
+        return []
+    return [f"data.workers: must be a whole number of at least 0, or auto, not {shown(workers)}"]
+
+
+def _speakers(tree: Mapping[str, Any]) -> list[str]:
+    speakers = at(tree, "data.speakers")
+    if speakers is UNRESOLVED or speakers is None or isinstance(speakers, list):
+        return []
+    return [f"data.speakers: must be a list or null, not {shown(speakers)}; write 'data.speakers=[{speakers}]'"]
