@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from bcfusion.contracts import Row
@@ -75,6 +76,39 @@ def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[
     return kept
 
 
+def rates_of(rows: Sequence[Row]) -> str:
+    """Return the sample rates of the rows' files for a message: ``16000 Hz``, or ``16000 Hz (8), 48000 Hz (2)``."""
+    counts = sorted(Counter(row.sample_rate for row in rows).items())
+    if len(counts) == 1:
+        return f"{counts[0][0]} Hz"
+    return ", ".join(f"{rate} Hz ({number})" for rate, number in counts) or "none"
+
+
+def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bool:
+    """Warn if files were recorded at a lower rate than the task's; return whether there are any.
+
+    Args:
+        rows: of one split.
+        split: its name, for the message.
+        sample_rate: of the task, in Hz.
+    """
+    lower = [row for row in rows if row.sample_rate < sample_rate]
+    if lower:
+        highest = max(row.sample_rate for row in lower)
+        logger.warning(
+            "sample_rate=%d: %d of %d %s files have a lower sample rate, %s: resampled, their targets are empty above "
+            "%g Hz, and so is what a network learns to put there; sample_rate=%d fits them",
+            sample_rate,
+            len(lower),
+            len(rows),
+            split,
+            rates_of(lower),
+            highest / 2,
+            highest,
+        )
+    return bool(lower)
+
+
 def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: str) -> None:
     """Check that rows have the sensors and the sample rate of the task, and ids of their own.
 
@@ -113,3 +147,10 @@ def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: st
                 f"{corpus}: {seen[row.id].paths[AIR]} and {row.paths[AIR]} have the same id {row.id!r}: rename one"
             )
         seen[row.id] = row
+
+
+def spread(rows: list[Row], limit: int | None) -> list[Row]:
+    """Return at most ``limit`` rows, evenly spread, since neighbours are often of one speaker."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[position * len(rows) // limit] for position in range(limit)]

@@ -12,7 +12,7 @@ from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.simulation import pair, takes_a_draw, uniform
 from bcfusion.data.simulation.air_noise import NOISE_FLOOR, draw_slice
 from bcfusion.data.simulation.sources import find_sources
-from bcfusion.requirements import ascending, require
+from bcfusion.requirements import ascending, check_rate, require
 
 
 class RecordedNoise:
@@ -60,6 +60,14 @@ class RecordedNoise:
         self.level = None if level is None else pair(level)
         self._noises = find_sources(Path(noise_root).expanduser(), column, _KEY)
         self._unreadable: set[str] = set()
+
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, that the simulator of the signal refuses.
+
+        Raises:
+            ConfigError: it does.
+        """
+        check_rate(self.simulator, sample_rate)
 
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         """Return the sensor's ``signal (1, T)`` float32 for clean speech ``air (1, T)``."""

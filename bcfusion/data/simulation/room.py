@@ -93,6 +93,10 @@ class Rooms:
             within(0, 1, share=share),
             within(0, 10, early_reflections=early_reflections),
             (speech or not early_reflections, "early_reflections needs speech=true: dry speech has none"),
+            (
+                root is None or speech or noise,
+                "speech=false and noise=false leave nothing in the room; set root to null for no rooms",
+            ),
         )
         self.share = float(share)
         self.speech = speech
