@@ -207,7 +207,7 @@ def test_utterances_of_less_bandwidth_are_left_out_of_training_and_counted(
         module(Rows(train=valid), min_bandwidth=3500).rows("train")
     with pytest.raises(DataError, match=r"no training utterance of Rows has a measured bandwidth.*bcfusion prepare"):
         module(Rows(train=made[1:2]), min_bandwidth=3500).rows("train")
-    with pytest.raises(ConfigError, match="data.min_bandwidth: 5000 must be at most half of sample_rate, 4000"):
+    with pytest.raises(ConfigError, match=r"data\.min_bandwidth: 5000 must be at most half of sample_rate, 4000"):
         module(Rows(train=made), min_bandwidth=5000)
 
 

@@ -188,8 +188,12 @@ class SpeechDataModule(lightning.LightningDataModule):
         return f"{split} {len(rows)} files, {speakers} speakers, {self.audio_seconds(split) / 60:.1f} min"
 
     def contents(self, split: str) -> str:
-        """Describe the checked utterances of a split: number, speakers, duration, and sample rates of the files."""
-        rows = self.rows(split)
+        """Describe the checked utterances of a split: number, speakers, duration, and sample rates of the files.
+
+        Raises:
+            DataError: there are none; or see the class.
+        """
+        rows = self._filled(split)
         seconds = self.audio_seconds(split)
         duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
         speakers = len({row.speaker for row in rows})
