@@ -34,6 +34,8 @@ examples:
   bcfusion check -m generator=seanet,seanet_streaming
 """
 
+logger = logging.getLogger(__name__)
+
 STEP = "check.step"
 
 
@@ -85,18 +87,20 @@ def task(cfg: DictConfig, step: bool = True) -> None:
     table = Table(
         title=f"{cfg.task.name}, {cfg.generator._target_.rpartition('.')[2]}", show_header=False, title_justify="left"
     )
-    for name, value in (*facts.items(), *_facts(cfg)):
+    for name, value in (*facts.items(), *_facts(cfg, step)):
         table.add_row(name, value)
     Console(highlight=False).print(table)
 
 
-def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
     from bcfusion.configuration.compose import build
-    from bcfusion.configuration.learning import needs_discriminators
+    from bcfusion.configuration.learning import empty_band, needs_discriminators
     from bcfusion.configuration.targets import locate
     from bcfusion.probe import macs_per_second, receptive_field
 
     generator = build(cfg.generator)
+    if not rehearsed and (warning := empty_band(generator, cfg.get("input_bandwidth"))):
+        logger.warning(warning)  # the rehearsal has said so
     rate = int(generator.sample_rate)
     yield "sensors", ", ".join(cfg.task.sensors)
     yield "sample rate", f"{rate} Hz"

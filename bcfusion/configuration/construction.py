@@ -60,13 +60,26 @@ def _unused(path: str, tree: Mapping[str, Any]) -> bool:
 def _problems(path: str, node: Mapping[str, Any], sample_rate: Any) -> list[str]:
     if path.startswith("losses."):
         node = {key: value for key, value in node.items() if key != "weight"}
+    return _built(path, node, sample_rate, apart=path.startswith("degradation."))[1]
+
+
+def _built(path: str, node: Mapping[str, Any], sample_rate: Any, apart: bool) -> tuple[Any, list[str]]:
+    """Build a node; with ``apart`` what is inside on its own, so that the problems of both are found."""
+    parts: dict[str, Any] = {}
+    problems: list[str] = []
+    inside = [key for key, value in node.items() if apart and isinstance(value, Mapping) and "_target_" in value]
+    for key in inside:
+        parts[key], found = _built(f"{path}.{key}", node[key], sample_rate, apart)
+        problems += found
+    own = {key: value for key, value in node.items() if key not in inside}
     try:
-        built = build(node)
+        built = build(own, **parts)
         if isinstance(sample_rate, int):
             check_rate(built, sample_rate)
     except Exception as error:  # a user's own class may fail in any way
-        return refusal(path, error)
-    return []
+        of_the_lack = problems and not isinstance(error, BcfusionError)
+        return None, problems + ([] if of_the_lack else refusal(path, error))
+    return built, problems
 
 
 def _optimization_problems(tree: Mapping[str, Any], known: list[str]) -> list[str]:
@@ -76,17 +89,20 @@ def _optimization_problems(tree: Mapping[str, Any], known: list[str]) -> list[st
     problems = []
     for network in group(tree, OPTIMIZER):
         path, node = f"{OPTIMIZER}.{network}", group(tree, OPTIMIZER)[network]
-        if not buildable(path, node, known):
+        if not buildable(path, node, known) or any(problem.startswith(f"{OPTIMIZER}.") for problem in known):
             continue
         try:
             optimizer = build(node)([nn.Parameter(zeros(1))])
             path, node = f"{SCHEDULER}.{network}", group(tree, SCHEDULER).get(network)
-            if not buildable(path, node, known):
+            if not buildable(path, node, known) or any(problem.startswith(f"{SCHEDULER}.") for problem in known):
                 continue
             scheduler = build(node)(optimizer)
             optimizer.step()
             scheduler.step()
-        except Exception as error:  # torch raises what it likes, and so may a user's own class
+        except (TypeError, ValueError) as error:  # how torch refuses arguments
+            problems.append(f"{path}: {str(error).splitlines()[0]}")
+            continue
+        except Exception as error:  # a user's own class may fail in any way
             problems += refusal(path, error)
             continue
         rates = [float(part["lr"]) for part in optimizer.param_groups]

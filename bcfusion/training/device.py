@@ -8,9 +8,22 @@ from typing import Any
 
 import torch
 
+from bcfusion.requirements import require
+
 
 def configure(trainer: Mapping[str, Any]) -> None:
-    """Apply the keys ``tf32``, ``cudnn_benchmark`` and ``deterministic`` of the trainer's configuration."""
+    """Apply the keys ``tf32``, ``cudnn_benchmark`` and ``deterministic`` of the trainer's configuration.
+
+    Raises:
+        ConfigError: ``accelerator`` asks for a GPU, and there is none.
+    """
+    require(
+        "trainer.accelerator",
+        (
+            trainer["accelerator"] not in ("gpu", "cuda") or torch.cuda.is_available(),
+            f"{trainer['accelerator']} was asked for, but torch finds no GPU on this machine; use auto or cpu",
+        ),
+    )
     # the older of torch's two switches for matrix products: Lightning reads it, and torch raises if both were used
     torch.set_float32_matmul_precision("high" if trainer["tf32"] else "highest")
     torch.backends.cudnn.allow_tf32 = bool(trainer["tf32"])

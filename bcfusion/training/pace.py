@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from omegaconf import DictConfig
 
+from bcfusion.training.run import budget_seconds
+
 __all__ = ["Steps", "in_words", "now", "timed", "within_budget"]
 
 T = TypeVar("T")
@@ -33,7 +35,7 @@ class Steps:
 
 def within_budget(cfg: DictConfig, steps: Steps, validation: float, closing: float) -> str:
     """Return how many steps and validations fit into the budget."""
-    budget = budgetin_words(cfg)
+    budget = budget_seconds(cfg)
     left = budget - closing - validation  # a run ends with a validation and the closing evaluation
     count = steps.within(left, validation / cfg.trainer.validate_every)
     limit = cfg.trainer.max_steps

@@ -87,7 +87,8 @@ def rehearse(cfg: DictConfig, known: Sequence[str] = ()) -> Rehearsal:
     if known:
         _read_corpus(cfg, known, rehearsal)
         return rehearsal
-    device.configure(cfg.trainer)
+    with rehearsal.attempt("trainer"):
+        device.configure(cfg.trainer)
     seed_everything(cfg.seed, workers=False, verbose=False)
     with rehearsal.attempt("data"):
         datamodule = build_datamodule(cfg)
@@ -220,8 +221,8 @@ def _fit(cfg: DictConfig, module: SpeechModule, batch: Batch, step: int) -> floa
             enable_model_summary=False,
             default_root_dir=scratch,
         )
-        # a plain list would be taken for several loaders; unchanged, since PyTorch would convert what is in a batch
-        trainer.fit(module, train_dataloaders=DataLoader([batch] * times, batch_size=None, collate_fn=lambda one: one))
+        batches: Any = [batch] * times  # to Lightning a plain list is several loaders; to PyTorch it is a dataset
+        trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None, collate_fn=lambda one: one))
     return watch.seconds
 
 
@@ -264,7 +265,7 @@ def _try_validation(
     pace = (enhancing + scoring) / max(row.duration, 1e-3)
     limit = cfg.trainer.max_valid_items
     share = 1.0 if limit is None else min(1.0, limit / len(datamodule.rows("valid")))
-    validation = pace * share * datamodule.audioin_words("valid")
+    validation = pace * share * datamodule.audio_seconds("valid")
     rehearsal.facts["validation"] = (
         f"{in_words(enhancing)} to enhance and {in_words(scoring)} to score {row.duration:.1f} s of speech; about "
         f"{in_words(validation)} for all of it, every {cfg.trainer.validate_every} steps"
@@ -272,4 +273,4 @@ def _try_validation(
     unscored = {name: next(iter(reasons)) for name, reasons in scores.skipped("enhanced").items()}
     if unscored:  # an untrained network gives noise or silence, which some metrics leave out
         rehearsal.facts["not scored"] = f"{skipped_cell(unscored)} ({row.id}, restored by the untrained network)"
-    return validation, pace * datamodule.audioin_words("test")
+    return validation, pace * datamodule.audio_seconds("test")
