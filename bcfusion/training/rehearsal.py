@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
 from bcfusion.configuration.values import at, resolved
-from bcfusion.contracts import SPLITS, Batch
+from bcfusion.contracts import SPLITS, Batch, Row
 from bcfusion.data.loading.collate import collate
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.segments import EvalItems
@@ -35,6 +35,8 @@ from bcfusion.training.pace import Steps, in_words, now, timed, within_budget
 
 __all__ = ["Rehearsal", "rehearse"]
 
+#: an utterance of about this length is validated: shorter ones would tell more of the first call than of the network
+TYPICAL_SECONDS = 3.0
 #: a step that is expected to take longer is not trained: the expectation is reported
 LONGEST_STEP_SECONDS = 120.0
 
@@ -247,8 +249,10 @@ class _Watch(Callback):
 def _try_validation(
     cfg: DictConfig, datamodule: SpeechDataModule, module: SpeechModule, rehearsal: Rehearsal
 ) -> tuple[float, float]:
-    """Enhance and score the shortest utterance; return the seconds of a validation and of the closing evaluation."""
-    row = min(datamodule.rows("valid"), key=lambda row: row.duration)
+    """Enhance and score one utterance; return the seconds of a validation and of the closing evaluation."""
+    rows = datamodule.rows("valid")
+    long_enough = [row for row in rows if row.duration >= TYPICAL_SECONDS]
+    row = min(long_enough or [max(rows, key=_duration)], key=_duration)
     item = collate([EvalItems([row], datamodule.reader)[0]])
     generator = module.best_generator
     if device.on_gpu(cfg.trainer.accelerator) and torch.cuda.is_available():
@@ -264,7 +268,7 @@ def _try_validation(
         scores, scoring = timed(score)
     pace = (enhancing + scoring) / max(row.duration, 1e-3)
     limit = cfg.trainer.max_valid_items
-    share = 1.0 if limit is None else min(1.0, limit / len(datamodule.rows("valid")))
+    share = 1.0 if limit is None else min(1.0, limit / len(rows))
     validation = pace * share * datamodule.audio_seconds("valid")
     rehearsal.facts["validation"] = (
         f"{in_words(enhancing)} to enhance and {in_words(scoring)} to score {row.duration:.1f} s of speech; about "
@@ -274,3 +278,7 @@ def _try_validation(
     if unscored:  # an untrained network gives noise or silence, which some metrics leave out
         rehearsal.facts["not scored"] = f"{skipped_cell(unscored)} ({row.id}, restored by the untrained network)"
     return validation, pace * datamodule.audio_seconds("test")
+
+
+def _duration(row: Row) -> float:
+    return row.duration
