@@ -19,6 +19,7 @@ from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
 from bcfusion.configuration.values import at, resolved
 from bcfusion.contracts import SPLITS, Batch, Row
+from bcfusion.data.corpora.made_once import MadeOnce
 from bcfusion.data.loading.collate import collate
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.segments import EvalItems
@@ -108,6 +109,8 @@ def _read_corpus(cfg: DictConfig, known: Sequence[str], rehearsal: Rehearsal) ->
         return
     with rehearsal.attempt("data.corpus"):
         corpus = build(node)
+        if isinstance(corpus, MadeOnce):
+            return  # it would be synthesised, which cannot go wrong
         for split in SPLITS:
             if split != "train" or not hasattr(corpus, "first_rows"):  # streamed shards do not list that split
                 with rehearsal.attempt("data.corpus"):
