@@ -267,7 +267,9 @@ def unprovided(
 class Metric(Protocol):
     """A quality measure of one utterance, computed in NumPy in a worker process.
 
-    ``score`` returns one value per name in ``names``, or raises :class:`Skip` with the reason.
+    ``score`` returns one value per name in ``names``, or raises :class:`Skip` with the reason. A metric that has no
+    meaning at some sample rates may have a method ``check_rate(sample_rate)``, which raises a
+    :class:`~bcfusion.errors.ConfigError`: it is asked before anything is scored.
 
     >>> import numpy as np
     >>> class MeanError:
@@ -416,7 +418,8 @@ class Simulator(Protocol):
       a room. It too is announced by ``provides_noise``.
 
     A simulator that reads files sets ``reads_files = True``, so that it runs in the processes of the loader. All
-    randomness comes from the generators of ``draw``.
+    randomness comes from the generators of ``draw``. One that cannot work at every sample rate may have a method
+    ``check_rate(sample_rate)``, which raises a :class:`~bcfusion.errors.ConfigError`: it is asked before training.
 
     Example::
 

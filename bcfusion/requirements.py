@@ -13,12 +13,24 @@ A constructor states its rules in one call, before anything is built::
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bcfusion.errors import ConfigError
 
-__all__ = ["Rule", "above", "ascending", "at_least", "is_number", "one_of", "require", "within"]
+__all__ = [
+    "Rule",
+    "above",
+    "ascending",
+    "at_least",
+    "check_rate",
+    "check_rates",
+    "is_number",
+    "one_of",
+    "require",
+    "whole",
+    "within",
+]
 
 Rule = tuple[object, str] | list[str]
 
@@ -73,6 +85,17 @@ def ascending(low: float, high: float, **ranges: Any) -> list[str]:
     ]
 
 
+def whole(**values: Any) -> list[str]:
+    """Return a message for each argument that is not a whole number, or a sequence of them; 2.0 is one."""
+    messages = []
+    for name, value in values.items():
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        if not all(is_number(entry) and entry == int(entry) for entry in (value if several else [value])):
+            kind = "whole numbers" if several else "a whole number"
+            messages.append(f"{name}={list(value) if several else repr(value)} must be {kind}")
+    return messages
+
+
 def one_of(options: Iterable[object], **values: object) -> list[str]:
     """Return a message for each argument that is not one of ``options``."""
     known = list(options)
@@ -89,6 +112,42 @@ def _broken(values: dict[str, Any], expected: str, fits: Any) -> list[str]:
         elif not is_number(value) or not fits(value):
             messages.append(f"{name}={value!r} must be {expected}")
     return messages
+
+
+def check_rate(part: Any, sample_rate: int) -> None:
+    """Let a simulator or metric that has a method ``check_rate(sample_rate)`` refuse the sample rate of a task.
+
+    Args:
+        part: anything; without the method it takes every rate.
+        sample_rate: in Hz.
+
+    Raises:
+        ConfigError: it cannot work at this rate.
+    """
+    check = getattr(part, "check_rate", None)
+    if check is not None:
+        check(sample_rate)
+
+
+def check_rates(section: str, parts: Mapping[str, Any], sample_rate: int) -> None:
+    """Let several parts refuse a sample rate, all at once.
+
+    Args:
+        section: of the configuration, in which the names of the parts are keys; for messages.
+        parts: by name.
+        sample_rate: in Hz.
+
+    Raises:
+        ConfigError: with every message, each preceded by ``section.name``.
+    """
+    problems = []
+    for name, part in parts.items():
+        try:
+            check_rate(part, sample_rate)
+        except ConfigError as error:
+            problems += [f"{section}.{name}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
 
 
 def is_number(value: object) -> bool:

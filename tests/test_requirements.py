@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bcfusion.errors import ConfigError
-from bcfusion.requirements import above, at_least, one_of, require, within
+from bcfusion.requirements import above, at_least, check_rates, one_of, require, whole, within
 
 
 class Layer:
@@ -50,3 +50,21 @@ def test_the_owner_is_an_instance_a_class_or_a_text() -> None:
     for owner in (Layer(), Layer, "Layer"):
         with pytest.raises(ConfigError, match=r"^Layer: wrong$"):
             require(owner, (False, "wrong"))
+
+
+@pytest.mark.parametrize(("value", "fits"), [(2, True), (2.0, True), (2.5, False), (True, False), ("2", False)])
+def test_whole_numbers(value: object, fits: bool) -> None:
+    assert whole(a=value) == ([] if fits else [f"a={value!r} must be a whole number"])
+    assert whole(a=[1, value]) == ([] if fits else [f"a={[1, value]} must be whole numbers"])
+
+
+def test_parts_that_know_their_sample_rates_are_asked_all_at_once() -> None:
+    class Low:
+        def check_rate(self, sample_rate: int) -> None:
+            require(self, (sample_rate < 100, f"{sample_rate} Hz is too high"))
+
+    parts = {"any": object(), "a": Low(), "b": Low()}
+    check_rates("part", parts, 99)
+    with pytest.raises(ConfigError) as caught:
+        check_rates("part", parts, 100)
+    assert caught.value.problems == [f"part.{name}: Low: 100 Hz is too high" for name in "ab"]

@@ -1,7 +1,8 @@
-"""``bcfusion check``: verify a configuration, and print what its networks cost."""
+"""``bcfusion check``: verify a configuration and its data, rehearse a step, and print what networks and steps cost."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from tempfile import TemporaryDirectory
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.hydra_app import run
+from bcfusion.errors import ConfigError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,47 +19,88 @@ if TYPE_CHECKING:
 HELP = """\
 usage: bcfusion check [experiment=NAME] [key=value ...] [hydra options]
 
-Compose a configuration as `train` does, report every problem in it, and build its networks to print parameters,
-multiply-accumulates per second of audio, receptive field and latency. No data is read and nothing is written.
+Compose a configuration as `train` does, read its corpus, train one step and validate one utterance. Every problem is
+reported at once, with exit status 2. Without any, files, speakers, hours and sample rates of each split are printed,
+the seconds of a step, how many steps fit into the budget, and the size, cost, receptive field and latency of the
+networks. No run directory is made.
+
+  check.step=false       check the configuration alone: no data is read, no step trained
 
 examples:
   bcfusion check experiment=seanet
-  bcfusion check experiment=seanet recipe=fusion generator.channels=16
+  bcfusion check experiment=seanet data=folder data.root=/data/speech
+  bcfusion check experiment=seanet recipe=fusion generator.channels=16 check.step=false
   bcfusion check experiment=my_seanet            your own, in ./conf/experiment
   bcfusion check -m generator=seanet,seanet_streaming
 """
 
+logger = logging.getLogger(__name__)
+
+STEP = "check.step"
+
 
 def main(argv: list[str]) -> None:
     """Run the verb."""
+    step, argv = _with_step(argv)
     with TemporaryDirectory() as scratch:  # Hydra creates a directory for each job; a check leaves none
         directories = [f"hydra.run.dir='{scratch}'", f"hydra.sweep.dir='{scratch}'", "hydra.output_subdir=null"]
-        run(task, [*directories, *argv], module_file=__file__, verb="check")
+        run(lambda cfg: task(cfg, step), [*directories, *argv], module_file=__file__, verb="check")
 
 
-def task(cfg: DictConfig) -> None:
-    """Verify the configuration and print the sizes and costs of its networks."""
-    from bcfusion.configuration.check import verify_or_raise
+def _with_step(argv: list[str]) -> tuple[bool, list[str]]:
+    """Return the value of ``check.step``, and the other arguments: it is the verb's own, and no part of a run."""
+    typed = [argument for argument in argv if argument.startswith(f"{STEP}=")]
+    values = {"true": True, "false": False}
+    value = typed[-1].partition("=")[2].strip().lower() if typed else "true"
+    if value not in values:
+        raise ConfigError([f"{STEP}: must be true or false, not {value!r}"])
+    return values[value], [argument for argument in argv if argument not in typed]
 
-    verify_or_raise(cfg)
+
+def task(cfg: DictConfig, step: bool = True) -> None:
+    """Verify the configuration, rehearse a run of it, and print what was found.
+
+    Args:
+        cfg: the composed configuration.
+        step: false verifies the configuration alone.
+
+    Raises:
+        ConfigError: with every problem.
+    """
     from rich.console import Console
     from rich.table import Table
 
+    from bcfusion.configuration.check import verify
+
+    problems = verify(cfg)
+    facts: dict[str, str] = {}
+    if step:
+        # Lightning lists devices and gives tips
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        from bcfusion.training.rehearsal import rehearse
+
+        rehearsal = rehearse(cfg, problems)
+        problems = list(dict.fromkeys([*problems, *rehearsal.problems]))
+        facts = rehearsal.facts
+    if problems:
+        raise ConfigError(problems)
     table = Table(
         title=f"{cfg.task.name}, {cfg.generator._target_.rpartition('.')[2]}", show_header=False, title_justify="left"
     )
-    for name, value in _facts(cfg):
+    for name, value in (*facts.items(), *_facts(cfg, step)):
         table.add_row(name, value)
     Console(highlight=False).print(table)
 
 
-def _facts(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
     from bcfusion.configuration.compose import build
-    from bcfusion.configuration.learning import needs_discriminators
+    from bcfusion.configuration.learning import empty_band, needs_discriminators
     from bcfusion.configuration.targets import locate
     from bcfusion.probe import macs_per_second, receptive_field
 
     generator = build(cfg.generator)
+    if not rehearsed and (warning := empty_band(generator, cfg.get("input_bandwidth"))):
+        logger.warning(warning)  # the rehearsal has said so
     rate = int(generator.sample_rate)
     yield "sensors", ", ".join(cfg.task.sensors)
     yield "sample rate", f"{rate} Hz"

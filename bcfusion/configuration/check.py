@@ -35,7 +35,8 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
 
     It finds missing mandatory values and interpolations that lead nowhere; misspelt keys; ``_target_`` nodes whose
     class does not exist or refuses its arguments; sample rates that disagree; numbers out of range; a selection by
-    values that no metric gives; losses that ask for what nobody provides; sensors without a source. No data is read.
+    values that no metric gives; losses that ask for what nobody provides; sensors without a source. No corpus is read;
+    simulators look whether their files are there, and refuse sample rates at which they cannot work.
 
     Args:
         cfg: the composed configuration.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,14 @@ def register_resolvers() -> None:
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("n_sensors", len, replace=True)
+    OmegaConf.register_new_resolver("if_several", if_several, replace=True)
     OmegaConf.register_new_resolver("divide", divide, replace=True)
     OmegaConf.register_new_resolver("bands_up_to", bands_up_to, replace=True)
+
+
+def if_several(sensors: Sequence[str], share: float) -> float:
+    """Return ``share`` for a task of several sensors, and 0 for one: presets of fusion work with every recipe."""
+    return share if len(sensors) > 1 else 0.0
 
 
 def divide(numerator: float, denominator: float) -> float:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from bcfusion.configuration.compose import build
-from bcfusion.configuration.values import is_resolved, nodes
+from bcfusion.configuration.values import at, group, is_resolved, nodes
 from bcfusion.errors import BcfusionError, ConfigError, first_line
+from bcfusion.requirements import check_rate
 
-#: Nodes that are cheap to build and have no side effects. Corpora and simulators may search folders, loggers and
-#: callbacks may start something: their problems are reported when a run builds them.
+#: Nodes that are cheap to build and have no side effects; simulators at most look whether their files are there. A
+#: corpus may read a whole disk, loggers and other callbacks may start something: they are built by a run, and by the
+#: check of its data.
 BUILT = (
     "generator.",
     "discriminators.",
@@ -20,7 +23,10 @@ BUILT = (
     "balancer.",
     "data.augmentation.",
     "callbacks.early_stopping.",
+    "degradation.",
 )
+#: sections of factories: of an optimiser from parameters, and of a scheduler from an optimiser
+OPTIMIZER, SCHEDULER = "optimizer", "scheduler"
 
 
 def construction_problems(tree: Mapping[str, Any], known: list[str]) -> list[str]:
@@ -39,19 +45,71 @@ def construction_problems(tree: Mapping[str, Any], known: list[str]) -> list[str
             if "_target_" not in node or not f"{path}.".startswith(BUILT) or path.startswith(outer):
                 continue
             outer = (*outer, f"{path}.")  # what is inside is built with it
-            if buildable(path, node, known):
-                problems += _problems(path, node)
+            if buildable(path, node, known) and not _unused(path, tree):
+                problems += _problems(path, node, tree.get("sample_rate"))
+        problems += _optimization_problems(tree, [*known, *problems])
     return problems
 
 
-def _problems(path: str, node: Mapping[str, Any]) -> list[str]:
+def _unused(path: str, tree: Mapping[str, Any]) -> bool:
+    """Return whether a node is a simulator of a sensor that the task has not: a run does not build it."""
+    section, _, name = path.partition(".")
+    sensors = at(tree, "task.sensors")
+    return section == "degradation" and isinstance(sensors, list) and name not in sensors
+
+
+def _problems(path: str, node: Mapping[str, Any], sample_rate: Any) -> list[str]:
     if path.startswith("losses."):
         node = {key: value for key, value in node.items() if key != "weight"}
+    return _built(path, node, sample_rate, apart=path.startswith("degradation."))[1]
+
+
+def _built(path: str, node: Mapping[str, Any], sample_rate: Any, apart: bool) -> tuple[Any, list[str]]:
+    """Build a node; with ``apart`` what is inside on its own, so that the problems of both are found."""
+    parts: dict[str, Any] = {}
+    problems: list[str] = []
+    inside = [key for key, value in node.items() if apart and isinstance(value, Mapping) and "_target_" in value]
+    for key in inside:
+        parts[key], found = _built(f"{path}.{key}", node[key], sample_rate, apart)
+        problems += found
+    own = {key: value for key, value in node.items() if key not in inside}
     try:
-        build(node)
+        built = build(own, **parts)
+        if isinstance(sample_rate, int):
+            check_rate(built, sample_rate)
     except Exception as error:  # a user's own class may fail in any way
-        return refusal(path, error)
-    return []
+        of_the_lack = problems and not isinstance(error, BcfusionError)
+        return None, problems + ([] if of_the_lack else refusal(path, error))
+    return built, problems
+
+
+def _optimization_problems(tree: Mapping[str, Any], known: list[str]) -> list[str]:
+    """Return what optimisers say about their settings, and schedulers about theirs: each takes one step of nothing."""
+    from torch import nn, zeros
+
+    problems = []
+    for network in group(tree, OPTIMIZER):
+        path, node = f"{OPTIMIZER}.{network}", group(tree, OPTIMIZER)[network]
+        if not buildable(path, node, known) or any(problem.startswith(f"{OPTIMIZER}.") for problem in known):
+            continue
+        try:
+            optimizer = build(node)([nn.Parameter(zeros(1))])
+            path, node = f"{SCHEDULER}.{network}", group(tree, SCHEDULER).get(network)
+            if not buildable(path, node, known) or any(problem.startswith(f"{SCHEDULER}.") for problem in known):
+                continue
+            scheduler = build(node)(optimizer)
+            optimizer.step()
+            scheduler.step()
+        except (TypeError, ValueError) as error:  # how torch refuses arguments
+            problems.append(f"{path}: {str(error).splitlines()[0]}")
+            continue
+        except Exception as error:  # a user's own class may fail in any way
+            problems += refusal(path, error)
+            continue
+        rates = [float(part["lr"]) for part in optimizer.param_groups]
+        if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+            problems.append(f"{path}: gives a learning rate of {rates[0]:g} after one step")
+    return problems
 
 
 def buildable(path: str, node: Any, known: list[str]) -> bool:

@@ -64,6 +64,7 @@ class Choice:
         return f"must be {' or '.join(str(option).lower() for option in self.options)}, not {shown(value)}"
 
 
+BOOL = Choice((True, False))
 COUNT = Number(low=1, low_allowed=True, whole=True)
 COUNT_OR_NULL = Number(low=1, low_allowed=True, whole=True, optional=True)
 WEIGHT = Number(low_allowed=True)
@@ -71,16 +72,20 @@ FROM_ZERO = Number(low_allowed=True, whole=True)
 POSITIVE = Number()
 POSITIVE_OR_NULL = Number(optional=True)
 SHARE = Number(low_allowed=True, high=1.0)
+SHORTEST_SEGMENT = 0.02  #: seconds of a training crop: a low voice has a period of 12 ms
 KEYS: dict[str, Number | Choice] = {
     "sample_rate": COUNT,
     "seed": Number(low_allowed=True, high=2**32 - 1, whole=True),
     "cutoff_frequency": POSITIVE,
-    "narrow_rate": POSITIVE,
+    "narrow_rate": COUNT,
+    "input_bandwidth": POSITIVE,
     "budget.minutes": POSITIVE_OR_NULL,
     "budget.minutes_cpu": POSITIVE,
     "budget.minutes_gpu": POSITIVE,
     "data.segment_seconds": POSITIVE,
     "data.batch_size": COUNT,
+    "data.resample": BOOL,
+    "data.simulate_on_device": BOOL,
     "data.max_unreadable_share": SHARE,
     "data.sensor_dropout": SHARE,
     "data.min_bandwidth": POSITIVE_OR_NULL,
@@ -93,12 +98,14 @@ KEYS: dict[str, Number | Choice] = {
     "adversarial.generator_interval": COUNT,
     "adversarial.order": Choice(("generator_first", "discriminator_first")),
     "adversarial.shared_passes": Choice(("auto", True, False)),
-    "adversarial.speech_level": POSITIVE_OR_NULL,
-    "optimizer.lr": POSITIVE,
-    "optimizer.lr_discriminator": POSITIVE,
+    "adversarial.speech_level": Number(high=1.0, optional=True),  # re full scale
+    # Adam moves each weight by up to the rate in a step, and weights are of the order of 0.1
+    "optimizer.lr": Number(high=1.0),
+    "optimizer.lr_discriminator": Number(high=1.0),
+    "optimizer.weight_decay": WEIGHT,
+    "scheduler.gamma": Number(high=1.0),
     "scheduler.steps": COUNT_OR_NULL,
     "scheduler.lowest": WEIGHT,
-    "scheduler.gamma": Number(high=1.0),
     # fp16 is not supported: gradients would be clipped before they are unscaled, and its frequent overflows counted
     # as bad steps
     "trainer.precision": Choice(("32-true", "bf16-mixed")),
@@ -116,6 +123,11 @@ KEYS: dict[str, Number | Choice] = {
     "trainer.max_bad_steps": COUNT,
     "trainer.ema_decay": Number(low_allowed=True, high=1.0, high_allowed=False, optional=True),
     "trainer.samples": FROM_ZERO,
+    "trainer.tf32": BOOL,
+    "trainer.cudnn_benchmark": BOOL,
+    "trainer.deterministic": BOOL,
+    "trainer.compile": BOOL,
+    "init_discriminators": BOOL,
 }
 
 
@@ -127,6 +139,10 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
     values = {path: at(tree, path) for path in KEYS}
     found = {path: KEYS[path].problem(value) for path, value in values.items() if value is not UNRESOLVED}
     problems = [f"{path}: {problem}" for path, problem in found.items() if problem]
+    problems += _frequency_problems(values) + _data_problems(tree)
+    lowest, highest = values["scheduler.lowest"], values["optimizer.lr"]
+    if is_number(lowest) and is_number(highest) and lowest > highest:
+        problems.append(f"scheduler.lowest: {lowest:g} must be at most optimizer.lr, {highest:g}, where it begins")
     adversarial = bool(at(tree, "discriminators"))  # without any, these settings have no effect
     intervals = (values["adversarial.interval"], values["adversarial.generator_interval"])
     if adversarial and all(isinstance(interval, int) and interval > 1 for interval in intervals):
@@ -150,16 +166,60 @@ def key_problems(tree: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def key_rules(section: str, **values: Any) -> list[str]:
+def _frequency_problems(values: Mapping[str, Any]) -> list[str]:
+    """Return a message for each frequency that the sample rate cannot hold."""
+    rate, narrow = values["sample_rate"], values["narrow_rate"]
+    if not is_number(rate):
+        return []
+    if is_number(narrow) and narrow >= rate:  # the frequencies follow from it
+        return [f"narrow_rate: {narrow} must be below sample_rate, {rate}"]
+    limits = {"cutoff_frequency": "below", "input_bandwidth": "at most", "data.min_bandwidth": "at most"}
+    return [
+        f"{path}: {values[path]:g} must be {limit} half of sample_rate, {rate / 2:g}"
+        for path, limit in limits.items()
+        if is_number(values[path]) and (values[path] > rate / 2 or (limit == "below" and values[path] == rate / 2))
+    ]
+
+
+def _data_problems(tree: Mapping[str, Any]) -> list[str]:
+    """Return a message for each key of ``data`` that does not fit the sensors or the sample rate."""
+    sensors, rate = at(tree, "task.sensors"), at(tree, "sample_rate")
+    dropout, speakers = at(tree, "data.sensor_dropout"), at(tree, "data.speakers", None)
+    seconds, workers = at(tree, "data.segment_seconds"), at(tree, "data.workers", "auto")
+    problems = []
+    if is_number(dropout) and dropout > 0 and isinstance(sensors, list) and len(sensors) == 1:
+        problems.append(
+            f"data.sensor_dropout: {dropout:g} has no effect with one sensor ({sensors[0]}), which is never silenced; "
+            "set it to 0, or choose a task of several sensors"
+        )
+    if isinstance(sensors, list) and (twice := sorted({str(name) for name in sensors if sensors.count(name) > 1})):
+        problems.append(f"task.sensors: {', '.join(twice)} is named more than once")
+    if is_number(seconds) and is_number(rate) and 0 < seconds < SHORTEST_SEGMENT:
+        problems.append(
+            f"data.segment_seconds: {seconds:g} must be at least {SHORTEST_SEGMENT:g}: a crop of "
+            f"{round(seconds * rate)} sample(s) holds no speech"
+        )
+    if workers not in ("auto", UNRESOLVED) and (problem := FROM_ZERO.problem(workers)):
+        problems.append(f"data.workers: {problem.replace('must be', 'must be auto or', 1)}")
+    if speakers is not None and speakers is not UNRESOLVED and (isinstance(speakers, str) or not speakers):
+        problems.append(
+            "data.speakers: must be a list of names, as in data.speakers=[NAME], or null for all, "
+            f"not {shown(speakers)}"
+        )
+    return problems
+
+
+def key_rules(section: str, others: Mapping[str, Any] | None = None, **values: Any) -> list[str]:
     """Return the messages of :func:`key_problems` for arguments that a class takes from a section.
 
     For :func:`bcfusion.requirements.require`, so that a class need not repeat the ranges of its keys.
 
     Args:
         section: the section that holds the keys, such as ``data``.
+        others: further sections and keys of the root that the rules of these keys look at.
         values: the arguments, named as the keys.
     """
-    return key_problems({section: values})
+    return key_problems({**(others or {}), section: values})
 
 
 def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:

@@ -11,6 +11,7 @@ from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.configuration.values import UNRESOLVED, at, group
 from bcfusion.contracts import JUDGEMENTS, asks_for, unprovided
 from bcfusion.nearest import did_you_mean
+from bcfusion.requirements import is_number
 
 
 def provides_noise(cfg: Mapping[str, Any]) -> bool:
@@ -18,6 +19,24 @@ def provides_noise(cfg: Mapping[str, Any]) -> bool:
     sensors = at(cfg, "task.sensors")
     simulators = [node for name, node in group(cfg, "degradation").items() if name in (sensors or ())]
     return any(getattr(_located(node), "provides_noise", False) for node in simulators)
+
+
+def empty_band(generator: Any, input_bandwidth: Any) -> str | None:
+    """Return a warning if a generator only masks a spectrum whose upper band is empty, else None.
+
+    Args:
+        generator: an instance; one whose attribute ``only_masks`` is true multiplies its input by a mask.
+        input_bandwidth: highest frequency in Hz that any sensor picks up; anything but a number is not judged.
+    """
+    highest = generator.sample_rate / 2 if getattr(generator, "only_masks", False) else 0.0
+    if not is_number(input_bandwidth) or input_bandwidth >= 0.9 * highest:
+        return None
+    name = type(generator).__name__
+    return (
+        f"generator: {name} multiplies the spectrum of its input by a mask, and the sensors pick up nothing above "
+        f"{input_bandwidth:g} Hz (input_bandwidth): nothing can be restored up to {highest:g} Hz; use a network that "
+        "maps, or generator.head=mapping where there is one"
+    )
 
 
 def needs_discriminators(loss: Any) -> bool:

@@ -10,7 +10,7 @@ from bcfusion.configuration.construction import buildable, refusal
 from bcfusion.configuration.paths import group_members
 from bcfusion.configuration.values import UNRESOLVED, at, group, shown
 from bcfusion.nearest import did_you_mean
-from bcfusion.requirements import is_number
+from bcfusion.requirements import check_rate, is_number
 
 
 def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool) -> list[str]:
@@ -34,7 +34,10 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
             complete = False
             continue
         try:
-            given = getattr(build(node), "higher_is_better", None)
+            metric = build(node)
+            given = getattr(metric, "higher_is_better", None)
+            if isinstance(sample_rate := at(tree, "sample_rate"), int):
+                check_rate(metric, sample_rate)
         except Exception as error:  # a user's own class may fail in any way
             complete = False
             problems += refusal(path, error)

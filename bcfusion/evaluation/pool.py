@@ -20,7 +20,7 @@ from bcfusion.contracts import ItemMetric, Metric, Skip
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.evaluation.workers import start_workers
-from bcfusion.requirements import at_least, require
+from bcfusion.requirements import at_least, check_rates, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,14 +57,15 @@ class Scorer:
             8.
 
     Raises:
-        ConfigError: ``workers`` is negative, two metrics give a value of the same name, or a metric cannot be sent to
-            a worker.
+        ConfigError: ``workers`` is negative, a metric refuses the sample rate, two metrics give a value of the same
+            name, or a metric cannot be sent to a worker.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], sample_rate: int, workers: int | None = None) -> None:
         if workers is None:
             workers = min(max(len(os.sched_getaffinity(0)) // 2, 1), 8)
         require(self, at_least(0, workers=workers))
+        check_rates("metrics", metrics, sample_rate)
         self._metrics = dict(metrics)
         self._sample_rate = sample_rate
         self._workers = workers

@@ -293,6 +293,7 @@ class BSRNN(SpectralNetwork):
         self.band_bins = bins_of_bands(widths, sample_rate, n_fft)
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
+        self.only_masks = self.head.masks
         self.split = BandSplit(self.band_bins, 2 * in_channels, channels, causal)
         self.blocks = nn.Sequential(
             *(BandTimeBlock(channels, len(self.band_bins), rnn_channels, causal) for _ in range(layers))

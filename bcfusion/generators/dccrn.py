@@ -165,6 +165,7 @@ class DCCRN(SpectralNetwork):
         super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel)
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
+        self.only_masks = self.head.masks
 
         widths = [2 * in_channels, *channels]
         bins = [n_fft // 2 >> level for level in range(len(widths))]

@@ -137,6 +137,7 @@ class DPCRN(SpectralNetwork):
         )
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
+        self.only_masks = self.head.masks
         self.input_norm = InstantLayerNorm(2 * in_channels, bins[0])
         widths = [2 * in_channels, *channels]
         encoder, decoder = [], []

@@ -51,6 +51,7 @@ class ResUNetMask(ResUNetGenerator):
     """
 
     provides = ("mask",)
+    only_masks = True  #: it cannot fill a band that its input lacks
 
     def __init__(
         self,

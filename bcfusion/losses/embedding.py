@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bcfusion.losses.generator_stft import GeneratorStft
 from bcfusion.losses.stft import past_end
 from bcfusion.nn.stft import Window
+from bcfusion.requirements import above, require
 
 # An embedding shorter than this is not scaled to unit norm, which bounds the gradient at 0.
 _LEAST_NORM = 1e-4
@@ -36,7 +37,7 @@ class DeepClusteringLoss(nn.Module):
         window: likewise.
 
     Raises:
-        ConfigError: an impossible STFT.
+        ConfigError: ``active_db`` is not above 0, or an impossible STFT.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class DeepClusteringLoss(nn.Module):
         win_length: int = 512,
         window: Window = "hann",
     ) -> None:
+        require(self, above(0, active_db=active_db))
         super().__init__()
         self.least_ratio = 10.0 ** (-active_db / 20.0)
         self.unit_norm = unit_norm

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
 from bcfusion.losses.adversarial import Reduction, reduce_list
-from bcfusion.requirements import one_of, require
+from bcfusion.requirements import above, one_of, require
 
 Normalization = Literal["none", "reference"]
 
@@ -35,7 +35,8 @@ class FeatureMatchingLoss(nn.Module):
             weight that was published for sums means the same here only with sums and the same discriminators.
 
     Raises:
-        ConfigError: another ``normalization``, ``per_channel``, ``per_layer`` or ``per_discriminator``.
+        ConfigError: another ``normalization``, ``per_channel``, ``per_layer`` or ``per_discriminator``, or ``eps`` is
+            not above 0.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class FeatureMatchingLoss(nn.Module):
             one_of(
                 get_args(Reduction), per_channel=per_channel, per_layer=per_layer, per_discriminator=per_discriminator
             ),
+            above(0, eps=eps),
         )
         super().__init__()
         self.normalization = normalization

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bcfusion.losses.generator_stft import GeneratorStft
 from bcfusion.losses.stft import mean_over_frames, past_end
 from bcfusion.nn.stft import Window
-from bcfusion.requirements import at_least, one_of, require
+from bcfusion.requirements import at_least, one_of, require, whole, within
 
 
 class ComponentLoss(nn.Module):
@@ -37,7 +37,8 @@ class ComponentLoss(nn.Module):
             scaled to unit norm: frames without noise fade out of the third term, and its gradient is bounded.
 
     Raises:
-        ConfigError: weights that leave nothing for the speech, a negative one, or an impossible STFT.
+        ConfigError: weights that leave nothing for the speech, a negative one, a silence level out of range, or an
+            impossible STFT.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ComponentLoss(nn.Module):
         require(
             self,
             at_least(0, alpha=alpha, beta=beta or 0.0),
+            within(-300, 0, silence_db=silence_db),
             (
                 speech_weight >= 1e-9,  # 1 - 0.7 - 0.3 is not exactly 0
                 f"alpha={alpha} and beta={beta} leave the speech a weight of 1 - alpha - beta <= 0: nothing would keep "
@@ -120,7 +122,7 @@ class _MaskedInputLoss(nn.Module, ABC):
         win_length: int = 512,
         window: Window = "hann",
     ) -> None:
-        require(self, one_of((1, 2), power=power))
+        require(self, one_of((1, 2), power=power), whole(channel=channel))
         super().__init__()
         self.power = power
         self.channel = channel

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bcfusion.losses.stft import ComplexSpectrogram, past_end, power
 from bcfusion.losses.valid import valid_samples
 from bcfusion.nn.stft import stft_sizes
-from bcfusion.requirements import require
+from bcfusion.requirements import above, at_least, require, within
 
 
 def a_weighting_gain(frequencies: Tensor) -> Tensor:
@@ -136,7 +136,8 @@ class MultiResolutionStftLoss(nn.Module):
         sample_rate: in Hz; only A-weighting needs it.
 
     Raises:
-        ConfigError: there is no resolution, one of them is impossible, or A-weighting has no sample rate.
+        ConfigError: there is no resolution, one of them is impossible, both weights are 0, another argument is
+            out of range, or A-weighting has no sample rate.
     """
 
     def __init__(
@@ -159,6 +160,17 @@ class MultiResolutionStftLoss(nn.Module):
                 else [f"resolutions: {list(resolution)} must be [n_fft, hop_length, win_length]"]
                 for resolution in resolutions
             ),
+            at_least(
+                0,
+                spectral_convergence_weight=spectral_convergence_weight,
+                log_magnitude_weight=log_magnitude_weight,
+            ),
+            (
+                spectral_convergence_weight or log_magnitude_weight,
+                "spectral_convergence_weight and log_magnitude_weight must not both be 0: nothing would be compared",
+            ),
+            above(0, floor=floor, convergence_limit=convergence_limit),
+            within(-300, 0, silence_db=silence_db),
             (not a_weighting or (sample_rate or 0) > 0, f"a_weighting needs a sample_rate in Hz, got {sample_rate}"),
         )
         super().__init__()

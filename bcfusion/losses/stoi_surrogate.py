@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bcfusion.audio import resample
 from bcfusion.errors import ConfigError
 from bcfusion.losses.valid import valid_samples
+from bcfusion.requirements import above, require, within
 
 _INTERNAL_RATE = 10_000  # Hz, the rate at which STOI is defined
 _LEAST_SAMPLES = 256 + 30 * 128  # of 31 frames: one segment of 30, and the last frame, which pystoi omits as well
@@ -32,10 +33,11 @@ class StoiSurrogateLoss(nn.Module):
         silence_db: RMS level in dBFS at or below which a target is silence.
 
     Raises:
-        ConfigError: ``torch_stoi`` is not installed.
+        ConfigError: ``torch_stoi`` is not installed, or an argument is out of range.
     """
 
     def __init__(self, sample_rate: int = 16000, extended: bool = False, silence_db: float = -60.0) -> None:
+        require(self, above(0, sample_rate=sample_rate), within(-300, 0, silence_db=silence_db))
         super().__init__()
         try:
             library = importlib.import_module("torch_stoi")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.losses.valid import valid_samples
-from bcfusion.requirements import require
+from bcfusion.requirements import above, is_number, require, within
 
 
 class L1Loss(nn.Module):
@@ -25,7 +25,13 @@ class L1Loss(nn.Module):
     """
 
     def __init__(self, pre_emphasis: float = 0.0) -> None:
-        require(self, (0.0 <= pre_emphasis < 1.0, f"pre_emphasis={pre_emphasis} must be at least 0 and below 1"))
+        require(
+            self,
+            (
+                is_number(pre_emphasis) and 0.0 <= pre_emphasis < 1.0,
+                f"pre_emphasis={pre_emphasis} must be at least 0 and below 1",
+            ),
+        )
         super().__init__()
         self.pre_emphasis = pre_emphasis
 
@@ -73,9 +79,13 @@ class SiSnrLoss(nn.Module):
         eps: regularising power, relative to full scale. It bounds the loss at the power of the target over ``eps`` (-74
             dB for speech at -26 dBFS) and the gradient of a nearly perfect or nearly silent estimate.
         silence_db: RMS level in dBFS at or below which a target is silence.
+
+    Raises:
+        ConfigError: ``eps`` is not above 0, or ``silence_db`` not from -300 to 0.
     """
 
     def __init__(self, zero_mean: bool = True, eps: float = 1e-8, silence_db: float = -60.0) -> None:
+        require(self, above(0, eps=eps), within(-300, 0, silence_db=silence_db))
         super().__init__()
         self.zero_mean = zero_mean
         self.eps = eps

@@ -42,6 +42,21 @@ class HighBandEnergy(MetricBase):
         self.cutoff_frequency = cutoff_frequency
         self.higher_is_better = {"hf_energy": None}
 
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, with nothing above the cutoff.
+
+        Raises:
+            ConfigError: the cutoff is not below half of it.
+        """
+        cutoff = self.cutoff_frequency
+        require(
+            self,
+            (
+                cutoff < sample_rate / 2,
+                f"cutoff_frequency={cutoff:g} must be below half of the sample rate, {sample_rate}",
+            ),
+        )
+
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
         bins = band(N_FFT, sample_rate, self.cutoff_frequency, None)
         bins = slice(bins.start + EDGE_BINS, bins.stop)

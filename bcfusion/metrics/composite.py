@@ -56,7 +56,17 @@ class Composite(MetricBase):
         self.names = tuple(f"{name}{ending}" for name in ("csig", "cbak", "covl", "seg_snr"))
         self.higher_is_better = dict.fromkeys(self.names, True)
 
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, that :meth:`bcfusion.metrics.pesq.Pesq.check_rate` refuses.
+
+        Raises:
+            ConfigError: it is too low for the mode.
+        """
+        self._pesq.check_rate(sample_rate)
+
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
+        if sample_rate < RATES[self.mode]:
+            self._pesq.score(estimate, target, sample_rate)  # skips it, with the reason
         rate = RATES[self.mode]
         if sample_rate != rate and target.size >= SHORTEST_SECONDS * sample_rate:  # PESQ skips shorter ones
             estimate, target = resample(estimate, sample_rate, rate), resample(target, sample_rate, rate)

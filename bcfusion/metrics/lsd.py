@@ -112,6 +112,21 @@ class Lsd(MetricBase):
         self.names = (name,)
         self.higher_is_better = {name: False}
 
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, with nothing from ``low_frequency`` on.
+
+        Raises:
+            ConfigError: ``low_frequency`` is not below half of it.
+        """
+        lowest = self.low_frequency or 0.0
+        require(
+            self,
+            (
+                lowest < sample_rate / 2,
+                f"low_frequency={lowest:g} must be below half of the sample rate, {sample_rate}",
+            ),
+        )
+
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
         skip_silence(target=target)
         unit = sample_rate if self.preset.in_seconds else 1

@@ -8,11 +8,14 @@ import numpy as np
 from pesq import BufferTooShortError, NoUtterancesError, PesqError, pesq
 
 from bcfusion.contracts import Skip
+from bcfusion.errors import ConfigError
 from bcfusion.metrics.base import SHORTEST_SECONDS, TOO_SHORT, MetricBase, is_silent, resample, skip_silence
 from bcfusion.requirements import one_of, require
 
 TABLE_SIZE = 50  # utterances in the tables of the reference implementation, which writes past the end unchecked
 SAFE_SECONDS = 19.0  # an utterance takes 0.2 s and its pause as much, so fewer than 50 fit
+
+LOWEST_RATE = {"wb": 16_000, "nb": 8_000}  # Hz
 
 NO_UTTERANCE = "target has no utterance"
 TOO_MANY = "50 utterances or more"
@@ -22,13 +25,14 @@ class Pesq(MetricBase):
     """Predicted listening quality (MOS-LQO), 1.0 to 4.6, higher is better; named ``pesq_wb`` or ``pesq_nb``.
 
     ITU-T P.862.2 for wide-band, P.862 with the mapping of P.862.1 for narrow-band. Wide-band is computed at 16 kHz,
-    narrow-band at 8 or 16 kHz; signals with another rate are first resampled to 16 kHz (polyphase), so 48 kHz speech is
-    rated by its content below 8 kHz, and 8 kHz speech in wide-band mode lacks the upper band.
+    narrow-band at 8 or 16 kHz; signals with another rate are first resampled (polyphase) to 16 kHz, or to 8 kHz if
+    theirs is lower, so 48 kHz speech is rated by its content below 8 kHz. Wide-band needs a sample rate of at least 16
+    kHz, narrow-band of at least 8 kHz: below, the band that the measure listens to would be empty.
 
-    An utterance is skipped if P.862 finds no utterance in the target, if the estimate is silent, if it is shorter than
-    0.25 s, or if 50 or more utterances may be found in the target (from about 70 s of read speech on), with which the
-    reference implementation overruns its tables and crashes the process or returns nonsense: cut long recordings into
-    utterances.
+    An utterance is skipped if its rate is too low, if P.862 finds no utterance in the target, if the estimate is
+    silent, if it is shorter than 0.25 s, or if 50 or more utterances may be found in the target (from about 70 s of
+    read speech on), with which the reference implementation overruns its tables and crashes the process or returns
+    nonsense: cut long recordings into utterances.
 
     Args:
         mode: ``wb`` or ``nb``.
@@ -43,15 +47,35 @@ class Pesq(MetricBase):
         self.names = (f"pesq_{mode}",)
         self.higher_is_better = {self.names[0]: True}
 
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, at which the upper part of the band that the measure listens to is empty.
+
+        Raises:
+            ConfigError: it is below 16000 in wide-band mode, or below 8000 in narrow-band mode.
+        """
+        lowest = LOWEST_RATE[self.mode]
+        other = "; pesq_nb is the measure for 8 kHz" if self.mode == "wb" and sample_rate >= 8_000 else ""
+        require(
+            self,
+            (
+                sample_rate >= lowest,
+                f"mode={self.mode} needs a sample rate of at least {lowest} Hz, not {sample_rate}{other}",
+            ),
+        )
+
     def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
+        try:
+            self.check_rate(sample_rate)
+        except ConfigError as error:
+            raise Skip(str(error)) from None
         if target.size < SHORTEST_SECONDS * sample_rate:
             raise Skip(TOO_SHORT)
         if is_silent(target):
             raise Skip(NO_UTTERANCE)
         skip_silence(estimate=estimate)
-        if sample_rate != 16_000 and (self.mode == "wb" or sample_rate != 8_000):
-            estimate, target = resample(estimate, sample_rate, 16_000), resample(target, sample_rate, 16_000)
-            sample_rate = 16_000
+        rate = 16_000 if sample_rate >= 16_000 else LOWEST_RATE[self.mode]
+        estimate, target = resample(estimate, sample_rate, rate), resample(target, sample_rate, rate)
+        sample_rate = rate
         if target.size > SAFE_SECONDS * sample_rate and most_utterances(target, sample_rate) >= TABLE_SIZE:
             raise Skip(TOO_MANY)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from torch import nn
 
 from bcfusion.configuration.additions import trainer_arguments
 from bcfusion.configuration.compose import build
-from bcfusion.configuration.learning import needs_discriminators, provides_noise
+from bcfusion.configuration.learning import empty_band, needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
 from bcfusion.training.adversary import Adversary, Schedule
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.optimization import NETWORKS, Optimization
+
+logger = logging.getLogger(__name__)
 
 
 def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
@@ -99,8 +102,11 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
         accumulate=cfg.trainer.accumulate,
         max_bad_steps=cfg.trainer.max_bad_steps,
     )
+    generator = build(cfg.generator)
+    if warning := empty_band(generator, cfg.get("input_bandwidth")):
+        logger.warning(warning)
     module = SpeechModule(
-        generator=build(cfg.generator),
+        generator=generator,
         losses=losses,
         weights=weights,
         balancer=build(cfg.balancer),

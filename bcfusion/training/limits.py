@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from omegaconf import ListConfig
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
@@ -17,8 +19,10 @@ from bcfusion.training import device
 
 if TYPE_CHECKING:
     from bcfusion.contracts import Generator
+    from bcfusion.data.loading.datamodule import SpeechDataModule
+    from bcfusion.training.module import SpeechModule
 
-__all__ = ["available_bytes", "check_batch", "check_devices", "saved_bytes"]
+__all__ = ["available_bytes", "check_batch", "check_batch_of", "check_devices", "saved_bytes", "warn_user"]
 
 MANY_REPEATS = 4  # a batch that holds each training file more often than this is hardly what was meant
 _SUSPICIOUS = 3000  # activations take up to about this many times the bytes of a batch: below, nothing is measured
@@ -43,9 +47,6 @@ def check_devices(settings: Mapping[str, Any]) -> list[str]:
             return [f"trainer.devices={number}: {number} processes share {cores} cores and are slower than one alone"]
         return []
     found = torch.cuda.device_count()
-    if not found:
-        built = "" if torch.version.cuda else "; this torch is built without CUDA"
-        raise ConfigError([f"trainer.accelerator: {settings['accelerator']}, but torch finds no GPU{built}: use cpu"])
     highest = max(map(int, wanted), default=0) + 1 if listed else number or 0
     if highest > found:
         gpus = "1 GPU" if found == 1 else f"{found} GPUs"
@@ -69,6 +70,29 @@ def _check_machines(settings: Mapping[str, Any]) -> None:
                 "the run with srun and trainer=slurm, or set MASTER_ADDR and NODE_RANK on each machine"
             ]
         )
+
+
+def check_batch_of(cfg: DictConfig, module: SpeechModule, datamodule: SpeechDataModule) -> list[str]:
+    """Return warnings about the size of the batches of a configuration, one line each; see :func:`check_batch`.
+
+    Raises:
+        ConfigError: a batch cannot fit into the memory that is free.
+    """
+    if not module.trainable or cfg.trainer.max_steps == 0:
+        return []
+    on_gpu = device.on_gpu(cfg.trainer.accelerator)
+    several = str(cfg.trainer.devices)
+    known = datamodule.train_speakers() is not None  # streamed shards are not counted
+    return check_batch(
+        module.generator,
+        cfg.data.batch_size,
+        len(cfg.task.sensors),
+        round(cfg.data.segment_seconds * cfg.sample_rate),
+        on_gpu=on_gpu,
+        files=min(len(datamodule.rows("train")), cfg.data.max_train_items or sys.maxsize) if known else None,
+        half=cfg.trainer.precision == "bf16-mixed",
+        processes=int(several) if several.isdigit() and not on_gpu else 1,
+    )
 
 
 def check_batch(
@@ -126,6 +150,13 @@ def check_batch(
             ]
         )
     return warnings
+
+
+@rank_zero_only
+def warn_user(lines: Sequence[str]) -> None:
+    """Print warnings on stderr, on rank 0."""
+    for line in lines:
+        print(f"bcfusion: {line}", file=sys.stderr)
 
 
 def saved_bytes(generator: nn.Module, inputs: Tensor) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import build, plain
@@ -38,7 +36,7 @@ from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
 from bcfusion.training.guard import NonFiniteSteps
 from bcfusion.training.initial_state import load_initial_weights, restore_networks, resumed_content
-from bcfusion.training.limits import check_batch, check_devices
+from bcfusion.training.limits import check_batch_of, check_devices, warn_user
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.plan import Plan, plan
 from bcfusion.training.selection import Selection
@@ -107,8 +105,8 @@ def train(
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module, left_out = _module(cfg, datamodule, resumed, run)
-    warned += _check_batch(cfg, module, datamodule)
-    _warn(warned)
+    warned += check_batch_of(cfg, module, datamodule)
+    warn_user(warned)
     if settings.compile:
         _compile(module)
     clock = Clock(
@@ -201,35 +199,10 @@ def _module(
     return module, left_out
 
 
-@rank_zero_only
-def _warn(lines: Sequence[str]) -> None:
-    for line in lines:
-        print(f"bcfusion: {line}", file=sys.stderr)
-
-
 def _compile(module: SpeechModule) -> None:
     module.generator.compile()
     for network in module.adversary.discriminators.values() if module.adversary is not None else ():
         network.compile()
-
-
-def _check_batch(cfg: DictConfig, module: SpeechModule, datamodule: SpeechDataModule) -> list[str]:
-    """Return warnings about the size of a batch; refuse one that cannot fit into memory."""
-    if not module.trainable or cfg.trainer.max_steps == 0:
-        return []
-    on_gpu = device.on_gpu(cfg.trainer.accelerator)
-    several = str(cfg.trainer.devices)
-    known = datamodule.train_speakers() is not None  # streamed shards are not counted
-    return check_batch(
-        module.generator,
-        cfg.data.batch_size,
-        len(cfg.task.sensors),
-        round(cfg.data.segment_seconds * cfg.sample_rate),
-        on_gpu=on_gpu,
-        files=min(len(datamodule.rows("train")), cfg.data.max_train_items or sys.maxsize) if known else None,
-        half=cfg.trainer.precision == "bf16-mixed",
-        processes=int(several) if several.isdigit() and not on_gpu else 1,
-    )
 
 
 def _description(config: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:

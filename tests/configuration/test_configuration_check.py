@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcfusion.configuration.check import verify, verify_or_raise
-from bcfusion.configuration.compose import drop_unchosen, register_resolvers
-from bcfusion.configuration.learning import provides_noise
+from bcfusion.configuration.compose import build, drop_unchosen, register_resolvers
+from bcfusion.configuration.learning import empty_band, provides_noise
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 
@@ -37,6 +37,9 @@ def filled(cfg: DictConfig) -> DictConfig:
         OmegaConf.update(cfg, key, "RUN")
     return cfg
 
+
+BANDWIDTH = "recipe=bandwidth_extension"
+CODED = (BANDWIDTH, "degradation=narrowband_codec")
 
 #: one experiment per kind of network and recipe; the others are in the slow tier
 QUICK = {("seanet", "bone_to_air"), ("two_branch", "fusion"), ("eben_causal", "bandwidth_extension")}
@@ -271,6 +274,63 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
             "metrics.stoi.exended: Stoi has no argument 'exended'; did you mean 'extended'?",
         ),
         (["task.sensors=[]"], "task.sensors: name at least one sensor"),
+        (["task.sensors=[body,body]"], "task.sensors: body is named more than once"),
+        (["data.sensor_dropout=0.5"], "data.sensor_dropout: 0.5 has no effect with one sensor (body)"),
+        (["data.segment_seconds=0.001"], "data.segment_seconds: 0.001 must be at least 0.02: a crop of 16 sample(s)"),
+        (["data.workers=many"], "data.workers: must be auto or a whole number of at least 0, not 'many'"),
+        (["data.resample=maybe"], "data.resample: must be true or false, not 'maybe'"),
+        (["data.speakers=anna"], "data.speakers: must be a list of names"),
+        (["data.min_bandwidth=9000"], "data.min_bandwidth: 9000 must be at most half of sample_rate, 8000"),
+        (["cutoff_frequency=8000"], "cutoff_frequency: 8000 must be below half of sample_rate, 8000"),
+        ([BANDWIDTH, "narrow_rate=32000"], "narrow_rate: 32000 must be below sample_rate, 16000"),
+        ([BANDWIDTH, "narrow_rate=32000"], "degradation.narrow: Narrowband: rate=32000 must be below the sample rate"),
+        ([BANDWIDTH, "cutoff_frequency=9000"], "metrics.lsd_hf: Lsd: low_frequency=9000 must be below half of the"),
+        (["sample_rate=8000"], "metrics.pesq_wb: Pesq: mode=wb needs a sample rate of at least 16000 Hz, not 8000"),
+        (["optimizer.lr=1000"], "optimizer.lr: must be a number above 0 and of at most 1, not 1000"),
+        (["optimizer.generator.betas=[2,0.9]"], "optimizer.generator: Invalid beta parameter at index 0: 2"),
+        (["optimizer=adamw", "optimizer.weight_decay=-1"], "optimizer.weight_decay: must be a number of at least 0"),
+        (
+            ["scheduler=exponential", "scheduler.gamma=1.5"],
+            "scheduler.gamma: must be a number above 0 and of at most 1",
+        ),
+        (["scheduler=cosine", "scheduler.steps=0"], "scheduler.steps: must be a whole number of at least 1"),
+        (["scheduler=cosine", "scheduler.lowest=0.1"], "scheduler.lowest: 0.1 must be at most optimizer.lr, 0.0003"),
+        (
+            ["+scheduler.generator={_target_: torch.optim.lr_scheduler.ExponentialLR, _partial_: true, gamma: -2}"],
+            "scheduler.generator: gives a learning rate of -0.0006 after one step",
+        ),
+        (["adversarial.speech_level=70"], "adversarial.speech_level: must be a number above 0 and of at most 1"),
+        (["degradation.body.noise_std=-1"], "degradation.body: EbenLowpass: noise_std=-1 must be at least 0"),
+        (["degradation.body.cutoff_frequency=9000"], "degradation.body: EbenLowpass: a cutoff of up to 10800 Hz needs"),
+        (["degradation.body.q=0"], "degradation.body: EbenLowpass: q=0 must be from 0.01 to 100"),
+        (
+            ["degradation=transfer_function", "degradation.body.calibration=/nowhere"],
+            "degradation.body: TransferFunction: cannot read calibration /nowhere: No such file or directory; make one",
+        ),
+        (["degradation=accelerometer", "degradation.body.orders=[1.5,3]"], "degradation.body: Accelerometer: orders="),
+        (
+            ["degradation=accelerometer", "degradation.body.cutoff=[9000,9500]"],
+            "degradation.body: Accelerometer: cutoff=[9000.0, 9500.0] must begin below 8000 Hz",
+        ),
+        (["degradation=accelerometer", "degradation.body.leak_root=/nowhere"], "degradation.body: no noise folder"),
+        (["recipe=fusion", "degradation.noisy.snr_range=[15,-10]"], "degradation.noisy: AirNoise: snr_range=[15, -10]"),
+        (
+            ["recipe=fusion", "data.noise_root=/nowhere"],
+            "degradation.noisy: no noise folder /nowhere: set data.noise_root",
+        ),
+        (["recipe=fusion", "data.room_root=/nowhere"], "degradation.noisy.rooms: no rir folder /nowhere"),
+        (
+            ["recipe=fusion", "degradation.noisy.rooms.share=2"],
+            "degradation.noisy.rooms: Rooms: share=2 must be from 0",
+        ),
+        (
+            [*CODED, "degradation.narrow.probability=1.5"],
+            "degradation.narrow: Codec: probability=1.5 must be from 0 to 1",
+        ),
+        (
+            [*CODED, "degradation.narrow.rate=48000"],
+            "degradation.narrow: Codec: rate=48000 must not be above the sample",
+        ),
     ],
 )
 def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> None:
@@ -293,6 +353,51 @@ def test_a_range_is_stated_by_the_constructor_and_reported_by_the_check(override
     [problem] = verify(composed(override))
     assert problem.startswith(f"{path}: ")
     assert says in problem
+
+
+def test_a_simulator_and_its_recordings_are_judged_together_with_what_is_inside() -> None:
+    noisy = "degradation.noisy"
+    roots = ("data.noise_root=/nowhere", "data.room_root=/nowhere")
+    problems = verify(composed("recipe=fusion", *roots, f"{noisy}.snr_range=[15,-10]", f"{noisy}.rooms.share=2"))
+    assert [problem.split(":")[0] for problem in problems] == [f"{noisy}.rooms"] * 2 + [noisy] * 2
+    body = "degradation.body"
+    recorded = ("degradation=recorded_noise", f"{body}.noise_root=/nowhere", f"{body}.level=[10,20]")
+    problems = verify(composed(*recorded, f"{body}.simulator.inverted=2"))
+    assert [problem.split(":")[0] for problem in problems] == [f"{body}.simulator", body, body]
+
+
+def test_simulators_of_sensors_that_the_task_lacks_are_not_built() -> None:
+    assert verify(composed("degradation=fusion", "degradation.noisy.snr_range=[15,-10]")) == []
+
+
+@pytest.mark.parametrize(
+    ("member", "recipe", "warned"),
+    [
+        ("resunet_mask", "bandwidth_extension", True),
+        ("resunet_mask", "bone_to_air", True),
+        ("resunet_mask", "fusion", False),
+        ("seanet_streaming", "bandwidth_extension", False),
+    ],
+)
+def test_a_mask_over_an_empty_band_is_warned_of(member: str, recipe: str, warned: bool) -> None:
+    cfg = composed(f"generator={member}", f"recipe={recipe}")
+    warning = empty_band(build(cfg.generator), cfg.input_bandwidth)
+    assert (warning is not None) == warned
+    assert warning is None or f"nothing above {cfg.input_bandwidth} Hz" in warning
+
+
+@pytest.mark.slow
+def test_only_heads_that_mask_are_warned_of() -> None:
+    for member, mask in (("dccrn", "polar_mask"), ("dpcrn", "mask"), ("bsrnn", "mask")):
+        for head, warned in ((mask, True), ("mapping", False)):
+            generator = build(composed(f"generator={member}", f"generator.head={head}").generator)
+            assert (empty_band(generator, 4000) is not None) == warned, (member, head)
+
+
+def test_presets_of_fusion_drop_sensors_only_where_there_are_several() -> None:
+    preset = "experiment=two_branch"
+    assert composed(preset, "recipe=fusion").data.sensor_dropout == 0.1
+    assert composed(preset, "recipe=bone_to_air").data.sensor_dropout == 0
 
 
 def test_a_check_draws_no_random_numbers() -> None:

@@ -22,6 +22,8 @@ from bcfusion.data.loading import datamodule
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.datamodule import SpeechDataModule, automatic_workers
 from bcfusion.data.simulation.codec import Codec
+from bcfusion.data.simulation.eben_lowpass import EbenLowpass
+from bcfusion.data.simulation.narrowband import Narrowband
 from bcfusion.errors import AudioError, ConfigError, DataError
 
 RATE = 8000
@@ -207,7 +209,7 @@ def test_utterances_of_less_bandwidth_are_left_out_of_training_and_counted(
         module(Rows(train=valid), min_bandwidth=3500).rows("train")
     with pytest.raises(DataError, match=r"no training utterance of Rows has a measured bandwidth.*bcfusion prepare"):
         module(Rows(train=made[1:2]), min_bandwidth=3500).rows("train")
-    with pytest.raises(ConfigError, match="min_bandwidth=5000 must be null, or above 0 and at most half"):
+    with pytest.raises(ConfigError, match=r"data\.min_bandwidth: 5000 must be at most half of sample_rate, 4000"):
         module(Rows(train=made), min_bandwidth=5000)
 
 
@@ -228,3 +230,50 @@ def test_a_wide_file_in_a_worker_is_reported_in_one_line(tmp_path: Path) -> None
     with pytest.raises(AudioError, match=r"^\S+0\.wav has 2 channels, sensor 'air' is one") as error:
         next(iter(data.train_dataloader()))
     assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"segment_seconds": 0.001}, "SpeechDataModule: data.segment_seconds: 0.001 must be at least 0.02"),
+        ({"sensor_dropout": 0.5}, "SpeechDataModule: data.sensor_dropout: 0.5 has no effect with one sensor (body)"),
+        ({"sensors": ["body", "body"]}, "SpeechDataModule: task.sensors: body is named more than once"),
+        ({"simulate_on_device": "no"}, "SpeechDataModule: data.simulate_on_device: must be true or false, not 'no'"),
+        ({"workers": -1}, "SpeechDataModule: data.workers: must be auto or a whole number of at least 0, not -1"),
+        ({"batch_size": 10**10}, "data.batch_size: reading 10000000000 crops of 0.5 s takes 640000.0 GB of memory"),
+        (
+            {"simulators": {"body": Narrowband(8000)}},
+            "degradation.body: Narrowband: rate=8000 must be below the sample",
+        ),
+        (
+            {"simulators": {"body": Codec(Narrowband(9000)), "ear": EbenLowpass(4000)}, "sensors": ["body", "ear"]},
+            "degradation.body: Narrowband: rate=9000 must be below the sample rate, 8000 Hz\n"
+            "degradation.ear: EbenLowpass: a cutoff of up to 4800 Hz needs a sample rate above 9600 Hz, not 8000",
+        ),
+    ],
+)
+def test_the_library_refuses_what_the_check_refuses(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        module(Rows(), **changes)
+    assert str(error.value).startswith(says)
+
+
+def test_files_of_a_lower_rate_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = [*rows(tmp_path, "train", 3), *rows(tmp_path / "wide", "train/wide", 2, 2 * RATE)]
+    data = module(Rows(train=made, valid=rows(tmp_path, "valid", 1)), sample_rate=2 * RATE, simulators={"body": halved})
+    with caplog.at_level(logging.WARNING):
+        data.setup("fit")
+    [record] = caplog.records
+    assert "3 of 5 train files have a lower sample rate, 8000 Hz" in record.getMessage()
+    assert "empty above 4000 Hz" in record.getMessage()
+    assert data.contents("train") == "5 files, 1 speakers, 0.1 min, 8000 Hz (3), 16000 Hz (2)"
+    caplog.clear()
+    module(Rows(train=made)).rows("train")  # nothing is lost by resampling to a lower rate
+    assert not caplog.records
+
+
+def test_a_sample_batch_is_the_beginning_of_training(tmp_path: Path) -> None:
+    data = module(Rows(train=rows(tmp_path, "train", 3)), batch_size=4)
+    first = next(iter(data.train_dataloader()))
+    assert torch.equal(data.sample_batch(4)["inputs"], first["inputs"])
+    assert torch.equal(data.sample_batch(1)["inputs"], first["inputs"][:1])

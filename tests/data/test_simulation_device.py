@@ -137,7 +137,7 @@ def test_a_simulator_that_returns_what_it_did_not_announce_is_reported(rows: lis
             made = super().batch(*arguments, **named)  # type: ignore[arg-type]
             return made | {"noise": made["signal"]}
 
-    module = data(rows, True, simulators={"body": Loud()}, sensors=["body"], augmentation=None)
+    module = data(rows, True, simulators={"body": Loud()}, sensors=["body"], augmentation=None, sensor_dropout=0.0)
     batch = next(iter(module.train_dataloader()))
     with pytest.raises(DataError, match="'body' returned signal, noise for a batch"):
         module.on_after_batch_transfer(batch, 0)
@@ -154,14 +154,15 @@ def test_on_a_gpu_it_equals_the_loaders_simulation(rows: list[Row]) -> None:
 
 
 def test_the_seed_of_a_deferred_sensor_is_that_of_the_loader(rows: list[Row]) -> None:
-    batch = next(iter(data(rows, True, simulators={"body": EbenLowpass()}, sensors=["body"]).train_dataloader()))
+    alone = {"simulators": {"body": EbenLowpass()}, "sensors": ["body"], "sensor_dropout": 0.0}
+    batch = next(iter(data(rows, True, **alone).train_dataloader()))
     (place, length, seed, body), *rest = batch["pending"][0]
     assert not rest
     assert place == 0
     assert body == stable_seed(0, "body", "body", "speaker", rows[int(batch["ids"][0])].speaker)
     assert length == int(batch["lengths"][0])
     drawn = torch.rand(3, generator=torch.Generator().manual_seed(seed))
-    schedule = data(rows, False, simulators={"body": EbenLowpass()}, sensors=["body"]).train_dataloader().schedule  # type: ignore[attr-defined]
+    schedule = data(rows, False, **alone).train_dataloader().schedule  # type: ignore[attr-defined]
     epoch, index = schedule.batch(0)[0]
     assert torch.equal(drawn, torch.rand(3, generator=generator_for(0, "simulate", epoch, index, 0, "body")))
 

@@ -66,9 +66,9 @@ def test_the_raw_score_of_p862_is_undone_from_the_mapped_one() -> None:
     assert raw_pesq(4.5486) == pytest.approx(4.5, abs=1e-3)  # the top of both scales
 
 
-@pytest.mark.parametrize("mode", ["wb", "nb"])
-def test_the_target_itself_has_the_best_ratings_at_any_rate(mode: str) -> None:
-    for rate in (8_000, 16_000, 48_000):
+@pytest.mark.parametrize(("mode", "rates"), [("wb", (16_000, 48_000)), ("nb", (8_000, 16_000, 48_000))])
+def test_the_target_itself_has_the_best_ratings_at_any_rate_that_holds_the_band(mode: str, rates: list[int]) -> None:
+    for rate in rates:
         target = speech_like(1.0, rate)
         values = Composite(mode).score(target, target, rate)  # type: ignore[arg-type]
         assert list(values.values()) == pytest.approx([5.0, 5.0, 5.0, 35.0])

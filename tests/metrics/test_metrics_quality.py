@@ -13,10 +13,12 @@ import pytest
 import scipy.signal
 import torch
 from numpy.random import mtrand
+from pesq import pesq
 
 import bcfusion.metrics
 from bcfusion.contracts import Metric, Skip
 from bcfusion.errors import ConfigError
+from bcfusion.evaluation.pool import Scorer
 from bcfusion.metrics.band_energy import HighBandEnergy
 from bcfusion.metrics.base import MetricBase
 from bcfusion.metrics.composite import Composite
@@ -141,12 +143,32 @@ def test_pesq_needs_a_quarter_of_a_second() -> None:
     assert reason(Pesq(), noisy(target, 10), target, 48_000) == "shorter than 0.25 s"
 
 
-@pytest.mark.parametrize(("mode", "rate"), [("wb", 8_000), ("wb", 48_000), ("nb", 8_000), ("nb", 44_100)])
-def test_pesq_takes_any_sample_rate(mode: str, rate: int) -> None:
+@pytest.mark.parametrize(("mode", "rate"), [("wb", 48_000), ("nb", 8_000), ("nb", 44_100)])
+def test_pesq_takes_any_sample_rate_that_holds_its_band(mode: str, rate: int) -> None:
     target = speech_like(2.0, rate)
     metric = Pesq(mode)  # type: ignore[arg-type]
     clean, worse = (metric.score(noisy(target, snr), target, rate)[f"pesq_{mode}"] for snr in (60, 0))
     assert 1.0 <= worse < clean - 1 < 3.7
+
+
+@pytest.mark.parametrize("metric", [Pesq("wb"), Composite("wb"), Pesq("nb")], ids=lambda m: m.names[0])
+def test_pesq_is_refused_where_the_upper_part_of_its_band_is_empty(metric: Pesq | Composite) -> None:
+    lowest = 8_000 if metric.mode == "nb" else 16_000
+    rate = lowest - 1000
+    says = f"mode={metric.mode} needs a sample rate of at least {lowest} Hz, not {rate}"
+    metric.check_rate(lowest)
+    with pytest.raises(ConfigError, match=f"^Pesq: {says}"):
+        metric.check_rate(rate)
+    with pytest.raises(ConfigError, match=f"^metrics.quality: Pesq: {says}"):
+        Scorer({"quality": metric}, rate, workers=0)
+    target = speech_like(1.0, rate)
+    assert reason(metric, target, target, rate).startswith(f"Pesq: {says}")
+
+
+def test_narrow_band_pesq_of_8_khz_is_that_of_the_unresampled_signal() -> None:
+    target = speech_like(2.0, 8_000)
+    estimate = noisy(target, 10)
+    assert Pesq("nb").score(estimate, target, 8_000)["pesq_nb"] == pytest.approx(pesq(8_000, target, estimate, "nb"))
 
 
 def test_pesq_knows_two_modes() -> None:

@@ -45,9 +45,13 @@ class PairsCorpus:
         self.split = split
         self.max_unreadable_share = max_unreadable_share
         self._rows: list[Row] | None = None
-        for sensor, folder in self.folders.items():
-            if not folder.is_dir():
-                raise DataError(f"data.{sensor}: no such folder: {folder.absolute()}{nearest_path(folder.absolute())}")
+        missing = [
+            f"data.{sensor}: no such folder: {folder.absolute()}{nearest_path(folder.absolute())}"
+            for sensor, folder in self.folders.items()
+            if not folder.is_dir()
+        ]
+        if missing:
+            raise DataError("\n".join(missing))
 
     def rows(self, split: str) -> list[Row]:
         """Return the pairs of a split, sorted by name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -11,6 +12,7 @@ from torch.nn.functional import pad
 from torch.utils.data import default_collate
 
 from bcfusion.contracts import Batch
+from bcfusion.requirements import Rule
 
 #: a sensor yet to be simulated: its channel, valid samples, seed of its generator, seed of the wearer's generator
 Pending = tuple[int, int, int, int]
@@ -78,3 +80,14 @@ def collate(items: Sequence[Item]) -> Batch:
         batch["air"] = stack([item["air"] for item in items])
         batch["pending"] = [item["pending"] for item in items]
     return batch
+
+
+def memory_rules(batch_size: int, segment_seconds: float, sample_rate: int, sensors: int) -> list[Rule]:
+    """Return the rule that a batch fits into this machine's memory, in which it is held twice while it is collated."""
+    needed = 2 * 4 * batch_size * segment_seconds * sample_rate * (sensors + 1)
+    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    message = (
+        f"reading {batch_size} crops of {segment_seconds:g} s takes {needed / 1e9:.1f} GB of memory, and this machine "
+        f"has {present / 1e9:.1f}; lower data.batch_size or data.segment_seconds"
+    )
+    return [(needed < present, message)]

@@ -13,14 +13,15 @@ import torch
 from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import Batch, Corpus, Row, Simulator
 from bcfusion.data.loading.augmentation import Augmentation
+from bcfusion.data.loading.collate import memory_rules
 from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally
 from bcfusion.data.loading.reader import SensorReader
-from bcfusion.data.loading.rows import check_rows, spoken_by, wide_enough
+from bcfusion.data.loading.rows import check_rows, rates_of, spoken_by, spread, warn_of_lower_rates, wide_enough
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.simulation.device_simulation import deferrable, simulated
 from bcfusion.errors import DataError
-from bcfusion.requirements import at_least, is_number, require
+from bcfusion.requirements import at_least, require
 
 
 class SpeechDataModule(lightning.LightningDataModule):
@@ -56,7 +57,8 @@ class SpeechDataModule(lightning.LightningDataModule):
             :meth:`train_dataloader` are complete after :meth:`on_after_batch_transfer`.
 
     Raises:
-        ConfigError: an argument is out of range, or a simulator has an old signature.
+        ConfigError: an argument is out of range, a batch does not fit into memory, or a simulator has an old signature
+            or refuses the sample rate.
         DataError: later: a sensor is neither recorded nor simulated, the corpus lacks rows or speakers that are
             required, files have another rate, two rows have one id, or too many files are unreadable.
     """
@@ -88,32 +90,24 @@ class SpeechDataModule(lightning.LightningDataModule):
             self,
             key_rules(
                 "data",
+                {"sample_rate": sample_rate, "task": {"sensors": list(sensors)}},
+                segment_seconds=segment_seconds,
                 batch_size=batch_size,
+                workers=workers,
+                resample=resample,
                 max_unreadable_share=max_unreadable_share,
-                sensor_dropout=sensor_dropout,
                 max_train_items=max_train_items,
+                speakers=speakers,
+                sensor_dropout=sensor_dropout,
+                min_bandwidth=min_bandwidth,
+                simulate_on_device=simulate_on_device,
             ),
             key_rules("trainer", max_valid_items=max_valid_items),
             at_least(1, batches_per_pass=batches_per_pass),
             (sensors, "sensors=[] must name at least one sensor, as task.sensors does"),
-            (
-                is_number(segment_seconds) and segment_seconds * sample_rate >= 1,
-                f"segment_seconds={segment_seconds!r} must be at least one sample",
-            ),
-            (
-                workers == "auto" or not at_least(0, workers=workers),
-                f"workers={workers!r} must be auto, or a number of processes from 0",
-            ),
             (misfit is None, str(misfit)),
-            (
-                min_bandwidth is None or (is_number(min_bandwidth) and 0 < min_bandwidth <= sample_rate / 2),
-                f"min_bandwidth={min_bandwidth!r} must be null, or above 0 and at most half the sample rate",
-            ),
-            (
-                speakers is None or (speakers and not isinstance(speakers, str)),
-                f"speakers={speakers!r} must be a list of names, as in data.speakers=[NAME], or null for all",
-            ),
         )
+        require("data.batch_size", *memory_rules(batch_size, segment_seconds, sample_rate, len(sensors)))
         self.corpus = corpus
         self.segment_seconds = segment_seconds
         self.batch_size = batch_size
@@ -131,6 +125,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.speakers = None if speakers is None else [str(name) for name in speakers]
         self._rows: dict[str, list[Row]] = {}
         self._train_loader: TrainLoader | None = None
+        self._told_of_rates = False
 
     def setup(self, stage: str | None = None) -> None:
         """Scan the rows that a stage needs, and check their sensors, rates and ids.
@@ -165,6 +160,8 @@ class SpeechDataModule(lightning.LightningDataModule):
             if split == "train" and self.min_bandwidth is not None:
                 rows = wide_enough(self.min_bandwidth, rows, self._corpus_name)
             check_rows(rows, split, self.reader, self._corpus_name)
+            if not self._told_of_rates:
+                self._told_of_rates = warn_of_lower_rates(rows, split, self.reader.sample_rate)
             self._rows[split] = rows
         return self._rows[split]
 
@@ -190,6 +187,35 @@ class SpeechDataModule(lightning.LightningDataModule):
         rows = self.rows(split)
         speakers = len({row.speaker for row in rows})
         return f"{split} {len(rows)} files, {speakers} speakers, {self.audio_seconds(split) / 60:.1f} min"
+
+    def contents(self, split: str) -> str:
+        """Describe the checked utterances of a split: number, speakers, duration, and sample rates of the files.
+
+        Raises:
+            DataError: there are none; or see the class.
+        """
+        rows = self._filled(split)
+        seconds = self.audio_seconds(split)
+        duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+        speakers = len({row.speaker for row in rows})
+        some = split == "train" and self.max_train_items is not None and self.max_train_items < len(rows)
+        kept = f"; {self.max_train_items} of them are trained on (data.max_train_items)" if some else ""
+        return f"{len(rows)} files, {speakers} speakers, {duration}, {rates_of(rows)}{kept}"
+
+    def sample_batch(self, size: int) -> Batch:
+        """Return the first ``size`` crops that training begins with, read in this process, for a trial.
+
+        As from :meth:`train_dataloader`, it is complete after :meth:`on_after_batch_transfer`.
+
+        Raises:
+            DataError: too many files are unreadable.
+        """
+        segments = self._segments(self.deferred)
+        loader = self._step_loader(segments, BatchSchedule(len(segments), size, self.seed), 1, workers=0)
+        try:
+            return next(iter(loader))
+        finally:
+            loader.close()
 
     def train_dataloader(self) -> TrainLoader:
         """Return the endless stream; always the same object, so that its position and its workers outlive a pass."""
@@ -248,13 +274,15 @@ class SpeechDataModule(lightning.LightningDataModule):
         reader = replace(self.reader, deferred=deferred)
         return TrainSegments(rows, reader, self.segment_seconds, self.seed, self.sensor_dropout, self.augmentation)
 
-    def _step_loader(self, segments: TrainSegments, schedule: BatchSchedule, batches_per_pass: int) -> StepLoader:
+    def _step_loader(
+        self, segments: TrainSegments, schedule: BatchSchedule, batches_per_pass: int, workers: int | None = None
+    ) -> StepLoader:
         return StepLoader(
             segments,
             schedule,
             batches_per_pass,
             UnreadableTally(len(segments.rows), self.max_unreadable_share, "train"),
-            self.workers,
+            self.workers if workers is None else workers,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -277,13 +305,6 @@ class SpeechDataModule(lightning.LightningDataModule):
     @property
     def _corpus_name(self) -> str:
         return type(self.corpus).__name__
-
-
-def spread(rows: list[Row], limit: int | None) -> list[Row]:
-    """Return at most ``limit`` rows, evenly spread, since neighbours are often of one speaker."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[position * len(rows) // limit] for position in range(limit)]
 
 
 def automatic_workers() -> int:

@@ -16,7 +16,7 @@ from bcfusion.data.loading.collate import Item, Pending
 from bcfusion.data.seeding import seeded, stable_seed
 from bcfusion.data.simulation import takes_a_draw
 from bcfusion.errors import DataError
-from bcfusion.requirements import require
+from bcfusion.requirements import check_rates, require
 
 AIR = "air"  #: the sensor whose signal is the target
 BODY = "body"  #: the sensor to which a row's ``lag``, ``polarity`` and ``gain`` apply
@@ -42,7 +42,7 @@ class SensorReader:
             ``pending``.
 
     Raises:
-        ConfigError: a simulator is not called as ``simulator(air, draw)``.
+        ConfigError: a simulator is not called as ``simulator(air, draw)``, or refuses the sample rate.
     """
 
     sensors: Sequence[str]
@@ -53,6 +53,7 @@ class SensorReader:
 
     def __post_init__(self) -> None:
         require("degradation", *(takes_a_draw(sensor, simulator) for sensor, simulator in self.simulators.items()))
+        check_rates("degradation", self.simulators, self.sample_rate)
 
     def total(self, row: Row) -> int:
         """Return the samples of a row at ``sample_rate``."""

@@ -76,41 +76,41 @@ def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[
     return kept
 
 
-def rates(rows: Sequence[Row]) -> Counter[int]:
-    """Return how many utterances have which sample rate of air, in Hz: that of their own files."""
-    return Counter(row.sample_rate for row in rows)
+def rates_of(rows: Sequence[Row]) -> str:
+    """Return the sample rates of the rows' files for a message: ``16000 Hz``, or ``16000 Hz (8), 48000 Hz (2)``."""
+    counts = sorted(Counter(row.sample_rate for row in rows).items())
+    if len(counts) == 1:
+        return f"{counts[0][0]} Hz"
+    return ", ".join(f"{rate} Hz ({number})" for rate, number in counts) or "none"
 
 
-def warn_of_low_rates(rows: Sequence[Row], split: str, sample_rate: int, corpus: str) -> None:
-    """Warn of utterances whose files cannot hold what the task is about: nothing above half of their own rate.
-
-    Resampled to the task's rate they are targets without a high band, from which bandwidth extension learns silence.
+def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bool:
+    """Warn if files were recorded at a lower rate than the task's; return whether there are any.
 
     Args:
         rows: of one split.
         split: its name, for the message.
         sample_rate: of the task, in Hz.
-        corpus: its name, for the message.
     """
-    low = {rate: count for rate, count in sorted(rates(rows).items()) if rate < sample_rate}
-    if low:
-        kinds = ", ".join(f"{count} of {rate} Hz" for rate, count in low.items())
+    lower = [row for row in rows if row.sample_rate < sample_rate]
+    if lower:
+        highest = max(row.sample_rate for row in lower)
         logger.warning(
-            "%s: %d of %d files of %s are sampled below the task's %d Hz (%s) and hold nothing above %g Hz: a network "
-            "learns silence there. Set sample_rate=%d, or use files of a higher rate",
-            corpus,
-            sum(low.values()),
+            "sample_rate=%d: %d of %d %s files have a lower sample rate, %s: resampled, their targets are empty above "
+            "%g Hz, and so is what a network learns to put there; sample_rate=%d fits them",
+            sample_rate,
+            len(lower),
             len(rows),
             split,
-            sample_rate,
-            kinds,
-            max(low) / 2,
-            max(low),
+            rates_of(lower),
+            highest / 2,
+            highest,
         )
+    return bool(lower)
 
 
 def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: str) -> None:
-    """Check that rows have the sensors and the sample rate of the task, and ids of their own; warn of low rates.
+    """Check that rows have the sensors and the sample rate of the task, and ids of their own.
 
     Args:
         rows: of one split.
@@ -140,7 +140,6 @@ def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: st
                 f"({len(other)} of {len(rows)} files of {split}), and resampling is off: set data.resample=true or "
                 "convert them"
             )
-    warn_of_low_rates(rows, split, reader.sample_rate, corpus)
     seen: dict[str, Row] = {}
     for row in rows:
         if row.id in seen:
@@ -148,3 +147,10 @@ def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: st
                 f"{corpus}: {seen[row.id].paths[AIR]} and {row.paths[AIR]} have the same id {row.id!r}: rename one"
             )
         seen[row.id] = row
+
+
+def spread(rows: list[Row], limit: int | None) -> list[Row]:
+    """Return at most ``limit`` rows, evenly spread, since neighbours are often of one speaker."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[position * len(rows) // limit] for position in range(limit)]

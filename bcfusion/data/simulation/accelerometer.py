@@ -15,7 +15,7 @@ from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, choice, known_names, pair, simulate_batch, uniform
 from bcfusion.data.simulation.air_noise import AirNoise
 from bcfusion.data.simulation.fir import causal_filter, minimum_phase
-from bcfusion.requirements import ascending, require, within
+from bcfusion.requirements import ascending, require, whole, within
 
 #: length of the filter in seconds, in which the narrowest default resonance, 200 Hz with Q 4 and 10 dB, decays by 60 dB
 RESPONSE_SECONDS = 0.1
@@ -95,7 +95,7 @@ class Accelerometer(Batched):
         leak_snr: ratio of speech to leaking noise in dB, before the sensor's filter.
 
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range; or, by :meth:`check_rate`, nothing that may be drawn is in the band.
         DataError: see :class:`AirNoise`.
     """
 
@@ -121,10 +121,10 @@ class Accelerometer(Batched):
         require(
             self,
             known_names(LOWPASSES, families=families),
-            ascending(1, 10, orders=orders),
+            ascending(1, 10, orders=orders) or whole(orders=orders),
             ascending(10, 1e5, cutoff=cutoff, resonance_frequency=resonance_frequency),
             ascending(-24, 24, tilt=tilt),
-            ascending(0, 20, resonances=resonances),
+            ascending(0, 20, resonances=resonances) or whole(resonances=resonances),
             ascending(-40, 40, resonance_gain=resonance_gain),
             ascending(0.1, 20, resonance_q=resonance_q),
             ascending(-100, 100, gain=gain, leak_snr=leak_snr),
@@ -153,6 +153,29 @@ class Accelerometer(Batched):
             None
             if leak_root is None
             else AirNoise(leak_root, leak_snr, evaluation_snr=sum(leak_snr) / 2, key="leak_root of Accelerometer")
+        )
+
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, whose band ends below everything that may be drawn.
+
+        Raises:
+            ConfigError: the lowest cutoff, resonance or bandwidth is not below half the sample rate.
+        """
+        ranges = {
+            "cutoff": self.cutoff,
+            "resonance_frequency": self.resonance_frequency if self.resonances[1] else None,
+            "bandwidth": self.bandwidth,
+        }
+        require(
+            self,
+            *(
+                (
+                    values[0] < sample_rate / 2,
+                    f"{name}={list(values)} must begin below {sample_rate / 2:g} Hz, half of the sample rate",
+                )
+                for name, values in ranges.items()
+                if values is not None
+            ),
         )
 
     def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:

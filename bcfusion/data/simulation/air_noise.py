@@ -15,9 +15,9 @@ from bcfusion.audio.level import SILENCE_LEVEL, active_level, amplitude, level
 from bcfusion.contracts import SPLITS, Draw
 from bcfusion.data.simulation import choice, pair, uniform
 from bcfusion.data.simulation.room import Response, Rooms
-from bcfusion.data.simulation.sources import Source, Sources, find_sources
+from bcfusion.data.simulation.sources import Source, Sources, find_sources, require_with
 from bcfusion.errors import DataError
-from bcfusion.requirements import ascending, one_of, require, within
+from bcfusion.requirements import ascending, one_of, within
 
 logger = logging.getLogger(__name__)
 
@@ -85,21 +85,20 @@ class AirNoise:
         rooms: Rooms | None = None,
         key: str = "data.noise_root",
     ) -> None:
-        require(
-            self,
+        rules = (
             ascending(-100, 100, snr_range=snr_range),
             [] if evaluation_snr is None else within(-100, 100, evaluation_snr=evaluation_snr),
             one_of(("active", "slice"), snr_of=snr_of),
         )
+        # a folder is searched now, so that a wrong path is reported before training; the demo's is made on first use
+        root = None if noise_root is None else Path(noise_root).expanduser()
+        self._noises = require_with(self, rules, lambda: None if root is None else find_sources(root, "noise", key))
         self.snr_range = pair(snr_range)
         self.evaluation_snr = evaluation_snr
         self.snr_of = snr_of
         self.rooms = rooms
         self._key = key
         self._unreadable: set[str] = set()
-        # a folder is searched now, so that a wrong path is reported before training; the demo's is made on first use
-        root = None if noise_root is None else Path(noise_root).expanduser()
-        self._noises = None if root is None else find_sources(root, "noise", key)
 
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         """Return ``signal`` and the ``noise`` in it, ``(1, T)`` float32 each, for clean speech ``air (1, T)``.

@@ -17,7 +17,7 @@ from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.simulation import choice, known_names, pair, reflect, takes_a_draw, uniform
 from bcfusion.data.simulation.narrowband import RESAMPLER_REACH
 from bcfusion.errors import ConfigError
-from bcfusion.requirements import ascending, is_number, one_of, require, within
+from bcfusion.requirements import ascending, check_rate, is_number, one_of, require, within
 
 #: mirrored speech before and after the segment, in which a codec's adaptation settles
 SETTLING_SECONDS = 0.1
@@ -109,13 +109,25 @@ class Codec:
         self.probability = float(probability)
         self.evaluation = evaluation
 
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, below that of the codec, or that the simulator before it refuses.
+
+        Raises:
+            ConfigError: ``rate`` is above it.
+        """
+        check_rate(self.simulator, sample_rate)
+        self._check_own_rate(sample_rate)
+
+    def _check_own_rate(self, sample_rate: int) -> None:
+        rate = self.rate or sample_rate
+        require(self, (rate <= sample_rate, f"rate={rate} must not be above the sample rate, {sample_rate} Hz"))
+
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         """Return the coded ``signal (1, T)`` float32 for ``air (1, T)``."""
         signal = air if self.simulator is None else self.simulator(air, draw)["signal"]
         sample_rate, generator = draw.sample_rate, draw.generator
+        self._check_own_rate(sample_rate)
         rate = self.rate or sample_rate
-        if rate > sample_rate:
-            raise ConfigError([f"Codec: rate={rate} must not be above the sample rate, {sample_rate} Hz"])
         if not draw.training:
             quality = sum(self.quality) / 2
             names = () if self.evaluation is None else self._working((self.evaluation,), rate)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, reflect, settling_time, uniform
-from bcfusion.errors import ConfigError
-from bcfusion.requirements import above, at_least, require
+from bcfusion.requirements import at_least, is_number, require, within
 
 
 class EbenLowpass(Batched):
@@ -31,13 +30,14 @@ class EbenLowpass(Batched):
     capture", 2023. The biquad is that of R. Bristow-Johnson's audio EQ cookbook.
 
     Args:
-        cutoff_frequency: in Hz.
-        q: quality factor; 1/sqrt(2) gives -6.02 dB at the cutoff (two passes of -3.01 dB).
+        cutoff_frequency: in Hz, 10 to 100000.
+        q: quality factor, 0.01 to 100; 1/sqrt(2) gives -6.02 dB at the cutoff (two passes of -3.01 dB).
         spread: relative half-width of the training distribution of cutoff and Q, in [0, 1).
         noise_std: standard deviation of the noise relative to that of the low-passed signal (0.005 is 46 dB below it).
 
     Raises:
-        ConfigError: an argument is out of range; or, when called, the cutoff is not below half the sample rate.
+        ConfigError: an argument is out of range; or, by :meth:`check_rate` and when called, the cutoff is not
+            below half the sample rate.
     """
 
     def __init__(
@@ -45,8 +45,9 @@ class EbenLowpass(Batched):
     ) -> None:
         require(
             self,
-            above(0, cutoff_frequency=cutoff_frequency, q=q),
-            (0.0 <= spread < 1.0, f"spread={spread!r} must be at least 0 and less than 1"),
+            within(10, 1e5, cutoff_frequency=cutoff_frequency),
+            within(0.01, 100, q=q),
+            (is_number(spread) and 0.0 <= spread < 1.0, f"spread={spread!r} must be at least 0 and less than 1"),
             at_least(0, noise_std=noise_std),
         )
         self.cutoff_frequency = float(cutoff_frequency)
@@ -54,17 +55,26 @@ class EbenLowpass(Batched):
         self.spread = float(spread)
         self.noise_std = float(noise_std)
 
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, whose band ends below a cutoff that may be drawn.
+
+        Raises:
+            ConfigError: the highest cutoff is not below half the sample rate.
+        """
+        highest = self.cutoff_frequency * (1.0 + self.spread)
+        require(
+            self,
+            (
+                highest < sample_rate / 2,
+                f"a cutoff of up to {highest:g} Hz needs a sample rate above {2 * highest:g} Hz, "
+                f"not {sample_rate}; lower cutoff_frequency or spread",
+            ),
+        )
+
     def batch(self, air: Tensor, draws: Sequence[Draw]) -> dict[str, Tensor]:
         """Simulate ``air (B, 1, T)`` on its device; see :meth:`bcfusion.contracts.BatchSimulator.batch`."""
         sample_rate = draws[0].sample_rate
-        highest = self.cutoff_frequency * (1.0 + self.spread)
-        if highest >= sample_rate / 2:
-            raise ConfigError(
-                [
-                    f"EbenLowpass: a cutoff of up to {highest:g} Hz needs a sample rate above {2 * highest:g} Hz, "
-                    f"not {sample_rate}; lower cutoff_frequency or spread"
-                ]
-            )
+        self.check_rate(sample_rate)
         cutoffs, qs, noises = [], [], []
         for draw in draws:
             cutoff_frequency, q = self.cutoff_frequency, self.q

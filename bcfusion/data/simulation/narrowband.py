@@ -13,8 +13,7 @@ from torch import Tensor
 
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import choice, known_names, pair, reflect, settling_time, uniform
-from bcfusion.errors import ConfigError
-from bcfusion.requirements import ascending, is_number, require
+from bcfusion.requirements import ascending, is_number, require, whole
 
 #: samples at the narrow rate to which the resampler's kernel extends on either side, twice (down and up), and a margin
 RESAMPLER_REACH = 160
@@ -56,7 +55,8 @@ class Narrowband:
         families: names in ``FAMILIES``, all equally likely.
 
     Raises:
-        ConfigError: an argument is out of range; or, when called, ``rate`` is not below the sample rate.
+        ConfigError: an argument is out of range; or, by :meth:`check_rate` and when called, ``rate`` is not below
+            the sample rate.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Narrowband:
                 f"rate={rate!r} must be a whole number of Hz, above 0",
             ),
             ascending(0.01, 1, cutoff_range=cutoff_range),
-            ascending(1, 20, orders=orders),
+            ascending(1, 20, orders=orders) or whole(orders=orders),
             known_names(FAMILIES, families=families),
         )
         self.rate = int(rate)
@@ -81,11 +81,18 @@ class Narrowband:
         self.orders = tuple(map(int, orders))
         self.families = tuple(families)
 
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, that is no higher than the narrow one.
+
+        Raises:
+            ConfigError: ``rate`` is not below it.
+        """
+        require(self, (self.rate < sample_rate, f"rate={self.rate} must be below the sample rate, {sample_rate} Hz"))
+
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         """Return the narrow-band ``signal (1, T)`` float32, at the sample rate of ``air (1, T)``."""
         sample_rate = draw.sample_rate
-        if self.rate >= sample_rate:
-            raise ConfigError([f"Narrowband: rate={self.rate} must be below the sample rate, {sample_rate} Hz"])
+        self.check_rate(sample_rate)
         lowpass = self._lowpass(sample_rate, draw.generator) if draw.training else None
         # a pad of whole periods of the two rates, so that decimation keeps sample 0 on its grid
         period = sample_rate // math.gcd(sample_rate, self.rate)

@@ -11,8 +11,8 @@ from bcfusion.audio.level import amplitude, level
 from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.simulation import pair, takes_a_draw, uniform
 from bcfusion.data.simulation.air_noise import NOISE_FLOOR, draw_slice
-from bcfusion.data.simulation.sources import find_sources
-from bcfusion.requirements import ascending, require
+from bcfusion.data.simulation.sources import find_sources, require_with
+from bcfusion.requirements import ascending, check_rate
 
 
 class RecordedNoise:
@@ -51,15 +51,24 @@ class RecordedNoise:
         column: str = "noise",
         level: Sequence[float] | None = (-75.0, -50.0),
     ) -> None:
-        require(
-            self,
+        rules = (
             takes_a_draw("simulator", simulator),
             [] if level is None else ascending(-120, 0, level=level),
         )
+        found = require_with(self, rules, lambda: find_sources(Path(noise_root).expanduser(), column, _KEY))
+        assert found is not None  # there is always something to find
         self.simulator = simulator
         self.level = None if level is None else pair(level)
-        self._noises = find_sources(Path(noise_root).expanduser(), column, _KEY)
+        self._noises = found
         self._unreadable: set[str] = set()
+
+    def check_rate(self, sample_rate: int) -> None:
+        """Refuse a sample rate, in Hz, that the simulator of the signal refuses.
+
+        Raises:
+            ConfigError: it does.
+        """
+        check_rate(self.simulator, sample_rate)
 
     def __call__(self, air: Tensor, draw: Draw) -> dict[str, Tensor]:
         """Return the sensor's ``signal (1, T)`` float32 for clean speech ``air (1, T)``."""

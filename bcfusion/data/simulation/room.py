@@ -15,10 +15,10 @@ from bcfusion.contracts import Draw
 from bcfusion.data.seeding import stable_seed
 from bcfusion.data.simulation import choice, uniform
 from bcfusion.data.simulation.fir import causal_filter
-from bcfusion.data.simulation.sources import Source, Sources, find_sources
+from bcfusion.data.simulation.sources import Source, Sources, find_sources, require_with
 from bcfusion.errors import DataError
 from bcfusion.files import normal_name
-from bcfusion.requirements import require, within
+from bcfusion.requirements import Rule, within
 
 logger = logging.getLogger(__name__)
 
@@ -89,18 +89,22 @@ class Rooms:
         noise: bool = False,
         early_reflections: float = 0.0,
     ) -> None:
-        require(
-            self,
+        rules: tuple[Rule, ...] = (
             within(0, 1, share=share),
             within(0, 10, early_reflections=early_reflections),
             (speech or not early_reflections, "early_reflections needs speech=true: dry speech has none"),
+            (
+                root is None or speech or noise,
+                "speech=false and noise=false leave nothing in the room; set root to null for no rooms",
+            ),
         )
+        searched = None if root is None else Path(root).expanduser()
+        self._sources = require_with(self, rules, lambda: None if searched is None else room_sources(searched))
         self.share = float(share)
         self.speech = speech
         self.noise = noise
         self.early_reflections = float(early_reflections)
         self._unreadable: set[str] = set()
-        self._sources = None if root is None else room_sources(Path(root).expanduser())
 
     def enter(self, draw: Draw) -> bool:
         """Draw whether the utterance is in a room."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bcfusion.contracts import SPLITS
-from bcfusion.errors import DataError
+from bcfusion.errors import ConfigError, DataError
+from bcfusion.requirements import Rule, require
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,32 @@ def find_sources(root: Path, column: str, key: str) -> Sources:
     if not everything:
         raise DataError(f"no audio in the {column} folder {root}: it needs {', '.join(audio.EXTENSIONS)} files")
     return Sources(str(root), everything, everything, shared=True)
+
+
+def require_with(owner: object, rules: Sequence[Rule], find: Callable[[], Sources | None]) -> Sources | None:
+    """Check the arguments of a simulator and find its recordings; if both fail, report both at once.
+
+    Args:
+        owner: see :func:`bcfusion.requirements.require`.
+        rules: of the arguments.
+        find: finds the recordings, or returns None if there are none to find.
+
+    Returns:
+        What ``find`` returns.
+
+    Raises:
+        ConfigError: a rule is broken.
+        DataError: the recordings alone are the problem.
+    """
+    try:
+        require(owner, *rules)
+    except ConfigError as refused:
+        try:
+            find()
+        except DataError as missing:
+            raise ConfigError([*refused.problems, *str(missing).splitlines()]) from None
+        raise
+    return find()
 
 
 def _listed(manifest: Path, column: str) -> Sources:

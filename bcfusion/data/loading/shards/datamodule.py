@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bcfusion.contracts import Row
+from bcfusion.contracts import Batch, Row
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally
-from bcfusion.data.loading.rows import check_rows
+from bcfusion.data.loading.rows import check_rows, rates_of
 from bcfusion.data.loading.shards.streaming import Streaming, StreamLoader
 from bcfusion.errors import DataError
 
@@ -57,6 +57,20 @@ class StreamedDataModule(SpeechDataModule):
         parts = [f"train {len(self.corpus.urls['train'])} shards, streamed", *map(self._describe_split, splits)]
         return f"{self._corpus_name}: {'; '.join(parts)}"
 
+    def contents(self, split: str) -> str:
+        """Describe a split as the base class does; of the training shards only their number is known."""
+        if split == "train":
+            return f"{len(self.corpus.urls['train'])} shards, streamed, {rates_of(self._filled('train'))}"
+        return super().contents(split)
+
+    def sample_batch(self, size: int) -> Batch:
+        """Return the first ``size`` crops of a pass, read in this process, for a trial."""
+        loader = self._stream(True, self.deferred, 1, 0, 1, size, workers=0)
+        try:
+            return next(iter(loader))
+        finally:
+            loader.close()
+
     def train_dataloader(self) -> TrainLoader:
         """Return the endless stream; always the same object."""
         if self._train_loader is None:
@@ -73,7 +87,14 @@ class StreamedDataModule(SpeechDataModule):
         return self._stream(False, frozenset(), _ALL, 0, 1)
 
     def _stream(
-        self, endless: bool, deferred: frozenset[str], batches_per_pass: int, rank: int, world_size: int
+        self,
+        endless: bool,
+        deferred: frozenset[str],
+        batches_per_pass: int,
+        rank: int,
+        world_size: int,
+        batch_size: int | None = None,
+        workers: int | None = None,
     ) -> StreamLoader:
         first = self._filled("train")
         urls = self.corpus.urls["train"]
@@ -87,10 +108,10 @@ class StreamedDataModule(SpeechDataModule):
                 self.min_bandwidth,
                 endless,
             ),
-            self.batch_size,
+            batch_size or self.batch_size,
             batches_per_pass,
             UnreadableTally(self._rows_of_a_shard * len(urls), self.max_unreadable_share, "train"),
-            self.workers,
+            self.workers if workers is None else workers,
             torch.cuda.is_available(),
             rank,
             world_size,
