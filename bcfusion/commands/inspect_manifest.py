@@ -159,16 +159,9 @@ def _sensors(inspection: Inspection) -> Table:
 
 def _alignment(inspection: Inspection) -> str:
     """Return lag and polarity of body in one line; empty if there are no pairs."""
-    pairs = [line for line in inspection.lines if line.measured.alignment is not None]
-    sure = [found for line in pairs if (found := line.resolved) is not None]
-    if not sure:
-        return f"lag and polarity of body: uncertain in all of {len(pairs)} lines" if pairs else ""
-    lags = [1e3 * found.lag_seconds for found in sure]
-    inverted = sum(found.polarity < 0 for found in sure)
-    return (
-        f"body: lag {statistics.median(lags):+.2f} ms ({min(lags):+.2f} to {max(lags):+.2f}), "
-        f"inverted in {inverted} of {len(sure)} lines; certain in {len(sure)} of {len(pairs)}"
-    )
+    from bcfusion.data.inspect.certainty import summary
+
+    return summary([line.resolved for line in inspection.lines if line.measured.alignment is not None])
 
 
 def _numbers(inspection: Inspection) -> str:

@@ -14,7 +14,8 @@ from bcfusion.commands.shared.model_evaluation import evaluate_model, load_task_
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.configuration.check import verify_or_raise
 from bcfusion.configuration.overrides import merge_overrides
-from bcfusion.data.loading.datamodule import SpeechDataModule, spread
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.rows import spread
 from bcfusion.errors import BcfusionError, ConfigError, DataError
 from bcfusion.evaluation.utterances import Utterances
 from bcfusion.report.listening.sounds import Source, Take

@@ -15,11 +15,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bcfusion.contracts import SPLITS
+from bcfusion.data.corpora.speakers import known_speakers
 from bcfusion.data.inspect.alignment import ENOUGH, Alignment
 from bcfusion.data.inspect.bandwidth import BAND_HZ
+from bcfusion.data.inspect.certainty import session_of
 from bcfusion.data.inspect.checks import Severity
 from bcfusion.data.inspect.findings import Finding
-from bcfusion.data.inspect.inspection import Inspected, Inspection, session_of
+from bcfusion.data.inspect.inspection import Inspected, Inspection
 from bcfusion.report.colours import PALETTE
 
 __all__ = ["figures", "inspect_page"]
@@ -204,7 +206,7 @@ def _splits(inspection: Inspection) -> str:
     for split in SPLITS:
         entries = [entry for entry in inspection.entries if entry.split == split]
         if entries:
-            lines.append((split, len(entries), len({entry.speaker for entry in entries})))
+            lines.append((split, len(entries), len(known_speakers(entries)) or "unknown"))
     return _table(("split", "lines", "speakers"), lines)
 
 
