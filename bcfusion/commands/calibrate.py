@@ -130,24 +130,35 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
 
 
 def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:
-    """Read pairs; undo lag, polarity and gain of the manifest, then the rest of lag and polarity as measured."""
+    """Read a wearer's pairs; undo lag, polarity and gain of the rows, then the rest of lag and polarity as measured.
+
+    The rest is believed by the rule of ``inspect``. Recordings are read twice, so that only one is in memory at a time.
+    """
     import numpy as np
 
     from bcfusion.audio import UnreadableAudio
-    from bcfusion.data.inspect.alignment import ENOUGH, alignment
+    from bcfusion.data.inspect.alignment import alignment
+    from bcfusion.data.inspect.certainty import all_believed
     from bcfusion.data.loading.reader import SensorReader
     from bcfusion.data.simulation.estimation import Pair
 
     reader = SensorReader((sensor,), {}, sample_rate)
+
+    def read(row: Row) -> tuple[np.ndarray, np.ndarray]:
+        item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
+        return item["inputs"][0].numpy(), item["target"][0].numpy()
+
+    readable, measured = [], []
     for row in rows:
         try:
-            item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
+            measured.append(alignment(*read(row), sample_rate))
         except UnreadableAudio as error:
             logger.warning("%s is left out: %s", row.id, error)
             continue
-        body, air = item["inputs"][0].numpy(), item["target"][0].numpy()
-        found = alignment(body, air, sample_rate)
-        if found.confidence < ENOUGH:
+        readable.append(row)
+    for row, found in zip(readable, all_believed(readable, measured), strict=True):
+        body, air = read(row)
+        if found is None:
             logger.warning("%s: lag and polarity are uncertain and left unchanged", row.id)
             yield Pair(row.id, body, air)
             continue
