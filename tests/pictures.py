@@ -15,7 +15,7 @@ def assert_nothing_is_covered(figure: Figure) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    panels = [axes.get_window_extent(renderer) for axes in figure.axes]
+    panels = [axes.get_window_extent(renderer) for axes in figure.axes if axes.axison]
     legends = [*figure.legends, *(legend for axes in figure.axes if (legend := axes.get_legend()) is not None)]
     for legend in legends:
         box = legend.get_window_extent(renderer).padded(-1)
