@@ -18,7 +18,7 @@ __all__ = ["MOST_PANELS", "boxes_figure", "wrapped_name", "wrapped_title"]
 
 MOST_PANELS = 4
 _SINGLE_POINTS = 60  # utterances up to which each is drawn
-_LABEL, _TICKS, _TITLE = 12, 11, 14  # points
+_LABEL, _TICKS, _TITLE, _NOTE = 12, 11, 14, 9.5  # points
 _CHARACTERS_PER_INCH = 8  # of a title
 
 
@@ -46,7 +46,7 @@ def boxes_figure(
     drawn = [metric for metric in headings if any(scores.get(metric) for scores in systems.values())][:MOST_PANELS]
     if not drawn:
         return None
-    height = 1.6 + sum(0.34 + 0.2 * wrapped_name(name).count("\n") for name in systems)
+    height = 1.85 + sum(0.34 + 0.2 * wrapped_name(name).count("\n") for name in systems)
     figure = Figure(figsize=(2.6 + 3.0 * len(drawn), height), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
     rng = np.random.default_rng(0)
@@ -63,6 +63,7 @@ def boxes_figure(
         range(len(systems)), [wrapped_name(name) for name in systems], fontsize=_LABEL, parse_math=False
     )
     panels[0].set_ylim(len(systems) - 0.4, -0.6)
+    figure.supxlabel("box: quartiles; line: median; diamond, dark bar: mean, 95 % interval", fontsize=_NOTE)
     figure.suptitle(wrapped_title(title, figure), fontsize=_TITLE, parse_math=False)
     return figure
 

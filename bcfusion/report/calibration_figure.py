@@ -71,8 +71,8 @@ def calibration_figure(calibration: Calibration) -> Figure:
     legend = figure.legend(
         list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=10, frameon=False
     )
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # ids come from file names
+    for entry in legend.get_texts():
+        entry.set_parse_math(False)  # ids come from file names
     seconds = sum(response.seconds for response in calibration.responses)
     title = f"{calibration.sensor}: {count} wearer{'s' * (count != 1)}, {seconds:.0f} s of speech"
     figure.suptitle(title, fontsize=14, parse_math=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,7 +45,7 @@ def snr_figure(
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     # systems side by side, so that the bar of one does not cover that of another
     step = 0.06 * min((right - left for left, right in pairwise(ratios)), default=1.0)
-    handles = []
+    handles: list[Any] = []
     for panel, metric in zip(panels, metrics, strict=True):
         handles = []
         for place, (system, values) in enumerate(curves.items()):

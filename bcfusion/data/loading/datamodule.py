@@ -232,7 +232,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         """Report lag and polarity of body in a few utterances of each split that has come into use."""
         new = [split for split in self._rows if split not in self._probed]
         self._probed.update(new)
-        if BODY in self.reader.sensors and rank_zero_only.rank == 0:
+        if BODY in self.reader.sensors and getattr(rank_zero_only, "rank", 0) == 0:
             report([probe(self._rows[split], split, self.reader) for split in new], self.corpus)
 
     def teardown(self, stage: str | None = None) -> None:
