@@ -14,13 +14,6 @@ logger = logging.getLogger(__name__)
 _SHOWN = 8  # names of speakers in a message
 
 
-def spread(rows: list[Row], limit: int | None) -> list[Row]:
-    """Return at most ``limit`` rows, evenly spread, since neighbours are often of one speaker."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[position * len(rows) // limit] for position in range(limit)]
-
-
 def spoken_by(speakers: Sequence[str], rows: Sequence[Row], corpus: str) -> list[Row]:
     """Return the training rows of some speakers.
 
@@ -120,3 +113,10 @@ def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: st
                 f"{corpus}: {seen[row.id].paths[AIR]} and {row.paths[AIR]} have the same id {row.id!r}: rename one"
             )
         seen[row.id] = row
+
+
+def spread(rows: list[Row], limit: int | None) -> list[Row]:
+    """Return at most ``limit`` rows, evenly spread, since neighbours are often of one speaker."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[position * len(rows) // limit] for position in range(limit)]
