@@ -38,6 +38,7 @@ RATE = 16000
 SECONDS = 8
 SEGMENT = 1024
 DRAWN = 10  # thin lines in a panel
+TRAINING, EVALUATION = "training, one line per speaker or draw", "evaluation, one speaker"
 THICK: dict[str, Any] = {"color": "black", "linewidth": 2.6}
 THIN: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.85}
 TICKS = {50: "50", 100: "100", 200: "200", 500: "500", 1000: "1k", 2000: "2k", 4000: "4k", 8000: "8k"}
@@ -72,8 +73,8 @@ def eben_lowpass() -> Figure:
     figure, (panel,) = panels("EbenLowpass: response and noise", 1)
     simulator = EbenLowpass()
     for number in range(DRAWN):
-        panel.plot(*gain(simulator, number, True), **THIN, label="training" if number == 0 else None)
-    panel.plot(*gain(simulator, 0, False), **THICK, label="evaluation")
+        panel.plot(*gain(simulator, number, True), **THIN, label=TRAINING if number == 0 else None)
+    panel.plot(*gain(simulator, 0, False), **THICK, label=EVALUATION)
     decibels(panel, "gain for white noise (dB)", -70, 10)
     return figure
 
@@ -84,12 +85,12 @@ def accelerometer() -> Figure:
     quiet, noisy = Accelerometer(noise_level=None), Accelerometer()
     silence = torch.zeros_like(white())
     for number in range(DRAWN):
-        left.plot(*gain(quiet, number, True), **THIN, label="training, one line per speaker" if number == 0 else None)
+        left.plot(*gain(quiet, number, True), **THIN, label=TRAINING if number == 0 else None)
         frequencies, density = power(simulated(noisy, silence, number, True))
-        right.plot(frequencies, 10 * np.log10(density), **THIN, label="training" if number == 0 else None)
-    left.plot(*gain(quiet, 100, False), **THICK, label="evaluation, one speaker")
+        right.plot(frequencies, 10 * np.log10(density), **THIN, label=TRAINING if number == 0 else None)
+    left.plot(*gain(quiet, 100, False), **THICK, label=EVALUATION)
     frequencies, density = power(simulated(noisy, silence, 100, False))
-    right.plot(frequencies, 10 * np.log10(density), **THICK, label="evaluation, one speaker")
+    right.plot(frequencies, 10 * np.log10(density), **THICK, label=EVALUATION)
     left.set_title("response, without the sensor's noise", fontsize=13)
     right.set_title("the sensor's own noise", fontsize=13)
     decibels(left, "gain (dB)", -90, 25)
@@ -103,10 +104,10 @@ def narrowband() -> Figure:
     for panel, family in zip(axes, FAMILIES, strict=True):
         simulator = Narrowband(8000, families=[family])
         for number in range(5):
-            panel.plot(*gain(simulator, number, True), **THIN, label="training" if number == 0 else None)
-        panel.plot(*gain(simulator, 0, False), **THICK, label="evaluation")
+            panel.plot(*gain(simulator, number, True), **THIN, label=TRAINING if number == 0 else None)
+        panel.plot(*gain(simulator, 0, False), **THICK, label=EVALUATION)
         panel.set_title(family, fontsize=13)
-        decibels(panel, "gain (dB)", -80, 10, legend=panel is axes[0])
+        decibels(panel, "gain (dB)", -80, 10)
         panel.set_xscale("linear")
         panel.set_xlim(2000, 5000)
         panel.set_xticks([2000, 3000, 4000, 5000], ["2k", "3k", "4k", "5k"])
@@ -120,7 +121,6 @@ def codec() -> Figure:
     spectrum = np.fft.rfft(white(1.0, rate)[0].numpy())
     excitation = np.fft.irfft(spectrum / np.maximum(np.fft.rfftfreq(rate * SECONDS, 1 / rate), 200))
     excitation = (0.1 * excitation / excitation.std()).astype(np.float32)
-    figure.set_figwidth(12.0)
     colours = iter(figure_colours())
     for name, coding in CODECS.items():
         quality = 0.2
@@ -133,9 +133,8 @@ def codec() -> Figure:
         right.plot(frequencies, 10 * np.log10(np.maximum(ratio, 1e-6) / np.maximum(1 - ratio, 1e-6)), **style)
     left.set_title("power out over power in", fontsize=13)
     right.set_title("coherent over incoherent output", fontsize=13)
-    decibels(left, "gain (dB)", -15, 10, legend=False)
-    decibels(right, "signal to coding noise (dB)", -10, 50, legend=False)
-    right.legend(fontsize=10, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    decibels(left, "gain (dB)", -15, 10)
+    decibels(right, "signal to coding noise (dB)", -10, 50)
     for panel in (left, right):
         panel.set_xlim(50, 4000)
     return figure
@@ -154,9 +153,9 @@ def magnitude_ratio(calibration: Path) -> Figure:
 def _measured(name: str, simulator: Simulator, calibration: Path) -> Figure:
     figure, (panel,) = panels(f"{name}, without the sensor's noise", 1)
     for number in range(DRAWN):
-        label = "training, one line per speaker" if number == 0 else None
+        label = TRAINING if number == 0 else None
         panel.plot(*gain(simulator, number, True), **THIN, label=label)
-    panel.plot(*gain(simulator, 100, False), **THICK, label="evaluation, one speaker")
+    panel.plot(*gain(simulator, 100, False), **THICK, label=EVALUATION)
     decibels(panel, "gain for white noise (dB)", -50, 20)
     return figure
 
@@ -170,7 +169,7 @@ def panels(title: str, count: int, columns: int = 2) -> tuple[Figure, list[Axes]
     """Return a figure with a title and ``count`` panels."""
     columns = min(count, columns)
     rows = -(-count // columns)
-    figure = Figure(figsize=(1.0 + 4.4 * columns if count > 1 else 8.5, 1.0 + 3.6 * rows), dpi=84, layout="constrained")
+    figure = Figure(figsize=(1.0 + 4.4 * columns if count > 1 else 8.5, 1.4 + 3.6 * rows), dpi=84, layout="constrained")
     figure.suptitle(title, fontsize=15)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel in axes:
@@ -178,7 +177,21 @@ def panels(title: str, count: int, columns: int = 2) -> tuple[Figure, list[Axes]
     return figure, axes
 
 
-def decibels(panel: Axes, label: str, lowest: float, highest: float, legend: bool = True) -> None:
+def name_lines(figure: Figure) -> None:
+    """Name each kind of line once, below the panels, where the legend covers nothing."""
+    lines = {
+        str(line.get_label()): line
+        for panel in figure.axes
+        for line in panel.lines
+        if not str(line.get_label()).startswith("_")
+    }
+    across = min(4, len(lines))
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside lower center", ncols=across, fontsize=11, frameon=False
+    )
+
+
+def decibels(panel: Axes, label: str, lowest: float, highest: float) -> None:
     """Set up the axes of a response: logarithmic frequency, decibels."""
     panel.set_xscale("log")
     panel.set_xlim(50, RATE / 2)
@@ -189,8 +202,6 @@ def decibels(panel: Axes, label: str, lowest: float, highest: float, legend: boo
     panel.set_ylabel(label, fontsize=12)
     panel.tick_params(labelsize=11)
     panel.grid(color="0.85")
-    if legend:
-        panel.legend(fontsize=11, loc="lower left")
 
 
 PLAIN: dict[str, Callable[[], Figure]] = {
@@ -215,6 +226,7 @@ def main() -> None:
         parser.error(f"{', '.join(without)} needs --calibration FILE")
     for name in names:
         figure = PLAIN[name]() if name in PLAIN else MEASURED[name](arguments.calibration)
+        name_lines(figure)
         print(save_figure(figure, arguments.out / f"simulators_{name}.png"), flush=True)
 
 

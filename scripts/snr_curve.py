@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from bcfusion.evaluation.statistics import Summary, summary
 from bcfusion.report.snr import snr_figure
 from bcfusion.report.spectrogram import save_figure
 from bcfusion.report.table import metric_name
@@ -24,14 +24,14 @@ from bcfusion.report.table import metric_name
 NAMES = {"input (noisy)": "noisy air alone", "input (body)": "body alone", "enhanced": "fused"}
 
 
-def means(scores: Path, metrics: list[str]) -> dict[str, dict[str, float]]:
-    """Return the means over the files of a scores.csv by system and metric, without skipped scores."""
+def summaries(scores: Path, metrics: list[str]) -> dict[str, dict[str, Summary]]:
+    """Return the statistics over the files of a scores.csv by system and metric, without skipped scores."""
     with scores.open(encoding="utf-8", newline="") as text:
         rows = list(csv.DictReader(text))
     systems = dict.fromkeys(row["system"] for row in rows)
     return {
         system: {
-            metric: statistics.fmean(float(row[metric]) for row in rows if row["system"] == system and row[metric])
+            metric: summary([float(row[metric]) for row in rows if row["system"] == system and row[metric]])
             for metric in metrics
         }
         for system in systems
@@ -45,7 +45,7 @@ def evaluate(run: str, snr: float, overrides: list[str], output: Path) -> Path:
     return output / "scores.csv"
 
 
-def table(ratios: list[float], curves: dict[str, dict[str, list[float]]]) -> str:
+def table(ratios: list[float], curves: dict[str, dict[str, list[Summary]]]) -> str:
     """Return a Markdown table with one row per system and metric and one column per ratio."""
     lines = [
         "| | | " + " | ".join(f"{ratio:g} dB" for ratio in ratios) + " |",
@@ -54,7 +54,7 @@ def table(ratios: list[float], curves: dict[str, dict[str, list[float]]]) -> str
     for metric in next(iter(curves.values())):
         name = metric_name(metric)
         for system, values in curves.items():
-            cells = " | ".join(f"{value:.{name.decimals}f}" for value in values[metric])
+            cells = " | ".join(f"{value.mean:.{name.decimals}f}" for value in values[metric])
             lines.append(f"| {name.text} | {NAMES.get(system, system)} | {cells} |")
     return "\n".join(lines)
 
@@ -69,11 +69,11 @@ def main() -> int:
     parser.add_argument("--title", default="fusion of body sensor and air microphone")
     arguments = parser.parse_intermixed_args()
     ratios = sorted(arguments.snr)
-    curves: dict[str, dict[str, list[float]]] = {}
+    curves: dict[str, dict[str, list[Summary]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for ratio in ratios:
             scores = evaluate(arguments.run, ratio, arguments.overrides, Path(folder) / f"{ratio:g}")
-            for system, values in means(scores, arguments.metrics).items():
+            for system, values in summaries(scores, arguments.metrics).items():
                 for metric, value in values.items():
                     curves.setdefault(system, {}).setdefault(metric, []).append(value)
     print(table(ratios, curves))

@@ -14,8 +14,6 @@ from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from bcfusion.contracts import Row
     from bcfusion.data.simulation.calibration import Calibration, Response
     from bcfusion.data.simulation.estimation import Pair
@@ -60,9 +58,10 @@ def main(argv: list[str]) -> int:
     print(table(calibration))
     print(f"{arguments.out}: bcfusion train degradation=transfer_function degradation.body.calibration={arguments.out}")
     if arguments.plot:
+        from bcfusion.report.calibration_figure import calibration_figure
         from bcfusion.report.spectrogram import save_figure
 
-        print(save_figure(figure(calibration), arguments.plot))
+        print(save_figure(calibration_figure(calibration), arguments.plot))
     return 0
 
 
@@ -130,24 +129,35 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
 
 
 def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:
-    """Read pairs; undo lag, polarity and gain of the manifest, then the rest of lag and polarity as measured."""
+    """Read a wearer's pairs; undo lag, polarity and gain of the rows, then the rest of lag and polarity as measured.
+
+    The rest is believed by the rule of ``inspect``. Recordings are read twice, so that only one is in memory at a time.
+    """
     import numpy as np
 
     from bcfusion.audio import UnreadableAudio
-    from bcfusion.data.inspect.alignment import ENOUGH, alignment
+    from bcfusion.data.inspect.alignment import alignment
+    from bcfusion.data.inspect.certainty import all_believed
     from bcfusion.data.loading.reader import SensorReader
     from bcfusion.data.simulation.estimation import Pair
 
     reader = SensorReader((sensor,), {}, sample_rate)
+
+    def read(row: Row) -> tuple[np.ndarray, np.ndarray]:
+        item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
+        return item["inputs"][0].numpy(), item["target"][0].numpy()
+
+    readable, measured = [], []
     for row in rows:
         try:
-            item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
+            measured.append(alignment(*read(row), sample_rate))
         except UnreadableAudio as error:
             logger.warning("%s is left out: %s", row.id, error)
             continue
-        body, air = item["inputs"][0].numpy(), item["target"][0].numpy()
-        found = alignment(body, air, sample_rate)
-        if found.confidence < ENOUGH:
+        readable.append(row)
+    for row, found in zip(readable, all_believed(readable, measured), strict=True):
+        body, air = read(row)
+        if found is None:
             logger.warning("%s: lag and polarity are uncertain and left unchanged", row.id)
             yield Pair(row.id, body, air)
             continue
@@ -187,46 +197,3 @@ def table(calibration: Calibration) -> str:
     for name, curve in (("mean", "response_db"), ("coherence", "coherence"), ("deviation", "deviation_db")):
         lines.append(line(name, "", calibration.curves(curve).mean(axis=0)))
     return "\n".join(lines)
-
-
-def figure(calibration: Calibration) -> Figure:
-    """Draw response, coherence, deviation from frame to frame, and noise over frequency, one thin line per wearer."""
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(12, 8), dpi=110, layout="constrained")
-    panels = made.subplots(2, 2, sharex=True).flat
-    shown = (
-        ("response_db", "response", "body re air (dB)"),
-        ("coherence", "coherence of body and air", "magnitude-squared coherence (0 to 1)"),
-        ("deviation_db", "deviation of the short-time ratio of body to air", "standard deviation (dB)"),
-        ("noise_db", "the sensor's own noise", "density re power of speech at air (dB/Hz)"),
-    )
-    frequencies = calibration.frequencies[1:] / 1000
-    for panel, (name, title, label) in zip(panels, shown, strict=True):
-        curves = calibration.curves(name)[:, 1:]
-        for response, curve in zip(calibration.responses, curves, strict=True):
-            named = response.id if len(curves) <= 8 else None
-            panel.plot(frequencies, curve, linewidth=1.0, alpha=0.8 if len(curves) <= 8 else 0.3, label=named)
-        panel.plot(frequencies, curves.mean(axis=0), color="black", linewidth=2.5, label="mean")
-        if name == "response_db":
-            for other, style in (("h1_db", "--"), ("ratio_db", ":")):
-                mean = calibration.curves(other)[:, 1:].mean(axis=0)
-                panel.plot(frequencies, mean, "k" + style, label=f"mean, {other.removesuffix('_db')} alone")
-        if name == "deviation_db":
-            residual = calibration.curves("residual_db")[:, 1:].mean(axis=0)
-            panel.plot(frequencies, residual, "k--", label="mean, not explained by air's level")
-        panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
-        panel.set_ylabel(label, fontsize=11)
-        panel.set_xscale("log")
-        ticks = [tick for tick in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if tick <= frequencies[-1]]
-        panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        panel.minorticks_off()
-        panel.set_xlim(0.05, frequencies[-1])
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=9)
-        if name == "coherence":
-            panel.set_ylim(0, 1)
-        if panel.get_subplotspec().is_last_row():
-            panel.set_xlabel("frequency (kHz)", fontsize=11)
-    made.suptitle(f"{calibration.sensor}: {len(calibration.responses)} wearers", fontsize=14, parse_math=False)
-    return made

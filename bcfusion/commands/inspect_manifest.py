@@ -9,7 +9,7 @@ import math
 import shlex
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from bcfusion.commands import exit_status
@@ -20,6 +20,7 @@ from bcfusion.files import write_text
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from bcfusion.data.inspect.findings import Finding
     from bcfusion.data.inspect.inspection import Inspected, Inspection
@@ -127,30 +128,28 @@ def _parser() -> argparse.ArgumentParser:
 def _show(console: Console, inspection: Inspection, found: Sequence[Finding]) -> None:
     from rich.text import Text
 
-    console.print(_problems(found) if found else Text("nothing is wrong", style="green"))
+    for line in _problems(found) if found else [Text("nothing is wrong", style="green")]:
+        console.print(line, soft_wrap=True)
     console.print(_sensors(inspection))
     if summary := _alignment(inspection):
-        console.print(summary, highlight=False)
+        console.print(summary, highlight=False, soft_wrap=True)
 
 
-def _problems(found: Sequence[Finding]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+def _problems(found: Sequence[Finding]) -> Iterator[Text]:
+    """Yield two lines for each problem: what, how often and what to do; the first example.
+
+    Both have the whole width: a name of a file that is folded in a column cannot be read or copied.
+    """
     from rich.text import Text
 
     from bcfusion.data.inspect.checks import Severity
 
-    table = Table(box=SIMPLE_HEAD, show_lines=False, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    table.add_column("what", ratio=5, overflow="fold")
-    table.add_column("lines", justify="right", no_wrap=True)
-    table.add_column("what to do", ratio=5)
     for finding in found:
         error = finding.severity == Severity.ERROR
-        kind = Text("error" if error else "warning", style="bold red" if error else "yellow")
-        what = Text(finding.what + "\n").append(finding.examples[0], style="dim")
-        table.add_row(kind, what, f"{finding.count} of {finding.of}", Text(finding.advice))
-    return table
+        kind = Text("error    " if error else "warning  ", style="bold red" if error else "yellow")
+        line = f"{finding.what}: {finding.count} of {finding.of}; {finding.advice}"
+        yield kind.append(line, style="default not bold")
+        yield Text(f"         {finding.examples[0]}", style="dim")
 
 
 def _sensors(inspection: Inspection) -> Table:
@@ -181,16 +180,9 @@ def _sensors(inspection: Inspection) -> Table:
 
 def _alignment(inspection: Inspection) -> str:
     """Return lag and polarity of body in one line; empty if there are no pairs."""
-    pairs = [line for line in inspection.lines if line.measured.alignment is not None]
-    sure = [found for line in pairs if (found := line.resolved) is not None]
-    if not sure:
-        return f"lag and polarity of body: uncertain in all of {len(pairs)} lines" if pairs else ""
-    lags = [1e3 * found.lag_seconds for found in sure]
-    inverted = sum(found.polarity < 0 for found in sure)
-    return (
-        f"body: lag {statistics.median(lags):+.2f} ms ({min(lags):+.2f} to {max(lags):+.2f}), "
-        f"inverted in {inverted} of {len(sure)} lines; certain in {len(sure)} of {len(pairs)}"
-    )
+    from bcfusion.data.inspect.certainty import summary
+
+    return summary([line.resolved for line in inspection.lines if line.measured.alignment is not None])
 
 
 def _numbers(inspection: Inspection) -> str:

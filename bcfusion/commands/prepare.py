@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -197,10 +197,8 @@ def _work(job: Job, arguments: argparse.Namespace) -> int:
         again = f", {prepared.resumed} of them known from an earlier run" if prepared.resumed else ""
         print(f"{job.target}: {len(rows)} recordings{again}")
         print(_table(rows))
-        if uncertain := _uncertain(rows):
-            print(
-                f"  lag and polarity of {uncertain} recordings are uncertain and were left unchanged: bcfusion inspect"
-            )
+        for line in (*_alignment(rows, job.target), *_lacking(rows, job)):
+            print(f"  {line}")
     if arguments.shards is not None:
         from bcfusion.data.loading.shards.write import write_shards
 
@@ -224,27 +222,65 @@ def _download(job: Job) -> None:
 
 def _table(rows: Sequence[Row]) -> str:
     """Return a line per split: its recordings, speakers, hours and sample rates."""
+    from bcfusion.data.corpora.speakers import speakers_text
+
     by_split: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_split[row.split].append(row)
     lines = []
     for split in SPLITS:
         found = by_split.get(split, [])
-        speakers = len({row.speaker for row in found})
+        speakers = speakers_text(found)
         hours = sum(row.duration for row in found) / 3600
         rates = ", ".join(f"{rate} Hz" for rate in sorted({row.sample_rate for row in found}))
-        lines.append(f"  {split:<6}{len(found):>9} files {speakers:>6} speakers {hours:>10.2f} h   {rates}".rstrip())
+        lines.append(f"  {split:<6}{len(found):>9} files {speakers:>15} {hours:>10.2f} h   {rates}".rstrip())
     return "\n".join(lines)
 
 
-def _uncertain(rows: Sequence[Row]) -> int:
+def _alignment(rows: Sequence[Row], manifest: Path) -> Iterator[str]:
+    """Yield what was measured of lag and polarity, by the rule and in the words of ``inspect``."""
     from bcfusion.data.preparation.recording_facts import CONFIDENCE
 
-    if not any(CONFIDENCE in row.extra for row in rows):
-        return 0
-    from bcfusion.data.inspect.alignment import ENOUGH
+    measured = [row for row in rows if CONFIDENCE in row.extra]
+    if not measured:
+        return
+    from bcfusion.data.inspect.alignment import ENOUGH, Alignment
+    from bcfusion.data.inspect.certainty import summary
 
-    return sum(row.extra.get(CONFIDENCE, 1.0) < ENOUGH for row in rows)
+    results = [
+        Alignment(row.lag, row.polarity, row.extra[CONFIDENCE]) if row.extra[CONFIDENCE] >= ENOUGH else None
+        for row in measured
+    ]
+    yield summary(results, "recordings")
+    if uncertain := results.count(None):
+        yield (
+            f"lag and polarity of {uncertain} recordings are uncertain and were left unchanged: "
+            f"bcfusion inspect {manifest}"
+        )
+
+
+def _lacking(rows: Sequence[Row], job: Job) -> Iterator[str]:
+    """Yield what a split without recordings means, and what to do about it."""
+    here = {row.split for row in rows}
+    if job.adapter.kind != "speech":
+        if not here & {"valid", "test"}:
+            yield "no recordings in valid or test: a run refuses the manifest, because evaluation needs its own"
+        if "train" not in here:
+            yield "no recordings in train: the manifest serves evaluation only"
+        return
+    from bcfusion.data.corpora.speakers import known_speakers
+
+    ways = [f"add that part of {job.name}"]
+    if any(option.name == "splits" for option in job.adapter.options):
+        ways = ["move some recordings into a folder valid"]
+        ways += ["divide the speakers with --splits speakers"] if len(known_speakers(rows)) > 1 else []
+    ways.append("change the column split of some lines")
+    if "train" not in here:
+        yield "no recordings in train: the manifest serves evaluation only (bcfusion evaluate)"
+    elif "valid" not in here:
+        yield f"no recordings in valid: training needs some to select the best checkpoint: {', or '.join(ways)}"
+    elif "test" not in here:
+        yield "no recordings in test: final scores are measured on valid, which selects the checkpoint too"
 
 
 def _indented(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
@@ -15,17 +16,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bcfusion.contracts import SPLITS
+from bcfusion.data.corpora.speakers import known_speakers
 from bcfusion.data.inspect.alignment import ENOUGH, Alignment
 from bcfusion.data.inspect.bandwidth import BAND_HZ
+from bcfusion.data.inspect.certainty import session_of
 from bcfusion.data.inspect.checks import Severity
 from bcfusion.data.inspect.findings import Finding
-from bcfusion.data.inspect.inspection import Inspected, Inspection, session_of
+from bcfusion.data.inspect.inspection import Inspected, Inspection
 from bcfusion.report.colours import PALETTE
 
 __all__ = ["figures", "inspect_page"]
 
 _SESSIONS_SHOWN = 200
-_FEWEST_BINS, _MOST_BINS = 12, 40
+_FEWEST_BINS, _MOST_BARS = 12, 40
 _NARROWEST = {"ms": 1.0, "dB": 5.0, "dBFS": 5.0}  # smallest ranges shown: finer differences mean nothing
 _SPECTRUM_TITLE = "mean spectrum while somebody speaks"
 
@@ -38,11 +41,11 @@ h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 .finding { border-left: .35rem solid; padding: .1rem .8rem; margin: .8rem 0; }
 .error { border-color: var(--error); } .warning { border-color: var(--warning); }
 .error b { color: var(--error); } .warning b { color: var(--warning); }
-.finding p { margin: .2rem 0; }
+.finding p { margin: .2rem 0; } .finding ul { margin: .2rem 0; padding-left: 1.2rem; font-size: .9rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; } td:first-child { white-space: normal; min-width: 8rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
 figure { margin: 0; } img { width: 100%; height: auto; background: #fff; border-radius: .3rem; }
 """
@@ -125,9 +128,9 @@ def _histograms(
             and found.confidence >= ENOUGH
             and found.polarity == polarity
         ]
-    yield "lag of body relative to air, if reliable", "ms", signs, None
+    yield "lag of body, where certain by itself", "ms, positive if body is later than air", signs, None
     confidences = [line.measured.alignment.confidence for line in pairs if line.measured.alignment is not None]
-    yield "confidence of lag and polarity", f"reliable from {ENOUGH:g}", {"": confidences}, (0.0, 1.0)
+    yield "confidence of lag and polarity", f"0 to 1, certain from {ENOUGH:g}", {"": confidences}, (0.0, 1.0)
     ratios = [line.measured.level_ratio for line in inspection.lines]
     yield "level of body over air", "dB", {"": [ratio for ratio in ratios if ratio is not None]}, None
 
@@ -135,21 +138,26 @@ def _histograms(
 def _histogram(
     title: str, unit: str, values: Mapping[str, Sequence[float]], bounds: tuple[float, float] | None
 ) -> Figure:
+    """Draw the counts of all series side by side, so that none covers another."""
     figure, axes = _axes(title)
-    everything = np.concatenate([np.asarray(series, dtype=float) for series in values.values()])
+    shown = {label: np.asarray(series, dtype=float) for label, series in values.items() if len(series)}
+    everything = np.concatenate(list(shown.values()))
     low, high = bounds or (float(everything.min()), float(everything.max()))
-    if (lacking := max(_NARROWEST.get(unit, 0.0), 1e-3) - (high - low)) > 0:
+    if (lacking := max(_NARROWEST.get(unit.partition(",")[0], 0.0), 1e-3) - (high - low)) > 0:
         low, high = low - lacking / 2, high + lacking / 2
-    edges = np.linspace(low, high, int(np.clip(len(everything), _FEWEST_BINS, _MOST_BINS)) + 1)
-    shown = {label: series for label, series in values.items() if len(series)}
-    for colour, (label, series) in zip(cycle(PALETTE), shown.items(), strict=False):
-        clipped = np.clip(series, low, high)
-        axes.hist(clipped, bins=list(edges), color=colour, alpha=0.6 if len(shown) > 1 else 0.9, label=label or None)
+    most = max(len(series) for series in shown.values())
+    edges = np.linspace(low, high, int(np.clip(most, _FEWEST_BINS, max(_FEWEST_BINS, _MOST_BARS // len(shown)))) + 1)
+    axes.hist(
+        [np.clip(series, low, high) for series in shown.values()],
+        bins=list(edges),
+        color=[colour for colour, _ in zip(cycle(PALETTE), shown, strict=False)],
+        label=[f"{label}, n = {len(series)}" if label else f"n = {len(series)}" for label, series in shown.items()],
+        rwidth=0.9,
+    )
     axes.set_xlabel(unit)
     axes.set_ylabel("recordings")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if any(shown):
-        _legend(figure)
+    _legend(figure)
     return figure
 
 
@@ -158,7 +166,7 @@ def _spectra(inspection: Inspection) -> Figure:
     rates = {rate for _, rate in inspection.spectra}
     for colour, ((sensor, rate), spectrum) in zip(cycle(PALETTE), sorted(inspection.spectra.items()), strict=False):
         kilohertz = (np.arange(len(spectrum.mean)) + 0.5) * BAND_HZ / 1000
-        label = sensor if len(rates) == 1 else f"{sensor}, {rate / 1000:g} kHz"
+        label = f"{sensor if len(rates) == 1 else f'{sensor}, {rate / 1000:g} kHz'}, n = {spectrum.count}"
         axes.plot(kilohertz, spectrum.mean, color=colour, label=label)
         spread = spectrum.deviation
         axes.fill_between(kilohertz, spectrum.mean - spread, spectrum.mean + spread, color=colour, alpha=0.2, lw=0)
@@ -179,8 +187,8 @@ def _axes(title: str) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure) -> None:
-    """Put the legend beside the title, where it covers nothing."""
-    figure.legend(loc="outside upper right", frameon=False, ncols=4, handlelength=1.2)
+    """Put the legend below the axes, where it covers nothing."""
+    figure.legend(loc="outside lower center", frameon=False, ncols=3, handlelength=1.2)
 
 
 def _png(figure: Figure) -> str:
@@ -191,12 +199,18 @@ def _png(figure: Figure) -> str:
 
 def _finding(finding: Finding) -> str:
     kind = "error" if finding.severity == Severity.ERROR else "warning"
-    examples = "".join(f"<li>{html.escape(example)}</li>" for example in finding.examples)
+    examples = "".join(f"<li>{_breakable(example)}</li>" for example in finding.examples)
+    first = f"<p>the first {len(finding.examples)}:</p>" if len(finding.examples) < finding.count else ""
     return (
-        f'<div class="finding {kind}"><p><b>{html.escape(finding.what)}</b>: {finding.count} of {finding.of}</p>'
-        f"<p>{html.escape(finding.advice)}</p>"
-        f"<details><summary>{kind}, the first {len(finding.examples)}</summary><ul>{examples}</ul></details></div>"
+        f'<div class="finding {kind}"><p>{kind}: <b>{html.escape(finding.what)}</b>, '
+        f"{finding.count} of {finding.of}</p>"
+        f"<p>{html.escape(finding.advice)}</p>{first}<ul>{examples}</ul></div>"
     )
+
+
+def _breakable(text: str) -> str:
+    """Return the HTML of a text in which long names of files are broken after a separator, not anywhere."""
+    return re.sub(r"([/\\_]+)", r"\1<wbr>", html.escape(text, quote=False))
 
 
 def _splits(inspection: Inspection) -> str:
@@ -204,7 +218,7 @@ def _splits(inspection: Inspection) -> str:
     for split in SPLITS:
         entries = [entry for entry in inspection.entries if entry.split == split]
         if entries:
-            lines.append((split, len(entries), len({entry.speaker for entry in entries})))
+            lines.append((split, len(entries), len(known_speakers(entries)) or "unknown"))
     return _table(("split", "lines", "speakers"), lines)
 
 
@@ -220,7 +234,7 @@ def _sessions(inspection: Inspection) -> str:
     worst = sorted(sessions, key=lambda session: sessions[session].confidence)
     rows = [
         (
-            html.escape(session),
+            _breakable(session),
             members[session],
             f"{1e3 * sessions[session].lag_seconds:+.2f}",
             f"{sessions[session].polarity:+d}",

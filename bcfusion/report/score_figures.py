@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from bcfusion.evaluation.scores import Scores
+from bcfusion.evaluation.statistics import Summary
 from bcfusion.evaluation.summary import UNKNOWN, ScoreSummary, grouped
 from bcfusion.report.boxes import MOST_PANELS, boxes_figure
 from bcfusion.report.snr import snr_figure
@@ -36,20 +37,20 @@ def score_figures(scores: Scores, summary: ScoreSummary, title: str) -> dict[str
                 values[row.system].setdefault(name, {})[row.id] = value
     spread = boxes_figure(values, {name: heading(name, higher) for name, higher in judged.items()}, title)
     figures = {"spread": spread} if spread is not None else {}
-    means = {label: part.means for label, part in summary.groups.get("snr", {}).items() if label != UNKNOWN}
-    if len(means) > 1:
-        figures["snr"] = _over_ratio(scores, means, list(judged)[:MOST_PANELS], title)
+    parts = {label: part.systems for label, part in summary.groups.get("snr", {}).items() if label != UNKNOWN}
+    if len(parts) > 1:
+        figures["snr"] = _over_ratio(scores, parts, list(judged)[:MOST_PANELS], title)
     return figures
 
 
 def _over_ratio(
-    scores: Scores, means: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: list[str], title: str
+    scores: Scores, parts: Mapping[str, Mapping[str, Mapping[str, Summary]]], metrics: list[str], title: str
 ) -> Figure:
     """Draw one point per group at the mean ratio of its utterances, which need not be the middle of a 5 dB step."""
     groups = grouped(scores, "snr")
-    ratios = [round(statistics.fmean(float(row.info["snr"]) for row in groups[label].rows), 1) for label in means]
+    ratios = [round(statistics.fmean(float(row.info["snr"]) for row in groups[label].rows), 1) for label in parts]
     curves = {
-        system: {metric: [group[system][metric] for group in means.values()] for metric in metrics}
+        system: {metric: [part[system][metric] for part in parts.values()] for metric in metrics}
         for system in scores.systems
     }
     return snr_figure(ratios, curves, title)

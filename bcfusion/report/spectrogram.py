@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from bcfusion.files import appearing
 
@@ -20,21 +23,45 @@ WINDOW_SECONDS = 0.032  # resolves harmonics of low voices, and glottal closures
 MAX_FRAMES = 2400  # more than the columns of a picture; long signals get a longer hop
 REFERENCE, TESTED = "target", "enhanced"
 DIFFERENCE_DB = 30.0  # at which the colours saturate
+AUDIBLE_DB = 60.0  # below the maximum of the reference; what is quieter in both signals is a pause, and not compared
 FLOOR = 1e-10  # of the maximum; far below what is shown
 
 
-def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, title: str | None = None) -> Figure:
+@dataclass(frozen=True)
+class _Size:
+    """Of a picture: inches, and points of its texts."""
+
+    width: float
+    top: float
+    panel: float
+    dpi: int
+    title: float
+    name: float
+    label: float
+    tick: float
+
+
+_FILE = _Size(width=11, top=1.0, panel=2.5, dpi=110, title=14, name=13, label=12, tick=11)
+# 720 pixels, of which TensorBoard shows half: texts of 9 pixels and more on its page
+_THUMBNAIL = _Size(width=3.6, top=0.55, panel=0.95, dpi=200, title=7, name=7.5, label=7, tick=6.5)
+
+
+def spectrogram_figure(
+    signals: Mapping[str, np.ndarray], sample_rate: int, title: str | None = None, thumbnail: bool = False
+) -> Figure:
     """Draw one panel per signal, in their order.
 
     All panels share one colour scale, 80 dB down from the maximum of the signal named ``target`` (of the last one if
     there is none), so that a panel that is too quiet looks too quiet. Samples that are not finite stay blank. If
     ``enhanced`` and ``target`` are among the signals, a last panel shows the level of the first relative to the second
-    in dB: red is too much, blue is missing. Levels below the scale in both are no difference.
+    in dB: red is too much, blue is missing. It is grey where both are more than 60 dB below the maximum, as in pauses,
+    and compares nothing below this level: noise that nobody hears would cover it with full colours.
 
     Args:
         signals: name of the panel to ``(T,)`` or ``(1, T)``, not empty; lengths may differ.
         sample_rate: in Hz.
         title: above the panels.
+        thumbnail: whether the picture is shown about 350 pixels wide, as in TensorBoard.
 
     Returns:
         A figure that is not registered with pyplot.
@@ -55,30 +82,33 @@ def spectrogram_figure(signals: Mapping[str, np.ndarray], sample_rate: int, titl
 
     levels = {name: 20 * np.log10(np.maximum(magnitude, FLOOR * top) / top) for name, magnitude in magnitudes.items()}
     difference = _difference(levels) if {REFERENCE, TESTED} <= levels.keys() else None
+    size = _THUMBNAIL if thumbnail else _FILE
     count = len(levels) + (difference is not None)
-    figure = Figure(figsize=(11, 1.0 + 2.5 * count), dpi=110, layout="constrained")
+    figure = Figure(figsize=(size.width, size.top + size.panel * count), dpi=size.dpi, layout="constrained")
     panels = list(figure.subplots(count, 1, sharex=True, sharey=True, squeeze=False)[:, 0])
     for panel, (name, decibels) in zip(panels, levels.items(), strict=False):
-        image = _draw(panel, name, decibels, hop / sample_rate, sample_rate, "magma", (-RANGE_DB, 0.0))
-    _scale(figure, image, panels[: len(levels)], f"level (dB re maximum of {reference})")
+        image = _draw(panel, name, decibels, hop / sample_rate, sample_rate, "magma", (-RANGE_DB, 0.0), size)
+    _scale(figure, image, panels[: len(levels)], f"level (dB re maximum of {reference})", size)
     if difference is not None:
         limits = (-DIFFERENCE_DB, DIFFERENCE_DB)
         name = f"difference: {TESTED} − {REFERENCE}"
-        image = _draw(panels[-1], name, difference, hop / sample_rate, sample_rate, "RdBu_r", limits)
-        _scale(figure, image, panels[-1:], "difference (dB)")
+        image = _draw(panels[-1], name, difference, hop / sample_rate, sample_rate, "RdBu_r", limits, size)
+        _scale(figure, image, panels[-1:], "dB" if thumbnail else f"dB; grey: both below −{AUDIBLE_DB:g}", size)
     panels[-1].set_xlim(0.0, longest / sample_rate)
     panels[-1].set_ylim(0.0, sample_rate / 2000)
-    panels[-1].set_xlabel("time (s)", fontsize=12)
+    panels[-1].set_xlabel("time (s)", fontsize=size.label)
     if title is not None:
-        figure.suptitle(title, fontsize=14, parse_math=False)  # ids come from file names
+        # ids come from file names, and may be long
+        characters = int(1.6 * 72 * size.width / size.title)
+        figure.suptitle(textwrap.fill(title, characters), fontsize=size.title, parse_math=False)
     return figure
 
 
 def _difference(levels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return tested minus reference in dB ``(bins, frames)``, cut to the shorter one; NaN where one of them is."""
-    tested, reference = (np.maximum(levels[name], -RANGE_DB) for name in (TESTED, REFERENCE))
-    frames = min(tested.shape[1], reference.shape[1])
-    return tested[:, :frames] - reference[:, :frames]
+    """Return tested minus reference in dB ``(bins, frames)``, cut to the shorter one; NaN where there is none."""
+    frames = min(levels[name].shape[1] for name in (TESTED, REFERENCE))
+    tested, reference = (np.maximum(levels[name][:, :frames], -AUDIBLE_DB) for name in (TESTED, REFERENCE))
+    return np.where(np.maximum(tested, reference) > -AUDIBLE_DB, tested - reference, np.nan)
 
 
 def _draw(
@@ -89,13 +119,15 @@ def _draw(
     sample_rate: int,
     colours: str,
     limits: tuple[float, float],
+    size: _Size,
 ) -> AxesImage:
     # imshow takes the outer edges of the first and last pixel; frames and bins are at the centres of pixels.
     edge, bin_edge = hop_seconds / 2, sample_rate / 2000 / (decibels.shape[0] - 1) / 2
-    panel.set_title(name, loc="left", fontsize=13, fontweight="bold", parse_math=False)
-    panel.set_ylabel("frequency (kHz)", fontsize=12)
-    panel.tick_params(labelsize=11)
-    panel.set_facecolor("0.8")  # visible after the end of shorter signals, and where samples are not finite
+    panel.set_title(name, loc="left", fontsize=size.name, fontweight="bold", parse_math=False, pad=3)
+    panel.set_ylabel("kHz" if size is _THUMBNAIL else "frequency (kHz)", fontsize=size.label)
+    panel.tick_params(labelsize=size.tick)
+    panel.yaxis.set_major_locator(MaxNLocator(4 if size is _THUMBNAIL else 6, steps=[1, 2, 5, 10]))
+    panel.set_facecolor("0.85")  # visible after the end of shorter signals, and where samples are not finite
     return panel.imshow(
         decibels,
         origin="lower",
@@ -108,10 +140,10 @@ def _draw(
     )
 
 
-def _scale(figure: Figure, image: AxesImage, panels: list[Axes], label: str) -> None:
-    bar = figure.colorbar(image, ax=panels, pad=0.01, aspect=12 * len(panels))
-    bar.set_label(label, fontsize=12)
-    bar.ax.tick_params(labelsize=11)
+def _scale(figure: Figure, image: AxesImage, panels: list[Axes], label: str, size: _Size) -> None:
+    bar = figure.colorbar(image, ax=panels, pad=0.01, aspect=12 * len(panels), extend="both")
+    bar.set_label(label, fontsize=size.label)
+    bar.ax.tick_params(labelsize=size.tick)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:

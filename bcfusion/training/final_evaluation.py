@@ -15,6 +15,7 @@ from lightning import Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 
+from bcfusion.data.corpora.speakers import known_speakers
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.errors import CheckpointError
 from bcfusion.evaluation.evaluate import evaluate
@@ -195,5 +196,11 @@ def _shared_speakers(datamodule: SpeechDataModule, utterances: Utterances) -> st
     trained = datamodule.train_speakers()
     if trained is None:
         return ""
-    shared = len({row.speaker for row in utterances.rows.values()} & trained)
-    return f"; {shared} of their speakers are trained on" if shared else "; none of their speakers is trained on"
+    tested = utterances.rows.values()
+    known = known_speakers(tested)
+    if not known or not trained:
+        return "; whether their speakers are trained on is unknown"
+    shared = len(known & trained)
+    unknown = sum(row.speaker not in known for row in tested)
+    count = f"{shared} of their speakers are" if shared else "none of their speakers is"
+    return f"; {count} trained on" + (f" ({unknown} files are of unknown speakers)" if unknown else "")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 import threading
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
-from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from bcfusion.files import appearing
 from bcfusion.run.layout import RunDir
@@ -44,7 +45,9 @@ class TensorBoardLogger(LightningTensorBoardLogger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, metrics: dict[str, Any] | None = None, step: int | None = None
     ) -> None:
-        """Make the run a row of HPARAMS; its metrics are the scalars ``best/...``, logged as they improve.
+        """Make the run a row of HPARAMS, and put the tags that belong together into common charts.
+
+        The metrics of HPARAMS are the scalars ``best/...``, logged as they improve.
 
         Lightning would also write the columns of the table, and TensorBoard uses those of whichever run it reads first
         for all runs: keys and metrics that only other runs have would be missing. Without them it collects the columns
@@ -57,6 +60,25 @@ class TensorBoardLogger(LightningTensorBoardLogger):
         """
         _, row, _ = hparams(params if isinstance(params, dict) else vars(params), {})
         self.experiment.file_writer.add_summary(row)
+
+    @rank_zero_only
+    def log_charts(self, metrics: Iterable[str]) -> None:
+        """Lay out CUSTOM SCALARS: a chart for each metric with validation, input and best checkpoint, then the losses.
+
+        SCALARS has one chart for each tag and orders them by the alphabet, ``best/...`` first.
+
+        Args:
+            metrics: names of the values of a validation, in the order of the charts.
+        """
+        quality = {
+            name: ["Multiline", [rf"^(valid|valid_input.*|best)/{re.escape(name)}$"]]
+            for name in ("selection", *metrics)
+        }
+        training = {
+            name.replace("_", " "): ["Multiline", [f"^{name}/"]]
+            for name in ("loss", "share", "discriminator", "gradient_norm", "lr")
+        }
+        self.experiment.file_writer.add_summary(custom_scalars({"quality": quality, "training": training}))
 
     @rank_zero_only
     def save(self) -> None:

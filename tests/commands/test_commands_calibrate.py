@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from pictures import assert_nothing_is_covered
 from scipy import signal as scipy_signal
 
 from bcfusion import audio
 from bcfusion.cli import main
 from bcfusion.data.simulation.calibration import Calibration
+from bcfusion.report.calibration_figure import calibration_figure
 
 RATE = 16000
 LAG = 24  # samples, 1.5 ms
@@ -72,6 +75,14 @@ def test_a_sensor_is_measured_with_its_lag_and_polarity_undone(
     assert line[3] == "-1"
     assert float(line[5]) == pytest.approx(6.0, abs=1.0)  # 60-125 Hz
     assert matplotlib.image.imread(plot).std() > 0.05
+    figure = calibration_figure(made)
+    assert_nothing_is_covered(figure)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:3] == ["ann", "bob", "mean of 2 wearers"]
+    assert len(names) == len(set(names)) == 6
+    many = calibration_figure(replace(made, responses=made.responses * 5))
+    assert_nothing_is_covered(many)
+    assert [text.get_text() for text in many.legends[0].get_texts()][:2] == ["one of 10 wearers", "mean of 10 wearers"]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_problems_come_with_advice_and_are_gone_once_fixed(pairs: Path, capsys: 
     shown = capsys.readouterr().out
     assert "polarity of body is not the manifest's" in shown
     assert "2 of 2" in shown
-    assert "inspect --fix" in shown
+    assert "bcfusion inspect pairs.jsonl --fix" in shown
     assert "body: lag +2.0" in shown
     assert "inverted in 2 of 2 lines" in shown
     assert shown.index("error") < shown.index("median of")
@@ -77,6 +77,20 @@ def test_numbers_of_each_file(pairs: Path) -> None:
     assert float(rows[1]["air_bandwidth_hz"]) > float(rows[1]["body_bandwidth_hz"])
     assert rows[2]["problem"].startswith("unreadable: ")
     assert rows[2]["air_level_dbfs"] == ""
+
+
+@pytest.mark.slow
+def test_names_of_files_are_not_folded(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    name = "_".join(["session_of_november"] * 6)
+    pairs.write_text(pairs.read_text().replace("take0", name))
+    assert cli.main(["inspect", "pairs.jsonl"]) == FOUND
+    assert f"{name}: +1, measured -1" in capsys.readouterr().out
+    page = (pairs.parent / "pairs.inspect.html").read_text(encoding="utf-8")
+    assert f"{name}: +1, measured -1" in page.replace("<wbr>", "")
+    assert "<details>" not in page
 
 
 def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,37 @@ def test_a_folder_becomes_a_manifest_that_the_data_takes(capsys: pytest.CaptureF
     assert [row.duration for row in corpus.rows("valid")] == [1.0]
 
 
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        ([], ["no recordings in test: final scores are measured on valid"]),
+        (
+            ["--splits", "train"],
+            ["no recordings in valid: training needs some", "with --splits speakers", "change the column split"],
+        ),
+        (["--splits", "test"], ["no recordings in train: the manifest serves evaluation only"]),
+        (["--splits", "speakers"], []),
+    ],
+)
+def test_a_split_without_recordings_is_named_with_what_to_do(
+    splits: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("folder", "--root", "speech", "--out", "m.jsonl", *splits) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in words)
+    assert ("no recordings" in shown) == bool(words)
+
+
+def test_recordings_of_unknown_speakers_are_not_counted_as_a_speaker(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audio.write(workplace / "flat/1.wav", np.zeros(8000), 8000)
+    assert run("folder", "--root", "flat", "--splits", "train", "--out", "m.jsonl") == 0
+    shown = capsys.readouterr().out
+    assert "1 files unknown speakers" in shown
+    assert "--splits speakers" not in shown  # there is nobody to divide
+
+
 def test_an_existing_manifest_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     Path("m.csv").write_text("mine")
     assert run("folder", "--root", "speech", "--out", "m.csv") == USER_ERROR

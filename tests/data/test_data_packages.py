@@ -15,7 +15,7 @@ BUILDS_ON = {
     "inspect": {"corpora"},
     "preparation": {"corpora", "inspect"},
     "simulation": {"corpora"},
-    "loading": {"corpora", "simulation"},
+    "loading": {"corpora", "inspect", "simulation"},
 }
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from scipy import signal
 
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.manifest import read_manifest
-from bcfusion.data.inspect.alignment import alignment
+from bcfusion.data.inspect.alignment import ENOUGH, alignment
 from bcfusion.data.inspect.checks import Severity
 from bcfusion.data.inspect.criteria import TOP_ACTIVITY
 from bcfusion.data.inspect.findings import Finding, findings
 from bcfusion.data.inspect.fix import fix
 from bcfusion.data.inspect.inspection import inspect_manifest, main_sensor
 from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.preparation.adapters import Option, Recording
+from bcfusion.data.preparation.prepare import Job, prepare
 from bcfusion.errors import DataError
 
 RATE = 16000
@@ -27,6 +30,19 @@ RATE = 16000
 @pytest.fixture(scope="module")
 def voice(speech: Path) -> np.ndarray:
     return soundfile.read(sorted(speech.rglob("*.flac"))[0])[0]
+
+
+class Takes:
+    """An adapter of given recordings."""
+
+    summary, source, layout, kind = "made by a test", "here", "", "speech"
+    options: tuple[Option, ...] = ()
+
+    def __init__(self, found: list[Recording]) -> None:
+        self.found = found
+
+    def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
+        yield from self.found
 
 
 def body_of(air: np.ndarray, late: int = 0, polarity: int = 1) -> np.ndarray:
@@ -245,6 +261,30 @@ def test_a_session_resolves_what_a_single_take_cannot(session: Path) -> None:
     assert unsure.measured.alignment.confidence < 0.5
     assert unsure.resolved.lag_seconds == pytest.approx(0.003, abs=0.2e-3)
     assert unsure.resolved.polarity == -1
+
+
+@pytest.mark.parametrize("speaker", ["s", "unknown"])
+def test_prepare_believes_what_inspect_believes(session: Path, speaker: str) -> None:
+    takes = [
+        Recording(line.id, "train", speaker, {sensor: Path(path) for sensor, path in line.paths.items()})
+        for line in read_manifest(session)
+    ]
+    made = session.with_name("made.jsonl")
+    job = Job("made", Takes(takes), session.parent, {}, made, measure=True, workers=1)
+    prepared = prepare(job, progress=False).rows
+    inspection = inspect_manifest(made, workers=1, progress=False)
+    certain = [line.resolved is not None for line in inspection.lines]
+    assert certain == [True, True, True, speaker == "s"]
+    assert [row.extra["lag_confidence"] >= ENOUGH for row in prepared] == certain
+    for row, line in zip(prepared, inspection.lines, strict=True):
+        if line.resolved is not None:
+            assert (row.lag, row.polarity) == (round(line.resolved.lag_seconds, 6), line.resolved.polarity)
+    before = made.read_text()
+    fix(inspection)
+    assert [json.loads(line) for line in made.read_text().splitlines()] == [
+        {**json.loads(line), "lag_confidence": pytest.approx(json.loads(line)["lag_confidence"], abs=1e-3)}
+        for line in before.splitlines()
+    ]
 
 
 def test_takes_of_unknown_speakers_are_no_session(session: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_up_runs import made_up_run, utterances
+from pictures import assert_nothing_is_covered
 from rich.console import Console
 
 from bcfusion.errors import ConfigError
@@ -444,7 +445,7 @@ def test_curves_have_units_a_colour_for_each_run_and_a_ring_at_the_best(sweep: l
     assert rings == [(200,)] * 3
     names = {text.get_text() for legend in [*figure.legends] for text in legend.get_texts()}
     assert names == {*runs, "input"}
-    figure.draw_without_rendering()
+    assert_nothing_is_covered(figure)
 
 
 def test_runs_beyond_the_colours_are_grey_and_counted(tmp_path: Path) -> None:
@@ -469,6 +470,30 @@ def test_a_run_with_only_a_loss_is_in_the_legend_and_nothing_to_draw_gives_no_fi
     assert distributions_figure({"begun": begun}, ["stoi"], "title") is None
 
 
+@pytest.mark.parametrize(
+    ("rows", "scale"),
+    [("25,-0.5\n50,-0.7\n75,-0.6\n", "linear"), ("25,0.5\n", "log"), ("25,nan\n50,0.4\n", "log")],
+)
+def test_the_panel_of_the_loss_is_not_empty(tmp_path: Path, rows: str, scale: str) -> None:
+    begun = run(tmp_path / "begun", finished=False, valid_stoi=())
+    (begun.path / "metrics.csv").write_text(f"step,loss/l1\n{rows}")
+    figure = curves_figure({"begun": read_run(begun.path)}, ["stoi"], "title")
+    assert figure is not None
+    assert_nothing_is_covered(figure)
+    loss = figure.axes[0]
+    assert loss.get_yscale() == scale
+    low, high = loss.get_ylim()
+    seen = [line for line in loss.lines if np.nanmin(line.get_ydata()) >= low and np.nanmax(line.get_ydata()) <= high]
+    assert len(seen) == 2
+    assert all(line.get_marker() or np.isfinite(line.get_ydata()).sum() > 1 for line in seen)
+
+
+def test_a_loss_that_was_never_finite_has_no_panel(tmp_path: Path) -> None:
+    begun = run(tmp_path / "begun", finished=False, valid_stoi=())
+    (begun.path / "metrics.csv").write_text("step,loss/l1\n25,nan\n50,nan\n")
+    assert curves_figure({"begun": read_run(begun.path)}, ["stoi"], "title") is None
+
+
 def test_distributions_have_a_row_for_each_system_in_its_colour(sweep: list[Run]) -> None:
     runs = dict(zip(run_names(sweep), sweep, strict=True))
     figure = distributions_figure(runs, ["stoi", "lsd"], "title")
@@ -476,7 +501,7 @@ def test_distributions_have_a_row_for_each_system_in_its_colour(sweep: list[Run]
     assert [label.get_text() for label in panel.get_yticklabels()] == ["input", *runs]
     points = [line for line in panel.lines if line.get_marker() == "." and np.size(line.get_xdata()) == 20]
     assert [line.get_color() for line in points] == [FIXED["input"], *(colour_of(name, list(runs)) for name in runs)]
-    assert figure.axes[1].get_xlabel() == "LSD ↓"
+    assert figure.axes[1].get_xlabel() == "LSD ↓\nn = 20"
 
 
 def luminance(colour: str) -> float:

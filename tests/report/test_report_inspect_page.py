@@ -5,6 +5,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.image
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from matplotlib.figure import Figure
+from pictures import assert_nothing_is_covered
 
 from bcfusion.data.inspect.checks import Severity
 from bcfusion.data.inspect.findings import Finding
@@ -71,7 +73,7 @@ def test_page_is_whole_escaped_and_fits_a_phone(page: str) -> None:
     assert "&lt;u0&gt;: 3 %" in page
     assert "s &amp; t" in page
     assert "<u0>" not in page
-    assert re.search(r"clipped</b>: 1 of 4", page)
+    assert re.search(r"clipped</b>, 1 of 4", page)
 
 
 @pytest.mark.slow
@@ -89,11 +91,21 @@ def test_histograms_count_every_recording(drawn: dict[str, Figure]) -> None:
     axes = figure.axes[0]
     heights = sum(patch.get_height() for patch in axes.patches)  # type: ignore[attr-defined]
     assert heights == 7
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["air", "body"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["air, n = 4", "body, n = 3"]
+
+
+def test_no_bar_covers_another_and_no_legend_a_panel(drawn: dict[str, Figure]) -> None:
+    for figure in drawn.values():
+        assert_nothing_is_covered(figure)
+    bars = sorted(
+        (patch.get_x(), patch.get_x() + patch.get_width())  # type: ignore[attr-defined]
+        for patch in drawn["level of the speech"].axes[0].patches
+    )
+    assert all(end <= begin + 1e-9 for (_, end), (begin, _) in pairwise(bars))
 
 
 def test_differences_of_microseconds_do_not_fill_the_picture(drawn: dict[str, Figure]) -> None:
-    low, high = drawn["lag of body relative to air, if reliable"].axes[0].get_xlim()
+    low, high = drawn["lag of body, where certain by itself"].axes[0].get_xlim()
     assert high - low >= 1.0
 
 

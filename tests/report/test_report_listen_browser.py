@@ -121,6 +121,24 @@ def opened(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterat
     yield from checked(request, browser, address, request.param)
 
 
+def test_the_player_shows_time_and_sound_before_it_is_started(opened: Opened) -> None:
+    part = opened.page.locator
+    assert part("#time").text_content() == "0.0 / 20.0 s"
+    assert part("#now").text_content() == "input · u/0"
+    assert part("#switches button").count() == 4
+    shown = part("#second option").all_text_contents()
+    assert len(set(shown)) == len(shown) == 3
+    assert all(len(name) <= 32 for name in shown)  # fits the closed list, so that its end is not cut
+    titles = opened.js("[...document.querySelectorAll('#second option')].map((option) => option.title)")
+    assert HOSTILE_RUN in titles
+    inside = "(node => node.scrollWidth <= node.clientWidth + 1)(document.getElementById('%s'))"
+    assert all(opened.js(inside % name) for name in ("first", "second", "now"))
+    part("#switches button").nth(1).click()
+    opened.playing()
+    assert part("#now").text_content() == "eben · u/0"
+    assert part("#switches button[aria-pressed=true]").text_content() == "2 eben"
+
+
 def test_switching_opens_one_gain_and_the_position_continues(opened: Opened) -> None:
     opened.keys("2")
     opened.playing()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pictures import assert_nothing_is_covered
 
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.evaluation.summary import summarise
@@ -29,7 +30,8 @@ def test_every_scored_utterance_is_in_its_box_and_information_is_not_drawn() -> 
     figures = score_figures(found, summarise(found), "50 $ of files")
     assert list(figures) == ["spread"]
     stoi, lsd = figures["spread"].axes
-    assert (stoi.get_xlabel(), lsd.get_xlabel()) == ("STOI ↑", "LSD ↓")
+    assert (stoi.get_xlabel(), lsd.get_xlabel()) == ("STOI ↑\nn = 4", "LSD ↓\nn = 3")
+    assert_nothing_is_covered(figures["spread"])
     assert [label.get_text() for label in stoi.get_yticklabels()] == ["input (noisy)", "enhanced"]
 
     def points(panel: object) -> list[int]:
@@ -44,8 +46,10 @@ def test_groups_of_ratios_become_curves_in_the_colours_of_their_systems() -> Non
     figure = score_figures(found, summarise(found, ["snr"]), "title")["snr"]
     stoi = figure.axes[0]
     assert stoi.get_xlabel() == "SNR of the air microphone (dB)"
-    noisy, enhanced = stoi.lines
-    assert list(noisy.get_xdata()) == [-5.0, 0.0, 10.0]
+    noisy, enhanced = (bars[0] for bars in stoi.containers)
+    assert list(noisy.get_xdata()) == pytest.approx([-5.0, 0.0, 10.0], abs=0.2)
+    assert [label.get_text() for label in stoi.get_xticklabels()] == ["-5\nn=2", "0\nn=2", "10\nn=2"]
+    assert_nothing_is_covered(figure)
     assert list(noisy.get_ydata()) == pytest.approx([0.45, 0.5, 0.6])
     assert list(enhanced.get_ydata()) == pytest.approx([0.55, 0.6, 0.7])
     assert (noisy.get_color(), enhanced.get_color()) == (FIXED["input (noisy)"], FIXED["enhanced"])
@@ -54,7 +58,7 @@ def test_groups_of_ratios_become_curves_in_the_colours_of_their_systems() -> Non
 def test_drawn_ratios_are_grouped_in_steps_and_shown_at_their_mean() -> None:
     found = scores([-4.0, -1.0, *np.linspace(0.2, 4.8, 12)])
     figure = score_figures(found, summarise(found, ["snr"]), "title")["snr"]
-    assert list(figure.axes[0].lines[0].get_xdata()) == [-2.5, 2.5]
+    assert list(figure.axes[0].get_xticks()) == [-2.5, 2.5]
 
 
 def test_a_long_title_fits_its_figure() -> None:

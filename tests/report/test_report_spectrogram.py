@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pictures import assert_nothing_is_covered
 
 from bcfusion.report.spectrogram import RANGE_DB, save_figure, spectrogram_figure
 
@@ -21,7 +22,7 @@ def tone(frequency: float, amplitude: float = 0.5, seconds: float = 1.0) -> np.n
 
 
 def panels(figure: Figure) -> list[Axes]:
-    return [axes for axes in figure.axes if axes.get_ylabel() == "frequency (kHz)"]
+    return [axes for axes in figure.axes if axes.get_ylabel() in ("frequency (kHz)", "kHz")]
 
 
 def levels(panel: Axes) -> np.ndarray:
@@ -48,7 +49,7 @@ def test_panels_share_a_scale_of_80_db_below_the_maximum_of_the_target() -> None
     assert tops == pytest.approx([-20, 20 * np.log10(2), 0], abs=0.01)
 
 
-def test_the_difference_is_positive_where_there_is_too_much_and_zero_below_the_scale() -> None:
+def test_the_difference_is_positive_where_there_is_too_much_and_blank_where_both_are_inaudible() -> None:
     missing, added, both = tone(1000), tone(3000), tone(500)
     quiet = 1e-6 * np.random.default_rng(0).normal(size=RATE)  # 114 dB below full scale
     figure = spectrogram_figure({"enhanced": both + added, "target": (both + 0.5 * missing + quiet)[:12000]}, RATE)
@@ -56,12 +57,37 @@ def test_the_difference_is_positive_where_there_is_too_much_and_zero_below_the_s
     column = levels(panel)[:, 100]
     at = {frequency: round(frequency / 8000 * (len(column) - 1)) for frequency in (500, 1000, 3000, 6000)}
     assert column[at[500]] == pytest.approx(0, abs=0.1)
-    assert column[at[1000]] == pytest.approx(-74, abs=0.5)  # from half the maximum down to the end of the scale
-    assert column[at[3000]] == pytest.approx(80, abs=0.5)
-    assert column[at[6000]] == 0.0
+    assert column[at[1000]] == pytest.approx(-54, abs=0.5)  # from half the maximum down to 60 dB below it
+    assert column[at[3000]] == pytest.approx(60, abs=0.5)
+    assert np.isnan(column[at[6000]])
     assert levels(panel).shape[1] < levels(panels(figure)[0]).shape[1]  # the part that both have
     assert panel.images[0].get_clim() == (-30, 30)
-    assert any(axes.get_ylabel() == "difference (dB)" for axes in figure.axes)
+    assert any(axes.get_ylabel() == "dB; grey: both below −60" for axes in figure.axes)
+
+
+def test_noise_in_pauses_that_nobody_hears_does_not_fill_the_difference_with_colour() -> None:
+    random = np.random.default_rng(0)
+    speech = np.where(np.arange(2 * RATE) < RATE, 0.3 * random.normal(size=2 * RATE), 0.0)  # then digital silence
+    figure = spectrogram_figure({"enhanced": speech + 1e-4 * random.normal(size=2 * RATE), "target": speech}, RATE)
+    *_, panel = panels(figure)
+    pause = levels(panel)[:, -200:]
+    assert np.isnan(pause).all()
+    assert np.nanmax(np.abs(levels(panel)[:, :200])) < 30
+
+
+@pytest.mark.parametrize("thumbnail", [False, True])
+def test_nothing_is_cut_and_texts_are_readable_at_the_size_that_is_shown(thumbnail: bool) -> None:
+    signals = {"input (body)": tone(300), "input (noisy)": tone(300), "enhanced": tone(300), "target": tone(500)}
+    title = "speakers/a_name_that_is_long/recorded_on_a_day_in_november_0001, step 120000"
+    figure = spectrogram_figure(signals, RATE, title, thumbnail)
+    assert_nothing_is_covered(figure)
+    suptitle = figure._suptitle.get_window_extent()  # type: ignore[attr-defined]
+    assert suptitle.x0 >= 0
+    assert suptitle.x1 <= figure.bbox.x1
+    shown = 350 if thumbnail else figure.bbox.width  # TensorBoard shows pictures 350 pixels wide
+    texts = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels())]
+    smallest = min(text.get_fontsize() for text in texts if text.get_text())
+    assert smallest / 72 * figure.dpi * shown / figure.bbox.width >= 8.5
 
 
 def test_a_tone_is_drawn_at_its_frequency() -> None:
@@ -107,7 +133,7 @@ def test_silence_and_nan_are_drawn(tmp_path: Path) -> None:
     broken[8000:8100] = np.nan
     figure = spectrogram_figure({"input": np.zeros(RATE), "enhanced": broken, "target": np.zeros(RATE)}, RATE)
     silent, holed, _, difference = (levels(panel) for panel in panels(figure))
-    assert np.isnan(difference).any(axis=0).sum() in (9, 10)
+    assert np.isnan(difference).all(axis=0).sum() >= 9
     assert silent.max() <= -RANGE_DB
     assert np.nanmax(holed) == pytest.approx(0, abs=0.01)  # the target is silent: the loudest is the reference
     assert np.isnan(holed).any(axis=0).sum() in (9, 10)  # 100 samples and a window of 512, in hops of 64

@@ -4,14 +4,39 @@ import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import drop_unchosen
+from bcfusion.contracts import Row
+from bcfusion.data.corpora.speakers import known_speakers
 from bcfusion.run.record import Provenance
+from bcfusion.training.final_evaluation import _shared_speakers
 from bcfusion.training.run import train
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "words"),
+    [
+        (["ann", "bob"], ["ann", "eve"], "; 1 of their speakers are trained on"),
+        (["ann"], ["eve"], "; none of their speakers is trained on"),
+        (["unknown"], ["unknown"], "; whether their speakers are trained on is unknown"),
+        (["ann", "unknown"], ["unknown"], "; whether their speakers are trained on is unknown"),
+        (["ann"], ["ann", "unknown"], "; 1 of their speakers are trained on (1 files are of unknown speakers)"),
+        (None, ["ann"], ""),
+    ],
+)
+def test_an_unknown_speaker_is_not_counted_as_shared(trained: list[str] | None, tested: list[str], words: str) -> None:
+    def row(speaker: str) -> Row:
+        return Row(speaker, {}, speaker, "test", 16000, 1.0)
+
+    names = None if trained is None else known_speakers([row(speaker) for speaker in trained])
+    datamodule = SimpleNamespace(train_speakers=lambda: names)
+    utterances = SimpleNamespace(rows={speaker: row(speaker) for speaker in tested})
+    assert _shared_speakers(datamodule, utterances) == words  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from conftest import TINY, TINY_DISCRIMINATOR
 from lightning import Callback
 from omegaconf import DictConfig, open_dict
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.plugins.custom_scalar.metadata import CONFIG_SUMMARY_TAG
 
 import bcfusion
 from bcfusion.errors import CheckpointError, ConfigError
@@ -318,12 +321,26 @@ def test_tensorboard_shows_scalars_by_group_sounds_pictures_and_hparams_once(tin
         "best",
     } <= groups
     assert [event.step for event in events.Scalars("valid/stoi")] == [2, 4]
+    assert [event.step for event in events.Scalars("valid_input/stoi")] == [2, 4]
     assert [event.step for event in events.Scalars("loss/l1")] == [1, 2, 3, 4]
     assert [event.step for event in events.Audio("sample_0/enhanced")] == [2, 4]
     assert [event.step for event in events.Audio("sample_0/target")] == [2]
     assert [event.step for event in events.Images("sample_0/spectrogram")] == [2, 4]
     written = [path.read_bytes() for path in (tmp_path / "run").glob("events*")]
     assert sum(content.count(b"_hparams_/session_start_info") for content in written) == 1
+    thumbnail = events.Images("sample_0/spectrogram")[0]
+    assert thumbnail.width == 720  # twice what TensorBoard shows
+    [layout] = [Layout.FromString(each.tensor_proto.string_val[0]) for each in events.Tensors(CONFIG_SUMMARY_TAG)]
+    charts = {
+        chart.title: re.compile(chart.multiline.tag[0]) for category in layout.category for chart in category.chart
+    }
+    assert list(charts)[:2] == ["selection", "stoi"]
+    assert {tag for tag in tags["scalars"] if charts["stoi"].search(tag)} == {
+        "valid/stoi",
+        "valid_input/stoi",
+        "best/stoi",
+    }
+    assert "loss/l1" in {tag for tag in tags["scalars"] if charts["loss"].search(tag)}
     assert events.Scalars("best/stoi")[0].step == 2  # nothing is logged at step 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from pathlib import Path
 
 from bcfusion.contracts import UNKNOWN_SPEAKER, Row
@@ -46,6 +47,15 @@ class ManifestCorpus:
         if self._rows is None:
             self._rows = self._complete(read_manifest(self.path))
         return [row for row in self._rows if row.split == split]
+
+    def alignment_advice(self, lag: float | None, polarity: int | None) -> list[str]:
+        """Return what to type so that body is read aligned with air: the manifest gives lag and polarity of each line.
+
+        Args:
+            lag: seconds, if it is the same in all recordings, else None.
+            polarity: 1 or -1, if it is the same in all recordings, else None.
+        """
+        return [f"measured for each line: bcfusion inspect {shlex.quote(os.fspath(self.path))} --fix"]
 
     def _complete(self, entries: list[ManifestEntry]) -> list[Row]:
         files = dict.fromkeys(Path(file) for entry in entries for file in entry.paths.values())

@@ -40,7 +40,10 @@ from bcfusion.data.inspect.criteria import (
     uncertain,
 )
 
-__all__ = ["FILES", "PAIRS", "SIGNALS", "TARGET", "Check", "Severity"]
+__all__ = ["FILES", "FIX", "PAIRS", "SIGNALS", "TARGET", "Check", "Severity"]
+
+
+FIX = "bcfusion inspect --fix"  #: advice that gets the name of the manifest where it is given
 
 
 class Severity(IntEnum):
@@ -185,17 +188,17 @@ PAIRS = (
         "exchange the columns (or body_channel and air_channel)",
         swapped,
     ),
-    Check(Severity.ERROR, "polarity of body is not the manifest's", "bcfusion inspect --fix", polarity_off),
+    Check(Severity.ERROR, "polarity of body is not the manifest's", FIX, polarity_off),
     Check(
         Severity.ERROR,
         f"lag of body is off by {1e3 * LAG_ERROR:g} ms or more",
-        "bcfusion inspect --fix",
+        FIX,
         lag_off(LAG_ERROR, math.inf),
     ),
     Check(
         Severity.WARNING,
         f"lag of body is off by {1e3 * LAG_WARNING:g} ms or more",
-        "bcfusion inspect --fix",
+        FIX,
         lag_off(LAG_WARNING, LAG_ERROR),
     ),
     Check(

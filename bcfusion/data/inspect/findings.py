@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bcfusion.contracts import UNKNOWN_SPEAKER
 from bcfusion.data.corpora.manifest_line import ManifestEntry
-from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, TARGET, Severity
+from bcfusion.data.inspect.checks import FILES, FIX, PAIRS, SIGNALS, TARGET, Severity
 from bcfusion.data.inspect.criteria import SILENT
 from bcfusion.data.inspect.inspection import Inspection
 
@@ -49,7 +49,8 @@ def findings(inspection: Inspection) -> list[Finding]:
         hits = [f"{line.entry.id}: {words}" for line in inspection.lines if (words := check.test(line)) is not None]
         if hits:
             of = len(inspection.lines)
-            found.append(Finding(check.severity, check.what, len(hits), of, check.advice, tuple(hits[:_EXAMPLES])))
+            advice = check.advice.replace(FIX, f"bcfusion inspect {inspection.manifest} --fix")  # ready to paste
+            found.append(Finding(check.severity, check.what, len(hits), of, advice, tuple(hits[:_EXAMPLES])))
     return sorted(found, key=lambda finding: (finding.severity, -finding.count))
 
 

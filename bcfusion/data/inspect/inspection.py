@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bcfusion.contracts import UNKNOWN_SPEAKER
 from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry
-from bcfusion.data.inspect.alignment import ENOUGH, MAX_LAG, SAME, Alignment, session_alignment
+from bcfusion.data.inspect.alignment import MAX_LAG, Alignment
+from bcfusion.data.inspect.certainty import believed, session_alignments, session_of
 from bcfusion.data.inspect.measure import Measured, measure
 from bcfusion.data.parallel import in_batches
 
-__all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor", "session_of"]
+__all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor"]
 
 _BATCH = 4  # lines that a worker gets at once, 50 to 200 ms of work each
 _FEW = 16  # for up to this many lines, starting processes takes longer than it saves
@@ -78,13 +78,7 @@ class Inspected:
     @property
     def resolved(self) -> Alignment | None:
         """Lag and polarity of the session, or the line's own if certain and different; None if both are uncertain."""
-        own = self.measured.alignment
-        if own is None or self.session is None:
-            return None
-        departs = abs(own.lag_seconds - self.session.lag_seconds) > SAME or own.polarity != self.session.polarity
-        if own.confidence >= ENOUGH and (departs or self.session.confidence < ENOUGH):
-            return own
-        return self.session if self.session.confidence >= ENOUGH else None
+        return believed(self.measured.alignment, self.session)
 
 
 @dataclass(frozen=True)
@@ -145,7 +139,7 @@ def inspect_manifest(
             for batch in batches:
                 found += [_summed(measured, spectra) for measured in batch]
                 bar.update(len(batch))
-    sessions = _sessions(chosen, found)
+    sessions = session_alignments(chosen, [measured.alignment for measured in found])
     lines = [
         Inspected(entry, measured, sessions.get(session_of(entry)))
         for entry, measured in zip(chosen, found, strict=True)
@@ -165,24 +159,6 @@ def main_sensor(manifest: Path) -> str:
     except (OSError, ValueError, AttributeError, csv.Error):
         return "air"  # read_manifest reports what is wrong
     return next((sensor for sensor in ("air", "noise", "rir") if sensor in columns), "air")
-
-
-def session_of(entry: ManifestEntry) -> str:
-    """Return the session of a line: by the column ``session``, else the speaker, else the line alone.
-
-    Sensors keep their places and clocks within a session.
-    """
-    if "session" in entry.extra:
-        return f"{entry.speaker} / {entry.extra['session']}"
-    return entry.id if entry.speaker == UNKNOWN_SPEAKER else entry.speaker
-
-
-def _sessions(entries: Sequence[ManifestEntry], found: Sequence[Measured]) -> dict[str, Alignment]:
-    members: dict[str, list[Alignment]] = {}
-    for entry, measured in zip(entries, found, strict=True):
-        if measured.alignment is not None:
-            members.setdefault(session_of(entry), []).append(measured.alignment)
-    return {session: session_alignment(alignments) for session, alignments in members.items()}
 
 
 def _summed(measured: Measured, spectra: dict[tuple[str, int], MeanSpectrum]) -> Measured:

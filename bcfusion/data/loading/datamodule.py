@@ -9,13 +9,16 @@ from typing import Literal
 
 import lightning
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import Batch, Corpus, Row, Simulator
+from bcfusion.data.corpora.speakers import known_speakers, speakers_text
+from bcfusion.data.loading.aligned import probe, report
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import memory_rules
 from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally
-from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.loading.reader import BODY, SensorReader
 from bcfusion.data.loading.rows import check_rows, rates_of, spoken_by, spread, warn_of_lower_rates, wide_enough
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
@@ -124,11 +127,12 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.min_bandwidth = min_bandwidth
         self.speakers = None if speakers is None else [str(name) for name in speakers]
         self._rows: dict[str, list[Row]] = {}
+        self._probed: set[str] = set()  # splits whose lag and polarity of body were measured
         self._train_loader: TrainLoader | None = None
         self._told_of_rates = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Scan the rows that a stage needs, and check their sensors, rates and ids.
+        """Scan the rows that a stage needs, check their sensors, rates and ids, and report how body lags behind air.
 
         Args:
             stage: Lightning's ``fit``, ``validate`` or ``test``; None for all.
@@ -142,10 +146,13 @@ class SpeechDataModule(lightning.LightningDataModule):
             self._filled("valid")
         if stage in ("test", None):
             self._filled(self.test_split)
+        if stage in ("fit", None) and BODY in self.reader.sensors:
+            self.rows("test")
+        self._probe_alignment()
 
     def train_speakers(self) -> set[str] | None:
-        """Return the speakers that are trained on; None if they are not known."""
-        return {row.speaker for row in self.rows("train")}
+        """Return the speakers that are trained on, of whom none may be known; None if the utterances are not listed."""
+        return known_speakers(self.rows("train"))
 
     def rows(self, split: str) -> list[Row]:
         """Return the checked rows of a split, of all ranks; may be empty.
@@ -185,8 +192,7 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def _describe_split(self, split: str) -> str:
         rows = self.rows(split)
-        speakers = len({row.speaker for row in rows})
-        return f"{split} {len(rows)} files, {speakers} speakers, {self.audio_seconds(split) / 60:.1f} min"
+        return f"{split} {len(rows)} files, {speakers_text(rows)}, {self.audio_seconds(split) / 60:.1f} min"
 
     def contents(self, split: str) -> str:
         """Describe the checked utterances of a split: number, speakers, duration, and sample rates of the files.
@@ -197,10 +203,9 @@ class SpeechDataModule(lightning.LightningDataModule):
         rows = self._filled(split)
         seconds = self.audio_seconds(split)
         duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-        speakers = len({row.speaker for row in rows})
         some = split == "train" and self.max_train_items is not None and self.max_train_items < len(rows)
         kept = f"; {self.max_train_items} of them are trained on (data.max_train_items)" if some else ""
-        return f"{len(rows)} files, {speakers} speakers, {duration}, {rates_of(rows)}{kept}"
+        return f"{len(rows)} files, {speakers_text(rows)}, {duration}, {rates_of(rows)}{kept}"
 
     def sample_batch(self, size: int) -> Batch:
         """Return the first ``size`` crops that training begins with, read in this process, for a trial.
@@ -248,7 +253,16 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def whole_dataloader(self, split: str, limit: int | None = None) -> EvalLoader:
         """Return all utterances of a split, or at most ``limit``, evenly spread, on every rank, one per batch."""
-        return self._eval_loader(split, spread(self._filled(split), limit))
+        loader = self._eval_loader(split, spread(self._filled(split), limit))
+        self._probe_alignment()
+        return loader
+
+    def _probe_alignment(self) -> None:
+        """Report lag and polarity of body in a few utterances of each split that has come into use."""
+        new = [split for split in self._rows if split not in self._probed]
+        self._probed.update(new)
+        if BODY in self.reader.sensors and getattr(rank_zero_only, "rank", 0) == 0:
+            report([probe(self._rows[split], split, self.reader) for split in new], self.corpus)
 
     def teardown(self, stage: str | None = None) -> None:
         """End the training workers."""

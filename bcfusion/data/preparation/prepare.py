@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, THREADS, first_few
 from bcfusion.data.corpora.manifest import read_manifest, write_manifest
+from bcfusion.data.inspect.alignment import Alignment
+from bcfusion.data.inspect.certainty import all_believed
 from bcfusion.data.parallel import in_batches
 from bcfusion.data.preparation.adapters import NEEDED, Adapter, Recording
 from bcfusion.data.preparation.journal import Journal
@@ -25,6 +28,8 @@ from bcfusion.errors import AudioError, DataError
 from bcfusion.files import normal_name
 
 _BATCH = {False: 64, True: 4}  # recordings that a worker gets at once: a header takes 0.1 ms, a measurement 50
+
+_MEASURES = "bandwidth, alignment"  # a journal of other measurements is of no use
 
 DUPLICATE_ID = "with a repeated id"
 SHARED_SPEAKER = "of speakers who are in another split too"
@@ -162,7 +167,7 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
                 bar.update(len(found))
         if left_out.counts.total() > job.max_unreadable_share * total:
             raise DataError("\n".join([*left_out.lines(total), _too_many(job, left_out, total)]))
-        rows = [_row(recording, known[recording.id], job.name) for recording in recordings if recording.id in known]
+        rows = _rows([recording for recording in recordings if recording.id in known], known, job.name)
         write_manifest(job.target, rows)
         journal.remove()
     facts = [known[recording.id] for recording in recordings if recording.id in known]
@@ -208,7 +213,7 @@ def _depends_on(job: Job) -> dict[str, Any]:
         "corpus": job.name,
         "root": os.path.abspath(job.root),
         "options": dict(sorted(job.options.items())),
-        "measure": job.measure,
+        "measure": _MEASURES if job.measure else False,
     }
 
 
@@ -247,8 +252,22 @@ def _speaker_disjoint(recordings: Sequence[Recording], left_out: LeftOut) -> lis
     return kept
 
 
-def _row(recording: Recording, facts: Mapping[str, Any], corpus: str) -> Row:
-    confidence = {CONFIDENCE: facts[CONFIDENCE]} if CONFIDENCE in facts else {}
+def _rows(recordings: Sequence[Recording], known: Mapping[str, Mapping[str, Any]], corpus: str) -> list[Row]:
+    """Return the rows of recordings; lag and polarity are measured if they are certain, by the rule of ``inspect``."""
+    measured = [known[recording.id].get("alignment") for recording in recordings]
+    found = [None if each is None else Alignment(*each) for each in measured]
+    return [
+        _row(recording, known[recording.id], corpus, own, sure)
+        for recording, own, sure in zip(recordings, found, all_believed(recordings, found), strict=True)
+    ]
+
+
+def _row(
+    recording: Recording, facts: Mapping[str, Any], corpus: str, own: Alignment | None, sure: Alignment | None
+) -> Row:
+    told = sure or own
+    # rounded down, so that an uncertain one does not reach the threshold
+    confidence = {} if told is None else {CONFIDENCE: math.floor(1000 * told.confidence) / 1000}
     return Row(
         id=recording.id,
         paths={sensor: os.fspath(path) for sensor, path in recording.paths.items()},
@@ -257,8 +276,8 @@ def _row(recording: Recording, facts: Mapping[str, Any], corpus: str) -> Row:
         sample_rate=facts["sample_rate"],
         duration=facts["duration"],
         offset=recording.offset,
-        lag=facts.get("lag", recording.lag),
-        polarity=facts.get("polarity", recording.polarity),
+        lag=recording.lag if sure is None else round(sure.lag_seconds, 6),
+        polarity=recording.polarity if sure is None else sure.polarity,
         extra={"corpus": corpus, **recording.extra, **confidence},
         channels=recording.channels,
         bandwidth=facts.get("bandwidth"),

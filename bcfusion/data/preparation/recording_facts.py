@@ -43,8 +43,8 @@ def facts_of(recording: Recording, sensor: str, measure: bool) -> Facts | Proble
     Args:
         recording: as the adapter of its corpus describes it.
         sensor: the one whose sample rate and bandwidth are returned.
-        measure: whether to measure ``bandwidth`` and, with a body sensor, ``lag`` and ``polarity``, on the first
-            minute at most. If these two are uncertain they are left out, and only ``lag_confidence`` is returned.
+        measure: whether to measure ``bandwidth`` and, with a body sensor, ``alignment``, on the first
+            minute at most.
     """
     headers: dict[str, AudioInfo] = {}
     for name, path in recording.paths.items():
@@ -83,15 +83,13 @@ def _measured(recording: Recording, sensor: str, headers: Mapping[str, AudioInfo
     main = _signal(recording, sensor, headers[sensor], duration)
     measured: Facts = {"bandwidth": round(effective_bandwidth(main.numpy(), rate), 1)}
     if "body" in recording.paths:
-        from bcfusion.data.inspect.alignment import ENOUGH, alignment
+        from bcfusion.data.inspect.alignment import alignment
 
         body = _signal(recording, "body", headers["body"], duration)
         body = audio.resample(body, headers["body"].sample_rate, rate)
         both = min(len(body), len(main))
         found = alignment(body[:both].numpy(), main[:both].numpy(), rate)
-        measured[CONFIDENCE] = round(found.confidence, 3)
-        if found.confidence >= ENOUGH:
-            measured |= {"lag": round(found.lag_seconds, 6), "polarity": found.polarity}
+        measured["alignment"] = [found.lag_seconds, found.polarity, found.confidence]
     return measured
 
 

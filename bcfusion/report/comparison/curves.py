@@ -60,13 +60,14 @@ def curves_figure(runs: Mapping[str, Run], metrics: Sequence[str], title: str) -
         for name in reversed(order):  # the best ones on top
             if (curve := runs[name].history.get(tag)) is not None:
                 _draw(panel, runs[name], curve, tag, name, order[:MOST_SYSTEMS])
-        if tag == loss:
+        if tag == loss and _positive(runs.values(), tag):
             panel.set_yscale("log")
             low, high = panel.get_ylim()
             narrow = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
             panel.yaxis.set_major_locator(LogLocator(subs=narrow if high < 4 * low else (1.0, 2.0, 5.0)))
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.yaxis.set_minor_locator(NullLocator())
+        if tag == loss:
             what = "training loss, total" if tag == "loss/total" else f"training loss {tag.partition('/')[2]}"
             panel.set_ylabel(what, fontsize=_LABEL, parse_math=False)
         else:
@@ -89,13 +90,21 @@ def _draw(panel: Axes, run: Run, curve: Curve, tag: str, name: str, coloured: Se
         return
     colour, marker = colour_of(name, coloured), marker_of(name, coloured)
     if not tag.startswith("valid/"):
-        panel.plot(curve.steps, curve.values, color=colour, alpha=0.25, linewidth=0.8, zorder=2)
-        panel.plot(curve.steps, _running_mean(curve.values), color=colour, linewidth=2, label=name, zorder=3)
+        few = marker if np.isfinite(curve.values).sum() < 3 else ""  # a line through one point is not visible
+        panel.plot(curve.steps, curve.values, color=colour, marker=few, alpha=0.25, linewidth=0.8, zorder=2)
+        smooth = _running_mean(curve.values)
+        panel.plot(curve.steps, smooth, color=colour, marker=few, linewidth=2, label=name, zorder=3)
         return
     panel.plot(curve.steps, curve.values, color=colour, marker=marker, markersize=5, linewidth=2, label=name, zorder=3)
     at = curve.steps == run.best_step
     if at.any():
         panel.plot(curve.steps[at], curve.values[at], "o", markersize=13, fillstyle="none", color=colour, zorder=4)
+
+
+def _positive(runs: Iterable[Run], tag: str) -> bool:
+    """Return whether a logarithmic axis can show all of a curve: losses such as negative SI-SDR are below 0."""
+    values = np.concatenate([run.history[tag].values for run in runs if tag in run.history])
+    return bool((values[np.isfinite(values)] > 0).all())
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
@@ -110,11 +119,16 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 
 def _loss_tag(runs: Sequence[Run]) -> str | None:
     """Return the loss that all runs with losses have in common: the total if it is the same sum in all of them."""
-    logged = [run for run in runs if any(tag.startswith("loss/") for tag in run.history)]
+    drawable = [
+        {tag for tag, curve in run.history.items() if tag.startswith("loss/") and np.isfinite(curve.values).any()}
+        for run in runs
+    ]
+    logged = [run for run, tags in zip(runs, drawable, strict=True) if tags]
     if not logged:
         return None
     alike = all(run.settings.get("losses") == logged[0].settings.get("losses") for run in logged)
-    common = [tag for tag in logged[0].history if tag.startswith("loss/") and all(tag in run.history for run in logged)]
+    shared = set.intersection(*filter(None, drawable))
+    common = [tag for tag in logged[0].history if tag in shared]
     if "loss/total" in common and alike:
         return "loss/total"
     return next((tag for tag in common if tag != "loss/total"), None)

@@ -91,6 +91,7 @@ class Quality(Callback):
         self.validated_step: int = int(resumed.get("validated_step", -1))
         self.latest: dict[str, float] = dict(resumed.get("latest", {}))
         self.input_means: dict[str, float] = {}
+        self._inputs: dict[str, dict[str, float]] = {}  # means by system
         self._registered = bool(self.best)  # by an earlier session
         self._shown = 0
         self._began = 0.0
@@ -174,7 +175,8 @@ class Quality(Callback):
         self.latest = scores.mean(ENHANCED)
         systems = [system for system in scores.systems if system != ENHANCED]
         if systems:
-            self.input_means = scores.mean(systems[-1])
+            self._inputs = {system: scores.mean(system) for system in systems}
+            self.input_means = self._inputs[systems[-1]]
         self.validated_step = module.step
         improved = self._improved(module.step)
         if trainer.is_global_zero:
@@ -183,9 +185,9 @@ class Quality(Callback):
             values["valid/selection"] = self._selection.score(self.latest)
             values["valid/skipped"] = float(sum(sum(c.values()) for c in scores.skipped(ENHANCED).values()))
             values["rate/validation_seconds"] = time.monotonic() - self._began
-            for system in systems:
-                tag = "valid_input" if len(systems) == 1 else f"valid_{system}"
-                values.update({f"{tag}/{name}": value for name, value in scores.mean(system).items()})
+            for system, means in self._inputs.items():  # at every validation: a single point is no line in a chart
+                tag = "valid_input" if len(self._inputs) == 1 else f"valid_{system}"
+                values.update({f"{tag}/{name}": value for name, value in means.items()})
             with writing(self._directory, self._checkpointing.what_now):
                 scores.write_csv(self._directory / f"valid-{module.step:07d}.csv")
                 self._log(trainer, values, module.step, "best" in improved)
@@ -226,6 +228,8 @@ class Quality(Callback):
         for logger in trainer.loggers:
             if not self._registered:  # once per run; TensorBoard's HPARAMS reads the metrics from the scalars best/...
                 logger.log_hyperparams(self._hyperparameters)
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_charts(self.latest)
             logger.log_metrics({**values, **(bests if improved else {})}, step=step)
         self._registered = True
 
@@ -238,5 +242,6 @@ class Quality(Callback):
                 if name == ENHANCED or not self._registered:  # input and target do not change
                     sound = Tensor(np.clip(signal, -1.0, 1.0)).unsqueeze(0)
                     writer.add_audio(f"sample_{index}/{name}", sound, module.step, self._sample_rate)
-            figure = spectrogram_figure(signals, self._sample_rate, title=f"{item}, step {module.step}")
+            title = f"{item}, step {module.step}"
+            figure = spectrogram_figure(signals, self._sample_rate, title, thumbnail=True)
             writer.add_figure(f"sample_{index}/spectrogram", figure, module.step, close=False)

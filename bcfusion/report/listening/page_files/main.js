@@ -17,6 +17,20 @@ const audible = (row) => row.sounds.map((sound, index) => index).filter((index) 
 const factors = (row) => row.sounds.map((sound) => (matched || rating ? sound.matched : sound.recorded));
 const nameOf = (row, index) => page.systems[row.sounds[index].system].name;
 
+const SHORT = 32; // letters of a name in a closed list or a small button
+
+// Cuts a long name in the middle, where the names of runs differ least; keeps it whole if two would look the same.
+function short(name) {
+  const cut = (whole) => (whole.length <= SHORT ? whole : `${whole.slice(0, SHORT / 2 - 4)}…${whole.slice(-(SHORT / 2 + 3))}`);
+  return page.systems.some((system) => system.name !== name && cut(system.name) === cut(name)) ? name : cut(name);
+}
+
+// The row and sound in the player, or those that Play will start.
+function next() {
+  if (current >= 0) return { row: current, sound: player.opened };
+  return aim.row >= 0 ? aim : { row: sections[0].index, sound: 0 };
+}
+
 function thePlayer() {
   if (!player) {
     player = new Player(new AudioContext({ sampleRate: Math.max(8000, ...page.rows.map((row) => row.rate)) }));
@@ -77,11 +91,11 @@ function toggle() {
   if (player && player.playing && aim.row === current) return stop();
   if (aim.row >= 0) return hear(aim.row, aim.sound);
   if (rating) return rating.trial ? rating.hear(0) : undefined;
-  return hear(sections[0].index, 0);
+  return hear(next().row, next().sound);
 }
 
 function seek(time) {
-  if (current < 0) return;
+  if (current < 0) return rating ? undefined : hear(next().row, next().sound, time, false);
   player.seek(time);
   refresh();
 }
@@ -105,12 +119,14 @@ const sections = page.rows.map((row, index) => ({ index, ...section(page, row, (
 
 function showRow() {
   for (const each of sections) each.node.classList.toggle("current", each.index === current);
-  const row = page.rows[current];
+  const shown = next().row;
+  const row = page.rows[shown];
   part("position").max = row.seconds;
   if (rating) return; // no name may be shown
   const buttons = audible(row).map((index, place) => {
     const name = nameOf(row, index);
-    const button = el("button", { type: "button", title: name, onclick: () => hear(current, index, null, player.playing) }, el("span", {}, `${place + 1} ${name}`));
+    const play = () => hear(shown, index, null, current < 0 || player.playing);
+    const button = el("button", { type: "button", title: name, onclick: play }, el("span", {}, `${place + 1} ${short(name)}`));
     button.dataset.sound = index;
     return button;
   });
@@ -137,6 +153,8 @@ function sort() {
     const value = metric ? differenceOf(row, Number(part("metric").value), ...pair()) : null;
     difference.textContent = value === null ? "" : `${metric.text} of ${second} − ${first}: ${value > 0 ? "+" : ""}${score(metric, value)}${metric.unit ? ` ${metric.unit}` : ""}`;
   }
+  if (current < 0) showRow();
+  refresh();
 }
 
 function pair() {
@@ -160,15 +178,19 @@ function refresh() {
       card.gain.textContent = matched ? `gain ${decibels(sound.gain_db)}` : "as recorded";
     }
   }
-  for (const button of part("switches").children) button.setAttribute("aria-pressed", String(Number(button.dataset.sound) === player.opened));
-  const row = page.rows[current];
-  const text = rating ? rating.now : current < 0 ? "" : `${nameOf(row, player.opened)} · ${row.id}`;
+  const shown = next();
+  for (const button of part("switches").children) button.setAttribute("aria-pressed", String(current >= 0 && Number(button.dataset.sound) === shown.sound));
+  const row = page.rows[shown.row];
+  const text = rating ? rating.now : `${nameOf(row, shown.sound)} · ${row.id}`;
   if (part("now").textContent !== text) part("now").textContent = text;
   tick();
 }
 
 function tick() {
-  if (current < 0) return;
+  if (current < 0) {
+    part("time").textContent = rating ? "" : `0.0 / ${clock(page.rows[next().row].seconds)}`;
+    return;
+  }
   const row = page.rows[current];
   const time = player.position();
   if (document.activeElement !== part("position") || player.playing) part("position").value = time;
@@ -200,6 +222,8 @@ function setMode(mode) {
   if (mode !== "listen") {
     const app = { hear, stop, pair, prepare, choosing: (on) => { part("sorting").hidden = !on || mode === "mushra"; } };
     rating = new Rating(page, ratings, app, part("rating"), mode);
+  } else {
+    showRow();
   }
   refresh();
 }
@@ -210,7 +234,6 @@ function forget() {
   current = -1;
   aim = { row: -1, sound: 0 };
   wanted++;
-  part("time").textContent = "";
   part("position").value = 0;
 }
 
@@ -278,7 +301,7 @@ part("position").addEventListener("input", (event) => seek(Number(event.target.v
 for (const button of document.querySelectorAll("[data-mode]")) button.addEventListener("click", () => setMode(button.dataset.mode));
 part("metric").append(el("option", { value: "-1" }, "– (as given)"), ...page.metrics.map((metric, index) => el("option", { value: index }, metric.heading)));
 for (const id of ["first", "second"]) {
-  part(id).append(...page.systems.map((system, index) => [system, index]).filter(([system]) => system.kind === "run" || system.kind === "input").map(([system, index]) => el("option", { value: index }, system.name)));
+  part(id).append(...page.systems.map((system, index) => [system, index]).filter(([system]) => system.kind === "run" || system.kind === "input").map(([system, index]) => el("option", { value: index, title: system.name }, short(system.name))));
 }
 [part("first").value, part("second").value] = page.pair.map(String);
 for (const id of ["metric", "first", "second"]) part(id).addEventListener("change", () => (rating ? rating.trial || rating.showStart() : sort()));
@@ -289,7 +312,6 @@ new ResizeObserver(() => {
 }).observe(part("transport"));
 part("sorting").hidden = !page.metrics.length;
 sort();
-refresh();
 animate();
 
 // For tests and the console.

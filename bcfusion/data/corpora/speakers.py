@@ -1,0 +1,31 @@
+"""Who speaks in the utterances of a corpus, as far as it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Protocol
+
+from bcfusion.contracts import UNKNOWN_SPEAKER
+
+__all__ = ["Spoken", "known_speakers", "speakers_text"]
+
+
+class Spoken(Protocol):
+    """What somebody speaks: a row, or a line of a manifest."""
+
+    @property
+    def speaker(self) -> str: ...
+
+
+def known_speakers(utterances: Iterable[Spoken]) -> set[str]:
+    """Return the names of the speakers, without ``unknown``: that is not one person."""
+    return {utterance.speaker for utterance in utterances} - {UNKNOWN_SPEAKER}
+
+
+def speakers_text(utterances: Collection[Spoken]) -> str:
+    """Return how many speakers there are: ``2 speakers``, ``1 speaker + unknown``, ``unknown speakers``."""
+    names = known_speakers(utterances)
+    count = f"{len(names)} speaker{'s' * (len(names) != 1)}"
+    if all(utterance.speaker != UNKNOWN_SPEAKER for utterance in utterances):
+        return count
+    return f"{count} + unknown" if names else "unknown speakers"

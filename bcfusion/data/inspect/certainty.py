@@ -1,0 +1,88 @@
+"""Which measured lags and polarities are believed: one rule for ``prepare``, ``inspect``, ``calibrate`` and ``train``.
+
+A recording is measured alone, and together with the others of its session, in which sensors and clocks do not change.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from bcfusion.contracts import UNKNOWN_SPEAKER
+from bcfusion.data.inspect.alignment import ENOUGH, SAME, Alignment, session_alignment
+
+__all__ = ["Take", "all_believed", "believed", "session_alignments", "session_of", "summary"]
+
+
+class Take(Protocol):
+    """A recording, as far as its session depends on it: a row, a line of a manifest, a recording of a corpus."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def speaker(self) -> str: ...
+
+    @property
+    def extra(self) -> Mapping[str, Any]: ...
+
+
+def session_of(take: Take) -> str:
+    """Return the session of a recording: by the column ``session``, else the speaker, else the recording alone."""
+    if "session" in take.extra:
+        return f"{take.speaker} / {take.extra['session']}"
+    return take.id if take.speaker == UNKNOWN_SPEAKER else take.speaker
+
+
+def session_alignments(takes: Sequence[Take], found: Sequence[Alignment | None]) -> dict[str, Alignment]:
+    """Return lag and polarity of each session that has measured recordings.
+
+    Args:
+        takes: the recordings.
+        found: what was measured on each of them alone; None: nothing.
+    """
+    members: dict[str, list[Alignment]] = {}
+    for take, own in zip(takes, found, strict=True):
+        if own is not None:
+            members.setdefault(session_of(take), []).append(own)
+    return {session: session_alignment(alignments) for session, alignments in members.items()}
+
+
+def believed(own: Alignment | None, session: Alignment | None) -> Alignment | None:
+    """Return lag and polarity of a recording: its session's, or its own if they are certain and differ; else None."""
+    if own is None or session is None:
+        return None
+    departs = abs(own.lag_seconds - session.lag_seconds) > SAME or own.polarity != session.polarity
+    if own.confidence >= ENOUGH and (departs or session.confidence < ENOUGH):
+        return own
+    return session if session.confidence >= ENOUGH else None
+
+
+def all_believed(takes: Sequence[Take], found: Sequence[Alignment | None]) -> list[Alignment | None]:
+    """Return what is believed of each recording; None if both the recording and its session are uncertain.
+
+    Args:
+        takes: the recordings.
+        found: what was measured on each of them alone; None: nothing.
+    """
+    sessions = session_alignments(takes, found)
+    return [believed(own, sessions.get(session_of(take))) for take, own in zip(takes, found, strict=True)]
+
+
+def summary(results: Sequence[Alignment | None], unit: str = "lines") -> str:
+    """Return lag and polarity of body in one line; empty if nothing was measured.
+
+    Args:
+        results: what is believed of each measured recording.
+        unit: what the recordings are called.
+    """
+    sure = [result for result in results if result is not None]
+    if not sure:
+        return f"lag and polarity of body: uncertain in all of {len(results)} {unit}" if results else ""
+    lags = [1e3 * result.lag_seconds for result in sure]
+    inverted = sum(result.polarity < 0 for result in sure)
+    return (
+        f"body: lag {statistics.median(lags):+.2f} ms ({min(lags):+.2f} to {max(lags):+.2f}), "
+        f"inverted in {inverted} of {len(sure)} {unit}; certain in {len(sure)} of {len(results)}"
+    )
