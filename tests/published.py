@@ -15,7 +15,7 @@ def fill(tensors: Iterable[Tensor], seed: int = 0) -> None:
     """Set tensors by a rule that depends on their shapes and their order among those of the same shape.
 
     Values are uniform: of a weight with the standard deviation ``1 / sqrt(inputs)``, so that levels stay as they are;
-    of a vector (gains, biases, slopes) in [.5, 1.5].
+    of a vector (gains, biases, means) in [-.5, .5].
     """
     seen: Counter[tuple[int, ...]] = Counter()
     with torch.no_grad():
@@ -23,7 +23,7 @@ def fill(tensors: Iterable[Tensor], seed: int = 0) -> None:
             shape = tuple(tensor.shape)
             drawn = np.random.default_rng([seed, seen[shape], *shape]).random(shape) - 0.5
             seen[shape] += 1
-            values = drawn * math.sqrt(12 / math.prod(shape[1:])) if len(shape) > 1 else 1 + drawn
+            values = drawn * math.sqrt(12 / math.prod(shape[1:])) if len(shape) > 1 else drawn
             tensor.copy_(torch.from_numpy(values))
 
 

@@ -18,6 +18,7 @@ from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, channels_last
 from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.padding import PaddingMode
 from bcfusion.nn.pqmf import PQMF
+from bcfusion.nn.revision import Revised
 from bcfusion.requirements import at_least, require, within
 
 
@@ -81,7 +82,7 @@ class DecoderBlock(nn.Module):
         return h
 
 
-class EBEN(WaveformNetwork):
+class EBEN(Revised, WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
     A filter bank splits each sensor into ``bands`` (m); the lowest ``input_bands`` (p) are kept. A convolution to
@@ -135,6 +136,8 @@ class EBEN(WaveformNetwork):
     Raises:
         ConfigError: sizes that do not fit.
     """
+
+    revision = 2  # 1 activated what passes to the decoder, not the first encoder block's input, and padded with zeros
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.errors import CheckpointError
@@ -20,7 +21,7 @@ from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
-from bcfusion.requirements import require
+from bcfusion.requirements import at_least, require
 from bcfusion.run.bundle_files import read_bundle
 from bcfusion.run.checkpoint import load_weights
 
@@ -35,8 +36,9 @@ class VoiceFixerMel(ResUNetGenerator):
     gives a linear magnitude, negative values set to 0, and the sensor gives the phase. That is no vocoder: with an
     intact input and no correction it is the input at the resolution of the mel bands.
 
-    Each band of each sensor first goes through a batch normalisation of its own. With the defaults and one sensor 65.15
-    M parameters, the published number; the paper's analysis of 44.1 kHz, 2048 points at a hop of 441, has the same
+    Each band of each sensor first goes through a batch normalisation of its own, which the published stage lacks. The
+    topmost band is left out of the network, as published, and stays as it is. With the defaults and one sensor 65.15 M
+    parameters, the published number; the paper's analysis of 44.1 kHz, 2048 points at a hop of 441, has the same
     network (here a window is a multiple of two hops: 1764 samples of 2048 points).
 
     Args:
@@ -53,6 +55,7 @@ class VoiceFixerMel(ResUNetGenerator):
         blocks: likewise.
         init_output_scale: likewise.
         skip_channel: the sensor whose log mel spectrogram is corrected and whose phase is used; -1 is the last.
+        norm_momentum: of the :class:`bcfusion.nn.resunet.ResUNet`.
 
     Attributes:
         settings: arguments that the shapes of the weights do not reveal, by name.
@@ -79,12 +82,14 @@ class VoiceFixerMel(ResUNetGenerator):
         blocks: int = 4,
         init_output_scale: float = 0.1,
         skip_channel: int = -1,
+        norm_momentum: float = 0.01,
     ) -> None:
-        unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
+        unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale, norm_momentum)
         super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, "hann", skip_channel)
         self.log_mel = LogMel(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
         self.settings = self.log_mel.settings
-        self.norm = nn.BatchNorm1d(in_channels * n_mels)
+        require(self, at_least(2, n_mels=n_mels))
+        self.norm = nn.BatchNorm1d(in_channels * (n_mels - 1))
         with torch.device("cpu"):
             inverse = torch.linalg.pinv(LogMel(**self.settings).filters.double())
         self.register_buffer("inverse", filter_tensor(inverse.numpy()), persistent=False)  # (F, n_mels)
@@ -92,9 +97,9 @@ class VoiceFixerMel(ResUNetGenerator):
     def restore(self, real: Tensor, imag: Tensor) -> Tensor:
         """Return restored log mel magnitudes ``(B, n_mels, N)`` for a spectrum's parts ``(B, in_channels, F, N)``."""
         log_mel = self.log_mel.of_magnitude(magnitude(real, imag, MAGNITUDE_EPS))  # (B, in_channels, n_mels, N)
-        normal = self.norm(log_mel.flatten(1, 2)).unflatten(1, log_mel.shape[1:3])
-        restored: Tensor = log_mel[:, self.skip_channel] + self.unet(normal).squeeze(1)
-        return restored
+        lower = log_mel[:, :, :-1]
+        normal = self.norm(lower.flatten(1, 2)).unflatten(1, lower.shape[1:3])
+        return log_mel[:, self.skip_channel] + F.pad(self.unet(normal).squeeze(1), (0, 0, 0, 1))
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         log_mel = self.restore(real, imag)

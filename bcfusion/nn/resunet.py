@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.network import future_reach
+from bcfusion.nn.revision import Revised
 from bcfusion.nn.spectral import SpectralNetwork
 from bcfusion.nn.stft import Window
-from bcfusion.requirements import above, at_least, require
+from bcfusion.requirements import above, at_least, require, within
 
-SLOPE = 0.01  # of every leaky ReLU
+SLOPE = 0.01  # of the leaky ReLU in residual blocks
 
 
 class ResidualBlock(nn.Module):
@@ -24,11 +25,14 @@ class ResidualBlock(nn.Module):
     Args:
         in_channels: C before.
         out_channels: C after.
+        momentum: of the running statistics of both normalisations.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, momentum: float) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm2d(in_channels), nn.BatchNorm2d(out_channels)])
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(channels, momentum=momentum) for channels in (in_channels, out_channels)
+        )
         self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -39,34 +43,38 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + h
 
 
-def _stack(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
+def _stack(in_channels: int, out_channels: int, blocks: int, momentum: float) -> nn.Sequential:
     inputs = [in_channels] + [out_channels] * (blocks - 1)
-    return nn.Sequential(*(ResidualBlock(channels, out_channels) for channels in inputs))
+    return nn.Sequential(*(ResidualBlock(channels, out_channels, momentum) for channels in inputs))
 
 
 class DecoderBlock(nn.Module):
     """Double F and N by a transposed convolution, append the encoder's channels of that level; residual blocks.
 
+    Batch normalisation and a ReLU, not leaky, precede the transposed convolution. Its full output is ``2 F + 1`` by ``2
+    N + 1``, of which the first ones are kept: even outputs see an input and the one before it, odd ones one input.
+
     Args:
         in_channels: of the level below.
         out_channels: of this level, and of its skip connection.
         blocks: residual ones.
+        momentum: of the running statistics in the residual blocks. That of the first normalisation is torch's default,
+            0.1, as published.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, blocks: int, momentum: float) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
-        # centred: even outputs see one input, odd ones its two neighbours
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False)
-        self.blocks = _stack(2 * out_channels, out_channels, blocks)
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
+        self.blocks = _stack(2 * out_channels, out_channels, blocks, momentum)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map ``(B, in_channels, F / 2, N / 2)`` and ``(B, out_channels, F, N)`` to ``(B, out_channels, F, N)``."""
-        h = self.up(F.leaky_relu(self.norm(x), SLOPE))
+        """Map ``(B, in_channels, F // 2, N / 2)`` and ``(B, out_channels, F, N)`` to ``(B, out_channels, F, N)``."""
+        h = self.up(F.relu(self.norm(x)))[:, :, : skip.shape[2], : skip.shape[3]]
         return self.blocks(torch.cat([h, skip], dim=1))
 
 
-class ResUNet(nn.Module):
+class ResUNet(Revised):
     """``(B, in_channels, F, N) -> (B, out_channels, F, N)``: the analysis module of VoiceFixer (Liu et al. 2021).
 
     An encoder block is ``blocks`` residual blocks and an average pooling by 2 along both axes. One residual block forms
@@ -74,7 +82,9 @@ class ResUNet(nn.Module):
     residual blocks. One more residual block and a 1 x 1 convolution compute the output. After Kong et al., "Decoupling
     Magnitude and Phase Estimation with Deep ResUNet for Music Source Separation", ISMIR 2021. It is not causal.
 
-    With one input channel and the defaults it has 65,152,867 parameters, for any F: VoiceFixer's 65.15 M.
+    With one input channel and the defaults it has 65,152,867 parameters, for any F: VoiceFixer's 65.15 M. If the F of a
+    level is odd, its pooling leaves out the last bin, which the decoder computes again, as in the published code, where
+    the levels of 128 mel bands without the last one have 127, 63, 31, 15, 7 and 3.
 
     Args:
         in_channels: of the input.
@@ -82,14 +92,18 @@ class ResUNet(nn.Module):
         channels: of the encoder blocks, top to bottom, mirrored in the decoder.
         blocks: residual blocks in each encoder and decoder block.
         init_output_scale: factor on the initial weights of the last convolution, whose bias starts at 0.
+        norm_momentum: of the running statistics of the batch normalisation in residual blocks; 0.01 is that of the
+            published network, with which they settle in some hundreds of steps.
 
     Attributes:
-        period: frames, 2 to the power of the number of encoder blocks. N must be a multiple of it; F need not be, it is
-            padded with zeros. Outputs depend on inputs in the same way again after so many frames.
+        period: frames, 2 to the power of the number of encoder blocks. N must be a multiple of it; F need not be, but
+            fewer bins are padded with zeros. Outputs depend on inputs in the same way again after so many frames.
 
     Raises:
-        ConfigError: no channels, or sizes below one.
+        ConfigError: no channels, sizes below one, or a momentum outside (0, 1].
     """
+
+    revision = 2  # 1 had a leaky ReLU before the transposed convolutions, whose outputs lay one earlier
 
     def __init__(
         self,
@@ -98,30 +112,33 @@ class ResUNet(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 256, 384, 384),
         blocks: int = 4,
         init_output_scale: float = 0.1,
+        norm_momentum: float = 0.01,
     ) -> None:
         super().__init__()
         widths = list(channels)
         require(
             self,
             at_least(1, channels=widths, in_channels=in_channels, out_channels=out_channels, blocks=blocks),
-            above(0, init_output_scale=init_output_scale),
+            above(0, init_output_scale=init_output_scale, norm_momentum=norm_momentum),
+            within(0, 1, norm_momentum=norm_momentum),
         )
         self.period = 2 ** len(widths)
         self.blocks = blocks
         upper = [in_channels, *widths[:-1]]
         lower = [*widths[1:], widths[-1]]
-        self.encoder = nn.ModuleList(_stack(inputs, width, blocks) for inputs, width in zip(upper, widths, strict=True))
-        self.bottom = ResidualBlock(widths[-1], widths[-1])
+        rest = (blocks, norm_momentum)
+        self.encoder = nn.ModuleList(_stack(inputs, width, *rest) for inputs, width in zip(upper, widths, strict=True))
+        self.bottom = ResidualBlock(widths[-1], widths[-1], norm_momentum)
         levels = reversed(list(zip(lower, widths, strict=True)))
-        self.decoder = nn.ModuleList(DecoderBlock(inputs, width, blocks) for inputs, width in levels)
-        self.head = ResidualBlock(widths[0], widths[0])
+        self.decoder = nn.ModuleList(DecoderBlock(inputs, width, *rest) for inputs, width in levels)
+        self.head = ResidualBlock(widths[0], widths[0], norm_momentum)
         self.last = nn.Conv2d(widths[0], out_channels, 1)
         self._initialise(init_output_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, F, N)``, N a multiple of ``period``, to ``(B, out_channels, F, N)``."""
         bins = x.shape[2]
-        h = F.pad(x, (0, 0, 0, -bins % self.period))
+        h = F.pad(x, (0, 0, 0, max(0, self.period - bins)))
         skips = []
         for encode in self.encoder:
             h = encode(h)
@@ -137,7 +154,7 @@ class ResUNet(nn.Module):
         wider = 2 * self.blocks  # frames: each of a residual block's two convolutions reaches one further
         frame += 2
         for _ in self.decoder:
-            frame = (frame + wider + 1) // 2
+            frame = (frame + wider) // 2
         frame += 2
         for _ in self.encoder:
             frame = 2 * frame + 1 + wider
