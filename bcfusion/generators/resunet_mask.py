@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bcfusion.nn.norm import BatchNorm1d
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
 from bcfusion.nn.stft import Window
@@ -45,7 +46,6 @@ class ResUNetMask(ResUNetGenerator):
         init_output_scale: likewise.
         activation: of the mask: ``sigmoid`` only attenuates, ``relu`` can also amplify.
         skip_channel: the sensor that is masked; -1 is the last (the air microphone, in fusion).
-        norm_momentum: of the :class:`bcfusion.nn.resunet.ResUNet`.
 
     Raises:
         ConfigError: another activation, or sizes that do not fit.
@@ -66,12 +66,11 @@ class ResUNetMask(ResUNetGenerator):
         init_output_scale: float = 0.1,
         activation: Activation = "relu",
         skip_channel: int = -1,
-        norm_momentum: float = 0.01,
     ) -> None:
         require(self, one_of(_ACTIVATIONS, activation=activation))
-        unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale, norm_momentum)
+        unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
         super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, window, skip_channel)
-        self.norm = nn.BatchNorm1d(in_channels * (self.stft.bins - 1))
+        self.norm = BatchNorm1d(in_channels * (self.stft.bins - 1))
         self.activation, start = _ACTIVATIONS[activation]
         assert unet.last.bias is not None
         nn.init.constant_(unet.last.bias, start)

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bcfusion.errors import CheckpointError
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
 from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.nn.norm import BatchNorm1d
 from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
-from bcfusion.nn.spectral import Complex, magnitude
+from bcfusion.nn.spectral import Complex, from_log, magnitude
 from bcfusion.requirements import at_least, require
 from bcfusion.run.bundle_files import read_bundle
 from bcfusion.run.checkpoint import load_weights
@@ -55,7 +56,6 @@ class VoiceFixerMel(ResUNetGenerator):
         blocks: likewise.
         init_output_scale: likewise.
         skip_channel: the sensor whose log mel spectrogram is corrected and whose phase is used; -1 is the last.
-        norm_momentum: of the :class:`bcfusion.nn.resunet.ResUNet`.
 
     Attributes:
         settings: arguments that the shapes of the weights do not reveal, by name.
@@ -82,14 +82,13 @@ class VoiceFixerMel(ResUNetGenerator):
         blocks: int = 4,
         init_output_scale: float = 0.1,
         skip_channel: int = -1,
-        norm_momentum: float = 0.01,
     ) -> None:
-        unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale, norm_momentum)
+        unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
         super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, "hann", skip_channel)
         self.log_mel = LogMel(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
         self.settings = self.log_mel.settings
         require(self, at_least(2, n_mels=n_mels))
-        self.norm = nn.BatchNorm1d(in_channels * (n_mels - 1))
+        self.norm = BatchNorm1d(in_channels * (n_mels - 1))
         with torch.device("cpu"):
             inverse = torch.linalg.pinv(LogMel(**self.settings).filters.double())
         self.register_buffer("inverse", filter_tensor(inverse.numpy()), persistent=False)  # (F, n_mels)
@@ -103,7 +102,8 @@ class VoiceFixerMel(ResUNetGenerator):
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         log_mel = self.restore(real, imag)
-        wanted = (self.inverse @ (log_mel.exp() - self.log_mel.floor)).clamp_min(0)  # (B, F, N)
+        mel = from_log(log_mel, self.stft.win_length) - self.log_mel.floor
+        wanted = (self.inverse @ mel).clamp_min(0)  # (B, F, N)
         real, imag = real[:, self.skip_channel], imag[:, self.skip_channel]
         gain = wanted / magnitude(real, imag, PHASE_EPS)
         return (gain * real, gain * imag), {"log_mel": log_mel}

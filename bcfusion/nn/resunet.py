@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.network import future_reach
+from bcfusion.nn.norm import BatchNorm2d
 from bcfusion.nn.revision import Revised
 from bcfusion.nn.spectral import SpectralNetwork
 from bcfusion.nn.stft import Window
-from bcfusion.requirements import above, at_least, require, within
+from bcfusion.requirements import above, at_least, require
 
 SLOPE = 0.01  # of the leaky ReLU in residual blocks
+MOMENTUM = 0.01  # of the running statistics in residual blocks, as published
 
 
 class ResidualBlock(nn.Module):
@@ -25,14 +27,11 @@ class ResidualBlock(nn.Module):
     Args:
         in_channels: C before.
         out_channels: C after.
-        momentum: of the running statistics of both normalisations.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, momentum: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(
-            nn.BatchNorm2d(channels, momentum=momentum) for channels in (in_channels, out_channels)
-        )
+        self.norms = nn.ModuleList(BatchNorm2d(channels, momentum=MOMENTUM) for channels in (in_channels, out_channels))
         self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -43,9 +42,9 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + h
 
 
-def _stack(in_channels: int, out_channels: int, blocks: int, momentum: float) -> nn.Sequential:
+def _stack(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
     inputs = [in_channels] + [out_channels] * (blocks - 1)
-    return nn.Sequential(*(ResidualBlock(channels, out_channels, momentum) for channels in inputs))
+    return nn.Sequential(*(ResidualBlock(channels, out_channels) for channels in inputs))
 
 
 class DecoderBlock(nn.Module):
@@ -53,20 +52,19 @@ class DecoderBlock(nn.Module):
 
     Batch normalisation and a ReLU, not leaky, precede the transposed convolution. Its full output is ``2 F + 1`` by ``2
     N + 1``, of which the first ones are kept: even outputs see an input and the one before it, odd ones one input.
+    The momentum of this normalisation is torch's, 0.1, as published.
 
     Args:
         in_channels: of the level below.
         out_channels: of this level, and of its skip connection.
         blocks: residual ones.
-        momentum: of the running statistics in the residual blocks. That of the first normalisation is torch's default,
-            0.1, as published.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, blocks: int, momentum: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(in_channels)
+        self.norm = BatchNorm2d(in_channels)
         self.up = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
-        self.blocks = _stack(2 * out_channels, out_channels, blocks, momentum)
+        self.blocks = _stack(2 * out_channels, out_channels, blocks)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map ``(B, in_channels, F // 2, N / 2)`` and ``(B, out_channels, F, N)`` to ``(B, out_channels, F, N)``."""
@@ -92,15 +90,13 @@ class ResUNet(Revised):
         channels: of the encoder blocks, top to bottom, mirrored in the decoder.
         blocks: residual blocks in each encoder and decoder block.
         init_output_scale: factor on the initial weights of the last convolution, whose bias starts at 0.
-        norm_momentum: of the running statistics of the batch normalisation in residual blocks; 0.01 is that of the
-            published network, with which they settle in some hundreds of steps.
 
     Attributes:
         period: frames, 2 to the power of the number of encoder blocks. N must be a multiple of it; F need not be, but
             fewer bins are padded with zeros. Outputs depend on inputs in the same way again after so many frames.
 
     Raises:
-        ConfigError: no channels, sizes below one, or a momentum outside (0, 1].
+        ConfigError: no channels, or sizes below one.
     """
 
     revision = 2  # 1 had a leaky ReLU before the transposed convolutions, whose outputs lay one earlier
@@ -112,26 +108,23 @@ class ResUNet(Revised):
         channels: Sequence[int] = (32, 64, 128, 256, 384, 384),
         blocks: int = 4,
         init_output_scale: float = 0.1,
-        norm_momentum: float = 0.01,
     ) -> None:
         super().__init__()
         widths = list(channels)
         require(
             self,
             at_least(1, channels=widths, in_channels=in_channels, out_channels=out_channels, blocks=blocks),
-            above(0, init_output_scale=init_output_scale, norm_momentum=norm_momentum),
-            within(0, 1, norm_momentum=norm_momentum),
+            above(0, init_output_scale=init_output_scale),
         )
         self.period = 2 ** len(widths)
         self.blocks = blocks
         upper = [in_channels, *widths[:-1]]
         lower = [*widths[1:], widths[-1]]
-        rest = (blocks, norm_momentum)
-        self.encoder = nn.ModuleList(_stack(inputs, width, *rest) for inputs, width in zip(upper, widths, strict=True))
-        self.bottom = ResidualBlock(widths[-1], widths[-1], norm_momentum)
+        self.encoder = nn.ModuleList(_stack(inputs, width, blocks) for inputs, width in zip(upper, widths, strict=True))
+        self.bottom = ResidualBlock(widths[-1], widths[-1])
         levels = reversed(list(zip(lower, widths, strict=True)))
-        self.decoder = nn.ModuleList(DecoderBlock(inputs, width, *rest) for inputs, width in levels)
-        self.head = ResidualBlock(widths[0], widths[0], norm_momentum)
+        self.decoder = nn.ModuleList(DecoderBlock(inputs, width, blocks) for inputs, width in levels)
+        self.head = ResidualBlock(widths[0], widths[0])
         self.last = nn.Conv2d(widths[0], out_channels, 1)
         self._initialise(init_output_scale)
 

@@ -96,6 +96,24 @@ def test_the_estimate_of_an_intact_mel_is_close_to_the_input() -> None:
     assert torch.nn.functional.cosine_similarity(estimate[..., inner], tone[..., inner], dim=-1).item() > 0.9
 
 
+def test_at_its_published_depth_it_is_finite_before_the_first_step_and_settled_after_it() -> None:
+    """Untrained, in evaluation mode, the levels of 53 residual blocks multiply: exp would overflow."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_fft": 512, "hop_length": 128, "win_length": 512, "n_mels": 65, "channels": (4,) * 6}
+    network, corrections = VoiceFixerMel(**sizes, init_output_scale=3.0), []
+    network.unet.register_forward_hook(lambda _module, _inputs, output: corrections.append(output.detach().std()))
+    inputs = speech(8000).requires_grad_()
+    output = network.eval()(inputs)
+    assert corrections[-1] > 100, "this network would not overflow"
+    output["estimate"].square().mean().backward()
+    gradients = [inputs.grad, *(p.grad for p in network.parameters())]
+    assert all(value.isfinite().all() for value in output.values())
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    network.train()(inputs)
+    network.eval()(inputs)
+    torch.testing.assert_close(corrections[-1], corrections[-2], rtol=0.2, atol=0)  # as in training, at once
+
+
 def test_without_a_correction_the_joined_network_is_its_vocoder() -> None:
     mel, vocoder = stages()
     torch.nn.init.zeros_(mel.unet.last.weight)

@@ -99,8 +99,6 @@ def test_variance_is_kept_from_top_to_bottom_and_back() -> None:
         ({"channels": ()}, "channels="),
         ({"blocks": 0}, "blocks=0"),
         ({"init_output_scale": 0.0}, "init_output_scale"),
-        ({"norm_momentum": 0.0}, "norm_momentum"),
-        ({"norm_momentum": 1.5}, "norm_momentum"),
     ],
 )
 def test_wrong_sizes_are_refused(settings: dict[str, Any], text: str) -> None:
