@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
 from bcfusion.discriminators.columns import ColumnDiscriminator, Layer
 from bcfusion.nn.conv import Norm
+from bcfusion.nn.padding import pad
 from bcfusion.requirements import at_least, require
 
 
@@ -53,12 +53,7 @@ class PeriodDiscriminator(nn.Module):
         The last row is completed by the mirrored end of the waveform, as far as there are samples to mirror, then by
         zeros; a waveform of whole rows is not changed.
         """
-        samples = waveform.shape[-1]
-        missing = -samples % self.period
-        if missing:
-            mirrored = min(missing, samples - 1)
-            waveform = F.pad(waveform, (0, mirrored), mode="reflect")
-            waveform = F.pad(waveform, (0, missing - mirrored))
+        waveform = pad(waveform, 0, -waveform.shape[-1] % self.period, "reflect")
         return waveform.squeeze(1).unflatten(-1, (-1, self.period))
 
 

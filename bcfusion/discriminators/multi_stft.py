@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from bcfusion.contracts import Judgement
 from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Norm, apply_norm
+from bcfusion.nn.revision import Revised
 from bcfusion.requirements import at_least, require
 
 
-class StftDiscriminator(nn.Module):
+class StftDiscriminator(Revised):
     """Judge one complex spectrogram: ``(B, 1, T)`` to logits ``(B, 1, frames, bins)``, frames = T // hop_length + 1.
 
     Convolutions over (time, frequency): ``kernel_size`` to ``channels``; one per dilation, dilated in time and strided
@@ -28,6 +29,7 @@ class StftDiscriminator(nn.Module):
     """
 
     window: Tensor
+    revision = 2  # 1 had the norm on the first layer too
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class StftDiscriminator(nn.Module):
         self.negative_slope = negative_slope
         window = torch.hann_window(n_fft)
         self.register_buffer("window", window / torch.linalg.vector_norm(window), persistent=False)
-        layers = [_conv(2, channels, kernel_size, norm)]  # real and imaginary part
+        layers = [_conv(2, channels, kernel_size, None)]  # real and imaginary part
         layers += [_conv(channels, channels, kernel_size, norm, dilation, frequency_stride) for dilation in dilations]
         layers += [_conv(channels, channels, final_kernel_size, norm)]
         self.layers = nn.ModuleList(layers)
@@ -70,7 +72,7 @@ class StftDiscriminator(nn.Module):
 
 
 class MultiStftDiscriminator(nn.Module):
-    """Independent :class:`StftDiscriminator` networks, one per resolution. 472,490 parameters with the defaults.
+    """Independent :class:`StftDiscriminator` networks, one per resolution. 472,330 parameters with the defaults.
 
     Frames are centred on multiples of the hop, the first on the first sample, so that the ends are judged as often as
     the middle; EnCodec's begin with the first whole window, and need one. Around the signal are zeros: they suit any
@@ -88,7 +90,7 @@ class MultiStftDiscriminator(nn.Module):
         frequency_stride: bins, of the dilated layers.
         final_kernel_size: frames and bins, odd, of the last two layers.
         negative_slope: of the leaky ReLU.
-        norm: see :func:`bcfusion.nn.conv.apply_norm`.
+        norm: of all layers but the first, see :func:`bcfusion.nn.conv.apply_norm`.
 
     Raises:
         ConfigError: no resolution, not as many hops as windows, a hop longer than its window, sizes below one, or even

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, set_weight
 from bcfusion.nn.norm import FrameLayerNorm
-from bcfusion.nn.spectral import Complex, SpectralNetwork
+from bcfusion.nn.spectral import Complex, SpectralNetwork, from_log
 from bcfusion.nn.stft import Window
 from bcfusion.requirements import above, at_least, require
 
@@ -141,7 +141,7 @@ class ApBwe(SpectralNetwork):
             a, p = of_amplitude(a), of_phase(p)
 
         a, p = self.amplitude.end(a), self.phase.end(p)
-        amplitude = (log_amplitude[:, self.skip_channel] + self.to_amplitude(a)).exp()
+        amplitude = from_log(log_amplitude[:, self.skip_channel] + self.to_amplitude(a), self.stft.win_length)
         cosine, sine = self.to_cosine(p), self.to_sine(p)
         if self.phase_skip:
             sensor = self.skip_channel

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bcfusion.contracts import Batch
 from bcfusion.errors import DataError
 from bcfusion.nn.recurrent import LSTM
-from bcfusion.nn.spectral import Complex, SpectralNetwork
+from bcfusion.nn.spectral import Complex, SpectralNetwork, from_log
 from bcfusion.nn.stft import Stft, Window
 from bcfusion.requirements import above, at_least, one_of, require
 
@@ -174,7 +174,7 @@ class BiLSTMMapping(SpectralNetwork):
         hidden = self.recurrent(levels.flatten(1, 2).transpose(1, 2))  # (B, N, 2 hidden_size)
         normalised = self.linear(hidden).transpose(1, 2)  # (B, F, N)
         level = self.output_mean + self.output_deviation * normalised
-        magnitude = level.exp()
+        magnitude = from_log(level, self.stft.win_length)
         phase = _unit(real[:, self.skip_channel], imag[:, self.skip_channel])
         if self.phase == "griffin_lim" and not self.training:
             phase = self._griffin_lim(magnitude, phase)

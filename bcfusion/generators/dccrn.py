@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ComplexLinear, ComplexLSTM, complex_cat
+from bcfusion.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ComplexLSTM, LinearPerPart, complex_cat
 from bcfusion.nn.recurrent import LSTM
+from bcfusion.nn.revision import Revised
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
 from bcfusion.requirements import above, at_least, require
@@ -69,17 +70,20 @@ class RealBottleneck(nn.Module):
         return cast("Tensor", self.dense(self.lstm(x.transpose(1, 2)))).transpose(1, 2)
 
 
-class ComplexBottleneck(nn.Sequential):
-    """Complex LSTM layers and a complex dense layer back: ``(B, features, N)`` to the same shape; DCCRN-CL's.
+class ComplexBottleneck(Revised, nn.Sequential):
+    """Complex LSTM layers and dense layers back: ``(B, features, N)`` to the same shape; DCCRN-CL's.
 
-    ``features`` and ``units`` count real and imaginary parts.
+    ``features`` and ``units`` count real and imaginary parts. As in the published code the dense layers are real ones,
+    one for either part.
     """
+
+    revision = 2  # 1 ended with a complex dense layer
 
     def __init__(self, features: int, units: int, layers: int) -> None:
         sizes = [features // 2] + [units // 2] * layers
         super().__init__(
             *(ComplexLSTM(before, after) for before, after in pairwise(sizes)),
-            ComplexLinear(sizes[-1], features // 2),
+            LinearPerPart(sizes[-1], features // 2),
         )
 
 
@@ -106,7 +110,7 @@ class DCCRN(SpectralNetwork):
         kernel_size: along (frequency, frames).
         lstm_units: of each LSTM layer, counting real and imaginary ones.
         lstm_layers: number of LSTM layers.
-        complex_lstm: LSTM and dense layer are complex (DCCRN-CL) instead of real (DCCRN-E).
+        complex_lstm: the LSTM is complex (DCCRN-CL) instead of real (DCCRN-E).
         head: meaning of the output, see :class:`bcfusion.nn.spectral.SpectralHead`; that of DCCRN-E and -CL is
             ``polar_mask``. With a mask the network also provides its magnitude, ``mask (B, F, N)``, 0 at bin 0.
         n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.

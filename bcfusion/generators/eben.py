@@ -16,8 +16,20 @@ from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, channels_last
 from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.nn.padding import PaddingMode
 from bcfusion.nn.pqmf import PQMF
+from bcfusion.nn.revision import Revised
 from bcfusion.requirements import at_least, require, within
+
+
+def _convolution(
+    in_channels: int, out_channels: int, kernel_size: int, causal: bool, norm: Norm | None, **sizes: int
+) -> Conv1d:
+    """Return a convolution without a bias that mirrors the ends of the file, or sees zeros before it if causal."""
+    mode: PaddingMode = "zeros" if causal else "reflect"
+    return Conv1d(
+        in_channels, out_channels, kernel_size, bias=False, causal=causal, padding_mode=mode, norm=norm, **sizes
+    )
 
 
 class ResidualUnit(nn.Module):
@@ -25,8 +37,8 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, channels: int, dilation: int, act: nn.Module, causal: bool, norm: Norm | None) -> None:
         super().__init__()
-        self.dilated = Conv1d(channels, channels, 3, dilation=dilation, bias=False, causal=causal, norm=norm)
-        self.pointwise = Conv1d(channels, channels, 1, bias=False, causal=causal, norm=norm)
+        self.dilated = _convolution(channels, channels, 3, causal, norm, dilation=dilation)
+        self.pointwise = _convolution(channels, channels, 1, causal, norm)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,18 +47,22 @@ class ResidualUnit(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Residual units, then a strided convolution: ``(B, channels, F) -> (B, 2 channels, F / stride)``."""
+    """Residual units, then a strided convolution: ``(B, channels, F) -> (B, 2 channels, F / stride)``, not activated.
+
+    Frame j of the convolution is computed from the frames ``stride * j - (stride - 1)`` to ``stride * j + stride``, or
+    if causal from the ``2 * stride`` frames up to ``stride * j + stride - 1``.
+    """
 
     def __init__(
         self, channels: int, stride: int, dilations: Sequence[int], act: nn.Module, causal: bool, norm: Norm | None
     ) -> None:
         super().__init__()
         self.units = nn.Sequential(*(ResidualUnit(channels, dilation, act, causal, norm) for dilation in dilations))
-        self.down = Conv1d(channels, 2 * channels, 2 * stride, stride, bias=False, causal=causal, norm=norm)
-        self.act = act
+        left = {} if causal else {"left": stride - 1}
+        self.down = _convolution(channels, 2 * channels, 2 * stride, causal, norm, stride=stride, **left)
 
     def forward(self, x: Tensor) -> Tensor:
-        h: Tensor = self.act(self.down(self.units(x)))
+        h: Tensor = self.down(self.units(x))
         return h
 
 
@@ -66,24 +82,33 @@ class DecoderBlock(nn.Module):
         return h
 
 
-class EBEN(WaveformNetwork):
+class EBEN(Revised, WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
     A filter bank splits each sensor into ``bands`` (m); the lowest ``input_bands`` (p) are kept. A convolution to
-    ``channels`` (n) follows; one encoder block per stride, doubling them; a bottleneck; the mirrored decoder, each of
-    whose blocks takes the sum of the output below and of the encoder's output at that level; a convolution to m bands.
-    The kept bands of one sensor are added to the lowest of these, tanh bounds the sum, and the filter bank joins it. A
-    leaky ReLU follows every convolution but the first, the last and the dilated ones. No convolution has a bias.
+    ``channels`` (n) follows; one encoder block per stride, doubling them; a bottleneck of two convolutions; the
+    mirrored decoder, each of whose blocks takes the sum of the output below and of the encoder's output at that level;
+    a convolution to m bands. The kept bands of one sensor are added to the lowest of these, tanh bounds the sum, and
+    the filter bank joins it. No convolution has a bias.
 
-    The published network is for files: it looks 204 ms ahead with the defaults. The causal one has the same layers and
-    parameters; each convolution and the filter bank see the past only, and its only look-ahead is the bank's delay,
-    ``taps - bands`` samples (1.75 ms, 17.7 ms with the rest of the frame of 16 ms).
+    The activations (leaky ReLU) are those of the published code: before each encoder block; before, between and after
+    the convolutions of the bottleneck; after each transposed convolution; at the end of each residual unit. What passes
+    from the encoder to the decoder of the same level is not activated.
+
+    The published network is for files: it mirrors the signal at both ends of each layer, and looks 198 ms ahead with
+    the defaults. The causal one has the same layers and parameters; each convolution and the filter bank see the past
+    only, and its only look-ahead is the bank's delay, ``taps - bands`` samples (1.75 ms, 17.7 ms with the rest of the
+    frame of 16 ms). It cannot mirror: the frames that a mirror puts before the first one are those that follow it. They
+    are replaced by zeros, the silence before the file. At the end of the file a causal layer needs no padding.
 
     With m=4 and n=32 there are 1,945,888 parameters for p=1 and 96 more per further band: the published counts without
-    their 256 filter taps, which are not trained.
+    their 256 filter taps, which are not trained. The filters are those of :class:`bcfusion.nn.pqmf.PQMF`, whose cutoff
+    is searched more finely and whose gain is exactly one: they differ from the published ones by .05 % of their norm.
+    The first frame ends with the first sample of the file, as published.
 
-    The initial weights are torch's. On the way to the bottleneck levels fall to about 2 % of the speech; without biases
-    the leaky ReLU works the same at any level, and the untrained correction is about a tenth of the speech.
+    The initial weights are torch's, but those of the transposed convolutions are drawn for their true number of inputs.
+    On the way to the bottleneck levels fall to about 2 % of the speech; without biases the leaky ReLU works the same at
+    any level, and the untrained correction is about a tenth of the speech.
 
     Args:
         sample_rate: of input and output, in Hz.
@@ -112,6 +137,8 @@ class EBEN(WaveformNetwork):
         ConfigError: sizes that do not fit.
     """
 
+    revision = 2  # 1 activated what passes to the decoder, not the first encoder block's input, and padded with zeros
+
     def __init__(
         self,
         sample_rate: int = 16000,
@@ -131,9 +158,10 @@ class EBEN(WaveformNetwork):
     ) -> None:
         require(self, within(1, bands, input_bands=input_bands), at_least(1, strides=strides))
         pqmf = PQMF(bands, taps, beta, causal=causal, channels=in_channels)
-        # a bank that is not causal needs frames outside the file at both ends: the body delays by an edge before the
-        # bank, which puts zeros at the head, and by another one after it, for which zeros are added at the end
-        lookahead = pqmf.lookahead + 2 * pqmf.edge
+        # a bank that is not causal needs frames outside the file at both ends. The body delays by `head` before the
+        # bank, so that its first frame ends with the first sample, and by `tail` after it, which completes the output
+        self.head, self.tail = (0, 0) if causal else (taps - 1 - pqmf.left, pqmf.left)
+        lookahead = pqmf.lookahead + self.head + self.tail
         super().__init__(sample_rate, in_channels, bands * prod(strides), causal, lookahead, skip_channel=skip_channel)
         self.input_bands = input_bands
         norm: Norm | None = "weight_norm" if weight_norm else None
@@ -143,30 +171,40 @@ class EBEN(WaveformNetwork):
         widths = [channels * 2**level for level in range(len(strides) + 1)]
         blocks = list(zip(widths, strides, strict=False))
         shared = (tuple(dilations), act, causal, norm)
-        self.first = Conv1d(in_channels * input_bands, channels, 3, bias=False, causal=causal)
+        self.first = _convolution(in_channels * input_bands, channels, 3, causal, None)
         self.encoder = nn.ModuleList(EncoderBlock(width, stride, *shared) for width, stride in blocks)
-        self.reduce = Conv1d(widths[-1], latent_channels, 7, bias=False, causal=causal, norm=norm)
-        self.expand = Conv1d(latent_channels, widths[-1], 7, bias=False, causal=causal, norm=norm)
+        self.reduce = _convolution(widths[-1], latent_channels, 7, causal, norm)
+        self.expand = _convolution(latent_channels, widths[-1], 7, causal, norm)
         self.decoder = nn.ModuleList(DecoderBlock(width, stride, *shared) for width, stride in reversed(blocks))
-        self.last = Conv1d(channels, bands, 3, bias=False, causal=causal)
+        self.last = _convolution(channels, bands, 3, causal, None)
         self.act = act
         if not causal:  # the last frame of the bands that an output depends on, and the samples of that frame's filters
             self.delay = bands * future_reach(prod(strides), self) + taps - 1
 
     def body(self, inputs: Tensor) -> Tensor:
         """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
-        edge = self.pqmf.edge
-        kept = self.pqmf.analysis(F.pad(inputs, (edge, -edge)), slice(self.input_bands))
+        kept = self.pqmf.analysis(F.pad(inputs, (self.head, -self.head)), slice(self.input_bands))
+        estimate = self.pqmf.synthesis(torch.tanh(self.restored_bands(kept)))
+        return F.pad(estimate, (self.tail, -self.tail))
+
+    def restored_bands(self, kept: Tensor) -> Tensor:
+        """Map the kept bands ``(B, in_channels * input_bands, frames)`` to all bands of the output, not yet bounded.
+
+        Args:
+            kept: the lowest bands of each sensor, the first sensor's first; ``hop / bands`` frames or a multiple of it.
+
+        Returns:
+            ``(B, bands, frames)``.
+        """
         h = channels_last(self.first(kept))  # (B, channels, frames)
         skips = []
         for encode in self.encoder:
-            h = encode(h)
+            h = encode(self.act(h))
             skips.append(h)
-        h = self.act(self.reduce(h))  # (B, latent_channels, frames * bands / hop)
+        h = self.act(self.reduce(self.act(h)))  # (B, latent_channels, frames * bands / hop)
         h = self.act(self.expand(h))
         for decode in self.decoder:
             h = decode(h + skips.pop())
         h = self.last(h)  # (B, bands, frames)
         lowest = h[:, : self.input_bands] + kept.unflatten(1, (self.in_channels, -1))[:, self.skip_channel]
-        estimate = self.pqmf.synthesis(torch.tanh(torch.cat([lowest, h[:, self.input_bands :]], dim=1)))
-        return F.pad(estimate, (edge, -edge))
+        return torch.cat([lowest, h[:, self.input_bands :]], dim=1)

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, channels_last, set_weight
 from bcfusion.nn.mel import LogMel
 from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.nn.revision import Revised
 from bcfusion.requirements import above, at_least, require
+
+LAST_SLOPE = 0.01  # of the leaky ReLU before the last convolution: the published code leaves it at torch's default
 
 
 class ResidualBlock(nn.Module):
@@ -73,12 +76,13 @@ class UpsamplingBlock(nn.Module):
         return self.up.last_input(sample + max(future_reach(1, block) for block in self.fused))
 
 
-class Vocoder(nn.Module):
+class Vocoder(Revised):
     """Frames of features to a waveform in [-1, 1], ``(B, n_mels, N) -> (B, 1, N x product of rates)``. Not causal.
 
     A convolution to ``channels``; per rate a transposed convolution that halves them and a fusion of residual blocks; a
-    convolution to one channel; tanh. Leaky ReLU before every convolution but the first, weight normalisation of all.
-    The defaults are HiFi-GAN V1: 13.94 M parameters with 80 mels.
+    convolution to one channel; tanh. Leaky ReLU before every convolution but the first, with a slope of 0.01 before the
+    last, as in the published code; weight normalisation of all. The defaults are HiFi-GAN V1: 13.94 M parameters with
+    80 mels.
 
     Every output sample is computed from as many frames before it as after it: frame j stands for the output samples ``j
     hop`` to ``(j + 1) hop - 1``, and an aligned spectrogram has frames that are centred on the middle of these.
@@ -93,7 +97,7 @@ class Vocoder(nn.Module):
         kernel_sizes: of the transposed convolutions, one per rate; longer by an even number of samples.
         residual_kernel_sizes: odd, of the residual blocks that are fused.
         dilations: of the layers of each residual block, one list per entry of ``residual_kernel_sizes``.
-        negative_slope: of the leaky ReLU.
+        negative_slope: of the leaky ReLU, but for the last one.
         input_level: root mean square of the features that the initial weights are scaled for (6: log mel minus
             ln(1e-5), of speech).
         output_level: root mean square of the untrained network's output (0.07: speech at -23 dBFS). With torch's own
@@ -105,6 +109,8 @@ class Vocoder(nn.Module):
     Raises:
         ConfigError: sizes that do not fit.
     """
+
+    revision = 2  # 1 had a slope of `negative_slope` before the last convolution
 
     def __init__(
         self,
@@ -157,22 +163,27 @@ class Vocoder(nn.Module):
         h = channels_last(self.first(mel))  # (B, channels, N)
         for block in self.blocks:
             h = block(h)
-        return torch.tanh(self.last(F.leaky_relu(h, self.slope)))
+        return torch.tanh(self.last(F.leaky_relu(h, LAST_SLOPE)))
 
     def _initialise(self, input_level: float, output_level: float) -> None:
         keep = 3.0**0.5  # of uniform weights within 1 / sqrt(fan in), for outputs of the inputs' variance
-        revive = (2.0 / (1.0 + self.slope**2)) ** 0.5  # what a leaky ReLU takes from a signal without mean
+        revive = _revive(self.slope)
         gains = {layer: keep * revive for layer in self.modules() if isinstance(layer, Conv1d | ConvTranspose1d)}
         for module in self.modules():
             if isinstance(module, ResidualBlock):  # each layer adds a quarter of the variance, instead of doubling it
                 gains.update(dict.fromkeys((cast("Conv1d", layer) for layer in module.plain), 0.5 * keep * revive))
         gains[self.first] = keep / input_level
-        gains[self.last] = keep * revive * output_level
+        gains[self.last] = keep * _revive(LAST_SLOPE) * output_level
         with torch.no_grad():
             for layer, gain in gains.items():
                 assert layer.bias is not None
                 layer.bias.zero_()
                 set_weight(layer, gain * layer.weight)
+
+
+def _revive(slope: float) -> float:
+    """Return the gain that gives a signal without mean the level back that a leaky ReLU took from it."""
+    return float((2.0 / (1.0 + slope**2)) ** 0.5)
 
 
 class HifiGan(WaveformNetwork):

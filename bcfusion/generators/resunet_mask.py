@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bcfusion.nn.norm import BatchNorm1d
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
 from bcfusion.nn.stft import Window
@@ -70,7 +71,7 @@ class ResUNetMask(ResUNetGenerator):
         require(self, one_of(_ACTIVATIONS, activation=activation))
         unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
         super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, window, skip_channel)
-        self.norm = nn.BatchNorm1d(in_channels * (self.stft.bins - 1))
+        self.norm = BatchNorm1d(in_channels * (self.stft.bins - 1))
         self.activation, start = _ACTIVATIONS[activation]
         assert unet.last.bias is not None
         nn.init.constant_(unet.last.bias, start)

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from bcfusion.errors import CheckpointError
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
 from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.nn.norm import BatchNorm1d
 from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
-from bcfusion.nn.spectral import Complex, magnitude
-from bcfusion.requirements import require
+from bcfusion.nn.spectral import Complex, from_log, magnitude
+from bcfusion.requirements import at_least, require
 from bcfusion.run.bundle_files import read_bundle
 from bcfusion.run.checkpoint import load_weights
 
@@ -35,8 +37,9 @@ class VoiceFixerMel(ResUNetGenerator):
     gives a linear magnitude, negative values set to 0, and the sensor gives the phase. That is no vocoder: with an
     intact input and no correction it is the input at the resolution of the mel bands.
 
-    Each band of each sensor first goes through a batch normalisation of its own. With the defaults and one sensor 65.15
-    M parameters, the published number; the paper's analysis of 44.1 kHz, 2048 points at a hop of 441, has the same
+    Each band of each sensor first goes through a batch normalisation of its own, which the published stage lacks. The
+    topmost band is left out of the network, as published, and stays as it is. With the defaults and one sensor 65.15 M
+    parameters, the published number; the paper's analysis of 44.1 kHz, 2048 points at a hop of 441, has the same
     network (here a window is a multiple of two hops: 1764 samples of 2048 points).
 
     Args:
@@ -84,7 +87,8 @@ class VoiceFixerMel(ResUNetGenerator):
         super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, "hann", skip_channel)
         self.log_mel = LogMel(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
         self.settings = self.log_mel.settings
-        self.norm = nn.BatchNorm1d(in_channels * n_mels)
+        require(self, at_least(2, n_mels=n_mels))
+        self.norm = BatchNorm1d(in_channels * (n_mels - 1))
         with torch.device("cpu"):
             inverse = torch.linalg.pinv(LogMel(**self.settings).filters.double())
         self.register_buffer("inverse", filter_tensor(inverse.numpy()), persistent=False)  # (F, n_mels)
@@ -92,13 +96,14 @@ class VoiceFixerMel(ResUNetGenerator):
     def restore(self, real: Tensor, imag: Tensor) -> Tensor:
         """Return restored log mel magnitudes ``(B, n_mels, N)`` for a spectrum's parts ``(B, in_channels, F, N)``."""
         log_mel = self.log_mel.of_magnitude(magnitude(real, imag, MAGNITUDE_EPS))  # (B, in_channels, n_mels, N)
-        normal = self.norm(log_mel.flatten(1, 2)).unflatten(1, log_mel.shape[1:3])
-        restored: Tensor = log_mel[:, self.skip_channel] + self.unet(normal).squeeze(1)
-        return restored
+        lower = log_mel[:, :, :-1]
+        normal = self.norm(lower.flatten(1, 2)).unflatten(1, lower.shape[1:3])
+        return log_mel[:, self.skip_channel] + F.pad(self.unet(normal).squeeze(1), (0, 0, 0, 1))
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         log_mel = self.restore(real, imag)
-        wanted = (self.inverse @ (log_mel.exp() - self.log_mel.floor)).clamp_min(0)  # (B, F, N)
+        mel = from_log(log_mel, self.stft.win_length) - self.log_mel.floor
+        wanted = (self.inverse @ mel).clamp_min(0)  # (B, F, N)
         real, imag = real[:, self.skip_channel], imag[:, self.skip_channel]
         gain = wanted / magnitude(real, imag, PHASE_EPS)
         return (gain * real, gain * imag), {"log_mel": log_mel}

@@ -179,15 +179,19 @@ class ComplexLSTM(StreamingModule):
         return _product(torch.cat([self.real(parts), self.imag(parts)], dim=2).transpose(1, 2))
 
 
-class ComplexLinear(nn.Module):
-    """Dense layer ``(B, 2 in_features, N) -> (B, 2 out_features, N)`` of complex features, frame by frame.
+class LinearPerPart(nn.Module):
+    """A dense layer for the real parts and another for the imaginary parts: ``(B, 2 in_features, N) -> (B, 2
+    out_features, N)``, frame by frame.
+
+    Not a complex product, whose dense layers would mix the parts.
 
     Args:
         in_features: complex ones, each of two real ones.
         out_features: likewise.
 
     Attributes:
-        layer: the real dense layer with ``2 out_features``: W_r and b_r, then W_i and b_i.
+        real: of the real parts.
+        imag: of the imaginary parts.
 
     Raises:
         ConfigError: sizes below one.
@@ -196,7 +200,9 @@ class ComplexLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         require(self, at_least(1, in_features=in_features, out_features=out_features))
         super().__init__()
-        self.layer = nn.Linear(in_features, 2 * out_features)
+        self.real = nn.Linear(in_features, out_features)
+        self.imag = nn.Linear(in_features, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(self.layer(_parts(x).transpose(1, 2)).transpose(1, 2))
+        real, imag = x.transpose(1, 2).chunk(2, dim=2)
+        return torch.cat([self.real(real), self.imag(imag)], dim=2).transpose(1, 2)

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from bcfusion.nn.padding import PaddingMode, pad
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import at_least, one_of, require
 
 Norm = Literal["weight_norm", "spectral_norm"]
-PaddingMode = Literal["zeros", "reflect"]
 
 
 def apply_norm(module: nn.Module, norm: Norm | None) -> None:
@@ -87,7 +87,8 @@ class Conv1d(StreamingModule):
     """Convolution ``(B, in_channels, T) -> (B, out_channels, ceil(T / stride))``, for any T of at least one sample.
 
     The kernel spans ``extent = (kernel_size - 1) * dilation + 1`` samples, and ``context = extent - stride`` of them
-    lie outside the frame: all to its left if causal, otherwise half on either side (the odd one to the left).
+    lie outside the frame: all to its left if causal, otherwise half on either side (the odd one to the left), unless
+    ``left`` says how many.
 
     Args:
         in_channels: as in :class:`torch.nn.Conv1d`, like the arguments not listed here.
@@ -95,6 +96,7 @@ class Conv1d(StreamingModule):
         padding_mode: of the non-causal layer: ``zeros``, or ``reflect``, which mirrors as many samples as there are and
             continues with zeros (if the file is shorter than the kernel).
         norm: see :func:`apply_norm`.
+        left: samples of the context to the left of the frame, in the non-causal layer; null: half of it.
 
     Raises:
         ConfigError: sizes that do not fit, an extent below the stride, or reflection in a causal layer.
@@ -112,6 +114,7 @@ class Conv1d(StreamingModule):
         causal: bool = False,
         padding_mode: PaddingMode = "zeros",
         norm: Norm | None = None,
+        left: int | None = None,
     ) -> None:
         super().__init__()
         self.extent = (kernel_size - 1) * dilation + 1
@@ -127,12 +130,16 @@ class Conv1d(StreamingModule):
                 not causal or padding_mode == "zeros",
                 f"causal=True pads with zeros: {padding_mode=} would need future samples",
             ),
+            (left is None or 0 <= left <= self.context, f"{left=} must lie between 0 and the context, {self.context}"),
         )
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.causal = causal
         self.padding_mode = padding_mode
-        self.left = self.context if causal else self.context - self.context // 2
+        if causal:
+            self.left = self.context
+        else:
+            self.left = self.context - self.context // 2 if left is None else left
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         initialise(self.weight, self.bias, fan_in=in_channels // groups * kernel_size)
@@ -152,7 +159,7 @@ class Conv1d(StreamingModule):
             right = self.context - self.left + -x.shape[-1] % self.stride
             if self.padding_mode == "zeros" and self.left == right:
                 return self._convolve(x, padding=self.left)  # the kernel pads by itself, without a copy
-            return self._convolve(_pad(x, self.left, right, self.padding_mode))
+            return self._convolve(pad(x, self.left, right, self.padding_mode))
         if x.shape[-1] % self.stride:
             raise StreamingError(f"a chunk of {x.shape[-1]} samples is not a multiple of the stride {self.stride}")
         return self._convolve(self.prepend_past(x, self.context))
@@ -279,14 +286,3 @@ def concatenate(*parts: Tensor) -> Tensor:
 def _is_channels_last(x: Tensor) -> bool:
     # the runtime that loads an exported graph chooses its layout, which must not depend on the length of this chunk
     return not torch.compiler.is_exporting() and x.shape[1] > 1 and x.stride(1) == 1
-
-
-def _pad(x: Tensor, left: int, right: int, mode: PaddingMode) -> Tensor:
-    """Pad time. In four dimensions, because padding keeps the channels-last layout only there."""
-    padded = x.unsqueeze(2)
-    if mode == "reflect":
-        mirrored = x.shape[-1] - 1  # as many samples as can be mirrored at either end
-        inner = (min(left, mirrored), min(right, mirrored), 0, 0)
-        padded = F.pad(padded, inner, mode="reflect")
-        left, right = left - inner[0], right - inner[1]
-    return F.pad(padded, (left, right, 0, 0)).squeeze(2)

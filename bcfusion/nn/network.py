@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -87,26 +88,41 @@ class WaveformNetwork(StreamingModule):
         """Restore speech.
 
         Args:
-            inputs: ``(B, in_channels, T)``; when streaming, T is a multiple of ``hop``.
+            inputs: ``(B, in_channels, T)`` with at least one sample; when streaming, T is a multiple of ``hop``, or 0.
 
         Returns:
-            ``(B, 1, T)``, or a dict with it as ``estimate``; when streaming, late by ``lookahead`` samples.
+            ``(B, 1, T)``, or a dict with it as ``estimate``; when streaming, late by ``lookahead`` samples. A chunk of
+            no samples gives an output of none, and leaves the stream as it was.
 
         Raises:
-            AudioError: another number of sensors.
+            AudioError: another number of sensors, or a file of no samples.
             StreamingError: a chunk that is not a multiple of ``hop``.
         """
         name, length = type(self).__name__, inputs.shape[-1]
         if inputs.ndim != 3 or inputs.shape[1] != self.in_channels:
             raise AudioError(f"{name} takes (batch, {self.in_channels} sensors, time), not {tuple(inputs.shape)}")
         if self.is_streaming:
+            if not length:
+                return self._nothing(inputs)
             if length % self.hop:
                 raise StreamingError(f"a chunk of {length} samples is not a multiple of the hop, {self.hop} samples")
             return self.body(inputs)
+        if not length:
+            raise AudioError(f"{name} takes at least one sample, not {tuple(inputs.shape)}")
         output = self.body(F.pad(inputs, (0, self.lookahead + -(length + self.lookahead) % self.hop)))
         if isinstance(output, Tensor):
             return self.trim("estimate", output, length)
         return {key: self.trim(key, value, length) for key, value in output.items()}
+
+    def _nothing(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the output of a stream for a chunk of no samples: what a silent hop gives, without its frames."""
+        before = self.get_state()
+        with torch.no_grad():
+            output = self.body(inputs.new_zeros(*inputs.shape[:2], self.hop))
+        self.set_state(before)
+        if isinstance(output, Tensor):
+            return output[..., :0]
+        return {key: value[:, :, :0] for key, value in output.items()}  # frames, of masks too, are the third dimension
 
 
 def future_reach(hop: int, *chain: nn.Module) -> int:

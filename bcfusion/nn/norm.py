@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.precision import full_precision
@@ -77,7 +79,8 @@ class CumulativeLayerNorm(_Affine):
     """cLN: over all channels of this frame and of all frames before it (Luo & Mesgarani 2019, eq. 12). Causal, with
     memory.
 
-    Sums are kept in float64: after an hour of frames float32 has too few digits left for a variance.
+    Sums are kept in float64: after an hour of frames float32 has too few digits left for a variance. The squares within
+    a frame are summed about its mean, as those of float32 values that lie far from 0 would lose their variance.
 
     Args:
         channels: C.
@@ -99,11 +102,14 @@ class CumulativeLayerNorm(_Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         over = tuple(range(1, x.ndim - 1))
-        with full_precision(x):  # squares in bfloat16 are too coarse to subtract that of the mean
+        per_frame = math.prod(x.shape[1:-1])
+        with full_precision(x):
             x = x if x.dtype == torch.float64 else x.float()
-            total = x.sum(over).double().cumsum(-1)  # (B, N)
-            squares = x.square().sum(over).double().cumsum(-1)
-        per_frame = x[:1, ..., 0].numel()
+            of_frame = x.mean(over, keepdim=True)
+            within = (x - of_frame).square().sum(over).double()  # (B, N)
+            of_frame = of_frame.double().view_as(within)
+        total = (per_frame * of_frame).cumsum(-1)
+        squares = (within + per_frame * of_frame.square()).cumsum(-1)
         count = per_frame * torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand_as(total)
         if self.is_streaming:
             total, squares = total + self.recall("total"), squares + self.recall("squares")
@@ -114,6 +120,41 @@ class CumulativeLayerNorm(_Affine):
         shape = (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
         scale = (variance + self.eps).rsqrt()
         return self.scaled((x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype))
+
+
+class _WithoutInitialStatistics(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation that leaves the initial statistics out, see :class:`BatchNorm2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(x)
+        mean, variance, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        assert mean is not None
+        assert variance is not None
+        assert batches is not None
+        assert self.momentum is not None
+        initial = torch.pow(1 - self.momentum, batches.to(mean.dtype))  # weight of the initial statistics
+        initial = torch.where(batches > 0, initial, 0.0)  # before the first batch there is nothing else
+        mean, variance = mean / (1 - initial), ((variance - initial) / (1 - initial)).clamp_min(0)
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+
+
+class BatchNorm1d(_WithoutInitialStatistics, nn.BatchNorm1d):
+    """Batch normalisation of ``(B, C, N)`` by :class:`torch.nn.BatchNorm1d`, with the difference of
+    :class:`BatchNorm2d`."""
+
+
+class BatchNorm2d(_WithoutInitialStatistics, nn.BatchNorm2d):
+    """Batch normalisation of ``(B, C, F, N)`` by :class:`torch.nn.BatchNorm2d`, evaluated without initial statistics.
+
+    torch's running mean and variance start at 0 and 1, which after n batches still have the weight ``(1 -
+    momentum)^n``: with a momentum of 0.01 more than a third after 100 steps, and in a deep network the errors of all
+    layers multiply. In evaluation mode that part is taken out again, as from the moments in Adam (Kingma & Ba 2015):
+    the statistics are weighted means of the batches, from the first one on. Training and what is stored are torch's;
+    so is evaluation before the first batch, and after many.
+
+    The arguments are torch's.
+    """
 
 
 class InstantLayerNorm(StreamingModule):

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.network import future_reach
+from bcfusion.nn.norm import BatchNorm2d
+from bcfusion.nn.revision import Revised
 from bcfusion.nn.spectral import SpectralNetwork
 from bcfusion.nn.stft import Window
 from bcfusion.requirements import above, at_least, require
 
-SLOPE = 0.01  # of every leaky ReLU
+SLOPE = 0.01  # of the leaky ReLU in residual blocks
+MOMENTUM = 0.01  # of the running statistics in residual blocks, as published
 
 
 class ResidualBlock(nn.Module):
@@ -28,7 +31,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([nn.BatchNorm2d(in_channels), nn.BatchNorm2d(out_channels)])
+        self.norms = nn.ModuleList(BatchNorm2d(channels, momentum=MOMENTUM) for channels in (in_channels, out_channels))
         self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
@@ -47,6 +50,10 @@ def _stack(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
 class DecoderBlock(nn.Module):
     """Double F and N by a transposed convolution, append the encoder's channels of that level; residual blocks.
 
+    Batch normalisation and a ReLU, not leaky, precede the transposed convolution. Its full output is ``2 F + 1`` by ``2
+    N + 1``, of which the first ones are kept: even outputs see an input and the one before it, odd ones one input.
+    The momentum of this normalisation is torch's, 0.1, as published.
+
     Args:
         in_channels: of the level below.
         out_channels: of this level, and of its skip connection.
@@ -55,18 +62,17 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, blocks: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(in_channels)
-        # centred: even outputs see one input, odd ones its two neighbours
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1, bias=False)
+        self.norm = BatchNorm2d(in_channels)
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, bias=False)
         self.blocks = _stack(2 * out_channels, out_channels, blocks)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Map ``(B, in_channels, F / 2, N / 2)`` and ``(B, out_channels, F, N)`` to ``(B, out_channels, F, N)``."""
-        h = self.up(F.leaky_relu(self.norm(x), SLOPE))
+        """Map ``(B, in_channels, F // 2, N / 2)`` and ``(B, out_channels, F, N)`` to ``(B, out_channels, F, N)``."""
+        h = self.up(F.relu(self.norm(x)))[:, :, : skip.shape[2], : skip.shape[3]]
         return self.blocks(torch.cat([h, skip], dim=1))
 
 
-class ResUNet(nn.Module):
+class ResUNet(Revised):
     """``(B, in_channels, F, N) -> (B, out_channels, F, N)``: the analysis module of VoiceFixer (Liu et al. 2021).
 
     An encoder block is ``blocks`` residual blocks and an average pooling by 2 along both axes. One residual block forms
@@ -74,7 +80,9 @@ class ResUNet(nn.Module):
     residual blocks. One more residual block and a 1 x 1 convolution compute the output. After Kong et al., "Decoupling
     Magnitude and Phase Estimation with Deep ResUNet for Music Source Separation", ISMIR 2021. It is not causal.
 
-    With one input channel and the defaults it has 65,152,867 parameters, for any F: VoiceFixer's 65.15 M.
+    With one input channel and the defaults it has 65,152,867 parameters, for any F: VoiceFixer's 65.15 M. If the F of a
+    level is odd, its pooling leaves out the last bin, which the decoder computes again, as in the published code, where
+    the levels of 128 mel bands without the last one have 127, 63, 31, 15, 7 and 3.
 
     Args:
         in_channels: of the input.
@@ -84,12 +92,14 @@ class ResUNet(nn.Module):
         init_output_scale: factor on the initial weights of the last convolution, whose bias starts at 0.
 
     Attributes:
-        period: frames, 2 to the power of the number of encoder blocks. N must be a multiple of it; F need not be, it is
-            padded with zeros. Outputs depend on inputs in the same way again after so many frames.
+        period: frames, 2 to the power of the number of encoder blocks. N must be a multiple of it; F need not be, but
+            fewer bins are padded with zeros. Outputs depend on inputs in the same way again after so many frames.
 
     Raises:
         ConfigError: no channels, or sizes below one.
     """
+
+    revision = 2  # 1 had a leaky ReLU before the transposed convolutions, whose outputs lay one earlier
 
     def __init__(
         self,
@@ -121,7 +131,7 @@ class ResUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, F, N)``, N a multiple of ``period``, to ``(B, out_channels, F, N)``."""
         bins = x.shape[2]
-        h = F.pad(x, (0, 0, 0, -bins % self.period))
+        h = F.pad(x, (0, 0, 0, max(0, self.period - bins)))
         skips = []
         for encode in self.encoder:
             h = encode(h)
@@ -137,7 +147,7 @@ class ResUNet(nn.Module):
         wider = 2 * self.blocks  # frames: each of a residual block's two convolutions reaches one further
         frame += 2
         for _ in self.decoder:
-            frame = (frame + wider + 1) // 2
+            frame = (frame + wider) // 2
         frame += 2
         for _ in self.encoder:
             frame = 2 * frame + 1 + wider

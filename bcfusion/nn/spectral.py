@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -88,6 +89,19 @@ class SpectralHead(nn.Module):
 def magnitude(real: Tensor, imag: Tensor, eps: float = 1e-8) -> Tensor:
     """Return sqrt(real^2 + imag^2 + eps), in the shape of both, whose gradient at silence is bounded."""
     return (real.square() + imag.square() + eps).sqrt()
+
+
+def from_log(log_magnitude: Tensor, win_length: int) -> Tensor:
+    """Return the exponential of log magnitudes of an STFT, which are bounded 60 dB above a signal at full scale.
+
+    An untrained network, or one whose batch normalisation has not settled, may give any number, and the exponential of
+    89 overflows. The gradient of a value above the bound is zero.
+
+    Args:
+        log_magnitude: natural logarithms, of frames that are not normalised.
+        win_length: samples of a frame, which is the largest magnitude of a signal in [-1, 1].
+    """
+    return log_magnitude.clamp_max(math.log(1000 * win_length)).exp()
 
 
 class SpectralNetwork(WaveformNetwork):

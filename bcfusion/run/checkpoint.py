@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bcfusion.errors import CheckpointError
 from bcfusion.files import appearing
 from bcfusion.nearest import nearest_path
+from bcfusion.nn.revision import revision_problems
 from bcfusion.run.bundle_files import find_bundle, read_bundle
 from bcfusion.run.layout import RunDir
 from bcfusion.run.stored import check_format
@@ -121,8 +122,16 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: Path) -
         source: the file that they come from, for the message.
 
     Raises:
-        CheckpointError: tensors are missing, unknown or of another shape.
+        CheckpointError: tensors are missing, unknown or of another shape, or belong to another revision of the network,
+            see :mod:`bcfusion.nn.revision`.
     """
+    revisions = revision_problems(module, state)
+    if revisions:
+        raise CheckpointError(
+            f"the weights in {source} do not fit this bcfusion: {'; '.join(revisions)}. The tensors have the same "
+            "shapes, but the network computes something else with them: train it again, or use the bcfusion that wrote "
+            'it ("git" in the run.json of a run)'
+        )
     own = module.state_dict()
     given = _weight_norm_as_in(own, state)
     problems = []

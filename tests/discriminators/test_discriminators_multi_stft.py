@@ -6,33 +6,58 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from published import assert_published, fill, signal
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from bcfusion.discriminators.multi_stft import MultiStftDiscriminator, StftDiscriminator
+from bcfusion.discriminators.stack import judge
 from bcfusion.errors import ConfigError
 
 
 def small(n_fft: int = 64, hop_length: int = 16, **arguments: Any) -> StftDiscriminator:
     torch.manual_seed(0)
-    judge = MultiStftDiscriminator([n_fft], [hop_length], channels=4, **arguments).resolutions[0]
-    assert isinstance(judge, StftDiscriminator)
-    return judge
+    model = MultiStftDiscriminator([n_fft], [hop_length], channels=4, **arguments).resolutions[0]
+    assert isinstance(model, StftDiscriminator)
+    return model
 
 
 def tone(bin_: float, n_fft: int, samples: int) -> Tensor:
     return torch.sin(2 * math.pi * bin_ / n_fft * torch.arange(samples, dtype=torch.float64)).float().view(1, 1, -1)
 
 
-def test_the_published_discriminator_has_472490_parameters() -> None:
-    # weights, then a gain and a bias for each output channel
-    first = 2 * 32 * 3 * 9 + 2 * 32
+# The logits of the public code (EnCodec 0.1.1, 4 channels, without weight norm) in float64, with the weights of `fill`.
+PUBLISHED = [
+    5.55246892, -0.134797747, -0.100589508, -0.126461036, -0.314512676, -0.30979536, -0.344419824, -0.354437693,
+    -0.434675286, -0.226504727, -0.30367545, -0.291733525, -0.277983645, -0.312292156, -0.132999327, -0.140761977,
+    -0.169661837,
+]  # fmt: skip
+
+
+def test_it_computes_what_the_public_code_computes_from_the_frames_that_both_have() -> None:
+    model = small(norm=None).double()
+    fill(model.parameters())
+    with torch.inference_mode():
+        frames = model.spectrogram(signal(2, 1, 640)).double()[:, :, 2:-2]  # the whole windows
+        assert_published(judge(frames, model.layers, model.logits, model.negative_slope).logits, PUBLISHED)
+
+
+def test_all_layers_but_the_first_have_weight_norm_as_published() -> None:
+    model = small()
+    normed = [parametrize.is_parametrized(layer) for layer in [*model.layers, model.logits]]
+    assert normed == [False, True, True, True, True, True]
+
+
+def test_the_published_discriminator_has_472330_parameters() -> None:
+    # weights, then a gain and a bias for each output channel; the first layer has no gains
+    first = 2 * 32 * 3 * 9 + 32
     dilated = 32 * 32 * 3 * 9 + 2 * 32
     final = 32 * 32 * 3 * 3 + 2 * 32
     logits = 32 * 1 * 3 * 3 + 2
-    assert first + 3 * dilated + final + logits == 94_498
+    assert first + 3 * dilated + final + logits == 94_466
     with torch.device("meta"):
         model = MultiStftDiscriminator()
-    assert sum(p.numel() for p in model.parameters()) == 5 * 94_498 == 472_490
+    assert sum(p.numel() for p in model.parameters()) == 5 * 94_466 == 472_330
 
 
 def test_the_layers_of_the_paper_keep_the_frames_and_halve_the_bins_three_times() -> None:

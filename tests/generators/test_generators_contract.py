@@ -187,6 +187,36 @@ def test_silence_gives_finite_output_and_gradients(model: nn.Module) -> None:
     model.zero_grad()
 
 
+# root mean square of noise as loud as speech, of silence, and of a signal 20 dB above full scale
+EXTREMES = (0.07, 0.0, 10.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_output_and_gradients_are_finite_before_and_after_the_first_step(path: Path) -> None:
+    """In both modes: in evaluation mode the running statistics of batch normalisation have not settled."""
+    model = build(path, ["body"])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def try_out(train: bool, level: float) -> None:
+        inputs = (level / 0.07 * speech_like(model, a_few_frames(model), batch=2)).requires_grad_()
+        output = model.train(train)(inputs)
+        values = list(output.values()) if isinstance(output, dict) else [output]
+        assert all(value.isfinite().all() for value in values), (train, level)
+        model.zero_grad()
+        torch.stack([value.square().mean() for value in values if value.requires_grad]).sum().backward()
+        gradients = [p.grad for p in [inputs, *parameters] if p.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients), (train, level)
+
+    for train, level in product((False, True), EXTREMES):
+        try_out(train, level)
+    if parameters:
+        try_out(True, 0.07)
+        torch.optim.Adam(parameters, lr=1e-3).step()
+        for train, level in product((False, True), EXTREMES):
+            try_out(train, level)
+
+
 def test_every_parameter_is_used(model: nn.Module) -> None:
     output = model(speech_like(model, a_few_frames(model, 4000)))
     outputs = output.values() if isinstance(output, dict) else [output]
@@ -247,6 +277,25 @@ def test_a_causal_network_streams_to_the_same_output(
             streamed = stream(causal, inputs, hops)[..., causal.lookahead :]
             expected = whole[..., : streamed.shape[-1]]
             assert (streamed - expected).abs().max() <= tolerance * whole.abs().max(), hops
+
+
+def test_a_chunk_of_no_samples_returns_none_and_leaves_the_stream_as_it_was(causal: WaveformNetwork) -> None:
+    inputs = speech_like(causal, 3 * causal.hop, batch=2)
+    first, rest = inputs.split([2 * causal.hop, causal.hop], dim=-1)
+    with torch.inference_mode():
+        straight = stream(causal, inputs, [2, 1])
+        with causal.streaming(2):
+            start = causal(first[..., :0])
+            causal(first)
+            before, nothing, after = causal.get_state(), causal(rest[..., :0]), causal.get_state()
+            resumed = estimate(causal, rest)
+    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
+    assert torch.equal(resumed, straight[..., 2 * causal.hop :])
+    for output in (start, nothing):
+        values = output if isinstance(output, dict) else {"estimate": output}
+        assert set(values) == {"estimate", *causal.provides}
+        assert values["estimate"].shape == (2, 1, 0)
+        assert all(value.shape[0] == 2 and value.shape[2] == 0 for value in values.values())
 
 
 @pytest.mark.slow

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from published import assert_published, fill, signal
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
-from bcfusion.generators.dccrn import DCCRN
+from bcfusion.generators.dccrn import DCCRN, ComplexBottleneck
 from bcfusion.losses.masking import TruncatedPhaseSensitiveLoss
 
 SMALL: dict[str, Any] = {"channels": (4, 4, 8, 8, 8, 8), "lstm_units": 8}
@@ -47,6 +48,21 @@ def test_dccrn_e_has_3742349_parameters() -> None:
 
 def test_dccrn_cl_has_3671053_parameters() -> None:
     assert parameters(channels=WIDE, complex_lstm=True) == 3_671_053  # published: 3.671 M
+
+
+# The authors' public code (complex LSTM with a projection) in float64, with the weights of `fill`.
+PUBLISHED_CL = [
+    4.97202345, 0.0749786353, 0.396363378, -0.367017044, -0.417771735, -0.575260437, -0.0834091702, -0.142333665,
+    0.113969025, 0.00123070199, -0.599075629, -0.261281015, -0.24764655, 0.0825402335, 0.191915726, -0.345576806,
+    0.125898785,
+]  # fmt: skip
+
+
+def test_the_bottleneck_of_dccrn_cl_computes_what_the_public_code_computes() -> None:
+    bottleneck = ComplexBottleneck(features=12, units=8, layers=2).double()
+    fill(bottleneck.parameters())
+    with torch.inference_mode():
+        assert_published(bottleneck(signal(2, 12, 9, level=1.0)), PUBLISHED_CL)
 
 
 def test_dccrn_e_with_the_channels_of_dccrn_cl_would_have_a_million_more() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from published import assert_published, fill, signal
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
@@ -95,8 +96,27 @@ def test_fusion_and_upsampling_match_the_paper() -> None:
                 y = y + conv(F.leaky_relu(h, 0.1), f"{name}.plain.{step}")
             fused.append(y)
         x = torch.stack(fused).mean(0)
-    expected = torch.tanh(conv(F.leaky_relu(x, 0.1), "last"))
+    expected = torch.tanh(conv(F.leaky_relu(x, 0.01), "last"))  # torch's default, as in the published code
     torch.testing.assert_close(model(mel), expected, atol=1e-10, rtol=1e-8)
+
+
+# Before tanh: the public code in float64, with the weights of `fill` and the mel bands `signal(1, 80, 6, level=1.0)`.
+PUBLISHED = [
+    35.0545076, 0.0668012448, 0.0591104056, 0.0905433009, 0.952734881, 1.37411511, 0.967781642, 0.00756929483,
+    0.0789562171, 0.0204769344, 1.36051248, 1.01949447, 1.21112382, 0.0852117212, 0.0409855001, -0.0424968007,
+    0.575374093,
+]  # fmt: skip
+
+
+def test_the_vocoder_computes_what_the_public_code_computes() -> None:
+    model, before_tanh = remove_weight_norm(Vocoder(channels=32)).double(), []
+    fill(model.parameters())
+    assert isinstance(model.last, nn.Module)
+    model.last.register_forward_hook(lambda _module, _inputs, output: before_tanh.append(output))
+    with torch.inference_mode():
+        output = model(signal(1, 80, 6, level=1.0))
+    assert_published(before_tanh[0], PUBLISHED)
+    torch.testing.assert_close(output, torch.tanh(before_tanh[0]))
 
 
 def test_silence_stays_silent_up_to_both_ends_of_the_file() -> None:

@@ -51,6 +51,11 @@ def test_whole_files_are_aligned_and_streams_are_late() -> None:
     assert network.delay == 8
 
 
+def test_a_file_of_no_samples_is_refused() -> None:
+    with pytest.raises(AudioError, match="at least one sample"):
+        Late(1)(torch.zeros(1, 1, 0))
+
+
 def test_inputs_of_another_shape_are_refused() -> None:
     network = Late()
     with pytest.raises(AudioError, match=r"Late takes \(batch, 2 sensors, time\), not \(1, 1, 8\)"):

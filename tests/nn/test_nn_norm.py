@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
 from bcfusion.nn.norm import (
+    BatchNorm1d,
+    BatchNorm2d,
     CumulativeLayerNorm,
     FrameLayerNorm,
     GlobalLayerNorm,
@@ -39,6 +41,51 @@ def test_cumulative_normalisation_is_over_all_frames_so_far(shape: tuple[int, ..
         normal = (x[..., n] - mean.view(each)) / (variance.view(each) + 1e-8).sqrt()
         gain, shift = (p.view(1, *each[:-1]) for p in layer.parameters())
         torch.testing.assert_close(y[..., n], normal * gain + shift, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("mean", "tolerance"), [(0, 1e-6), (100, 2e-5), (1000, 2e-4), (-1000, 2e-4)])
+@pytest.mark.parametrize("chunks", [[40], [1, 2, 7, 30]], ids=["file", "stream"])
+def test_the_variance_of_values_far_from_zero_is_that_of_float64(
+    mean: float, tolerance: float, chunks: list[int]
+) -> None:
+    x = mean + torch.randn(2, 4, 5, 40, generator=torch.Generator().manual_seed(0))
+    x[..., :3] = 0  # as before the first sound: the first frames do not tell where the others lie
+    layer = CumulativeLayerNorm(4)
+    with torch.inference_mode():
+        expected = CumulativeLayerNorm(4).double()(x.double())
+        with layer.streaming(2):
+            y = torch.cat([layer(part) for part in x.split(chunks, dim=-1)], dim=-1)
+        y = layer(x) if len(chunks) == 1 else y
+    assert (y - expected).abs().max() < tolerance
+    late = x.double().flatten(1, 2)  # and float64 is right: the definition, at the last frame
+    last = (x[..., -1].double() - late.mean((1, 2)).view(2, 1, 1)) / late.std((1, 2), correction=0).view(2, 1, 1)
+    torch.testing.assert_close(expected[..., -1], last, atol=1e-7, rtol=0)
+
+
+def test_a_batch_norm_is_evaluated_with_the_batches_alone() -> None:
+    layer, x = BatchNorm2d(3, momentum=0.01), spectrogram().float()[:, :3]
+    layer.eval()
+    torch.testing.assert_close(layer(x), nn.BatchNorm2d(3).eval()(x))  # nothing but 0 and 1 yet
+    batches = [5 + 2 * k + 3 * torch.randn(4, 3, 5, 6) for k in range(4)]
+    for batch in batches:
+        layer.train()(batch)
+    weights = torch.tensor([0.99**3, 0.99**2, 0.99, 1.0])
+    weights /= weights.sum()
+    mean = sum(w * batch.mean((0, 2, 3)) for w, batch in zip(weights, batches, strict=True))
+    variance = sum(w * batch.var((0, 2, 3)) for w, batch in zip(weights, batches, strict=True))
+    assert isinstance(mean, Tensor)
+    assert isinstance(variance, Tensor)
+    expected = (x - mean.view(-1, 1, 1)) / (variance.view(-1, 1, 1) + layer.eps).sqrt()
+    torch.testing.assert_close(layer.eval()(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_norm_trains_and_stores_what_torchs_does() -> None:
+    layers = BatchNorm1d(3, momentum=0.1), nn.BatchNorm1d(3, momentum=0.1)
+    for seed in range(200):
+        x = 2 + torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(*(layer.train()(x) for layer in layers), rtol=0, atol=0)
+    torch.testing.assert_close(*(layer.state_dict() for layer in layers), rtol=0, atol=0)
+    torch.testing.assert_close(*(layer.eval()(x) for layer in layers))
 
 
 def test_after_an_hour_of_frames_float32_is_still_normalised() -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from published import assert_published, fill, signal
 
 from bcfusion.errors import ConfigError
 from bcfusion.nn.network import future_reach
@@ -14,6 +15,39 @@ def test_with_the_papers_sizes_it_has_voicefixers_published_number_of_parameters
     """65.15 M: four residual blocks in each of six levels down and six up, one at the bottom and one at the end."""
     with torch.device("meta"):
         assert sum(p.numel() for p in ResUNet().parameters()) == 65_152_867
+
+
+# The public code (voicefixer 0.1.3) in float64 at small widths, with the weights and statistics of `fill`, one added to
+# the variances, for the log mel `signal(1, 1, 128, 128, level=1.0)`, time before frequency; without the topmost band.
+PUBLISHED = [
+    163.629915, -1.66471867, -2.07258029, -1.86674495, -1.05364026, -0.159411954, -0.424771584, -2.12967558,
+    -1.87735902, -1.21436802, -0.711696654, -2.32243893, -1.36431678, -1.36087686, -2.31707948, -2.16788309,
+    -1.47545263,
+]  # fmt: skip
+
+
+def test_it_computes_what_the_public_code_computes() -> None:
+    network = ResUNet(channels=(2, 3, 4, 5, 6, 6)).double().eval()
+    buffers = dict(network.named_buffers())
+    statistics = [buffer for buffer in buffers.values() if buffer.is_floating_point()]
+    fill([*network.parameters(), *statistics])
+    with torch.no_grad():
+        for name, buffer in buffers.items():
+            if name.endswith("running_var"):
+                buffer += 1
+        for weight in network.parameters():
+            if weight.ndim == 4:
+                weight.copy_(weight.mT.clone())  # kernels of (time, frequency)
+    with torch.inference_mode():
+        output = network(signal(1, 1, 128, 128, level=1.0).mT[:, :, :127])
+    assert_published(output.mT, PUBLISHED)
+
+
+def test_the_momenta_of_the_running_statistics_are_the_published_ones() -> None:
+    network = ResUNet(channels=(2, 3), blocks=1)
+    momenta = {n: m.momentum for n, m in network.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert {name for name, momentum in momenta.items() if momentum == 0.1} == {"decoder.0.norm", "decoder.1.norm"}
+    assert {momentum for name, momentum in momenta.items() if "norms" in name} == {0.01}
 
 
 @pytest.mark.parametrize("bins", [1, 8, 13, 20])
@@ -61,7 +95,11 @@ def test_variance_is_kept_from_top_to_bottom_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "text"),
-    [({"channels": ()}, "channels="), ({"blocks": 0}, "blocks=0"), ({"init_output_scale": 0.0}, "init_output_scale")],
+    [
+        ({"channels": ()}, "channels="),
+        ({"blocks": 0}, "blocks=0"),
+        ({"init_output_scale": 0.0}, "init_output_scale"),
+    ],
 )
 def test_wrong_sizes_are_refused(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
