@@ -106,7 +106,7 @@ def test_thousands_of_missing_files_are_one_line(tmp_path: Path, capsys: pytest.
     ("arguments", "words"),
     [
         (["gone.jsonl"], "/gone.jsonl: it does not exist"),
-        (["folder.jsonl"], "it is a folder"),
+        (["folder.jsonl"], "a folder; inspect reads a manifest"),
         (["empty.jsonl"], "holds no utterance: each is a line with air and split"),
         (["latin.csv"], "byte 22 is not UTF-8 text"),
         (["semicolons.csv"], "cells are separated by commas"),

@@ -266,7 +266,7 @@ def test_files_of_a_lower_rate_are_named_once(tmp_path: Path, caplog: pytest.Log
     [record] = caplog.records
     assert "3 of 5 train files have a lower sample rate, 8000 Hz" in record.getMessage()
     assert "empty above 4000 Hz" in record.getMessage()
-    assert data.contents("train") == "5 files, 1 speakers, 0.1 min, 8000 Hz (3), 16000 Hz (2)"
+    assert data.contents("train") == "5 files, 1 speaker, 0.1 min, 8000 Hz (3), 16000 Hz (2)"
     caplog.clear()
     module(Rows(train=made)).rows("train")  # nothing is lost by resampling to a lower rate
     assert not caplog.records

@@ -139,8 +139,8 @@ def test_one_speaker_alone_is_trained_on_and_fitted_to(mapping: Compose, fits: l
     ("speakers", "problem"),
     [
         ("[s00,s77]", r"data\.speakers: s77 not among the 2 training speakers of FolderCorpus: s00, s01"),
-        ("s00", r"speakers='s00' must be a list of names, as in data\.speakers=\[NAME\]"),
-        ("[]", r"speakers=\[\] must be a list of names"),
+        ("s00", r"speakers: must be a list of names, as in data\.speakers=\[NAME\], .*, not 's00'"),
+        ("[]", r"speakers: must be a list of names, .*, not \[\]"),
     ],
 )
 def test_impossible_speakers_are_refused_by_name(mapping: Compose, speakers: str, problem: str) -> None:

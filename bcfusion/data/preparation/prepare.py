@@ -170,8 +170,8 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
         rows = _rows([recording for recording in recordings if recording.id in known], known, job.name)
         write_manifest(job.target, rows)
         journal.remove()
-    facts = [known[recording.id] for recording in recordings if recording.id in known]
-    return Prepared(rows, left_out, total, resumed, tuple(_of_lengths(facts)))
+    prepared = [known[recording.id] for recording in recordings if recording.id in known]
+    return Prepared(rows, left_out, total, resumed, tuple(_of_lengths(prepared)))
 
 
 def _of_lengths(facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
