@@ -26,7 +26,8 @@ class BandsDiscriminator(nn.Module):
 
     k3 to ``min_channels``; five k7 of stride 2, each doubling the channels; k5; k3 to the logits. All but the last are
     grouped by band and dilated, and followed by a leaky ReLU: the bands meet in the logits only. Every layer is padded
-    so that frames stay aligned with those of its input.
+    so that frames stay aligned with those of its input. The published code pads as if there were no dilation, and the
+    first layer twice: its frames lie elsewhere, and there are a few more or fewer of them.
 
     Args:
         q: number of bands.

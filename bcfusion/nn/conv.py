@@ -233,6 +233,7 @@ class ConvTranspose1d(StreamingModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve whole files or chunks, of any number of frames."""
+        self.require_frames(x.shape[-1])
         length = self.stride * x.shape[-1]
         if not self.is_streaming:
             if 2 * self.left == self.overlap:

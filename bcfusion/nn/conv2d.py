@@ -184,6 +184,7 @@ class ConvTranspose2d(StreamingModule):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve whole spectrograms or chunks, of any number of frames."""
         frames = x.shape[-1]
+        self.require_frames(frames)
         weight = self.weight
         if self.is_streaming and self.groups == 1 and matmul_is_faster(x, weight):
             taps = x.flatten(2).transpose(1, 2) @ weight.flatten(1)  # (B, F N, out_channels kernel)

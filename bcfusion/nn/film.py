@@ -55,6 +55,7 @@ class TFiLM(StreamingModule):
             StreamingError: a chunk is not a multiple of ``block_size``.
         """
         frames, size = x.shape[-1], self.block_size
+        self.require_frames(frames)
         missing = -frames % size
         if self.is_streaming and missing:
             raise StreamingError(f"a chunk of {frames} frames is not a multiple of TFiLM's block, {size} frames")

@@ -101,6 +101,7 @@ class CumulativeLayerNorm(_Affine):
         }
 
     def forward(self, x: Tensor) -> Tensor:
+        self.require_frames(x.shape[-1])
         over = tuple(range(1, x.ndim - 1))
         per_frame = math.prod(x.shape[1:-1])
         with full_precision(x):

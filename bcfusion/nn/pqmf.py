@@ -141,6 +141,7 @@ class PQMF(StreamingModule):
         """
         if bands.ndim != 3 or bands.shape[1] != self.bands:
             raise AudioError(f"PQMF joins (batch, {self.bands} bands, frames), not {tuple(bands.shape)}")
+        self.require_frames(bands.shape[-1])
         with full_precision(bands):
             return self._synthesise(bands.to(self.synthesis_filters.dtype), self.synthesis_filters)
 

@@ -62,6 +62,7 @@ class _Recurrent(StreamingModule):
         if not self.is_streaming:
             output: Tensor = self.layers(x)[0]
             return output
+        self.require_frames(x.shape[1])
         before = tuple(self.recall(name).transpose(0, 1).flatten(1, 2).contiguous() for name in self.state_names)
         # oneDNN prepares its weights at every call, which takes several times as long as a few steps do
         few = x.shape[0] * x.shape[1] < 16 and x.device.type == "cpu" and not torch.compiler.is_exporting()

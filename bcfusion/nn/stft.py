@@ -171,6 +171,7 @@ class InverseStft(StreamingModule):
         """
         if real.ndim != 3 or real.shape[1] != self.bins or imag.shape != real.shape:
             raise AudioError(f"InverseStft takes two (batch, {self.bins} bins, frames), not {tuple(real.shape)}")
+        self.require_frames(real.shape[-1])
         with full_precision(real):
             spectrum = torch.cat([real, imag], dim=1).to(self.kernel.dtype)
             waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)

@@ -80,8 +80,22 @@ class StreamingModule(nn.Module):
             raise StreamingError(f"{type(self).__name__} has a state only inside `with model.streaming(batch_size):`")
         self._state = {**self._state, **tensors}
 
+    def require_frames(self, frames: int) -> None:
+        """Refuse a chunk of no frames. A network answers one by itself: see ``WaveformNetwork.forward``.
+
+        Raises:
+            StreamingError: there are no frames in a stream.
+        """
+        if self.is_streaming and not frames:
+            raise StreamingError(f"{type(self).__name__} takes chunks of at least one frame")
+
     def prepend_past(self, x: Tensor, length: int) -> Tensor:
-        """Prepend the ``length`` inputs before ``x (..., T)``: zeros to a whole file, the state ``past`` to a chunk."""
+        """Prepend the ``length`` inputs before ``x (..., T)``: zeros to a whole file, the state ``past`` to a chunk.
+
+        Raises:
+            StreamingError: a chunk of no frames.
+        """
+        self.require_frames(x.shape[-1])
         if not length:
             return x
         if not self.is_streaming:

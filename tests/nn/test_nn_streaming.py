@@ -7,6 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d
+from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
+from bcfusion.nn.delay import Delay
+from bcfusion.nn.film import TFiLM
+from bcfusion.nn.norm import CumulativeLayerNorm
+from bcfusion.nn.pqmf import PQMF
+from bcfusion.nn.recurrent import GRU, LSTM
+from bcfusion.nn.resample import Resample
+from bcfusion.nn.stft import InverseStft, Stft
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 
 
@@ -164,3 +172,31 @@ def test_layers_that_measure_or_drop_in_training_mode_are_refused(layer: nn.Modu
     model.eval()
     with torch.inference_mode(), model.streaming(1):
         assert model(x).shape == x.shape
+
+
+NOTHING = torch.zeros(1, 2, 0)
+WITH_MEMORY: dict[str, tuple[StreamingModule, tuple[Tensor, ...]]] = {
+    "Conv1d": (Conv1d(2, 1, 3, causal=True), (NOTHING,)),
+    "Conv1d without context": (Conv1d(2, 1, 1, causal=True), (NOTHING,)),
+    "ConvTranspose1d": (ConvTranspose1d(2, 1, 4, 2, causal=True), (NOTHING,)),
+    "Conv2d": (Conv2d(2, 1, (3, 2), 4, causal=True), (torch.zeros(1, 2, 4, 0),)),
+    "ConvTranspose2d": (ConvTranspose2d(2, 1, (3, 2), 4, causal=True), (torch.zeros(1, 2, 4, 0),)),
+    "Delay": (Delay(3), (NOTHING,)),
+    "LSTM": (LSTM(2, 2), (torch.zeros(1, 0, 2),)),
+    "GRU": (GRU(2, 2), (torch.zeros(1, 0, 2),)),
+    "CumulativeLayerNorm": (CumulativeLayerNorm(2), (NOTHING,)),
+    "TFiLM": (TFiLM(2, 3), (NOTHING,)),
+    "PQMF": (PQMF(4, 32, causal=True), (NOTHING[:, :1],)),
+    "Stft": (Stft(16, 4, 16), (NOTHING[:, :1],)),
+    "InverseStft": (InverseStft(16, 4, 16), (torch.zeros(1, 9, 0), torch.zeros(1, 9, 0))),
+    "Resample": (Resample(16000, 8000, causal=True), (NOTHING[:, :1],)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_MEMORY)
+def test_a_layer_refuses_a_chunk_of_no_frames(name: str) -> None:
+    layer, chunk = WITH_MEMORY[name]
+    forward = layer.analysis if isinstance(layer, PQMF) else layer
+    kind = type(layer).__name__
+    with layer.streaming(1), pytest.raises(StreamingError, match=f"{kind} takes chunks of at least one frame"):
+        forward(*chunk)

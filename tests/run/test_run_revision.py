@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from bcfusion.generators.voicefixer import VoiceFixer, VoiceFixerMel
 from bcfusion.nn.revision import Revised
 from bcfusion.run import checkpoint
 from bcfusion.run.bundle import save_bundle
+from bcfusion.training.initial_state import restore_networks
 
 OLD_RUN = Path(__file__).parent / "old_run"
 TINY = {"channels": 2, "latent_channels": 2, "strides": [2], "dilations": [1]}
@@ -104,3 +106,10 @@ def test_every_way_into_an_earlier_run_is_refused(part: str, run_of_eben: Path) 
     state, _ = checkpoint.weights_of(run_of_eben / part)  # init_from
     with pytest.raises(CheckpointError, match="an earlier EBEN"):
         checkpoint.load_weights(EBEN(**TINY), state, run_of_eben / part)
+
+
+def test_an_earlier_run_is_not_resumed(run_of_eben: Path) -> None:
+    last = run_of_eben / "checkpoints" / "last.ckpt"
+    module = SimpleNamespace(generator=EBEN(**TINY), ema=None, adversary=None)
+    with pytest.raises(CheckpointError, match="an earlier EBEN"):
+        restore_networks(module, checkpoint.read(last), last)  # type: ignore[arg-type]
