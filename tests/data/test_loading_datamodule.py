@@ -21,6 +21,7 @@ from bcfusion.data.corpora.pairs import PairsCorpus
 from bcfusion.data.loading import datamodule
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.datamodule import SpeechDataModule, automatic_workers
+from bcfusion.data.loading.rows import rates
 from bcfusion.data.simulation.codec import Codec
 from bcfusion.errors import AudioError, ConfigError, DataError
 
@@ -228,3 +229,18 @@ def test_a_wide_file_in_a_worker_is_reported_in_one_line(tmp_path: Path) -> None
     with pytest.raises(AudioError, match=r"^\S+0\.wav has 2 channels, sensor 'air' is one") as error:
         next(iter(data.train_dataloader()))
     assert "Traceback" not in str(error.value)
+
+
+def test_files_below_the_rate_of_the_task_are_counted_by_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = [*rows(tmp_path / "a", "train", 2, rate=RATE // 2), *rows(tmp_path / "b", "train", 1)]
+    made = [replace(row, id=f"{place}") for place, row in enumerate(made)]
+    assert rates(made) == {RATE // 2: 2, RATE: 1}
+    with caplog.at_level(logging.WARNING):
+        module(Rows(train=made)).rows("train")
+    assert (
+        f"Rows: 2 of 3 files of train are sampled below the task's {RATE} Hz (2 of {RATE // 2} Hz) and hold nothing "
+        f"above {RATE / 4:g} Hz" in caplog.text
+    )
+    caplog.clear()
+    module(Rows(train=made[2:])).rows("train")
+    assert not caplog.records
