@@ -163,7 +163,7 @@ def _find(source: Source, kind: _Kind, path: str | os.PathLike[str]) -> tuple[_C
 
 
 def _are_chunks(source: Source, kind: _Kind, position: int) -> bool:
-    """Return whether what follows an empty chunk is further chunks, up to the end of the file."""
+    """Return whether what follows an empty chunk is further chunks, the last of which ends where the file ends."""
     width = kind.name + struct.calcsize(kind.size)
     while len(header := source.read(position, width)) == width:
         if not all(0x20 <= byte < 0x7F for byte in header[:4]):
@@ -171,4 +171,4 @@ def _are_chunks(source: Source, kind: _Kind, position: int) -> bool:
         (size,) = struct.unpack_from(kind.size, header, kind.name)
         size = max(0, size - (width if kind.header_counts else 0))
         position += width + size + -size % kind.align
-    return position >= source.size and not header
+    return not header and position - source.size < kind.align

@@ -257,3 +257,30 @@ def test_a_search_without_result_says_where(tmp_path: Path) -> None:
 def test_reading_files_does_not_load_torch() -> None:
     code = "import sys, bcfusion.audio; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("suffix", ["wave", "aiff", "aif", "oga", "w64", "rf64", "caf", "au", "snd", "sph"])
+def test_what_libsndfile_reads_is_found_whatever_its_suffix(tmp_path: Path, suffix: str) -> None:
+    kinds = {"wave": "WAV", "aif": "AIFF", "oga": "OGG", "snd": "AU", "sph": "NIST"}
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise(2000)[0], 16000, format=kinds.get(suffix, suffix.upper()))
+    assert audio.find_audio(tmp_path) == list(audio.walk(tmp_path)) == [path]
+    assert audio.info(path).frames == 2000
+    assert audio.read(path)[0].shape == (1, 2000)
+
+
+def test_sound_that_cannot_be_read_is_named_with_its_number_and_the_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    audio.write(tmp_path / "a.wav", noise(10), 16000)
+    for name in ("deep/b.m4a", "c.M4A", "d.wma", ".hidden.m4a", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    left_out = "2 .m4a, 1 .wma cannot be read: convert them to FLAC or WAV, for example with ffmpeg -i FILE FILE.flac"
+    for _ in range(2):  # said once
+        assert audio.find_audio(tmp_path) == [tmp_path / "a.wav"]
+        assert list(audio.walk(tmp_path)) == [tmp_path / "a.wav"]
+    assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: left out: {left_out}"]
+    for given in (tmp_path / "deep", f"{tmp_path}/*.M4A", tmp_path / "c.M4A"):
+        with pytest.raises(AudioError, match=r"1 \.m4a cannot be read: convert them to FLAC or WAV"):
+            audio.find_audio(given)

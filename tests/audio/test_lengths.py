@@ -216,3 +216,11 @@ def test_what_others_write_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[s
     with without_decoder_messages("a.mp3", report=True):
         os.write(2, b"12 % done\n[src/libmpg123/layer3.c:1774] error: nothing of interest\n")
     assert capfd.readouterr().err == "12 % done\n"
+
+
+def test_samples_that_look_like_the_name_of_a_chunk_are_samples(tmp_path: Path) -> None:
+    path = made.unfinished(tmp_path / "a.wav", 1000, 0)
+    content = bytearray(path.read_bytes())
+    content[44:48] = b"data"
+    path.write_bytes(content)
+    assert audio.info(path).frames == 1000

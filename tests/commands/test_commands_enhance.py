@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_sounds
 import pytest
 import soundfile
 import torch
@@ -369,3 +370,27 @@ def test_network_of_the_working_directory_is_found(workplace: Path) -> None:
     (workplace / "model" / "config.yaml").write_text(text.replace(f"{__name__}.Double", "my_nets_of_enhance_test.Mine"))
     record("a.wav")
     assert run("model", "a.wav") == 0
+
+
+def test_what_is_special_about_a_files_length_is_said_and_all_of_it_restored(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    Path("in").mkdir()
+    frames = 20_000
+    odd_sounds.mp3(Path("in/vbr.mp3"), frames, header=False)
+    odd_sounds.unfinished(Path("in/crashed.wav"), frames, 0)
+    links = [odd_sounds.ogg(Path(f"{seed}.ogg"), frames, seed=seed) for seed in range(2)]
+    odd_sounds.chain(Path("in/chain.ogg"), *links)
+    odd_sounds.cut(odd_sounds.ogg(Path("in/cut.opus"), 5 * RATE, "OPUS"), 0.6)
+    Path("in/phone.m4a").touch()
+    assert run("model", "in") == 0
+    said = capsys.readouterr().out
+    lengths = {name: soundfile.info(f"enhanced/{name}.wav").frames for name in ("vbr", "crashed", "chain", "cut")}
+    assert (lengths["crashed"], lengths["chain"]) == (frames, 2 * frames)
+    assert frames <= lengths["vbr"] < frames + 3 * 1152
+    assert 0 < lengths["cut"] < 5 * RATE
+    assert "note: in/vbr.mp3: no header states its length: " in said
+    assert "note: in/crashed.wav: its header states no length: read to the end of the file" in said
+    assert "note: in/chain.ogg: a chain of 2 streams" in said
+    assert f"note: in/cut.opus: its end is missing, {lengths['cut'] / RATE:.3f} s can be read" in said
+    assert "in: left out: 1 .m4a cannot be read: convert" in caplog.text

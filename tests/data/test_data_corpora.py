@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import odd_sounds
 import pytest
 
 from bcfusion import audio
@@ -235,3 +236,22 @@ def test_real_corpora_are_found() -> None:
     assert {row.sample_rate for row in rows} == {16000}
     pairs = PairsCorpus(str(root / "throat_pairs/throat"), str(root / "throat_pairs/air")).rows("test")
     assert len(pairs) == 8
+
+
+def test_files_whose_length_is_not_that_of_their_header_are_used_whole_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "train/s"
+    folder.mkdir(parents=True)
+    odd_sounds.cut(odd_sounds.ogg(folder / "cut.ogg", 5 * odd_sounds.RATE), 0.6)
+    odd_sounds.piped_flac(folder / "piped.flac", 20_000)
+    odd_sounds.unfinished(folder / "unfinished.wav", 20_000, 0)
+    make(folder / "whole.wav")
+    rows = {Path(row.paths["air"]).name: row for row in FolderCorpus(str(tmp_path)).rows("train")}
+    assert rows["piped.flac"].duration == rows["unfinished.wav"].duration == 20_000 / odd_sounds.RATE
+    assert 0 < rows["cut.ogg"].duration < 5.0
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "1 file(s) were cut off and are used as far as they go: " in first
+    assert f"cut.ogg: its end is missing, {rows['cut.ogg'].duration:.3f} s can be read" in first
+    assert "2 file(s) have a header that does not state their length; all of them is used: " in second
+    assert "whole.wav" not in first + second

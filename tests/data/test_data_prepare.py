@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_sounds
 import pytest
 
 from bcfusion import audio
@@ -321,3 +322,33 @@ def test_the_adapter_of_the_documentation_works(tmp_path: Path) -> None:
     task = replace(job(tmp_path), adapter=namespace["ADAPTER"])
     rows = prepare(task, progress=False).rows
     assert [(row.id, row.split) for row in rows] == [("ann/1", "test"), ("eve/1", "valid"), ("joe/1", "train")]
+
+
+def test_the_manifest_states_true_lengths_and_what_was_cut_is_told(tmp_path: Path) -> None:
+    frames, rate = 20_000, odd_sounds.RATE
+    files = [
+        odd_sounds.mp3(tmp_path / "vbr.mp3", frames, header=False),
+        odd_sounds.piped_flac(tmp_path / "piped.flac", frames),
+        odd_sounds.unfinished(tmp_path / "unfinished.wav", frames, 0),
+        odd_sounds.chain(
+            tmp_path / "chain.ogg", *(odd_sounds.ogg(tmp_path / f"{n}.ogg", frames, seed=n) for n in range(2))
+        ),
+        odd_sounds.cut(odd_sounds.ogg(tmp_path / "cut.ogg", 5 * rate), 0.6),
+        odd_sounds.cut(make(tmp_path / "short.flac", seconds=9.0), 0.5),
+        make(tmp_path / "whole.wav"),
+    ]
+    prepared = prepare(job(tmp_path, *(speech(file) for file in files), max_unreadable_share=0.2), progress=False)
+    durations = {row.id: row.duration for row in rows_of(job(tmp_path))}
+    assert durations == {row.id: row.duration for row in prepared.rows}
+    assert durations["piped"] == durations["unfinished"] == frames / rate
+    assert durations["chain"] == 2 * frames / rate
+    assert frames / rate <= durations["vbr"] < (frames + 3 * 1152) / rate
+    assert 0 < durations["cut"] < 5.0
+    cut, counted = prepared.lengths
+    assert cut.startswith("1 file(s) were cut off; what is left of them is listed: ")
+    assert f"cut.ogg: its end is missing, {durations['cut']:.3f} s can be read" in cut
+    assert counted.startswith("4 file(s) do not state their length: ")
+    assert counted.endswith("; and 1 more")
+    assert "short.flac is truncated" in "".join(prepared.left_out.lines(7))
+    manifest = (tmp_path / "m.jsonl").read_text()
+    assert "remark" not in manifest

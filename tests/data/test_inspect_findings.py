@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_sounds
 import pytest
 import soundfile
 from scipy import signal
@@ -408,3 +409,15 @@ def test_a_file_beyond_a_minute_is_read_to_its_end(tmp_path: Path, voice: np.nda
     assert look(manifest(tmp_path, {"air": "long.flac"})) == {}
     flac.write_bytes(flac.read_bytes()[: int(0.95 * flac.stat().st_size)])
     assert "unreadable or empty files" in look(manifest(tmp_path, {"air": "long.flac"}))
+
+
+def test_files_that_were_cut_and_headers_without_a_length_are_findings(tmp_path: Path) -> None:
+    odd_sounds.cut(odd_sounds.ogg(tmp_path / "cut.ogg", 5 * RATE), 0.6)
+    odd_sounds.mp3(tmp_path / "vbr.mp3", 2 * RATE, header=False)
+    odd_sounds.piped_flac(tmp_path / "piped.flac", 2 * RATE)
+    records = [{"air": name, "speaker": name} for name in ("cut.ogg", "vbr.mp3", "piped.flac")]
+    found = look(manifest(tmp_path, *records))
+    cut, counted = found["files that were cut off"], found["files whose header does not state their length"]
+    assert (cut.severity, cut.count, counted.severity, counted.count) == (Severity.ERROR, 1, Severity.WARNING, 2)
+    assert "cut.ogg: its end is missing, " in cut.examples[0]
+    assert "frames were counted" in counted.examples[0]

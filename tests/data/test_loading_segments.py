@@ -279,3 +279,18 @@ def test_sensor_dropout_silences_one_sensor_of_some_crops_and_never_the_target(t
     assert all(0.15 < float(value) < 0.35 for value in share), share
     alone = TrainSegments(rows, reader("air"), 0.25, 0, sensor_dropout=1.0)
     assert all(alone[epoch, 0]["inputs"].any() for epoch in range(10))
+
+
+def test_coded_files_are_read_in_training_and_long_ones_of_another_rate_to_their_last_sample(tmp_path: Path) -> None:
+    coded = tmp_path / "gsm.wav"
+    soundfile.write(coded, 0.5 * np.sin(np.arange(4000) / 9), RATE, subtype="GSM610")
+    made = row(tmp_path, "gsm", 4000, paths={"air": str(coded)})
+    item = TrainSegments([made], reader("air"), 0.1, seed=0)[0, 3]
+    assert item["unreadable"] == []
+    assert float(item["target"].std()) > 0.2
+    frames = 397_228  # of which single precision makes a sample too few
+    unlucky = tmp_path / "long.wav"
+    soundfile.write(unlucky, np.full(frames, 0.1), 44100)
+    long = Row("long", {"air": str(unlucky)}, "s", "test", 44100, frames / 44100)
+    whole = EvalItems([long], SensorReader(["air"], {}, 16000))[0]
+    assert whole["target"].shape[1] == round(frames * 16000 / 44100)

@@ -171,3 +171,19 @@ def test_folders_that_cannot_be_scored_are_reported_in_two_lines(tmp_path: Path)
         scored(match_folders(clean, {"theirs": tmp_path / "stereo"}))
     for error in (names, empty, file, rates, channels):
         assert len(str(error.value).splitlines()) <= 2
+
+
+def test_files_whose_header_states_no_length_are_scored_and_reported(tmp_path: Path) -> None:
+    put(tmp_path / "clean/a.wav", sound())
+    (tmp_path / "out").mkdir()
+    unfinished = tmp_path / "out/a.wav"
+    put(unfinished, sound() + 0.01 * sound(seed=1))
+    content = bytearray(unfinished.read_bytes())
+    place = content.index(b"data") + 4
+    content[4:8] = content[place : place + 4] = bytes(4)
+    unfinished.write_bytes(content)
+    matched = match_folders(tmp_path / "clean", {"theirs": tmp_path / "out"})
+    assert scored(matched).count("si_sdr", "theirs") == 1
+    assert any(
+        "length that its header does not state" in text and str(unfinished) in text for text in matched.notes.lines()
+    )
