@@ -85,7 +85,7 @@ def test_every_name_that_the_file_system_takes_can_be_written(
     [
         (errno.ENOSPC, "the disk is full: "),
         (errno.EDQUOT, "the quota of the disk at "),
-        (errno.EROFS, "the file system at "),
+        (errno.EROFS, "the file system of "),
     ],
 )
 def test_an_error_of_the_disk_inside_the_block_names_the_target(tmp_path: Path, number: int, reason: str) -> None:
