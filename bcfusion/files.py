@@ -254,7 +254,7 @@ def why_unwritable(error: OSError, target: Path) -> str:
     if error.errno == errno.EDQUOT:
         return f"the quota of the disk at {disk} is used up"
     if error.errno == errno.EROFS:
-        return f"the file system at {disk} is read-only"
+        return f"the file system of {folder} is read-only"
     if error.errno == errno.ENAMETOOLONG:
         longest = max(target.parts, key=lambda name: len(os.fsencode(name)))
         return f"the name is too long for the file system: {longest[:24]}... has {len(os.fsencode(longest))} bytes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import resource
 import unicodedata
 from collections.abc import Callable
@@ -67,6 +68,7 @@ def test_the_first_error_is_reported_with_file_and_reason(
     assert str(caught.value).startswith(f"cannot write {tmp_path / name}: ")
     assert reason in str(caught.value)
     assert isinstance(caught.value, BcfusionError)  # printed without a traceback
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # from a worker process
 
 
 @pytest.mark.parametrize("write", [file, folder, text])
@@ -83,7 +85,7 @@ def test_every_name_that_the_file_system_takes_can_be_written(
     [
         (errno.ENOSPC, "the disk is full: "),
         (errno.EDQUOT, "the quota of the disk at "),
-        (errno.EROFS, "the file system at "),
+        (errno.EROFS, "the file system of "),
     ],
 )
 def test_an_error_of_the_disk_inside_the_block_names_the_target(tmp_path: Path, number: int, reason: str) -> None:

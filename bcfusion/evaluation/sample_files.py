@@ -1,7 +1,8 @@
 """Names of the sound files and pictures in ``samples/``: ``NUMBER-ID.SYSTEM.wav`` and ``NUMBER-ID.png``.
 
-The last 80 characters of the id of the utterance are kept, with ``_`` instead of ``/``. The number, the position of the
-utterance in its evaluation from 0, distinguishes ids that become equal. ``input (body)`` becomes ``input_body``.
+The last 80 characters of the id of the utterance are kept, or fewer if they need more than 160 bytes (file systems take
+names of 255), with ``_`` instead of ``/``. The number, the position of the utterance in its evaluation from 0,
+distinguishes ids that become equal. ``input (body)`` becomes ``input_body``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from bcfusion.evaluation.systems import INPUT
 __all__ = ["Sample", "parse", "picture_name", "sound_name"]
 
 _SOUND = re.compile(r"(?P<number>\d+)-(?P<item>.+)\.(?P<system>[^.]+)\.wav", re.DOTALL)
+
+_MOST_BYTES = 160
 
 
 class Sample(NamedTuple):
@@ -59,7 +62,10 @@ def parse(name: str, ids: Sequence[str] = (), systems: Sequence[str] = ()) -> Sa
 
 
 def _short_id(item: str) -> str:
-    return item.replace("/", "_")[-80:]
+    short = item.replace("/", "_")[-80:]
+    while len(short.encode("utf-8", "surrogateescape")) > _MOST_BYTES:
+        short = short[1:]
+    return short
 
 
 def _label(system: str) -> str:

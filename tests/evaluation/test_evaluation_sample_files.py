@@ -33,3 +33,12 @@ def test_inputs_are_known_by_their_names() -> None:
     assert [*map(is_input, input_names(["body"])), *map(is_input, input_names(["body", "noisy"]))] == [True] * 3
     assert not is_input("enhanced")
     assert not is_input("inputs")
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "語", "😀"])
+def test_names_of_any_alphabet_fit_into_the_255_bytes_of_a_file_system(letter: str) -> None:
+    ids = [f"speaker/{letter * 250}{number}" for number in range(3)]
+    for number, item in enumerate(ids):
+        name = sound_name(number, item, "input (body)")
+        assert len(name.encode()) < 200
+        assert parse(name, ids, ["input (body)"]) == (number, item, "input (body)")

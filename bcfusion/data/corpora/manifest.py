@@ -63,26 +63,25 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
     entries: list[ManifestEntry] = []
     problems: list[str] = []
     line_of: dict[str, int] = {}
+    columns: dict[str, None] = {}
+    names = NamesOnDisk()
     try:
-        with source.open(encoding="utf-8-sig", newline="") as text:
-            lines = list(_records(text, source.suffix))
+        # read twice instead of kept: what a column holds is known at the end, and a manifest may have millions of lines
+        files = file_columns(_noted(_read_lines(source), columns), needed)
+        for line, record in _read_lines(source):
+            found = [record] if isinstance(record, str) else faults(record, needed, files)
+            if not found and not isinstance(record, str):
+                entry = entry_of(record, source.parent, needed, files, names)
+                if not entry.id:
+                    found = [f"id: missing, and the absolute path of {needed} is no name: give the line an id"]
+                elif entry.id in line_of:
+                    found = [f"id: {entry.id!r} is also the id of line {line_of[entry.id]}"]
+                else:
+                    line_of[entry.id] = line
+                    entries.append(entry)
+            problems.extend(f"line {line}: {problem}" for problem in found)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read manifest {source.absolute()}: {_reason(error)}") from error
-    columns = dict.fromkeys(column for _, record in lines if not isinstance(record, str) for column in record)
-    files = file_columns((record for _, record in lines if not isinstance(record, str)), needed)
-    names = NamesOnDisk()
-    for line, record in lines:
-        found = [record] if isinstance(record, str) else faults(record, needed, files)
-        if not found and not isinstance(record, str):
-            entry = entry_of(record, source.parent, needed, files, names)
-            if not entry.id:
-                found = [f"id: missing, and the absolute path of {needed} is no name: give the line an id"]
-            elif entry.id in line_of:
-                found = [f"id: {entry.id!r} is also the id of line {line_of[entry.id]}"]
-            else:
-                line_of[entry.id] = line
-                entries.append(entry)
-        problems.extend(f"line {line}: {problem}" for problem in found)
     absent = [] if "paths" in columns else [name for name in (needed, "split") if name not in columns]
     if absent and columns:  # reported once, not for each of a million lines
         separated = "; cells are separated by commas" if len(columns) == 1 and source.suffix == ".csv" else ""
@@ -95,6 +94,19 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
     if not entries:
         raise DataError(f"manifest {source} holds no utterance: each is a line with {needed} and split")
     return entries
+
+
+def _read_lines(source: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    with source.open(encoding="utf-8-sig", newline="") as text:
+        yield from _records(text, source.suffix)
+
+
+def _noted(lines: Iterable[tuple[int, dict[str, Any] | str]], columns: dict[str, None]) -> Iterator[Mapping[str, Any]]:
+    """Yield the records of lines, and note the names of their columns."""
+    for _, record in lines:
+        if not isinstance(record, str):
+            columns.update(dict.fromkeys(record))
+            yield record
 
 
 def _reason(error: Exception) -> str:
