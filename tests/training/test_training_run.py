@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -175,11 +174,16 @@ def test_an_interrupted_validation_is_repeated(tiny: Compose, tmp_path: Path) ->
 
 
 def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resumed(
-    tiny: Compose, tmp_path: Path
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ["trainer.max_steps=2", "trainer.validate_every=2"]
-    run(tiny(*settings), tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "bundle")
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("bcfusion.training.final_evaluation.evaluate", stopped)
+        run(tiny(*settings), tmp_path / "run")
     result = run(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run")
     assert result.step == 2
     assert (tmp_path / "run" / "bundle" / "config.yaml").is_file()
