@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bcfusion.training.callbacks.progress import SECONDS_BETWEEN_LINES, duration
+from bcfusion.training.callbacks.progress import SECONDS_BETWEEN_LINES, items_text
 
 
 class ClosingProgress:
@@ -39,8 +39,7 @@ class ClosingProgress:
 
     def text(self, done: int, seconds: float) -> str:
         """Return the line after ``done`` utterances, at least one, which have taken ``seconds``."""
-        left = duration(seconds / done * (self._total - done))
-        return f"closing evaluation: {done} of {self._total} files, {left} left"
+        return items_text("closing evaluation", done, self._total, seconds)
 
     def close(self) -> None:
         """Remove the line from a terminal."""

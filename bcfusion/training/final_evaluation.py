@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from lightning import Trainer
+from lightning import Callback, Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -29,12 +30,12 @@ from bcfusion.report.score_tables import print_tables
 from bcfusion.report.table import markdown_table, quality_tables
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.layout import RunDir
+from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.closing_progress import ClosingProgress
 from bcfusion.training.closing_report import below_input, ended_because, next_commands, root_of
 from bcfusion.training.guard import LARGEST_PEAK, Diverged, output_problem
-from bcfusion.training.module import SpeechModule
 from bcfusion.training.writing import writing
 
 __all__ = ["FinalEvaluation", "evaluate_best"]
@@ -71,12 +72,11 @@ def evaluate_best(
     """
     if not trainer.is_global_zero:
         return None
-    module = trainer.lightning_module
-    assert isinstance(module, SpeechModule)
+    checkpointing, clock, quality = (_callback(trainer, kind) for kind in (Checkpointing, Clock, Quality))
+    module = checkpointing.module
     run = RunDir(run_dir)
-    clock = next((c for c in module.trainer.callbacks if isinstance(c, Clock)), None)  # type: ignore[attr-defined]
-    trained_minutes = (time.monotonic() - started if clock is None else clock.elapsed()) / 60  # of all sessions
-    source = _source(run, module)
+    trained_minutes = clock.elapsed() / 60  # of all sessions
+    source = _source(run, quality)
     generator = load_generator(source, device=str(trainer.strategy.root_device))
     description = bundle_of(generator)
     assert description is not None  # load_generator attaches it
@@ -177,12 +177,17 @@ class _Outputs:
         return []
 
 
-def _source(run: RunDir, module: SpeechModule) -> Path:
+def _callback(trainer: Trainer, kind: type[Any]) -> Any:
+    """Return the callback of a class; every run has one of each."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(callback for callback in callbacks if isinstance(callback, kind))
+
+
+def _source(run: RunDir, quality: Quality) -> Path:
     """Return the checkpoint to evaluate: the best, or the last one if no validation could be scored."""
     if run.best.is_file():
         return run.best
-    quality = next((c for c in module.trainer.callbacks if isinstance(c, Quality)), None)  # type: ignore[attr-defined]
-    if quality is None or quality.validated_step < 0 or not run.last.is_file():
+    if quality.validated_step < 0 or not run.last.is_file():
         raise CheckpointError(f"no validation took place, so there is no {run.best}: give the run more budget.minutes")
     print(
         f"warning: no validation had a score by which a checkpoint could be selected; {run.last} is kept and evaluated",

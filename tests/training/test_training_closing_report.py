@@ -14,6 +14,7 @@ from test_training_module import module
 
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.run.layout import RunDir
+from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.closing_progress import ClosingProgress
 from bcfusion.training.closing_report import below_input, ended_because, next_commands
 
@@ -83,6 +84,17 @@ def test_the_latest_reason_counts() -> None:
     assert ended_because(trainer("budget", "early stopping")) == "early stopping"
     assert ended_because(trainer("budget", None)) == "budget"
     assert ended_because(trainer()) is None
+
+
+def test_a_long_validation_shows_its_progress_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bcfusion.training.callbacks.progress.SECONDS_BETWEEN_LINES", -1.0)
+    progress = Progress(None, None, None)  # type: ignore[arg-type]
+    trained, trainer = module(), SimpleNamespace(is_global_zero=True, num_val_batches=[4])
+    progress.on_validation_start(trainer, trained)  # type: ignore[arg-type]
+    progress.on_validation_batch_end(trainer, trained, None, None, 2)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "step 0 | validating: 3 of 4 files, 0:00 left\n"
 
 
 def test_the_progress_has_count_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,12 @@ def test_impossible_settings_are_reported_with_their_path(composed: Callable[...
     assert composed("experiment=seanet").callbacks == {}
 
 
+@pytest.mark.parametrize("choice", ["callbacks=[early_stopping]", "callbacks=early_stopping"])
+def test_one_callback_can_be_chosen_with_or_without_brackets(composed: Callable[..., DictConfig], choice: str) -> None:
+    cfg = composed("experiment=seanet", choice, "callbacks.early_stopping.patience=3")
+    assert {name: node.patience for name, node in cfg.callbacks.items()} == {"early_stopping": 3}
+
+
 @pytest.mark.slow
 def test_a_run_stops_early_closes_and_stops_again_when_it_is_resumed(
     tiny: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,9 +1,16 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
+import threading
 from pathlib import Path
 
-from bcfusion.training.loggers import CsvLogger
+import pytest
+from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+
+from bcfusion.training.loggers import CsvLogger, TensorBoardLogger, _keep_writer_threads_quiet
+from bcfusion.training.writing import WriteFailed
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -29,3 +36,46 @@ def test_resuming_keeps_earlier_lines_and_drops_those_of_repeated_steps(tmp_path
     again = CsvLogger(tmp_path, first_step=20)
     again.log_metrics({"loss/l1": 3.0}, step=30)
     assert [(row["step"], row["loss/l1"]) for row in rows(tmp_path)] == [("10", "10.0"), ("20", "20.0"), ("30", "3.0")]
+
+
+class Full:
+    """Events that cannot be flushed."""
+
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    close = flush
+
+
+def test_a_full_disk_does_not_replace_the_error_that_ended_the_run(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    logger._experiment = Full()
+    logger.finalize("failed")
+    for write in (logger.save, lambda: logger.finalize("success")):
+        with pytest.raises(WriteFailed, match=r"No space left on device(.|\n)*bcfusion train resume="):
+            write()
+
+
+def test_a_failed_thread_of_the_events_prints_nothing_and_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: seen.append(str(arguments.exc_value)))
+    _keep_writer_threads_quiet.cache_clear()
+    TensorBoardLogger(tmp_path)
+
+    class Writer(_AsyncWriterThread):
+        def __init__(self) -> None:
+            threading.Thread.__init__(self)
+
+        def run(self) -> None:
+            raise OSError("events")
+
+    def fail() -> None:
+        raise OSError("other")
+
+    for thread in (Writer(), threading.Thread(target=fail)):
+        thread.start()
+        thread.join()
+    assert seen == ["other"]
+    _keep_writer_threads_quiet.cache_clear()

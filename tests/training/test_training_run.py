@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -178,11 +177,17 @@ def test_an_interrupted_validation_is_repeated(tiny: Compose, tmp_path: Path) ->
 
 
 def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resumed(
-    tiny: Compose, tmp_path: Path
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ["trainer.max_steps=2", "trainer.validate_every=2"]
-    run(tiny(*settings), tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "bundle")
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bcfusion.training.final_evaluation.evaluate", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(*settings), tmp_path / "run")
     result = run(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run")
     assert result.step == 2
     assert (tmp_path / "run" / "bundle" / "config.yaml").is_file()

@@ -25,6 +25,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def items_text(what: str, done: int, total: int, seconds: float) -> str:
+    """Return the line that is shown when ``done`` of ``total`` files, at least one, have taken ``seconds``."""
+    return f"{what}: {done} of {total} files, {duration(seconds / done * (total - done))} left"
+
+
 class Progress(Callback):
     """Shows the step, the elapsed and the budgeted time, the step rate, losses and the latest quality.
 
@@ -42,6 +47,7 @@ class Progress(Callback):
         self._last_line = 0.0
         self._last_step = (0, 0.0)
         self._rate = 0.0
+        self._validation_began = 0.0
 
     def text(self, step: int) -> str:
         """Return the line that is shown at this step."""
@@ -83,6 +89,23 @@ class Progress(Callback):
         assert isinstance(module, SpeechModule)
         if self._bar is not None:
             self._bar.set_description_str(f"step {module.step} | validating ...")
+        self._validation_began = time.monotonic()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int, _: int = 0
+    ) -> None:
+        assert isinstance(module, SpeechModule)
+        now = time.monotonic()
+        show = self._bar is not None or now - max(self._last_line, self._validation_began) > SECONDS_BETWEEN_LINES
+        if not trainer.is_global_zero or not show:
+            return
+        total, seconds = int(trainer.num_val_batches[0]), now - self._validation_began  # on this rank
+        line = items_text(f"step {module.step} | validating", batch_idx + 1, total, seconds)
+        if self._bar is not None:
+            self._bar.set_description_str(line)
+        else:
+            self._last_line = now
+            print(line, file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SpeechModule)
