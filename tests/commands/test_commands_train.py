@@ -155,9 +155,10 @@ def test_a_run_of_another_kind_and_one_that_is_trained_are_not_resumed(finished:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with pytest.raises(ConfigError, match="is a run of experiment=seanet, not of experiment=eben"):
         main(["experiment=eben", f"resume={run}"])
+    mark_alive(RunDir(run))
+    session = _Session(OmegaConf.create({}), run, sweeping=False)
     with RunLog() as log, pytest.raises(ConfigError, match=rf"is being trained by process {os.getpid()} on "):
-        mark_alive(RunDir(run))
-        _Session(OmegaConf.create({}), run, sweeping=False).begin(0, log, "title")
+        session.begin(0, log, "title")
     unmark_alive(RunDir(run))
     assert before.keys() == set(run.rglob("*"))
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items() if path.is_file())
