@@ -34,7 +34,7 @@ def main(paths: Sequence[Path], remove: bool, yes: bool, checkpoints: bool) -> i
         print(f"no dead runs in {', '.join(map(str, paths))}")
         return 0
     for run in found:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed)) if run.changed else "empty"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))
         print(f"{run.path}  {when}  {run.size / 1e6:.1f} MB  {run.reason}")
     runs = "1 dead run" if len(found) == 1 else f"{len(found)} dead runs"
     total = f"{runs}, {sum(run.size for run in found) / 1e6:.1f} MB"

@@ -12,7 +12,7 @@ from typing import Any
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
 
-__all__ = ["is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
+__all__ = ["changed_within", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
 
 _DAY = 86400.0
 _MINUTES = 600.0
@@ -46,14 +46,21 @@ def is_alive(run: RunDir) -> bool:
     process = _read(run)
     if _here(process):
         return _exists(process)
-    return time.time() - last_change(run) < (_DAY if process else _MINUTES)
+    return changed_within(run, _DAY if process else _MINUTES)
+
+
+def changed_within(run: RunDir, seconds: float = _MINUTES) -> bool:
+    """Return whether something was written into a directory lately, as by a session that is about to begin."""
+    return time.time() - last_change(run) < seconds
 
 
 def last_change(run: RunDir) -> float:
-    """Return when a file of a run was last written, in seconds since 1970; 0 if it has none."""
-    folders = (run.path, run.checkpoints, run.quality)
-    files = [file for folder in folders if folder.is_dir() for file in folder.iterdir()]
-    return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+    """Return when a file of a run was last written, or its directory made, in seconds since 1970."""
+    folders = [
+        folder for folder in (run.path, run.checkpoints, run.quality, run.hydra_config.parent) if folder.is_dir()
+    ]
+    files = [file for folder in folders for file in folder.iterdir()]
+    return max(path.stat().st_mtime for path in (*folders, *files) if path.exists())
 
 
 def _place() -> dict[str, str]:

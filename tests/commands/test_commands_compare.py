@@ -152,7 +152,7 @@ def debris(runs: Path) -> Path:
         (runs / name / "checkpoints").mkdir()
         (runs / name / "checkpoints" / "best.ckpt").touch()
     yesterday = time.time() - 90_000
-    for path in runs.rglob("*"):
+    for path in (runs, *runs.rglob("*")):
         os.utime(path, (yesterday, yesterday))
     return runs
 

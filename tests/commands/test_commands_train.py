@@ -14,8 +14,14 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TINY, TINY_DISCRIMINATOR
+from omegaconf import OmegaConf
 
 from bcfusion.commands.shared.recorded import recorded_overrides
+from bcfusion.commands.train import _Session, main
+from bcfusion.errors import ConfigError
+from bcfusion.run.alive import mark_alive, unmark_alive
+from bcfusion.run.layout import RunDir
+from bcfusion.run.log import RunLog
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +131,8 @@ def test_wrong_input_of_evaluate_is_one_or_two_lines(
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
+    assert not list(tmp_path.iterdir())
+    assert not (run / "evaluation").exists()
 
 
 def test_resume_by_path_needs_no_other_argument(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -140,6 +148,20 @@ def test_resume_by_path_needs_no_other_argument(finished: tuple[Path, str], tmp_
     weights = bcfusion("train", f"resume={run / 'checkpoints' / 'best.ckpt'}", cwd=tmp_path)
     assert weights.returncode == 2
     assert "init_from=" in weights.stderr
+
+
+def test_a_run_of_another_kind_and_one_that_is_trained_are_not_resumed(finished: tuple[Path, str]) -> None:
+    run, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(ConfigError, match="is a run of experiment=seanet, not of experiment=eben"):
+        main(["experiment=eben", f"resume={run}"])
+    mark_alive(RunDir(run))
+    session = _Session(OmegaConf.create({}), run, sweeping=False)
+    with RunLog() as log, pytest.raises(ConfigError, match=rf"is being trained by process {os.getpid()} on "):
+        session.begin(0, log, "title")
+    unmark_alive(RunDir(run))
+    assert before.keys() == set(run.rglob("*"))
+    assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items() if path.is_file())
 
 
 def test_sigterm_to_the_whole_group_leaves_a_resumable_run(speech: Path, tmp_path: Path) -> None:

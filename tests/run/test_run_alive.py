@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def age(run: RunDir, seconds: float) -> None:
-    for file in run.path.iterdir():
+    for file in (run.path, *run.path.rglob("*")):
         os.utime(file, (time.time() - seconds,) * 2)
 
 
@@ -58,6 +58,10 @@ def test_a_run_of_another_machine_lives_for_a_day_after_its_last_change(run: Run
 def test_a_run_that_names_no_process_lives_for_minutes(run: RunDir) -> None:
     unmark_alive(run)
     run.metrics.write_text("step\n")
+    run.hydra_config.parent.mkdir()  # all that a job of a sweep has while it is checked
+    age(run, 3600)
+    assert not is_alive(run)
+    run.hydra_config.touch()
     assert is_alive(run)
     age(run, 3600)
     assert not is_alive(run)

@@ -11,7 +11,7 @@ from pathlib import Path
 from bcfusion.errors import CheckpointError
 from bcfusion.report.comparison.run import read_run
 from bcfusion.report.comparison.runs import run_folders
-from bcfusion.run.alive import is_alive, last_change
+from bcfusion.run.alive import changed_within, is_alive, last_change
 from bcfusion.run.layout import RunDir
 
 __all__ = ["DeadRun", "dead_runs"]
@@ -27,7 +27,7 @@ class DeadRun:
         path: the directory.
         reason: what became of the run.
         size: bytes of its files.
-        changed: when a file was last written, in seconds since 1970; 0 without files.
+        changed: when something was last written, in seconds since 1970.
     """
 
     path: Path
@@ -82,7 +82,8 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 
 def _empty(path: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(path):
-        if _TIME.fullmatch(Path(root).name) and not folders and files in ([], ["multirun.yaml"]):
+        empty = _TIME.fullmatch(Path(root).name) and not folders and files in ([], ["multirun.yaml"])
+        if empty and not changed_within(RunDir(Path(root))):
             yield Path(root)
 
 
