@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,14 +16,21 @@ from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import memory_rules
 from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally
 from bcfusion.data.loading.reader import SensorReader
-from bcfusion.data.loading.rows import check_rows, rates_of, spoken_by, spread, warn_of_lower_rates, wide_enough
+from bcfusion.data.loading.rows import (
+    check_rows,
+    rates_of,
+    spoken_by,
+    spread,
+    warn_of_lower_rates,
+    warn_of_padding,
+    warn_of_repetition,
+    wide_enough,
+)
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.simulation.device_simulation import deferrable, simulated
 from bcfusion.errors import DataError
 from bcfusion.requirements import at_least, require
-
-logger = logging.getLogger(__name__)
 
 
 class SpeechDataModule(lightning.LightningDataModule):
@@ -220,13 +226,9 @@ class SpeechDataModule(lightning.LightningDataModule):
         """Return the endless stream; always the same object, so that its position and its workers outlive a pass."""
         if self._train_loader is None:
             segments = self._segments(self.deferred)
-            if self.max_train_items is None and self.batch_size >= 2 * len(segments):
-                logger.warning(
-                    "data.batch_size=%d: the training set has %d crop(s), so that each batch holds every one %d times",
-                    self.batch_size,
-                    len(segments),
-                    self.batch_size // len(segments),
-                )
+            warn_of_padding(segments.rows, self.segment_seconds)
+            if self.max_train_items is None:
+                warn_of_repetition(len(segments), self.batch_size)
             schedule = BatchSchedule(len(segments), self.batch_size, self.seed, *self._place())
             self._train_loader = self._step_loader(segments, schedule, self.batches_per_pass)
         return self._train_loader

@@ -109,6 +109,28 @@ def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bo
     return bool(lower)
 
 
+def warn_of_padding(rows: Sequence[Row], segment_seconds: float) -> None:
+    """Warn if the training crops are more than twice as long as the longest file."""
+    longest = max(row.duration for row in rows)
+    if longest < 0.5 * segment_seconds:
+        logger.warning(
+            "data.segment_seconds=%g: the longest training file has %.3g s; the rest of each crop is padding",
+            segment_seconds,
+            longest,
+        )
+
+
+def warn_of_repetition(crops: int, batch_size: int) -> None:
+    """Warn if a batch holds every crop of the training set twice or more."""
+    if batch_size >= 2 * crops:
+        logger.warning(
+            "data.batch_size=%d: the training set has %d crop(s), so that each batch holds every one %d times",
+            batch_size,
+            crops,
+            batch_size // crops,
+        )
+
+
 def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: str) -> None:
     """Check that rows have the sensors and the sample rate of the task, and ids of their own.
 
