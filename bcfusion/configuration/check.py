@@ -90,8 +90,10 @@ def _sensors(tree: dict[str, Any], targets: dict[str, Any]) -> list[str]:
     """Return a message for each sensor without a source, if the class of the corpus declares which ones it records."""
     recorded = getattr(targets.get("data.corpus"), "recorded_sensors", None)
     sensors = at(tree, "task.sensors")
-    if not isinstance(sensors, list):
+    if sensors is UNRESOLVED:
         return []
+    if not isinstance(sensors, list):
+        return [f"task.sensors: must be a list of names, as in task.sensors=[body], not {shown(sensors)}"]
     if not sensors:
         return ["task.sensors: name at least one sensor"]
     simulated = group(tree, "degradation")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bcfusion.configuration.compose import build
+from bcfusion.configuration.keys import KEYS
 from bcfusion.configuration.values import at, group, is_resolved, nodes
 from bcfusion.errors import BcfusionError, ConfigError, first_line
 from bcfusion.requirements import check_rate
@@ -46,7 +47,7 @@ def construction_problems(tree: Mapping[str, Any], known: list[str]) -> list[str
                 continue
             outer = (*outer, f"{path}.")  # what is inside is built with it
             if buildable(path, node, known) and not _unused(path, tree):
-                problems += _problems(path, node, tree.get("sample_rate"))
+                problems += _problems(path, node, tree.get("sample_rate"), at(tree, "task.sensors"))
         problems += _optimization_problems(tree, [*known, *problems])
     return problems
 
@@ -58,10 +59,14 @@ def _unused(path: str, tree: Mapping[str, Any]) -> bool:
     return section == "degradation" and isinstance(sensors, list) and name not in sensors
 
 
-def _problems(path: str, node: Mapping[str, Any], sample_rate: Any) -> list[str]:
+def _problems(path: str, node: Mapping[str, Any], sample_rate: Any, sensors: Any) -> list[str]:
     if path.startswith("losses."):
         node = {key: value for key, value in node.items() if key != "weight"}
-    return _built(path, node, sample_rate, apart=path.startswith("degradation."))[1]
+    built, problems = _built(path, node, sample_rate, apart=path.startswith("degradation."))
+    if path == "data.augmentation" and isinstance(sensors, list) and hasattr(built, "problem"):
+        misfit = built.problem(sensors)
+        problems += [] if misfit is None else [f"data.{misfit}"]
+    return problems
 
 
 def _built(path: str, node: Mapping[str, Any], sample_rate: Any, apart: bool) -> tuple[Any, list[str]]:
@@ -94,6 +99,10 @@ def _optimization_problems(tree: Mapping[str, Any], known: list[str]) -> list[st
             continue
         try:
             optimizer = build(node)([nn.Parameter(zeros(1))])
+            excess = [KEYS["optimizer.lr"].problem(part["lr"]) for part in optimizer.param_groups]
+            if problem := next(filter(None, excess), None):
+                problems.append(f"{path}.lr: {problem}")
+                continue
             path, node = f"{SCHEDULER}.{network}", group(tree, SCHEDULER).get(network)
             if not buildable(path, node, known) or any(problem.startswith(f"{SCHEDULER}.") for problem in known):
                 continue

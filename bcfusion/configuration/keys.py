@@ -64,6 +64,19 @@ class Choice:
         return f"must be {' or '.join(str(option).lower() for option in self.options)}, not {shown(value)}"
 
 
+@dataclass(frozen=True)
+class Devices:
+    """What Lightning accepts as devices: ``auto``, a number, -1 for all, or a list of indices, also as a string."""
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is expected instead of ``value``, or None if it is accepted."""
+        number = value if isinstance(value, int) and not isinstance(value, bool) else None
+        fits = number is None or number >= 1 or number == -1
+        if fits and isinstance(value, int | str | list) and not isinstance(value, bool):
+            return None
+        return f"must be auto, a whole number of at least 1, -1 for all, or a list of devices, not {shown(value)}"
+
+
 BOOL = Choice((True, False))
 COUNT = Number(low=1, low_allowed=True, whole=True)
 COUNT_OR_NULL = Number(low=1, low_allowed=True, whole=True, optional=True)
@@ -73,7 +86,7 @@ POSITIVE = Number()
 POSITIVE_OR_NULL = Number(optional=True)
 SHARE = Number(low_allowed=True, high=1.0)
 SHORTEST_SEGMENT = 0.02  #: seconds of a training crop: a low voice has a period of 12 ms
-KEYS: dict[str, Number | Choice] = {
+KEYS: dict[str, Number | Choice | Devices] = {
     "sample_rate": COUNT,
     "seed": Number(low_allowed=True, high=2**32 - 1, whole=True),
     "cutoff_frequency": POSITIVE,
@@ -110,6 +123,7 @@ KEYS: dict[str, Number | Choice] = {
     # as bad steps
     "trainer.precision": Choice(("32-true", "bf16-mixed")),
     "trainer.accelerator": Choice(("auto", "cpu", "gpu")),
+    "trainer.devices": Devices(),
     "trainer.num_nodes": COUNT,
     "trainer.max_steps": Number(low_allowed=True, whole=True, optional=True),
     "trainer.validate_every": COUNT,

@@ -274,6 +274,14 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
             "metrics.stoi.exended: Stoi has no argument 'exended'; did you mean 'extended'?",
         ),
         (["task.sensors=[]"], "task.sensors: name at least one sensor"),
+        (["task.sensors=body"], "task.sensors: must be a list of names, as in task.sensors=[body], not 'body'"),
+        (["trainer.keep_best=pesq_wb"], "trainer.keep_best: must be a list of metric values"),
+        (["trainer.devices=0"], "trainer.devices: must be auto, a whole number of at least 1"),
+        (["optimizer.generator.lr=5"], "optimizer.generator.lr: must be a number above 0 and of at most 1, not 5"),
+        (
+            ["data.augmentation.body_polarity=0.5", "data.augmentation.body_sensors=[ear]"],
+            "data.augmentation.body_sensors=['ear'] must name the sensors to which body_gain and body_polarity apply",
+        ),
         (["task.sensors=[body,body]"], "task.sensors: body is named more than once"),
         (["data.sensor_dropout=0.5"], "data.sensor_dropout: 0.5 has no effect with one sensor (body)"),
         (["data.segment_seconds=0.001"], "data.segment_seconds: 0.001 must be at least 0.02: a crop of 16 sample(s)"),
@@ -300,7 +308,7 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
             "scheduler.generator: gives a learning rate of -0.0006 after one step",
         ),
         (["adversarial.speech_level=70"], "adversarial.speech_level: must be a number above 0 and of at most 1"),
-        (["degradation.body.noise_std=-1"], "degradation.body: EbenLowpass: noise_std=-1 must be at least 0"),
+        (["degradation.body.noise_std=-1"], "degradation.body: EbenLowpass: noise_std=-1 must be from 0 to 10"),
         (["degradation.body.cutoff_frequency=9000"], "degradation.body: EbenLowpass: a cutoff of up to 10800 Hz needs"),
         (["degradation.body.q=0"], "degradation.body: EbenLowpass: q=0 must be from 0.01 to 100"),
         (

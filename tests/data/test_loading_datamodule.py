@@ -272,6 +272,14 @@ def test_files_of_a_lower_rate_are_named_once(tmp_path: Path, caplog: pytest.Log
     assert not caplog.records
 
 
+def test_crops_that_are_mostly_padding_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = Rows(train=rows(tmp_path, "train", 2))
+    module(corpus, segment_seconds=1.9, batch_size=1).train_dataloader()
+    assert not caplog.records
+    module(corpus, segment_seconds=2.1, batch_size=1).train_dataloader()
+    assert "segment_seconds=2.1: the longest training file has 1 s; the rest of each crop is padding" in caplog.text
+
+
 def test_a_sample_batch_is_the_beginning_of_training(tmp_path: Path) -> None:
     data = module(Rows(train=rows(tmp_path, "train", 3)), batch_size=4)
     first = next(iter(data.train_dataloader()))

@@ -97,10 +97,12 @@ def test_an_ablation_says_what_changes_in_a_few_lines(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_it_composes_without_a_problem_in_every_recipe(composed: Callable[..., DictConfig], path: Path) -> None:
+def test_it_composes_without_a_problem_in_every_recipe(
+    composed: Callable[..., DictConfig], path: Path, noise: Path
+) -> None:
     search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
     for recipe in ("bone_to_air", "bandwidth_extension", "fusion"):
-        cfg = composed(*search, f"experiment={path.stem}", f"recipe={recipe}", "data.noise_root=noise")
+        cfg = composed(*search, f"experiment={path.stem}", f"recipe={recipe}", f"data.noise_root={noise}")
         if path.stem == "voicefixer":  # the user has to name its two runs
             cfg.generator.mel_from, cfg.generator.vocoder_from = "mel", "vocoder"
         drop_unchosen(cfg)

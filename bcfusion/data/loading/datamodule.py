@@ -19,7 +19,15 @@ from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import memory_rules
 from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally
 from bcfusion.data.loading.reader import BODY, SensorReader
-from bcfusion.data.loading.rows import check_rows, rates_of, spoken_by, spread, warn_of_lower_rates, wide_enough
+from bcfusion.data.loading.rows import (
+    check_rows,
+    rates_of,
+    spoken_by,
+    spread,
+    warn_of_lower_rates,
+    warn_of_padding,
+    wide_enough,
+)
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.simulation.device_simulation import deferrable, simulated
@@ -226,6 +234,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         """Return the endless stream; always the same object, so that its position and its workers outlive a pass."""
         if self._train_loader is None:
             segments = self._segments(self.deferred)
+            warn_of_padding(segments.rows, self.segment_seconds)
             schedule = BatchSchedule(len(segments), self.batch_size, self.seed, *self._place())
             self._train_loader = self._step_loader(segments, schedule, self.batches_per_pass)
         return self._train_loader

@@ -109,6 +109,17 @@ def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bo
     return bool(lower)
 
 
+def warn_of_padding(rows: Sequence[Row], segment_seconds: float) -> None:
+    """Warn if the training crops are more than twice as long as the longest file."""
+    longest = max(row.duration for row in rows)
+    if longest < 0.5 * segment_seconds:
+        logger.warning(
+            "data.segment_seconds=%g: the longest training file has %.3g s; the rest of each crop is padding",
+            segment_seconds,
+            longest,
+        )
+
+
 def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: str) -> None:
     """Check that rows have the sensors and the sample rate of the task, and ids of their own.
 

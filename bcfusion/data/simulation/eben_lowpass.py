@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, reflect, settling_time, uniform
-from bcfusion.requirements import at_least, is_number, require, within
+from bcfusion.requirements import is_number, require, within
 
 
 class EbenLowpass(Batched):
@@ -33,7 +33,8 @@ class EbenLowpass(Batched):
         cutoff_frequency: in Hz, 10 to 100000.
         q: quality factor, 0.01 to 100; 1/sqrt(2) gives -6.02 dB at the cutoff (two passes of -3.01 dB).
         spread: relative half-width of the training distribution of cutoff and Q, in [0, 1).
-        noise_std: standard deviation of the noise relative to that of the low-passed signal (0.005 is 46 dB below it).
+        noise_std: standard deviation of the noise, 0 to 10, relative to that of the low-passed signal (0.005 is 46 dB
+            below it).
 
     Raises:
         ConfigError: an argument is out of range; or, by :meth:`check_rate` and when called, the cutoff is not
@@ -48,7 +49,7 @@ class EbenLowpass(Batched):
             within(10, 1e5, cutoff_frequency=cutoff_frequency),
             within(0.01, 100, q=q),
             (is_number(spread) and 0.0 <= spread < 1.0, f"spread={spread!r} must be at least 0 and less than 1"),
-            at_least(0, noise_std=noise_std),
+            within(0, 10, noise_std=noise_std),
         )
         self.cutoff_frequency = float(cutoff_frequency)
         self.q = float(q)
