@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     if arguments.manifest.is_dir():
         folder = str(arguments.manifest)
         raise DataError(
-            f"{folder}: a folder; inspect reads a manifest, which prepare writes\n"
+            f"{folder}: it is a folder; inspect reads a manifest, which prepare writes\n"
             f"write {shlex.join(['bcfusion', 'prepare', 'folder', '--root', folder, '--out', 'speech.jsonl'])}, "
             "then bcfusion inspect speech.jsonl"
         )

@@ -15,7 +15,7 @@ SPOKEN = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false
 
 
 def kind_problems(tree: Mapping[str, Any]) -> list[str]:
-    """Return a message for each plain value that is not a list, or not true or false, though the shipped one is.
+    """Return a message for each plain value that is not a mapping, a list, or true or false, though the shipped one is.
 
     Python would read a text as a list of letters, and take any text, even "off", for true. Arguments of classes are
     judged by their type hints instead.
@@ -28,6 +28,9 @@ def kind_problems(tree: Mapping[str, Any]) -> list[str]:
         value = at(tree, path)
         if value is UNRESOLVED:
             continue
+        if isinstance(default, dict) and not isinstance(value, Mapping):
+            write = f"; write {path}.{next(iter(default))}={shown(value)}" if default and value is not None else ""
+            problems.append(f"{path}: holds {', '.join(default) or 'entries'}, and cannot be {shown(value)}{write}")
         if isinstance(default, bool) and not isinstance(value, bool):
             hint = SPOKEN.get(str(value).lower())
             write = f"; write {path}={hint}" if hint else ""
@@ -52,6 +55,7 @@ def _plain(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     for key, value in keys.items():
         if isinstance(value, dict):
             if "_target_" not in value:
+                yield f"{prefix}{key}", value
                 yield from _plain(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -51,9 +51,7 @@ def typed(key: str, value: str | None) -> str:
     return shlex.quote(key if value is None else f"{key}={value}")
 
 
-def unknown_key(
-    key: str, value: str | None, tree: Mapping[str, Any], extra_dirs: Sequence[Path] = (), near: bool = True
-) -> str | None:
+def unknown_key(key: str, value: str | None, tree: Mapping[str, Any], extra_dirs: Sequence[Path] = ()) -> str | None:
     """Return one or two lines about a key that does not exist: what it was meant to be, ready to paste.
 
     Args:
@@ -61,7 +59,6 @@ def unknown_key(
         value: as typed; None if there is none.
         tree: the composed configuration as plain containers, unresolved.
         extra_dirs: folders of the user's own group members.
-        near: whether to add names that are only similar.
 
     Returns:
         None if nothing is known that it could have been meant to be.
@@ -73,7 +70,7 @@ def unknown_key(
     if line := _argument(key, value, tree) or _weight_of_discriminator(key, value, tree):
         return line
     others = [path for path in known if not key.startswith(f"{path}.")]  # not a section that the key is in
-    close = nearest(key, others, cutoff=0.85) if near else None
+    close = nearest(key, others, cutoff=0.85)
     if close is None and (members := _members_with(section, rest, extra_dirs)):
         first = members[0]
         named = " and ".join(f"{section}={member}" for member in members[:MOST])
@@ -81,9 +78,9 @@ def unknown_key(
         return f"{key}: a key of {named}{more}, which is not chosen\nwrite {section}={first} {typed(key, value)}"
     last = key.rpartition(".")[2]
     found = [close] if close else _same_name(last, tree)
-    if not found and SYNONYMS.get(last, last) in known:
-        found = [SYNONYMS[last]] if last in SYNONYMS else []
-    if not found and near and (similar := _similar(key, tree, known)):
+    if not found and SYNONYMS.get(last) in known:
+        found = [SYNONYMS[last]]
+    if not found and (similar := _similar(key, tree, known)):
         found = [similar]
     if not found:
         return None

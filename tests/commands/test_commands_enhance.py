@@ -343,7 +343,7 @@ def test_wrong_usage_exits_with_two(argv: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as caught:
         main(argv)
     assert caught.value.code == 2
-    assert "see bcfusion enhance --help" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith("see bcfusion enhance --help\n")
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

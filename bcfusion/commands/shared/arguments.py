@@ -35,7 +35,8 @@ class VerbParser(argparse.ArgumentParser):
                 self.error(dash)
             if re.match(r"--?[A-Za-z]", argument) and name not in options:
                 public = [option for option, action in options.items() if action.help != argparse.SUPPRESS]
-                self.error(f"there is no option {name}{did_you_mean('--' + name.lstrip('-'), public)}")
+                hint = did_you_mean("--" + name.lstrip("-"), public) if len(name) > 2 else ""
+                self.error(f"there is no option {name}{hint}")
             if equals and f"--{name}" in options and not Path(argument).exists() and self._is_own(given[:at]):
                 self.error(f"{argument}: options are typed with dashes\nwrite --{name} {shlex.quote(value)}")
         parsed: tuple[Any, list[str]] = super().parse_known_args(args, namespace)

@@ -30,6 +30,10 @@ def no_member(group: str, member: str, members: Sequence[str], extra_dirs: Seque
     """
     head = f"{group}={member}: there is no '{member}' in {group}"
     path = Path(member)
+    if member.lower() in ("none", "null", "no", "off", "false"):
+        return f"{head}; {how_to_choose_none(group)}\n{available(members)}"
+    if group == "trainer" and member in ("gpu", "cpu", "cuda"):
+        return f"{head}\nwrite trainer.accelerator={member.replace('cuda', 'gpu')}"
     if group == "data":
         if line := _data(head, member):
             return line
@@ -82,6 +86,8 @@ def several_values(key: str, values: str, verb: str, tree: Mapping[str, Any], ex
     if plain in LIST_GROUPS or isinstance(at(tree, plain), list):
         hint = f"write {shlex.quote(f'{key}=[{values}]')} for a list"
         return f"{head}{hint}, or add -m to run once per value" if verb == "train" else head + hint
+    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", values) and isinstance(at(tree, plain), int):
+        return f"{head}write {key}={values.replace(',', '')} for one number, or add -m to run once per value"
     if re.fullmatch(r"\d+,\d+", values) and isinstance(at(tree, plain), float):
         number = f"write {key}={values.replace(',', '.')} for one number"
         return head + (number if verb == "evaluate" else f"{number}, or add -m to run once per value")

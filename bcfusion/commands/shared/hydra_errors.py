@@ -21,7 +21,7 @@ from bcfusion.commands.shared.choices import available, how_to_choose_none, list
 from bcfusion.commands.shared.composition import composed
 from bcfusion.commands.shared.mistyped import bare_word
 from bcfusion.configuration.paths import conf_dir, group_members, groups
-from bcfusion.configuration.suggestions import unknown_key
+from bcfusion.configuration.suggestions import group_with, typed, unknown_key
 from bcfusion.configuration.values import at
 from bcfusion.errors import BcfusionError
 from bcfusion.nearest import did_you_mean, nearest
@@ -57,6 +57,8 @@ def explain(error: Exception, overrides: Sequence[str], extra_dirs: Sequence[Pat
         return f"{mark.name}, line {mark.line + 1}: not valid YAML: {error.problem}"
     if isinstance(error, ConfigCompositionException):
         return _composition(error, overrides, extra_dirs, verb)
+    if isinstance(error, HydraException) and "BasicSweeper does not support" in str(error):
+        return "a range of values is searched, not swept over\nwrite bcfusion train -m hparams_search=optuna ..."
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         return _shortened(error)
     if isinstance(error, ValueError):
@@ -80,6 +82,9 @@ def _unreadable(argument: str, overrides: Sequence[str], verb: str, extra_dirs: 
         if split is not None and "/" in argument:  # a path that the shell has split at a space
             return f"{argument}: no key\nif it belongs to {split}, write {_quoted(f'{split} {argument}')}"
         return bare_word(argument, verb, extra_dirs)
+    if value.startswith("~"):  # the shell replaces it at the beginning of a word only
+        path = typed(key, str(Path(value).expanduser()))
+        return f"{argument}: the shell does not replace ~ after =\nwrite {path}"
     numbered = re.sub(r"\[(\d+)\]", r".\1", key)
     if numbered != key and _readable(f"{numbered}={value}"):
         return f"cannot read the argument '{argument}'\nwrite {shlex.quote(f'{numbered}={value}')}"
@@ -113,6 +118,9 @@ def _missing_member(error: MissingConfigException, overrides: Sequence[str], ext
     group, _, member = missing.rpartition("/")
     if not group:
         members = sorted(file.stem for folder in (conf_dir(), *extra_dirs) for file in folder.glob("*.yaml"))
+        if found := group_with(member, extra_dirs):
+            head = f"there is no root configuration '{member}'; it is a member of {' and '.join(found)}"
+            return f"{head}\nwrite {found[0]}={member}"
         return f"there is no root configuration '{member}'{did_you_mean(member, members)}\n{available(members)}"
     if group == "hydra/launcher" and member in LAUNCHERS:
         return f"{group}={member}: its package is not installed: pip install 'bcfusion[{LAUNCHERS[member]}]'"
@@ -150,6 +158,9 @@ def _composition(
         where = f"{match['file']}.yaml: " if match["file"] else ""
         name = match["group"].rpartition("/")[2]
         return f"{where}there is no group '{name}' to override{did_you_mean(name, groups(extra_dirs))}"
+    if match := re.match(r"Sweep parameters '(?P<override>.*)' requires --multirun", text):
+        override = shlex.quote(match["override"])
+        return f"{override}: several values need -m\nto search write bcfusion train -m hparams_search=optuna {override}"
     return _shortened(error)
 
 

@@ -139,6 +139,8 @@ def bare_word(word: str, verb: str, extra_dirs: Sequence[Path]) -> str:
         return f"{word}: a verb of its own\nwrite bcfusion {word} ..., or see bcfusion {verb} --help"
     if word in groups(extra_dirs):
         return f"{word}: a group; write {word}=NAME\navailable: {', '.join(group_members(word, extra_dirs))}"
+    if word in read_yaml(conf_dir() / ROOT_CONFIG):
+        return f"{word}: a key without its value\nwrite {word}=VALUE"
     if found := group_with(word, extra_dirs):
         return f"cannot read the argument '{word}': a member of {' and '.join(found)}\nwrite {found[0]}={word}"
     if path.exists() and RunDir.around(path) is not None:
