@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -79,8 +78,9 @@ class CumulativeLayerNorm(_Affine):
     """cLN: over all channels of this frame and of all frames before it (Luo & Mesgarani 2019, eq. 12). Causal, with
     memory.
 
-    Sums are kept in float64: after an hour of frames float32 has too few digits left for a variance. The squares within
-    a frame are summed about its mean, as those of float32 values that lie far from 0 would lose their variance.
+    A stream keeps mean, variance and number of the frames so far, in float32. Within a chunk, sums are computed in
+    float64 about that mean, and squares within a frame about the frame's own: otherwise values that lie far from 0
+    would lose their variance.
 
     Args:
         channels: C.
@@ -93,31 +93,35 @@ class CumulativeLayerNorm(_Affine):
         super().__init__(channels, eps)
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
-        """Return ``total``, ``squares`` and ``count (B, 1)``: sum, sum of squares and number of the values so far."""
+        """Return ``mean``, ``variance`` and ``count (B, 1)`` of the values so far; the last counts frames."""
         # three tensors, not the same one three times, which an exported step would merge
+        dtype = torch.promote_types(like.dtype, torch.float32)
         return {
-            name: torch.zeros(batch_size, 1, dtype=torch.float64, device=like.device)
-            for name in ("total", "squares", "count")
+            name: torch.zeros(batch_size, 1, dtype=dtype, device=like.device) for name in ("mean", "variance", "count")
         }
 
     def forward(self, x: Tensor) -> Tensor:
         self.require_frames(x.shape[-1])
         over = tuple(range(1, x.ndim - 1))
-        per_frame = math.prod(x.shape[1:-1])
         with full_precision(x):
             x = x if x.dtype == torch.float64 else x.float()
             of_frame = x.mean(over, keepdim=True)
-            within = (x - of_frame).square().sum(over).double()  # (B, N)
+            within = (x - of_frame).square().mean(over).double()  # (B, N)
             of_frame = of_frame.double().view_as(within)
-        total = (per_frame * of_frame).cumsum(-1)
-        squares = (within + per_frame * of_frame.square()).cumsum(-1)
-        count = per_frame * torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand_as(total)
+        count = torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand_as(within)
+        before = squares_before = torch.zeros_like(within[:, :1])
         if self.is_streaming:
-            total, squares = total + self.recall("total"), squares + self.recall("squares")
-            count = count + self.recall("count")
-            self.replace(total=total[:, -1:], squares=squares[:, -1:], count=count[:, -1:])
-        mean = total / count
-        variance = (squares / count - mean.square()).clamp_min(0)
+            frames = self.recall("count").double()
+            before, squares_before = self.recall("mean").double(), frames * self.recall("variance").double()
+            count = count + frames
+        distance = of_frame - before
+        shift = distance.cumsum(-1) / count
+        mean = before + shift
+        squares = squares_before + (within + distance.square()).cumsum(-1)
+        variance = (squares / count - shift.square()).clamp_min(0)
+        if self.is_streaming:
+            kept = {"mean": mean, "variance": variance, "count": count}
+            self.replace(**{name: value[:, -1:].to(x.dtype) for name, value in kept.items()})
         shape = (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
         scale = (variance + self.eps).rsqrt()
         return self.scaled((x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype))
