@@ -95,17 +95,11 @@ def warn_of_low_rates(rows: Sequence[Row], split: str, sample_rate: int, corpus:
     low = {rate: count for rate, count in sorted(rates(rows).items()) if rate < sample_rate}
     if low:
         kinds = ", ".join(f"{count} of {rate} Hz" for rate, count in low.items())
+        highest = max(low)
         logger.warning(
-            "%s: %d of %d files of %s are sampled below the task's %d Hz (%s) and hold nothing above %g Hz: a network "
-            "learns silence there. Set sample_rate=%d, or use files of a higher rate",
-            corpus,
-            sum(low.values()),
-            len(rows),
-            split,
-            sample_rate,
-            kinds,
-            max(low) / 2,
-            max(low),
+            f"{corpus}: {sum(low.values())} of {len(rows)} files of {split} are sampled below the task's {sample_rate} "
+            f"Hz ({kinds}) and hold nothing above {highest / 2:g} Hz: a network learns silence there. Set "
+            f"sample_rate={highest}, or use files of a higher rate"
         )
 
 
