@@ -164,8 +164,8 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
         rows = [_row(recording, known[recording.id], job.name) for recording in recordings if recording.id in known]
         write_manifest(job.target, rows)
         journal.remove()
-    facts = [known[recording.id] for recording in recordings if recording.id in known]
-    return Prepared(rows, left_out, total, resumed, tuple(_of_lengths(facts)))
+    used = [known[recording.id] for recording in recordings if recording.id in known]
+    return Prepared(rows, left_out, total, resumed, tuple(_of_lengths(used)))
 
 
 def _of_lengths(facts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
