@@ -17,8 +17,8 @@ from bcfusion.audio.views import Layout, Piece, Source
 __all__ = ["layout"]
 
 _W64_RIFF = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")
-#: sizes in 32 bits from here on mean "unknown" if the file is smaller
-_UNKNOWN = 0x7FFF0000
+#: sizes in 32 bits from here on mean "unknown" in a smaller file: programs write 0x7F000000, 0x7FFFF000 or all ones
+_UNKNOWN = 0x7F000000
 _LARGEST_WAV = 0xFFFFFFFF
 
 

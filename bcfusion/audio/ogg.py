@@ -13,7 +13,7 @@ from bcfusion.audio.views import Layout, Piece, Source
 
 __all__ = ["layout"]
 
-_TAIL = 1 << 17  # bytes; a page has at most 65,307
+_AHEAD = 1 << 17  # bytes searched at once for the next page; one has at most 65,307
 _HEADER = 27
 _BEGINS, _ENDS = 2, 4  # flags of a page: the first, and the last, of its stream
 END_MISSING = "its end is missing"
@@ -31,22 +31,18 @@ class _Page(NamedTuple):
 def layout(source: Source, head: bytes) -> Layout | None:
     """Return how a file is read; None if it is no Ogg file.
 
-    The last page of a whole file with one stream says that it is the last, so that only the end is looked at. Otherwise
-    the headers of all pages are read.
+    The headers of all pages are read: the last page alone does not tell a chain from a stream, since links that were
+    copied one after the other may have the same number.
     """
     if head[:4] != b"OggS":
         return None
-    first = _page(source, 0)
-    last, rest = _last(source)
-    if first is None or last is None:
-        return Layout(cut=True, remark=END_MISSING)
-    if first.stream == last.stream and last.flags & _ENDS and not rest:
-        return Layout()
     links: list[int] = []
     streams: list[set[bytes]] = []  # of each link: without the flag, streams side by side begin together
     ended: set[bytes] = set()
     beginning = False
+    end = 0
     for page in _pages(source):
+        end = page.end
         begins = bool(page.flags & _BEGINS)
         if begins and not beginning:
             links.append(page.start)
@@ -57,7 +53,8 @@ def layout(source: Source, head: bytes) -> Layout | None:
         if page.flags & _ENDS:
             ended.add(page.stream)
         beginning = begins
-    cut = rest or not streams or not streams[-1] <= ended
+    rest = source.read(end, 4)
+    cut = bool(rest and b"OggS".startswith(rest)) or not streams or not streams[-1] <= ended
     stops = [*links[1:], source.size]
     views: tuple[tuple[Piece, ...], ...] = tuple(
         ((start, stop - start),) for start, stop in zip(links, stops, strict=True)
@@ -77,27 +74,13 @@ def _page(source: Source, start: int) -> _Page | None:
     return _Page(start, end, header[5], header[14:18])
 
 
-def _last(source: Source) -> tuple[_Page | None, bool]:
-    """Return the last whole page, and whether a part of another one follows."""
-    begin = max(0, source.size - _TAIL)
-    tail = source.read(begin, _TAIL)
-    cut = any(tail.endswith(b"OggS"[:count]) for count in (1, 2, 3))
-    place = len(tail)
-    while (place := tail.rfind(b"OggS", 0, place)) >= 0:
-        page = _page(source, begin + place)
-        if page is not None and page.end <= source.size:
-            return page, cut and page.end < source.size
-        cut = True
-    return None, cut
-
-
 def _pages(source: Source) -> Iterator[_Page]:
     """Yield the whole pages in order; what is no page is passed over."""
     position = 0
     while position + _HEADER <= source.size:
         page = _page(source, position)
         if page is None:
-            ahead = source.read(position + 1, _TAIL)
+            ahead = source.read(position + 1, _AHEAD)
             found = ahead.find(b"OggS")
             position += 1 + (found if found >= 0 else max(1, len(ahead) - 3))
             continue

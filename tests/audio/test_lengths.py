@@ -30,6 +30,7 @@ ODD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "rf64 -1": (lambda p: made.unfinished(p / "a.rf64", FRAMES, -1), "states no length"),
     "w64 0": (lambda p: made.unfinished(p / "a.w64", FRAMES, 0), "states no length"),
     "aiff 8": (lambda p: made.unfinished(p / "a.aiff", FRAMES, 8), "states no length"),
+    "aiff 0x7f000008": (lambda p: made.unfinished(p / "a.aiff", FRAMES, 0x7F000008), "states no length"),
     "caf -1": (lambda p: made.unfinished(p / "a.caf", FRAMES, -1), "states no length"),
     "au 0": (lambda p: made.unfinished(p / "a.au", FRAMES, 0), "states no length"),
     "au -1": (lambda p: made.unfinished(p / "a.au", FRAMES, -1), "states no length"),
@@ -122,6 +123,8 @@ def test_every_link_of_a_chained_ogg_is_read(tmp_path: Path, subtype: str) -> No
         assert np.abs(audio.read(path, start, frames)[0][0] - samples[start : start + frames]).max() < 1e-3
     for part in parts:
         assert audio.info(part).remark == ""
+    twice = made.chain(tmp_path / "twice.ogg", parts[0], parts[0])  # both links have one number
+    assert audio.info(twice).frames == 18_000
 
 
 def test_a_chain_of_unequal_streams_is_refused(tmp_path: Path) -> None:
