@@ -135,7 +135,7 @@ def test_under_a_budget_the_length_is_measured_once_and_kept_in_the_checkpoint(
 ) -> None:
     monkeypatch.setattr(ScheduleLength, "SHARE", 0.0)  # the first measured step is enough
     monkeypatch.setattr(Clock, "steps_left", lambda self, seconds_per_step: 38)
-    clock = Clock(600.0, time.monotonic(), validate_every=100)
+    clock = Clock(600.0, time.monotonic(), validate_every=100, validation_seconds=1.0)
     trained = with_cosine(adversarial=False)
     trainer = train(trained, clock, 5)
     assert trained.schedulers["generator"].steps == 40  # measured after the second step
@@ -148,6 +148,17 @@ def test_under_a_budget_the_length_is_measured_once_and_kept_in_the_checkpoint(
     resumed.on_train_start = lambda: resumed.load_training_state(saved)  # type: ignore[method-assign]
     trainer = train(resumed, clock, 5)
     assert float(trainer.optimizers[0].param_groups[0]["lr"]) == pytest.approx(cosine(10, 40))
+
+
+@pytest.mark.parametrize(("elapsed", "validation", "fixed"), [(0, None, False), (0, 1.0, True), (160, None, True)])
+def test_a_validation_is_waited_for_but_not_for_ever(
+    elapsed: float, validation: float | None, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScheduleLength, "SHARE", 0.0)
+    clock = Clock(600.0, time.monotonic() - elapsed, validate_every=100, validation_seconds=validation)
+    trained = with_cosine(adversarial=False)
+    train(trained, clock, 3)
+    assert (trained.schedulers["generator"].steps is not None) == fixed
 
 
 def test_the_steps_left_are_those_of_the_budget_without_its_reserve_and_its_validations() -> None:

@@ -90,6 +90,11 @@ class Clock(Callback):
         scheduled = (self._validation_seconds or 0.0) if validation_follows else 0.0
         return self.elapsed() + self.reserve() + scheduled >= self.seconds
 
+    @property
+    def has_validated(self) -> bool:
+        """Whether the duration of a validation is known."""
+        return self._validation_seconds is not None
+
     def steps_left(self, seconds_per_step: float) -> int:
         """Return how many steps of this duration fit into the rest of the budget, scheduled validations included."""
         assert self.seconds is not None

@@ -16,9 +16,10 @@ class ScheduleLength(Callback):
     """Gives schedulers without a length (``steps`` is None) the number of their steps in the run, once.
 
     That is ``trainer.max_steps`` if it is set, else the number of steps that fit into the budget at the step rate
-    measured at the start of training, without validations; until then the rate is the full one. All ranks use the
-    number of rank zero. It is part of the scheduler's state and so of a checkpoint: a resumed run continues the same
-    curve. A run that gets slower than it was when it was measured, since discriminators join, ends before the curve.
+    measured at the start of training, and with validations as long as the first one, for which a quarter of the budget
+    is waited; until then the rate is the full one. All ranks use the number of rank zero. It is part of the scheduler's
+    state and so of a checkpoint: a resumed run continues the same curve. A run that gets slower than it was when it was
+    measured, since discriminators join, ends before the curve.
 
     It must come before the callback that writes checkpoints.
 
@@ -26,7 +27,8 @@ class ScheduleLength(Callback):
         clock: knows the budget.
     """
 
-    SHARE = 0.05  # of the budget that is spent on measuring
+    SHARE = 0.05  # of the budget, at least, that is spent on measuring steps
+    PATIENCE = 0.25  # of the budget, at most, that is waited for a validation
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -48,11 +50,13 @@ class ScheduleLength(Callback):
         if self._since is not None:  # the first step of a session is slower than others
             self._seconds, self._steps = self._seconds + now - self._since, self._steps + 1
         self._since = now
-        due = self._steps > 0 and self._seconds >= self.SHARE * self._clock.seconds
+        clock, budget = self._clock, self._clock.seconds
+        due = self._steps > 0 and self._seconds >= self.SHARE * budget
+        due = due and (clock.has_validated or clock.elapsed() >= self.PATIENCE * budget)
         if not trainer.strategy.reduce_boolean_decision(due, all=False):
             return
         per_step = self._seconds / max(self._steps, 1)
-        steps = int(gathered(module.step + self._clock.steps_left(per_step))[0])
+        steps = int(gathered(module.step + clock.steps_left(per_step))[0])
         module.set_schedule_length(steps)
         if trainer.is_global_zero:
             print(
