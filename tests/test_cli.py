@@ -136,7 +136,7 @@ def test_an_unknown_verb_gets_the_nearest_one(tmp_path: Path) -> None:
         ("~losses.mrstft", "did you mean '~losses.mr_stft'?"),
         ("optimizer.lr.x=1", "'optimizer.lr' has no keys"),
         ("seed==1", "cannot read the argument 'seed==1'"),
-        ("seed", "cannot read the argument 'seed'"),
+        ("seed", "seed: a key without its value\nwrite seed=VALUE"),
         ("seed=1,2", "to run once per value write bcfusion check -m seed=1,2"),
         ("experiment=null", "write ~experiment for none"),
         ("losses=null", "write losses=[] for none"),
