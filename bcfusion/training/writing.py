@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bcfusion.errors import TrainingError
+from bcfusion.errors import TrainingError, WriteError
+from bcfusion.files import why_unwritable
 
-__all__ = ["WriteFailed", "disk_of", "writing"]
-
-_SNDFILE_SYSTEM_ERROR = 2  # libsndfile does not say which one
+__all__ = ["WriteFailed", "writing"]
 
 
 class WriteFailed(TrainingError):
-    """A file of a run could not be written. The message has the reason, the disk, its free space and what to do."""
+    """A file of a run could not be written. The message has the reason, the disk if it is at fault, and what to do."""
 
 
 @contextmanager
@@ -35,38 +33,22 @@ def writing(path: Path, what_now: Callable[[], str]) -> Iterator[None]:
         yield
     except WriteFailed:
         raise
-    except Exception as error:  # PyTorch, safetensors and libsndfile have classes of their own
-        reason = _reason(error)
-        if reason is None:
+    except Exception as error:  # libraries have classes of their own
+        refused = _refusal(error)
+        if refused is None:
             raise
-        raise WriteFailed(f"{path} could not be written: {reason} ({disk_of(path)})\n{what_now()}") from error
+        reason = refused.strerror if isinstance(refused, WriteError) else why_unwritable(refused, path)
+        raise WriteFailed(f"cannot write {path}: {reason}\n{what_now()}") from error
 
 
-def disk_of(path: Path) -> str:
-    """Return the name and the free space of the disk that ``path`` is or would be on: ``disk /data, 1.5 GB free``."""
-    place = Path(os.path.abspath(path))
-    while not place.exists():
-        place = place.parent
-    try:
-        free = shutil.disk_usage(place).free
-    except OSError:  # a mount that has gone
-        return f"disk of {place}"
-    while not os.path.ismount(place):
-        place = place.parent
-    size = f"{free / 1e9:.1f} GB" if free >= 1e8 else f"{free / 1e6:.1f} MB"
-    return f"disk {place}, {size} free"
-
-
-def _reason(error: BaseException) -> str | None:
-    """Return what the operating system said, also to a library that raises an error of its own after it."""
+def _refusal(error: BaseException) -> OSError | None:
+    """Return the error of the operating system, which a library may have replaced by one of its own."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError):
-            return os.strerror(found.errno) if found.errno else str(found)
+            return found
         number = re.search(r"\(os error (\d+)\)", str(found))  # safetensors
         if number:
-            return os.strerror(int(number[1]))
-        if type(found).__name__ == "LibsndfileError" and getattr(found, "code", None) == _SNDFILE_SYSTEM_ERROR:
-            return "the operating system refused"
+            return OSError(int(number[1]), os.strerror(int(number[1])))
         found = found.__cause__ or found.__context__
     return None

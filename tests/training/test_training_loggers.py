@@ -52,7 +52,7 @@ def test_a_full_disk_does_not_replace_the_error_that_ended_the_run(tmp_path: Pat
     logger._experiment = Full()
     logger.finalize("failed")
     for write in (logger.save, lambda: logger.finalize("success")):
-        with pytest.raises(WriteFailed, match=r"No space left on device(.|\n)*bcfusion train resume="):
+        with pytest.raises(WriteFailed, match=r"the disk is full(.|\n)*bcfusion train resume="):
             write()
 
 
