@@ -315,7 +315,7 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
             ["degradation=transfer_function", "degradation.body.calibration=/nowhere"],
             "degradation.body: TransferFunction: cannot read calibration /nowhere: No such file or directory; make one",
         ),
-        (["degradation=accelerometer", "degradation.body.orders=[1.5,3]"], "degradation.body.orders: must be a list of whole"),
+        (["degradation=accelerometer", "degradation.body.orders=[1.5,3]"], "degradation.body.orders: must be a list"),
         (
             ["degradation=accelerometer", "degradation.body.cutoff=[9000,9500]"],
             "degradation.body: Accelerometer: cutoff=[9000.0, 9500.0] must begin below 8000 Hz",
