@@ -145,7 +145,7 @@ def _parse_sensors(given: Sequence[str]) -> dict[str, Path]:
 def _show(plan: Plan, arguments: argparse.Namespace) -> int:
     """Print what would be read and written, and return the exit status."""
     for job in plan.jobs:
-        replaced = "  (replaced)" if job.target.exists() else ""
+        replaced = "  (replaced)" if os.path.exists(job.target) else ""
         print(f"{' + '.join(map(str, job.sources))} -> {job.target}{replaced}")
     print(f"{_count(len(plan.jobs))} would be written to {arguments.output}")
     return _report(plan, "would not be restored")

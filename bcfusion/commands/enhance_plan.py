@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bcfusion.errors import AudioError
-from bcfusion.files import fixed_part, name_below, normal_name
+from bcfusion.files import fixed_part, name_below, normal_name, on_disk
 
 __all__ = ["EXISTS", "Job", "Plan", "existing", "plan_inputs", "plan_sensors"]
 
@@ -105,7 +105,7 @@ def plan_sensors(folders: Mapping[str, Path], sensors: Sequence[str], output: Pa
     by_name: dict[str, dict[str, Path]] = {}
     relative: dict[str, Path] = {}  # as the first sensor spells it
     for sensor in sensors:
-        given = folders[sensor]
+        given = on_disk(folders[sensor])
         root = fixed_part(given)
         for path in find_audio(given):
             single = path == given  # two files need not have the same name

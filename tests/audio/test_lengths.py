@@ -88,6 +88,17 @@ def test_tags_around_an_mp3_and_junk_within_it_are_passed_over(tmp_path: Path) -
     assert np.array_equal(whole(path), expected)
 
 
+@pytest.mark.parametrize("kind", ["FLAC", "WAV"])
+def test_tags_before_another_kind_of_file_do_not_make_it_an_mp3(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    soundfile.write(path, sounds(8000), RATE, format=kind)
+    two_frames = made.mp3(tmp_path / "b.mp3", RATE).read_bytes()
+    content = b"ID3\x03\0\0\0\0\x02\x00" + bytes(256) + path.read_bytes() + two_frames  # by chance among samples
+    path.write_bytes(content)
+    found = audio.info(path)
+    assert (found.format, found.frames, found.remark) == (kind, 8000, "")
+
+
 def test_mp3_files_written_one_after_the_other_are_read_whole(tmp_path: Path) -> None:
     one, two = made.mp3(tmp_path / "a.mp3", FRAMES), made.mp3(tmp_path / "b.mp3", FRAMES, seed=1)
     both = made.chain(tmp_path / "c.mp3", one, two)

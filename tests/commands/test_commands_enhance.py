@@ -289,6 +289,17 @@ def test_folders_of_sensors_are_matched_by_name(capsys: pytest.CaptureFixture[st
     assert "mic/c.wav: no recording named c in throat" in errors
 
 
+def test_the_name_of_a_sensors_folder_may_have_another_unicode_form() -> None:
+    composed, split = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    record(f"{split}/a.wav", 0.1)
+    record("mic/a.wav", 0.3)
+    record("mic/b.wav", 0.3)
+    assert run("fusion", "--sensor", f"body={composed}", "--sensor", "noisy=mic/a.wav", "--output", "one") == 2
+    assert run("fusion", "--sensor", f"body={composed}/a.wav", "--sensor", "noisy=mic/b.wav", "--output", "two") == 0
+    assert run("fusion", "--sensor", f"body={composed}", "--sensor", "noisy=mic") == 2  # b has no partner
+    assert (outputs("one"), outputs("two"), outputs()) == ([], ["a.wav"], ["a.wav"])
+
+
 def test_sensors_of_different_length_are_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     for name, seconds in (("a", 0.1), ("b", 0.11), ("c", 0.105), ("d", 0.7)):
         record(f"throat/{name}.wav", seconds=0.1)
