@@ -15,6 +15,7 @@ __all__ = ["without_decoder_messages"]
 logger = logging.getLogger(__name__)
 
 _FROM_THE_DECODER = re.compile(rb"mpg123|^(Note|Warning|WARNING|Error|ERROR): |MPEG|resync|^\s*$", re.IGNORECASE)
+_HARMLESS = re.compile("fuzzy seeking")  # the file is longer than its header says, by a tag for example
 _PLACE = re.compile(r"^\[[^]]*\]\s*")  # source file, function and line
 _reported: set[str] = set()
 _lock = threading.Lock()
@@ -65,7 +66,8 @@ def _pass_on(written: bytes, path: str, report: bool) -> None:
         os.write(2, others)
     if not report:
         return
-    reports = [line.decode(errors="replace").strip() for line in lines if _FROM_THE_DECODER.search(line)]
+    said = [line.decode(errors="replace").strip() for line in lines if _FROM_THE_DECODER.search(line)]
+    reports = [text for text in said if not _HARMLESS.search(text)]
     first = next((_PLACE.sub("", text) for text in reports if text), "")
     if first and path not in _reported:
         _reported.add(path)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bcfusion.audio.formats import UnreadableAudio
 from bcfusion.audio.views import Layout, Piece, Source
 
-__all__ = ["layout"]
+__all__ = ["layout", "may_be"]
 
 _RATES = (44100, 48000, 32000)
 # kbit/s of Layer III by the code in the frame header: of MPEG-1, and of MPEG-2 and 2.5
@@ -61,13 +61,18 @@ class _Walk:
     cut: bool
 
 
+def may_be(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes is given to the decoder of MPEG audio."""
+    return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
+
+
 def layout(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout | None:
     """Return how a file is read; None if it holds no Layer III frames.
 
     Raises:
         UnreadableAudio: there are fewer frames than its header promises.
     """
-    if head[:3] != b"ID3" and not (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
+    if not may_be(head):
         return None
     begin = _start(source)
     first = None if begin is None else _frame(source.read(begin, 4))
