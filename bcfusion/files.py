@@ -184,7 +184,7 @@ class NamesOnDisk:
 
 def on_disk(path: str | os.PathLike[str]) -> Path:
     """Return a path that a user typed, with ``~`` replaced, as it is spelled on disk; see :class:`NamesOnDisk`."""
-    return Path(NamesOnDisk().find(os.fspath(Path(path).expanduser())))
+    return Path(NamesOnDisk().find(os.path.expanduser(path)))
 
 
 def fixed_part(pattern: str | os.PathLike[str]) -> Path:

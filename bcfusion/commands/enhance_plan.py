@@ -71,7 +71,7 @@ def plan_inputs(inputs: Sequence[str], output: Path, suffix: str) -> Plan:
     plan = Plan()
     found: dict[str, Path] = {}  # by absolute path, in order, each once
     roots = [os.fspath(fixed_part(os.path.abspath(os.path.expanduser(given)))) for given in inputs]
-    outputs = os.path.abspath(output.expanduser())
+    outputs = os.path.abspath(output)
     for given, root in zip(inputs, roots, strict=True):
         try:
             paths = {os.path.abspath(path): path for path in find_audio(given)}
@@ -134,7 +134,7 @@ def _target(relative: Path, output: Path, suffix: str) -> Path:
     from bcfusion.audio import EXTENSIONS
 
     stem = relative.stem if relative.suffix.lower() in EXTENSIONS else relative.name
-    return output.expanduser() / relative.parent / f"{stem}{suffix}.wav"
+    return output / relative.parent / f"{stem}{suffix}.wav"
 
 
 def _without_clashes(plan: Plan) -> Plan:

@@ -333,6 +333,7 @@ def test_sensors_must_be_those_of_the_network(capsys: pytest.CaptureFixture[str]
     [
         (["modle", "a.wav"], "did you mean"),
         (["model", "b.wav"], "no such file or folder: b.wav"),
+        (["model", "~nobody_of_that_name/b.wav"], "no such file or folder: ~nobody_of_that_name/b.wav"),
         (["model", "empty"], "no audio in empty"),
         (["a.wav", "a.wav"], "not a checkpoint"),
     ],
