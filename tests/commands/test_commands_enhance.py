@@ -103,19 +103,27 @@ def test_outputs_of_an_earlier_call_are_not_enhanced_again() -> None:
     assert level("enhanced/a.wav") == pytest.approx(0.2, abs=1e-3)
 
 
-def test_bad_files_are_listed_and_the_others_restored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_listed_and_the_others_restored(capfd: pytest.CaptureFixture[str]) -> None:
     record("rec/a.wav")
     Path("rec/b.wav").write_bytes(b"this is not sound" * 10)
     record("rec/c.wav", channels=2)
     record("rec/d.wav", rate=8000)
     record("rec/e.wav")
+    Path("rec/f.mp3").write_bytes(odd_sounds.mp3(Path("f.mp3"), 4000).read_bytes()[:200])
     assert run("model", "rec", "missing.wav", "--no-resample") == 2
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert outputs() == ["rec/a.wav", "rec/e.wav"]
-    assert captured.out.count("FAILED") == 1  # of c and d the header alone says that the model does not take them
+    assert captured.out.count("FAILED") == 2  # of c and d the header alone says that the model does not take them
     errors = captured.err.splitlines()
-    assert errors[0] == "4 not restored:"
-    for text in ("missing.wav", "rec/b.wav", "rec/c.wav has 2 channels", "rec/d.wav is sampled at 8000 Hz"):
+    assert errors[0] == "5 not restored:"
+    assert len(errors) == 6  # the decoder's own messages are not among them
+    for text in (
+        "missing.wav",
+        "rec/b.wav",
+        "rec/f.mp3",
+        "rec/c.wav has 2 channels",
+        "rec/d.wav is sampled at 8000 Hz",
+    ):
         assert sum(text in line for line in errors) == 1
 
 
