@@ -14,8 +14,9 @@ __all__ = ["without_decoder_messages"]
 
 logger = logging.getLogger(__name__)
 
-_FROM_THE_DECODER = re.compile(rb"mpg123|^(Note|Warning|WARNING|Error|ERROR): |MPEG|resync|^\s*$", re.IGNORECASE)
-_HARMLESS = re.compile("fuzzy seeking")  # the file is longer than its header says, by a tag for example
+_FROM_THE_DECODER = re.compile(rb"^\[?(src/lib)?mpg123|^(Note|Warning): |^\s*$")
+# the file is longer than its header says, by a tag for example; or the tag has faults
+_HARMLESS = re.compile(r"fuzzy seeking|/id3\.c:")
 _PLACE = re.compile(r"^\[[^]]*\]\s*")  # source file, function and line
 _reported: set[str] = set()
 _lock = threading.Lock()
@@ -55,8 +56,8 @@ def without_decoder_messages(path: str | os.PathLike[str], report: bool) -> Iter
             os.close(kept)
             written = os.pread(sink, 1 << 16, 0)
             os.close(sink)
-    if written:
-        _pass_on(written, os.fspath(path), report)
+        if written:  # before others decode, who would catch the warning
+            _pass_on(written, os.fspath(path), report)
 
 
 def _pass_on(written: bytes, path: str, report: bool) -> None:

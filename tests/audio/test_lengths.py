@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -271,12 +272,18 @@ def test_what_follows_the_sound_of_an_mp3_is_no_damage(tmp_path: Path, caplog: p
     assert not caplog.records
 
 
-def test_what_others_write_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    import os
-
+def test_what_others_write_meanwhile_is_passed_on(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = "12 % done\nWARNING: b.mp3 is damaged; its decoder says: Note: Illegal Audio-MPEG-Header\nerror: no\n"
+    tag = "[src/libmpg123/id3.c:convert_utf16bom():1110] error: Invalid UTF16 surrogate pair at 4 (0xd83d).\n"
+    ours = "[src/libmpg123/layer3.c:INT123_do_layer3():1774] error: dequantization failed!\n"
     with without_decoder_messages("a.mp3", report=True):
-        os.write(2, b"12 % done\n[src/libmpg123/layer3.c:1774] error: nothing of interest\n")
-    assert capfd.readouterr().err == "12 % done\n"
+        os.write(2, (theirs + tag + "\nWarning: Real sample count differs. Frankenstein stream?\n" + ours).encode())
+    assert capfd.readouterr().err == theirs
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.mp3 is damaged; its decoder says: Warning: Real sample count differs. Frankenstein stream?"
+    ]
 
 
 def test_samples_that_look_like_the_name_of_a_chunk_are_samples(tmp_path: Path) -> None:
