@@ -26,6 +26,7 @@ __all__ = [
     "name_below",
     "normal_name",
     "of_the_disk",
+    "on_disk",
     "why_unwritable",
     "write_text",
 ]
@@ -179,6 +180,11 @@ class NamesOnDisk:
             self._entries[folder] = {normal_name(entry): entry for entry in names} | {entry: entry for entry in names}
         entries = self._entries[folder]
         return os.path.join(folder, entries.get(name) or entries.get(normal_name(name), name))
+
+
+def on_disk(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user typed, with ``~`` replaced, as it is spelled on disk; see :class:`NamesOnDisk`."""
+    return Path(NamesOnDisk().find(os.path.expanduser(path)))
 
 
 def fixed_part(pattern: str | os.PathLike[str]) -> Path:

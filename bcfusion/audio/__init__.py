@@ -1,6 +1,6 @@
 """Sound files: inspect, read, write, resample, find.
 
-libsndfile decodes and encodes them (WAV, FLAC, Ogg Vorbis, Opus, MP3). Samples are float32 of shape
+libsndfile decodes and encodes them (:data:`EXTENSIONS`). Samples are float32 of shape
 ``(channels, time)``, full scale is 1. What is read need not be a file of its own: ``shard.tar::OFFSET+SIZE``
 (:func:`part`) is a part of an archive that starts at byte OFFSET, and :class:`EncodedAudio` is a file in memory. Every
 failure is an :class:`~bcfusion.errors.AudioError` of one line that names the file: :class:`UnreadableAudio` if the

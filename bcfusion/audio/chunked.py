@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bcfusion.audio.formats import UnreadableAudio
 from bcfusion.audio.views import Layout, Piece, Source
@@ -20,6 +20,7 @@ _W64_RIFF = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")
 #: sizes in 32 bits from here on mean "unknown" in a smaller file: programs write 0x7F000000, 0x7FFFF000 or all ones
 _UNKNOWN = 0x7F000000
 _LARGEST_WAV = 0xFFFFFFFF
+_PLAIN = (1, 3, 6, 7, 0xFFFE)  # format tags of WAV in which a block is a sample of each channel
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ _CAF = _Kind(8, 4, ">q", False, 1, b"data")
 
 @dataclass(frozen=True)
 class _Chunk:
-    """The sound chunk: where its size field and its body are, and what the size says."""
+    """The sound chunk: where its size field and its body are, what the size says, and the bytes of a ``unit``."""
 
     field: int
     begin: int
     size: int
-    block: int
+    block: int = 1
+    unit: str = "bytes of sound"
 
 
 def layout(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout | None:
@@ -71,7 +73,7 @@ def layout(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout 
         return _other(source, _CAF, path, unfinished=(0, 4))
     if head[:4] == b".snd" and len(head) >= 24:
         begin, size = struct.unpack_from(">II", head, 4)
-        return _compared(source, ">I", _Chunk(8, begin, size, 1), path, size in (0, 0xFFFFFFFF), 0)
+        return _compared(source, ">I", _Chunk(8, begin, size), path, size in (0, 0xFFFFFFFF), 0)
     return None
 
 
@@ -86,7 +88,7 @@ def _wav(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout:
         unfinished = size >= _UNKNOWN and size > rest
     unfinished = unfinished or (size == 0 and not _are_chunks(source, _RIFF, found.begin))
     if not unfinished or rest < found.block:
-        return _compared(source, "<I", _Chunk(found.field, found.begin, size, found.block), path, False, 0)
+        return _compared(source, "<I", replace(found, size=size), path, False, 0)
     length = rest // found.block * found.block
     if head[:4] == b"RIFF" and source.size <= _LARGEST_WAV:
         pieces: tuple[Piece, ...] = (
@@ -99,7 +101,7 @@ def _wav(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout:
         sizes = struct.pack("<IQQQI", 28, length + len(form) + 60, length, length // found.block, 0)
         start = b"RF64\xff\xff\xff\xffWAVEds64" + sizes + form + b"data\xff\xff\xff\xff"
         pieces = (start, (found.begin, length))
-    return Layout((pieces,), _remark(length // found.block, "samples"))
+    return Layout((pieces,), _remark(length // found.block, found.unit))
 
 
 def _other(source: Source, kind: _Kind, path: str | os.PathLike[str], unfinished: tuple[int, ...]) -> Layout:
@@ -124,11 +126,10 @@ def _compared(
         largest = 256**width // 2 - 1 if size[1] == "q" else 256**width - 1
         stated = struct.pack(size, min(rest + own, largest))
         pieces: tuple[Piece, ...] = ((0, found.field), stated, (after, source.size - after))
-        return Layout((pieces,), _remark(rest, "bytes"))
+        return Layout((pieces,), _remark(rest // found.block, found.unit))
     if found.size - own > rest:
-        unit = "samples" if found.block > 1 else "bytes of sound"
         raise UnreadableAudio(
-            f"{path} is truncated: its header promises {(found.size - own) // found.block} {unit}, "
+            f"{path} is truncated: its header promises {(found.size - own) // found.block} {found.unit}, "
             f"{max(rest, 0) // found.block} are there",
             path,
         )
@@ -142,16 +143,18 @@ def _remark(count: int, unit: str) -> str:
 def _find(source: Source, kind: _Kind, path: str | os.PathLike[str]) -> tuple[_Chunk, int, bytes]:
     """Return the sound chunk, the length in a chunk ``ds64``, and the whole chunk ``fmt``."""
     width = struct.calcsize(kind.size)
-    position, long_size, block, form = kind.first, 0, 1, b""
+    position, long_size, form = kind.first, 0, b""
+    block, unit = 1, "bytes of sound"
     while len(header := source.read(position, kind.name + width)) == kind.name + width:
         name = header[:4]
         (size,) = struct.unpack_from(kind.size, header, kind.name)
         begin = position + kind.name + width
         if name == kind.sound:
-            return _Chunk(begin - width, begin, size, block), long_size, form
+            return _Chunk(begin - width, begin, size, block, unit), long_size, form
         body = source.read(begin, 32) if name in (b"fmt ", b"ds64") else b""
         if name == b"fmt " and len(body) >= 14:
-            block = max(1, struct.unpack_from("<H", body, 12)[0])
+            tag, aligned = struct.unpack_from("<H", body)[0], struct.unpack_from("<H", body, 12)[0]
+            block, unit = (aligned, "samples" if tag in _PLAIN else "blocks") if aligned else (1, unit)
             form = source.read(position, kind.name + width + size) if size < 1000 else b""
         elif name == b"ds64" and len(body) >= 16:
             long_size = struct.unpack_from("<Q", body, 8)[0]

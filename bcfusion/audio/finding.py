@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bcfusion.audio.formats import EXTENSIONS, FOREIGN
 from bcfusion.errors import AudioError
-from bcfusion.files import NamesOnDisk, matching
+from bcfusion.files import matching, on_disk
 from bcfusion.nearest import nearest_path
 
 __all__ = ["find_audio", "walk"]
@@ -40,7 +40,7 @@ def find_audio(paths_or_globs: str | os.PathLike[str] | Sequence[str | os.PathLi
         paths_or_globs = [paths_or_globs]
     found: set[Path] = set()
     for given in paths_or_globs:
-        path = Path(NamesOnDisk().find(os.fspath(Path(given).expanduser())))
+        path = on_disk(given)
         if os.path.isdir(path):
             inside, foreign = _listed(path)
             if not inside:

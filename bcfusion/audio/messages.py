@@ -14,7 +14,9 @@ __all__ = ["without_decoder_messages"]
 
 logger = logging.getLogger(__name__)
 
-_FROM_THE_DECODER = re.compile(rb"mpg123|^(Note|Warning|WARNING|Error|ERROR): |MPEG|resync|^\s*$", re.IGNORECASE)
+_FROM_THE_DECODER = re.compile(rb"^\[?(src/lib)?mpg123|^(Note|Warning): |^\s*$")
+# the file is longer than its header says, by a tag for example; or the tag has faults
+_HARMLESS = re.compile(r"fuzzy seeking|/id3\.c:")
 _PLACE = re.compile(r"^\[[^]]*\]\s*")  # source file, function and line
 _reported: set[str] = set()
 _lock = threading.Lock()
@@ -54,8 +56,8 @@ def without_decoder_messages(path: str | os.PathLike[str], report: bool) -> Iter
             os.close(kept)
             written = os.pread(sink, 1 << 16, 0)
             os.close(sink)
-    if written:
-        _pass_on(written, os.fspath(path), report)
+        if written:  # before others decode, who would catch the warning
+            _pass_on(written, os.fspath(path), report)
 
 
 def _pass_on(written: bytes, path: str, report: bool) -> None:
@@ -65,7 +67,8 @@ def _pass_on(written: bytes, path: str, report: bool) -> None:
         os.write(2, others)
     if not report:
         return
-    reports = [line.decode(errors="replace").strip() for line in lines if _FROM_THE_DECODER.search(line)]
+    said = [line.decode(errors="replace").strip() for line in lines if _FROM_THE_DECODER.search(line)]
+    reports = [text for text in said if not _HARMLESS.search(text)]
     first = next((_PLACE.sub("", text) for text in reports if text), "")
     if first and path not in _reported:
         _reported.add(path)

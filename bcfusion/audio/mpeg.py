@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bcfusion.audio.formats import UnreadableAudio
 from bcfusion.audio.views import Layout, Piece, Source
 
-__all__ = ["layout"]
+__all__ = ["layout", "may_be"]
 
 _RATES = (44100, 48000, 32000)
 # kbit/s of Layer III by the code in the frame header: of MPEG-1, and of MPEG-2 and 2.5
@@ -26,6 +26,7 @@ _BITRATES = {
 }
 _BLOCK = 1 << 20
 _ID3V1 = 128
+_OTHER_KINDS = (b"fLaC", b"OggS", b"RIFF", b"RF64", b"FORM", b"riff", b"caff", b".snd")
 _DECODER_DELAY = 529  # samples; of every Layer III decoder
 _FRAMES_STATED, _BYTES_STATED, _CONTENTS_STATED, _QUALITY_STATED = 1, 2, 4, 8  # flags of a Xing header
 
@@ -60,13 +61,18 @@ class _Walk:
     cut: bool
 
 
+def may_be(head: bytes) -> bool:
+    """Return whether a file that begins with these bytes is given to the decoder of MPEG audio."""
+    return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
+
+
 def layout(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout | None:
     """Return how a file is read; None if it holds no Layer III frames.
 
     Raises:
         UnreadableAudio: there are fewer frames than its header promises.
     """
-    if head[:3] != b"ID3" and not (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0):
+    if not may_be(head):
         return None
     begin = _start(source)
     first = None if begin is None else _frame(source.read(begin, 4))
@@ -117,11 +123,16 @@ def _frame(header: bytes) -> _Frame | None:
 
 
 def _start(source: Source) -> int | None:
-    """Return where the first frame is: behind tags, and followed by another one or by the end."""
+    """Return where the first frame is: behind tags, and followed by another one or by the end.
+
+    None if the tags are those of a file of another kind, in whose samples two frames may be found by chance.
+    """
     position = 0
     while (tag := source.read(position, 10))[:3] == b"ID3" and len(tag) == 10:
         size = sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True))
         position += 10 + size + (10 if tag[5] & 0x10 else 0)
+    if tag[:4] in _OTHER_KINDS:
+        return None
     return _resync(source, position, source.size, None)
 
 
@@ -178,7 +189,7 @@ def _sizes(source: Source, position: int, kind: tuple[int, int]) -> Iterator[int
 
 def _stated(header: bytes, frame: _Frame) -> _Stated | None:
     place = 4 + frame.side
-    if header[place : place + 4] in (b"Xing", b"Info"):
+    if header[place : place + 4] in (b"Xing", b"Info") and len(header) >= place + 8:
         (flags,) = struct.unpack_from(">I", header, place + 4)
         if not flags & _FRAMES_STATED:
             return None
@@ -189,6 +200,8 @@ def _stated(header: bytes, frame: _Frame) -> _Stated | None:
     elif header[36:40] == b"VBRI":
         frames_at, bytes_at, padding_at = 50, 46, 0
     else:
+        return None
+    if len(header) < max(frames_at, bytes_at) + 4:  # the name alone, by chance
         return None
     (frames,) = struct.unpack_from(">I", header, frames_at)
     (size,) = struct.unpack_from(">I", header, bytes_at) if bytes_at else (0,)

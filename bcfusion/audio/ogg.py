@@ -39,12 +39,13 @@ def layout(source: Source, head: bytes) -> Layout | None:
     links: list[int] = []
     streams: list[set[bytes]] = []  # of each link: without the flag, streams side by side begin together
     ended: set[bytes] = set()
-    beginning = False
+    beginning = within = False  # within: an earlier link has no end
     end = 0
     for page in _pages(source):
         end = page.end
         begins = bool(page.flags & _BEGINS)
         if begins and not beginning:
+            within = within or (bool(streams) and not streams[-1] <= ended)
             links.append(page.start)
             streams.append(set())
             ended = set()
@@ -55,13 +56,14 @@ def layout(source: Source, head: bytes) -> Layout | None:
         beginning = begins
     rest = source.read(end, 4)
     cut = bool(rest and b"OggS".startswith(rest)) or not streams or not streams[-1] <= ended
-    stops = [*links[1:], source.size]
+    stops = [*links[1:], source.size][: len(links)]  # none if the file ends within its first page
     views: tuple[tuple[Piece, ...], ...] = tuple(
         ((start, stop - start),) for start, stop in zip(links, stops, strict=True)
     )
     chain = f"a chain of {len(links)} streams" if len(links) > 1 else ""
-    remark = "; ".join(text for text in (chain, END_MISSING if cut else "") if text)
-    return Layout(views if len(links) > 1 else (), remark, cut)
+    inner = "the end of a stream within it is missing" if within else ""
+    remark = "; ".join(text for text in (chain, inner, END_MISSING if cut else "") if text)
+    return Layout(views if len(links) > 1 else (), remark, cut or within)
 
 
 def _page(source: Source, start: int) -> _Page | None:
@@ -75,16 +77,19 @@ def _page(source: Source, start: int) -> _Page | None:
 
 
 def _pages(source: Source) -> Iterator[_Page]:
-    """Yield the whole pages in order; what is no page is passed over."""
-    position = 0
+    """Yield the whole pages in order; what is no page is passed over.
+
+    Behind a page that was cut, the next one starts within the bytes that its header counts.
+    """
+    position = searched = 0
     while position + _HEADER <= source.size:
         page = _page(source, position)
         if page is None:
-            ahead = source.read(position + 1, _AHEAD)
+            ahead = source.read(searched + 1, _AHEAD)
             found = ahead.find(b"OggS")
-            position += 1 + (found if found >= 0 else max(1, len(ahead) - 3))
+            position = searched = searched + 1 + (found if found >= 0 else max(1, len(ahead) - 3))
             continue
         if page.end > source.size:
             return
         yield page
-        position = page.end
+        position, searched = page.end, page.start

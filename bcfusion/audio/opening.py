@@ -106,7 +106,10 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
                 openers = [partial(_open_view, source, ((0, source.size),))]
             sound = stack.enter_context(Sound(path, openers, layout, is_mpeg))
         except (OSError, soundfile.LibsndfileError) as error:
-            problem = f"cannot read {path}: {one_line(error)}"
+            reason = one_line(error)
+            if reason.startswith("File does not exist"):  # libsndfile, of files that do
+                reason = "its format is not known, or it ends before its samples begin"
+            problem = f"cannot read {path}: {reason}"
             if not isinstance(path, EncodedAudio) and not os.path.isfile(file):
                 is_folder = os.path.isdir(file)
                 problem = f"{file} " + (
@@ -124,7 +127,7 @@ def _open_view(source: Source, pieces: Sequence[Piece]) -> Decoder:
 
 
 def _layout(source: Source, path: str | os.PathLike[str], key: tuple[str, int, int, int] | None) -> tuple[Layout, bool]:
-    """Return how a file is read, and whether it is an MP3.
+    """Return how a file is read, and whether the decoder of MP3 reads it.
 
     Args:
         source: its bytes.
@@ -138,11 +141,8 @@ def _layout(source: Source, path: str | os.PathLike[str], key: tuple[str, int, i
     if found is not None:  # quickly found again
         return found, False
     found = ogg.layout(source, head) or flac.layout(source, head)
-    is_mpeg = False
-    if found is None:
-        found = mpeg.layout(source, head, path)
-        is_mpeg = found is not None
-    result = found or Layout(), is_mpeg
+    found = found or mpeg.layout(source, head, path)
+    result = found or Layout(), mpeg.may_be(head)
     if key is not None and found is not None:
         if len(_known) >= _REMEMBERED:
             _known.clear()

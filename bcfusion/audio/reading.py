@@ -158,6 +158,10 @@ def _read_frames(sound: Sound, path: str | os.PathLike[str], start: int, frames:
             f"{start} to {start + frames} cannot be decoded ({one_line(error)})",
             path,
         ) from error
+    except MemoryError as error:
+        raise UnreadableAudio(
+            f"{path} is damaged or too long to be read at once: its header promises {sound.frames} samples", path
+        ) from error
     if len(data) < frames:
         raise UnreadableAudio(
             f"{path} is truncated: its header promises {sound.frames} samples, {start + len(data)} are there", path

@@ -15,9 +15,9 @@ from bcfusion.audio.formats import one_line
 from bcfusion.errors import AudioError
 from bcfusion.files import appearing
 
-__all__ = ["sound_writer", "write"]
+__all__ = ["FORMATS", "sound_writer", "write"]
 
-_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}  #: that are written: suffix to libsndfile's name
 
 
 def write(
@@ -39,9 +39,9 @@ def write(
             or a place that cannot be written to.
     """
     target = Path(path)
-    file_format = _FORMATS.get(target.suffix.lower())
+    file_format = FORMATS.get(target.suffix.lower())
     if file_format is None:
-        raise AudioError(f"cannot write {target}: the name must end in {' or '.join(_FORMATS)}")
+        raise AudioError(f"cannot write {target}: the name must end in {' or '.join(FORMATS)}")
     if not soundfile.check_format(file_format, subtype):
         raise AudioError(f"cannot write {target}: {file_format} has no subtype {subtype!r}; use PCM_16 or PCM_24")
     data = np.atleast_2d(np.asarray(samples, dtype=np.float32))

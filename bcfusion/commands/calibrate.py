@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -56,7 +57,8 @@ def main(argv: list[str]) -> int:
     calibration = _calibrated(rows, arguments.sensor, sample_rate)
     calibration.save(arguments.out)
     print(table(calibration))
-    print(f"{arguments.out}: bcfusion train degradation=transfer_function degradation.body.calibration={arguments.out}")
+    use = shlex.quote(f"degradation.body.calibration={arguments.out}")
+    print(f"{arguments.out}: bcfusion train degradation=transfer_function {use}")
     if arguments.plot:
         from bcfusion.report.calibration_figure import calibration_figure
         from bcfusion.report.spectrogram import save_figure

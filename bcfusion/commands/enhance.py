@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import USER_ERROR, exit_status
 from bcfusion.commands.enhance_plan import EXISTS, Job, Plan, existing, plan_inputs, plan_sensors
-from bcfusion.commands.shared.arguments import positive_number, verb_parser
+from bcfusion.commands.shared.arguments import path, positive_number, verb_parser
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import AudioError, BcfusionError, WriteError
 
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="run directory, bundle or .ckpt")
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="sound files, folders, quoted globs")
     parser.add_argument(
-        "--output", metavar="DIR", type=Path, default=Path("enhanced"), help="folder to write to; default: ./enhanced"
+        "--output", metavar="DIR", type=path, default=Path("enhanced"), help="folder to write to; default: ./enhanced"
     )
     parser.add_argument("--suffix", metavar="TEXT", default="", help="appended to each name, such as _enhanced")
     parser.add_argument(
@@ -138,14 +138,14 @@ def _parse_sensors(given: Sequence[str]) -> dict[str, Path]:
         name, equals, folder = text.partition("=")
         if not (name and equals and folder) or name in sensors:
             raise AudioError(f"--sensor {text}: give NAME=FOLDER, once for each sensor of the network")
-        sensors[name] = Path(folder).expanduser()
+        sensors[name] = path(folder)
     return sensors
 
 
 def _show(plan: Plan, arguments: argparse.Namespace) -> int:
     """Print what would be read and written, and return the exit status."""
     for job in plan.jobs:
-        replaced = "  (replaced)" if job.target.exists() else ""
+        replaced = "  (replaced)" if os.path.exists(job.target) else ""
         print(f"{' + '.join(map(str, job.sources))} -> {job.target}{replaced}")
     print(f"{_count(len(plan.jobs))} would be written to {arguments.output}")
     return _report(plan, "would not be restored")

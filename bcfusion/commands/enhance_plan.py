@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bcfusion.errors import AudioError
-from bcfusion.files import fixed_part, name_below, normal_name
+from bcfusion.files import fixed_part, name_below, normal_name, on_disk
 
 __all__ = ["EXISTS", "Job", "Plan", "existing", "plan_inputs", "plan_sensors"]
 
@@ -71,7 +71,7 @@ def plan_inputs(inputs: Sequence[str], output: Path, suffix: str) -> Plan:
     plan = Plan()
     found: dict[str, Path] = {}  # by absolute path, in order, each once
     roots = [os.fspath(fixed_part(os.path.abspath(os.path.expanduser(given)))) for given in inputs]
-    outputs = os.path.abspath(output.expanduser())
+    outputs = os.path.abspath(output)
     for given, root in zip(inputs, roots, strict=True):
         try:
             paths = {os.path.abspath(path): path for path in find_audio(given)}
@@ -105,7 +105,7 @@ def plan_sensors(folders: Mapping[str, Path], sensors: Sequence[str], output: Pa
     by_name: dict[str, dict[str, Path]] = {}
     relative: dict[str, Path] = {}  # as the first sensor spells it
     for sensor in sensors:
-        given = folders[sensor]
+        given = on_disk(folders[sensor])
         root = fixed_part(given)
         for path in find_audio(given):
             single = path == given  # two files need not have the same name
@@ -134,7 +134,7 @@ def _target(relative: Path, output: Path, suffix: str) -> Path:
     from bcfusion.audio import EXTENSIONS
 
     stem = relative.stem if relative.suffix.lower() in EXTENSIONS else relative.name
-    return output.expanduser() / relative.parent / f"{stem}{suffix}.wav"
+    return output / relative.parent / f"{stem}{suffix}.wav"
 
 
 def _without_clashes(plan: Plan) -> Plan:

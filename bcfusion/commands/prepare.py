@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from bcfusion.commands.shared.corpora import ADAPTERS, corpus_names
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
+from bcfusion.files import on_disk
 from bcfusion.nearest import did_you_mean
 
 if TYPE_CHECKING:
@@ -159,7 +161,7 @@ def _job(name: str, adapter: Adapter, arguments: argparse.Namespace) -> Job:
     return Job(
         name=name,
         adapter=adapter,
-        root=arguments.root,
+        root=on_disk(arguments.root),
         options={option: value for option, value in given.items() if value is not None},
         target=arguments.out,
         measure=arguments.measure,
@@ -255,7 +257,7 @@ def _alignment(rows: Sequence[Row], manifest: Path) -> Iterator[str]:
     if uncertain := results.count(None):
         yield (
             f"lag and polarity of {uncertain} recordings are uncertain and were left unchanged: "
-            f"bcfusion inspect {manifest}"
+            f"bcfusion inspect {shlex.quote(str(manifest))}"
         )
 
 

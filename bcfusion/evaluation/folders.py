@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from bcfusion import audio
-from bcfusion.audio import UnreadableAudio
-from bcfusion.errors import DataError
+from bcfusion.errors import AudioError, DataError
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.evaluation.systems import INPUT
 from bcfusion.evaluation.utterances import UNREADABLE, snr_text
-from bcfusion.files import name_below
+from bcfusion.files import name_below, on_disk
 
 __all__ = ["Matched", "Notes", "common_rate", "match_folders", "score_folders"]
 
@@ -107,7 +106,7 @@ def common_rate(references: Mapping[str, Path]) -> int:
     for path in references.values():
         try:
             rates.setdefault(audio.info(path).sample_rate, path)
-        except UnreadableAudio as error:
+        except AudioError as error:
             problem = problem or str(error)
     if not rates:
         raise DataError(f"no reference can be read; the first: {problem}")
@@ -189,7 +188,7 @@ class _Reader:
                 self._notes.add(
                     "of a length that its header does not state, read as far as it goes", f"{path}: {remark}"
                 )
-        except UnreadableAudio as error:
+        except AudioError as error:
             return None, self._fault("cannot be read, skipped", UNREADABLE, str(error))
         if samples.shape[0] != 1:
             fault = f"{path} has {samples.shape[0]} channels: give mono files"
@@ -221,7 +220,7 @@ class _Reader:
 
 
 def _by_name(folder: Path, notes: Notes) -> dict[str, Path]:
-    folder = folder.expanduser()
+    folder = on_disk(folder)
     if folder.is_file():
         raise DataError(f"{folder} is a file: give the folder that contains it")
     files: dict[str, Path] = {}

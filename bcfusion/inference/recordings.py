@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,14 +15,13 @@ from bcfusion import audio
 from bcfusion.audio.formats import one_line
 from bcfusion.audio.opening import open_sound
 from bcfusion.audio.sound import Sound
-from bcfusion.audio.writing import sound_writer
+from bcfusion.audio.writing import FORMATS, sound_writer
 from bcfusion.errors import AudioError
 from bcfusion.files import appearing
 
 __all__ = ["Recording", "check_writable", "format_of", "other_rate", "write_blocks"]
 
 BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # per sample, by subtype
-FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 WAV_LIMIT = 4_294_900_000  # bytes that the 32-bit sizes of a plain WAV can hold
 
 
@@ -117,10 +115,10 @@ def other_rate(rate: int, wanted: int) -> str:
 def format_of(path: Path) -> tuple[int, int] | None:
     """Return number of channels and sample rate in Hz of a sound file; None if it cannot be opened."""
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as sound:
-            return sound.channels, sound.samplerate
-    except (OSError, soundfile.LibsndfileError):
+        found = audio.info(path)
+    except AudioError:
         return None
+    return found.channels, found.sample_rate
 
 
 def check_writable(target: Path, subtype: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from bcfusion.errors import DataError
-from bcfusion.files import name_below, normal_name
+from bcfusion.files import name_below, normal_name, on_disk
 
 COLUMN = "text"
 
@@ -27,7 +27,7 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
     Raises:
         DataError: it does not exist, cannot be read, or contains no transcript.
     """
-    source = Path(path).expanduser()
+    source = on_disk(path)
     try:
         if source.is_dir():
             files = sorted(source.rglob("*.txt"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_tags_around_an_mp3_and_junk_within_it_are_passed_over(tmp_path: Path) -
     assert np.array_equal(whole(path), expected)
 
 
+@pytest.mark.parametrize("kind", ["FLAC", "WAV"])
+def test_tags_before_another_kind_of_file_do_not_make_it_an_mp3(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a"
+    soundfile.write(path, sounds(8000), RATE, format=kind)
+    two_frames = made.mp3(tmp_path / "b.mp3", RATE, header=False).read_bytes()
+    content = b"ID3\x03\0\0\0\0\x02\x00" + bytes(256) + path.read_bytes() + two_frames  # by chance among samples
+    path.write_bytes(content)
+    found = audio.info(path)
+    assert (found.format, found.frames, found.remark) == (kind, 8000, "")
+
+
 def test_mp3_files_written_one_after_the_other_are_read_whole(tmp_path: Path) -> None:
     one, two = made.mp3(tmp_path / "a.mp3", FRAMES), made.mp3(tmp_path / "b.mp3", FRAMES, seed=1)
     both = made.chain(tmp_path / "c.mp3", one, two)
@@ -127,6 +139,17 @@ def test_every_link_of_a_chained_ogg_is_read(tmp_path: Path, subtype: str) -> No
     assert audio.info(twice).frames == 18_000
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_link_that_was_cut_does_not_cost_the_links_behind_it(tmp_path: Path, share: float) -> None:
+    first = made.cut(made.ogg(tmp_path / "a.ogg", 6 * RATE), share)
+    second = made.ogg(tmp_path / "b.ogg", FRAMES, seed=1)
+    path = made.chain(tmp_path / "chain.ogg", first, second)
+    found = audio.info(path)
+    assert found.cut
+    assert found.remark.startswith("a chain of 2 streams; the end of a stream within it is missing, ")
+    assert np.array_equal(whole(path)[-FRAMES:], whole(second))
+
+
 def test_a_chain_of_unequal_streams_is_refused(tmp_path: Path) -> None:
     one = made.ogg(tmp_path / "a.ogg", 4000)
     soundfile.write(tmp_path / "b.ogg", np.zeros((4000, 2)), 8000)
@@ -157,6 +180,33 @@ def test_a_file_shorter_than_its_header_promises_is_refused_in_every_format(tmp_
         audio.info(path)
 
 
+@pytest.mark.parametrize("suffix", ["wav", "rf64", "w64", "aiff", "au", "caf", "flac", "ogg", "mp3"])
+def test_a_file_that_ends_anywhere_in_its_first_bytes_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, sounds(4000), RATE, format=suffix.upper())
+    content = path.read_bytes()
+    for size in (*range(48), 60, 100, 200):
+        for file in (path, EncodedAudio("a.tar/b", content[:size])):
+            path.write_bytes(content[:size])
+            with pytest.raises(UnreadableAudio, match=r"is truncated|cannot read|no samples|state its length") as error:
+                audio.read(file)
+            assert "\n" not in str(error.value)
+            assert "does not exist" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_length_that_cannot_be_true_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, sounds(4000), RATE)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # 36 bits: 240 GB
+    path.write_bytes(content)
+    with pytest.raises(UnreadableAudio, match="its header promises 64424513440 samples"):
+        audio.read(path)
+
+
 def test_a_file_without_sound_is_still_empty(tmp_path: Path) -> None:
     for suffix in ("wav", "aiff", "au"):
         soundfile.write(tmp_path / f"a.{suffix}", np.zeros(0), RATE)
@@ -174,6 +224,8 @@ def test_a_coded_wav_is_read_from_any_place(tmp_path: Path, subtype: str) -> Non
     soundfile.write(path, sounds(FRAMES), RATE, subtype=subtype)
     samples = whole(path)
     assert len(samples) == audio.info(path).frames >= FRAMES
+    unit = "samples" if subtype == "ULAW" else "blocks"
+    assert audio.info(made.unfinished(tmp_path / "b.wav", FRAMES, 0, subtype)).remark.endswith(f" {unit}")
     for start in (0, 1, 20_000, 321):
         assert np.array_equal(audio.read(path, start, 700)[0][0], samples[start : start + 700])
 
@@ -213,12 +265,25 @@ def test_the_decoders_own_messages_stay_off_the_terminal_and_the_file_is_named(
     assert "damaged.mp3 is damaged; its decoder says: " in said[0]
 
 
-def test_what_others_write_meanwhile_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    import os
+def test_what_follows_the_sound_of_an_mp3_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = made.mp3(tmp_path / "a.mp3", FRAMES)
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    assert len(whole(path)) == FRAMES
+    assert not caplog.records
 
+
+def test_what_others_write_meanwhile_is_passed_on(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = "12 % done\nWARNING: b.mp3 is damaged; its decoder says: Note: Illegal Audio-MPEG-Header\nerror: no\n"
+    tag = "[src/libmpg123/id3.c:convert_utf16bom():1110] error: Invalid UTF16 surrogate pair at 4 (0xd83d).\n"
+    ours = "[src/libmpg123/layer3.c:INT123_do_layer3():1774] error: dequantization failed!\n"
     with without_decoder_messages("a.mp3", report=True):
-        os.write(2, b"12 % done\n[src/libmpg123/layer3.c:1774] error: nothing of interest\n")
-    assert capfd.readouterr().err == "12 % done\n"
+        os.write(2, (theirs + tag + "\nWarning: Real sample count differs. Frankenstein stream?\n" + ours).encode())
+    assert capfd.readouterr().err == theirs
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.mp3 is damaged; its decoder says: Warning: Real sample count differs. Frankenstein stream?"
+    ]
 
 
 def test_samples_that_look_like_the_name_of_a_chunk_are_samples(tmp_path: Path) -> None:

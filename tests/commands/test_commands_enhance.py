@@ -103,19 +103,27 @@ def test_outputs_of_an_earlier_call_are_not_enhanced_again() -> None:
     assert level("enhanced/a.wav") == pytest.approx(0.2, abs=1e-3)
 
 
-def test_bad_files_are_listed_and_the_others_restored(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_are_listed_and_the_others_restored(capfd: pytest.CaptureFixture[str]) -> None:
     record("rec/a.wav")
     Path("rec/b.wav").write_bytes(b"this is not sound" * 10)
     record("rec/c.wav", channels=2)
     record("rec/d.wav", rate=8000)
     record("rec/e.wav")
+    Path("rec/f.mp3").write_bytes(odd_sounds.mp3(Path("f.mp3"), 4000).read_bytes()[:200])
     assert run("model", "rec", "missing.wav", "--no-resample") == 2
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert outputs() == ["rec/a.wav", "rec/e.wav"]
-    assert captured.out.count("FAILED") == 1  # of c and d the header alone says that the model does not take them
+    assert captured.out.count("FAILED") == 2  # of c and d the header alone says that the model does not take them
     errors = captured.err.splitlines()
-    assert errors[0] == "4 not restored:"
-    for text in ("missing.wav", "rec/b.wav", "rec/c.wav has 2 channels", "rec/d.wav is sampled at 8000 Hz"):
+    assert errors[0] == "5 not restored:"
+    assert len(errors) == 6  # the decoder's own messages are not among them
+    for text in (
+        "missing.wav",
+        "rec/b.wav",
+        "rec/f.mp3",
+        "rec/c.wav has 2 channels",
+        "rec/d.wav is sampled at 8000 Hz",
+    ):
         assert sum(text in line for line in errors) == 1
 
 
@@ -289,6 +297,17 @@ def test_folders_of_sensors_are_matched_by_name(capsys: pytest.CaptureFixture[st
     assert "mic/c.wav: no recording named c in throat" in errors
 
 
+def test_the_name_of_a_sensors_folder_may_have_another_unicode_form() -> None:
+    composed, split = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    record(f"{split}/a.wav", 0.1)
+    record("mic/a.wav", 0.3)
+    record("mic/b.wav", 0.3)
+    assert run("fusion", "--sensor", f"body={composed}", "--sensor", "noisy=mic/a.wav", "--output", "one") == 2
+    assert run("fusion", "--sensor", f"body={composed}/a.wav", "--sensor", "noisy=mic/b.wav", "--output", "two") == 0
+    assert run("fusion", "--sensor", f"body={composed}", "--sensor", "noisy=mic") == 2  # b has no partner
+    assert (outputs("one"), outputs("two"), outputs()) == ([], ["a.wav"], ["a.wav"])
+
+
 def test_sensors_of_different_length_are_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     for name, seconds in (("a", 0.1), ("b", 0.11), ("c", 0.105), ("d", 0.7)):
         record(f"throat/{name}.wav", seconds=0.1)
@@ -322,6 +341,7 @@ def test_sensors_must_be_those_of_the_network(capsys: pytest.CaptureFixture[str]
     [
         (["modle", "a.wav"], "did you mean"),
         (["model", "b.wav"], "no such file or folder: b.wav"),
+        (["model", "~nobody_of_that_name/b.wav"], "no such file or folder: ~nobody_of_that_name/b.wav"),
         (["model", "empty"], "no audio in empty"),
         (["a.wav", "a.wav"], "not a checkpoint"),
     ],

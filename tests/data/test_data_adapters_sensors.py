@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_sounds
 import pytest
 import soundfile
 from scipy.signal import butter, sosfilt
@@ -18,6 +19,7 @@ from bcfusion.data.preparation.adapters import Adapter, LayoutError, Recording
 from bcfusion.data.preparation.adapters.abcs import ADAPTER as ABCS
 from bcfusion.data.preparation.adapters.channels import check_channel_order
 from bcfusion.data.preparation.adapters.esmb import ADAPTER as ESMB
+from bcfusion.data.preparation.adapters.parquet import unpack
 from bcfusion.data.preparation.adapters.taps import ADAPTER as TAPS
 from bcfusion.data.preparation.adapters.vibravox import ADAPTER as VIBRAVOX
 from bcfusion.data.preparation.prepare import Job
@@ -149,6 +151,19 @@ def test_recordings_without_a_number_of_their_own_get_one(tmp_path: Path) -> Non
     write_parquet(tmp_path / "root/speechless_clean/test-00000-of-00001.parquet", rows)
     recordings = prepare(VIBRAVOX, tmp_path / "root", subset="speechless_clean")
     assert [r.id for r in recordings] == ["speechless_clean/a/0", "speechless_clean/a/0-2"]
+
+
+def test_a_sound_without_a_length_in_its_header_is_unpacked_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = odd_sounds.mp3(tmp_path / "a.mp3", 20_000, header=False).read_bytes()
+    write_parquet(tmp_path / "a.parquet", [{"sound": {"bytes": content, "path": "a.mp3"}, "id": "a"}])
+    [(_, files, _)] = unpack([tmp_path / "a.parquet"], {"air": "sound"}, ["id"], lambda row: row["id"], tmp_path)
+    expected, _ = audio.read(tmp_path / "a.mp3")
+    written, _ = audio.read(files["air"])
+    assert written.shape == expected.shape
+    assert np.abs(written - expected.clip(-1, 1)).max() < 2**-22
+    assert f"{files['air']}: no header states its length: " in caplog.text
 
 
 def test_a_damaged_sound_costs_its_row_and_a_missing_shard_a_warning(

@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import odd_sounds
 import pytest
 import soundfile
 from scipy.signal import resample_poly
@@ -82,6 +83,20 @@ def test_names_are_matched_whatever_their_unicode_form(tmp_path: Path) -> None:
     assert {row.id: row.skipped for row in scores.rows}[f"{composed}/{composed}"] == {}
     scores.write_csv(tmp_path / "scores.csv")
     assert r"caf\udce9,theirs" in (tmp_path / "scores.csv").read_text(encoding="utf-8")
+    put(tmp_path / f"{split}/a.wav", sound())  # so may the folders themselves
+    assert list(match_folders(tmp_path / composed, {"theirs": tmp_path / composed}).references) == ["a"]
+
+
+def test_a_file_of_streams_that_do_not_fit_together_does_not_end_the_scoring(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        put(tmp_path / f"clean/{name}.wav", sound())
+    put(tmp_path / "out/a.wav", sound(seed=1))
+    put(tmp_path / "out/b.ogg", sound())
+    put(tmp_path / "other.ogg", sound(), 8000)
+    odd_sounds.chain(tmp_path / "out/b.ogg", tmp_path / "out/b.ogg", tmp_path / "other.ogg")
+    scores = scored(match_folders(tmp_path / "clean", {"theirs": tmp_path / "out"}))
+    assert line(scores, "a").skipped == {}
+    assert set(line(scores, "b").skipped.values()) == {UNREADABLE}
 
 
 def test_a_file_of_another_rate_scores_as_the_same_signal_at_the_rate_of_the_reference(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import shlex
 import sys
@@ -73,7 +74,7 @@ def verb_parser(verb: str, text: str) -> VerbParser:
 
 def path(text: str) -> Path:
     """Return a path, with ``~`` replaced by the home directory."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # unlike Path.expanduser, leaves the name of an unknown user as it is
 
 
 def positive_int(text: str) -> int:

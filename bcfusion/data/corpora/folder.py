@@ -11,7 +11,7 @@ from bcfusion import audio
 from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.corpora.headers import NAMED, read_headers
 from bcfusion.errors import DataError
-from bcfusion.files import name_below, normal_name
+from bcfusion.files import name_below, normal_name, on_disk
 from bcfusion.nearest import nearest_path
 from bcfusion.requirements import require, within
 
@@ -38,7 +38,7 @@ class FolderCorpus:
 
     def __init__(self, root: str, splits: Mapping[str, str] | None = None, max_unreadable_share: float = 0.05) -> None:
         require(self, within(0, 1, max_unreadable_share=max_unreadable_share))
-        self.root = Path(root).expanduser()
+        self.root = on_disk(root)
         self.splits = {split: split for split in SPLITS} if splits is None else dict(splits)
         self.max_unreadable_share = max_unreadable_share
         self._rows: dict[str, list[Row]] = {}

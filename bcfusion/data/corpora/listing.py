@@ -12,6 +12,7 @@ from bcfusion.data.corpora.headers import NAMED, read_headers, usable_duration, 
 from bcfusion.data.corpora.manifest import listed, read_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.errors import DataError
+from bcfusion.files import on_disk
 from bcfusion.requirements import require, within
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class ManifestCorpus:
 
     def __init__(self, path: str, max_unreadable_share: float = 0.05) -> None:
         require(self, within(0, 1, max_unreadable_share=max_unreadable_share))
-        self.path = Path(path).expanduser()
+        self.path = on_disk(path)
         self.max_unreadable_share = max_unreadable_share
         self._rows: list[Row] | None = None
 

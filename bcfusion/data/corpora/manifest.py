@@ -41,7 +41,7 @@ from typing import Any, TextIO
 from bcfusion.contracts import Row
 from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, file_columns, record_of
 from bcfusion.errors import DataError
-from bcfusion.files import NamesOnDisk, appearing, normal_name
+from bcfusion.files import NamesOnDisk, appearing, normal_name, on_disk
 from bcfusion.nearest import nearest_path
 
 SUFFIXES = (".jsonl", ".csv")
@@ -158,7 +158,7 @@ def write_manifest(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
 
 
 def _manifest_path(path: str | os.PathLike[str]) -> Path:
-    manifest = Path(path).expanduser()
+    manifest = on_disk(path)
     if manifest.suffix not in SUFFIXES:
         raise DataError(f"{manifest}: a manifest ends in {' or '.join(SUFFIXES)}")
     return manifest

@@ -11,7 +11,7 @@ from bcfusion import audio
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, one_take, read_headers
 from bcfusion.errors import DataError
-from bcfusion.files import name_below
+from bcfusion.files import name_below, on_disk
 from bcfusion.nearest import nearest_path
 from bcfusion.requirements import one_of, require, within
 
@@ -61,7 +61,7 @@ class PairsCorpus:
             within(-LARGEST_LAG, LARGEST_LAG, lag=lag),
             one_of((1, -1), polarity=polarity),
         )
-        self.folders = {"body": Path(body).expanduser(), "air": Path(air).expanduser()}
+        self.folders = {"body": on_disk(body), "air": on_disk(air)}
         self.split = split
         self.max_unreadable_share = max_unreadable_share
         self.lag = float(lag)

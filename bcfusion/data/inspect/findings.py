@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ def findings(inspection: Inspection) -> list[Finding]:
         hits = [f"{line.entry.id}: {words}" for line in inspection.lines if (words := check.test(line)) is not None]
         if hits:
             of = len(inspection.lines)
-            advice = check.advice.replace(FIX, f"bcfusion inspect {inspection.manifest} --fix")  # ready to paste
+            command = f"bcfusion inspect {shlex.quote(str(inspection.manifest))} --fix"  # ready to paste
+            advice = check.advice.replace(FIX, command)
             found.append(Finding(check.severity, check.what, len(hits), of, advice, tuple(hits[:_EXAMPLES])))
     return sorted(found, key=lambda finding: (finding.severity, -finding.count))
 

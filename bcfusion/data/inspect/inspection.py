@@ -20,6 +20,7 @@ from bcfusion.data.inspect.alignment import MAX_LAG, Alignment
 from bcfusion.data.inspect.certainty import believed, session_alignments, session_of
 from bcfusion.data.inspect.measure import Measured, measure
 from bcfusion.data.parallel import in_batches
+from bcfusion.files import on_disk
 
 __all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor"]
 
@@ -123,7 +124,7 @@ def inspect_manifest(
     Raises:
         DataError: the manifest is missing, its lines have problems, or a worker process was killed.
     """
-    manifest = Path(path).expanduser()
+    manifest = on_disk(path)
     main = main_sensor(manifest)
     entries = read_manifest(manifest, main)
     places = list(range(len(entries)))

@@ -101,7 +101,8 @@ def measure(entry: ManifestEntry, main: str = "air", max_lag: float = MAX_LAG) -
         problems["rate"] = f"sample_rate is {entry.sample_rate}, but the file has {headers[main].sample_rate} Hz"
     for found in headers.values():
         if found.remark:
-            problems["cut" if found.cut else "length"] = f"{found.path}: {found.remark}"
+            kind, said = "cut" if found.cut else "length", f"{found.path}: {found.remark}"
+            problems[kind] = f"{problems[kind]}; {said}" if kind in problems else said
     signals: dict[str, np.ndarray] = {}
     sensors: dict[str, SensorMeasure] = {}
     try:

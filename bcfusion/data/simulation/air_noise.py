@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from bcfusion.data.simulation import choice, pair, uniform
 from bcfusion.data.simulation.room import Response, Rooms
 from bcfusion.data.simulation.sources import Source, Sources, find_sources, require_with
 from bcfusion.errors import DataError
+from bcfusion.files import on_disk
 from bcfusion.requirements import ascending, one_of, within
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class AirNoise:
             one_of(("active", "slice"), snr_of=snr_of),
         )
         # a folder is searched now, so that a wrong path is reported before training; the demo's is made on first use
-        root = None if noise_root is None else Path(noise_root).expanduser()
+        root = None if noise_root is None else on_disk(noise_root)
         self._noises = require_with(self, rules, lambda: None if root is None else find_sources(root, "noise", key))
         self.snr_range = pair(snr_range)
         self.evaluation_snr = evaluation_snr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from bcfusion.contracts import Draw, Simulator
 from bcfusion.data.simulation import pair, takes_a_draw, uniform
 from bcfusion.data.simulation.air_noise import NOISE_FLOOR, draw_slice
 from bcfusion.data.simulation.sources import find_sources, require_with
+from bcfusion.files import on_disk
 from bcfusion.requirements import ascending, check_rate
 
 
@@ -55,7 +55,7 @@ class RecordedNoise:
             takes_a_draw("simulator", simulator),
             [] if level is None else ascending(-120, 0, level=level),
         )
-        found = require_with(self, rules, lambda: find_sources(Path(noise_root).expanduser(), column, _KEY))
+        found = require_with(self, rules, lambda: find_sources(on_disk(noise_root), column, _KEY))
         assert found is not None  # there is always something to find
         self.simulator = simulator
         self.level = None if level is None else pair(level)

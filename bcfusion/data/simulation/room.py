@@ -17,7 +17,7 @@ from bcfusion.data.simulation import choice, uniform
 from bcfusion.data.simulation.fir import causal_filter
 from bcfusion.data.simulation.sources import Source, Sources, find_sources, require_with
 from bcfusion.errors import DataError
-from bcfusion.files import normal_name
+from bcfusion.files import normal_name, on_disk
 from bcfusion.requirements import Rule, within
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Rooms:
                 "speech=false and noise=false leave nothing in the room; set root to null for no rooms",
             ),
         )
-        searched = None if root is None else Path(root).expanduser()
+        searched = None if root is None else on_disk(root)
         self._sources = require_with(self, rules, lambda: None if searched is None else room_sources(searched))
         self.share = float(share)
         self.speech = speech

@@ -10,6 +10,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.corpora.headers import NAMED, THREADS
 from bcfusion.data.loading.shards.index import Shard, ShardError, load
 from bcfusion.errors import DataError
+from bcfusion.files import on_disk
 from bcfusion.nearest import nearest_path
 from bcfusion.requirements import require, within
 
@@ -35,7 +36,7 @@ class ShardCorpus:
 
     def __init__(self, root: str, max_unreadable_share: float = 0.05) -> None:
         require(self, within(0, 1, max_unreadable_share=max_unreadable_share))
-        self.root = Path(root).expanduser()
+        self.root = on_disk(root)
         self.max_unreadable_share = max_unreadable_share
         self._rows: dict[str, list[Row]] = {}
         if not self.root.is_dir():

@@ -9,6 +9,7 @@ from pathlib import Path
 from bcfusion.data.corpora.pairs import files_by_name
 from bcfusion.data.preparation.adapters import Option, Recording, missing
 from bcfusion.data.preparation.adapters.folder import PLACE_OPTIONS, placed
+from bcfusion.files import on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ ROOT/body/NAME.flac    --air and --body give other names of the two folders"""
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
         """Yield the pairs, sorted by name; a warning counts files without a partner."""
-        air, body = (root / Path(options[sensor]).expanduser() for sensor in ("air", "body"))
+        air, body = (on_disk(root / Path(options[sensor]).expanduser()) for sensor in ("air", "body"))
         for sensor, folder in (("air", air), ("body", body)):
             if not folder.is_dir():
                 raise missing(self, root, f"no folder {folder}, which --{sensor} names")

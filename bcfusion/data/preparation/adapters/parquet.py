@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections import Counter
@@ -11,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import soundfile
 
 from bcfusion import audio
 from bcfusion.errors import AudioError, DataError
@@ -122,17 +119,16 @@ def _write(file: Path, cell: Any) -> tuple[Path, str]:
     data = (cell.as_py() or {}).get("bytes")
     if not data:
         return file, "the row holds no sound"
+    encoded = audio.EncodedAudio(str(file), data)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
-            subtype = "PCM_16" if sound.subtype in _SIXTEEN_BITS else "PCM_24"
-            samples, sample_rate = sound.read(dtype="float32", always_2d=True), sound.samplerate
-    except soundfile.LibsndfileError as error:
-        return file, str(error)
-    try:
-        audio.require_finite(samples.T, file)
+        header = audio.info(encoded)
+        samples, sample_rate = audio.read(encoded)
     except AudioError as error:
         return file, str(error)
-    audio.write(file, samples.T, sample_rate, subtype)
+    if header.remark:
+        logger.warning("%s: %s", file, header.remark)
+    subtype = "PCM_16" if header.subtype in _SIXTEEN_BITS else "PCM_24"
+    audio.write(file, samples, sample_rate, subtype)
     return file, ""
 
 
