@@ -185,7 +185,7 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
         return pruned.objective
     except RunInterrupted as interruption:
         # a search repeats the trial by itself
-        further = "" if trial is not None else f". Continue with:\n  bcfusion train resume={run_dir}"
+        further = "" if trial is not None else f". Continue with:\n  {RunDir(run_dir).resume_command}"
         print(f"\nbcfusion: {interruption}{further}", file=sys.stderr)
         raise SystemExit(128 + interruption.signum) from None
     if trial is not None and trial.by_values:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,11 @@ class RunDir:
     def running(self) -> Path:
         """The process that trains the run now."""
         return self.path / "running.json"
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to continue the run, ready to be pasted into a shell."""
+        return f"bcfusion train resume={shlex.quote(str(self.path))}"
 
     def log(self, rank: int = 0) -> Path:
         """Return the copy of what one process of the run printed."""

@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from bcfusion.contracts import Row
+from bcfusion.contracts import Corpus, Row
+from bcfusion.data.corpora.speakers import speakers_text
 from bcfusion.data.loading.reader import AIR, SensorReader
 from bcfusion.errors import DataError
 
@@ -74,6 +75,27 @@ def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[
             unmeasured,
         )
     return kept
+
+
+def require_rows(rows: Sequence[Row], split: str, corpus: Corpus) -> None:
+    """Check that a split has rows.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not rows:
+        place = next((f" of {getattr(corpus, key)}" for key in ("path", "root") if hasattr(corpus, key)), "")
+        raise DataError(
+            f"{type(corpus).__name__}{place} has no utterances for the split {split!r}: add some, or choose another "
+            "corpus with data=..."
+        )
+
+
+def amount(rows: Sequence[Row]) -> str:
+    """Return how much there is in the rows of a split: files, speakers and duration."""
+    seconds = sum(row.duration for row in rows)
+    duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    return f"{len(rows)} files, {speakers_text(rows)}, {duration}"
 
 
 def rates_of(rows: Sequence[Row]) -> str:
