@@ -117,17 +117,12 @@ def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bo
     lower = [row for row in rows if row.sample_rate < sample_rate]
     if lower:
         highest = max(row.sample_rate for row in lower)
-        logger.warning(
-            "sample_rate=%d: %d of %d %s files have a lower sample rate, %s: resampled, their targets are empty above "
-            "%g Hz, and so is what a network learns to put there; sample_rate=%d fits them",
-            sample_rate,
-            len(lower),
-            len(rows),
-            split,
-            rates_of(lower),
-            highest / 2,
-            highest,
+        text = (
+            f"sample_rate={sample_rate}: {len(lower)} of {len(rows)} {split} files have a lower sample rate, "
+            f"{rates_of(lower)}: resampled, their targets are empty above {highest / 2:g} Hz, and so is what a network "
+            f"learns to put there; sample_rate={highest} fits them"
         )
+        logger.warning(text)
     return bool(lower)
 
 
