@@ -208,5 +208,6 @@ def _shared_speakers(datamodule: SpeechDataModule, utterances: Utterances) -> st
         return "; whether their speakers are trained on is unknown"
     shared = len(known & trained)
     unknown = sum(row.speaker not in known for row in tested)
-    count = f"{shared} of their speakers are" if shared else "none of their speakers is"
-    return f"; {count} trained on" + (f" ({unknown} files are of unknown speakers)" if unknown else "")
+    count = f"{shared or 'none'} of their speakers {'are' if shared > 1 else 'is'}"
+    files = f"{unknown} files are" if unknown > 1 else "1 file is"
+    return f"; {count} trained on" + (f" ({files} of unknown speakers)" if unknown else "")

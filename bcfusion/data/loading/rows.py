@@ -95,7 +95,7 @@ def amount(rows: Sequence[Row]) -> str:
     """Return how much there is in the rows of a split: files, speakers and duration."""
     seconds = sum(row.duration for row in rows)
     duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-    return f"{len(rows)} files, {speakers_text(rows)}, {duration}"
+    return f"{len(rows)} file{'s' * (len(rows) != 1)}, {speakers_text(rows)}, {duration}"
 
 
 def rates_of(rows: Sequence[Row]) -> str:
