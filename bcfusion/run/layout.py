@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,10 @@ class RunDir:
     @property
     def resume_command(self) -> str:
         """What to type to continue the run, ready to be pasted into a shell."""
-        return f"bcfusion train resume={shlex.quote(str(self.path))}"
+        path = str(self.path)
+        if not re.fullmatch(r"[A-Za-z0-9 /._+@%:-]*", path):  # Hydra reads other characters in quotes only
+            path = '"' + path.replace('"', '\\"') + '"'
+        return f"bcfusion train {shlex.quote(f'resume={path}')}"
 
     def log(self, rank: int = 0) -> Path:
         """Return the copy of what one process of the run printed."""

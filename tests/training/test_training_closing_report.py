@@ -78,7 +78,7 @@ def test_the_patience_of_early_stopping_is_found_whatever_its_entry_is_called(co
         cfg.callbacks = {"mine": {"_target_": cfg.callbacks.early_stopping._target_}}  # with the default patience
     assert patience_key(cfg) == "callbacks.mine.patience"
     commands = next_commands(RunDir(Path("it's a run")), cfg, False, "early stopping: ...", step=100)
-    assert shlex.split(commands["continue"])[2:] == ["resume=it's a run", "callbacks.mine.patience=20"]
+    assert shlex.split(commands["continue"])[2:] == ['resume="it\'s a run"', "callbacks.mine.patience=20"]
 
 
 def test_recordings_of_several_sensors_are_given_by_sensor(composed: Compose, tmp_path: Path) -> None:
