@@ -78,16 +78,17 @@ def next_commands(run: RunDir, cfg: DictConfig, pictures: bool, reason: str | No
     }
     if reason is None or not step:
         return commands
+    longer = []  # both may have ended the run at once
     if cfg.trainer.max_steps is not None and step >= cfg.trainer.max_steps:
-        longer = f"trainer.max_steps={2 * step}"
-    elif reason.startswith("early stopping"):
+        longer.append(f"trainer.max_steps={2 * step}")
+    if reason.startswith("early stopping"):
         key = patience_key(cfg)
-        longer = f"{key}={2 * OmegaConf.select(cfg, key, default=EarlyStopping().patience)}"
-    else:
+        longer.append(f"{key}={2 * OmegaConf.select(cfg, key, default=EarlyStopping().patience)}")
+    if not longer:
         gpu = device.on_gpu(cfg.trainer.accelerator)
         minutes = cfg.budget.minutes or (cfg.budget.minutes_gpu if gpu else cfg.budget.minutes_cpu)
-        longer = f"budget.minutes={2 * minutes:g}"
-    return {**commands, "continue": f"{run.resume_command} {longer}"}
+        longer.append(f"budget.minutes={2 * minutes:g}")
+    return {**commands, "continue": f"{run.resume_command} {' '.join(longer)}"}
 
 
 def patience_key(cfg: DictConfig) -> str:

@@ -55,6 +55,11 @@ def test_nothing_is_explained_without_a_loss_in_a_trained_run(composed: Compose,
         (["trainer.accelerator=cpu"], "the time budget is used up", "budget.minutes=18"),
         (["trainer.max_steps=100"], "trainer.max_steps is reached", "trainer.max_steps=200"),
         (["callbacks=[early_stopping]"], "early stopping: ...", "callbacks.early_stopping.patience=20"),
+        (
+            ["trainer.max_steps=100", "callbacks=[early_stopping]"],
+            "early stopping: ...",
+            "trainer.max_steps=200 callbacks.early_stopping.patience=20",
+        ),
         ([], None, None),  # nothing was trained
     ],
 )
@@ -69,7 +74,7 @@ def test_the_next_commands_can_be_pasted(
     assert words["listen"] == ["bcfusion", "listen", str(run.path)]
     assert words["enhance"] == ["bcfusion", "enhance", str(run.path), str(run.samples / "0-a.input.wav")]
     assert words["compare"] == ["bcfusion", "compare", str(run.path.parent)]
-    assert words.get("continue") == (expected and ["bcfusion", "train", f"resume={run.path}", expected])
+    assert words.get("continue") == (expected and ["bcfusion", "train", f"resume={run.path}", *expected.split()])
 
 
 def test_the_patience_of_early_stopping_is_found_whatever_its_entry_is_called(composed: Compose) -> None:
