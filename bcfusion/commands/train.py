@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 import time
@@ -167,7 +168,8 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
         command=["bcfusion", "train", *overrides],
         config_dir=next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None),
     )
-    check_place(run_dir, provenance, resumes=cfg.resume is not None, sweeping=session.sweeping)
+    if not _started_by_lightning():  # else the first process has checked, and may be a job of a sweep
+        check_place(run_dir, provenance, resumes=cfg.resume is not None, sweeping=session.sweeping)
     title = shlex.join([*provenance.command, *([f"resume={cfg.resume}"] if cfg.resume else [])])
     try:
         result = train(
@@ -185,12 +187,17 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
         return pruned.objective
     except RunInterrupted as interruption:
         # a search repeats the trial by itself
-        further = "" if trial is not None else f". Continue with:\n  bcfusion train resume={run_dir}"
+        further = "" if trial is not None else f". Continue with:\n  {RunDir(run_dir).resume_command}"
         print(f"\nbcfusion: {interruption}{further}", file=sys.stderr)
         raise SystemExit(128 + interruption.signum) from None
     if trial is not None and trial.by_values:
         return Selection(cfg.selection).scaled(result.best)
     return result.objective
+
+
+def _started_by_lightning() -> bool:
+    """Return whether this is a further process of a run whose first process has started it."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import math
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,9 +77,10 @@ def note_pruned(job_dir: Path, reason: object) -> None:
 
 
 def note_failure(job_dir: Path, error: Exception) -> str:
-    """Write why a job failed, with the traceback; return the first line alone."""
+    """Write why a job failed, with the traceback, if that is possible; return the first line alone."""
     line = first_line(error)
-    write_text(job_dir / FAILED, f"{line}\n\n{''.join(traceback.format_exception(error))}")
+    with suppress(OSError):  # the disk may be full, which is then the failure itself
+        write_text(job_dir / FAILED, f"{line}\n\n{''.join(traceback.format_exception(error))}")
     return line
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,14 @@ class RunDir:
     def running(self) -> Path:
         """The process that trains the run now."""
         return self.path / "running.json"
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to continue the run, ready to be pasted into a shell."""
+        path = str(self.path)
+        if not re.fullmatch(r"[A-Za-z0-9 /._+@%:-]*", path):  # Hydra reads other characters in quotes only
+            path = '"' + path.replace('"', '\\"') + '"'
+        return f"bcfusion train {shlex.quote(f'resume={path}')}"
 
     def log(self, rank: int = 0) -> Path:
         """Return the copy of what one process of the run printed."""

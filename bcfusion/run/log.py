@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from bcfusion.errors import BcfusionError
+from bcfusion.files import why_unwritable
 
 __all__ = ["RunLog"]
 
@@ -25,7 +27,8 @@ class RunLog:
     """Copies standard output, standard error, warnings and log records of this process into a file.
 
     Text is kept in memory until :meth:`open` names the file, so that a session that is refused leaves nothing behind.
-    An exception that ends the block is appended: the message alone if it is meant for users, else its traceback.
+    An exception that ends the block is appended: the message alone if it is meant for users, else its traceback. If the
+    file cannot be written (the disk is full), a line on standard error says so, and the session goes on without it.
 
     Example:
         >>> import tempfile, pathlib
@@ -44,11 +47,12 @@ class RunLog:
         self._path: Path | None = None
         self._title = ""
         self._file: IO[str] | None = None
+        self._unwritable = False
         self._tees: list[_Tee] = []
         self._handler = _Records(self)
 
     def open(self, path: Path, title: str) -> None:
-        """Append a title with the time, the text so far, and all that follows, to ``path``; its folder must exist.
+        """Append a title with the time, the text so far, and all that follows, to ``path``.
 
         A process that has nothing to say makes no file.
         """
@@ -66,12 +70,19 @@ class RunLog:
     def _put(self, text: str) -> None:
         if self._path is None:
             self._waiting.append(text)
-        elif text:
-            if self._file is None:
-                self._file = self._path.open("a", encoding="utf-8", errors="replace")
-                self._file.write(self._title)
-            self._file.write(text)
-            self._file.flush()  # a killed process loses nothing
+        elif text and not self._unwritable:
+            try:
+                if self._file is None:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)  # another process of the run may be slower
+                    self._file = self._path.open("a", encoding="utf-8", errors="replace")
+                    self._file.write(self._title)
+                self._file.write(text)
+                self._file.flush()  # a killed process loses nothing
+            except OSError as error:
+                self._unwritable = True
+                print(
+                    f"bcfusion: cannot write {self._path}: {why_unwritable(error, self._path)}", file=self._streams[1]
+                )
 
     def __enter__(self) -> RunLog:
         self._streams = sys.stdout, sys.stderr
@@ -93,7 +104,8 @@ class RunLog:
             self.write("".join(traceback.format_exception(error)))
         with self._lock:
             if self._file is not None:
-                self._file.close()
+                with suppress(OSError):  # of what could not be written before
+                    self._file.close()
             self._file, self._path, self._waiting = None, None, []
 
 

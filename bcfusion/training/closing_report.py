@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lightning import Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.run.layout import RunDir
 from bcfusion.training import device
+from bcfusion.training.callbacks.early_stopping import EarlyStopping
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.selection import Selection
 
-__all__ = ["below_input", "ended_because", "next_commands", "root_of"]
+__all__ = ["below_input", "ended_because", "next_commands", "patience_key", "root_of"]
 
 
 def ended_because(trainer: Trainer) -> str | None:
@@ -77,17 +78,26 @@ def next_commands(run: RunDir, cfg: DictConfig, pictures: bool, reason: str | No
     }
     if reason is None or not step:
         return commands
+    longer = []  # both may have ended the run at once
     if cfg.trainer.max_steps is not None and step >= cfg.trainer.max_steps:
-        longer = f"trainer.max_steps={2 * step}"
-    elif reason.startswith("early stopping"):
-        longer = f"callbacks.early_stopping.patience={2 * cfg.callbacks.early_stopping.patience}"
-    else:
+        longer.append(f"trainer.max_steps={2 * step}")
+    if reason.startswith("early stopping"):
+        key = patience_key(cfg)
+        longer.append(f"{key}={2 * OmegaConf.select(cfg, key, default=EarlyStopping().patience)}")
+    if not longer:
         gpu = device.on_gpu(cfg.trainer.accelerator)
         minutes = cfg.budget.minutes or (cfg.budget.minutes_gpu if gpu else cfg.budget.minutes_cpu)
-        longer = f"budget.minutes={2 * minutes:g}"
-    return {**commands, "continue": f"bcfusion train resume={path} {longer}"}
+        longer.append(f"budget.minutes={2 * minutes:g}")
+    return {**commands, "continue": f"{run.resume_command} {' '.join(longer)}"}
+
+
+def patience_key(cfg: DictConfig) -> str:
+    """Return the key of the patience of early stopping, whatever its entry is called."""
+    entries = cfg.callbacks.items()
+    name = next((name for name, node in entries if str(node._target_).endswith(".EarlyStopping")), "early_stopping")
+    return f"callbacks.{name}.patience"
 
 
 def root_of(run_dir: Path) -> Path:
     """Return the folder of all runs that belong together, for TensorBoard and ``bcfusion compare``."""
-    return run_dir.parent if run_dir.is_absolute() else Path(run_dir.parts[0])
+    return run_dir.parent if run_dir.is_absolute() else Path(*run_dir.parts[:1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -80,10 +79,12 @@ def evaluate_best(
     generator = load_generator(source, device=str(trainer.strategy.root_device))
     description = bundle_of(generator)
     assert description is not None  # load_generator attaches it
-    resume = f"bcfusion train resume={shlex.quote(str(run_dir))}"
 
     def what_now() -> str:
-        return f"The checkpoints are kept: free some space, then repeat the closing evaluation with\n  {resume}"
+        return (
+            "The checkpoints are kept: free some space, then repeat the closing evaluation with\n"
+            f"  {run.resume_command}"
+        )
 
     step = int(description.training.get("step", -1))
     utterances = Utterances.of_split(datamodule, "test", cfg.trainer.max_test_items)
@@ -207,5 +208,6 @@ def _shared_speakers(datamodule: SpeechDataModule, utterances: Utterances) -> st
         return "; whether their speakers are trained on is unknown"
     shared = len(known & trained)
     unknown = sum(row.speaker not in known for row in tested)
-    count = f"{shared} of their speakers are" if shared else "none of their speakers is"
-    return f"; {count} trained on" + (f" ({unknown} files are of unknown speakers)" if unknown else "")
+    count = f"{shared or 'none'} of their speakers {'are' if shared > 1 else 'is'}"
+    files = f"{unknown} files are" if unknown > 1 else "1 file is"
+    return f"; {count} trained on" + (f" ({files} of unknown speakers)" if unknown else "")

@@ -97,7 +97,7 @@ class TensorBoardLogger(LightningTensorBoardLogger):
                     raise
 
     def _what_now(self) -> str:
-        return f"Free some space, then continue with\n  bcfusion train resume={self.log_dir}"
+        return f"Free some space, then continue with\n  {RunDir(Path(self.log_dir)).resume_command}"
 
 
 @cache

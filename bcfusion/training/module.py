@@ -119,20 +119,6 @@ class SpeechModule(LightningModule):
                 self.schedulers[network] = make(optimizer)
         return optimizers
 
-    def has_open_schedules(self) -> bool:
-        """Return whether a scheduler waits for its number of steps."""
-        return bool(self._open_schedules())
-
-    def set_schedule_length(self, batches: int) -> None:
-        """Give each scheduler that waits for it the number of steps of its network in a run of ``batches``."""
-        turns = -(-batches // self.optimization.accumulate)
-        for network, scheduler in self._open_schedules().items():
-            steps = turns if self.adversary is None else self.adversary.schedule.steps(network, turns)
-            scheduler.steps = max(1, steps)
-
-    def _open_schedules(self) -> dict[Network, Any]:
-        return {network: s for network, s in self.schedulers.items() if getattr(s, "steps", 0) is None}
-
     def _optimizer(self, network: Network) -> Any:
         optimizers = self.optimizers()
         return optimizers[NETWORKS.index(network)] if isinstance(optimizers, list) else optimizers

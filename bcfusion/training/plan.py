@@ -31,6 +31,7 @@ def plan(
     resumed: bool,
     step: int,
     budget_spent: bool,
+    stopped_early: bool,
     validated_step: int,
     validate_every: int,
     closed: bool,
@@ -46,12 +47,14 @@ def plan(
         resumed: whether an earlier session of this run left a checkpoint.
         step: steps that earlier sessions have trained.
         budget_spent: whether the remaining time is needed for the closing evaluation.
+        stopped_early: whether its latest validation has ended training, and would do so again.
         validated_step: step of the latest validation; -1 without any.
         validate_every: steps between validations.
         closed: whether an earlier session has finished its closing evaluation.
     """
     as_is = max_steps == 0 or not trainable
-    ended = resumed and (budget_spent or (max_steps is not None and step >= max_steps))
+    stopped = stopped_early and validated_step == step
+    ended = resumed and (stopped or budget_spent or (max_steps is not None and step >= max_steps))
     train = not as_is and not ended
     not_validated = (resumed or as_is) and validated_step != step
     validate_first = not_validated and (not train or step % validate_every == 0)

@@ -276,9 +276,7 @@ def _try_validation(
 
         scores, scoring = timed(score)
     pace = (enhancing + scoring) / max(row.duration, 1e-3)
-    limit = cfg.trainer.max_valid_items
-    share = 1.0 if limit is None else min(1.0, limit / len(rows))
-    validation = pace * share * datamodule.audio_seconds("valid")
+    validation = pace * datamodule.audio_seconds("valid", cfg.trainer.max_valid_items)
     rehearsal.facts["validation"] = (
         f"{in_words(enhancing)} to enhance and {in_words(scoring)} to score {row.duration:.1f} s of speech; about "
         f"{in_words(validation)} for all of it, every {cfg.trainer.validate_every} steps"
@@ -286,7 +284,7 @@ def _try_validation(
     unscored = {name: next(iter(reasons)) for name, reasons in scores.skipped("enhanced").items()}
     if unscored:  # an untrained network gives noise or silence, which some metrics leave out
         rehearsal.facts["not scored"] = f"{skipped_cell(unscored)} ({row.id}, restored by the untrained network)"
-    return validation, pace * datamodule.audio_seconds("test")
+    return validation, pace * datamodule.audio_seconds("test", cfg.trainer.max_test_items)
 
 
 def _duration(row: Row) -> float:

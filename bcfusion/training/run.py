@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +27,14 @@ from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.early_stopping import EarlyStopping
 from bcfusion.training.callbacks.interrupt import Interrupt
 from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.callbacks.schedule_length import ScheduleLength
 from bcfusion.training.callbacks.step_log import StepLog
+from bcfusion.training.closing_report import patience_key
 from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
 from bcfusion.training.guard import NonFiniteSteps
@@ -40,6 +43,7 @@ from bcfusion.training.limits import check_batch_of, check_devices, warn_user
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.plan import Plan, plan
 from bcfusion.training.selection import Selection
+from bcfusion.training.writing import writing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,29 +146,27 @@ def train(
             hyperparameters=hyperparameters(config, provenance),
             resumed=None if resumed is None else resumed["training"]["quality"],
         )
+        own_callbacks = [build(node) for node in cfg.callbacks.values()]
+        stopping = _stopped_early(own_callbacks, resumed)
         session = plan(
             trainable=module.trainable,
             max_steps=settings.max_steps,
             resumed=resumed is not None,
             step=module.step,
             budget_spent=clock.spent(),
+            stopped_early=stopping is not None,
             validated_step=quality.validated_step,
             validate_every=settings.validate_every,
             closed=run.bundle.is_dir(),
         )
         if session.finished:
-            raise ConfigError(
-                [
-                    f"resume: {run_dir} is finished: step {module.step}, {clock.elapsed() / 60:.1f} minutes of a "
-                    f"budget of {budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to continue"
-                ]
-            )
+            raise ConfigError([_finished(cfg, run_dir, module.step, clock.elapsed() / 60, stopping)])
         step_log = StepLog(settings.log_every, checkpointing.what_now)
         # in the order in which they are called: statistics come before everything, and a search ends a run after all
         # others have done their part
         callbacks: list[Callback] = [Fitting(datamodule)] if resumed is None and cfg.init_from is None else []
         callbacks += [step_log, quality, ScheduleLength(clock), checkpointing, Interrupt(checkpointing), clock]
-        callbacks += [Progress(clock, step_log, quality), *(build(node) for node in cfg.callbacks.values())]
+        callbacks += [Progress(clock, step_log, quality), *own_callbacks]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
         trainer = build_trainer(cfg, run_dir, module.step, callbacks)
         datamodule.trainer = trainer  # it divides the data among the ranks
@@ -173,7 +175,8 @@ def train(
             on_begin(trainer.global_rank)
         if trainer.is_global_zero:
             shutil.rmtree(run.bundle, ignore_errors=True)  # an earlier session's; this one writes its own
-            write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
+            with writing(run_dir, checkpointing.what_now):
+                write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
             _announce(cfg, module, datamodule, session, left_out, run_dir)
         _fit(trainer, module, datamodule, session, run)
         closing = evaluate_best(run_dir, datamodule, scorer, cfg, trainer, started=started)
@@ -197,6 +200,27 @@ def _module(
     elif cfg.init_from is not None:
         load_initial_weights(module, cfg)
     return module, left_out
+
+
+def _stopped_early(callbacks: Sequence[Callback], resumed: Mapping[str, Any] | None) -> EarlyStopping | None:
+    """Return the callback that has ended the run to resume and would end it again at once; None if none would."""
+    states = {} if resumed is None else resumed.get("callbacks", {})
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+            if callback.ends():
+                return callback
+    return None
+
+
+def _finished(cfg: DictConfig, run_dir: Path, step: int, minutes: float, stopping: EarlyStopping | None) -> str:
+    """Return why a session is refused that has nothing to do."""
+    if stopping is not None:
+        return f"resume: {run_dir} is finished: step {step}, {stopping.reason}. Raise {patience_key(cfg)} to continue"
+    return (
+        f"resume: {run_dir} is finished: step {step}, {minutes:.1f} minutes of a budget of "
+        f"{budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to continue"
+    )
 
 
 def _compile(module: SpeechModule) -> None:
@@ -236,7 +260,10 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
                 trainer.fit(module, train_dataloaders=loader, val_dataloaders=valid)
     except NonFiniteSteps as error:
         lines = [f"step {step}: {' '.join(ids)}" for step, ids in error.batches]
-        write_text(run.non_finite_batches(trainer.global_rank), "\n".join(lines) + "\n")
+        try:
+            write_text(run.non_finite_batches(trainer.global_rank), "\n".join(lines) + "\n")
+        except OSError as refused:  # the run ends for another reason
+            print(f"bcfusion: {refused}", file=sys.stderr)
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(

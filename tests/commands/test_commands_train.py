@@ -218,7 +218,7 @@ def test_two_processes_share_the_work_and_stay_in_step(speech: Path, tmp_path: P
     run = only(tmp_path, "runs/bone_to_air/seanet/*")
     lines = (run / "quality" / "valid-0000004.csv").read_text().splitlines()
     assert len(lines) == 1 + 2  # each rank validated its half, and rank 0 wrote both
-    assert "test 1 files" in done.stdout
+    assert "test 1 file, " in done.stdout
     import torch
 
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)

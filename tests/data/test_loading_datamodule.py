@@ -18,9 +18,10 @@ from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
-from bcfusion.data.loading import datamodule
+from bcfusion.data.loading import loaders
 from bcfusion.data.loading.augmentation import Augmentation
-from bcfusion.data.loading.datamodule import SpeechDataModule, automatic_workers
+from bcfusion.data.loading.datamodule import SpeechDataModule
+from bcfusion.data.loading.loaders import automatic_workers
 from bcfusion.data.simulation.codec import Codec
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
 from bcfusion.data.simulation.narrowband import Narrowband
@@ -171,7 +172,7 @@ def test_a_simulator_with_the_signature_before_draw_is_named_with_the_present_on
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 3), (64, 8)])
 def test_automatic_workers_leave_a_core(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
-    monkeypatch.setattr(datamodule.os, "sched_getaffinity", lambda _process: set(range(cores)))
+    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda _process: set(range(cores)))
     assert automatic_workers() == workers
     assert module(Rows(), workers="auto").workers == workers
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bcfusion.run.layout import RunDir
 
@@ -39,3 +41,10 @@ def test_a_relative_path_gives_a_relative_run(run: RunDir, monkeypatch: pytest.M
     assert RunDir.around("bundle") == RunDir(Path("."))
     monkeypatch.chdir(run.evaluations)
     assert RunDir.around("t") == run
+
+
+@pytest.mark.parametrize("name", ["2026-01-01_10-00-00", "my runs", "it's (one)", "a,b", "a[1]", "Café", "x=1"])
+def test_the_command_that_resumes_a_run_is_read_as_it_is_pasted(name: str) -> None:
+    program, verb, override = shlex.split(RunDir(Path("runs") / name).resume_command)
+    assert (program, verb) == ("bcfusion", "train")
+    assert OverridesParser.create().parse_override(override).value() == f"runs/{name}"

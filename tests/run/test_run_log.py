@@ -13,7 +13,7 @@ from bcfusion.run.log import RunLog
 
 
 def test_prints_and_records_are_copied_from_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "train.log"
+    file = tmp_path / "run" / "train.log"
     with RunLog() as log:
         print("before the directory exists")
         assert not file.exists()
@@ -75,3 +75,21 @@ def test_streams_stay_what_they_are_and_outlive_the_log(tmp_path: Path) -> None:
     assert sys.stdout is before
     held.write("a logger may still write\n")
     assert "may still" not in (tmp_path / "train.log").read_text()
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_session(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def session() -> None:
+        with RunLog() as log:
+            log.open(Path("/dev/full"), "")
+            print("first")
+            print("second")
+            raise DataError("the reason")
+
+    with pytest.raises(DataError, match="the reason"):
+        session()
+    out, err = capsys.readouterr()
+    assert out == "first\nsecond\n"
+    assert err.startswith("bcfusion: cannot write /dev/full: the disk is full: ")
+    assert err.count("cannot write") == 1

@@ -9,14 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from test_training_module import module
 
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.run.layout import RunDir
 from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.closing_progress import ClosingProgress
-from bcfusion.training.closing_report import below_input, ended_because, next_commands
+from bcfusion.training.closing_report import below_input, ended_because, next_commands, patience_key
 
 Compose = Callable[..., DictConfig]
 
@@ -55,6 +55,11 @@ def test_nothing_is_explained_without_a_loss_in_a_trained_run(composed: Compose,
         (["trainer.accelerator=cpu"], "the time budget is used up", "budget.minutes=18"),
         (["trainer.max_steps=100"], "trainer.max_steps is reached", "trainer.max_steps=200"),
         (["callbacks=[early_stopping]"], "early stopping: ...", "callbacks.early_stopping.patience=20"),
+        (
+            ["trainer.max_steps=100", "callbacks=[early_stopping]"],
+            "early stopping: ...",
+            "trainer.max_steps=200 callbacks.early_stopping.patience=20",
+        ),
         ([], None, None),  # nothing was trained
     ],
 )
@@ -69,7 +74,16 @@ def test_the_next_commands_can_be_pasted(
     assert words["listen"] == ["bcfusion", "listen", str(run.path)]
     assert words["enhance"] == ["bcfusion", "enhance", str(run.path), str(run.samples / "0-a.input.wav")]
     assert words["compare"] == ["bcfusion", "compare", str(run.path.parent)]
-    assert words.get("continue") == (expected and ["bcfusion", "train", f"resume={run.path}", expected])
+    assert words.get("continue") == (expected and ["bcfusion", "train", f"resume={run.path}", *expected.split()])
+
+
+def test_the_patience_of_early_stopping_is_found_whatever_its_entry_is_called(composed: Compose) -> None:
+    cfg = composed("callbacks=[early_stopping]")
+    with open_dict(cfg):
+        cfg.callbacks = {"mine": {"_target_": cfg.callbacks.early_stopping._target_}}  # with the default patience
+    assert patience_key(cfg) == "callbacks.mine.patience"
+    commands = next_commands(RunDir(Path("it's a run")), cfg, False, "early stopping: ...", step=100)
+    assert shlex.split(commands["continue"])[2:] == ['resume="it\'s a run"', "callbacks.mine.patience=20"]
 
 
 def test_recordings_of_several_sensors_are_given_by_sensor(composed: Compose, tmp_path: Path) -> None:

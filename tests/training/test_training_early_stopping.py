@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +95,7 @@ def test_one_callback_can_be_chosen_with_or_without_brackets(composed: Callable[
 
 
 @pytest.mark.slow
-def test_a_run_stops_early_closes_and_stops_again_when_it_is_resumed(
+def test_a_run_stops_early_closes_and_is_finished_until_it_has_more_patience(
     tiny: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = [
@@ -111,8 +112,14 @@ def test_a_run_stops_early_closes_and_stops_again_when_it_is_resumed(
     assert checkpoint.read(last)["callbacks"]["EarlyStopping"]["waited"] == 2
     weights = checkpoint.read(last)["generator"]
 
-    again = train(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run", provenance)
-    assert again.step == 3
+    resumed = [*settings, f"resume={tmp_path / 'run'}"]
+    finished = r"is finished: step 3, early stopping: .*\. Raise callbacks\.early_stopping\.patience to continue"
+    with pytest.raises(ConfigError, match=finished):
+        train(tiny(*resumed), tmp_path / "run", provenance)
+    shutil.rmtree(tmp_path / "run" / "bundle")  # as if it had been stopped in its closing evaluation
+    again = train(tiny(*resumed), tmp_path / "run", provenance)
+    assert (again.step, again.closing is not None) == (3, True)
+    assert "at step 3, early stopping: " in capsys.readouterr().out
     assert all(torch.equal(value, weights[name]) for name, value in checkpoint.read(last)["generator"].items())
-    more = [*settings, "callbacks.early_stopping.patience=4", f"resume={tmp_path / 'run'}"]
+    more = [*resumed, "callbacks.early_stopping.patience=4"]
     assert train(tiny(*more), tmp_path / "run", provenance).step == 5

@@ -21,11 +21,12 @@ from bcfusion.training.run import train
 @pytest.mark.parametrize(
     ("trained", "tested", "words"),
     [
-        (["ann", "bob"], ["ann", "eve"], "; 1 of their speakers are trained on"),
+        (["ann", "bob"], ["ann", "eve"], "; 1 of their speakers is trained on"),
+        (["ann", "bob"], ["ann", "bob"], "; 2 of their speakers are trained on"),
         (["ann"], ["eve"], "; none of their speakers is trained on"),
         (["unknown"], ["unknown"], "; whether their speakers are trained on is unknown"),
         (["ann", "unknown"], ["unknown"], "; whether their speakers are trained on is unknown"),
-        (["ann"], ["ann", "unknown"], "; 1 of their speakers are trained on (1 files are of unknown speakers)"),
+        (["ann"], ["ann", "unknown"], "; 1 of their speakers is trained on (1 file is of unknown speakers)"),
         (None, ["ann"], ""),
     ],
 )

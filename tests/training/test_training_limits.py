@@ -75,6 +75,7 @@ def test_free_memory_is_known() -> None:
 def test_devices_that_do_not_exist_are_refused(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], says: str
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for variable in ("SLURM_PROCID", "MASTER_ADDR", "NODE_RANK", "GROUP_RANK"):
         monkeypatch.delenv(variable, raising=False)
@@ -83,6 +84,7 @@ def test_devices_that_do_not_exist_are_refused(
 
 
 def test_more_gpus_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for devices in ("auto", 2, [0, 1], -1):
         assert check_devices({"accelerator": "gpu", "devices": devices}) == []

@@ -18,8 +18,8 @@ EVALUATES_AS_IS = Plan(as_is=True, validate_first=True, train=False, finished=Fa
 
 def of(**situation: Any) -> Plan:
     """Return the plan of a new run, or of one that differs from it as given."""
-    new = {"trainable": True, "max_steps": None, "resumed": False, "step": 0, "budget_spent": False}
-    return plan(**{**new, "validated_step": -1, "validate_every": 4, "closed": False, **situation})
+    new = {"trainable": True, "max_steps": None, "resumed": False, "step": 0, "validated_step": -1, "validate_every": 4}
+    return plan(**{**new, "budget_spent": False, "stopped_early": False, "closed": False, **situation})
 
 
 def resumed(step: int, validated_step: int, **situation: Any) -> Plan:
@@ -48,6 +48,10 @@ def resumed(step: int, validated_step: int, **situation: Any) -> Plan:
         (resumed(12, 12, max_steps=10, closed=True), FINISHED),
         (resumed(7, 7, budget_spent=True, closed=True), FINISHED),
         (resumed(7, 7, budget_spent=False, closed=True), TRAINS),
+        (resumed(6, 6, stopped_early=True), CLOSES),
+        (resumed(6, 6, stopped_early=True, closed=True), FINISHED),
+        (resumed(8, 4, stopped_early=True), VALIDATES_AND_TRAINS),  # the validation that it lacks may be better
+        (of(stopped_early=True), TRAINS),
         (resumed(3, 0, max_steps=0), EVALUATES_AS_IS),
     ],
 )

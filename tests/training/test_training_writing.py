@@ -20,6 +20,7 @@ from bcfusion.run import checkpoint
 from bcfusion.run.layout import RunDir
 from bcfusion.run.record import Provenance
 from bcfusion.training.callbacks.checkpointing import Checkpointing
+from bcfusion.training.guard import NonFiniteSteps
 from bcfusion.training.run import train
 from bcfusion.training.writing import WriteFailed, writing
 
@@ -127,3 +128,27 @@ def test_a_run_on_a_full_disk_ends_resumable(
         train(tiny(*settings), tmp_path / "run", provenance)
     full_at = -1
     assert train(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run", provenance).step == 4
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_before_the_first_step_is_named_with_what_to_do(
+    tiny: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bcfusion.training.run.write_record", refuse)
+    with pytest.raises(WriteFailed, match=r"the disk is full: .*\nThe run has no checkpoint yet: free some space"):
+        train(tiny("trainer.max_steps=1"), tmp_path / "run", Provenance(recipe="bone_to_air"))
+
+
+@pytest.mark.slow
+def test_a_list_of_batches_that_cannot_be_written_does_not_hide_why_the_run_ended(
+    tiny: Callable[..., DictConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir(tmp_path / "run")
+    run.non_finite_batches(0).mkdir(parents=True)  # a folder is in its place
+    settings = ["losses.l1.weight=1e39", "balancer=fixed", "trainer.max_bad_steps=1", "trainer.max_steps=4"]
+    with pytest.raises(NonFiniteSteps, match="diverged at step 0"):
+        train(tiny(*settings, discriminators=False), run.path, Provenance(recipe="bone_to_air"))
+    assert f"bcfusion: cannot write {run.non_finite_batches(0)}: " in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -13,15 +12,17 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import Batch, Corpus, Row, Simulator
-from bcfusion.data.corpora.speakers import known_speakers, speakers_text
+from bcfusion.data.corpora.speakers import known_speakers
 from bcfusion.data.loading.aligned import probe, report
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import memory_rules
-from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally
+from bcfusion.data.loading.loaders import EvalLoader, StepLoader, TrainLoader, UnreadableTally, automatic_workers
 from bcfusion.data.loading.reader import BODY, SensorReader
 from bcfusion.data.loading.rows import (
+    amount,
     check_rows,
     rates_of,
+    require_rows,
     spoken_by,
     spread,
     warn_of_lower_rates,
@@ -31,7 +32,6 @@ from bcfusion.data.loading.rows import (
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.simulation.device_simulation import deferrable, simulated
-from bcfusion.errors import DataError
 from bcfusion.requirements import at_least, require
 
 
@@ -196,11 +196,7 @@ class SpeechDataModule(lightning.LightningDataModule):
     def describe(self) -> str:
         """Describe the corpus in one line, for the start of a run."""
         splits = dict.fromkeys(("train", "valid", self.test_split))
-        return f"{self._corpus_name}: {'; '.join(map(self._describe_split, splits))}"
-
-    def _describe_split(self, split: str) -> str:
-        rows = self.rows(split)
-        return f"{split} {len(rows)} files, {speakers_text(rows)}, {self.audio_seconds(split) / 60:.1f} min"
+        return f"{self._corpus_name}: {'; '.join(f'{split} {amount(self.rows(split))}' for split in splits)}"
 
     def contents(self, split: str) -> str:
         """Describe the checked utterances of a split: number, speakers, duration, and sample rates of the files.
@@ -209,11 +205,9 @@ class SpeechDataModule(lightning.LightningDataModule):
             DataError: there are none; or see the class.
         """
         rows = self._filled(split)
-        seconds = self.audio_seconds(split)
-        duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
         some = split == "train" and self.max_train_items is not None and self.max_train_items < len(rows)
         kept = f"; {self.max_train_items} of them are trained on (data.max_train_items)" if some else ""
-        return f"{len(rows)} files, {speakers_text(rows)}, {duration}, {rates_of(rows)}{kept}"
+        return f"{amount(rows)}, {rates_of(rows)}{kept}"
 
     def sample_batch(self, size: int) -> Batch:
         """Return the first ``size`` crops that training begins with, read in this process, for a trial.
@@ -315,22 +309,9 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def _filled(self, split: str) -> list[Row]:
         rows = self.rows(split)
-        if not rows:
-            place = next(
-                (f" of {getattr(self.corpus, key)}" for key in ("path", "root") if hasattr(self.corpus, key)), ""
-            )
-            raise DataError(
-                f"{self._corpus_name}{place} has no utterances for the split {split!r}: add some, or choose another "
-                "corpus with data=..."
-            )
+        require_rows(rows, split, self.corpus)
         return rows
 
     @property
     def _corpus_name(self) -> str:
         return type(self.corpus).__name__
-
-
-def automatic_workers() -> int:
-    """Return the number of reader processes for this machine: none on one or two cores, else all but one, at most 8."""
-    cores = len(os.sched_getaffinity(0))  # those this process may use: on a cluster a share of the machine
-    return 0 if cores <= 2 else min(8, cores - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import signal
 import weakref
 from abc import ABC, abstractmethod
@@ -22,6 +23,12 @@ from bcfusion.data.seeding import generator_for
 from bcfusion.errors import BcfusionError, DataError
 
 logger = logging.getLogger(__name__)
+
+
+def automatic_workers() -> int:
+    """Return the number of reader processes for this machine: none on one or two cores, else all but one, at most 8."""
+    cores = len(os.sched_getaffinity(0))  # those this process may use: on a cluster a share of the machine
+    return 0 if cores <= 2 else min(8, cores - 1)
 
 
 class UnreadableTally:

@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from bcfusion.contracts import Row
+from bcfusion.contracts import Corpus, Row
+from bcfusion.data.corpora.speakers import speakers_text
 from bcfusion.data.loading.reader import AIR, SensorReader
 from bcfusion.errors import DataError
 
@@ -76,6 +77,27 @@ def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[
     return kept
 
 
+def require_rows(rows: Sequence[Row], split: str, corpus: Corpus) -> None:
+    """Check that a split has rows.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not rows:
+        place = next((f" of {getattr(corpus, key)}" for key in ("path", "root") if hasattr(corpus, key)), "")
+        raise DataError(
+            f"{type(corpus).__name__}{place} has no utterances for the split {split!r}: add some, or choose another "
+            "corpus with data=..."
+        )
+
+
+def amount(rows: Sequence[Row]) -> str:
+    """Return how much there is in the rows of a split: files, speakers and duration."""
+    seconds = sum(row.duration for row in rows)
+    duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+    return f"{len(rows)} file{'s' * (len(rows) != 1)}, {speakers_text(rows)}, {duration}"
+
+
 def rates_of(rows: Sequence[Row]) -> str:
     """Return the sample rates of the rows' files for a message: ``16000 Hz``, or ``16000 Hz (8), 48000 Hz (2)``."""
     counts = sorted(Counter(row.sample_rate for row in rows).items())
@@ -95,17 +117,12 @@ def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bo
     lower = [row for row in rows if row.sample_rate < sample_rate]
     if lower:
         highest = max(row.sample_rate for row in lower)
-        logger.warning(
-            "sample_rate=%d: %d of %d %s files have a lower sample rate, %s: resampled, their targets are empty above "
-            "%g Hz, and so is what a network learns to put there; sample_rate=%d fits them",
-            sample_rate,
-            len(lower),
-            len(rows),
-            split,
-            rates_of(lower),
-            highest / 2,
-            highest,
+        text = (
+            f"sample_rate={sample_rate}: {len(lower)} of {len(rows)} {split} files have a lower sample rate, "
+            f"{rates_of(lower)}: resampled, their targets are empty above {highest / 2:g} Hz, and so is what a network "
+            f"learns to put there; sample_rate={highest} fits them"
         )
+        logger.warning(text)
     return bool(lower)
 
 

@@ -141,7 +141,7 @@ class Checkpointing(Callback):
             )
         return (
             f"The checkpoint of step {self._good_step} is kept: free some space, then continue with\n"
-            f"  bcfusion train resume={self.run.path}"
+            f"  {self.run.resume_command}"
         )
 
     def _stateful(self) -> list[Callback]:

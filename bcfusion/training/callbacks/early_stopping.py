@@ -46,18 +46,19 @@ class EarlyStopping(Callback):
             self._best, self._best_step, self._waited = score, module.step, 0
         else:
             self._waited += 1
-        self._end_if_due(trainer)
+        trainer.should_stop = self.ends() or trainer.should_stop
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """End a resumed run at once if there is nothing to wait for."""
-        self._end_if_due(trainer)
+        trainer.should_stop = self.ends() or trainer.should_stop
 
-    def _end_if_due(self, trainer: Trainer) -> None:
+    def ends(self) -> bool:
+        """Return whether training has to end now, and set :attr:`reason` if so."""
         if self._waited < self.patience:
-            return
+            return False
         rise = "none before" if self._best_step < 0 else f"the last, to {self._best:.4f}, at step {self._best_step}"
         self.reason = f"early stopping: the selection's score had no rise in {self._waited} validations ({rise})"
-        trainer.should_stop = True
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count and the best score, as plain containers for the checkpoint."""

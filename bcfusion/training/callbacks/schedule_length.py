@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from bcfusion.training.adversary import Network
 from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.ranks import gathered
@@ -38,13 +39,13 @@ class ScheduleLength(Callback):
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Use the number of steps of the run, if it has one."""
         assert isinstance(module, SpeechModule)
-        if self._clock.max_steps is not None and module.has_open_schedules():
-            module.set_schedule_length(self._clock.max_steps)
+        if self._clock.max_steps is not None and _open_schedules(module):
+            _set_length(module, self._clock.max_steps)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Measure steps until a share of the budget has passed; then set the number."""
         assert isinstance(module, SpeechModule)
-        if self._clock.seconds is None or not module.has_open_schedules():
+        if self._clock.seconds is None or not _open_schedules(module):
             return
         now = time.monotonic()
         if self._since is not None:  # the first step of a session is slower than others
@@ -57,7 +58,7 @@ class ScheduleLength(Callback):
             return
         per_step = self._seconds / max(self._steps, 1)
         steps = int(gathered(module.step + clock.steps_left(per_step))[0])
-        module.set_schedule_length(steps)
+        _set_length(module, steps)
         if trainer.is_global_zero:
             print(
                 f"scheduler: the learning rate falls until step {steps}, as far as the budget lasts at "
@@ -68,3 +69,16 @@ class ScheduleLength(Callback):
         """Leave the validation out of the measurement."""
         if self._since is not None:
             self._since = time.monotonic()
+
+
+def _open_schedules(module: SpeechModule) -> dict[Network, Any]:
+    """Return the schedulers that wait for their number of steps."""
+    return {network: s for network, s in module.schedulers.items() if getattr(s, "steps", 0) is None}
+
+
+def _set_length(module: SpeechModule, batches: int) -> None:
+    """Give each scheduler that waits for it the number of steps of its network in a run of ``batches``."""
+    turns = -(-batches // module.optimization.accumulate)
+    for network, scheduler in _open_schedules(module).items():
+        steps = turns if module.adversary is None else module.adversary.schedule.steps(network, turns)
+        scheduler.steps = max(1, steps)

@@ -11,7 +11,7 @@ import torch
 from bcfusion.contracts import Batch, Row
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally
-from bcfusion.data.loading.rows import check_rows, rates_of
+from bcfusion.data.loading.rows import amount, check_rows, rates_of
 from bcfusion.data.loading.shards.streaming import Streaming, StreamLoader
 from bcfusion.errors import DataError
 
@@ -54,7 +54,8 @@ class StreamedDataModule(SpeechDataModule):
     def describe(self) -> str:
         """Describe the corpus in one line, for the start of a run."""
         splits = dict.fromkeys(("valid", self.test_split))
-        parts = [f"train {len(self.corpus.urls['train'])} shards, streamed", *map(self._describe_split, splits)]
+        listed = (f"{split} {amount(self.rows(split))}" for split in splits)
+        parts = [f"train {len(self.corpus.urls['train'])} shards, streamed", *listed]
         return f"{self._corpus_name}: {'; '.join(parts)}"
 
     def contents(self, split: str) -> str:
