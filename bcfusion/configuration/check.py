@@ -12,7 +12,7 @@ from bcfusion.configuration.kinds import kind_problems
 from bcfusion.configuration.learning import learning_problems
 from bcfusion.configuration.selection import selection_problems
 from bcfusion.configuration.targets import UnknownTarget, argument_problems, locate
-from bcfusion.configuration.values import UNRESOLVED, at, group, nodes, resolved, shown
+from bcfusion.configuration.values import UNRESOLVED, at, group, nodes, resolved, shown, without_refused
 from bcfusion.errors import ConfigError
 
 #: groups that an evaluation does not build
@@ -44,14 +44,17 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
     """
     tree, problems = resolved(cfg)
     problems += misspelt_keys(tree, OmegaConf.to_yaml(cfg))
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    for plain_problems in (kind_problems, key_problems):
+        found = plain_problems(tree)
+        problems += found
+        tree = without_refused(tree, written, found)
     used = tree if training else {key: value for key, value in tree.items() if key not in TRAINING_GROUPS}
     targets: dict[str, Any] = {}
     for path, node in nodes(used):
         if "_target_" in node:
             problems += _target_problems(path, node, targets)
     problems += _sample_rates(tree)
-    problems += key_problems(tree)
-    problems += kind_problems(tree)
     problems += construction_problems(used, problems)
     if training:
         problems += learning_problems(tree, targets)
@@ -92,8 +95,6 @@ def _sensors(tree: dict[str, Any], targets: dict[str, Any]) -> list[str]:
     sensors = at(tree, "task.sensors")
     if sensors is UNRESOLVED:
         return []
-    if not isinstance(sensors, list):
-        return [f"task.sensors: must be a list of names, as in task.sensors=[body], not {shown(sensors)}"]
     if not sensors:
         return ["task.sensors: name at least one sensor"]
     simulated = group(tree, "degradation")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -66,15 +66,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Devices:
-    """What Lightning accepts as devices: ``auto``, a number, -1 for all, or a list of indices, also as a string."""
+    """What Lightning accepts as devices: ``auto``, a number, also as a string, -1 for all GPUs, or a list of GPUs."""
 
     def problem(self, value: Any) -> str | None:
         """Return what is expected instead of ``value``, or None if it is accepted."""
-        number = value if isinstance(value, int) and not isinstance(value, bool) else None
-        fits = number is None or number >= 1 or number == -1
-        if fits and isinstance(value, int | str | list) and not isinstance(value, bool):
+        if isinstance(value, list):
+            fits = bool(value) and all(FROM_ZERO.problem(index) is None for index in value)
+        else:
+            number = int(value) if isinstance(value, str) and value.isdecimal() else value
+            fits = value == "auto" or number == -1 or COUNT.problem(number) is None
+        if fits:
             return None
-        return f"must be auto, a whole number of at least 1, -1 for all, or a list of devices, not {shown(value)}"
+        return f"must be auto, a whole number of at least 1, -1 for all GPUs, or a list as in [0,1], not {shown(value)}"
 
 
 BOOL = Choice((True, False))
@@ -215,7 +218,8 @@ def _data_problems(tree: Mapping[str, Any]) -> list[str]:
         )
     if workers not in ("auto", UNRESOLVED) and (problem := FROM_ZERO.problem(workers)):
         problems.append(f"data.workers: {problem.replace('must be', 'must be auto or', 1)}")
-    if speakers is not None and speakers is not UNRESOLVED and (isinstance(speakers, str) or not speakers):
+    several = isinstance(speakers, Sequence) and not isinstance(speakers, str)
+    if speakers is not None and speakers is not UNRESOLVED and not (several and speakers):
         problems.append(
             "data.speakers: must be a list of names, as in data.speakers=[NAME], or null for all, "
             f"not {shown(speakers)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bcfusion.errors import ConfigError
+from bcfusion.nearest import nearest_path
 
 __all__ = ["BUNDLE_CONFIG", "BUNDLE_WEIGHTS", "RunDir", "find_run", "register_run_dir", "run_dir"]
 
@@ -170,7 +171,10 @@ def find_run(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise ConfigError([f"resume: there is no {path}; give a run directory, or a checkpoint inside one, or auto"])
+        near = nearest_path(path)
+        raise ConfigError(
+            [f"resume: there is no {path}{near or '; give a run directory, or a checkpoint inside one, or auto'}"]
+        )
     if path.is_file() and path.suffix == ".ckpt" and path.name != RunDir(path).last.name:
         raise ConfigError(
             [
