@@ -10,6 +10,7 @@ from bcfusion.configuration.construction import construction_problems
 from bcfusion.configuration.keys import key_problems, misspelt_keys
 from bcfusion.configuration.kinds import kind_problems
 from bcfusion.configuration.learning import learning_problems
+from bcfusion.configuration.needed import removed_keys, without_followers
 from bcfusion.configuration.selection import selection_problems
 from bcfusion.configuration.targets import UnknownTarget, argument_problems, locate
 from bcfusion.configuration.values import UNRESOLVED, at, group, nodes, resolved, shown, without_refused
@@ -33,22 +34,24 @@ def verify_or_raise(cfg: DictConfig, training: bool = True) -> None:
 def verify(cfg: DictConfig, training: bool = True) -> list[str]:
     """Return every problem of a composed configuration, one line each, beginning with its YAML path.
 
-    It finds missing mandatory values and interpolations that lead nowhere; misspelt keys; ``_target_`` nodes whose
-    class does not exist or refuses its arguments; sample rates that disagree; numbers out of range; a selection by
-    values that no metric gives; losses that ask for what nobody provides; sensors without a source. No corpus is read;
-    simulators look whether their files are there, and refuse sample rates at which they cannot work.
+    It finds missing mandatory values, removed keys and interpolations that lead nowhere; misspelt keys; ``_target_``
+    nodes whose class does not exist or refuses its arguments; sample rates that disagree; numbers out of range; a
+    selection by values that no metric gives; losses that ask for what nobody provides; sensors without a source. No
+    corpus is read; simulators look whether their files are there, and refuse sample rates at which they cannot work.
+    A value that is refused is not judged again where others follow it.
 
     Args:
         cfg: the composed configuration.
         training: false skips what an evaluation does not use: losses, discriminators, selection.
     """
     tree, problems = resolved(cfg)
+    removed = removed_keys(tree, () if training else TRAINING_GROUPS)
+    problems = [*removed.values(), *without_followers(problems, removed)]
     problems += misspelt_keys(tree, OmegaConf.to_yaml(cfg))
     written: Any = OmegaConf.to_container(cfg, resolve=False)
     for plain_problems in (kind_problems, key_problems):
-        found = plain_problems(tree)
+        tree, found = without_refused(tree, written, plain_problems(tree))
         problems += found
-        tree = without_refused(tree, written, found)
     used = tree if training else {key: value for key, value in tree.items() if key not in TRAINING_GROUPS}
     targets: dict[str, Any] = {}
     for path, node in nodes(used):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bcfusion.errors import BcfusionError
@@ -62,7 +62,9 @@ def _cause(error: OmegaConfBaseException) -> str:
     return str(error).splitlines()[0]
 
 
-def without_refused(tree: Mapping[str, Any], written: Mapping[str, Any], problems: Iterable[str]) -> dict[str, Any]:
+def without_refused(
+    tree: Mapping[str, Any], written: Mapping[str, Any], problems: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
     """Return a configuration in which refused values, and those that follow them, are UNRESOLVED.
 
     Thus a fault is reported once, where it is written, and not again by each class that gets the value.
@@ -71,20 +73,26 @@ def without_refused(tree: Mapping[str, Any], written: Mapping[str, Any], problem
         tree: the resolved configuration.
         written: the same, with its interpolations.
         problems: lines that begin with the path of a value; those about a mapping as a whole change nothing.
+
+    Returns:
+        The configuration, and the problems without those of values that follow another refused one.
     """
     refused = {problem.partition(":")[0] for problem in problems}
+    following: set[str] = set()
     before = -1
-    while len(refused) > before:  # one value may follow another that follows a refused one
-        before = len(refused)
-        refused |= {path for path, value in _plain(written) if not refused.isdisjoint(interpolated(str(value)))}
+    while len(following) > before:  # one value may follow another that follows a refused one
+        before = len(following)
+        known = refused | following
+        following |= {path for path, value in _plain(written) if not known.isdisjoint(interpolated(str(value)))}
+    refused |= following
 
     def kept(value: Any, path: str) -> Any:
         if isinstance(value, Mapping):
             return {key: kept(entry, f"{path}.{key}" if path else str(key)) for key, entry in value.items()}
         return UNRESOLVED if path in refused else value
 
-    found: dict[str, Any] = kept(tree, "")
-    return found
+    own = [problem for problem in problems if problem.partition(":")[0] not in following]
+    return kept(tree, ""), own
 
 
 def _plain(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -88,7 +88,7 @@ def rehearse(cfg: DictConfig, known: Sequence[str] = ()) -> Rehearsal:
             read, if it can be built, and devices are looked for; nothing else is tried.
     """
     rehearsal = Rehearsal()
-    if not any(problem.startswith("trainer.") for problem in known):
+    if not any(problem.startswith(("trainer.", "trainer:")) for problem in known):
         with rehearsal.attempt("trainer"):
             device.configure(cfg.trainer)
             warn_user(check_devices(cfg.trainer))
@@ -108,7 +108,7 @@ def rehearse(cfg: DictConfig, known: Sequence[str] = ()) -> Rehearsal:
 def _read_corpus(cfg: DictConfig, known: Sequence[str], rehearsal: Rehearsal) -> None:
     """Find what is wrong with the corpus alone, though other parts of the configuration are wrong."""
     written: Any = OmegaConf.to_container(cfg, resolve=False)
-    node = at(without_refused(resolved(cfg)[0], written, known), "data.corpus")
+    node = at(without_refused(resolved(cfg)[0], written, known)[0], "data.corpus")
     if not buildable("data.corpus", node, list(known)):
         return
     with rehearsal.attempt("data.corpus"):

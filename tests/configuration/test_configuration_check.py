@@ -348,6 +348,7 @@ def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> 
         ([BANDWIDTH, "narrow_rate=32000"], "narrow_rate: 32000 must be below sample_rate, 16000"),
         ([BANDWIDTH, "cutoff_frequency=9000"], "cutoff_frequency: 9000 must be below half of sample_rate, 8000"),
         (["task.sensors=body"], "task.sensors: must be a list, not 'body'; write 'task.sensors=[body]'"),
+        (["task.sensors=null"], "task.sensors: must be a list, not null"),
         (["trainer.keep_best=stoi"], "trainer.keep_best: must be a list, not 'stoi'; write 'trainer.keep_best=[stoi]'"),
         (["trainer.tf32=yes"], "trainer.tf32: must be true or false, not 'yes'; write trainer.tf32=true"),
         (["data.resample=maybe"], "data.resample: must be true or false, not 'maybe'"),
@@ -364,6 +365,29 @@ def test_a_fault_is_reported_once(overrides: list[str], problem: str) -> None:
     """By one check, in one wording, and not again by what follows the value."""
     [found] = verify(composed(*overrides))
     assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("removed", "found"),
+    [
+        (["~data.batch_size"], ["data.batch_size"]),
+        (["~data"], ["data"]),
+        (["experiment=seanet", "~data"], ["data"]),
+        (["~seed", "~trainer.log_every"], ["seed", "trainer.log_every"]),
+        (["~budget", "~optimizer"], ["budget", "optimizer"]),
+        (["~sample_rate"], ["sample_rate"]),
+        (["~recipe"], ["task"]),
+    ],
+)
+def test_keys_that_every_run_reads_cannot_be_removed(removed: list[str], found: list[str]) -> None:
+    problems = verify(composed(*removed))
+    assert sorted(problems) == [
+        f"{path}: every run needs this key; leave out ~{path}, or add it to your YAML" for path in found
+    ]
+
+
+def test_an_evaluation_needs_no_optimiser() -> None:
+    assert verify(composed("~optimizer", "~scheduler", "~adversarial", "~balancer"), training=False) == []
 
 
 @pytest.mark.parametrize("devices", ["auto", "1", "'2'", "-1", "[0,1]"])
