@@ -80,6 +80,24 @@ class Devices:
         return f"must be auto, a whole number of at least 1, -1 for all GPUs, or a list as in [0,1], not {shown(value)}"
 
 
+@dataclass(frozen=True)
+class PathText:
+    """A path, as text: YAML takes a bare ``2024`` for a number.
+
+    Attributes:
+        optional: whether null is accepted.
+    """
+
+    optional: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """Return what is expected instead of ``value``, or None if it is accepted."""
+        if (value is None and self.optional) or (isinstance(value, str) and value):
+            return None
+        write = "" if value is None else ", with quotes around a number"
+        return f"must be a path{' or null' if self.optional else ''}{write}, not {shown(value)}"
+
+
 BOOL = Choice((True, False))
 COUNT = Number(low=1, low_allowed=True, whole=True)
 COUNT_OR_NULL = Number(low=1, low_allowed=True, whole=True, optional=True)
@@ -89,9 +107,12 @@ POSITIVE = Number()
 POSITIVE_OR_NULL = Number(optional=True)
 SHARE = Number(low_allowed=True, high=1.0)
 SHORTEST_SEGMENT = 0.02  #: seconds of a training crop: a low voice has a period of 12 ms
-KEYS: dict[str, Number | Choice | Devices] = {
+KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "sample_rate": COUNT,
     "seed": Number(low_allowed=True, high=2**32 - 1, whole=True),
+    "output_root": PathText(),
+    "resume": PathText(optional=True),
+    "init_from": PathText(optional=True),
     "cutoff_frequency": POSITIVE,
     "narrow_rate": COUNT,
     "input_bandwidth": POSITIVE,

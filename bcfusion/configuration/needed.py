@@ -8,20 +8,30 @@ from typing import Any
 
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir
 from bcfusion.configuration.suggestions import read_yaml
+from bcfusion.configuration.values import UNRESOLVED, at
 
 #: groups of one choice that cannot be empty, and the file with the keys that all of their members have
 BASES = {"data": "_base", "trainer": "default", "adversarial": "hinge"}
-NODES = ("generator", "balancer", "data.corpus", "optimizer.generator", "scheduler.generator")
+#: classes that every run builds
+NODES = (
+    "generator",
+    "balancer",
+    "data.corpus",
+    "optimizer.generator",
+    "optimizer.discriminator",
+    "adversarial.objective",
+)
 NEEDED_GROUPS = (*BASES, "generator", "balancer", "optimizer", "scheduler", "selection", "recipe")
 
 
 def removed_keys(tree: Mapping[str, Any], unused: Iterable[str] = ()) -> dict[str, str]:
-    """Return a message for each needed key that is not there, by its path; of a group without any only one.
+    """Return a message for each needed key that is not there or names no class, by its path; for a removed group one.
 
     Args:
         tree: the resolved configuration.
-        unused: sections that are not read.
+        unused: sections that are not read, in addition to ``adversarial`` without discriminators.
     """
+    unused = {*unused, *(() if tree.get("discriminators") else ("adversarial",))}
     problems = {}
     for section, shipped in _needed().items():
         if section in unused:
@@ -31,6 +41,13 @@ def removed_keys(tree: Mapping[str, Any], unused: Iterable[str] = ()) -> dict[st
         whole = isinstance(shipped, Mapping) and len(lacking) > len(shipped) / 2
         for path in [section] if whole else lacking:
             problems[path] = f"{path}: every run needs this key; leave out ~{path}, or add it to your YAML"
+    for path in NODES:
+        section = path.partition(".")[0]
+        node = at(tree, path)
+        if section in unused or section in problems or path in problems or node is UNRESOLVED:
+            continue
+        if not isinstance(node, Mapping) or "_target_" not in node:
+            problems[path] = f"{path}: must be a mapping with _target_, as the members of {section} have it"
     return problems
 
 
@@ -53,8 +70,9 @@ def _needed() -> dict[str, Any]:
     for path in NODES:
         section, _, key = path.partition(".")
         node = needed.setdefault(section, {})
-        node[key or "_target_"] = None
-    needed["task"] = {"name": None, "sensors": None}
+        if key:
+            node[key] = None
+    needed |= {"task": {"name": None, "sensors": None}, "scheduler": {"generator": None, "discriminator": None}}
     return needed
 
 

@@ -79,6 +79,8 @@ def _instead(path: str, name: str, directions: Mapping[str, bool | None], tree: 
 
 
 def _criterion(path: str, criterion: Any, higher_is_better: bool | None) -> list[str]:
+    if criterion is UNRESOLVED:  # refused already
+        return []
     if not isinstance(criterion, dict) or set(criterion) != {"weight", "worst", "best"}:
         return [f"{path}: must have weight, worst and best, and nothing else"]
     problems = [

@@ -349,6 +349,12 @@ def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> 
         ([BANDWIDTH, "cutoff_frequency=9000"], "cutoff_frequency: 9000 must be below half of sample_rate, 8000"),
         (["task.sensors=body"], "task.sensors: must be a list, not 'body'; write 'task.sensors=[body]'"),
         (["task.sensors=null"], "task.sensors: must be a list, not null"),
+        (["selection.stoi=3"], "selection.stoi: holds weight, worst, best, and cannot be 3"),
+        (["output_root=null"], "output_root: must be a path, not null"),
+        (["init_from=2024"], "init_from: must be a path or null, with quotes around a number, not 2024"),
+        (["data.corpus=null"], "data.corpus: must be a mapping with _target_, as the members of data have it"),
+        (["adversarial.objective=null"], "adversarial.objective: must be a mapping with _target_"),
+        (["~generator._target_"], "generator: must be a mapping with _target_"),
         (["trainer.keep_best=stoi"], "trainer.keep_best: must be a list, not 'stoi'; write 'trainer.keep_best=[stoi]'"),
         (["trainer.tf32=yes"], "trainer.tf32: must be true or false, not 'yes'; write trainer.tf32=true"),
         (["data.resample=maybe"], "data.resample: must be true or false, not 'maybe'"),
@@ -386,7 +392,8 @@ def test_keys_that_every_run_reads_cannot_be_removed(removed: list[str], found: 
     ]
 
 
-def test_an_evaluation_needs_no_optimiser() -> None:
+def test_what_is_not_read_can_be_removed() -> None:
+    assert verify(composed("discriminators=[]", "losses=[l1]", "~adversarial")) == []
     assert verify(composed("~optimizer", "~scheduler", "~adversarial", "~balancer"), training=False) == []
 
 
