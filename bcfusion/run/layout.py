@@ -151,7 +151,8 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
     Raises:
         ConfigError: ``resume`` is a path, but not the path of a run.
     """
-    runs = Path(root) / _choice(recipe) / _choice(experiment)
+    # str: what is no text is refused later, with all other problems of the configuration
+    runs = Path(str(root)) / _choice(recipe) / _choice(experiment)
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # the processes must agree, but each reads its own clock
         now = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     if resume is None:
@@ -160,7 +161,7 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
         saved = [RunDir(path) for path in runs.glob("*") if RunDir(path).last.is_file()]
         newest = max(saved, key=lambda run: (run.last.stat().st_mtime_ns, str(run.path)), default=RunDir(runs / now))
         return str(newest.path)
-    return str(find_run(resume))
+    return str(find_run(str(resume)))
 
 
 def find_run(path: str | Path) -> Path:

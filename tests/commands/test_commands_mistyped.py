@@ -71,6 +71,7 @@ AT_ONCE = [
     ("bcfusion prepare librispeech –root /data", "write --root"),
     ("bcfusion prepare librispeech", "the following arguments are required: --root, --out"),
     ("bcfusion check check.stop=false", "check.stop: there is no such key; did you mean 'check.step'?"),
+    ("bcfusion train -m resume=RUN seed=1,2", "write init_from=RUN to start from its weights"),
     ("bcfusion prepare", "the corpus comes first: bcfusion prepare CORPUS --root DIR --out FILE"),
     ("bcfusion prepare --root . librispeech", "the corpus comes first: bcfusion prepare CORPUS --root DIR --out FILE"),
     ("bcfusion enhance RUN a.wav --out x", "there is no option --out; did you mean '--output'?"),
