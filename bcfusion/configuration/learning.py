@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bcfusion.configuration.keys import WEIGHT
+from bcfusion.configuration.accepted import WEIGHT
 from bcfusion.configuration.paths import group_members
 from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.configuration.values import UNRESOLVED, at, group
