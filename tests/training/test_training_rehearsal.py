@@ -25,8 +25,8 @@ def test_the_facts_of_a_run_that_works(tiny: Compose, tmp_path: Path, monkeypatc
     assert rehearsal.problems == []
     facts = rehearsal.facts
     assert facts["train"].startswith("4 files, 2 speakers, 0.2 min, 16000 Hz")
-    assert facts["valid"].startswith("2 files, 1 speakers")
-    assert facts["test"].startswith("1 files, 1 speakers")
+    assert facts["valid"].startswith("2 files, 1 speaker,")
+    assert facts["test"].startswith("1 file, 1 speaker,")
     assert facts["device"].startswith("cpu, 1 thread, one process")
     assert "before step 7, then" in facts["step"]
     assert "measured" in facts["step"]

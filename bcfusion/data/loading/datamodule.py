@@ -213,7 +213,8 @@ class SpeechDataModule(lightning.LightningDataModule):
         duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
         some = split == "train" and self.max_train_items is not None and self.max_train_items < len(rows)
         kept = f"; {self.max_train_items} of them are trained on (data.max_train_items)" if some else ""
-        return f"{len(rows)} files, {speakers_text(rows)}, {duration}, {rates_of(rows)}{kept}"
+        files = f"{len(rows)} file{'s' * (len(rows) != 1)}"
+        return f"{files}, {speakers_text(rows)}, {duration}, {rates_of(rows)}{kept}"
 
     def sample_batch(self, size: int) -> Batch:
         """Return the first ``size`` crops that training begins with, read in this process, for a trial.
