@@ -42,15 +42,15 @@ def literal_paths() -> Iterator[None]:
     """Let Hydra work in folders whose names contain ``${``, which it writes into its configuration as they are."""
     from hydra.core.hydra_config import HydraConfig
 
-    instance = HydraConfig.instance()
-    original = instance.set_config
+    original = HydraConfig.set_config
 
-    def set_config(cfg: DictConfig) -> None:
+    def set_config(self: HydraConfig, cfg: DictConfig) -> None:
         literal_runtime(cfg)
-        original(cfg)
+        original(self, cfg)
 
-    instance.set_config = set_config  # type: ignore[method-assign]
+    # of the class: launchers send the instance, with what it holds, to other processes
+    HydraConfig.set_config = set_config  # type: ignore[method-assign]
     try:
         yield
     finally:
-        instance.set_config = original  # type: ignore[method-assign]
+        HydraConfig.set_config = original  # type: ignore[method-assign]
