@@ -36,7 +36,10 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
 
 
 def nearest_path(missing: str | os.PathLike[str]) -> str:
-    """Return the end of a message about a missing path: the nearest existing name, or the last folder that exists."""
+    """Return the end of a message about a missing path: the nearest existing name, or the last folder that exists.
+
+    It is empty for a name of the working directory that resembles no other there.
+    """
     path = Path(missing)
     if drive := re.search(r"(?:^|/)([A-Za-z]):", str(path)):
         return f"; this is a path of Windows: in Linux on Windows (WSL) drive {drive[1]}: is /mnt/{drive[1].lower()}"
@@ -47,4 +50,6 @@ def nearest_path(missing: str | os.PathLike[str]) -> str:
     close = get_close_matches(path.name, names, n=1)
     if close:
         return f"; did you mean {folder / close[0]}?"
+    if folder == Path():
+        return "" if path == Path(missing) else f"; there is no folder {path}"
     return f"; {folder} is the last folder on the way that exists"

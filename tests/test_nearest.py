@@ -35,6 +35,14 @@ def test_a_missing_path_gets_the_nearest_name_or_the_last_folder_that_exists(tmp
     assert nearest_path(tmp_path / "xyz") == f"; {tmp_path} is the last folder on the way that exists"
 
 
+def test_a_missing_path_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "speech").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert nearest_path("speach") == "; did you mean speech?"
+    assert nearest_path("xyz") == ""
+    assert nearest_path("xyz/a.wav") == "; there is no folder xyz"
+
+
 @pytest.mark.parametrize("path", [r"C:\Users\me\speech", "C:Usersmespeech", "/home/me/C:/speech"])
 def test_a_path_of_windows_is_explained(path: str) -> None:
     assert nearest_path(path) == "; this is a path of Windows: in Linux on Windows (WSL) drive C: is /mnt/c"

@@ -49,6 +49,10 @@ def main(argv: list[str]) -> None:
 
 def _with_step(argv: list[str]) -> tuple[bool, list[str]]:
     """Return the value of ``check.step``, and the other arguments: it is the verb's own, and no part of a run."""
+    for argument in argv:
+        key = argument.partition("=")[0]
+        if key.startswith("check.") and key != STEP:
+            raise ConfigError([f"{key}: there is no such key; did you mean '{STEP}'?"])
     typed = [argument for argument in argv if argument.startswith(f"{STEP}=")]
     values = {"true": True, "false": False}
     value = typed[-1].partition("=")[2].strip().lower() if typed else "true"
@@ -71,8 +75,14 @@ def task(cfg: DictConfig, step: bool = True) -> None:
     from rich.table import Table
 
     from bcfusion.configuration.check import verify
+    from bcfusion.run.layout import find_run
 
     problems = verify(cfg)
+    if cfg.get("resume") not in (None, "auto"):
+        try:
+            find_run(cfg.resume)
+        except ConfigError as error:
+            problems += error.problems
     facts: dict[str, str] = {}
     if step:
         # Lightning lists devices and gives tips

@@ -135,16 +135,22 @@ def _chosen(arguments: argparse.Namespace) -> list[Run]:
     from bcfusion.report.comparison.runs import find_runs
 
     conditions = [Condition.parse(text) for text in arguments.filter]
-    found = _readable(find_runs(arguments.runs, _warn))
+    warnings: list[str] = []
+    found = _readable(find_runs(arguments.runs, warnings.append))
+    if not found:
+        raise CheckpointError("\n".join([*warnings, "give run directories, or a folder of runs such as runs/"]))
+    for line in warnings:
+        _warn(line)
     runs = [run for run in found if run.problem != NEVER_BEGAN]
     if len(runs) < len(found):
         folders = " ".join(map(str, arguments.runs))
-        _warn(
+        left_out = (
             f"{len(found) - len(runs)} of {len(found)} runs ended before they began and are left out: "
             f"bcfusion compare {folders} --dead lists them"
         )
-    if not runs:
-        raise CheckpointError(f"no run in {', '.join(map(str, arguments.runs))}: give run directories, or runs/")
+        if not runs:
+            raise CheckpointError(left_out)
+        _warn(left_out)
     for condition in conditions:
         known_key(runs, condition.key)
     chosen = [run for run in runs if all(condition.holds(run, arguments.scores) for condition in conditions)]

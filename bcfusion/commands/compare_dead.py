@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.nearest import nearest_path
 
 
 def main(paths: Sequence[Path], remove: bool, yes: bool, checkpoints: bool) -> int:
@@ -28,7 +29,7 @@ def main(paths: Sequence[Path], remove: bool, yes: bool, checkpoints: bool) -> i
 
     for path in paths:
         if not path.exists():
-            raise CheckpointError(f"{path}: there is no such folder")
+            raise CheckpointError(f"{path}: there is no such folder{nearest_path(path)}")
     found = dead_runs(paths, checkpoints)
     if not found:
         print(f"no dead runs in {', '.join(map(str, paths))}")

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     request, _, shell = next((word for word in argv if "=" in word), "").partition("=")
     if request not in ("install", "uninstall", "query") or shell not in SCRIPTS:
         raise BcfusionError(
-            f"-sc {' '.join(argv)}: write install=SHELL or uninstall=SHELL for {', '.join(SCRIPTS)}\n"
+            f"{' '.join(['-sc', *argv])}: write install=SHELL or uninstall=SHELL for {', '.join(SCRIPTS)}\n"
             'as in: eval "$(bcfusion -sc install=bash)"'
         )
     if request != "query":

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import USER_ERROR, exit_status
-from bcfusion.commands.enhance_plan import EXISTS, Job, Plan, existing, plan_inputs, plan_sensors
+from bcfusion.commands.enhance_plan import (
+    EXISTS,
+    Job,
+    Plan,
+    existing,
+    plan_inputs,
+    plan_sensors,
+    require_model_first,
+)
 from bcfusion.commands.shared.arguments import path, positive_number, verb_parser
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import AudioError, BcfusionError, WriteError
@@ -48,6 +56,7 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if bool(arguments.inputs) == bool(arguments.sensor):
         parser.error("give recordings, or --sensor NAME=FOLDER for each sensor")
+    require_model_first(arguments.model, arguments.inputs)
     make_cwd_importable()  # for a network of the user's own
     sensors = _parse_sensors(arguments.sensor)
     plan = plan_inputs(arguments.inputs, arguments.output, arguments.suffix)

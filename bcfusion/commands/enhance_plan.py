@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bcfusion.errors import AudioError
+from bcfusion.errors import AudioError, CheckpointError
 from bcfusion.files import fixed_part, name_below, normal_name, on_disk
+from bcfusion.run.layout import BUNDLE_WEIGHTS, RunDir
 
-__all__ = ["EXISTS", "Job", "Plan", "existing", "plan_inputs", "plan_sensors"]
+__all__ = ["EXISTS", "Job", "Plan", "existing", "plan_inputs", "plan_sensors", "require_model_first"]
 
 EXISTS = "exists: give --overwrite to replace it, or another --output"
 
@@ -56,6 +58,36 @@ class Plan:
             likewise = f"; likewise {len(paths) - 1} more" if len(paths) > 1 else ""
             plan.leave_out(f"{paths[0]} {fault}{likewise}", len(paths))
         return plan
+
+
+def require_model_first(model: str, inputs: Sequence[str]) -> None:
+    """Raise an error if recordings stand where the model belongs.
+
+    Args:
+        model: the first argument.
+        inputs: those after it.
+
+    Raises:
+        CheckpointError: with the command to type, if one of the others is a model.
+    """
+    from bcfusion.audio import EXTENSIONS
+
+    models = [given for given in inputs if _is_model(given)]
+    is_sound = model.lower().endswith(EXTENSIONS)
+    if not is_sound and (not models or _is_model(model)):
+        return
+    others = [model, *(given for given in inputs if given not in models[:1])]
+    raise CheckpointError(
+        f"{model}: {'a sound file' if is_sound else 'no model'}; the model comes first\n"
+        f"write bcfusion enhance {shlex.join(models[:1]) or 'RUN'} {shlex.join(others)}"
+    )
+
+
+def _is_model(given: str) -> bool:
+    path = Path(given).expanduser()
+    run = RunDir(path)
+    # not Path.is_file: it raises for a name that is too long for anything in it
+    return path.suffix == ".ckpt" or any(map(os.path.isfile, (run.record, run.last, path / BUNDLE_WEIGHTS)))
 
 
 def plan_inputs(inputs: Sequence[str], output: Path, suffix: str) -> Plan:

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         return 0
     if not argv or argv[0].startswith("-"):
         parser = _parser()
-        if not {"-h", "--help"} & set(argv) and argv:
+        if not {"-h", "--help"} & set(argv):
             parser.error("the corpus comes first: bcfusion prepare CORPUS --root DIR --out FILE")
         parser.parse_args(["--help"])
     make_cwd_importable()  # for an adapter of the user's own

@@ -55,17 +55,24 @@ hydra options:
 def main(argv: list[str]) -> int:
     """Run the verb and return the exit status."""
     begun = time.monotonic()
-    recorded = _recorded(argv, "resume")
+    recorded = _recorded(argv)
     argv = merge_overrides(recorded, argv)
     run(lambda cfg: task(cfg, begun), argv, module_file=__file__, verb="train", recorded=recorded)
     return 0
 
 
-def _recorded(argv: list[str], key: str) -> list[str]:
-    """Return the overrides of the run that ``key=RUN`` names, if it names one."""
-    values = [argument.partition("=")[2].strip("'\"") for argument in argv if argument.startswith(f"{key}=")]
+def _recorded(argv: list[str]) -> list[str]:
+    """Return the overrides of the run that ``resume=RUN`` names, if it names one."""
+    values = [argument.partition("=")[2].strip("'\"") for argument in argv if argument.startswith("resume=")]
     if not values or values[-1] in ("auto", "null", ""):
         return []
+    if not {"-m", "--multirun"}.isdisjoint(argv):
+        raise ConfigError(
+            [
+                f"resume={values[-1]}: a sweep starts new runs: leave out -m to continue one, or write "
+                f"init_from={values[-1]} to start from its weights"
+            ]
+        )
     if (found := RunDir.around(values[-1])) is not None:  # before keys of another network are looked up in this one's
         typed = (argument.partition("=")[::2] for argument in argv)
         check_kind(found.path, **{name: value for name, value in typed if name in ("recipe", "experiment")})

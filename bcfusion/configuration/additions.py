@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.configuration.suggestions import read_yaml, typed, unknown_key
+from bcfusion.configuration.values import interpolated
 
 #: groups with entries of any name: each is a node with a class or, in `selection`, the criterion of a metric value
 OPEN_GROUPS = ("discriminators", "losses", "metrics", "degradation", "callbacks", "logger", "selection")
@@ -74,7 +74,7 @@ def addition_problems(
         texts: the configuration and the values of the command line as text, in which interpolations can be seen.
         extra_dirs: folders of the user's own group members.
     """
-    read = [name for text in texts for name in _interpolated(text)]
+    read = [name for text in texts for name in interpolated(text)]
     problems = []
     for addition in additions:
         if problem := _problem(addition, base, read, extra_dirs):
@@ -114,10 +114,6 @@ def _entry(addition: Addition, group: str) -> str | None:
         return None
     example = "{weight:1,worst:0,best:1}" if group == "selection" else "{_target_:my_package.MyClass}"
     return f"+{addition.key}: an entry of {group} is a mapping, as in {typed(f'+{addition.key}', example)}"
-
-
-def _interpolated(text: str) -> list[str]:
-    return re.findall(r"\$\{(?:oc\.select:)?(\.*[\w.]+)", text)
 
 
 def _is_read(key: str, read: Iterable[str]) -> bool:

@@ -10,9 +10,10 @@ from bcfusion.configuration.construction import construction_problems
 from bcfusion.configuration.keys import key_problems, misspelt_keys
 from bcfusion.configuration.kinds import kind_problems
 from bcfusion.configuration.learning import learning_problems
+from bcfusion.configuration.needed import removed_keys, without_followers
 from bcfusion.configuration.selection import selection_problems
 from bcfusion.configuration.targets import UnknownTarget, argument_problems, locate
-from bcfusion.configuration.values import UNRESOLVED, at, group, nodes, resolved, shown
+from bcfusion.configuration.values import UNRESOLVED, at, group, nodes, resolved, shown, without_refused
 from bcfusion.errors import ConfigError
 
 #: groups that an evaluation does not build
@@ -33,25 +34,30 @@ def verify_or_raise(cfg: DictConfig, training: bool = True) -> None:
 def verify(cfg: DictConfig, training: bool = True) -> list[str]:
     """Return every problem of a composed configuration, one line each, beginning with its YAML path.
 
-    It finds missing mandatory values and interpolations that lead nowhere; misspelt keys; ``_target_`` nodes whose
-    class does not exist or refuses its arguments; sample rates that disagree; numbers out of range; a selection by
-    values that no metric gives; losses that ask for what nobody provides; sensors without a source. No corpus is read;
-    simulators look whether their files are there, and refuse sample rates at which they cannot work.
+    It finds missing mandatory values, removed keys and interpolations that lead nowhere; misspelt keys; ``_target_``
+    nodes whose class does not exist or refuses its arguments; sample rates that disagree; numbers out of range; a
+    selection by values that no metric gives; losses that ask for what nobody provides; sensors without a source. No
+    corpus is read; simulators look whether their files are there, and refuse sample rates at which they cannot work.
+    A value that is refused is not judged again where others follow it.
 
     Args:
         cfg: the composed configuration.
         training: false skips what an evaluation does not use: losses, discriminators, selection.
     """
     tree, problems = resolved(cfg)
+    removed = removed_keys(tree, () if training else TRAINING_GROUPS)
+    problems = [*removed.values(), *without_followers(problems, removed)]
     problems += misspelt_keys(tree, OmegaConf.to_yaml(cfg))
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    for plain_problems in (kind_problems, key_problems):
+        tree, found = without_refused(tree, written, plain_problems(tree))
+        problems += found
     used = tree if training else {key: value for key, value in tree.items() if key not in TRAINING_GROUPS}
     targets: dict[str, Any] = {}
     for path, node in nodes(used):
         if "_target_" in node:
             problems += _target_problems(path, node, targets)
     problems += _sample_rates(tree)
-    problems += key_problems(tree)
-    problems += kind_problems(tree)
     problems += construction_problems(used, problems)
     if training:
         problems += learning_problems(tree, targets)
@@ -92,8 +98,6 @@ def _sensors(tree: dict[str, Any], targets: dict[str, Any]) -> list[str]:
     sensors = at(tree, "task.sensors")
     if sensors is UNRESOLVED:
         return []
-    if not isinstance(sensors, list):
-        return [f"task.sensors: must be a list of names, as in task.sensors=[body], not {shown(sensors)}"]
     if not sensors:
         return ["task.sensors: name at least one sensor"]
     simulated = group(tree, "degradation")

@@ -22,15 +22,20 @@ def register_resolvers() -> None:
     """Register the resolvers of the configuration (``${n_sensors:...}`` and others) in OmegaConf; may be repeated."""
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("n_sensors", len, replace=True)
+    OmegaConf.register_new_resolver("n_sensors", n_sensors, replace=True)
     OmegaConf.register_new_resolver("if_several", if_several, replace=True)
     OmegaConf.register_new_resolver("divide", divide, replace=True)
     OmegaConf.register_new_resolver("bands_up_to", bands_up_to, replace=True)
 
 
-def if_several(sensors: Sequence[str], share: float) -> float:
+def n_sensors(sensors: object) -> int:
+    """Return the number of sensors; 0 for what is no list, which the check reports where it is written."""
+    return len(sensors) if isinstance(sensors, Sequence) and not isinstance(sensors, str) else 0
+
+
+def if_several(sensors: object, share: float) -> float:
     """Return ``share`` for a task of several sensors, and 0 for one: presets of fusion work with every recipe."""
-    return share if len(sensors) > 1 else 0.0
+    return share if n_sensors(sensors) > 1 else 0.0
 
 
 def divide(numerator: float, denominator: float) -> float:

@@ -2,93 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bcfusion.configuration.accepted import (
+    BOOL,
+    COUNT,
+    COUNT_OR_NULL,
+    FROM_ZERO,
+    POSITIVE,
+    POSITIVE_OR_NULL,
+    SHARE,
+    WEIGHT,
+    Choice,
+    Devices,
+    Number,
+    PathText,
+)
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir
 from bcfusion.configuration.values import UNRESOLVED, at, nodes, shown
 from bcfusion.nearest import nearest
 from bcfusion.requirements import is_number
 
-
-@dataclass(frozen=True)
-class Number:
-    """The numbers that a key accepts.
-
-    Attributes:
-        low: lower bound.
-        low_allowed: whether the bound itself is accepted.
-        high: upper bound, if there is one.
-        high_allowed: whether the upper bound itself is accepted.
-        whole: whether it must be an integer.
-        optional: whether null is accepted.
-    """
-
-    low: float = 0.0
-    low_allowed: bool = False
-    high: float | None = None
-    high_allowed: bool = True
-    whole: bool = False
-    optional: bool = False
-
-    def problem(self, value: Any) -> str | None:
-        """Return what is expected instead of ``value``, or None if it is accepted."""
-        if value is None and self.optional:
-            return None
-        fits = is_number(value) and (not self.whole or isinstance(value, int))
-        fits = fits and (value > self.low or (self.low_allowed and value == self.low))
-        fits = fits and (self.high is None or value < self.high or (self.high_allowed and value == self.high))
-        if fits:
-            return None
-        kind = "a whole number" if self.whole else "a number"
-        bound = f"{'of at least' if self.low_allowed else 'above'} {self.low:g}"
-        upper = "" if self.high is None else f" and {'of at most' if self.high_allowed else 'below'} {self.high:.10g}"
-        return f"must be {kind} {bound}{upper}{' or null' if self.optional else ''}, not {shown(value)}"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The values that a key accepts, if there are only a few."""
-
-    options: tuple[str | bool, ...]
-
-    def problem(self, value: Any) -> str | None:
-        """Return what is expected instead of ``value``, or None if it is accepted."""
-        if value in self.options:
-            return None
-        return f"must be {' or '.join(str(option).lower() for option in self.options)}, not {shown(value)}"
-
-
-@dataclass(frozen=True)
-class Devices:
-    """What Lightning accepts as devices: ``auto``, a number, -1 for all, or a list of indices, also as a string."""
-
-    def problem(self, value: Any) -> str | None:
-        """Return what is expected instead of ``value``, or None if it is accepted."""
-        number = value if isinstance(value, int) and not isinstance(value, bool) else None
-        fits = number is None or number >= 1 or number == -1
-        if fits and isinstance(value, int | str | list) and not isinstance(value, bool):
-            return None
-        return f"must be auto, a whole number of at least 1, -1 for all, or a list of devices, not {shown(value)}"
-
-
-BOOL = Choice((True, False))
-COUNT = Number(low=1, low_allowed=True, whole=True)
-COUNT_OR_NULL = Number(low=1, low_allowed=True, whole=True, optional=True)
-WEIGHT = Number(low_allowed=True)
-FROM_ZERO = Number(low_allowed=True, whole=True)
-POSITIVE = Number()
-POSITIVE_OR_NULL = Number(optional=True)
-SHARE = Number(low_allowed=True, high=1.0)
 SHORTEST_SEGMENT = 0.02  #: seconds of a training crop: a low voice has a period of 12 ms
-KEYS: dict[str, Number | Choice | Devices] = {
+KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "sample_rate": COUNT,
     "seed": Number(low_allowed=True, high=2**32 - 1, whole=True),
+    "output_root": PathText(),
+    "resume": PathText(optional=True),
+    "init_from": PathText(optional=True),
     "cutoff_frequency": POSITIVE,
     "narrow_rate": COUNT,
     "input_bandwidth": POSITIVE,
@@ -215,7 +161,8 @@ def _data_problems(tree: Mapping[str, Any]) -> list[str]:
         )
     if workers not in ("auto", UNRESOLVED) and (problem := FROM_ZERO.problem(workers)):
         problems.append(f"data.workers: {problem.replace('must be', 'must be auto or', 1)}")
-    if speakers is not None and speakers is not UNRESOLVED and (isinstance(speakers, str) or not speakers):
+    several = isinstance(speakers, Sequence) and not isinstance(speakers, str)
+    if speakers is not None and speakers is not UNRESOLVED and not (several and speakers):
         problems.append(
             "data.speakers: must be a list of names, as in data.speakers=[NAME], or null for all, "
             f"not {shown(speakers)}"

@@ -38,7 +38,7 @@ def kind_problems(tree: Mapping[str, Any]) -> list[str]:
         if isinstance(default, list) and not isinstance(value, list):
             inside = "" if value is None else value
             problems.append(f"{path}: must be a list, not {shown(value)}; write '{path}=[{inside}]'")
-    return problems + _entries(tree) + _devices(tree) + _workers(tree) + _speakers(tree)
+    return problems + _entries(tree) + _processes(tree)
 
 
 def _entries(tree: Mapping[str, Any]) -> list[str]:
@@ -61,15 +61,10 @@ def _plain(keys: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{key}", value
 
 
-def _devices(tree: Mapping[str, Any]) -> list[str]:
+def _processes(tree: Mapping[str, Any]) -> list[str]:
     """Return what Lightning would refuse with an error of its own."""
     problems = []
-    devices, strategy = at(tree, "trainer.devices"), at(tree, "trainer.strategy")
-    numbers = devices if isinstance(devices, list) else [devices]
-    if devices is not UNRESOLVED and devices != "auto" and not (numbers and all(map(_is_count, numbers))):
-        problems.append(
-            f"trainer.devices: must be a number of devices, a list of their numbers, or auto, not {shown(devices)}"
-        )
+    strategy = at(tree, "trainer.strategy")
     if strategy is not UNRESOLVED and strategy not in ("auto", "ddp"):
         from lightning.pytorch.strategies import StrategyRegistry
 
@@ -84,22 +79,3 @@ def _devices(tree: Mapping[str, Any]) -> list[str]:
             "for Slurm write trainer=slurm"
         )
     return problems
-
-
-def _is_count(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool) and value >= -1) or str(value).isdecimal()
-
-
-def _workers(tree: Mapping[str, Any]) -> list[str]:
-    workers = at(tree, "data.workers")
-    fits = workers == "auto" or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 0)
-    if workers is UNRESOLVED or fits:
-        return []
-    return [f"data.workers: must be a whole number of at least 0, or auto, not {shown(workers)}"]
-
-
-def _speakers(tree: Mapping[str, Any]) -> list[str]:
-    speakers = at(tree, "data.speakers")
-    if speakers is UNRESOLVED or speakers is None or isinstance(speakers, list):
-        return []
-    return [f"data.speakers: must be a list or null, not {shown(speakers)}; write 'data.speakers=[{speakers}]'"]

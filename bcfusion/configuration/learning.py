@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bcfusion.configuration.keys import WEIGHT
+from bcfusion.configuration.accepted import WEIGHT
 from bcfusion.configuration.paths import group_members
 from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.configuration.values import UNRESOLVED, at, group
@@ -17,7 +17,8 @@ from bcfusion.requirements import is_number
 def provides_noise(cfg: Mapping[str, Any]) -> bool:
     """Return whether a simulator of the task gives the noise that it added, so that batches hold ``noise``."""
     sensors = at(cfg, "task.sensors")
-    simulators = [node for name, node in group(cfg, "degradation").items() if name in (sensors or ())]
+    known = () if sensors is UNRESOLVED or sensors is None else sensors
+    simulators = [node for name, node in group(cfg, "degradation").items() if name in known]
     return any(getattr(_located(node), "provides_noise", False) for node in simulators)
 
 

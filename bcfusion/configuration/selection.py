@@ -53,11 +53,6 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
     if not selection:
         problems.append("selection: name at least one metric value, as in selection=stoi")
     keep_best = at(tree, "trainer.keep_best")
-    if keep_best is not UNRESOLVED and not isinstance(keep_best, list):
-        problems.append(
-            "trainer.keep_best: must be a list of metric values, as in trainer.keep_best=[stoi], "
-            f"not {shown(keep_best)}"
-        )
     entries = [(f"selection.{name}", name) for name in selection]
     entries += [("trainer.keep_best", str(name)) for name in keep_best] if isinstance(keep_best, list) else []
     for path, name in entries:
@@ -84,6 +79,8 @@ def _instead(path: str, name: str, directions: Mapping[str, bool | None], tree: 
 
 
 def _criterion(path: str, criterion: Any, higher_is_better: bool | None) -> list[str]:
+    if criterion is UNRESOLVED:  # refused already
+        return []
     if not isinstance(criterion, dict) or set(criterion) != {"weight", "worst", "best"}:
         return [f"{path}: must have weight, worst and best, and nothing else"]
     problems = [

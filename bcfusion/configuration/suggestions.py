@@ -13,6 +13,7 @@ import yaml
 from bcfusion.configuration.compose import LIST_GROUPS
 from bcfusion.configuration.paths import conf_dir, group_members, groups
 from bcfusion.configuration.targets import HYDRA_KEYS, takes_argument
+from bcfusion.configuration.values import UNRESOLVED, at
 from bcfusion.nearest import nearest
 
 #: what other frameworks call a key or group, and its name here
@@ -91,7 +92,7 @@ def unknown_key(key: str, value: str | None, tree: Mapping[str, Any], extra_dirs
 def _similar(key: str, tree: Mapping[str, Any], known: Sequence[str]) -> str | None:
     """Return the key of a similar name in the same section, else elsewhere."""
     parent, _, last = key.rpartition(".")
-    section = _at(tree, parent) if parent else {name: None for name in known if "." not in name}
+    section = at(tree, parent, None) if parent else {name: None for name in known if "." not in name}
     sibling = nearest(last, map(str, section)) if isinstance(section, Mapping) else None
     if sibling is not None:
         return f"{parent}.{sibling}" if parent else sibling
@@ -116,7 +117,7 @@ def _not_chosen(key: str, value: str | None, tree: Mapping[str, Any], extra_dirs
 def _argument(key: str, value: str | None, tree: Mapping[str, Any]) -> str | None:
     """Return a message for an argument that the class of the node takes, though its YAML does not set it."""
     parent, _, name = key.rpartition(".")
-    node = _at(tree, parent) if parent else None
+    node = at(tree, parent, None) if parent else None
     target = node.get("_target_") if isinstance(node, Mapping) else None
     if not isinstance(target, str) or not takes_argument(target, name):
         return None
@@ -149,19 +150,7 @@ def _members_with(group: str, rest: str, extra_dirs: Sequence[Path]) -> list[str
 
 
 def _has(content: Mapping[str, Any], path: str) -> bool:
-    return _at(content, path, missing=_MISSING) is not _MISSING
-
-
-_MISSING = object()
-
-
-def _at(tree: Mapping[str, Any], path: str, missing: Any = None) -> Any:
-    found: Any = tree
-    for part in path.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return missing
-        found = found[part]
-    return found
+    return at(content, path) is not UNRESOLVED
 
 
 @cache
@@ -189,7 +178,7 @@ def _same_name(last: str, tree: Mapping[str, Any]) -> list[str]:
     found = [
         path
         for path in _paths(tree)
-        if path.rpartition(".")[2].lower() == last.lower() and "." in path and not _follows(_at(tree, path))
+        if path.rpartition(".")[2].lower() == last.lower() and "." in path and not _follows(at(tree, path, None))
     ]
     level = min((path.count(".") for path in found), default=0)
     return [path for path in found if path.count(".") == level]

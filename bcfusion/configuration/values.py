@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from bcfusion.errors import BcfusionError
@@ -59,6 +60,53 @@ def _cause(error: OmegaConfBaseException) -> str:
             return str(link)
         link = link.__cause__ or link.__context__
     return str(error).splitlines()[0]
+
+
+def without_refused(
+    tree: Mapping[str, Any], written: Mapping[str, Any], problems: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return a configuration in which refused values, and those that follow them, are UNRESOLVED.
+
+    Thus a fault is reported once, where it is written, and not again by each class that gets the value.
+
+    Args:
+        tree: the resolved configuration.
+        written: the same, with its interpolations.
+        problems: lines that begin with the path of a value; those about a mapping as a whole change nothing.
+
+    Returns:
+        The configuration, and the problems without those of values that follow another refused one.
+    """
+    refused = {problem.partition(":")[0] for problem in problems}
+    following: set[str] = set()
+    before = -1
+    while len(following) > before:  # one value may follow another that follows a refused one
+        before = len(following)
+        known = refused | following
+        following |= {path for path, value in _plain(written) if not known.isdisjoint(interpolated(str(value)))}
+    refused |= following
+
+    def kept(value: Any, path: str) -> Any:
+        if isinstance(value, Mapping):
+            return {key: kept(entry, f"{path}.{key}" if path else str(key)) for key, entry in value.items()}
+        return UNRESOLVED if path in refused else value
+
+    own = [problem for problem in problems if problem.partition(":")[0] not in following]
+    return kept(tree, ""), own
+
+
+def _plain(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what is no mapping, with its path."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _plain(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def interpolated(text: str) -> list[str]:
+    """Return the names of the keys to which a value refers, relative ones with their dots."""
+    return re.findall(r"\$\{(?:oc\.select:)?(\.*[\w.]+)", text)
 
 
 def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bcfusion.errors import ConfigError
+from bcfusion.nearest import nearest_path
 
 __all__ = ["BUNDLE_CONFIG", "BUNDLE_WEIGHTS", "RunDir", "find_run", "register_run_dir", "run_dir"]
 
@@ -160,7 +161,8 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
     Raises:
         ConfigError: ``resume`` is a path, but not the path of a run.
     """
-    runs = Path(root) / _choice(recipe) / _choice(experiment)
+    # str: what is no text is refused later, with all other problems of the configuration
+    runs = Path(str(root)) / _choice(recipe) / _choice(experiment)
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # the processes must agree, but each reads its own clock
         now = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     if resume is None:
@@ -169,7 +171,7 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
         saved = [RunDir(path) for path in runs.glob("*") if RunDir(path).last.is_file()]
         newest = max(saved, key=lambda run: (run.last.stat().st_mtime_ns, str(run.path)), default=RunDir(runs / now))
         return str(newest.path)
-    return str(find_run(resume))
+    return str(find_run(str(resume)))
 
 
 def find_run(path: str | Path) -> Path:
@@ -180,7 +182,10 @@ def find_run(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise ConfigError([f"resume: there is no {path}; give a run directory, or a checkpoint inside one, or auto"])
+        near = nearest_path(path)
+        raise ConfigError(
+            [f"resume: there is no {path}{near or '; give a run directory, or a checkpoint inside one, or auto'}"]
+        )
     if path.is_file() and path.suffix == ".ckpt" and path.name != RunDir(path).last.name:
         raise ConfigError(
             [

@@ -34,6 +34,6 @@ def on_gpu(accelerator: str) -> bool:
         ConfigError: it asks for one, and there is none.
     """
     available = torch.cuda.is_available()
-    if accelerator in ("gpu", "cuda") and not available:
+    if accelerator == "gpu" and not available:
         raise ConfigError([f"trainer.accelerator={accelerator}: torch finds no GPU; write trainer.accelerator=auto"])
-    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and available)
+    return accelerator == "gpu" or (accelerator == "auto" and available)

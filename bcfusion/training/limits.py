@@ -31,15 +31,16 @@ _SUSPICIOUS = 3000  # activations take up to about this many times the bytes of 
 def check_devices(settings: Mapping[str, Any]) -> list[str]:
     """Return warnings about the devices of a trainer's configuration, one line each.
 
+    Args:
+        settings: verified, so that ``devices`` is of one of the accepted kinds.
+
     Raises:
         ConfigError: there are no such devices.
     """
     _check_machines(settings)
     wanted, cores = settings["devices"], len(os.sched_getaffinity(0))
     listed = isinstance(wanted, list | tuple | ListConfig)
-    number = int(wanted) if str(wanted).lstrip("-").isdigit() else None
-    if not (wanted == "auto" or listed or number == -1 or (number is not None and number > 0)):
-        raise ConfigError([f"trainer.devices: must be auto, a number of at least 1, or a list of GPUs, not {wanted}"])
+    number = None if listed or wanted == "auto" else int(wanted)
     if not device.on_gpu(settings["accelerator"]):
         if listed or number == -1:
             raise ConfigError([f"trainer.devices: {wanted} names GPUs, but the run uses the CPU: give a number"])

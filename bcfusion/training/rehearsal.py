@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
-from bcfusion.configuration.values import at, resolved
+from bcfusion.configuration.values import at, resolved, without_refused
 from bcfusion.contracts import SPLITS, Batch, Row
 from bcfusion.data.corpora.made_once import MadeOnce
 from bcfusion.data.loading.collate import collate
@@ -85,15 +85,16 @@ def rehearse(cfg: DictConfig, known: Sequence[str] = ()) -> Rehearsal:
     Args:
         cfg: composed configuration.
         known: its problems, as :func:`bcfusion.configuration.check.verify` finds them. With any, the corpus is still
-            read, if it can be built, and nothing else is tried.
+            read, if it can be built, and devices are looked for; nothing else is tried.
     """
     rehearsal = Rehearsal()
+    if not any(problem.startswith(("trainer.", "trainer:")) for problem in known):
+        with rehearsal.attempt("trainer"):
+            device.configure(cfg.trainer)
+            warn_user(check_devices(cfg.trainer))
     if known:
         _read_corpus(cfg, known, rehearsal)
         return rehearsal
-    with rehearsal.attempt("trainer"):
-        device.configure(cfg.trainer)
-        warn_user(check_devices(cfg.trainer))
     seed_everything(cfg.seed, workers=False, verbose=False)
     with rehearsal.attempt("data"):
         datamodule = build_datamodule(cfg)
@@ -106,7 +107,8 @@ def rehearse(cfg: DictConfig, known: Sequence[str] = ()) -> Rehearsal:
 
 def _read_corpus(cfg: DictConfig, known: Sequence[str], rehearsal: Rehearsal) -> None:
     """Find what is wrong with the corpus alone, though other parts of the configuration are wrong."""
-    node = at(resolved(cfg)[0], "data.corpus")
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    node = at(without_refused(resolved(cfg)[0], written, known)[0], "data.corpus")
     if not buildable("data.corpus", node, list(known)):
         return
     with rehearsal.attempt("data.corpus"):

@@ -110,7 +110,7 @@ def test_damaged_runs_do_not_stop_the_others(runs: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere"], "no run in nowhere"),
+        (["nowhere"], "nowhere: there is no such folder\ngive run"),
         (["{runs}", "--filter", "stoi>2"], "none of 4 runs fulfils stoi>2"),
         (["{runs}", "--filter", "soti>0"], "did you mean 'stoi'"),
         (["{runs}", "--sort", "selektion"], "did you mean 'selection'"),

@@ -343,7 +343,7 @@ def test_sensors_must_be_those_of_the_network(capsys: pytest.CaptureFixture[str]
         (["model", "b.wav"], "no such file or folder: b.wav"),
         (["model", "~nobody_of_that_name/b.wav"], "no such file or folder: ~nobody_of_that_name/b.wav"),
         (["model", "empty"], "no audio in empty"),
-        (["a.wav", "a.wav"], "not a checkpoint"),
+        (["a.wav", "a.wav"], "a.wav: a sound file; the model comes first"),
     ],
 )
 def test_wrong_input_is_reported_in_two_lines(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -364,6 +364,17 @@ def test_wrong_usage_exits_with_two(argv: list[str], capsys: pytest.CaptureFixtu
         main(argv)
     assert caught.value.code == 2
     assert capsys.readouterr().err.endswith("see bcfusion enhance --help\n")
+
+
+def test_the_model_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    record("in/a.wav")
+    for argv in (["in/a.wav", "model"], ["in", "model"]):
+        assert run(*argv) == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"write bcfusion enhance model {argv[0]}"
+    assert run("in/a.wav", "in") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "write bcfusion enhance RUN in/a.wav in"
+    assert run("model", "model", "in") == 2  # not swapped
+    assert "no audio in model" in capsys.readouterr().err
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -274,9 +274,6 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
             "metrics.stoi.exended: Stoi has no argument 'exended'; did you mean 'extended'?",
         ),
         (["task.sensors=[]"], "task.sensors: name at least one sensor"),
-        (["task.sensors=body"], "task.sensors: must be a list of names, as in task.sensors=[body], not 'body'"),
-        (["trainer.keep_best=pesq_wb"], "trainer.keep_best: must be a list of metric values"),
-        (["trainer.devices=0"], "trainer.devices: must be auto, a whole number of at least 1"),
         (["optimizer.generator.lr=5"], "optimizer.generator.lr: must be a number above 0 and of at most 1, not 5"),
         (
             ["data.augmentation.body_polarity=0.5", "data.augmentation.body_sensors=[ear]"],
@@ -285,14 +282,11 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
         (["task.sensors=[body,body]"], "task.sensors: body is named more than once"),
         (["data.sensor_dropout=0.5"], "data.sensor_dropout: 0.5 has no effect with one sensor (body)"),
         (["data.segment_seconds=0.001"], "data.segment_seconds: 0.001 must be at least 0.02: a crop of 16 sample(s)"),
-        (["data.workers=many"], "data.workers: must be auto or a whole number of at least 0, not 'many'"),
-        (["data.resample=maybe"], "data.resample: must be true or false, not 'maybe'"),
-        (["data.speakers=anna"], "data.speakers: must be a list of names"),
         (["data.min_bandwidth=9000"], "data.min_bandwidth: 9000 must be at most half of sample_rate, 8000"),
         (["cutoff_frequency=8000"], "cutoff_frequency: 8000 must be below half of sample_rate, 8000"),
         ([BANDWIDTH, "narrow_rate=32000"], "narrow_rate: 32000 must be below sample_rate, 16000"),
-        ([BANDWIDTH, "narrow_rate=32000"], "degradation.narrow: Narrowband: rate=32000 must be below the sample rate"),
-        ([BANDWIDTH, "cutoff_frequency=9000"], "metrics.lsd_hf: Lsd: low_frequency=9000 must be below half of the"),
+        ([BANDWIDTH, "degradation.narrow.rate=32000"], "degradation.narrow: Narrowband: rate=32000 must be below the"),
+        ([BANDWIDTH, "metrics.lsd_hf.low_frequency=9000"], "metrics.lsd_hf: Lsd: low_frequency=9000 must be below"),
         (["sample_rate=8000"], "metrics.pesq_wb: Pesq: mode=wb needs a sample rate of at least 16000 Hz, not 8000"),
         (["optimizer.lr=1000"], "optimizer.lr: must be a number above 0 and of at most 1, not 1000"),
         (["optimizer.generator.betas=[2,0.9]"], "optimizer.generator: Invalid beta parameter at index 0: 2"),
@@ -344,6 +338,68 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
 def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> None:
     problems = verify(composed(*overrides))
     assert any(found.startswith(problem) for found in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["sample_rate=16k"], "sample_rate: must be a whole number of at least 1, not '16k'"),
+        (["sample_rate=null"], "sample_rate: must be a whole number of at least 1, not null"),
+        ([BANDWIDTH, "narrow_rate=32000"], "narrow_rate: 32000 must be below sample_rate, 16000"),
+        ([BANDWIDTH, "cutoff_frequency=9000"], "cutoff_frequency: 9000 must be below half of sample_rate, 8000"),
+        (["task.sensors=body"], "task.sensors: must be a list, not 'body'; write 'task.sensors=[body]'"),
+        (["task.sensors=null"], "task.sensors: must be a list, not null"),
+        (["selection.stoi=3"], "selection.stoi: holds weight, worst, best, and cannot be 3"),
+        (["output_root=null"], "output_root: must be a path, not null"),
+        (["init_from=2024"], "init_from: must be a path or null, with quotes around a number, not 2024"),
+        (["data.corpus=null"], "data.corpus: must be a mapping with _target_, as the members of data have it"),
+        (["adversarial.objective=null"], "adversarial.objective: must be a mapping with _target_"),
+        (["~generator._target_"], "generator: must be a mapping with _target_"),
+        (["trainer.keep_best=stoi"], "trainer.keep_best: must be a list, not 'stoi'; write 'trainer.keep_best=[stoi]'"),
+        (["trainer.tf32=yes"], "trainer.tf32: must be true or false, not 'yes'; write trainer.tf32=true"),
+        (["data.resample=maybe"], "data.resample: must be true or false, not 'maybe'"),
+        (["data.workers=many"], "data.workers: must be auto or a whole number of at least 0, not 'many'"),
+        (["data.speakers=anna"], "data.speakers: must be a list of names, as in data.speakers=[NAME], or null for all"),
+        (["data.speakers=3"], "data.speakers: must be a list of names, as in data.speakers=[NAME], or null for all"),
+        *(
+            ([f"trainer.devices={devices}"], "trainer.devices: must be auto, a whole number of at least 1, -1 for all")
+            for devices in ("all", "0", "-2", "1.5", "true", "null", "[]", "[-1]")
+        ),
+    ],
+)
+def test_a_fault_is_reported_once(overrides: list[str], problem: str) -> None:
+    """By one check, in one wording, and not again by what follows the value."""
+    [found] = verify(composed(*overrides))
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("removed", "found"),
+    [
+        (["~data.batch_size"], ["data.batch_size"]),
+        (["~data"], ["data"]),
+        (["experiment=seanet", "~data"], ["data"]),
+        (["~seed", "~trainer.log_every"], ["seed", "trainer.log_every"]),
+        (["~budget", "~optimizer"], ["budget", "optimizer"]),
+        (["~sample_rate"], ["sample_rate"]),
+        (["~recipe"], ["task"]),
+    ],
+)
+def test_keys_that_every_run_reads_cannot_be_removed(removed: list[str], found: list[str]) -> None:
+    problems = verify(composed(*removed))
+    assert sorted(problems) == [
+        f"{path}: every run needs this key; leave out ~{path}, or add it to your YAML" for path in found
+    ]
+
+
+def test_what_is_not_read_can_be_removed() -> None:
+    assert verify(composed("discriminators=[]", "losses=[l1]", "~adversarial")) == []
+    assert verify(composed("~optimizer", "~scheduler", "~adversarial", "~balancer"), training=False) == []
+
+
+@pytest.mark.parametrize("devices", ["auto", "1", "'2'", "-1", "[0,1]"])
+def test_devices_that_lightning_takes_pass(devices: str) -> None:
+    assert verify(composed(f"trainer.devices={devices}")) == []
 
 
 @pytest.mark.slow

@@ -61,8 +61,6 @@ def test_free_memory_is_known() -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"accelerator": "cpu", "devices": 0}, "a number of at least 1"),
-        ({"accelerator": "cpu", "devices": "two"}, "a number of at least 1"),
         ({"accelerator": "cpu", "devices": [0, 1]}, "names GPUs, but the run uses the CPU"),
         ({"accelerator": "gpu", "devices": "auto"}, "torch finds no GPU"),
         ({"accelerator": "cpu", "devices": 1, "num_nodes": 2}, "2 machines, but nothing says where the others are"),

@@ -10,6 +10,7 @@ from typing import Any
 
 from bcfusion.commands.shared.mistyped import member_from_path
 from bcfusion.configuration.compose import LIST_GROUPS
+from bcfusion.configuration.needed import NEEDED_GROUPS
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir, groups
 from bcfusion.configuration.suggestions import group_with, read_yaml, typed
 from bcfusion.configuration.values import at
@@ -99,7 +100,12 @@ def several_values(key: str, values: str, verb: str, tree: Mapping[str, Any], ex
 
 
 def how_to_choose_none(group: str) -> str:
-    """Return how a group is left empty: Hydra removes one with ``~``, but not one that holds a list."""
+    """Return how a group is left empty: Hydra removes one with ``~``, but not one that holds a list.
+
+    Some groups cannot be empty, and then this is said.
+    """
+    if group in NEEDED_GROUPS:
+        return "one is needed"
     defaults = read_yaml(conf_dir() / ROOT_CONFIG).get("defaults", [])
     is_list = any(isinstance(entry, dict) and isinstance(entry.get(group), list) for entry in defaults)
     return f"write {group}=[] for none" if is_list else f"write ~{group} for none"

@@ -122,7 +122,7 @@ def run(
         finally:
             sweep = sweep_directory()
             if sweep is not None:  # an interrupted one shows its results so far
-                failed = close_sweep(sweep, began)
+                failed = close_sweep(sweep, began, _keeps_files(verb))
             remove_made_directories()  # of a job that failed before it wrote anything
     if failed is not None:
         raise SweepFailed(failed)
@@ -152,6 +152,11 @@ def help_text(verb: str) -> str:
     extra_dirs = [own] if own else []
     choices = "\n".join(f"  {group:<16}{', '.join(group_members(group, extra_dirs))}" for group in groups(extra_dirs))
     return f"{import_module(f'bcfusion.commands.{verb}').HELP.strip()}\n\n{HYDRA_HELP}\n{choices}"
+
+
+def _keeps_files(verb: str) -> bool:
+    """Return whether the jobs of a sweep leave files, so that what they print can refer to these."""
+    return verb != "check"
 
 
 class _Job(Generic[T]):
@@ -211,6 +216,8 @@ class _Job(Generic[T]):
                     return None
                 # The sweep continues. This may be another process: the closing table reads the failure from the file.
                 line = jobs.note_failure(directory, error)
+                if not _keeps_files(self.verb) and isinstance(error, BcfusionError):
+                    line = str(error)
                 print(f"bcfusion: job {directory.name} failed: {line}", file=sys.stderr)
                 return None
         if sweeping:

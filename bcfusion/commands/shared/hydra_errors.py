@@ -166,7 +166,9 @@ def _composition(
 
 def _unknown_key(error: OmegaConfBaseException, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
     key, full_key = str(error.key), str(error.full_key)
-    given = next((o for o in overrides if re.match(rf"{re.escape(full_key)}[.=]", o)), full_key)
+    typed_keys = [o for o in overrides if re.match(rf"{re.escape(full_key)}[.=]", o)]
+    chosen = [o for o in typed_keys if o.partition("=")[0] in groups(extra_dirs)]  # a choice, as in group=member
+    given = next(iter([o for o in typed_keys if o not in chosen] or typed_keys), full_key)
     whole, equals, value = given.partition("=")
     node = error.parent_node
     tree = OmegaConf.to_container(node._get_root(), resolve=False) if isinstance(node, DictConfig) else {}
@@ -183,7 +185,7 @@ def _unknown_key(error: OmegaConfBaseException, overrides: Sequence[str], extra_
     elif not siblings:
         return f"{full_key}: '{parent}' has no keys"
     where = f"keys of {parent}" if parent else "keys"
-    return f"{full_key}: there is no such key\n{where}: {listed(sorted(siblings))}"
+    return f"{whole}: there is no such key\n{where}: {listed(sorted(siblings))}"
 
 
 def _nothing_to_remove(key: str, overrides: Sequence[str], extra_dirs: Sequence[Path]) -> str:
@@ -191,7 +193,7 @@ def _nothing_to_remove(key: str, overrides: Sequence[str], extra_dirs: Sequence[
     tree = composed([override for override in overrides if not override.startswith("~")], extra_dirs) or {}
     node = at(tree, parent) if parent else tree
     names = [str(sibling) for sibling in node] if isinstance(node, Mapping) else []
-    near = nearest(name, names)
+    near = nearest(name, [other for other in names if other != name])  # Hydra does not find a key that is null
     hint = f"; did you mean '~{f'{parent}.' if parent else ''}{near}'?" if near else ""
     return f"~{key}: there is no such key to remove{hint}" + (
         f"\nkeys of {parent}: {listed(names)}" if parent and names else ""
@@ -208,7 +210,7 @@ def _value(error: ValueError, overrides: Sequence[str], extra_dirs: Sequence[Pat
                 return f"cannot read the argument '{override}': write key=value"
             members = group_members(group, extra_dirs)
             if group in known and value not in members and not value.startswith("["):
-                return f"{override}: name a member of {group}, or {how_to_choose_none(group)}\n{available(members)}"
+                return f"{override}: names no member of {group}; {how_to_choose_none(group)}\n{available(members)}"
     if match := re.match(r"invalid literal for int\(\) with base 10: '(.*)'", str(error)):
         for override in overrides:
             if f".{match[1]}" in override.partition("=")[0]:

@@ -17,7 +17,7 @@ from bcfusion.nearest import nearest
 from bcfusion.run.layout import RunDir
 
 #: settings of a verb itself, which are typed as keys are
-OWN_KEYS = {"evaluate": ("split", "output", "group_by")}
+OWN_KEYS = {"evaluate": ("split", "output", "group_by"), "check": ("check.step",)}
 
 
 def refuse_mistyped(argv: Sequence[str], options: Collection[str], verb: str, extra_dirs: Sequence[Path]) -> None:
@@ -133,6 +133,8 @@ def _option(
 def bare_word(word: str, verb: str, extra_dirs: Sequence[Path]) -> str:
     """Return one or two lines about an argument that has no ``=``."""
     path = Path(word)
+    if word == "help":
+        return f"help: an option here\nwrite bcfusion {verb} --help"
     if word in ("bcfusion", verb):
         return f"{word}: typed twice\nwrite bcfusion {verb} experiment=NAME"
     if word in VERBS:

@@ -125,12 +125,13 @@ def sweep_table(outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
-def close_sweep(sweep_dir: Path, since: float) -> str | None:
+def close_sweep(sweep_dir: Path, since: float, kept: bool = True) -> str | None:
     """Print the closing table of a sweep.
 
     Args:
         sweep_dir: directory of the sweep.
         since: ``time.time()`` when this session of it began.
+        kept: whether the directory outlives the command.
 
     Returns:
         Which jobs failed in this session, in one line; None if none did.
@@ -142,9 +143,10 @@ def close_sweep(sweep_dir: Path, since: float) -> str | None:
 
     console = Console()
     jobs = "1 job" if len(outcomes) == 1 else f"{len(outcomes)} jobs"
-    console.print(f"\nSweep {sweep_dir}, {jobs}, best first:", highlight=False)
+    console.print(f"\nSweep {sweep_dir}, {jobs}, best first:" if kept else f"\n{jobs}:", highlight=False)
     console.print(sweep_table(outcomes))
     failed = [o.job for o in outcomes if o.status == "failed" and o.time >= since - 1.0]  # file systems have own clocks
     if not failed:
         return None
-    return f"{len(failed)} of {jobs} failed: {', '.join(failed)}; see {sweep_dir / failed[0] / FAILED}"
+    where = f"; see {sweep_dir / failed[0] / FAILED}" if kept else ""
+    return f"{len(failed)} of {jobs} failed: {', '.join(failed)}{where}"

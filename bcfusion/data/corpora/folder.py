@@ -1,4 +1,4 @@
-"""A corpus that is a folder: PATH/{train,valid,test}/**/<speaker>/<utterance>.{wav,flac,ogg,opus,mp3}."""
+"""A corpus that is a folder: PATH/{train,valid,test}/**/<speaker>/<utterance>.{wav,flac,ogg,opus,mp3,...}."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bcfusion.errors import CheckpointError
+from bcfusion.nearest import nearest_path
 from bcfusion.report.comparison.run import Run, is_job, read_run
 from bcfusion.run.layout import RunDir
 
@@ -28,7 +29,8 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], warn: Callable[[str], Non
     for path in (Path(path).expanduser() for path in paths):
         folders = list(run_folders(path))
         if not folders:
-            warn(f"{path}: {'no run in it' if path.exists() else 'there is no such folder'}")
+            found_none = "no run in it" if path.exists() else f"there is no such folder{nearest_path(path)}"
+            warn(f"{path}: {found_none}")
         for folder in folders:
             try:
                 found.setdefault(folder.resolve(), read_run(folder))

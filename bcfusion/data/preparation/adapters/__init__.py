@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
+from bcfusion.nearest import nearest_path
 
 NEEDED = {"speech": "air", "noise": "noise", "rir": "rir"}  #: the sensor that every recording of a kind has
 
@@ -127,7 +128,11 @@ def missing(adapter: Adapter, root: Path, what: str) -> LayoutError:
         what: what is missing, such as "no sound files".
     """
     there = sorted(entry.name for entry in root.iterdir())[:8] if root.is_dir() else []
-    found = f"it contains: {', '.join(there) or 'no files'}" if root.is_dir() else "there is no such folder"
+    found = (
+        f"it contains: {', '.join(there) or 'no files'}"
+        if root.is_dir()
+        else f"there is no such folder{nearest_path(root)}"
+    )
     return LayoutError(
         f"{root}: {what}; {found}\nexpected layout:\n{adapter.layout.rstrip()}\nsource: {adapter.source}"
     )

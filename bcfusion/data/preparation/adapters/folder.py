@@ -113,8 +113,8 @@ class Folder:
     summary = "a plain folder of clean speech, in mono files"
     source = "your own recordings"
     layout = """\
-ROOT/train/**/SPEAKER/NAME.{wav,flac,ogg,opus,mp3}    likewise valid (or val, validation, dev), test (or eval)
-or, with speakers divided among the splits: ROOT/**/SPEAKER/NAME.{wav,flac,ogg,opus,mp3}"""
+ROOT/train/**/SPEAKER/NAME.{wav,flac,ogg,opus,mp3,...}    likewise valid (or val, validation, dev), test (or eval)
+or, with speakers divided among the splits: ROOT/**/SPEAKER/NAME.{wav,flac,ogg,opus,mp3,...}"""
     kind = "speech"
     options: tuple[Option, ...] = PLACE_OPTIONS
 
