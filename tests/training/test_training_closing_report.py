@@ -30,14 +30,14 @@ def explained(composed: Compose, found: Scores, step: int, minutes: float = 1.0,
     cfg = composed("selection=stoi", "trainer.accelerator=cpu")
     trained = module(schedule={"start_step": start_step})
     trained.step = step
-    return list(below_input(found, cfg, trained, minutes))
+    return list(below_input(found, cfg, trained, minutes, lambda seconds: round(3 * seconds)))
 
 
 def test_scores_below_the_input_come_with_the_usual_length_and_the_discriminators(composed: Compose) -> None:
     lines = explained(composed, scores(0.6), step=180)
     assert lines == [
         "The output scores below the input: stoi 0.600 against 0.800.",
-        "  The run was short: 180 steps in 1.0 minutes; the usual 9 minutes are about 1620 steps at this rate.",
+        "  The run was short: 180 steps in 1.0 minutes; usual are 9 minutes, about 1600 steps at this rate.",
         "  The discriminators have not joined: they do so at step 2000 (adversarial.start_step).",
     ]
     assert len(explained(composed, scores(0.6), step=3000, minutes=9.0)) == 1  # neither is the reason

@@ -30,6 +30,11 @@ def items_text(what: str, done: int, total: int, seconds: float) -> str:
     return f"{what}: {done} of {total} files, {duration(seconds / done * (total - done))} left"
 
 
+def rounded(count: int) -> int:
+    """Return an estimated number with two significant digits."""
+    return count if count < 100 else int(float(f"{count:.2g}"))
+
+
 class Progress(Callback):
     """Shows the step, the elapsed and the budgeted time, the step rate, losses and the latest quality.
 
