@@ -113,8 +113,10 @@ def evaluate_best(
 
     used, total = len(utterances.rows), len(datamodule.rows(split))
     files = f"all {split} files" if used == total else f"{used} of {total} {split} files"
-    selected = ", which selected it too (the corpus has no test split)" if split == "valid" else ""
-    name = "Best checkpoint" if source == run.best else "Last checkpoint"
+    best = source == run.best
+    untested = f"{', which selected it too' if best else ''} (the corpus has no test split)"
+    selected = untested if split == "valid" else ""
+    name = "Best checkpoint" if best else "Last checkpoint"
     print(f"\n{name} (step {step}) on {files}{selected}{_shared_speakers(datamodule, utterances)}:")
     print_tables(
         quality_tables(means, scores.higher_is_better, changes, Console().width),

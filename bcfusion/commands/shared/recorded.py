@@ -73,7 +73,8 @@ def _quoted(value: Any) -> str:
     """Return a path, or a list of them, as the value of an override."""
     if isinstance(value, list):
         return f"[{','.join(map(_quoted, value))}]"
-    return "'{}'".format(os.fspath(value).replace("'", "\\'"))
+    plain = os.fspath(value).replace("${", "\\${")  # no interpolation: a folder's name may have ${...} in it
+    return "'{}'".format(plain.replace("'", "\\'"))
 
 
 def _arguments(training: dict[str, Any]) -> list[str]:
