@@ -73,8 +73,7 @@ def _quoted(value: Any) -> str:
     """Return a path, or a list of them, as the value of an override."""
     if isinstance(value, list):
         return f"[{','.join(map(_quoted, value))}]"
-    plain = os.fspath(value).replace("${", "\\${")  # no interpolation: a folder's name may have ${...} in it
-    return "'{}'".format(plain.replace("'", "\\'"))
+    return "'{}'".format(os.fspath(value).replace("'", "\\'"))
 
 
 def _arguments(training: dict[str, Any]) -> list[str]:
