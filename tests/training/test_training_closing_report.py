@@ -97,6 +97,15 @@ def test_a_long_validation_shows_its_progress_too(
     assert capsys.readouterr().err == "step 0 | validating: 3 of 4 files, 0:00 left\n"
 
 
+def test_a_rate_is_shown_when_it_is_measured() -> None:
+    clock = SimpleNamespace(elapsed=lambda: 5.0, seconds=540.0, max_steps=60)
+    quality, step_log = SimpleNamespace(summary=lambda: ""), SimpleNamespace(latest={})
+    progress = Progress(clock, step_log, quality)  # type: ignore[arg-type]
+    assert progress.text(3) == "step 3 of 60 | 0:05 of 9:00"
+    progress._rate = 1.5
+    assert progress.text(3) == "step 3 of 60 | 0:05 of 9:00 | 1.50 steps/s"
+
+
 def test_the_progress_has_count_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     progress = ClosingProgress(31, "test")
     assert capsys.readouterr().err == "closing evaluation of 31 test files ...\n"
