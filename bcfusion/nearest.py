@@ -47,4 +47,4 @@ def nearest_path(missing: str | os.PathLike[str]) -> str:
     close = get_close_matches(path.name, names, n=1)
     if close:
         return f"; did you mean {folder / close[0]}?"
-    return f"; {folder.absolute()} is the last folder on the way that exists"
+    return f"; {folder} is the last folder on the way that exists"

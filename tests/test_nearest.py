@@ -29,14 +29,10 @@ def test_the_end_of_a_message() -> None:
     assert did_you_mean("xyz", NAMES) == ""
 
 
-def test_a_missing_path_gets_the_nearest_name_or_the_last_folder_that_exists(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_path_gets_the_nearest_name_or_the_last_folder_that_exists(tmp_path: Path) -> None:
     (tmp_path / "speech").mkdir()
     assert nearest_path(tmp_path / "speach" / "a.wav") == f"; did you mean {tmp_path / 'speech'}?"
-    monkeypatch.chdir(tmp_path)
-    for missing in (tmp_path / "xyz", "xyz"):
-        assert nearest_path(missing) == f"; {tmp_path} is the last folder on the way that exists"
+    assert nearest_path(tmp_path / "xyz") == f"; {tmp_path} is the last folder on the way that exists"
 
 
 @pytest.mark.parametrize("path", [r"C:\Users\me\speech", "C:Usersmespeech", "/home/me/C:/speech"])
