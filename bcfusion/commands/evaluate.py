@@ -18,6 +18,9 @@ from bcfusion.run.layout import RunDir
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from bcfusion.data.loading.datamodule import SpeechDataModule
+    from bcfusion.evaluation.utterances import Utterances
+
 HELP = """\
 usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] [hydra options]
        bcfusion evaluate --enhanced DIR --reference DIR [--input DIR] [--name NAME] [group_by=NAME,...] [key=value ...]
@@ -32,6 +35,7 @@ each with its --name. Lengths that differ by no more than --tolerance SECONDS (0
 examples:
   bcfusion evaluate runs/bone_to_air/seanet/TIME
   bcfusion evaluate RUN data=folder data.root=/data/speech split=valid
+  bcfusion evaluate RUN trainer.max_test_items=20                       20 utterances, evenly spread
   bcfusion evaluate RUN 'metrics=[pesq_wb,stoi,lsd]' group_by=speaker,snr
   bcfusion evaluate RUN data=pairs data.body=/data/throat data.air=/data/air degradation=none
   bcfusion evaluate RUN/checkpoints/best-stoi.ckpt
@@ -63,8 +67,10 @@ def main(argv: list[str]) -> int:
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
     recorded = recorded_for_evaluation(model)
+    limit = f"trainer.max_{split}_items"  # those of the run concern the run alone
+    limited = limit if any(each.lstrip("+").startswith(f"{limit}=") for each in overrides) else None
     run(
-        lambda cfg: _task(cfg, model, split, output, settings.group_by),
+        lambda cfg: _task(cfg, model, split, output, settings.group_by, limited),
         [*merge_overrides(recorded, overrides), hydra_directory(output)],
         module_file=__file__,
         verb="evaluate",
@@ -73,11 +79,22 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequence[str]) -> None:
-    """Evaluate a model, print the tables, and write scores and samples."""
+def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequence[str], limited: str | None) -> None:
+    """Evaluate a model, print the tables, and write scores and samples.
+
+    Args:
+        cfg: composed configuration.
+        model: a run, bundle or checkpoint.
+        split: to evaluate.
+        output: folder of the results.
+        group_by: columns of further tables.
+        limited: key of the number of utterances; None: all of them.
+    """
     from bcfusion.configuration.check import verify_or_raise
 
     verify_or_raise(cfg, training=False)
+    from omegaconf import OmegaConf
+
     from bcfusion.commands.shared.model_evaluation import evaluate_model, load_task_model
     from bcfusion.evaluation.utterances import Utterances
     from bcfusion.report.samples import SampleWriter
@@ -87,14 +104,21 @@ def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequ
     generator = load_task_model(cfg, model)
     bundle = bundle_of(generator)
     assert bundle is not None  # a loaded model has one
-    utterances = Utterances.of_split(build_datamodule(cfg), split)
+    datamodule = build_datamodule(cfg)
+    limit = None if limited is None else OmegaConf.select(cfg, limited)
+    utterances = Utterances.of_split(datamodule, split, limit)
     samples = SampleWriter(output / "samples", cfg.trainer.samples, cfg.sample_rate)
     scores = evaluate_model(cfg, generator, utterances, samples)
-    title = f"{model} (step {bundle.training.get('step')}) on the {utterances.split} files"
+    title = f"{model} (step {bundle.training.get('step')}) on {_files(utterances, datamodule)}"
     write_results(scores, group_by, output, title)
     record_composition(cfg, output)
     if cfg.trainer.samples:
         print(f"samples:       {samples.directory}")
+
+
+def _files(utterances: Utterances, datamodule: SpeechDataModule) -> str:
+    used, total = len(utterances.rows), len(datamodule.rows(utterances.split))
+    return f"the {utterances.split} files" if used == total else f"{used} of {total} {utterances.split} files"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ VERBS = {
     "prepare": "write the manifest of a corpus: its files, speakers, splits; measure it, make shards",
     "calibrate": "measure a body sensor from recorded pairs, for simulators to use",
     "inspect": "find problems in the recordings of a manifest: lag, polarity, bandwidth, levels",
-    "check": "verify a configuration; print size, cost, receptive field and latency",
+    "check": "verify a configuration and its data; print hours, pace, size, cost and latency",
     "init": "copy a shipped experiment to ./conf to edit it",
 }
 MODULES = {"inspect": "inspect_manifest"}  #: verbs with the name of a module of the standard library

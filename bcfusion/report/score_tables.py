@@ -70,7 +70,7 @@ def print_tables(
     console = Console()
     for table in tables:
         console.print(table)
-    print(f"means over {utterances} files")
+    print(f"means over {utterances} file{'' if utterances == 1 else 's'}")
     for line in skipped_lines(skipped, metrics, utterances):
         print(line)
 

@@ -26,7 +26,8 @@ class ClosingProgress:
         if sys.stderr.isatty():
             self._bar = tqdm(bar_format="{desc}", leave=False, dynamic_ncols=True)
         else:
-            print(f"closing evaluation of {total} {split} files ...", file=sys.stderr, flush=True)
+            files = "file" if total == 1 else "files"
+            print(f"closing evaluation of {total} {split} {files} ...", file=sys.stderr, flush=True)
 
     def __call__(self, done: int) -> None:
         """Show that ``done`` utterances are done, if it is time for it."""

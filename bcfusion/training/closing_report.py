@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from lightning import Trainer
@@ -14,6 +14,7 @@ from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.run.layout import RunDir
 from bcfusion.training import device
 from bcfusion.training.callbacks.early_stopping import EarlyStopping
+from bcfusion.training.callbacks.progress import rounded
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.selection import Selection
 
@@ -27,7 +28,9 @@ def ended_because(trainer: Trainer) -> str | None:
     return next((reason for reason in reversed(reasons) if isinstance(reason, str)), None)
 
 
-def below_input(scores: Scores, cfg: DictConfig, module: SpeechModule, minutes: float) -> Iterator[str]:
+def below_input(
+    scores: Scores, cfg: DictConfig, module: SpeechModule, minutes: float, steps_within: Callable[[float], int | None]
+) -> Iterator[str]:
     """Yield lines that explain scores below those of the input: how short the run was and who has not joined yet.
 
     Args:
@@ -35,6 +38,7 @@ def below_input(scores: Scores, cfg: DictConfig, module: SpeechModule, minutes: 
         cfg: of the run.
         module: the module that was trained; its step counts.
         minutes: that the run took until its closing evaluation.
+        steps_within: returns how many steps fit into a number of seconds, None if it is not known.
     """
     selection = Selection(cfg.selection)
     before, after = scores.mean(scores.systems[-2]), scores.mean(ENHANCED)  # the last sensor, as in validations
@@ -45,11 +49,10 @@ def below_input(scores: Scores, cfg: DictConfig, module: SpeechModule, minutes: 
     yield f"The output scores below the input: {pairs}."
     usual = cfg.budget.minutes_gpu if device.on_gpu(cfg.trainer.accelerator) else cfg.budget.minutes_cpu
     if minutes < 0.8 * usual:
-        steps = round(module.step * usual / max(minutes, 1e-3), -1)
-        yield (
-            f"  The run was short: {module.step} steps in {minutes:.1f} minutes; "
-            f"the usual {usual:g} minutes are about {steps:.0f} steps at this rate."
-        )
+        further = steps_within(60 * (usual - minutes))
+        about = "" if further is None else f", about {rounded(module.step + further)} steps at this rate"
+        done = f"{module.step} {'step' if module.step == 1 else 'steps'} in {minutes:.1f} minutes"
+        yield f"  The run was short: {done}; usual are {usual:g} minutes{about}."
     start = 0 if module.adversary is None else module.adversary.schedule.start_step
     if module.step // module.optimization.accumulate < start:
         yield f"  The discriminators have not joined: they do so at step {start} (adversarial.start_step)."

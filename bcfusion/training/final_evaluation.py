@@ -114,8 +114,10 @@ def evaluate_best(
 
     used, total = len(utterances.rows), len(datamodule.rows(split))
     files = f"all {split} files" if used == total else f"{used} of {total} {split} files"
-    selected = ", which selected it too (the corpus has no test split)" if split == "valid" else ""
-    name = "Best checkpoint" if source == run.best else "Last checkpoint"
+    best = source == run.best
+    untested = f"{', which selected it too' if best else ''} (the corpus has no test split)"
+    selected = untested if split == "valid" else ""
+    name = "Best checkpoint" if best else "Last checkpoint"
     print(f"\n{name} (step {step}) on {files}{selected}{_shared_speakers(datamodule, utterances)}:")
     print_tables(
         quality_tables(means, scores.higher_is_better, changes, Console().width),
@@ -123,21 +125,21 @@ def evaluate_best(
         scores.names,
         scores.utterances,
     )
-    for line in (*outputs.warning(), *below_input(scores, cfg, module, trained_minutes)):
+    for line in (*outputs.warning(), *below_input(scores, cfg, module, trained_minutes, clock.steps_within)):
         print(line)
     reason = ended_because(trainer)
-    lines = {
-        "checkpoints": ", ".join(str(path) for path in sorted(run.checkpoints.glob("*.ckpt"))),
+    minutes = (time.monotonic() - started) / 60
+    lines = {"ended": f"at step {module.step}, {reason}"} if reason is not None else {}
+    lines |= {
+        "took": f"{minutes:.1f} minutes",
+        "checkpoints": f"{run.checkpoints}: {', '.join(sorted(path.name for path in run.checkpoints.glob('*.ckpt')))}",
         "bundle": str(run.bundle),
         "samples": str(run.samples / "*.wav"),
         "spectrogram": str(samples.pictures[0]) if samples.pictures else "none (trainer.samples=0)",
         "per utterance": str(csv),
         "curves": f"tensorboard --logdir {root_of(run_dir)}",
         **next_commands(run, cfg, bool(samples.pictures), reason, module.step),
-        "took": f"{(time.monotonic() - started) / 60:.1f} minutes",
     }
-    if reason is not None:
-        lines["ended"] = f"at step {module.step}, {reason}"
     for title, value in lines.items():
         print(f"{title + ':':<15}{value}")
     return FinalEvaluation(scores=scores, split=split, table=table, step=step)

@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from omegaconf import DictConfig
 
+from bcfusion.training.callbacks.progress import rounded
 from bcfusion.training.run import budget_seconds
 
 __all__ = ["Steps", "in_words", "now", "timed", "within_budget"]
@@ -45,7 +46,7 @@ def within_budget(cfg: DictConfig, steps: Steps, validation: float, closing: flo
     if count < 1:
         text += "not enough for a step, a validation and the closing evaluation; raise budget.minutes"
     else:
-        ended = f"all {count} steps of trainer.max_steps" if limited else f"about {_rounded(count)} steps"
+        ended = f"all {count} steps of trainer.max_steps" if limited else f"about {rounded(count)} steps"
         text += f"{ended} with {_counted(max(1, count // cfg.trainer.validate_every), 'validation')}"
     return f"{text}; closing evaluation about {in_words(closing)}"
 
@@ -72,8 +73,3 @@ def in_words(seconds: float) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _rounded(count: int) -> int:
-    """Return a number with two significant digits: it is an estimate."""
-    return count if count < 100 else int(float(f"{count:.2g}"))

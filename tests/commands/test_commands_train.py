@@ -89,16 +89,21 @@ def test_a_run_knows_how_it_was_configured(finished: tuple[Path, str]) -> None:
     assert record["sessions"][0]["command"][:3] == ["bcfusion", "train", "experiment=seanet"]
 
 
-@pytest.mark.parametrize("model", ["", "bundle", "checkpoints/best-stoi.ckpt"])
-def test_evaluate_starts_from_the_settings_of_the_run(finished: tuple[Path, str], tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "typed", "files"),
+    [("", [], 2), ("bundle", ["trainer.max_valid_items=1"], 1), ("checkpoints/best-stoi.ckpt", [], 2)],
+)
+def test_evaluate_starts_from_the_settings_of_the_run(
+    finished: tuple[Path, str], tmp_path: Path, model: str, typed: list[str], files: int
+) -> None:
     run, _ = finished
-    done = bcfusion(
-        "evaluate", str(run / model), "metrics=[lsd]", "split=valid", f"output={tmp_path / 'out'}", cwd=tmp_path
-    )
+    settings = ["metrics=[lsd]", "split=valid", f"output={tmp_path / 'out'}", *typed]
+    done = bcfusion("evaluate", str(run / model), *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert lines[0] == "id,system,speaker,corpus,snr,lsd,skipped"
-    assert len(lines) == 1 + 2 * 2  # both validation files, although training validated on one
+    assert len(lines) == 1 + 2 * files  # both validation files, although training validated on one, if none is typed
+    assert ("on the valid files:" if files == 2 else "on 1 of 2 valid files:") in done.stdout
     assert (tmp_path / "out" / "scores.md").read_text().count("|") > 6
 
 

@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from test_training_module import module
 
 from bcfusion.training.callbacks.clock import Clock
 
@@ -70,3 +71,26 @@ def test_a_test_set_that_cannot_fit_is_announced_once_with_what_would_fit(capsys
     )
     validated(Clock(600, time.monotonic(), validate_every=100, closing_ratio=5.0, closing_items=150), 30)
     assert capsys.readouterr().err == ""
+
+
+def test_steps_within_a_time_follow_the_mean_rate_without_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("bcfusion.training.callbacks.clock.time.monotonic", lambda: now)
+    timed = Clock(600, now, validate_every=10)
+    trained, trainer = (
+        module(),
+        SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)),
+    )
+    assert timed.steps_within(60) is None
+    for step, end in enumerate((1009.0, 1010.0, 1013.0), start=1):
+        timed.on_train_batch_start()
+        now, trained.step = end, step
+        timed.on_train_batch_end(trainer, trained)  # type: ignore[arg-type]
+    assert timed.steps_within(60) == 30
+    timed.on_validation_start()
+    now += 20.0
+    timed.on_validation_end(SimpleNamespace(is_global_zero=False), trained)  # type: ignore[arg-type]
+    assert timed.steps_within(60) == 15  # 2 s a step, and a tenth of a validation
+    now += 2.0
+    timed.on_train_batch_end(trainer, trained)  # type: ignore[arg-type]
+    assert timed.steps_within(60) == 15  # the validation is no part of the step after it

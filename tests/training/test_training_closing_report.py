@@ -30,14 +30,14 @@ def explained(composed: Compose, found: Scores, step: int, minutes: float = 1.0,
     cfg = composed("selection=stoi", "trainer.accelerator=cpu")
     trained = module(schedule={"start_step": start_step})
     trained.step = step
-    return list(below_input(found, cfg, trained, minutes))
+    return list(below_input(found, cfg, trained, minutes, lambda seconds: round(3 * seconds)))
 
 
 def test_scores_below_the_input_come_with_the_usual_length_and_the_discriminators(composed: Compose) -> None:
     lines = explained(composed, scores(0.6), step=180)
     assert lines == [
         "The output scores below the input: stoi 0.600 against 0.800.",
-        "  The run was short: 180 steps in 1.0 minutes; the usual 9 minutes are about 1620 steps at this rate.",
+        "  The run was short: 180 steps in 1.0 minutes; usual are 9 minutes, about 1600 steps at this rate.",
         "  The discriminators have not joined: they do so at step 2000 (adversarial.start_step).",
     ]
     assert len(explained(composed, scores(0.6), step=3000, minutes=9.0)) == 1  # neither is the reason
@@ -109,6 +109,15 @@ def test_a_long_validation_shows_its_progress_too(
     progress.on_validation_start(trainer, trained)  # type: ignore[arg-type]
     progress.on_validation_batch_end(trainer, trained, None, None, 2)  # type: ignore[arg-type]
     assert capsys.readouterr().err == "step 0 | validating: 3 of 4 files, 0:00 left\n"
+
+
+def test_a_rate_is_shown_when_it_is_measured() -> None:
+    clock = SimpleNamespace(elapsed=lambda: 5.0, seconds=540.0, max_steps=60)
+    quality, step_log = SimpleNamespace(summary=lambda: ""), SimpleNamespace(latest={})
+    progress = Progress(clock, step_log, quality)  # type: ignore[arg-type]
+    assert progress.text(3) == "step 3 of 60 | 0:05 of 9:00"
+    progress._rate = 1.5
+    assert progress.text(3) == "step 3 of 60 | 0:05 of 9:00 | 1.50 steps/s"
 
 
 def test_the_progress_has_count_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,8 +106,9 @@ def test_a_run_stops_early_closes_and_is_finished_until_it_has_more_patience(
     result = train(tiny(*settings), tmp_path / "run", provenance)
     assert result.step == 3
     assert result.closing is not None
-    last_line = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last_line.startswith("ended:         at step 3, early stopping: ")
+    printed = capsys.readouterr().out
+    assert "\nended:         at step 3, early stopping: " in printed
+    assert printed.splitlines()[-1].startswith("continue:      bcfusion train resume=")  # commands come last
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert checkpoint.read(last)["callbacks"]["EarlyStopping"]["waited"] == 2
     weights = checkpoint.read(last)["generator"]

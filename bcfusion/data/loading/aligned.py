@@ -48,7 +48,7 @@ class Probe:
         )
 
     def __str__(self) -> str:
-        otherwise = f"; {self.off} are read otherwise" if self.off else ""
+        otherwise = f"; {self.off} are read with another lag or polarity" if self.off else ""
         return f"{self.split}, {len(self.rows)} of {self.of} recordings: {summary(self.results, 'of them')}{otherwise}"
 
 

@@ -57,6 +57,8 @@ class Clock(Callback):
         self._validation_seconds = validation_seconds
         self._step_began: float | None = None
         self._step_seconds = 0.0
+        self._since: float | None = None  # end of the latest step, or of a validation after it
+        self._measured = (0.0, 0)  # seconds of steps, reading included, and their number
 
     def state(self) -> dict[str, float | None]:
         """Return what a resumed run needs to know, as plain containers."""
@@ -102,13 +104,29 @@ class Clock(Callback):
         per_step = seconds_per_step + (self._validation_seconds or 0.0) / self.validate_every
         return max(0, int(rest / max(per_step, 1e-9)))
 
+    def steps_within(self, seconds: float) -> int | None:
+        """Return how many steps fit into ``seconds`` at the mean rate so far, scheduled validations included.
+
+        None before two steps in a row have been measured.
+        """
+        measured, count = self._measured
+        if not count:
+            return None
+        per_step = measured / count + (self._validation_seconds or 0.0) / self.validate_every
+        return max(0, int(seconds / max(per_step, 1e-9)))
+
     def on_train_batch_start(self, *_: Any) -> None:
         self._step_began = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Ask Lightning to stop when the time or the steps are used up; it validates once more before it does."""
+        now = time.monotonic()
         if self._step_began is not None:
-            self._step_seconds = max(0.9 * self._step_seconds, time.monotonic() - self._step_began)
+            self._step_seconds = max(0.9 * self._step_seconds, now - self._step_began)
+        if self._since is not None:  # the first step of a session is slower than others
+            seconds, count = self._measured
+            self._measured = (seconds + now - self._since, count + 1)
+        self._since = now
         assert isinstance(module, SpeechModule)
         done = self.max_steps is not None and module.step >= self.max_steps
         spent = self.spent(validation_follows=module.step % self.validate_every == 0)
@@ -127,6 +145,8 @@ class Clock(Callback):
         """Keep the duration of the longest validation as the estimate for the next one."""
         seconds = time.monotonic() - self._validation_began
         self._validation_seconds = max(seconds, self._validation_seconds or 0.0)
+        if self._since is not None:
+            self._since = time.monotonic()
         if trainer.is_global_zero:
             self._warn_if_closing_does_not_fit()
 

@@ -30,6 +30,11 @@ def items_text(what: str, done: int, total: int, seconds: float) -> str:
     return f"{what}: {done} of {total} files, {duration(seconds / done * (total - done))} left"
 
 
+def rounded(count: int) -> int:
+    """Return an estimated number with two significant digits."""
+    return count if count < 100 else int(float(f"{count:.2g}"))
+
+
 class Progress(Callback):
     """Shows the step, the elapsed and the budgeted time, the step rate, losses and the latest quality.
 
@@ -54,7 +59,8 @@ class Progress(Callback):
         clock = self._clock
         of = f" of {duration(clock.seconds)}" if clock.seconds is not None else ""
         steps = f"step {step}" + (f" of {clock.max_steps}" if clock.max_steps is not None else "")
-        parts = [steps, f"{duration(clock.elapsed())}{of}", f"{self._rate:.2f} steps/s"]
+        parts = [steps, f"{duration(clock.elapsed())}{of}"]
+        parts += [f"{self._rate:.2f} steps/s"] if self._rate else []  # measured after some seconds
         losses = {
             ("D" if tag == "discriminator/loss" else tag.removeprefix("loss/")): value
             for tag, value in self._step_log.latest.items()
@@ -114,6 +120,7 @@ class Progress(Callback):
             line = f"step {module.step} | validation: {self._quality.summary()}"
             if self._bar is not None:
                 self._bar.write(line, file=sys.stderr)
+                self._bar.set_description_str(self.text(module.step))  # what the terminal is left with
             else:
                 print(line, file=sys.stderr, flush=True)
 
