@@ -106,6 +106,8 @@ def test_the_keys_and_members_of_a_command_exist(page: str, command: str) -> Non
     if command.split()[1] == "evaluate":
         words = [word for word in words[1:] if word.partition("=")[0] not in OF_EVALUATE]
         bases = [f"recipe={recipe}" for recipe in RECIPES]
+    if "resume=RUN" in words:  # the choices are those of the run
+        bases += ["callbacks=[early_stopping]"]
     job, folders = overrides(words)
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
     problems = [composes((*search, *filter(None, [base]), *job)) for base in bases]

@@ -84,7 +84,7 @@ def require_model_first(model: str, inputs: Sequence[str]) -> None:
 
 
 def _is_model(given: str) -> bool:
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     run = RunDir(path)
     # not Path.is_file: it raises for a name that is too long for anything in it
     return path.suffix == ".ckpt" or any(map(os.path.isfile, (run.record, run.last, path / BUNDLE_WEIGHTS)))

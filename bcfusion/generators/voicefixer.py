@@ -7,6 +7,7 @@ al. 2020); here it is :class:`bcfusion.generators.hifigan.HifiGan`, with the mel
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,7 +150,7 @@ class VoiceFixer(WaveformNetwork):
         for name, stage, source in (("mel_from", mel, mel_from), ("vocoder_from", vocoder, vocoder_from)):
             if source is not None:
                 try:
-                    _load_stage(stage, Path(source).expanduser())
+                    _load_stage(stage, Path(os.path.expanduser(source)))
                 except CheckpointError as error:
                     self._unread.append(f"VoiceFixer: {name}={source}: {error}")
         self.register_load_state_dict_post_hook(_clear_unread)

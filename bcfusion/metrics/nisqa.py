@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -48,7 +49,7 @@ class Nisqa(NetworkMetric):
         from torchmetrics.functional.audio import nisqa
 
         downloads = nisqa.NISQA_DIR
-        folder = Path(downloads).expanduser() if self.weights is None else self.weights.parent
+        folder = Path(os.path.expanduser(downloads)) if self.weights is None else self.weights.parent
         try:
             nisqa.NISQA_DIR = str(folder)
             # torchmetrics writes its download bit by bit to the final name of the file

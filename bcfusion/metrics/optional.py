@@ -6,6 +6,7 @@ A network belongs to its metric in the process that scores: never to a Lightning
 from __future__ import annotations
 
 import logging
+import os
 from abc import abstractmethod
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +47,7 @@ def weights_file(owner: object, weights: str | Path | None, name: str | None = N
     """
     if weights is None:
         return None
-    path = Path(weights).expanduser().absolute()
+    path = Path(os.path.expanduser(weights)).absolute()
     require(
         owner,
         (path.is_file(), f"weights={str(weights)!r} does not exist or is not a file"),

@@ -90,7 +90,7 @@ def load_generator(path: str | os.PathLike[str], device: str | torch.device = "c
         ...     generator(torch.zeros(1, 1, 1000)).shape
         torch.Size([1, 1, 1000])
     """
-    source = Path(path).expanduser()
+    source = Path(os.path.expanduser(path))
     if source.is_dir() and (find_bundle(source) or not RunDir(source).checkpoints.is_dir()):
         generator, bundle = _from_bundle(source)
     elif source.is_dir():  # a run that did not reach its end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def _data(head: str, member: str) -> str | None:
     """Return two lines about a corpus that is prepared first, or about a path of data."""
     from bcfusion.commands.shared.corpora import corpus_names
 
-    path = Path(member).expanduser()
+    path = Path(os.path.expanduser(member))
     if member.lower() in corpus_names():
         name = member.lower()
         return (

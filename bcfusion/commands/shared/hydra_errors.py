@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ def _unreadable(argument: str, overrides: Sequence[str], verb: str, extra_dirs: 
             return f"{argument}: no key\nif it belongs to {split}, write {_quoted(f'{split} {argument}')}"
         return bare_word(argument, verb, extra_dirs)
     if value.startswith("~"):  # the shell replaces it at the beginning of a word only
-        path = typed(key, str(Path(value).expanduser()))
+        path = typed(key, str(Path(os.path.expanduser(value))))
         return f"{argument}: the shell does not replace ~ after =\nwrite {path}"
     numbered = re.sub(r"\[(\d+)\]", r".\1", key)
     if numbered != key and _readable(f"{numbered}={value}"):

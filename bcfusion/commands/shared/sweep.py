@@ -148,5 +148,7 @@ def close_sweep(sweep_dir: Path, since: float, kept: bool = True) -> str | None:
     failed = [o.job for o in outcomes if o.status == "failed" and o.time >= since - 1.0]  # file systems have own clocks
     if not failed:
         return None
-    where = f"; see {sweep_dir / failed[0] / FAILED}" if kept else ""
-    return f"{len(failed)} of {jobs} failed: {', '.join(failed)}{where}"
+    names = ", ".join(failed)
+    if not kept:
+        return f"{len(failed)} of {jobs} failed: {names}"
+    return f"{len(failed)} of {jobs} failed: {names}; see {sweep_dir / failed[0] / FAILED}"

@@ -85,7 +85,7 @@ class MadeOnce(ABC):
 def cache_directory(cache_dir: str | None) -> Path:
     """Return the first that is set: ``cache_dir``, $BCFUSION_CACHE, $XDG_CACHE_HOME/bcfusion, ~/.cache/bcfusion."""
     if chosen := cache_dir or os.environ.get("BCFUSION_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        return Path(os.path.expanduser(chosen)).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache").absolute() / "bcfusion"
 

@@ -153,7 +153,7 @@ def entry_of(
         identity = normal_name(main.with_suffix("").as_posix()) + (f"@{offset:g}" if offset else "")
     return ManifestEntry(
         id=identity,
-        paths={sensor: names.find(os.fspath(folder / Path(file).expanduser())) for sensor, file in written.items()},
+        paths={sensor: names.find(os.fspath(folder / os.path.expanduser(file))) for sensor, file in written.items()},
         speaker=normal_name(str(record.get("speaker", UNKNOWN_SPEAKER))),
         split=record["split"],
         sample_rate=int(number["sample_rate"]) if "sample_rate" in number else None,

@@ -111,7 +111,7 @@ class Calibration:
                 for response in self.responses
             ],
         }
-        target = Path(path).expanduser()
+        target = Path(os.path.expanduser(path))
         try:
             write_text(target, _lines(record))
         except OSError as error:
@@ -124,7 +124,7 @@ class Calibration:
         Raises:
             DataError: there is no such file, or it is damaged or of another kind.
         """
-        source = Path(path).expanduser()
+        source = Path(os.path.expanduser(path))
         hint = "make one with: bcfusion calibrate --pairs MANIFEST --out FILE.json"
         try:
             record = json.loads(source.read_text(encoding="utf-8"))

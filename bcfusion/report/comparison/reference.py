@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,6 +128,6 @@ def require_reference(comparisons: Sequence[Comparison], wanted: str | None) -> 
 def place_of(comparison: Comparison, wanted: str) -> int | None:
     """Return the place in a table of the run that a number, name or path means; None if it is not there."""
     for place, (rank, name, run) in enumerate(comparison.ranked):
-        if wanted in (str(rank), name) or Path(wanted).expanduser().resolve() == run.path.resolve():
+        if wanted in (str(rank), name) or Path(os.path.expanduser(wanted)).resolve() == run.path.resolve():
             return place
     return None

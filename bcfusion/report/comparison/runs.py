@@ -26,11 +26,11 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], warn: Callable[[str], Non
         The runs that could be read; may be empty.
     """
     found: dict[Path, Run] = {}
-    for path in (Path(path).expanduser() for path in paths):
+    for path in (Path(os.path.expanduser(path)) for path in paths):
         folders = list(run_folders(path))
         if not folders:
-            found_none = "no run in it" if path.exists() else f"there is no such folder{nearest_path(path)}"
-            warn(f"{path}: {found_none}")
+            missing = f"{path}: there is no such folder{nearest_path(path)}"
+            warn(f"{path}: no run in it" if os.path.exists(path) else missing)
         for folder in folders:
             try:
                 found.setdefault(folder.resolve(), read_run(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ def find_candidates(given: Sequence[str], names: Sequence[str] | None, warn: Cal
     """
     found: list[tuple[Run | None, Path]] = []
     problems: list[str] = []
-    for path in (Path(text).expanduser() for text in given):
+    for path in (Path(os.path.expanduser(text)) for text in given):
         warnings: list[str] = []
         runs = find_runs([path], warnings.append)
         if RunDir(path).samples.is_dir() or _is_model(path):  # this alone, without runs below it

@@ -89,7 +89,7 @@ def write_shards(
     if not rows:
         raise DataError("no utterances to write shards of")
     require("write_shards", at_least(1, shard_bytes=shard_bytes, workers=workers))
-    target = Path(folder).expanduser()
+    target = Path(os.path.expanduser(folder))
     plans = [plan for split in SPLITS for plan in _plans(rows, split, target, shard_bytes, seed)]
     _refuse_others(target, plans)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,7 +32,7 @@ ROOT/body/NAME.flac    --air and --body give other names of the two folders"""
 
     def recordings(self, root: Path, options: Mapping[str, str], unpacked: Path) -> Iterator[Recording]:
         """Yield the pairs, sorted by name; a warning counts files without a partner."""
-        air, body = (on_disk(root / Path(options[sensor]).expanduser()) for sensor in ("air", "body"))
+        air, body = (on_disk(root / Path(os.path.expanduser(options[sensor]))) for sensor in ("air", "body"))
         for sensor, folder in (("air", air), ("body", body)):
             if not folder.is_dir():
                 raise missing(self, root, f"no folder {folder}, which --{sensor} names")
