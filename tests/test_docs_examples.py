@@ -134,7 +134,7 @@ def test_the_adapter_of_the_page_splits_by_speaker_and_describes_its_layout(
 @pytest.mark.slow
 def test_the_check_of_the_page_measures_the_network(bcfusion: Callable[..., Any]) -> None:
     [typed] = [words[1:] for words in commands("extending.md") if words[1] == "check"]
-    assert "511 samples (31.9 ms) of look-ahead" in " ".join(bcfusion(*typed).stdout.split())
+    assert "511 samples (31.9 ms), in frames of" in " ".join(bcfusion(*typed).stdout.split())
 
 
 @pytest.mark.slow
