@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import json
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from bcfusion.errors import BcfusionError, WriteError
 
@@ -27,6 +29,7 @@ __all__ = [
     "normal_name",
     "of_the_disk",
     "on_disk",
+    "read_object",
     "why_unwritable",
     "write_text",
 ]
@@ -131,6 +134,15 @@ def write_text(path: str | os.PathLike[str], text: str, *, newline: str | None =
     with appearing(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace", newline=newline)
     return Path(path)
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the JSON object in a file; empty if there is no such file, or if it holds something else."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def of_the_disk(error: OSError) -> WriteError | None:

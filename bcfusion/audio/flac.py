@@ -9,7 +9,7 @@ from bcfusion.audio.views import Layout, Source
 
 __all__ = ["layout"]
 
-_STREAMINFO = 8  # where the body of the first block starts, behind "fLaC" and the block's own header
+_STREAMINFO = 8  # where the body of the first block starts, after "fLaC" and the block's own header
 _TOTAL = _STREAMINFO + 13  # where the byte starts that holds the upper 4 of the 36 bits of the length
 _LARGEST_FRAME = 1 << 24
 _FIRST_LOOK = 1 << 16

@@ -123,7 +123,7 @@ def _frame(header: bytes) -> _Frame | None:
 
 
 def _start(source: Source) -> int | None:
-    """Return where the first frame is: behind tags, and followed by another one or by the end.
+    """Return where the first frame is: after tags, and followed by another one or by the end.
 
     None if the tags are those of a file of another kind, in whose samples two frames may be found by chance.
     """
@@ -233,7 +233,7 @@ def _counted_header(header: bytes, frame: _Frame, count: int) -> bytes:
 
 
 def _silence(header: bytes, frame: _Frame, content: bytes) -> bytes:
-    """Return the shortest frame of silence that holds ``content`` behind its side information."""
+    """Return the shortest frame of silence that holds ``content`` after its side information."""
     for code in range(1, 15):
         start = bytes([0xFF, header[1] | 1, code << 4 | header[2] & 0x0C, header[3]])
         opening = _frame(start)

@@ -147,7 +147,7 @@ def _resample_with_soxr(x: Tensor, change: RateChange) -> Tensor:
     for start in range(0, length, _SOXR_BLOCK):
         stop = min(start + _SOXR_BLOCK, length)
         first, last, skip = change.window(start, stop, frames)
-        # zeros behind the end, for the samples that soxr's rounding of the length would leave out
+        # zeros after the end, for the samples that soxr's rounding of the length would leave out
         silence = [(0, math.ceil(_SOXR_REACH * max(1.0, change.from_rate / change.to_rate)))]
         for row, target in zip(rows, resampled, strict=True):
             block = soxr.resample(np.pad(row[first:last], silence), change.from_rate, change.to_rate, quality="VHQ")

@@ -83,7 +83,7 @@ def without_refused(
     while len(following) > before:  # one value may follow another that follows a refused one
         before = len(following)
         known = refused | following
-        following |= {path for path, value in _plain(written) if not known.isdisjoint(interpolated(str(value)))}
+        following |= {path for path, value in leaves(written) if not known.isdisjoint(interpolated(str(value)))}
     refused |= following
 
     def kept(value: Any, path: str) -> Any:
@@ -95,11 +95,11 @@ def without_refused(
     return kept(tree, ""), own
 
 
-def _plain(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what is no mapping, with its path."""
+def leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted path and the value of every entry that is not a mapping itself."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _plain(value, f"{above}{key}.")
+            yield from leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bcfusion.files import write_text
+from bcfusion.files import read_object, write_text
 from bcfusion.run.layout import RunDir
 
 __all__ = ["changed_within", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
@@ -31,7 +31,7 @@ def unmark_alive(run: RunDir) -> None:
 
 def owner(run: RunDir) -> str | None:
     """Return the process that certainly trains a run now, as ``process 123 on HOST``; None if none is known to."""
-    process = _read(run)
+    process = read_object(run.running)
     if _here(process) and _exists(process):
         return f"process {process['pid']} on {process['host']}"
     return None
@@ -43,7 +43,7 @@ def is_alive(run: RunDir) -> bool:
     Processes of another machine cannot be seen: their runs count as alive for a day after the last change. So do, for
     some minutes, runs that name no process.
     """
-    process = _read(run)
+    process = read_object(run.running)
     if _here(process):
         return _exists(process)
     return changed_within(run, _DAY if process else _MINUTES)
@@ -70,14 +70,6 @@ def _place() -> dict[str, str]:
     except OSError:
         numbers = ""
     return {"host": platform.node(), "numbers": numbers}
-
-
-def _read(run: RunDir) -> dict[str, Any]:
-    try:
-        content = json.loads(run.running.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _here(process: dict[str, Any]) -> bool:

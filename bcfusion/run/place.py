@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from bcfusion.errors import ConfigError
+from bcfusion.files import read_object
 from bcfusion.run.layout import RunDir
 from bcfusion.run.record import Provenance
 
@@ -26,7 +26,7 @@ def check_place(directory: Path, provenance: Provenance, resumes: bool, sweeping
             that no run has written.
     """
     run = RunDir(directory)
-    record = _record(run)
+    record = read_object(run.record)
     resumes = resumes and run.last.is_file()
     if resumes:
         check_kind(directory, recipe=provenance.recipe, experiment=provenance.experiment)
@@ -53,7 +53,7 @@ def check_kind(directory: Path, **asked: str | None) -> None:
     Raises:
         ConfigError: it is a run of another one.
     """
-    record = _record(RunDir(directory))
+    record = read_object(RunDir(directory).record)
     for name, choice in asked.items():
         found, asked_for = record.get(name) or "null", choice or "null"
         if name in record and found != asked_for:
@@ -64,11 +64,3 @@ def check_kind(directory: Path, **asked: str | None) -> None:
                     f"init_from={directory}",
                 ]
             )
-
-
-def _record(run: RunDir) -> dict[str, object]:
-    try:
-        content = json.loads(run.record.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -31,6 +31,7 @@ def rewrite(run: RunDir, **changes: object) -> None:
     run.running.write_text(json.dumps({**json.loads(run.running.read_text()), **changes}))
 
 
+@pytest.mark.slow
 def test_a_run_lives_as_long_as_its_process(run: RunDir) -> None:
     age(run, 1e6)  # a process that hangs is a process
     assert is_alive(run)

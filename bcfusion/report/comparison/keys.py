@@ -6,11 +6,11 @@ import fnmatch
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bcfusion.configuration.values import at
+from bcfusion.configuration.values import at, leaves
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean
 from bcfusion.report.comparison.run import Run, Which
@@ -84,15 +84,6 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def leaves(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted path and the value of every entry that is not a mapping itself."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 @dataclass(frozen=True)

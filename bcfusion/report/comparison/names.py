@@ -6,8 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from bcfusion.configuration.locations import is_path_key
-from bcfusion.configuration.values import at
-from bcfusion.report.comparison.keys import leaves, setting, text_of
+from bcfusion.configuration.values import at, leaves
+from bcfusion.report.comparison.keys import setting, text_of
 from bcfusion.report.comparison.run import Run
 
 __all__ = ["changed_keys", "run_names", "shortened"]
