@@ -18,11 +18,10 @@ import yaml
 
 from bcfusion import __version__
 from bcfusion.configuration.locations import absolute_paths
-from bcfusion.configuration.values import at
-from bcfusion.files import write_text
+from bcfusion.configuration.values import OF_A_SESSION, at
+from bcfusion.files import read_object, write_text
 from bcfusion.run.layout import RunDir
 
-_OF_A_SESSION = ("output_root", "resume", "init_discriminators")  # they do not distinguish what is trained
 PACKAGES = ("torch", "torchaudio", "lightning", "hydra-core", "omegaconf", "numpy", "soundfile", "pesq", "pystoi")
 
 
@@ -93,7 +92,7 @@ def write_record(
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "cpus": os.cpu_count(),
     }
-    earlier = json.loads(run.record.read_bytes())["sessions"] if resumed_at is not None and run.record.is_file() else []
+    earlier = [] if resumed_at is None else read_object(run.record).get("sessions", [])
     record = {
         "recipe": provenance.recipe,
         "experiment": provenance.experiment,
@@ -126,7 +125,7 @@ def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[s
     members = {name: choice for name, choice in provenance.choices.items() if isinstance(choice, str)}
     flat = {**flat, **{name: choice for name, choice in members.items() if name not in flat}}
     plain_types = bool | int | float | str
-    root = [key for key, value in config.items() if isinstance(value, plain_types) and key not in _OF_A_SESSION]
+    root = [key for key, value in config.items() if isinstance(value, plain_types) and key not in OF_A_SESSION]
     always = [*root, "seed", "optimizer.lr", "trainer.precision"]
     brought = {f"losses.{name}.weight": f"weight/{name}" for name in config["losses"] or {}}
     brought |= {f"data.{name}": f"settings/{name}" for name in ("batch_size", "segment_seconds")}

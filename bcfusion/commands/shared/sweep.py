@@ -34,10 +34,7 @@ class SweepDirectory(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # the directory refers to it
-        try:
-            self._note(Path(str(config.hydra.run.dir)))
-        except Exception:  # Hydra asks for the directory again, outside of a callback, and reports what is wrong
-            SweepDirectory.missing = ()
+        self._note(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # Hydra itself does so in jobs only
@@ -47,16 +44,18 @@ class SweepDirectory(Callback):
                 "optimizer.lr=1e-4,3e-4",
                 file=sys.stderr,
             )
-        try:
-            self._note(Path(str(config.hydra.sweep.dir)))
-        except Exception:
-            SweepDirectory.missing = ()
+        self._note(config, "sweep")
 
     @staticmethod
-    def _note(directory: Path) -> None:
-        SweepDirectory.missing = tuple(
-            folder for folder in (directory.absolute(), *directory.absolute().parents) if not folder.exists()
-        )
+    def _note(config: DictConfig, kind: str) -> None:
+        from omegaconf.errors import OmegaConfBaseException
+
+        try:
+            directory = Path(str(config.hydra[kind].dir)).absolute()
+        except OmegaConfBaseException:  # Hydra asks for it again, outside of a callback, and says what is wrong
+            SweepDirectory.missing = ()
+            return
+        SweepDirectory.missing = tuple(folder for folder in (directory, *directory.parents) if not folder.exists())
 
 
 def _varies(config: DictConfig) -> bool:

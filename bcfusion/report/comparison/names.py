@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from bcfusion.configuration.locations import is_path_key
-from bcfusion.configuration.values import at, leaves
+from bcfusion.configuration.values import OF_A_SESSION, at, leaves
 from bcfusion.report.comparison.keys import setting, text_of
 from bcfusion.report.comparison.run import Run
 
@@ -18,7 +18,6 @@ _LONGEST_DIFFERENCE = 40  # characters after the name of the experiment
 _LONGEST_VALUE = 24  # characters of one value in a name
 # What says which task a run has, whatever it was trained with: compared between experiments too.
 _TASK_GROUPS = ("data", "degradation")
-_OF_A_SESSION = ("output_root", "resume", "init_discriminators")
 
 
 def changed_keys(runs: Sequence[Run]) -> list[str]:
@@ -82,7 +81,7 @@ def _task_keys(runs: Sequence[Run]) -> Iterator[str]:
     """Yield the keys that describe a task in which runs differ: root keys, and the members of two groups."""
     if len(runs) < 2:
         return
-    yield from _differing(runs, lambda key: "." not in key and key not in _OF_A_SESSION)
+    yield from _differing(runs, lambda key: "." not in key and key not in OF_A_SESSION)
     for group in _TASK_GROUPS:
         if len({str(run.choices.get(group)) for run in runs}) > 1:
             yield group
