@@ -130,8 +130,11 @@ def _parser_of(verb: str, given: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser of a verb with options of its own; of `prepare` that of the corpus, if one is named."""
     if verb == "evaluate":
         from bcfusion.commands.evaluate_folders import folders_parser
+        from bcfusion.commands.evaluate_scores import scores_parser
 
-        return folders_parser()
+        parser = folders_parser()
+        scores_parser(parser)
+        return parser
     module = import_module(module_of(verb))
     if verb == "prepare" and given:
         try:

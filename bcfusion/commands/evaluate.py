@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.commands import evaluate_folders, exit_status
+from bcfusion.commands import evaluate_folders, evaluate_scores, exit_status
 from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
 from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HELP = """\
 usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] [hydra options]
        bcfusion evaluate --enhanced DIR --reference DIR [--input DIR] [--name NAME] [group_by=NAME,...] [key=value ...]
+       bcfusion evaluate --scores NAME=CSV [NAME=CSV ...] [group_by=NAME,...] [metrics=[NAME,...]]
 
 Score a run, bundle or checkpoint on whole files. The settings are those that the model was trained with; key=value
 changes them. Of a run directory the best checkpoint is evaluated, never the last one.
@@ -31,6 +32,8 @@ changes them. Of a run directory the best checkpoint is evaluated, never the las
 Or score files that any other program has enhanced: they are matched by their path below the folders, without suffix,
 and resampled to the rate of the references (or to sample_rate=HZ). Give --enhanced several times to compare systems,
 each with its --name. Lengths that differ by no more than --tolerance SECONDS (0.1) are cut to the shorter one.
+
+Or join scores that earlier evaluations wrote: the folds of a cross-validation, listed under one NAME, are one system.
 
 examples:
   bcfusion evaluate runs/bone_to_air/seanet/TIME
@@ -40,6 +43,7 @@ examples:
   bcfusion evaluate RUN data=pairs data.body=/data/throat data.air=/data/air degradation=none
   bcfusion evaluate RUN/checkpoints/best-stoi.ckpt
   bcfusion evaluate --enhanced theirs/ --reference clean/ --input noisy/ --name Theirs 'metrics=[pesq_wb,stoi]'
+  bcfusion evaluate --scores ours=fold1/scores.csv ours=fold2/scores.csv 'metrics=[pesq_wb,stoi]'
 
 It prints the means of every system with 95 % bootstrap intervals, and writes to RUN/evaluation/TIME (output=DIR changes
 it): scores.csv and scores.parquet (each utterance), scores.md and scores.tex (tables), summary.csv (count, mean,
@@ -52,6 +56,8 @@ def main(argv: list[str]) -> int:
     """Run the verb; return the exit status."""
     for option in {"-m", "--multirun"}.intersection(argv):
         raise ConfigError([f"{option}: evaluate cannot sweep: run it once per value, each with its own output=DIR"])
+    if evaluate_scores.is_requested(argv):
+        return evaluate_scores.main(argv)
     if evaluate_folders.is_requested(argv):
         return evaluate_folders.main(argv)
     if not argv or argv[0].startswith("-") or ("=" in argv[0] and not Path(argv[0]).exists()):

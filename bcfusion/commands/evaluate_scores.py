@@ -1,0 +1,98 @@
+"""``bcfusion evaluate --scores NAME=CSV``: tables and intervals of scores that earlier evaluations wrote."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcfusion.commands.shared.arguments import path
+from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
+from bcfusion.commands.shared.hydra_app import run
+from bcfusion.errors import ConfigError
+from bcfusion.evaluation.systems import TARGET, is_input
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+OPTION = "--scores"
+#: key of the configuration that says which scores are read, and which of them are better when higher
+USED = ("metrics",)
+
+
+def is_requested(argv: Sequence[str]) -> bool:
+    """Return whether a command line names files of scores instead of a model."""
+    return any(argument.partition("=")[0] == OPTION for argument in argv)
+
+
+def main(argv: list[str]) -> int:
+    """Join the files, print and write the tables; return the exit status.
+
+    Raises:
+        BcfusionError: a file is missing or damaged, or the files do not belong together.
+    """
+    files, rest = _parse(argv)
+    settings, overrides = parse_settings(rest)
+    problems = [] if settings.split is None else ["split: has no effect on scores"]
+    for argument in overrides:
+        key = argument.lstrip("+~").partition("=")[0].partition(".")[0]
+        if "=" in argument and not argument.startswith("-") and key not in USED:
+            problems.append(f"{key}: has no effect on scores; these have: {', '.join(USED)}, group_by, output")
+        elif "=" not in argument and not argument.startswith("-"):
+            problems.append(f"evaluate: {argument} and {OPTION} are both given: write {OPTION} before each NAME=CSV")
+    if problems:
+        raise ConfigError(problems[:2])
+    output = settings.output or timed_folder(Path("runs"))
+    run(
+        lambda cfg: _task(cfg, files, output, settings.group_by),
+        [*overrides, hydra_directory(output)],
+        module_file=__file__,
+        verb="evaluate",
+    )
+    return 0
+
+
+def scores_parser(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names files of scores."""
+    parser.add_argument(OPTION, metavar="NAME=CSV", nargs="+", action="extend", default=[])
+
+
+def _parse(argv: Sequence[str]) -> tuple[dict[str, list[Path]], list[str]]:
+    """Return the files of each system, in the order of the command line, and the other arguments."""
+    parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
+    scores_parser(parser)
+    try:
+        arguments, rest = parser.parse_known_args(_grouped(argv))
+    except argparse.ArgumentError as error:
+        raise ConfigError([f"evaluate: {error}"]) from error
+    files: dict[str, list[Path]] = {}
+    for text in arguments.scores:
+        name, equals, file = text.partition("=")
+        if not (equals and name.strip() and file):
+            raise ConfigError([f"{OPTION}: {text!r} must be NAME=CSV, as in {OPTION} adapted=fold1/scores.csv"])
+        if is_input(name) or name == TARGET:
+            raise ConfigError([f"{OPTION}: the name {name!r} is reserved: give the system another one"])
+        files.setdefault(name, []).append(path(file))
+    return files, rest
+
+
+def _grouped(argv: Sequence[str]) -> list[str]:
+    """Put other ``key=value`` arguments first: the option takes all words that follow it up to the next option."""
+    from bcfusion.commands.shared.evaluate_output import Settings
+
+    words = list(argv)
+    own = [each for each in words if each.partition("=")[0].partition(".")[0] in (*Settings._fields, *USED)]
+    return [*own, *(each for each in words if each not in own)]
+
+
+def _task(cfg: DictConfig, files: dict[str, list[Path]], output: Path, group_by: Sequence[str]) -> None:
+    from bcfusion.configuration.compose import build
+    from bcfusion.evaluation.pool import Scorer
+    from bcfusion.evaluation.pooled import pooled
+
+    with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate, workers=0) as scorer:
+        scores = pooled(files, scorer.higher_is_better)
+    count = sum(map(len, files.values()))
+    title = f"{', '.join(files)}, {scores.utterances} utterances from {count} file{'s' * (count != 1)} of scores"
+    write_results(scores, group_by, output, title)
