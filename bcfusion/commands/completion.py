@@ -132,9 +132,9 @@ def _parser_of(verb: str, given: Sequence[str]) -> argparse.ArgumentParser:
         from bcfusion.commands.evaluate_folders import folders_parser
         from bcfusion.commands.evaluate_scores import scores_parser
 
-        parser = folders_parser()
-        scores_parser(parser)
-        return parser
+        of_evaluate = folders_parser()
+        scores_parser(of_evaluate)
+        return of_evaluate
     module = import_module(module_of(verb))
     if verb == "prepare" and given:
         try:
