@@ -31,7 +31,7 @@ _UNIT = 10.0
 #: initial outputs of the last layer for the weight of the sensor that fusion starts from, and for that of the noise
 _FIRST_SENSOR, _FIRST_NOISE = 4.0, -7.0
 #: initial gain of a folded band, relative to the bound downwards
-_FIRST_FOLDED = -2 / 3
+_FIRST_FOLDED = -0.5
 #: power of a bin, far below any signal, at which the gradient of a root stays finite
 _SILENCE = 1e-20
 
@@ -53,7 +53,7 @@ class BandGain(SpectralNetwork):
       energies if this is higher, with the same gain, in place of a share of the sensor's spectrum. The share of each
       band is an output too and starts at 0.001. It fills bands in which the sensor holds nothing to amplify.
     - ``excitation=folding``: copies of the band below ``cutoff_frequency`` above it
-      (:class:`bcfusion.nn.excitation.FoldedSpectrum`), with gains of their own that start at two thirds of
+      (:class:`bcfusion.nn.excitation.FoldedSpectrum`), with gains of their own that start at half of
       ``-max_gain``, are added. With ``sensor_gains=False`` the sensor's own spectrum is kept as it is.
 
     Frames behind the last one that is not digitally silent do not count: zeros behind a recording change nothing. With
@@ -104,6 +104,7 @@ class BandGain(SpectralNetwork):
     """
 
     provides = ("band_levels",)
+    amplifies = True  #: its gains raise what little a real sensor holds in a band
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ from bcfusion.requirements import require
 _PERIOD = 256
 #: energy relative to full scale, below which nothing is levelled
 _SILENCE = 1e-20
+#: part of the mean energy of a bin: bands that hold less are raised by no more than 60 dB
+_HOLE = 1e-6
 
 
 class NoiseSpectrum(StreamingModule):
@@ -67,7 +69,7 @@ class FoldedSpectrum(nn.Module):
     is even: spectral folding as in :class:`bcfusion.generators.transposition.Transposition`, here on the bins of an
     STFT. A shift by m bins equals that of the waveform if its phase is the same in all frames, that is, if m times the
     hop is a multiple of ``n_fft``; the cutoff is held to this. Then each band is levelled: its energy per bin becomes
-    the mean over the bins below the cutoff in the same frame.
+    the mean over the bins below the cutoff in the same frame, by 60 dB at most.
 
     Args:
         sample_rate: in Hz.
@@ -117,5 +119,5 @@ class FoldedSpectrum(nn.Module):
         own = self.bands.to_bins(energies / count)
         power = (real[:, : self.cutoff].square() + imag[:, : self.cutoff].square()).mean(1, keepdim=True)
         wanted = power / self.bands.full_scale**2
-        factor = ((wanted + _SILENCE) / (own + _SILENCE)).sqrt()
+        factor = ((wanted + _SILENCE) / (own + _HOLE * wanted + _SILENCE)).sqrt()
         return folded[0] * factor, folded[1] * factor

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcfusion.configuration.check import verify, verify_or_raise
 from bcfusion.configuration.compose import build, drop_unchosen, register_resolvers
-from bcfusion.configuration.learning import empty_band, provides_noise
+from bcfusion.configuration.learning import empty_band, measured_sensors, provides_noise
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 
@@ -440,6 +440,9 @@ def test_simulators_of_sensors_that_the_task_lacks_are_not_built() -> None:
         ("resunet_mask", "bandwidth_extension", True),
         ("resunet_mask", "bone_to_air", True),
         ("resunet_mask", "fusion", False),
+        ("band_gain", "bone_to_air", True),
+        ("band_gain", "fusion", False),
+        ("band_gain_folding", "bandwidth_extension", False),
         ("seanet_streaming", "bandwidth_extension", False),
     ],
 )
@@ -448,6 +451,24 @@ def test_a_mask_over_an_empty_band_is_warned_of(member: str, recipe: str, warned
     warning = empty_band(build(cfg.generator), cfg.input_bandwidth)
     assert (warning is not None) == warned
     assert warning is None or f"nothing above {cfg.input_bandwidth} Hz" in warning
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        (["degradation=none"], False),
+        (["degradation=transfer_function", "degradation.body.calibration=FILE.json"], False),
+        (["degradation=magnitude_ratio", "degradation.body.calibration=FILE.json"], False),
+        (["generator.excitation=noise"], False),
+        (["degradation=accelerometer"], True),
+        (["degradation=none", "generator=resunet_mask"], True),
+    ],
+)
+def test_gains_raise_what_a_recorded_or_measured_sensor_holds(changes: list[str], warned: bool) -> None:
+    cfg = composed("generator=band_gain", *changes)
+    warning = empty_band(build(cfg.generator), cfg.input_bandwidth, measured_sensors(cfg))
+    assert (warning is not None) == warned
+    assert warning is None or "generator.excitation=noise" in warning
 
 
 @pytest.mark.slow
