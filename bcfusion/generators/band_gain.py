@@ -120,7 +120,7 @@ class BandGain(SpectralNetwork):
         normalisation: Normalisation = "utterance",
         normalise_deviation: bool = False,
         floor_db: float = 70.0,
-        activity_db: float = 40.0,
+        activity_db: float = 60.0,
         memory: float = 10.0,
         conv_channels: Sequence[int] = (),
         conv_kernel_size: int = 3,

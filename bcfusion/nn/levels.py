@@ -58,7 +58,7 @@ class LogLevels(StreamingModule):
         n_bands: int,
         channels: int = 1,
         floor_db: float = 70.0,
-        activity_db: float = 40.0,
+        activity_db: float = 60.0,
         memory: float = 10.0,
         deviation: bool = False,
     ) -> None:

@@ -113,7 +113,7 @@ def test_all_losses_pass_together_except_those_of_a_mask_an_embedding_or_a_laten
     """SEANet with a body sensor gives an estimate and nothing else, and its data have no noise."""
     problems = verify(composed(f"losses=[{','.join(group_members('losses'))}]"))
     asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
-    asked |= {"generator_log_mel": "log_mel"}
+    asked |= {"generator_log_mel": "log_mel", "generator_log_bands": "band_levels"}
     asked |= {"log_magnitude_mse": "log_magnitude, deviation, scale", "msa": "mask", "tpsa": "mask"}
     assert set(problems) == {
         f"losses.{name}: asks for {what}, which neither the data nor SEANet provides" for name, what in asked.items()
