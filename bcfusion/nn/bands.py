@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.precision import filter_tensor, full_precision
@@ -97,13 +98,13 @@ class Bands(nn.Module):
         """Return ``(..., n_bands, N)`` of a spectrum's parts ``(..., F, N)``, see above."""
         with full_precision(real):
             power = ((real / self.full_scale).square() + (imag / self.full_scale).square()).to(self.weights.dtype)
-            return self.weights.T @ power
+            return F.linear(power.transpose(-1, -2), self.weights.T).transpose(-1, -2)
 
     def to_bins(self, values: Tensor) -> Tensor:
         """Return ``(..., F, N)`` interpolated from ``values (..., n_bands, N)``, constant beyond the outermost
         centres."""
         with full_precision(values):
-            return self.weights @ values.to(self.weights.dtype)
+            return F.linear(values.to(self.weights.dtype).transpose(-1, -2), self.weights).transpose(-1, -2)
 
     def densities(self, energies: Tensor) -> Tensor:
         """Return the energy of each bin ``(..., F, N)`` if ``energies (..., n_bands, N)`` are spread evenly over their
