@@ -22,21 +22,35 @@ def provides_noise(cfg: Mapping[str, Any]) -> bool:
     return any(getattr(_located(node), "provides_noise", False) for node in simulators)
 
 
-def empty_band(generator: Any, input_bandwidth: Any) -> str | None:
+def measured_sensors(cfg: Mapping[str, Any]) -> bool:
+    """Return whether no sensor of the task is simulated by a low-pass: each is recorded, or simulated as measured.
+
+    A corpus may hold recordings of a sensor that has a simulator too; that cannot be told from the configuration.
+    """
+    sensors = at(cfg, "task.sensors")
+    known = () if sensors is UNRESOLVED or sensors is None else sensors
+    simulators = [node for name, node in group(cfg, "degradation").items() if name in known]
+    return all(getattr(_located(node), "measured", False) for node in simulators)
+
+
+def empty_band(generator: Any, input_bandwidth: Any, measured: bool = False) -> str | None:
     """Return a warning if a generator only masks a spectrum whose upper band is empty, else None.
 
     Args:
         generator: an instance; one whose attribute ``only_masks`` is true multiplies its input by a mask.
         input_bandwidth: highest frequency in Hz that any sensor picks up; anything but a number is not judged.
+        measured: see :func:`measured_sensors`. A real sensor holds little above its bandwidth, but not nothing: a
+            generator whose attribute ``amplifies`` is true is then not warned of.
     """
     highest = generator.sample_rate / 2 if getattr(generator, "only_masks", False) else 0.0
-    if not is_number(input_bandwidth) or input_bandwidth >= 0.9 * highest:
+    raised = measured and getattr(generator, "amplifies", False)
+    if raised or not is_number(input_bandwidth) or input_bandwidth >= 0.9 * highest:
         return None
     name = type(generator).__name__
     return (
         f"generator: {name} multiplies the spectrum of its input by a mask, and the sensors pick up nothing above "
         f"{input_bandwidth:g} Hz (input_bandwidth): nothing can be restored up to {highest:g} Hz; use a network that "
-        "maps, or generator.head=mapping where there is one"
+        "maps, or generator.head=mapping or generator.excitation=noise where there is one"
     )
 
 

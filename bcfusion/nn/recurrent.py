@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.cpu import without_onednn
 from bcfusion.nn.streaming import StreamingModule
-from bcfusion.requirements import at_least, require
+from bcfusion.requirements import at_least, one_of, require
+
+Cell = Literal["gru", "lstm"]
 
 
 class _Recurrent(StreamingModule):
@@ -99,6 +102,55 @@ class GRU(_Recurrent):
 
     cell = nn.GRU
     state_names = ("hidden",)
+
+
+class Bidirectional(nn.Module):
+    """Layers that run in both directions, ``(B, N, input_size) -> (B, N, 2 hidden_size)``, each within its own item.
+
+    The parameters are those of torch's bidirectional layers, but the backward direction starts at an item's last frame
+    instead of that of the batch: what an item gives does not depend on the padding behind it.
+
+    Args:
+        cell: ``gru`` or ``lstm``.
+        input_size: of the first layer.
+        hidden_size: of each direction of each layer.
+        num_layers: number of layers.
+        dropout: between layers.
+
+    Attributes:
+        output_size: 2 hidden_size.
+
+    Raises:
+        ConfigError: another cell, or sizes below one.
+    """
+
+    def __init__(
+        self, cell: Cell, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0
+    ) -> None:
+        require(
+            self,
+            one_of(get_args(Cell), cell=cell),
+            at_least(1, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers),
+        )
+        super().__init__()
+        kind = nn.GRU if cell == "gru" else nn.LSTM
+        self.output_size = 2 * hidden_size
+        sizes = [input_size] + (num_layers - 1) * [self.output_size]
+        self.forwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
+        self.backwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, frames: Tensor) -> Tensor:
+        """Map ``(B, N, input_size)``, of which each item's first ``frames (B,)`` are its own, to ``(B, N,
+        output_size)``."""
+        position = torch.arange(x.shape[1], device=x.device)
+        # each item's frames in reverse, what is behind them in its place
+        order = torch.where(position < frames[:, None], frames[:, None] - 1 - position, position)[..., None]
+        for number, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
+            x = self.dropout(x) if number else x
+            late = back(x.gather(1, order.expand_as(x)))[0]
+            x = torch.cat([ahead(x)[0], late.gather(1, order.expand_as(late))], dim=-1)
+        return x
 
 
 def along_time(layer: nn.Module, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import AudioError
+from bcfusion.nn.cpu import matmul_is_faster
 from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import one_of, require
@@ -106,8 +107,12 @@ class Stft(StreamingModule):
             raise StreamingError(f"{waveform.shape[-1]} samples are not whole hops of {self.hop_length}")
         x = self.prepend_past(waveform, self.context)
         with full_precision(x):
-            x = x.flatten(0, 1).unsqueeze(1).to(self.kernel.dtype)
-            spectrum = F.conv1d(x, self.kernel, stride=self.hop_length)
+            x = x.flatten(0, 1).to(self.kernel.dtype)
+            if self.is_streaming and matmul_is_faster(x, self.kernel):
+                frames = x.unfold(-1, self.win_length, self.hop_length)
+                spectrum = F.linear(frames, self.kernel[:, 0]).transpose(1, 2)
+            else:
+                spectrum = F.conv1d(x.unsqueeze(1), self.kernel, stride=self.hop_length)
         spectrum = spectrum.unflatten(0, (-1, self.channels))
         return spectrum[:, :, : self.bins], spectrum[:, :, self.bins :]
 
@@ -174,7 +179,12 @@ class InverseStft(StreamingModule):
         self.require_frames(real.shape[-1])
         with full_precision(real):
             spectrum = torch.cat([real, imag], dim=1).to(self.kernel.dtype)
-            waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)
+            if self.is_streaming and matmul_is_faster(spectrum, self.kernel):
+                frames = F.linear(spectrum.transpose(1, 2), self.kernel[:, 0].T).transpose(1, 2)  # (B, win_length, N)
+                length = (frames.shape[-1] - 1) * self.hop_length + self.win_length
+                waveform = F.fold(frames, (1, length), (1, self.win_length), stride=(1, self.hop_length))[:, :, 0]
+            else:
+                waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)
         return self.add_overlap(waveform, self.hop_length * real.shape[-1])
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcfusion.configuration.check import verify, verify_or_raise
 from bcfusion.configuration.compose import build, drop_unchosen, register_resolvers
-from bcfusion.configuration.learning import empty_band, provides_noise
+from bcfusion.configuration.learning import empty_band, measured_sensors, provides_noise
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 
@@ -113,7 +113,7 @@ def test_all_losses_pass_together_except_those_of_a_mask_an_embedding_or_a_laten
     """SEANet with a body sensor gives an estimate and nothing else, and its data have no noise."""
     problems = verify(composed(f"losses=[{','.join(group_members('losses'))}]"))
     asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
-    asked |= {"generator_log_mel": "log_mel"}
+    asked |= {"generator_log_mel": "log_mel", "generator_log_bands": "band_levels"}
     asked |= {"log_magnitude_mse": "log_magnitude, deviation, scale", "msa": "mask", "tpsa": "mask"}
     assert set(problems) == {
         f"losses.{name}: asks for {what}, which neither the data nor SEANet provides" for name, what in asked.items()
@@ -440,6 +440,9 @@ def test_simulators_of_sensors_that_the_task_lacks_are_not_built() -> None:
         ("resunet_mask", "bandwidth_extension", True),
         ("resunet_mask", "bone_to_air", True),
         ("resunet_mask", "fusion", False),
+        ("band_gain", "bone_to_air", True),
+        ("band_gain", "fusion", False),
+        ("band_gain_folding", "bandwidth_extension", False),
         ("seanet_streaming", "bandwidth_extension", False),
     ],
 )
@@ -448,6 +451,24 @@ def test_a_mask_over_an_empty_band_is_warned_of(member: str, recipe: str, warned
     warning = empty_band(build(cfg.generator), cfg.input_bandwidth)
     assert (warning is not None) == warned
     assert warning is None or f"nothing above {cfg.input_bandwidth} Hz" in warning
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        (["degradation=none"], False),
+        (["degradation=transfer_function", "degradation.body.calibration=FILE.json"], False),
+        (["degradation=magnitude_ratio", "degradation.body.calibration=FILE.json"], False),
+        (["generator.excitation=noise"], False),
+        (["degradation=accelerometer"], True),
+        (["degradation=none", "generator=resunet_mask"], True),
+    ],
+)
+def test_gains_raise_what_a_recorded_or_measured_sensor_holds(changes: list[str], warned: bool) -> None:
+    cfg = composed("generator=band_gain", *changes)
+    warning = empty_band(build(cfg.generator), cfg.input_bandwidth, measured_sensors(cfg))
+    assert (warning is not None) == warned
+    assert warning is None or "generator.excitation=noise" in warning
 
 
 @pytest.mark.slow

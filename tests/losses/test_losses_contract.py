@@ -19,7 +19,7 @@ from bcfusion.errors import ConfigError
 FILES = sorted((Path(__file__).parents[2] / "conf" / "losses").glob("*.yaml"))
 KNOWN = {"inputs", "target", "lengths", "noise", "estimate", "estimate_judgements", "target_judgements"}
 # by some generators; losses on these outputs are tested in files of their own
-PROVIDED = {"mask", "embedding", "mu", "log_var", "log_mel", "log_magnitude", "deviation", "scale"}
+PROVIDED = {"mask", "embedding", "mu", "log_var", "log_mel", "log_magnitude", "deviation", "scale", "band_levels"}
 
 # Losses that are smallest, and known in value, for a perfect estimate. SI-SNR has no zero: it falls without bound.
 ZERO_WHEN_PERFECT = {
@@ -27,6 +27,7 @@ ZERO_WHEN_PERFECT = {
     "mr_stft",
     "feature_matching",
     "mse",
+    "log_bands",
     "log_mel",
     "complex_mse",
     "magnitude_mse",

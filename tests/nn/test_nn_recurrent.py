@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.nn.recurrent import GRU, LSTM, along_bands, along_time
+from bcfusion.nn.recurrent import GRU, LSTM, Bidirectional, Cell, along_bands, along_time
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])
@@ -49,3 +49,21 @@ def test_a_bidirectional_layer_cannot_be_causal_and_does_not_stream() -> None:
     assert both.output_size == 10
     assert not both.causal
     assert both(torch.randn(2, 7, 3)).shape == (2, 7, 10)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_both_directions_of_an_item_ignore_what_lies_behind_it(cell: Cell) -> None:
+    torch.manual_seed(0)
+    model, x = Bidirectional(cell, 3, 5, num_layers=2), torch.randn(2, 9, 3)
+    lengths = torch.tensor([9, 6])
+    whole = model(x, lengths)
+    assert whole.shape == (2, 9, model.output_size) == (2, 9, 10)
+    torch.testing.assert_close(whole[1:, :6], model(x[1:, :6], lengths[1:]))
+    # and equal torch's own layer for an item that fills the batch
+    reference = (nn.GRU if cell == "gru" else nn.LSTM)(3, 5, 2, batch_first=True, bidirectional=True)
+    for number, (ahead, back) in enumerate(zip(model.forwards, model.backwards, strict=True)):
+        for name, weight in ahead.named_parameters():
+            getattr(reference, name.replace("_l0", f"_l{number}")).data.copy_(weight)
+        for name, weight in back.named_parameters():
+            getattr(reference, name.replace("_l0", f"_l{number}_reverse")).data.copy_(weight)
+    torch.testing.assert_close(whole[:1], reference(x[:1])[0])

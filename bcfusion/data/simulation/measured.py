@@ -67,6 +67,8 @@ class MeasuredSensor(Batched):
         ConfigError: the file is missing or damaged, or an argument is out of range.
     """
 
+    measured = True  #: no band of it is empty, see configuration.learning
+
     def __init__(self, calibration: str, wander: float, follow_level: bool, noise: bool, *rules: Rule) -> None:
         problem = ""
         try:
