@@ -16,7 +16,7 @@ from bcfusion.errors import DataError
 
 if TYPE_CHECKING:
     from bcfusion.contracts import Row
-    from bcfusion.data.simulation.calibration import Calibration, Response
+    from bcfusion.data.simulation.calibration import Calibration
     from bcfusion.data.simulation.estimation import Pair
 
 HELP = """\
@@ -110,24 +110,23 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
     from tqdm import tqdm
 
     from bcfusion.contracts import UNKNOWN_SPEAKER
-    from bcfusion.data.simulation.calibration import Calibration
-    from bcfusion.data.simulation.estimation import grid, measure
+    from bcfusion.data.simulation.estimation import calibrate
 
     wearers: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
         known = row.speaker != UNKNOWN_SPEAKER
         wearers.setdefault((known, row.speaker if known else row.id), []).append(row)
-    responses: list[Response] = []
     with tqdm(total=len(rows), unit="recording", disable=None, file=sys.stderr) as bar:
-        for (_, identity), recordings in wearers.items():
-            try:
-                responses.append(measure(identity, _pairs(recordings, sensor, sample_rate), sample_rate))
-            except DataError as error:
-                logger.warning("%s is left out: %s", identity, error)
-            bar.update(len(recordings))
-    if not responses:
-        raise DataError(f"none of {len(rows)} recordings could be measured; see the warnings")
-    return Calibration(sensor, sample_rate, grid(sample_rate), tuple(responses))
+
+        def read() -> Iterator[tuple[str, Iterator[Pair]]]:
+            for (_, identity), recordings in wearers.items():
+                yield identity, _pairs(recordings, sensor, sample_rate)
+                bar.update(len(recordings))
+
+        try:
+            return calibrate(sensor, read(), sample_rate)
+        except DataError as error:
+            raise DataError(f"none of {len(rows)} recordings could be measured; see the warnings") from error
 
 
 def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:

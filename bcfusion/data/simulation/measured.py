@@ -18,14 +18,17 @@ from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, choice, uniform
 from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL
 from bcfusion.data.simulation.calibration import Calibration
-from bcfusion.data.simulation.estimation import ACTIVE_RANGE, FRAME_SECONDS
+from bcfusion.data.simulation.estimation import FRAME_SECONDS
 from bcfusion.data.simulation.fir import causal_filter, minimum_phase
+from bcfusion.data.simulation.following import Following, of_speech
 from bcfusion.errors import DataError
-from bcfusion.requirements import Rule, at_least, require
+from bcfusion.requirements import Rule, at_least, one_of, require
 
-#: standard deviations of the smoothing of the frame-to-frame variation, in seconds and octaves. On eight real throat
-#: recordings the deviations of two frames 16 / 32 / 64 ms apart have a correlation of 0.75 / 0.5 / 0.15, those of
-#: neighbouring octaves of 0.6.
+#: what the response may follow from frame to frame
+FOLLOW = ("spectrum", "level", "none")
+#: without the short-time model, standard deviations of the smoothing of the frame-to-frame variation, in seconds and
+#: octaves. On eight real throat recordings the deviations of two frames 16 / 32 / 64 ms apart have a correlation of
+#: 0.75 / 0.5 / 0.15, those of neighbouring octaves of 0.6.
 WANDER_SECONDS = 0.02
 WANDER_OCTAVES = 0.5
 #: dB about its mean to which the level of air is limited before it changes the response
@@ -58,8 +61,9 @@ class MeasuredSensor(Batched):
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the response changes from frame to frame.
-        follow_level: whether the response falls where air is loud, by the measured slope; then only the residual
-            deviation is drawn.
+        follow: what the response follows from frame to frame: air's whole short-time ``spectrum``, by the measured
+            model; the ``level`` of air in the same band, by the measured slope; or ``none``. Only the deviation that is
+            left is drawn. A calibration without the model, of version 1 or of very little speech, follows the level.
         noise: whether the sensor's own noise is added.
         rules: of the arguments of a subclass, for :func:`bcfusion.requirements.require`.
 
@@ -67,15 +71,17 @@ class MeasuredSensor(Batched):
         ConfigError: the file is missing or damaged, or an argument is out of range.
     """
 
-    def __init__(self, calibration: str, wander: float, follow_level: bool, noise: bool, *rules: Rule) -> None:
+    def __init__(self, calibration: str, wander: float, follow: str, noise: bool, *rules: Rule) -> None:
         problem = ""
         try:
             self.calibration = Calibration.load(calibration)
         except DataError as error:
             problem = str(error)
-        require(self, at_least(0, wander=wander), (not problem, problem), *rules)
+        require(self, at_least(0, wander=wander), one_of(FOLLOW, follow=follow), (not problem, problem), *rules)
         self.wander = float(wander)
-        self.follow_level = follow_level
+        model = self.calibration.short_time
+        self.follow = "level" if follow == "spectrum" and model is None else follow
+        self._following = Following(model) if self.follow == "spectrum" and model is not None else None
         self.noise = noise
         self._wearers: dict[int, Curves] = {}
 
@@ -99,7 +105,7 @@ class MeasuredSensor(Batched):
             air: ``(B, 1, T)``.
             sample_rate: in Hz.
             curves: ``(B, F)`` each.
-            wandering: ``(B, frames, F)``, drawn variation of the response, in dB.
+            wandering: drawn variation of the response, for :meth:`short_time_gain`.
 
         Returns:
             ``(B, 1, T)``.
@@ -125,7 +131,9 @@ class MeasuredSensor(Batched):
     def wearers(self, sample_rate: int) -> Curves:
         """Return the curves of all measured wearers, ``(wearers, F)`` each, over the :meth:`bins`."""
         if sample_rate not in self._wearers:
-            names = ("response_db", "residual_db" if self.follow_level else "deviation_db", "slope", "noise_db")
+            # a response that changes as measured makes speech incoherent by itself: nothing but its power is needed
+            response = "response_db" if self._following is None else "ratio_db"
+            names = (response, "deviation_db" if self.follow == "none" else "residual_db", "slope", "noise_db")
             at = np.linspace(0.0, sample_rate / 2.0, self.bins(sample_rate))
             read = [torch.from_numpy(self.calibration.curves(name, at)).float() for name in names]
             self._wearers[sample_rate] = Curves(*read)
@@ -137,16 +145,17 @@ class MeasuredSensor(Batched):
         Args:
             power: of air, ``(B, frames, F)``.
             curves: ``(B, F)`` each.
-            wandering: ``(B, frames, F)``, drawn variation of the response, in dB.
+            wandering: drawn variation of the response, in dB, ``(B, frames, F)``; with the short-time model in its
+                bands.
             sample_rate: in Hz.
         """
-        gain = curves.response[:, None] + wandering
-        if not self.follow_level:
-            return gain
+        gain = curves.response[:, None]
+        if self.follow == "none":
+            return gain + wandering
+        if self._following is not None:
+            return gain + self._following.change(power, wandering, sample_rate)
+        gain, speech = gain + wandering, of_speech(power)
         power = power @ octave_means(power.shape[-1], sample_rate, LEVEL_OCTAVES).to(power.device).T
-        energy = power.sum(dim=-1, keepdim=True)
-        top = energy.amax(dim=1, keepdim=True)
-        speech = (energy > top * 10.0 ** (-ACTIVE_RANGE / 10.0)).to(power.dtype)
         mean = (power * speech).sum(dim=1, keepdim=True) / speech.sum(dim=1, keepdim=True).clamp_min(1.0)
         above = 10.0 * torch.log10((power + TINY) / (mean + TINY))
         follows = speech * curves.slope[:, None] * above.clamp(-LEVEL_RANGE, LEVEL_RANGE)
@@ -157,7 +166,9 @@ class MeasuredSensor(Batched):
     def _wandering(
         self, count: int, hop: int, sample_rate: int, deviation: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Draw ``(frames, F)`` in dB with the given deviation, smooth in time and frequency, whose mean power is 1."""
+        """Draw ``(frames, F)``, or bands of the model, in dB, smooth in time and frequency, whose mean power is 1."""
+        if self._following is not None:
+            return self.wander * self._following.draw(count, hop / sample_rate, generator)
         if not self.wander:
             return torch.zeros(count, len(deviation))
         spread = self.wander * deviation

@@ -34,7 +34,7 @@ class TransferFunction(MeasuredSensor):
     falls in a band when air is loud in it, by the measured slope, since the body lacks some of the peaks and valleys
     that the mouth adds to air's spectrum (weaker fricatives, filled valleys). With ``wander`` the rest of the measured
     deviation is drawn, smooth in time and frequency, from the utterance's generator, in evaluation too. With
-    ``wander=0 follow_level=false`` the filter is fixed. Long-term spectra are the same in all cases.
+    ``wander=0 follow=none`` the filter is fixed. Long-term spectra are the same in all cases.
 
     The level of the signal relative to air is that of the recorded sensor. Gain, polarity and delay are left to
     augmentation (``data.augmentation``).
@@ -42,7 +42,8 @@ class TransferFunction(MeasuredSensor):
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the response changes from frame to frame.
-        follow_level: whether the response falls where and when air is loud.
+        follow: what the response follows: ``spectrum``, ``level`` or ``none``; see
+            :class:`~bcfusion.data.simulation.measured.MeasuredSensor`.
         ripple: in training, standard deviation over speakers, in dB, of a smooth random curve.
         tilt: in training, standard deviation over speakers, in dB per octave about 500 Hz.
         utterance_ripple: in training, standard deviation over utterances, in dB, of a smooth random curve.
@@ -57,7 +58,7 @@ class TransferFunction(MeasuredSensor):
         self,
         calibration: str,
         wander: float = 1.0,
-        follow_level: bool = True,
+        follow: str = "spectrum",
         ripple: float = 2.0,
         tilt: float = 1.0,
         utterance_ripple: float = 1.0,
@@ -68,7 +69,7 @@ class TransferFunction(MeasuredSensor):
             at_least(0, ripple=ripple, tilt=tilt, utterance_ripple=utterance_ripple),
             within(0.001, 0.1, seconds=seconds),
         )
-        super().__init__(calibration, wander, follow_level, noise, *rules)
+        super().__init__(calibration, wander, follow, noise, *rules)
         self.ripple, self.tilt, self.utterance_ripple = float(ripple), float(tilt), float(utterance_ripple)
         self.seconds = float(seconds)
 
