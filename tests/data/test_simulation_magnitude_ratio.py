@@ -30,7 +30,21 @@ def throat(tmp_path_factory: pytest.TempPathFactory) -> str:
     shapes = {"a": curve(0.0) - apart, "b": curve(0.0) + apart}
     responses = [
         Response(
-            name, (name,), 5.0, 0.0, 1, 0.0, shape, shape, shape, flat, 6 * flat, -0.5 * flat, 4 * flat, -70 * flat
+            name,
+            (name,),
+            5.0,
+            0.0,
+            1,
+            0.0,
+            shape,
+            shape,
+            shape,
+            flat,
+            6 * flat,
+            -0.5 * flat,
+            4 * flat,
+            -70 * flat,
+            -20 * flat,
         )
         for name, shape in shapes.items()
     ]

@@ -27,7 +27,21 @@ def response(name: str, gain: float, slope: float) -> Response:
     flat = np.ones(len(grid(RATE)))
     shape = curve(gain, slope)
     return Response(
-        name, (name,), 5.0, 0.0, 1, gain, shape, shape, shape, flat, 6 * flat, -0.5 * flat, 4 * flat, -70 * flat
+        name,
+        (name,),
+        5.0,
+        0.0,
+        1,
+        gain,
+        shape,
+        shape,
+        shape,
+        flat,
+        6 * flat,
+        -0.5 * flat,
+        4 * flat,
+        -70 * flat,
+        -20 * flat,
     )
 
 

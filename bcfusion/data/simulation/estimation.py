@@ -44,8 +44,13 @@ FRAMES = 16
 #: a frame counts as speech if it is at most this many dB below the loudest frame of air
 ACTIVE_RANGE = 35.0
 #: share of the frames in which a band counts as being at its noise floor; frames over which it is averaged before
-QUIET_SHARE = 0.1
+QUIET_SHARE = 0.05
 QUIET_FRAMES = 8
+#: frames on either side of speech that do not count as a pause, and the fewest of a pause that is measured
+NEAR_SPEECH = 8
+PAUSE_FRAMES = 12
+#: power of what is heard in pauses, relative to the sensor's noise, below which it counts as nothing
+LITTLE = 0.01
 #: octaves, standard deviation of the smoothing over frequency
 SMOOTHING = 1.0 / 6.0
 #: Hz below which the response is held constant: there is no speech there
@@ -150,6 +155,7 @@ class _Sums:
     moments: np.ndarray = field(init=False)
     frames: int = 0
     seen: list[Pair] = field(default_factory=list)
+    swings: list[tuple[int, float]] = field(default_factory=list)  # frames of pause, variance of their level in dB
 
     def __post_init__(self) -> None:
         bins = len(grid(self.sample_rate))
@@ -158,6 +164,7 @@ class _Sums:
         self.bands = band_weights(band_centres(self.sample_rate), grid(self.sample_rate))
         self.air, self.body, self.cross = np.zeros(bins), np.zeros(bins), np.zeros(bins, dtype=np.complex128)
         self.floors, self.moments = np.zeros((2, bins)), np.zeros((4, bins))
+        self.pauses = np.zeros((2, bins))  # noise, and all that is recorded in pauses
 
     def add(self, pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Add a recording; return its bands of air and body, which frames are speech, and the bands' floors."""
@@ -170,7 +177,9 @@ class _Sums:
         speech = energy > energy.max() * 10.0 ** (-ACTIVE_RANGE / 10.0)
         every = [np.abs(frames) ** 2 for frames in (air, body)]
         powers = [power[speech] for power in every]
-        floors = [self._floor(power, 1.0 - float(speech.mean())) for power in every]
+        pause = ~(np.convolve(speech, np.ones(2 * NEAR_SPEECH + 1), "same") > 0.0)
+        floors = [self._floor(power, float(pause.mean())) for power in every]
+        self._pause(every[1][pause], floors[1])
         self.air += powers[0].sum(axis=0)
         self.body += powers[1].sum(axis=0)
         self.cross += np.sum(air[speech].conj() * body[speech], axis=0)
@@ -190,8 +199,18 @@ class _Sums:
         A quantile of a smoothed power is below its mean, by a factor that is that of white noise.
         """
         quiet = np.quantile(_smoothed(power, self.smoothing), QUIET_SHARE, axis=0)
-        quantile = QUIET_SHARE / max(pauses, 2.0 * QUIET_SHARE)
+        quantile = QUIET_SHARE / max(pauses, 2.0 * QUIET_SHARE)  # among the pauses
         return quiet / np.quantile(_smoothed_white_noise(self.sample_rate), quantile, axis=0)
+
+    def _pause(self, power: np.ndarray, floor: np.ndarray) -> None:
+        """Add what the sensor records in pauses ``(frames, F)`` beyond its noise ``(F,)``: breath and movements."""
+        if len(power) < PAUSE_FRAMES:
+            return
+        # a single cough does not move the median, which for an exponential distribution is log(2) * mean
+        self.pauses += len(power) * np.stack([floor, np.median(power, axis=0) / np.log(2.0)])
+        levels = _decibels((power @ self.bands.T) / (self.bands @ floor)).mean(axis=1)
+        white = _decibels(_white_noise(self.sample_rate) @ self.bands.T).mean(axis=1)
+        self.swings.append((len(power), max(float(np.var(levels) - np.var(white)), 0.0)))
 
     def response(self, identity: str) -> Response:
         coherence = np.abs(self.cross) ** 2 / np.maximum(self.air * self.body, TINY)
@@ -207,6 +226,9 @@ class _Sums:
         coherence = self._held(self.smoothing @ coherence)
         deviation, slope, residual = self._short_time()
         density = 2.0 * self.floors[1] / self.frames / (np.sum(self.window**2) * self.sample_rate)
+        noise, total = (self.smoothing @ power for power in self.pauses)
+        pause = _decibels(np.maximum(total / np.maximum(noise, TINY) - 1.0, LITTLE))
+        counts, variances = np.array(self.swings or [(1, 0.0)]).T
         return Response(
             id=identity,
             recordings=tuple(pair.id for pair in self.seen),
@@ -222,6 +244,8 @@ class _Sums:
             slope=self._held(slope),
             residual_db=self._held(residual),
             noise_db=self._held(self.smoothing @ _decibels(density)),
+            pause_db=self._held(pause),
+            pause_swing_db=round(float(np.sqrt(np.sum(counts * variances) / np.sum(counts))), 2),
         )
 
     def _short_time(self) -> np.ndarray:
@@ -269,10 +293,14 @@ def _smoothed(power: np.ndarray, smoothing: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _smoothed_white_noise(sample_rate: int) -> np.ndarray:
     """Return smoothed powers ``(frames, F)`` of 20 s of white noise, relative to their mean over time."""
-    white = np.random.default_rng(0).standard_normal(20 * sample_rate)
-    power = np.abs(_spectra(white, np.hanning(_frame(sample_rate) + 1)[:-1])) ** 2
-    smoothed = _smoothed(power, _smoothing(grid(sample_rate)))
+    smoothed = _smoothed(_white_noise(sample_rate), _smoothing(grid(sample_rate)))
     return np.asarray(smoothed / smoothed.mean(axis=0))
+
+
+@lru_cache(maxsize=4)
+def _white_noise(sample_rate: int) -> np.ndarray:
+    white = np.random.default_rng(0).standard_normal(20 * sample_rate)
+    return np.asarray(np.abs(_spectra(white, np.hanning(_frame(sample_rate) + 1)[:-1])) ** 2)
 
 
 def _moments(level: np.ndarray, ratio: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -14,6 +14,10 @@ from bcfusion.data.simulation.short_time import ShortTime
 
 #: dB to which the changes that follow from air are limited; the model is linear, air may be unlike that measured
 FOLLOWS_LIMIT = 30.0
+#: share of the frames of air that count as noise alone; power of the noise over the quantile of that share; dB by
+#: which it is at least below the speech; dB by which it is reduced at most
+QUIET_SHARE, QUIET_FACTOR = 0.1, 4.0
+NOISE_BELOW, MOST_REDUCTION = 25.0, 20.0
 
 
 def of_speech(power: Tensor) -> Tensor:
@@ -24,6 +28,18 @@ def of_speech(power: Tensor) -> Tensor:
     """
     energy = power.sum(dim=-1, keepdim=True)
     return (energy > energy.amax(dim=1, keepdim=True) * 10.0 ** (-ACTIVE_RANGE / 10.0)).to(power.dtype)
+
+
+def _without_noise(bands: Tensor, speech: Tensor) -> Tensor:
+    """Return the gain in dB that takes the noise of the room, and of the air microphone, out of ``(B, frames, bands)``.
+
+    A body sensor does not hear it. The noise is what air is at most in its quietest frames, but below the speech.
+    """
+    count = bands.shape[1]
+    quiet = bands.kthvalue(1 + int(QUIET_SHARE * (count - 1)), dim=1, keepdim=True).values
+    mean = (bands * speech).sum(dim=1, keepdim=True) / speech.sum(dim=1, keepdim=True).clamp_min(1.0)
+    noise = torch.minimum(QUIET_FACTOR * quiet, mean * 10.0 ** (-NOISE_BELOW / 10.0))
+    return 10.0 * torch.log10((1.0 - noise / (bands + TINY)).clamp_min(10.0 ** (-MOST_REDUCTION / 10.0)))
 
 
 class Following:
@@ -55,6 +71,7 @@ class Following:
         bands, speech = power @ to_bands, of_speech(power)
         follows = band_levels(bands, speech) @ self.weights.to(power).T
         change = follows.clamp(-FOLLOWS_LIMIT, FOLLOWS_LIMIT) + residual
+        change = change + _without_noise(bands, speech) * (1.0 - speech)
         weight = bands * speech + TINY
         raised = (weight * 10.0 ** (change / 10.0)).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
         return (change - 10.0 * torch.log10(raised)) @ over_frequency

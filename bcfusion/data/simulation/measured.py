@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-from bcfusion.audio.level import SILENCE_LEVEL, active_level
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, choice, uniform
-from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL
 from bcfusion.data.simulation.calibration import Calibration
 from bcfusion.data.simulation.estimation import FRAME_SECONDS
-from bcfusion.data.simulation.fir import causal_filter, minimum_phase
 from bcfusion.data.simulation.following import Following, of_speech
+from bcfusion.data.simulation.sensor_noise import NoiseDraw, draw_noise, sensor_noise
 from bcfusion.errors import DataError
 from bcfusion.requirements import Rule, at_least, one_of, require
 
@@ -39,7 +37,7 @@ TINY = 1e-20
 
 
 class Curves(NamedTuple):
-    """A sensor's curves ``(..., F)``: response, deviation from frame to frame, slope over level, noise density, in dB.
+    """A sensor's curves ``(..., F)`` in dB: response, deviation from frame to frame, slope over level, noise, pauses.
 
     See :class:`~bcfusion.data.simulation.calibration.Response`; ``deviation`` is the residual deviation if the response
     follows the level.
@@ -49,13 +47,14 @@ class Curves(NamedTuple):
     deviation: Tensor
     slope: Tensor
     noise: Tensor
+    pause: Tensor
 
 
 class MeasuredSensor(Batched):
     """Simulates a sensor that was measured; subclasses define how its response is drawn and applied.
 
-    The sensor's own noise has the measured spectrum and the same level relative to the active speech of each item as in
-    the recordings; an item without speech counts as having the nominal -26 dB. It is not returned as ``noise``, which
+    The sensor's own noise, and in pauses what it hears of breath and movements, have the measured spectra and the same
+    level relative to the active speech of each item as in the recordings. Noise is not returned as ``noise``, which
     is for room noise.
 
     Args:
@@ -83,6 +82,7 @@ class MeasuredSensor(Batched):
         self.follow = "level" if follow == "spectrum" and model is None else follow
         self._following = Following(model) if self.follow == "spectrum" and model is not None else None
         self.noise = noise
+        self._swing = float(np.mean([response.pause_swing_db for response in self.calibration.responses]))
         self._wearers: dict[int, Curves] = {}
 
     @abstractmethod
@@ -116,16 +116,17 @@ class MeasuredSensor(Batched):
         air = air.to(torch.float32)
         sample_rate = draws[0].sample_rate
         count, hop = self.frames(air.shape[-1], sample_rate)
-        drawn, wandering, white = [], [], []
+        drawn, wandering, noises = [], [], []
         for draw in draws:
             drawn.append(self.curves(draw))
             wandering.append(self._wandering(count, hop, sample_rate, drawn[-1].deviation, draw.generator))
             if self.noise:  # drawn last, so that nothing else changes without it
-                white.append(torch.randn(1, air.shape[-1], generator=draw.generator))
+                noises.append(draw_noise(air.shape[-1], sample_rate, draw.generator))
         curves = Curves(*(torch.stack(parts).to(air.device) for parts in zip(*drawn, strict=True)))
         signal = self.apply(air, sample_rate, curves, torch.stack(wandering).to(air.device))
         if self.noise:
-            signal = signal + self._noise(torch.stack(white).to(air.device), air, sample_rate, curves.noise)
+            noise = NoiseDraw(*(torch.stack(parts).to(air.device) for parts in zip(*noises, strict=True)))
+            signal = signal + sensor_noise(noise, air, sample_rate, curves.noise, curves.pause, self._swing)
         return {"signal": signal}
 
     def wearers(self, sample_rate: int) -> Curves:
@@ -133,7 +134,13 @@ class MeasuredSensor(Batched):
         if sample_rate not in self._wearers:
             # a response that changes as measured makes speech incoherent by itself: nothing but its power is needed
             response = "response_db" if self._following is None else "ratio_db"
-            names = (response, "deviation_db" if self.follow == "none" else "residual_db", "slope", "noise_db")
+            names = (
+                response,
+                "deviation_db" if self.follow == "none" else "residual_db",
+                "slope",
+                "noise_db",
+                "pause_db",
+            )
             at = np.linspace(0.0, sample_rate / 2.0, self.bins(sample_rate))
             read = [torch.from_numpy(self.calibration.curves(name, at)).float() for name in names]
             self._wearers[sample_rate] = Curves(*read)
@@ -180,13 +187,6 @@ class MeasuredSensor(Batched):
         smooth = slow @ unit_rows(len(deviation), sample_rate, WANDER_OCTAVES).T
         # the mean of 10^(x/10) is above 1 for a Gaussian x of mean 0
         return spread * smooth - math.log(10.0) / 20.0 * spread.square()
-
-    def _noise(self, white: Tensor, air: Tensor, sample_rate: int, density: Tensor) -> Tensor:
-        levels = [active_level(item, sample_rate) for item in air.cpu()]
-        speech = torch.tensor([level if level > SILENCE_LEVEL else NOMINAL_LEVEL for level in levels])
-        # white noise of variance 1 has the density 2 / sample_rate
-        magnitude = 10.0 ** (density / 20.0) * math.sqrt(sample_rate / 2.0) * speech.to(density)[:, None]
-        return causal_filter(white, minimum_phase(magnitude, (density.shape[-1] - 1) // 2))
 
 
 def mixed(wearers: Curves, body: torch.Generator) -> Curves:
