@@ -44,7 +44,6 @@ def throat(tmp_path_factory: pytest.TempPathFactory) -> str:
             -0.5 * flat,
             4 * flat,
             -70 * flat,
-            -20 * flat,
         )
         for name, shape in shapes.items()
     ]

@@ -48,7 +48,6 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> str:
             -0.5 * flat,
             4 * flat,
             -70 * flat,
-            -20 * flat,
         )
         for name, gain in (("a", 0.0), ("b", 3.0))
     ]

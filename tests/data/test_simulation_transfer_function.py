@@ -41,7 +41,6 @@ def response(name: str, gain: float, slope: float) -> Response:
         -0.5 * flat,
         4 * flat,
         -70 * flat,
-        -20 * flat,
     )
 
 

@@ -82,6 +82,18 @@ def band_levels(power: Tensor, speech: Tensor) -> Tensor:
     return (level - level.sum(dim=-2, keepdim=True) / count) * speech
 
 
+def frame_levels(power: Tensor, speech: Tensor) -> Tensor:
+    """Return the level of each frame of speech in dB relative to the mean over speech, ``(..., frames, 1)``.
+
+    Args:
+        power: of the bands, ``(..., frames, B)``.
+        speech: 1 for a frame of speech, else 0, ``(..., frames, 1)``; the level is 0 in all other frames.
+    """
+    total = power.sum(dim=-1, keepdim=True)
+    mean = (total * speech).sum(dim=-2, keepdim=True) / speech.sum(dim=-2, keepdim=True).clamp_min(1.0)
+    return (10.0 * torch.log10((total + TINY) / (mean + TINY))).clamp(*LEVEL_LIMITS) * speech
+
+
 def _mel(frequency: np.ndarray) -> np.ndarray:
     return 2595.0 * np.log10(1.0 + frequency / 700.0)
 

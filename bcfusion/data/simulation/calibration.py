@@ -19,12 +19,7 @@ FORMAT = "bcfusion sensor calibration"
 VERSION = 2
 #: version 1 has no short-time model
 READABLE = (1, 2)
-_CURVES = (
-    *("response_db", "h1_db", "ratio_db", "coherence", "deviation_db", "slope", "residual_db"),
-    *("noise_db", "pause_db"),
-)
-#: curves that version 1 lacks, and their value in it
-_NEW = {"pause_db": -20.0}
+_CURVES = ("response_db", "h1_db", "ratio_db", "coherence", "deviation_db", "slope", "residual_db", "noise_db")
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,8 @@ class Response:
         residual_db: the part of the deviation that the slope does not explain, in dB.
         noise_db: power density of the sensor's own noise, measured in pauses, in dB per Hz, relative to the power of
             active speech at the air microphone.
-        pause_db: median power of what the sensor records in pauses beyond that noise, breath and movements, relative
-            to it, in dB; at least -20, which is nothing.
-        pause_swing_db: standard deviation of its level over time, in dB.
+        noise_swing_db: standard deviation of the level in pauses over time, beyond that of stationary noise, in dB: the
+            wearer breathes and moves.
     """
 
     id: str
@@ -68,8 +62,7 @@ class Response:
     slope: np.ndarray
     residual_db: np.ndarray
     noise_db: np.ndarray
-    pause_db: np.ndarray
-    pause_swing_db: float = 0.0
+    noise_swing_db: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -170,8 +163,6 @@ class Calibration:
 
 
 def _response(values: dict[str, Any], size: int) -> Response:
-    for name, value in _NEW.items():
-        values.setdefault(name, [value] * size)
     curves = {name: np.asarray(values[name], dtype=np.float64) for name in _CURVES}
     for name, curve in curves.items():
         if curve.shape != (size,) or not np.isfinite(curve).all():
@@ -184,7 +175,7 @@ def _response(values: dict[str, Any], size: int) -> Response:
         polarity=int(values["polarity"]),
         level_ratio=float(values["level_ratio"]),
         **curves,
-        pause_swing_db=float(values.get("pause_swing_db", 0.0)),
+        noise_swing_db=float(values.get("noise_swing_db", 0.0)),  # version 1 lacks it
     )
 
 

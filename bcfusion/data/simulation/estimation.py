@@ -49,8 +49,6 @@ QUIET_FRAMES = 8
 #: frames on either side of speech that do not count as a pause, and the fewest of a pause that is measured
 NEAR_SPEECH = 8
 PAUSE_FRAMES = 12
-#: power of what is heard in pauses, relative to the sensor's noise, below which it counts as nothing
-LITTLE = 0.01
 #: octaves, standard deviation of the smoothing over frequency
 SMOOTHING = 1.0 / 6.0
 #: Hz below which the response is held constant: there is no speech there
@@ -164,7 +162,6 @@ class _Sums:
         self.bands = band_weights(band_centres(self.sample_rate), grid(self.sample_rate))
         self.air, self.body, self.cross = np.zeros(bins), np.zeros(bins), np.zeros(bins, dtype=np.complex128)
         self.floors, self.moments = np.zeros((2, bins)), np.zeros((4, bins))
-        self.pauses = np.zeros((2, bins))  # noise, and all that is recorded in pauses
 
     def add(self, pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Add a recording; return its bands of air and body, which frames are speech, and the bands' floors."""
@@ -203,11 +200,9 @@ class _Sums:
         return quiet / np.quantile(_smoothed_white_noise(self.sample_rate), quantile, axis=0)
 
     def _pause(self, power: np.ndarray, floor: np.ndarray) -> None:
-        """Add what the sensor records in pauses ``(frames, F)`` beyond its noise ``(F,)``: breath and movements."""
+        """Add how the level in pauses, ``(frames, F)``, swings more than that of stationary noise ``(F,)``."""
         if len(power) < PAUSE_FRAMES:
             return
-        # a single cough does not move the median, which for an exponential distribution is log(2) * mean
-        self.pauses += len(power) * np.stack([floor, np.median(power, axis=0) / np.log(2.0)])
         levels = _decibels((power @ self.bands.T) / (self.bands @ floor)).mean(axis=1)
         white = _decibels(_white_noise(self.sample_rate) @ self.bands.T).mean(axis=1)
         self.swings.append((len(power), max(float(np.var(levels) - np.var(white)), 0.0)))
@@ -226,8 +221,6 @@ class _Sums:
         coherence = self._held(self.smoothing @ coherence)
         deviation, slope, residual = self._short_time()
         density = 2.0 * self.floors[1] / self.frames / (np.sum(self.window**2) * self.sample_rate)
-        noise, total = (self.smoothing @ power for power in self.pauses)
-        pause = _decibels(np.maximum(total / np.maximum(noise, TINY) - 1.0, LITTLE))
         counts, variances = np.array(self.swings or [(1, 0.0)]).T
         return Response(
             id=identity,
@@ -244,8 +237,7 @@ class _Sums:
             slope=self._held(slope),
             residual_db=self._held(residual),
             noise_db=self._held(self.smoothing @ _decibels(density)),
-            pause_db=self._held(pause),
-            pause_swing_db=round(float(np.sqrt(np.sum(counts * variances) / np.sum(counts))), 2),
+            noise_swing_db=round(float(np.sqrt(np.sum(counts * variances) / np.sum(counts))), 2),
         )
 
     def _short_time(self) -> np.ndarray:

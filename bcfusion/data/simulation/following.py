@@ -8,12 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bcfusion.data.simulation.bands import TINY, band_levels, band_matrices
+from bcfusion.data.simulation.bands import TINY, band_levels, band_matrices, frame_levels
 from bcfusion.data.simulation.estimation import ACTIVE_RANGE
 from bcfusion.data.simulation.short_time import ShortTime
 
 #: dB to which the changes that follow from air are limited; the model is linear, air may be unlike that measured
 FOLLOWS_LIMIT = 30.0
+#: share of the drawn deviation that is left after frames that overlap have been added
+KEPT = 0.93
 #: share of the frames of air that count as noise alone; power of the noise over the quantile of that share; dB by
 #: which it is at least below the speech; dB by which it is reduced at most
 QUIET_SHARE, QUIET_FACTOR = 0.1, 4.0
@@ -55,6 +57,7 @@ class Following:
         values, vectors = np.linalg.eigh(model.correlation)
         root = (vectors * np.sqrt(values.clip(0.0))) @ vectors.T
         self.root = torch.from_numpy(model.deviation_db[:, None] * root).float()
+        self.decay = torch.from_numpy(model.decay).float()
         self.model = model
 
     def change(self, power: Tensor, residual: Tensor, sample_rate: int) -> Tensor:
@@ -70,14 +73,15 @@ class Following:
         )
         bands, speech = power @ to_bands, of_speech(power)
         follows = band_levels(bands, speech) @ self.weights.to(power).T
-        change = follows.clamp(-FOLLOWS_LIMIT, FOLLOWS_LIMIT) + residual
+        larger = torch.exp(-self.decay.to(power) * frame_levels(bands, speech))
+        change = follows.clamp(-FOLLOWS_LIMIT, FOLLOWS_LIMIT) + larger * residual
         change = change + _without_noise(bands, speech) * (1.0 - speech)
         weight = bands * speech + TINY
         raised = (weight * 10.0 ** (change / 10.0)).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
         return (change - 10.0 * torch.log10(raised)) @ over_frequency
 
     def draw(self, count: int, seconds: float, generator: torch.Generator) -> Tensor:
-        """Draw residuals ``(frames, bands)`` in dB, correlated over time and bands as measured.
+        """Draw residuals ``(frames, bands)`` in dB of frames of the mean level, correlated over time and bands.
 
         Args:
             count: frames.
@@ -86,7 +90,8 @@ class Following:
         """
         kernel = self._kernel(seconds)
         white = torch.randn(count + len(kernel) - 1, len(self.centres), generator=generator)
-        return torch.einsum("tbk,k->tb", white.unfold(0, len(kernel), 1), kernel) @ self.root.T
+        slow = torch.einsum("tbk,k->tb", white.unfold(0, len(kernel), 1), kernel)
+        return slow @ self.root.T / KEPT
 
     def _kernel(self, seconds: float) -> Tensor:
         """Return the symmetric filter of norm 1 that gives white noise the measured memory."""
@@ -94,6 +99,8 @@ class Following:
         lags = max(1, math.ceil(end / seconds))
         at = seconds * np.arange(lags + 1)
         memory = np.interp(at, self.model.step * np.arange(len(self.model.memory)), self.model.memory, right=0.0)
+        fade = np.linspace(0.0, 2.0, lags + 1).clip(1.0) - 1.0  # over the second half: its spectrum has no ripples
+        memory = memory * np.cos(0.5 * np.pi * fade) ** 2
         power = np.fft.rfft(np.concatenate([memory, memory[:0:-1]])).real.clip(0.0)
         kernel = np.fft.fftshift(np.fft.irfft(np.sqrt(power), n=2 * lags + 1))
         return torch.from_numpy(kernel / np.linalg.norm(kernel)).float()

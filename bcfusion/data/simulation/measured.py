@@ -37,7 +37,7 @@ TINY = 1e-20
 
 
 class Curves(NamedTuple):
-    """A sensor's curves ``(..., F)`` in dB: response, deviation from frame to frame, slope over level, noise, pauses.
+    """A sensor's curves ``(..., F)`` in dB: response, deviation over frames, slope over level, density of noise.
 
     See :class:`~bcfusion.data.simulation.calibration.Response`; ``deviation`` is the residual deviation if the response
     follows the level.
@@ -47,15 +47,14 @@ class Curves(NamedTuple):
     deviation: Tensor
     slope: Tensor
     noise: Tensor
-    pause: Tensor
 
 
 class MeasuredSensor(Batched):
     """Simulates a sensor that was measured; subclasses define how its response is drawn and applied.
 
-    The sensor's own noise, and in pauses what it hears of breath and movements, have the measured spectra and the same
-    level relative to the active speech of each item as in the recordings. Noise is not returned as ``noise``, which
-    is for room noise.
+    The sensor's own noise has the measured spectrum and the same level relative to the active speech of each item as in
+    the recordings; in pauses its level swings as measured, since a wearer breathes and moves. Noise is not returned as
+    ``noise``, which is for room noise.
 
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
@@ -82,7 +81,7 @@ class MeasuredSensor(Batched):
         self.follow = "level" if follow == "spectrum" and model is None else follow
         self._following = Following(model) if self.follow == "spectrum" and model is not None else None
         self.noise = noise
-        self._swing = float(np.mean([response.pause_swing_db for response in self.calibration.responses]))
+        self._swing = float(np.mean([response.noise_swing_db for response in self.calibration.responses]))
         self._wearers: dict[int, Curves] = {}
 
     @abstractmethod
@@ -126,7 +125,7 @@ class MeasuredSensor(Batched):
         signal = self.apply(air, sample_rate, curves, torch.stack(wandering).to(air.device))
         if self.noise:
             noise = NoiseDraw(*(torch.stack(parts).to(air.device) for parts in zip(*noises, strict=True)))
-            signal = signal + sensor_noise(noise, air, sample_rate, curves.noise, curves.pause, self._swing)
+            signal = signal + sensor_noise(noise, air, sample_rate, curves.noise, self._swing)
         return {"signal": signal}
 
     def wearers(self, sample_rate: int) -> Curves:
@@ -139,7 +138,6 @@ class MeasuredSensor(Batched):
                 "deviation_db" if self.follow == "none" else "residual_db",
                 "slope",
                 "noise_db",
-                "pause_db",
             )
             at = np.linspace(0.0, sample_rate / 2.0, self.bins(sample_rate))
             read = [torch.from_numpy(self.calibration.curves(name, at)).float() for name in names]
@@ -195,6 +193,26 @@ def mixed(wearers: Curves, body: torch.Generator) -> Curves:
     first, second = choice(count, body), choice(count, body)
     weight = uniform(0.0, 1.0, body)
     return Curves(*(torch.lerp(curve[first], curve[second], weight) for curve in wearers))
+
+
+def around(wearers: Curves, spread: float, body: torch.Generator) -> Curves:
+    """Draw the curves of a wearer from a Gaussian, ``(F,)`` each: response and noise together, the rest is the mean.
+
+    A sum of the differences from the mean, each times a standard normal number, has the covariance of the wearers.
+
+    Args:
+        wearers: curves of all those measured, ``(wearers, F)`` each.
+        spread: share of their deviation.
+        body: generator of the speaker.
+    """
+    count = len(wearers.response)
+    normal = torch.randn(count, generator=body) * spread / math.sqrt(max(count - 1, 1))
+    mean = Curves(*(curve.mean(dim=0) for curve in wearers))
+    response, noise = (
+        centre + normal @ (curve - centre)
+        for curve, centre in ((wearers.response, mean.response), (wearers.noise, mean.noise))
+    )
+    return mean._replace(response=response, noise=noise)
 
 
 def smooth_curve(bins: int, sample_rate: int, octaves: float, generator: torch.Generator) -> Tensor:

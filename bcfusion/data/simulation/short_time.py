@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 #: the arrays of a file, with the number of decimals that it keeps
-_DECIMALS = {"centres": 2, "weights": 4, "deviation_db": 2, "correlation": 3, "memory": 3}
+_DECIMALS = {"centres": 2, "weights": 4, "deviation_db": 2, "decay": 4, "correlation": 3, "memory": 3}
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class ShortTime:
 
     In each frame of speech the ratio in a band differs from its mean by ``weights @ level``, where ``level`` is the
     level of air in every band relative to its mean over speech (:func:`bcfusion.data.simulation.bands.band_levels`),
-    plus a residual: a Gaussian of the given deviation, correlated over bands and over time.
+    plus a residual: a Gaussian, correlated over bands and over time, whose deviation falls as the frame gets louder
+    (:func:`bcfusion.data.simulation.bands.frame_levels`): a loud vowel is much the same at both sensors.
 
     Attributes:
         centres: of the bands, ``(B,)``, in Hz.
         weights: ``(B, B)``: row by row, what a band of the ratio takes from all bands of air; dB per dB.
-        deviation_db: of the residual, ``(B,)``, in dB.
+        deviation_db: of the residual in a frame whose level is the mean power of speech, ``(B,)``, in dB.
+        decay: the deviation is ``deviation_db * exp(-decay * level)`` in a frame of another level in dB, ``(B,)``.
         correlation: of the residual between bands, ``(B, B)``, positive semidefinite.
         memory: correlation of the residual with itself 0, 1, 2 ... steps later, ``(L,)``.
         step: seconds from one value of ``memory`` to the next.
@@ -37,6 +39,7 @@ class ShortTime:
     centres: np.ndarray
     weights: np.ndarray
     deviation_db: np.ndarray
+    decay: np.ndarray
     correlation: np.ndarray
     memory: np.ndarray
     step: float
@@ -60,7 +63,7 @@ class ShortTime:
         """
         arrays = {name: np.asarray(record[name], dtype=np.float64) for name in _DECIMALS}
         bands = len(arrays["centres"])
-        shapes = {"weights": (bands, bands), "correlation": (bands, bands), "deviation_db": (bands,)}
+        shapes = {"weights": (bands, bands), "correlation": (bands, bands), "deviation_db": (bands,), "decay": (bands,)}
         for name, array in arrays.items():
             wanted = shapes.get(name, (array.size,))
             if array.shape != wanted or bands < 2 or not array.size or not np.isfinite(array).all():

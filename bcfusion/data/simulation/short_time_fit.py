@@ -3,7 +3,8 @@
 The ratio of body to air in a frame is regressed on the levels of all bands of air, about the mean of each recording, so
 that what differs between wearers and recordings does not matter. A ridge penalty keeps it safe with little speech; its
 strength is the one that predicts best what it was not fitted to: other wearers, else other recordings of the wearer,
-else other stretches of the recording.
+else other stretches of the recording. It draws the weights towards a slope over the level in the same band, so the
+model is never much worse than that slope.
 
 The sensor's own noise is subtracted from the power of body. Where body is at its noise floor, the ratio is only known
 to be below a limit. To leave such frames out would make the ratio too high and its deviation too small; to take the
@@ -23,13 +24,13 @@ import numpy as np
 import torch
 from scipy.special import log_ndtr
 
-from bcfusion.data.simulation.bands import TINY, band_levels
+from bcfusion.data.simulation.bands import TINY, band_levels, frame_levels
 from bcfusion.data.simulation.short_time import ShortTime
 
 logger = logging.getLogger(__name__)
 
-#: strengths of the penalty that are tried, in dB² for each frame
-RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+#: strengths of the penalty that are tried, in dB² for each frame; the last one leaves nothing but the slopes
+RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e6)
 #: most folds of the validation, and most frames of the regression: beyond that, frames are skipped evenly
 FOLDS, FRAMES = 8, 12000
 #: fewest frames of speech in all recordings
@@ -40,6 +41,8 @@ ITERATIONS = 8
 KNOWN = 2.0
 #: fewest known values of a pair of bands, or of frames, from which a correlation is computed
 COUNTED = 20
+#: limits of the decay: a factor of two at most over 12 dB
+DECAYS = (0.0, 0.06)
 #: seconds after which the residual counts as independent
 MEMORY_SECONDS = 0.24
 
@@ -67,11 +70,12 @@ class BandFrames:
 class _Ratios:
     """Frames of speech of all recordings: levels of air and ratios in dB ``(n, B)``, and what is known of each ratio.
 
-    ``recording`` and ``fold`` number what a frame belongs to. A ratio that is neither ``known`` nor ``below`` (known
-    to be at most the value) is unknown.
+    ``loudness`` is the level of the frame, ``(n, 1)``. ``recording`` and ``fold`` number what a frame belongs to. A
+    ratio that is neither ``known`` nor ``below`` (known to be at most the value) is unknown.
     """
 
     level: np.ndarray
+    loudness: np.ndarray
     ratio: np.ndarray
     known: np.ndarray
     below: np.ndarray
@@ -83,7 +87,7 @@ class _Ratios:
 
 
 def fit(recordings: Sequence[BandFrames], centres: np.ndarray, step: float) -> ShortTime | None:
-    """Fit the model, or return None, with a warning, if there is too little speech or it predicts worse than a slope.
+    """Fit the model, or return None, with a warning, if there is too little speech.
 
     Args:
         recordings: of all wearers.
@@ -106,22 +110,21 @@ def fit(recordings: Sequence[BandFrames], centres: np.ndarray, step: float) -> S
     )
     few = everything.chosen(np.arange(0, len(everything.fold), -(-len(everything.fold) // FRAMES)))
     ridge, explained, by_level = _validated(few)
-    if explained <= by_level:
-        logger.warning(
-            "the spectrum of air predicts the sensor's short-time ratio no better (%.0f %% of the variance) than the "
-            "level in each band alone (%.0f %%), which is used instead; more recordings may change that",
-            100 * explained,
-            100 * by_level,
-        )
-        return None
     weights, deviation = _regression(few, ridge)
     residual, known = _residual(everything, weights)
+    decay = _decay(residual, known, everything.loudness)
+    scale = np.exp(-decay * everything.loudness)
+    squares = [np.sum(values**2 * known, axis=0) for values in (residual, residual / scale)]
+    memory = _memory(parts, weights, decay, step)
+    # to subtract a recording's mean takes away this share of the variance, at all lags
+    lost = (2.0 * memory.sum() - 1.0) * len(parts) / total
     return ShortTime(
         centres,
         weights,
-        deviation,
-        _correlation(residual, known),
-        _memory(parts, weights, step),
+        deviation * np.sqrt((1.0 + lost) * squares[1] / np.maximum(squares[0], TINY)),
+        decay,
+        _correlation(residual / scale, known),
+        (memory + lost) / (1.0 + lost),
         step,
         ridge,
         round(explained, 3),
@@ -144,14 +147,14 @@ def _folds(recordings: Sequence[BandFrames]) -> tuple[str, list[np.ndarray]]:
 
 def _ratios(one: BandFrames, number: int, fold: np.ndarray) -> _Ratios:
     speech = torch.from_numpy(one.speech[:, None].astype(np.float64))
-    level = band_levels(torch.from_numpy(one.air), speech).numpy()[one.speech]
+    level, loudness = (of(torch.from_numpy(one.air), speech).numpy()[one.speech] for of in (band_levels, frame_levels))
     air, body = one.air[one.speech], one.body[one.speech]
     heard, below = air >= KNOWN * one.floors[0], body < KNOWN * one.floors[1]
     clean = [power - floor for power, floor in zip((air, body), one.floors, strict=True)]
     reference = _decibels(np.where(heard, clean[0], air))
     # a power of twice the floor leaves speech as loud as the floor: the limit of what is known to be below it
     ratio = _decibels(np.where(below, (KNOWN - 1.0) * one.floors[1], clean[1])) - reference
-    return _Ratios(level, ratio, heard & ~below, heard & below, np.full(len(air), number), fold)
+    return _Ratios(level, loudness, ratio, heard & ~below, heard & below, np.full(len(air), number), fold)
 
 
 def _validated(ratios: _Ratios) -> tuple[float, float, float]:
@@ -232,6 +235,22 @@ def _residual(ratios: _Ratios, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
     return (left - _means(left, ratios.recording, ratios.known)) * ratios.known, ratios.known
 
 
+def _decay(residual: np.ndarray, known: np.ndarray, loudness: np.ndarray) -> np.ndarray:
+    """Return by how much the logarithm of the deviation falls per dB of loudness, ``(B,)``.
+
+    It maximises the likelihood of a Gaussian whose logarithmic variance is linear in loudness, by Fisher's scoring.
+    """
+    count = np.maximum(known.sum(axis=0), 1)
+    loud = (loudness - np.sum(loudness * known, axis=0) / count) * known
+    spread = np.maximum(np.sum(loud**2, axis=0), TINY)
+    decay = np.zeros(residual.shape[1])
+    for _ in range(ITERATIONS):
+        squares = (residual * np.exp(decay * loud)) ** 2 * known
+        excess = squares / np.maximum(squares.sum(axis=0) / count, TINY) - 1.0
+        decay = (decay - 0.5 * np.sum(loud * excess, axis=0) / spread).clip(*DECAYS)
+    return np.where(count >= COUNTED, decay, 0.0)
+
+
 def _correlation(residual: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Return the correlation between bands over frames in which both are known, made positive semidefinite."""
     counts = known.T.astype(np.float64) @ known
@@ -245,12 +264,13 @@ def _correlation(residual: np.ndarray, known: np.ndarray) -> np.ndarray:
     return found / np.outer(scale, scale)
 
 
-def _memory(parts: Sequence[_Ratios], weights: np.ndarray, step: float) -> np.ndarray:
+def _memory(parts: Sequence[_Ratios], weights: np.ndarray, decay: np.ndarray, step: float) -> np.ndarray:
     """Return the correlation of the residual over time, a mean over bands, 0 to 0.24 s; pauses are skipped over."""
     lags = round(MEMORY_SECONDS / step) + 1
     products, squares, counts = np.zeros(lags), np.zeros(lags), np.zeros(lags)
     for part in parts:
         residual, known = _residual(part, weights)
+        residual = residual * np.exp(decay * part.loudness)
         for lag in range(min(lags, len(residual))):
             both = known[lag:] * known[: len(known) - lag]
             early, late = residual[: len(residual) - lag] * both, residual[lag:] * both
@@ -259,8 +279,7 @@ def _memory(parts: Sequence[_Ratios], weights: np.ndarray, step: float) -> np.nd
             counts[lag] += np.sum(both)
     memory = np.where(counts >= COUNTED, products / np.maximum(squares, TINY), 0.0)
     memory[0] = 1.0
-    fade = np.linspace(0.0, 2.0, lags).clip(1.0) - 1.0  # over the second half, so that the spectrum has no ripples
-    return np.asarray(memory * np.cos(0.5 * np.pi * fade) ** 2)
+    return memory
 
 
 def _decibels(power: np.ndarray) -> np.ndarray:
