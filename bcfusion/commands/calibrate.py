@@ -16,13 +16,13 @@ from bcfusion.errors import DataError
 
 if TYPE_CHECKING:
     from bcfusion.contracts import Row
-    from bcfusion.data.simulation.calibration import Calibration, Response
+    from bcfusion.data.simulation.calibration import Calibration
     from bcfusion.data.simulation.estimation import Pair
 
 HELP = """\
-Measure a body sensor on simultaneous recordings of it and of an air microphone: its response, how the response
-changes from sound to sound, its own noise. A few utterances of a few speakers are enough. Lag and polarity are found
-and undone.
+Measure a body sensor on simultaneous recordings of it and of an air microphone: its response, how the response follows
+the short-time spectrum of air, what is left of its changes, its own noise. A few utterances of a few speakers are
+enough. Lag and polarity are found and undone.
 degradation=transfer_function and degradation=magnitude_ratio use the file that is written.
 
 examples:
@@ -110,30 +110,34 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
     from tqdm import tqdm
 
     from bcfusion.contracts import UNKNOWN_SPEAKER
-    from bcfusion.data.simulation.calibration import Calibration
-    from bcfusion.data.simulation.estimation import grid, measure
+    from bcfusion.data.simulation.estimation import calibrate
 
     wearers: dict[tuple[bool, str], list[Row]] = {}
     for row in rows:
         known = row.speaker != UNKNOWN_SPEAKER
         wearers.setdefault((known, row.speaker if known else row.id), []).append(row)
-    responses: list[Response] = []
     with tqdm(total=len(rows), unit="recording", disable=None, file=sys.stderr) as bar:
-        for (_, identity), recordings in wearers.items():
-            try:
-                responses.append(measure(identity, _pairs(recordings, sensor, sample_rate), sample_rate))
-            except DataError as error:
-                logger.warning("%s is left out: %s", identity, error)
-            bar.update(len(recordings))
-    if not responses:
-        raise DataError(f"none of {len(rows)} recordings could be measured; see the warnings")
-    return Calibration(sensor, sample_rate, grid(sample_rate), tuple(responses))
+
+        def read() -> Iterator[tuple[str, Iterator[Pair]]]:
+            for (_, identity), recordings in wearers.items():
+                yield identity, read_pairs(recordings, sensor, sample_rate)
+                bar.update(len(recordings))
+
+        try:
+            return calibrate(sensor, read(), sample_rate)
+        except DataError as error:
+            raise DataError(f"none of {len(rows)} recordings could be measured; see the warnings") from error
 
 
-def _pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:
+def read_pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:
     """Read a wearer's pairs; undo lag, polarity and gain of the rows, then the rest of lag and polarity as measured.
 
     The rest is believed by the rule of ``inspect``. Recordings are read twice, so that only one is in memory at a time.
+
+    Args:
+        rows: of one wearer.
+        sensor: column of the sensor.
+        sample_rate: to which they are resampled, in Hz.
     """
     import numpy as np
 
@@ -198,4 +202,17 @@ def table(calibration: Calibration) -> str:
         lines.append(line(name, head, response.response_db))
     for name, curve in (("mean", "response_db"), ("coherence", "coherence"), ("deviation", "deviation_db")):
         lines.append(line(name, "", calibration.curves(curve).mean(axis=0)))
-    return "\n".join(lines)
+    model = calibration.short_time
+    if model is None:
+        return "\n".join([*lines, "frame by frame the sensor follows the level of air in the same band"])
+    lines.append(line("left", "", np.interp(frequencies, model.centres, model.deviation_db)))
+    last = np.flatnonzero(model.memory >= 0.5)[-1] * model.step
+    return "\n".join(
+        [
+            *lines,
+            f"frame by frame air's spectrum explains {model.explained:.0%} of the variance of body over air, its level "
+            f"in the same band {model.explained_by_level:.0%} ({model.validation} left out in turn, ridge "
+            f"{model.ridge:g} dB²);",
+            f"'left' is the deviation of the rest, which lasts {1000 * last:.0f} ms (correlation of a half)",
+        ]
+    )

@@ -1,18 +1,25 @@
-"""New locations of classes whose modules have moved, so that existing configurations and bundles still work.
+"""New locations of classes whose modules have moved, and new names of their arguments.
 
-Only names that are looked up by ``_target_`` belong here: runs record them, and users write them in their YAML.
+With these existing configurations and bundles still work. Only names that are looked up by ``_target_``, and arguments
+of what it names, belong here: runs record them, and users write them in their YAML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 #: old dotted path of a module, or of an object in one, to the current path
 MOVED = {
     "bcfusion.data.augmentation": "bcfusion.data.loading.augmentation",
     "bcfusion.data.shards": "bcfusion.data.loading.shards",
+}
+
+#: class to its arguments that have another name now: old name to new name, and old values to new ones
+RENAMED: dict[str, dict[str, tuple[str, dict[Any, Any]]]] = {
+    f"bcfusion.data.simulation.{name}": {"follow_level": ("follow", {True: "level", False: "none"})}
+    for name in ("transfer_function.TransferFunction", "magnitude_ratio.MagnitudeRatio")
 }
 
 
@@ -25,13 +32,13 @@ def current_target(target: str) -> str:
 
 
 def with_current_targets(node: Any) -> Any:
-    """Replace every ``_target_`` in a node by its current path, in place, and return the node.
+    """Replace every ``_target_`` in a node by its current path, and renamed arguments; in place; return the node.
 
     Args:
         node: a node of a configuration, or plain containers. Changing it in place keeps its position in the
             configuration, which relative interpolations depend on.
     """
-    from omegaconf import DictConfig, ListConfig, OmegaConf, read_write
+    from omegaconf import DictConfig, ListConfig, OmegaConf
 
     is_config = OmegaConf.is_config(node)
     if isinstance(node, DictConfig | dict):
@@ -47,6 +54,24 @@ def with_current_targets(node: Any) -> Any:
         if key != "_target_" or not isinstance(value, str):
             with_current_targets(value)
         elif current_target(value) != value:
-            with read_write(node) if is_config else nullcontext():
+            with _writable(node):
                 node[key] = current_target(value)
+    if isinstance(node, DictConfig | dict) and (renamed := RENAMED.get(str(node.get("_target_")))):
+        with _writable(node):
+            for old, (new, values) in renamed.items():
+                if old in node:
+                    value = node.pop(old)
+                    node[new] = values.get(value, value)
     return node
+
+
+@contextmanager
+def _writable(node: Any) -> Iterator[None]:
+    """Let keys be changed, added and removed in a configuration that is read-only or closed; plain dicts are open."""
+    from omegaconf import OmegaConf, flag_override
+
+    if OmegaConf.is_config(node):
+        with flag_override(node, ["readonly", "struct"], False):
+            yield
+    else:
+        yield

@@ -1,12 +1,15 @@
-"""Curves of a calibrated sensor over frequency: response, coherence, deviation, noise."""
+"""Curves of a calibrated sensor over frequency: response, coherence, deviation, noise; how it follows air."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bcfusion.data.simulation.calibration import Calibration
+from bcfusion.data.simulation.short_time import ShortTime
 from bcfusion.report.boxes import wrapped_name
 from bcfusion.report.colours import PALETTE
 
@@ -32,7 +35,8 @@ _TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)  # kHz
 def calibration_figure(calibration: Calibration) -> Figure:
     """Draw a panel for each kind of curve: a thin line for each wearer, and their mean.
 
-    Up to eight wearers are named. All names are in one legend below the panels, where they cover nothing.
+    With a short-time model there is a third row: its weights, and how long what it leaves lasts. Up to eight wearers
+    are named. All names are in one legend below the panels, where they cover nothing.
 
     Args:
         calibration: of at least one wearer.
@@ -43,9 +47,12 @@ def calibration_figure(calibration: Calibration) -> Figure:
     count = len(calibration.responses)
     named = count <= _NAMED
     frequencies = calibration.frequencies[1:] / 1000
-    figure = Figure(figsize=(12, 9.2), dpi=110, layout="constrained")
+    model = calibration.short_time
+    figure = Figure(figsize=(12, 9.2 if model is None else 14.2), dpi=110, layout="constrained")
+    grid = figure.add_gridspec(2 if model is None else 3, 2)
     handles: dict[str, Any] = {}
-    for panel, (name, title, label) in zip(figure.subplots(2, 2, sharex=True).flat, _PANELS, strict=True):
+    for cell, (name, title, label) in enumerate(_PANELS):
+        panel = figure.add_subplot(grid[cell // 2, cell % 2])
         curves = calibration.curves(name)[:, 1:]
         for place, (response, curve) in enumerate(zip(calibration.responses, curves, strict=True)):
             colour = PALETTE[place] if named else "0.55"
@@ -66,10 +73,16 @@ def calibration_figure(calibration: Calibration) -> Figure:
         panel.grid(alpha=0.3)
         if name == "coherence":
             panel.set_ylim(0, 1)
-        if panel.get_subplotspec().is_last_row():
+        if name == "deviation_db" and model is not None:
+            (line,) = panel.plot(model.centres / 1000, model.deviation_db, "k:", linewidth=2.0)
+            handles["deviation that air's spectrum does not explain"] = line
+        if cell >= 2:
             panel.set_xlabel("frequency (kHz)", fontsize=11)
+    if model is not None:
+        _weights(figure, figure.add_subplot(grid[2, 0]), model)
+        _memory(figure.add_subplot(grid[2, 1]), model)
     legend = figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=10, frameon=False
+        list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=10, frameon=False
     )
     for entry in legend.get_texts():
         entry.set_parse_math(False)  # ids come from file names
@@ -77,3 +90,30 @@ def calibration_figure(calibration: Calibration) -> Figure:
     title = f"{calibration.sensor}: {count} wearer{'s' * (count != 1)}, {seconds:.0f} s of speech"
     figure.suptitle(title, fontsize=14, parse_math=False)
     return figure
+
+
+def _weights(figure: Figure, panel: Axes, model: ShortTime) -> None:
+    """Draw what each band of the ratio takes from each band of air."""
+    top = float(np.abs(model.weights).max())
+    image = panel.imshow(model.weights, origin="lower", cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    ticks = [tick for tick in _TICKS if model.centres[0] / 1000 <= tick <= model.centres[-1] / 1000]
+    at = np.interp(np.array(ticks) * 1000, model.centres, np.arange(len(model.centres)))
+    panel.set_xticks(at, [f"{tick:g}" for tick in ticks])
+    panel.set_yticks(at, [f"{tick:g}" for tick in ticks])
+    panel.set_xlabel("band of air (kHz)", fontsize=11)
+    panel.set_ylabel("band of body re air (kHz)", fontsize=11)
+    title = f"what follows from air: {model.explained:.0%} of the variance"
+    panel.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    figure.colorbar(image, ax=panel, label="dB per dB")
+
+
+def _memory(panel: Axes, model: ShortTime) -> None:
+    """Draw how long what is left lasts, and how far over the bands it reaches."""
+    panel.plot(1000 * model.step * np.arange(len(model.memory)), model.memory, color="black", linewidth=2.5)
+    panel.set_xlabel("time apart (ms)", fontsize=11)
+    panel.set_ylabel("correlation", fontsize=11)
+    panel.set_ylim(min(-0.1, float(model.memory.min()) - 0.05), 1.02)
+    panel.grid(alpha=0.3)
+    neighbours = float(np.mean(np.diag(model.correlation, 2)))
+    title = f"the rest: memory; bands two apart {neighbours:.2f}"
+    panel.set_title(title, loc="left", fontsize=12, fontweight="bold")

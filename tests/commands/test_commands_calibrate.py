@@ -70,6 +70,8 @@ def test_a_sensor_is_measured_with_its_lag_and_polarity_undone(
     printed = capsys.readouterr().out
     assert "2 wearers, 16000 Hz; response in dB in bands of Hz" in printed
     assert "degradation=transfer_function" in printed
+    assert "frame by frame air's spectrum explains" in printed
+    assert made.short_time is not None
     line = next(line for line in printed.splitlines() if line.startswith("ann")).split()
     assert float(line[2]) == pytest.approx(1.5, abs=0.2)
     assert line[3] == "-1"
@@ -79,7 +81,7 @@ def test_a_sensor_is_measured_with_its_lag_and_polarity_undone(
     assert_nothing_is_covered(figure)
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names[:3] == ["ann", "bob", "mean of 2 wearers"]
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 7
     many = calibration_figure(replace(made, responses=made.responses * 5))
     assert_nothing_is_covered(many)
     assert [text.get_text() for text in many.legends[0].get_texts()][:2] == ["one of 10 wearers", "mean of 10 wearers"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bcfusion.configuration.check import verify
 from bcfusion.configuration.compose import build, plain, register_resolvers
-from bcfusion.configuration.moved import MOVED, current_target, with_current_targets
+from bcfusion.configuration.moved import MOVED, RENAMED, current_target, with_current_targets
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.configuration.targets import locate
 
@@ -95,3 +96,17 @@ def test_every_new_place_exists_and_no_old_one_does(old: str, new: str) -> None:
 
     assert found(new)
     assert not found(old)
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "level"), (False, "none")])
+def test_a_renamed_argument_is_given_its_new_name_and_value(old: bool, new: str) -> None:
+    target = "bcfusion.data.simulation.transfer_function.TransferFunction"
+    recorded = {"body": {"_target_": target, "calibration": "c.json", "follow_level": old}}
+    assert with_current_targets(recorded) == {"body": {"_target_": target, "calibration": "c.json", "follow": new}}
+    cfg = OmegaConf.create({"body": {"_target_": target, "follow": "spectrum", "follow_level": old}})
+    OmegaConf.set_readonly(cfg, True)
+    OmegaConf.set_struct(cfg, True)
+    assert with_current_targets(cfg).body == {"_target_": target, "follow": new}
+    for name, arguments in RENAMED.items():
+        parameters = signature(locate(name)).parameters
+        assert all(now in parameters and former not in parameters for former, (now, _) in arguments.items())

@@ -30,7 +30,20 @@ def throat(tmp_path_factory: pytest.TempPathFactory) -> str:
     shapes = {"a": curve(0.0) - apart, "b": curve(0.0) + apart}
     responses = [
         Response(
-            name, (name,), 5.0, 0.0, 1, 0.0, shape, shape, shape, flat, 6 * flat, -0.5 * flat, 4 * flat, -70 * flat
+            name,
+            (name,),
+            5.0,
+            0.0,
+            1,
+            0.0,
+            shape,
+            shape,
+            shape,
+            flat,
+            6 * flat,
+            -0.5 * flat,
+            4 * flat,
+            -70 * flat,
         )
         for name, shape in shapes.items()
     ]
@@ -51,11 +64,11 @@ def mean_one(file: str, **more: Any) -> MagnitudeRatio:
 
 
 def test_without_wandering_it_is_the_mean_response(throat: str) -> None:
-    found = measured(mean_one(throat, wander=0.0, follow_level=False))
+    found = measured(mean_one(throat, wander=0.0, follow="none"))
     np.testing.assert_allclose(found[BAND], curve(0.0)[BAND], atol=0.5)
 
 
-@pytest.mark.parametrize("moving", [{"follow_level": False}, {"wander": 0.0}, {}])
+@pytest.mark.parametrize("moving", [{"follow": "none"}, {"wander": 0.0}, {}])
 def test_frames_that_deviate_keep_the_long_term_spectrum(throat: str, moving: dict[str, Any]) -> None:
     difference = measured(mean_one(throat, **moving))[BAND] - curve(0.0)[BAND]
     assert abs(np.mean(difference)) < 1.0
@@ -70,7 +83,7 @@ def short_time_ratio(out: torch.Tensor, air: torch.Tensor) -> np.ndarray:
 
 def test_deviation_from_frame_to_frame_is_as_measured_and_smooth(throat: str) -> None:
     air = 0.1 * torch.randn(1, 12 * RATE, generator=seeded(5))
-    out = mean_one(throat, follow_level=False)(air, draw(0, False))["signal"]
+    out = mean_one(throat, follow="none")(air, draw(0, False))["signal"]
     ratio = short_time_ratio(out, air)
     assert np.std(ratio, axis=1).mean() == pytest.approx(6.0, rel=0.25)
     centred = ratio - ratio.mean(axis=1, keepdims=True)
@@ -83,7 +96,7 @@ def test_deviation_from_frame_to_frame_is_as_measured_and_smooth(throat: str) ->
 
 def test_phases_are_those_of_air(throat: str) -> None:
     air = 0.1 * torch.randn(1, 4 * RATE, generator=seeded(5))
-    out = mean_one(throat, wander=0.0, follow_level=False)(air, draw(0, False))["signal"]
+    out = mean_one(throat, wander=0.0, follow="none")(air, draw(0, False))["signal"]
     lags = scipy_signal.correlate(out[0].numpy(), air[0].numpy(), "full")
     assert int(np.argmax(lags)) == 4 * RATE - 1
     np.testing.assert_allclose(
@@ -92,7 +105,7 @@ def test_phases_are_those_of_air(throat: str) -> None:
 
 
 def test_a_speaker_has_a_level_and_a_curve_of_its_own(throat: str) -> None:
-    simulator = MagnitudeRatio(throat, wander=0.0, follow_level=False, noise=False)
+    simulator = MagnitudeRatio(throat, wander=0.0, follow="none", noise=False)
     np.testing.assert_array_equal(measured(simulator, 1, 2), measured(simulator, 1, 3))
     speakers = np.stack([measured(simulator, body)[BAND] - curve(0.0)[BAND] for body in range(12)])
     spread = np.sqrt(np.mean(speakers**2, axis=0))

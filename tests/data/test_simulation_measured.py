@@ -34,7 +34,20 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> str:
     fall = -6.0 * np.log2(np.maximum(grid(RATE), 300.0) / 300.0)
     responses = [
         Response(
-            name, (name,), 5.0, 0.0, 1, 0.0, gain + fall, fall, fall, flat, 6 * flat, -0.5 * flat, 4 * flat, -70 * flat
+            name,
+            (name,),
+            5.0,
+            0.0,
+            1,
+            0.0,
+            gain + fall,
+            fall,
+            fall,
+            flat,
+            6 * flat,
+            -0.5 * flat,
+            4 * flat,
+            -70 * flat,
         )
         for name, gain in (("a", 0.0), ("b", 3.0))
     ]

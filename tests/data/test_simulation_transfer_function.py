@@ -27,7 +27,20 @@ def response(name: str, gain: float, slope: float) -> Response:
     flat = np.ones(len(grid(RATE)))
     shape = curve(gain, slope)
     return Response(
-        name, (name,), 5.0, 0.0, 1, gain, shape, shape, shape, flat, 6 * flat, -0.5 * flat, 4 * flat, -70 * flat
+        name,
+        (name,),
+        5.0,
+        0.0,
+        1,
+        gain,
+        shape,
+        shape,
+        shape,
+        flat,
+        6 * flat,
+        -0.5 * flat,
+        4 * flat,
+        -70 * flat,
     )
 
 
@@ -57,7 +70,7 @@ def measured(
 
 
 def fixed(file: str, **more: Any) -> TransferFunction:
-    return TransferFunction(file, wander=0.0, follow_level=False, noise=False, **more)
+    return TransferFunction(file, wander=0.0, follow="none", noise=False, **more)
 
 
 BAND = (grid(RATE) > 80) & (grid(RATE) < 7800)
@@ -73,7 +86,7 @@ def test_at_other_sample_rates_it_is_the_same_response(one: str, rate: int) -> N
     np.testing.assert_allclose(measured(fixed(one), rate)[band], curve(3.0, 6.0)[band], atol=1.0)
 
 
-@pytest.mark.parametrize("moving", [{"follow_level": False}, {"wander": 0.0}, {}])
+@pytest.mark.parametrize("moving", [{"follow": "none"}, {"wander": 0.0}, {}])
 def test_a_filter_that_moves_keeps_the_long_term_spectrum(one: str, moving: dict[str, Any]) -> None:
     found = measured(TransferFunction(one, noise=False, **moving))
     assert abs(np.mean(found[BAND] - curve(3.0, 6.0)[BAND])) < 1.0
@@ -98,9 +111,9 @@ def test_it_moves_as_much_as_was_measured_and_falls_where_air_is_loud(one: str) 
     def run(**options: Any) -> tuple[float, float]:
         return deviation(TransferFunction(one, noise=False, **options)(air, draw(0, False))["signal"], air)
 
-    assert run(wander=0.0, follow_level=False)[0] < 0.8
-    assert run(follow_level=False)[0] == pytest.approx(6.0, rel=0.25)
-    assert run(wander=0.5, follow_level=False)[0] == pytest.approx(3.0, rel=0.25)
+    assert run(wander=0.0, follow="none")[0] < 0.8
+    assert run(follow="none")[0] == pytest.approx(6.0, rel=0.25)
+    assert run(wander=0.5, follow="none")[0] == pytest.approx(3.0, rel=0.25)
     assert run(wander=0.0)[1] == pytest.approx(-0.5, abs=0.12)
 
 
@@ -118,7 +131,7 @@ def test_the_noise_has_the_measured_density_below_speech_and_remains_in_silence(
     for level in (0.0, 10 ** (-26 / 20), 0.2):
         tone = level * np.sqrt(2) * torch.sin(2 * torch.pi * 200 / RATE * torch.arange(4 * RATE))[None]
         quiet = fixed(one)(tone, draw(0, False))["signal"]
-        noisy = TransferFunction(one, 0.0, False)(tone, draw(0, False))["signal"]
+        noisy = TransferFunction(one, 0.0, "none")(tone, draw(0, False))["signal"]
         power = scipy_signal.welch((noisy - quiet)[0].numpy(), RATE, nperseg=512)[1]
         density.append(10 * np.log10(np.mean(power[8:-8])) - 20 * np.log10(level or 10 ** (-26 / 20)))
     np.testing.assert_allclose(density, -70.0, atol=0.3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from bcfusion import __version__
+from bcfusion.data.simulation.short_time import ShortTime
 from bcfusion.errors import DataError
 from bcfusion.files import write_text
 
 FORMAT = "bcfusion sensor calibration"
-VERSION = 1
+VERSION = 2
+#: version 1 has no short-time model
+READABLE = (1, 2)
 _CURVES = ("response_db", "h1_db", "ratio_db", "coherence", "deviation_db", "slope", "residual_db", "noise_db")
 
 
@@ -42,6 +44,8 @@ class Response:
         residual_db: the part of the deviation that the slope does not explain, in dB.
         noise_db: power density of the sensor's own noise, measured in pauses, in dB per Hz, relative to the power of
             active speech at the air microphone.
+        noise_swing_db: standard deviation of the level in pauses over time, beyond that of stationary noise, in dB: the
+            wearer breathes and moves.
     """
 
     id: str
@@ -58,6 +62,7 @@ class Response:
     slope: np.ndarray
     residual_db: np.ndarray
     noise_db: np.ndarray
+    noise_swing_db: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,15 @@ class Calibration:
         sample_rate: of the recordings, in Hz.
         frequencies: ``(F,)``, equidistant from 0 to half the sample rate, in Hz.
         responses: one per wearer.
+        short_time: how the sensor follows air's short-time spectrum; None if there was too little speech to learn it,
+            or in a file of version 1.
     """
 
     sensor: str
     sample_rate: int
     frequencies: np.ndarray
     responses: tuple[Response, ...]
+    short_time: ShortTime | None = None
 
     def curves(self, name: str, frequencies: np.ndarray | None = None) -> np.ndarray:
         """Return one of the curves for all wearers, ``(wearers, F)``.
@@ -102,6 +110,7 @@ class Calibration:
             "sensor": self.sensor,
             "sample_rate": self.sample_rate,
             "frequencies": self.frequencies.round(3).tolist(),
+            "short_time": self.short_time and self.short_time.record(),
             "responses": [
                 {
                     **vars(response),
@@ -134,8 +143,9 @@ class Calibration:
             raise DataError(f"calibration {source} is not JSON: {error}; {hint}") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise DataError(f"{source} is not a calibration of a sensor; {hint}")
-        if record.get("version") != VERSION:
-            raise DataError(f"calibration {source} has version {record.get('version')}, not {VERSION}; {hint}")
+        if record.get("version") not in READABLE:
+            known = " or ".join(map(str, READABLE))
+            raise DataError(f"calibration {source} has version {record.get('version')}, not {known}; {hint}")
         try:
             frequencies = np.asarray(record["frequencies"], dtype=np.float64)
             made = cls(
@@ -143,6 +153,7 @@ class Calibration:
                 sample_rate=int(record["sample_rate"]),
                 frequencies=frequencies,
                 responses=tuple(_response(values, len(frequencies)) for values in record["responses"]),
+                short_time=ShortTime.read(record["short_time"]) if record.get("short_time") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"calibration {source} is damaged: {type(error).__name__}: {error}; {hint}") from error
@@ -164,19 +175,20 @@ def _response(values: dict[str, Any], size: int) -> Response:
         polarity=int(values["polarity"]),
         level_ratio=float(values["level_ratio"]),
         **curves,
+        noise_swing_db=float(values.get("noise_swing_db", 0.0)),  # version 1 lacks it
     )
 
 
 def _lines(record: dict[str, Any]) -> str:
     """Return JSON with one line per curve: readable, with small diffs under version control."""
-    head = {key: value for key, value in record.items() if key != "responses"}
-    parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    responses: Sequence[dict[str, Any]] = record["responses"]
-    bodies = [
-        "    {\n"
-        + ",\n".join(f"      {json.dumps(key)}: {json.dumps(value)}" for key, value in entry.items())
-        + "\n    }"
-        for entry in responses
-    ]
-    parts.append('  "responses": [\n' + ",\n".join(bodies) + "\n  ]")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
+    return _entry(record, "") + "\n"
+
+
+def _entry(value: Any, indent: str) -> str:
+    inner = indent + "  "
+    if isinstance(value, dict):
+        entries = [f"{inner}{json.dumps(key)}: {_entry(content, inner)}" for key, content in value.items()]
+        return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return "[\n" + ",\n".join(inner + _entry(content, inner) for content in value) + f"\n{indent}]"
+    return json.dumps(value)

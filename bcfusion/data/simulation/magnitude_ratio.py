@@ -29,8 +29,8 @@ class MagnitudeRatio(MeasuredSensor):
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the ratio changes from frame to frame.
         wearer_spread: share of the measured deviation from wearer to wearer; 0: all wearers equal the mean.
-        follow_level: whether the ratio falls where air is loud, by the measured slope; see
-            :class:`~bcfusion.data.simulation.transfer_function.TransferFunction`.
+        follow: what the ratio follows: ``spectrum``, ``level`` or ``none``; see
+            :class:`~bcfusion.data.simulation.measured.MeasuredSensor`.
         noise: whether the sensor's own noise is added.
 
     Raises:
@@ -42,10 +42,10 @@ class MagnitudeRatio(MeasuredSensor):
         calibration: str,
         wander: float = 1.0,
         wearer_spread: float = 1.0,
-        follow_level: bool = True,
+        follow: str = "spectrum",
         noise: bool = True,
     ) -> None:
-        super().__init__(calibration, wander, follow_level, noise, at_least(0, wearer_spread=wearer_spread))
+        super().__init__(calibration, wander, follow, noise, at_least(0, wearer_spread=wearer_spread))
         self.wearer_spread = float(wearer_spread)
 
     def bins(self, sample_rate: int) -> int:

@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
-from bcfusion.audio.level import SILENCE_LEVEL, active_level
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, choice, uniform
-from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL
 from bcfusion.data.simulation.calibration import Calibration
-from bcfusion.data.simulation.estimation import ACTIVE_RANGE, FRAME_SECONDS
-from bcfusion.data.simulation.fir import causal_filter, minimum_phase
+from bcfusion.data.simulation.estimation import FRAME_SECONDS
+from bcfusion.data.simulation.following import Following, of_speech
+from bcfusion.data.simulation.sensor_noise import NoiseDraw, draw_noise, sensor_noise
 from bcfusion.errors import DataError
-from bcfusion.requirements import Rule, at_least, require
+from bcfusion.requirements import Rule, at_least, one_of, require
 
-#: standard deviations of the smoothing of the frame-to-frame variation, in seconds and octaves. On eight real throat
-#: recordings the deviations of two frames 16 / 32 / 64 ms apart have a correlation of 0.75 / 0.5 / 0.15, those of
-#: neighbouring octaves of 0.6.
+#: what the response may follow from frame to frame
+FOLLOW = ("spectrum", "level", "none")
+#: without the short-time model, standard deviations of the smoothing of the frame-to-frame variation, in seconds and
+#: octaves. On eight real throat recordings the deviations of two frames 16 / 32 / 64 ms apart have a correlation of
+#: 0.75 / 0.5 / 0.15, those of neighbouring octaves of 0.6.
 WANDER_SECONDS = 0.02
 WANDER_OCTAVES = 0.5
 #: dB about its mean to which the level of air is limited before it changes the response
@@ -36,7 +37,7 @@ TINY = 1e-20
 
 
 class Curves(NamedTuple):
-    """A sensor's curves ``(..., F)``: response, deviation from frame to frame, slope over level, noise density, in dB.
+    """A sensor's curves ``(..., F)`` in dB: response, deviation over frames, slope over level, density of noise.
 
     See :class:`~bcfusion.data.simulation.calibration.Response`; ``deviation`` is the residual deviation if the response
     follows the level.
@@ -52,14 +53,15 @@ class MeasuredSensor(Batched):
     """Simulates a sensor that was measured; subclasses define how its response is drawn and applied.
 
     The sensor's own noise has the measured spectrum and the same level relative to the active speech of each item as in
-    the recordings; an item without speech counts as having the nominal -26 dB. It is not returned as ``noise``, which
-    is for room noise.
+    the recordings; in pauses its level swings as measured, since a wearer breathes and moves. Noise is not returned as
+    ``noise``, which is for room noise.
 
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the response changes from frame to frame.
-        follow_level: whether the response falls where air is loud, by the measured slope; then only the residual
-            deviation is drawn.
+        follow: what the response follows from frame to frame: air's whole short-time ``spectrum``, by the measured
+            model; the ``level`` of air in the same band, by the measured slope; or ``none``. Only the deviation that is
+            left is drawn. A calibration without the model, of version 1 or of very little speech, follows the level.
         noise: whether the sensor's own noise is added.
         rules: of the arguments of a subclass, for :func:`bcfusion.requirements.require`.
 
@@ -69,16 +71,19 @@ class MeasuredSensor(Batched):
 
     measured = True  #: no band of it is empty, see configuration.learning
 
-    def __init__(self, calibration: str, wander: float, follow_level: bool, noise: bool, *rules: Rule) -> None:
+    def __init__(self, calibration: str, wander: float, follow: str, noise: bool, *rules: Rule) -> None:
         problem = ""
         try:
             self.calibration = Calibration.load(calibration)
         except DataError as error:
             problem = str(error)
-        require(self, at_least(0, wander=wander), (not problem, problem), *rules)
+        require(self, at_least(0, wander=wander), one_of(FOLLOW, follow=follow), (not problem, problem), *rules)
         self.wander = float(wander)
-        self.follow_level = follow_level
+        model = self.calibration.short_time
+        self.follow = "level" if follow == "spectrum" and model is None else follow
+        self._following = Following(model) if self.follow == "spectrum" and model is not None else None
         self.noise = noise
+        self._swing = float(np.mean([response.noise_swing_db for response in self.calibration.responses]))
         self._wearers: dict[int, Curves] = {}
 
     @abstractmethod
@@ -101,7 +106,7 @@ class MeasuredSensor(Batched):
             air: ``(B, 1, T)``.
             sample_rate: in Hz.
             curves: ``(B, F)`` each.
-            wandering: ``(B, frames, F)``, drawn variation of the response, in dB.
+            wandering: drawn variation of the response, for :meth:`short_time_gain`.
 
         Returns:
             ``(B, 1, T)``.
@@ -112,22 +117,30 @@ class MeasuredSensor(Batched):
         air = air.to(torch.float32)
         sample_rate = draws[0].sample_rate
         count, hop = self.frames(air.shape[-1], sample_rate)
-        drawn, wandering, white = [], [], []
+        drawn, wandering, noises = [], [], []
         for draw in draws:
             drawn.append(self.curves(draw))
             wandering.append(self._wandering(count, hop, sample_rate, drawn[-1].deviation, draw.generator))
             if self.noise:  # drawn last, so that nothing else changes without it
-                white.append(torch.randn(1, air.shape[-1], generator=draw.generator))
+                noises.append(draw_noise(air.shape[-1], sample_rate, draw.generator))
         curves = Curves(*(torch.stack(parts).to(air.device) for parts in zip(*drawn, strict=True)))
         signal = self.apply(air, sample_rate, curves, torch.stack(wandering).to(air.device))
         if self.noise:
-            signal = signal + self._noise(torch.stack(white).to(air.device), air, sample_rate, curves.noise)
+            noise = NoiseDraw(*(torch.stack(parts).to(air.device) for parts in zip(*noises, strict=True)))
+            signal = signal + sensor_noise(noise, air, sample_rate, curves.noise, self._swing)
         return {"signal": signal}
 
     def wearers(self, sample_rate: int) -> Curves:
         """Return the curves of all measured wearers, ``(wearers, F)`` each, over the :meth:`bins`."""
         if sample_rate not in self._wearers:
-            names = ("response_db", "residual_db" if self.follow_level else "deviation_db", "slope", "noise_db")
+            # a response that changes as measured makes speech incoherent by itself: nothing but its power is needed
+            response = "response_db" if self._following is None else "ratio_db"
+            names = (
+                response,
+                "deviation_db" if self.follow == "none" else "residual_db",
+                "slope",
+                "noise_db",
+            )
             at = np.linspace(0.0, sample_rate / 2.0, self.bins(sample_rate))
             read = [torch.from_numpy(self.calibration.curves(name, at)).float() for name in names]
             self._wearers[sample_rate] = Curves(*read)
@@ -139,16 +152,17 @@ class MeasuredSensor(Batched):
         Args:
             power: of air, ``(B, frames, F)``.
             curves: ``(B, F)`` each.
-            wandering: ``(B, frames, F)``, drawn variation of the response, in dB.
+            wandering: drawn variation of the response, in dB, ``(B, frames, F)``; with the short-time model in its
+                bands.
             sample_rate: in Hz.
         """
-        gain = curves.response[:, None] + wandering
-        if not self.follow_level:
-            return gain
+        gain = curves.response[:, None]
+        if self.follow == "none":
+            return gain + wandering
+        if self._following is not None:
+            return gain + self._following.change(power, wandering, sample_rate)
+        gain, speech = gain + wandering, of_speech(power)
         power = power @ octave_means(power.shape[-1], sample_rate, LEVEL_OCTAVES).to(power.device).T
-        energy = power.sum(dim=-1, keepdim=True)
-        top = energy.amax(dim=1, keepdim=True)
-        speech = (energy > top * 10.0 ** (-ACTIVE_RANGE / 10.0)).to(power.dtype)
         mean = (power * speech).sum(dim=1, keepdim=True) / speech.sum(dim=1, keepdim=True).clamp_min(1.0)
         above = 10.0 * torch.log10((power + TINY) / (mean + TINY))
         follows = speech * curves.slope[:, None] * above.clamp(-LEVEL_RANGE, LEVEL_RANGE)
@@ -159,7 +173,9 @@ class MeasuredSensor(Batched):
     def _wandering(
         self, count: int, hop: int, sample_rate: int, deviation: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """Draw ``(frames, F)`` in dB with the given deviation, smooth in time and frequency, whose mean power is 1."""
+        """Draw ``(frames, F)``, or bands of the model, in dB, smooth in time and frequency, whose mean power is 1."""
+        if self._following is not None:
+            return self.wander * self._following.draw(count, hop / sample_rate, generator)
         if not self.wander:
             return torch.zeros(count, len(deviation))
         spread = self.wander * deviation
@@ -172,13 +188,6 @@ class MeasuredSensor(Batched):
         # the mean of 10^(x/10) is above 1 for a Gaussian x of mean 0
         return spread * smooth - math.log(10.0) / 20.0 * spread.square()
 
-    def _noise(self, white: Tensor, air: Tensor, sample_rate: int, density: Tensor) -> Tensor:
-        levels = [active_level(item, sample_rate) for item in air.cpu()]
-        speech = torch.tensor([level if level > SILENCE_LEVEL else NOMINAL_LEVEL for level in levels])
-        # white noise of variance 1 has the density 2 / sample_rate
-        magnitude = 10.0 ** (density / 20.0) * math.sqrt(sample_rate / 2.0) * speech.to(density)[:, None]
-        return causal_filter(white, minimum_phase(magnitude, (density.shape[-1] - 1) // 2))
-
 
 def mixed(wearers: Curves, body: torch.Generator) -> Curves:
     """Draw the curves of a wearer between two of those measured, ``(F,)`` each, interpolated in dB."""
@@ -186,6 +195,26 @@ def mixed(wearers: Curves, body: torch.Generator) -> Curves:
     first, second = choice(count, body), choice(count, body)
     weight = uniform(0.0, 1.0, body)
     return Curves(*(torch.lerp(curve[first], curve[second], weight) for curve in wearers))
+
+
+def around(wearers: Curves, spread: float, body: torch.Generator) -> Curves:
+    """Draw the curves of a wearer from a Gaussian, ``(F,)`` each: response and noise together, the rest is the mean.
+
+    A sum of the differences from the mean, each times a standard normal number, has the covariance of the wearers.
+
+    Args:
+        wearers: curves of all those measured, ``(wearers, F)`` each.
+        spread: share of their deviation.
+        body: generator of the speaker.
+    """
+    count = len(wearers.response)
+    normal = torch.randn(count, generator=body) * spread / math.sqrt(max(count - 1, 1))
+    mean = Curves(*(curve.mean(dim=0) for curve in wearers))
+    response, noise = (
+        centre + normal @ (curve - centre)
+        for curve, centre in ((wearers.response, mean.response), (wearers.noise, mean.noise))
+    )
+    return mean._replace(response=response, noise=noise)
 
 
 def smooth_curve(bins: int, sample_rate: int, octaves: float, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import fold, pad
 
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation.fir import minimum_phase
-from bcfusion.data.simulation.measured import Curves, MeasuredSensor, even_frame, mixed, smooth_curve
+from bcfusion.data.simulation.measured import Curves, MeasuredSensor, around, even_frame, mixed, smooth_curve
 from bcfusion.requirements import at_least, within
 
 #: Hz at which a tilt is 0 dB, and the octaves on either side after which it is constant
@@ -23,18 +23,20 @@ RIPPLE_OCTAVES = 0.5
 class TransferFunction(MeasuredSensor):
     """Simulates a body sensor by responses that were measured on real pairs.
 
-    For each speaker a response is drawn between two of the measured wearers, in training with a smooth random ripple
-    and tilt added; each utterance adds a small ripple of its own (the sensor sits slightly differently). It is applied
-    as a causal minimum-phase filter, so the signal is as well aligned with air as causality allows. In evaluation
-    ripple and tilt are left out, and a speaker has the same response in every run.
+    For each speaker a response is drawn between two of the measured wearers, or with ``wearer_spread`` around the mean
+    of all of them, in training with a smooth random ripple and tilt added; each utterance adds a small ripple of its
+    own (the sensor sits slightly differently). It is applied as a causal minimum-phase filter, so the signal is as well
+    aligned with air as causality allows. In evaluation ripple and tilt are left out, and a speaker has the same
+    response in every run.
 
     A fixed filter does not model a real throat sensor. With one, and with the sensor's noise, signals have a STOI of
-    0.99 against air; those of the real sensor have 0.69 on the four pairs used for calibration and 0.72 on four others,
-    for which the default, a filter that changes every 16 ms, gives 0.69 and 0.73. With ``follow_level`` the response
-    falls in a band when air is loud in it, by the measured slope, since the body lacks some of the peaks and valleys
-    that the mouth adds to air's spectrum (weaker fricatives, filled valleys). With ``wander`` the rest of the measured
-    deviation is drawn, smooth in time and frequency, from the utterance's generator, in evaluation too. With
-    ``wander=0 follow_level=false`` the filter is fixed. Long-term spectra are the same in all cases.
+    0.99 against air; those of 16 real wearers have 0.68, and simulated ones of the same speech 0.66, with a filter that
+    changes every 16 ms as measured on other wearers. With ``follow=spectrum`` the response in a band depends on air's
+    level in all bands, since the body lacks some of the peaks and valleys that the mouth adds to air's spectrum (weaker
+    fricatives, filled valleys); with ``follow=level`` on that in the same band alone, by the measured slope. With
+    ``wander`` the rest of the measured deviation is drawn, smooth in time and frequency, from the utterance's
+    generator, in evaluation too. With ``wander=0 follow=none`` the filter is fixed. Long-term spectra are the same in
+    all cases.
 
     The level of the signal relative to air is that of the recorded sensor. Gain, polarity and delay are left to
     augmentation (``data.augmentation``).
@@ -42,7 +44,11 @@ class TransferFunction(MeasuredSensor):
     Args:
         calibration: file that ``bcfusion calibrate`` wrote.
         wander: share of the measured deviation with which the response changes from frame to frame.
-        follow_level: whether the response falls where and when air is loud.
+        follow: what the response follows: ``spectrum``, ``level`` or ``none``; see
+            :class:`~bcfusion.data.simulation.measured.MeasuredSensor`.
+        wearer_spread: None: a speaker's response and noise lie between two of those measured. Else they are drawn from
+            a Gaussian with the mean and the covariance of the measured wearers, and this share of their deviation, so
+            that simulated speakers are not limited to the range of the few who were measured.
         ripple: in training, standard deviation over speakers, in dB, of a smooth random curve.
         tilt: in training, standard deviation over speakers, in dB per octave about 500 Hz.
         utterance_ripple: in training, standard deviation over utterances, in dB, of a smooth random curve.
@@ -57,7 +63,8 @@ class TransferFunction(MeasuredSensor):
         self,
         calibration: str,
         wander: float = 1.0,
-        follow_level: bool = True,
+        follow: str = "spectrum",
+        wearer_spread: float | None = None,
         ripple: float = 2.0,
         tilt: float = 1.0,
         utterance_ripple: float = 1.0,
@@ -66,9 +73,11 @@ class TransferFunction(MeasuredSensor):
     ) -> None:
         rules = (
             at_least(0, ripple=ripple, tilt=tilt, utterance_ripple=utterance_ripple),
+            [] if wearer_spread is None else at_least(0, wearer_spread=wearer_spread),
             within(0.001, 0.1, seconds=seconds),
         )
-        super().__init__(calibration, wander, follow_level, noise, *rules)
+        super().__init__(calibration, wander, follow, noise, *rules)
+        self.wearer_spread = wearer_spread
         self.ripple, self.tilt, self.utterance_ripple = float(ripple), float(tilt), float(utterance_ripple)
         self.seconds = float(seconds)
 
@@ -82,9 +91,10 @@ class TransferFunction(MeasuredSensor):
         return -(-length // hop) + 1, hop
 
     def curves(self, draw: Draw) -> Curves:
-        """Draw curves between two wearers; in training with ripples and a tilt."""
+        """Draw curves of a wearer; in training with ripples and a tilt."""
         sample_rate, body = draw.sample_rate, draw.body
-        curves = mixed(self.wearers(sample_rate), body)
+        wearers = self.wearers(sample_rate)
+        curves = mixed(wearers, body) if self.wearer_spread is None else around(wearers, self.wearer_spread, body)
         if not draw.training:
             return curves
         bins = self.bins(sample_rate)
