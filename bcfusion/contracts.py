@@ -39,7 +39,7 @@ class Batch(TypedDict, total=False):
     noise: Tensor
     unreadable: list[str]
     air: Tensor
-    pending: list[list[tuple[int, int, int, int]]]
+    pending: list[list[tuple[int, int, int, int, int | None]]]
 
 
 class Judgement(NamedTuple):

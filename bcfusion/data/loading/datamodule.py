@@ -282,7 +282,8 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Simulate the sensors that the loader left to the device of the batch."""
-        return simulated(batch, self.reader.sensors, self.reader.simulators, self.reader.sample_rate)
+        changes = getattr(self.augmentation, "changes", None)  # a class of the user's may have none
+        return simulated(batch, self.reader.sensors, self.reader.simulators, self.reader.sample_rate, changes)
 
     def _segments(self, deferred: frozenset[str] = frozenset()) -> TrainSegments:
         return self._segments_of(spread(self._filled("train"), self.max_train_items), deferred)
