@@ -146,9 +146,9 @@ def _curve(seed: int, purpose: str, sample_rate: int, octaves: float) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _smoothing(sample_rate: int, octaves: float) -> Tensor:
-    """Return the matrix ``(F, points)`` that makes curves from white noise, of mean 0 and deviation 1 in the speech band.
+    """Return the matrix ``(F, points)`` that makes curves from white noise.
 
-    Beyond the lowest and the highest point, their values hold.
+    They have mean 0 and deviation 1 in the speech band. Beyond the lowest and the highest point, their values hold.
     """
     points = torch.arange(_OCTAVES * _PER_OCTAVE + 1, dtype=torch.float64) / _PER_OCTAVE
     kernel = torch.exp(-0.5 * ((points - points[:, None]) / max(octaves, 0.5 / _PER_OCTAVE)) ** 2)
