@@ -60,8 +60,8 @@ class Mixture:
             self,
             (
                 len(present) > 1,
-                "parts must name at least two corpora, as in data.parts.pairs=PAIRS.jsonl data.parts.speech=PATH; there "
-                f"are: {named}",
+                "parts must name at least two corpora, as in data.parts.pairs=PAIRS.jsonl data.parts.speech=PATH; "
+                f"there are: {named}",
             ),
             *[(isinstance(name, str) and "/" not in name, f"parts: {name!r} is not a name") for name in present],
             (not isinstance(evaluate_on, str), f"evaluate_on={evaluate_on!r} must be a list of names, as in [pairs]"),
