@@ -39,7 +39,7 @@ class Batch(TypedDict, total=False):
     noise: Tensor
     unreadable: list[str]
     air: Tensor
-    pending: list[list[tuple[int, int, int, int]]]
+    pending: list[list[tuple[int, int, int, int, int | None]]]
 
 
 class Judgement(NamedTuple):
@@ -346,6 +346,7 @@ class Row:
         channels: sensor to channel of its file, from 0; a sensor without an entry has a mono file.
         gain: dB by which the recorded body signal is amplified when it is read; lag and polarity are undone then, too.
         bandwidth: Hz up to which air contains speech, as measured; None: not measured.
+        weight: how often training visits it, relative to a row of the same length; above 0.
     """
 
     id: str
@@ -361,6 +362,7 @@ class Row:
     channels: Mapping[str, int] = field(default_factory=dict)
     gain: float = 0.0
     bandwidth: float | None = None
+    weight: float = 1.0
 
 
 @runtime_checkable
@@ -369,7 +371,8 @@ class Corpus(Protocol):
 
     A corpus whose training utterances are not listed names the data module that loads them in an attribute
     ``datamodule``, as :class:`bcfusion.data.loading.shards.remote.StreamedShards` does; its ``rows`` lists only
-    ``valid`` and ``test``.
+    ``valid`` and ``test``. One that gives its parts shares of the training crops may have a method
+    ``weighted(rows, visits)``, as :class:`bcfusion.data.loading.mixture.Mixture` has.
 
     Example::
 

@@ -2,6 +2,7 @@
 
     python scripts/bench_data.py --root SPEECH                       # every sound file in the folder
     python scripts/bench_data.py --root SPEECH --files 100 --seconds 5 --workers 0 2 4
+    python scripts/bench_data.py --root SPEECH --calibration throat.json    # also with a measured sensor
 
 The files are converted once, in a temporary folder, to WAV, FLAC and Opus, and the FLAC files are packed into shards.
 Then random segments of each are read: by the loader of `bcfusion train` and, as the limit, by soundfile alone, which
@@ -42,6 +43,7 @@ from torch.utils.data import DataLoader, Dataset
 from bcfusion import audio
 from bcfusion.contracts import Corpus, Simulator
 from bcfusion.data.corpora.folder import FolderCorpus
+from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import StepLoader
 from bcfusion.data.loading.segments import TrainSegments
@@ -49,6 +51,7 @@ from bcfusion.data.loading.shards.read import ShardCorpus
 from bcfusion.data.loading.shards.write import write_shards
 from bcfusion.data.seeding import generator_for
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
+from bcfusion.data.simulation.transfer_function import TransferFunction
 from bcfusion.errors import AudioError, BcfusionError
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
@@ -112,6 +115,7 @@ def ours(
     files: Mapping[str, str],
     arguments: argparse.Namespace,
     simulators: Mapping[str, Simulator] | None = None,
+    augmentation: Augmentation | None = None,
 ) -> Source:
     """Return the training loader on a corpus as a source.
 
@@ -121,13 +125,22 @@ def ours(
         files: where soundfile finds the rows, by id.
         arguments: of the command line.
         simulators: of a sensor ``body``; None: air is read and passed on.
+        augmentation: of ``body`` alone, since the target is compared.
     """
     rate = corpus.rows("train")[0].sample_rate
     sensors = ["air"] if simulators is None else list(simulators)
 
     def loader(workers: int) -> StepLoader:
         module = SpeechDataModule(
-            corpus, simulators or {}, sensors, rate, arguments.segment_seconds, arguments.batch, sys.maxsize, workers
+            corpus,
+            simulators or {},
+            sensors,
+            rate,
+            arguments.segment_seconds,
+            arguments.batch,
+            sys.maxsize,
+            workers,
+            augmentation=augmentation,
         )
         made = module.train_dataloader()
         assert isinstance(made, StepLoader)
@@ -380,6 +393,12 @@ def sources(files: Sequence[Path], folder: Path, arguments: argparse.Namespace) 
     made.append(
         ours("flac, body simulated (eben_lowpass)", corpora["flac"], places["flac"], arguments, {"body": EbenLowpass()})
     )
+    if arguments.calibration is not None:
+        measured = {"body": TransferFunction(str(arguments.calibration))}
+        name = "flac, body simulated (transfer_function)"
+        made.append(ours(name, corpora["flac"], places["flac"], arguments, measured))
+        every = Augmentation(body_gain=[-10, 10], body_equalisation=4.0, body_band_mask=0.1, body_noise=[20, 50])
+        made.append(ours(f"{name}, body_*", corpora["flac"], places["flac"], arguments, measured, every))
     flac = next(source for source in made if source.name == "flac")
     made += of_torchaudio(folder, flac, arguments)
     if find_spec("datasets") is not None:
@@ -392,6 +411,7 @@ def sources(files: Sequence[Path], folder: Path, arguments: argparse.Namespace) 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--root", type=Path, required=True, help="folder of speech")
+    made.add_argument("--calibration", type=Path, help="file of bcfusion calibrate, for rows with a measured sensor")
     made.add_argument("--files", type=int, help="number of files to use; default: all")
     made.add_argument("--segment-seconds", type=float, default=2.0)
     made.add_argument("--batch", type=int, default=16)

@@ -50,7 +50,10 @@ def test_a_word_is_completed(line: str, found: list[str]) -> None:
     [
         ("bcfusion train experiment=seanet_s", ["experiment=seanet_streaming"]),
         ("bcfusion train experiment=seanet optimizer.l", ["optimizer.lr=", "optimizer.lr_discriminator="]),
-        ("bcfusion train data=", [f"data={name}" for name in ("demo", "folder", "manifest", "pairs", "shards")]),
+        (
+            "bcfusion train data=",
+            [f"data={name}" for name in ("demo", "folder", "manifest", "mixture", "pairs", "shards")],
+        ),
         ("bcfusion evaluate runs/one data=f", ["data=folder"]),
         ("bcfusion evaluate runs/one split=", ["split=test", "split=valid"]),
         ("bcfusion listen runs/one data=f", ["data=folder"]),

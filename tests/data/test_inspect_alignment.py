@@ -8,6 +8,7 @@ import soundfile
 from scipy import signal
 
 from bcfusion.data.inspect.alignment import ENOUGH, Alignment, alignment, session_alignment
+from bcfusion.data.inspect.certainty import with_common_polarity
 
 RATE = 16000
 # Responses of sensors, all of minimum phase: sections of second order.
@@ -137,6 +138,36 @@ def test_a_lag_beyond_the_search_is_not_made_up(voices: list[np.ndarray]) -> Non
     found = alignment(body, voices[0], RATE, max_lag=0.3)
     assert found.lag_seconds == pytest.approx(0.15, abs=1e-5)
     assert found.confidence >= ENOUGH
+
+
+def test_the_polarity_of_nearly_all_is_known_where_a_take_is_not_sure() -> None:
+    def take(lag: float, polarity: int, confidence: float, other: float = 0.6) -> Alignment:
+        known = (Alignment(lag, polarity, 0.7), Alignment(lag - 0.0006, -polarity, other))
+        return Alignment(lag, polarity, confidence, known)
+
+    sure = [take(0.0002 * k, -1, 0.9) for k in range(4)]
+    wrong, hidden, convinced = take(0.0005, 1, 0.6), take(0.0002, -1, 0.4), take(0.0005, 1, 0.8)
+    found = with_common_polarity([*sure, wrong, None, hidden])
+    assert found[:4] == sure
+    assert found[4:] == [Alignment(0.0005 - 0.0006, -1, 0.6), None, Alignment(0.0002, -1, 0.7)]
+    assert with_common_polarity([*sure, convinced])[-1] == convinced  # its wires may really be crossed
+    assert with_common_polarity([*sure[:3], hidden])[-1] == hidden  # too few to know
+    assert with_common_polarity([*sure, convinced, convinced, wrong])[-1] == wrong  # no polarity is that of nearly all
+
+
+@pytest.mark.corpora
+def test_every_recording_of_a_real_sensor_has_the_polarity_of_the_sensor(corpora: Path) -> None:
+    for name, polarity, low, high in (
+        ("throat_pairs", -1, -0.7, -0.1),
+        ("throat_pairs_2", -1, -0.7, 0.5),
+        ("taps_pairs", 1, -0.7, 1.0),
+    ):
+        files = sorted((corpora / name / "air").glob("*.flac"))
+        pairs = [(soundfile.read(corpora / name / "throat" / file.name)[0], soundfile.read(file)[0]) for file in files]
+        found = with_common_polarity([alignment(body, air, RATE) for body, air in pairs])
+        assert {each.polarity for each in found if each is not None} == {polarity}
+        assert all(each is not None and each.confidence >= ENOUGH for each in found)
+        assert all(low < 1e3 * each.lag_seconds < high for each in found if each is not None)
 
 
 def test_a_session_outvotes_uncertain_takes() -> None:

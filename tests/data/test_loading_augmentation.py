@@ -20,6 +20,7 @@ from bcfusion.data.loading.segments import TrainSegments
 from bcfusion.errors import ConfigError
 
 RATE = 8000
+OWN = {"body_equalisation": 4.0, "body_band_mask": 0.5, "body_noise": (20.0, 50.0)}
 SENSORS = ("body", "noisy")
 
 
@@ -163,10 +164,28 @@ def test_speeds_are_drawn_equally_often() -> None:
 
 def test_what_is_drawn_does_not_depend_on_what_else_is_switched_on() -> None:
     alone = Augmentation(body_gain=(-10, 10))
-    among = Augmentation([0.9, 1.1], -26.0, (-6, 6), 0.5, (-10, 10), 0.0)
-    generators = [torch.Generator().manual_seed(5) for _ in range(2)]
-    for _ in range(10):
-        assert alone.draw(generators[0]).body == among.draw(generators[1]).body
+    among = Augmentation([0.9, 1.1], -26.0, (-6, 6), 0.5, (-10, 10), 0.0, **OWN)  # type: ignore[arg-type]
+    for number in range(10):
+        draws = [each.draw(torch.Generator().manual_seed(number)) for each in (alone, among)]
+        assert draws[0].body == draws[1].body
+        assert draws[0].seeds == draws[1].seeds
+
+
+def test_what_begins_with_body_touches_the_body_sensor_alone(tmp_path: Path) -> None:
+    made = rows(tmp_path)
+    plain = segments(made, None)
+    for name, value in OWN.items():
+        changed = segments(made, Augmentation(**{name: value}))  # type: ignore[arg-type]
+        befores, afters = ([each[epoch, 1] for epoch in range(8)] for each in (plain, changed))
+        differ = 0
+        for before, after in zip(befores, afters, strict=True):
+            for key in ("target", "noise"):
+                assert torch.equal(after[key], before[key])
+            assert torch.equal(after["inputs"][1], before["inputs"][1])
+            differ += not torch.equal(after["inputs"][0], before["inputs"][0])
+        assert differ == 8 if name != "body_band_mask" else 0 < differ < 8
+        again = segments(made, Augmentation(**{name: value}))  # type: ignore[arg-type]
+        assert torch.equal(again[3, 1]["inputs"], afters[3]["inputs"])
 
 
 class Listed:
@@ -190,7 +209,7 @@ def loaded(corpus: Corpus, workers: int, start: int) -> list[Tensor]:
         batches_per_pass=4,
         workers=workers,
         sensor_dropout=0.3,
-        augmentation=Augmentation([0.9, 1.0, 1.1], -26.0, (-6, 6), 0.5, (-10, 10), 0.5),
+        augmentation=Augmentation([0.9, 1.0, 1.1], -26.0, (-6, 6), 0.5, (-10, 10), 0.5, **OWN),  # type: ignore[arg-type]
     )
     loader = data.train_dataloader()
     loader.start_batch = start
@@ -217,6 +236,19 @@ def test_wrong_arguments_are_reported_by_name(tmp_path: Path) -> None:
             Augmentation(speed=wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"body_gain=\[10, -10\]"):
         Augmentation(body_gain=(10, -10))
+    with pytest.raises(ConfigError) as error:
+        Augmentation(
+            body_equalisation=-1,
+            body_equalisation_octaves=0,
+            body_band_mask=2,
+            body_band_octaves=[2, 1],
+            body_noise=[50, 20],
+        )
+    names = ("body_equalisation=", "body_equalisation_octaves", "body_band_mask", "body_band_octaves", "body_noise")
+    assert all(name in str(error.value) for name in names)
+    only = Augmentation(body_equalisation=3.0, body_sensors=["throat"])
+    with pytest.raises(ConfigError, match="must name the sensors"):
+        SpeechDataModule(Listed(rows(tmp_path)), {"noisy": Noisy()}, SENSORS, RATE, augmentation=only)
     augmentation = Augmentation(body_gain=(-10, 10), body_sensors=["throat"])
     with pytest.raises(ConfigError, match=r"body_sensors=\['throat'\] must name .* one or more of body, noisy"):
         SpeechDataModule(Listed(rows(tmp_path)), {"noisy": Noisy()}, SENSORS, RATE, augmentation=augmentation)

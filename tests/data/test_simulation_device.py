@@ -84,6 +84,9 @@ def data(rows: list[Row], on_device: bool, workers: int = 0, **changes: object) 
             body_gain=[-10, 10],
             body_polarity=0.5,
             body_sensors=["body", "ear"],
+            body_equalisation=4.0,
+            body_band_mask=0.3,
+            body_noise=[20, 40],
         ),
         "sensor_dropout": 0.5,
         **changes,
@@ -156,7 +159,7 @@ def test_on_a_gpu_it_equals_the_loaders_simulation(rows: list[Row]) -> None:
 def test_the_seed_of_a_deferred_sensor_is_that_of_the_loader(rows: list[Row]) -> None:
     alone = {"simulators": {"body": EbenLowpass()}, "sensors": ["body"], "sensor_dropout": 0.0}
     batch = next(iter(data(rows, True, **alone).train_dataloader()))
-    (place, length, seed, body), *rest = batch["pending"][0]
+    (place, length, seed, body, _), *rest = batch["pending"][0]
     assert not rest
     assert place == 0
     assert body == stable_seed(0, "body", "body", "speaker", rows[int(batch["ids"][0])].speaker)

@@ -53,7 +53,9 @@ def test_a_length_that_the_grid_does_not_determine_is_refused(taps: int) -> None
         minimum_phase(torch.ones(65), taps)
 
 
-@pytest.mark.parametrize(("length", "taps"), [(1, 1), (1, 9), (7, 64), (1000, 64), (16001, 257)])
+@pytest.mark.parametrize(
+    ("length", "taps"), [(1, 1), (1, 9), (7, 64), (1000, 64), (1024, 64), (1025, 1), (16001, 257), (9000, 2000)]
+)
 def test_it_is_convolution_from_the_first_sample_on(length: int, taps: int) -> None:
     rng = np.random.default_rng(0)
     signal, filters = rng.standard_normal((3, 1, length)), rng.standard_normal((3, taps))

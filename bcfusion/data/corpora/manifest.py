@@ -20,6 +20,7 @@ polarity          no        -1 if body is inverted, otherwise 1
 gain              no        dB by which body is amplified when it is read; 0
 sample_rate       no        of air, Hz; read from the file
 bandwidth         no        Hz up to which air holds speech, as measured
+weight            no        how often training visits the utterance, relative to others of the same length; 1
 corpus, snr       no        name, and dB of a recorded noisy sensor: what evaluations group by (kept in ``Row.extra``)
 others            no        kept unchanged in ``Row.extra``
 ================  ========  ==========================================================================================

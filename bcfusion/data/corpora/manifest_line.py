@@ -18,6 +18,7 @@ from bcfusion.files import NamesOnDisk, normal_name
 __all__ = ["ManifestEntry", "entry_of", "faults", "file_columns", "number_of", "record_of"]
 
 _LOUDEST_DB = 120.0  # a larger gain is a factor or a typing error, not decibels
+_LARGEST_WEIGHT = 1000.0
 # Columns of numbers: which ones each takes, and what is wrong with the others.
 _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "offset": (lambda seconds: seconds >= 0, "s is negative"),
@@ -27,6 +28,7 @@ _NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "gain": (lambda decibels: abs(decibels) <= _LOUDEST_DB, f"dB exceeds {_LOUDEST_DB:g} dB"),
     "sample_rate": (lambda hertz: hertz >= 1 and hertz == int(hertz), "is not a positive whole number of Hz"),
     "bandwidth": (lambda hertz: hertz >= 0, "Hz is negative"),
+    "weight": (lambda times: 0 < times <= _LARGEST_WEIGHT, f"is not above 0 and at most {_LARGEST_WEIGHT:g}"),
 }
 _KNOWN = ("id", "split", "speaker", "paths", *_NUMBERS)
 _TEXTS = ("text", "corpus", "session", "snr")  # never files, whatever they say
@@ -51,6 +53,7 @@ class ManifestEntry:
     channels: Mapping[str, int]
     gain: float
     bandwidth: float | None
+    weight: float
 
     def row(self, duration: float, sample_rate: int) -> Row:
         """Return it as a row of a corpus, with the ``duration`` in seconds and the ``sample_rate`` of air in Hz."""
@@ -68,6 +71,7 @@ class ManifestEntry:
             channels=self.channels,
             gain=self.gain,
             bandwidth=self.bandwidth,
+            weight=self.weight,
         )
 
 
@@ -169,6 +173,7 @@ def entry_of(
         channels={sensor: int(float(record[column])) for sensor, column in channel_columns.items()},
         gain=number.get("gain", 0.0),
         bandwidth=number.get("bandwidth"),
+        weight=number.get("weight", 1.0),
     )
 
 
@@ -198,6 +203,8 @@ def record_of(row: Row, folder: Path) -> dict[str, Any]:
     }
     if row.bandwidth is not None:
         record["bandwidth"] = row.bandwidth
+    if row.weight != 1.0:
+        record["weight"] = row.weight
     for name, value in row.extra.items():
         if name in record or name in _KNOWN or (name not in _TEXTS and _is_sound(value)):
             raise DataError(f"{row.id}: the extra column {name!r} = {value!r} would be read as something else")

@@ -30,7 +30,7 @@ the speech.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -66,11 +66,13 @@ class Alignment:
         lag_seconds: by which body comes later than air; negative if it comes earlier.
         polarity: -1 if body is inverted, otherwise 1.
         confidence: 0 to 1; from :data:`ENOUGH` on, lag and polarity are reliable.
+        known: what is measured if the polarity is known, for either one; empty if that was not measured.
     """
 
     lag_seconds: float
     polarity: int
     confidence: float
+    known: tuple[Alignment, ...] = field(default=(), compare=False)
 
 
 UNKNOWN = Alignment(0.0, 1, 0.0)
@@ -109,7 +111,13 @@ def alignment(body: np.ndarray, air: np.ndarray, sample_rate: int, max_lag: floa
         shift = round(lag * sample_rate)
     nearest = round(peak)
     polarity = 1 if correlation.whole[nearest] > 0 else -1
-    return Alignment(float(lag), polarity, _confidence(correlation, nearest))
+    known = []
+    for sign in (1, -1):
+        sided = _one_sided(correlation, sign)
+        place = _peak(sided.whole)
+        at = float(lag + (place - peak) * correlation.step)
+        known.append(Alignment(at, sign, _confidence(sided, round(place))))
+    return Alignment(float(lag), polarity, _confidence(correlation, nearest), tuple(known))
 
 
 def session_alignment(found: Sequence[Alignment]) -> Alignment:
@@ -143,6 +151,14 @@ class _Correlation(NamedTuple):
     whole: np.ndarray
     parts: np.ndarray
     step: float
+
+
+def _one_sided(correlation: _Correlation, polarity: int) -> _Correlation:
+    """Return the correlation without the peaks of the other polarity."""
+    return correlation._replace(
+        whole=polarity * np.maximum(polarity * correlation.whole, 0.0),
+        parts=polarity * np.maximum(polarity * correlation.parts, 0.0),
+    )
 
 
 def _normalised(signal: np.ndarray) -> np.ndarray:

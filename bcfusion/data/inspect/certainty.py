@@ -1,6 +1,9 @@
 """Which measured lags and polarities are believed: one rule for ``prepare``, ``inspect``, ``calibrate`` and ``train``.
 
 A recording is measured alone, and together with the others of its session, in which sensors and clocks do not change.
+Polarity, which wiring sets, rarely changes even between sessions; but voiced speech, shifted by half a period, looks
+much the same with the other sign. So the polarity of nearly all recordings of a sensor is taken as known for those that
+are not sure.
 """
 
 from __future__ import annotations
@@ -12,7 +15,20 @@ from typing import Any, Protocol
 from bcfusion.contracts import UNKNOWN_SPEAKER
 from bcfusion.data.inspect.alignment import ENOUGH, SAME, Alignment, session_alignment
 
-__all__ = ["Take", "all_believed", "believed", "session_alignments", "session_of", "summary"]
+__all__ = [
+    "Take",
+    "all_believed",
+    "believed",
+    "session_alignments",
+    "session_of",
+    "summary",
+    "with_common_polarity",
+]
+
+
+AGREE = 4  #: certain recordings that are needed before they decide the polarity of others
+COMMON = 0.8  #: share of the confidence that must be for it
+SURE = 0.75  #: confidence from which on a recording keeps its own polarity
 
 
 class Take(Protocol):
@@ -33,6 +49,28 @@ def session_of(take: Take) -> str:
     if "session" in take.extra:
         return f"{take.speaker} / {take.extra['session']}"
     return take.id if take.speaker == UNKNOWN_SPEAKER else take.speaker
+
+
+def with_common_polarity(found: Sequence[Alignment | None]) -> list[Alignment | None]:
+    """Return what was measured on recordings of one sensor; where it is unsure, with the polarity of nearly all others.
+
+    A recording with a confidence below :data:`SURE` gets what is measured if the polarity is known, provided that
+    :data:`AGREE` or more recordings are certain, and at least :data:`COMMON` of their confidence is for one polarity.
+
+    Args:
+        found: what was measured on each recording alone; None: nothing.
+    """
+    sure = [own for own in found if own is not None and own.confidence >= ENOUGH]
+    total = sum(own.confidence for own in sure)
+    vote = sum(own.confidence * own.polarity for own in sure)
+    if len(sure) < AGREE or abs(vote) < (2 * COMMON - 1) * total:
+        return list(found)
+    common = 1 if vote > 0 else -1
+
+    def settled(own: Alignment) -> Alignment:
+        return next((each for each in own.known if each.polarity == common), own) if own.confidence < SURE else own
+
+    return [None if own is None else settled(own) for own in found]
 
 
 def session_alignments(takes: Sequence[Take], found: Sequence[Alignment | None]) -> dict[str, Alignment]:
@@ -66,6 +104,7 @@ def all_believed(takes: Sequence[Take], found: Sequence[Alignment | None]) -> li
         takes: the recordings.
         found: what was measured on each of them alone; None: nothing.
     """
+    found = with_common_polarity(found)
     sessions = session_alignments(takes, found)
     return [believed(own, sessions.get(session_of(take))) for take, own in zip(takes, found, strict=True)]
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import MAX_LAG, Alignment
-from bcfusion.data.inspect.certainty import believed, session_alignments, session_of
+from bcfusion.data.inspect.certainty import believed, session_alignments, session_of, with_common_polarity
 from bcfusion.data.inspect.measure import Measured, measure
 from bcfusion.data.parallel import in_batches
 from bcfusion.files import on_disk
@@ -140,7 +140,9 @@ def inspect_manifest(
             for batch in batches:
                 found += [_summed(measured, spectra) for measured in batch]
                 bar.update(len(batch))
-    sessions = session_alignments(chosen, [measured.alignment for measured in found])
+    alone = with_common_polarity([measured.alignment for measured in found])
+    found = [replace(measured, alignment=own) for measured, own in zip(found, alone, strict=True)]
+    sessions = session_alignments(chosen, alone)
     lines = [
         Inspected(entry, measured, sessions.get(session_of(entry)))
         for entry, measured in zip(chosen, found, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bcfusion.contracts import Corpus, Row
 from bcfusion.data.inspect.alignment import MAX_LAG, SAME, Alignment, alignment
@@ -70,11 +70,19 @@ def probe(rows: Sequence[Row], split: str, reader: SensorReader) -> Probe:
         except AudioError:
             continue  # whoever reads it next reports it
         rest = alignment(item["inputs"][0].numpy(), item["target"][0].numpy(), rate)
-        # lag, to the nearest sample, and polarity of the row are undone in what was read
-        lag = round(row.lag * rate) / rate + rest.lag_seconds
         rows.append(row)
-        found.append(replace(rest, lag_seconds=lag, polarity=row.polarity * rest.polarity))
+        found.append(_as_recorded(rest, row, rate))
     return Probe(split, len(pairs), rows, all_believed(rows, found))
+
+
+def _as_recorded(rest: Alignment, row: Row, rate: int) -> Alignment:
+    """Return the alignment of the files: lag, to the nearest sample, and polarity of the row are undone when read."""
+    return Alignment(
+        round(row.lag * rate) / rate + rest.lag_seconds,
+        row.polarity * rest.polarity,
+        rest.confidence,
+        tuple(_as_recorded(each, row, rate) for each in rest.known),
+    )
 
 
 def report(probes: Sequence[Probe], corpus: Corpus) -> None:

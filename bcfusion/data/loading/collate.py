@@ -14,8 +14,9 @@ from torch.utils.data import default_collate
 from bcfusion.contracts import Batch
 from bcfusion.requirements import Rule
 
-#: a sensor yet to be simulated: its channel, valid samples, seed of its generator, seed of the wearer's generator
-Pending = tuple[int, int, int, int]
+#: a sensor yet to be simulated: its channel, valid samples, seed of its generator, seed of the wearer's generator, and
+#: seed of the augmentation's changes to the result, None without these
+Pending = tuple[int, int, int, int, int | None]
 
 
 class _RequiredItem(TypedDict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import lightning
@@ -30,7 +31,7 @@ from bcfusion.data.loading.rows import (
     wide_enough,
 )
 from bcfusion.data.loading.schedule import BatchSchedule
-from bcfusion.data.loading.segments import EvalItems, TrainSegments
+from bcfusion.data.loading.segments import EvalItems, TrainSegments, natural_visits
 from bcfusion.data.simulation.device_simulation import deferrable, simulated
 from bcfusion.requirements import at_least, require
 
@@ -282,10 +283,14 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Simulate the sensors that the loader left to the device of the batch."""
-        return simulated(batch, self.reader.sensors, self.reader.simulators, self.reader.sample_rate)
+        changes = getattr(self.augmentation, "changes", None)  # a class of the user's may have none
+        return simulated(batch, self.reader.sensors, self.reader.simulators, self.reader.sample_rate, changes)
 
     def _segments(self, deferred: frozenset[str] = frozenset()) -> TrainSegments:
-        return self._segments_of(spread(self._filled("train"), self.max_train_items), deferred)
+        rows = spread(self._filled("train"), self.max_train_items)
+        if (weighted := getattr(self.corpus, "weighted", None)) is not None:
+            rows = weighted(rows, partial(natural_visits, segment_seconds=self.segment_seconds))
+        return self._segments_of(rows, deferred)
 
     def _segments_of(self, rows: Sequence[Row], deferred: frozenset[str]) -> TrainSegments:
         reader = replace(self.reader, deferred=deferred)

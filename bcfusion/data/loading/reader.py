@@ -101,7 +101,7 @@ class SensorReader:
             own, body = stable_seed(*seed, sensor), stable_seed(*body_seed(row, sensor, seed, training))
             if training and sensor in self.deferred:
                 inputs.append(torch.ones_like(air))
-                pending.append((place, length, own, body))
+                pending.append((place, length, own, body, None))
                 continue
             draw = Draw(self.sample_rate, seeded(own), seeded(body), training)
             made = self.simulators[sensor](air.clone(), draw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
@@ -25,9 +25,10 @@ ATTEMPTS = 8  #: unreadable utterances in succession that end a run
 class TrainSegments(Dataset[Item]):
     """Random crops of a fixed length, each a function of ``(seed, epoch, index)`` alone.
 
-    An epoch visits a row ``max(1, round(duration / segment_seconds))`` times, so that long files count in proportion;
-    each visit draws its own position. A clip shorter than the segment is used whole and padded with zeros at its end;
-    ``length`` is its own.
+    An epoch visits a row ``max(1, round(duration / segment_seconds))`` times, so that long files count in proportion,
+    times the row's weight: fractions of a visit add up from row to row, so that many rows together are visited as often
+    as their weights say, and each at least once. Each visit draws its own position. A clip shorter than the segment is
+    used whole and padded with zeros at its end; ``length`` is its own.
 
     A file that cannot be read, is truncated or holds NaN is replaced by another row, drawn from the same three numbers,
     and listed in the item's ``unreadable``.
@@ -64,15 +65,22 @@ class TrainSegments(Dataset[Item]):
         self.augmentation = augmentation
         self.segment_seconds = segment_seconds
         self.segment = max(1, round(segment_seconds * reader.sample_rate))
-        self._visits_up_to = list(accumulate(map(self.visits, self.rows)))
+        self._visits_up_to = list(accumulate(self._whole_visits()))
 
     def __len__(self) -> int:
         """Return the items of an epoch: the visits to all rows."""
         return self._visits_up_to[-1]
 
     def visits(self, row: Row) -> int:
-        """Return how often an epoch visits a row."""
-        return max(1, round(row.duration / self.segment_seconds))
+        """Return how often an epoch visits a row alone, without the fractions of others."""
+        return max(1, round(natural_visits(row, self.segment_seconds) * row.weight))
+
+    def _whole_visits(self) -> Iterator[int]:
+        exact = 0.0
+        for row in self.rows:
+            before = round(exact)
+            exact += natural_visits(row, self.segment_seconds) * row.weight
+            yield max(1, round(exact) - before)
 
     def row_of(self, index: int) -> int:
         """Return the row of which item ``index`` of an epoch is a crop."""
@@ -139,6 +147,11 @@ class TrainSegments(Dataset[Item]):
             generator = generator_for(self.seed, "sensor_dropout", epoch, index)
             if float(torch.rand((), generator=generator)) < self.sensor_dropout:
                 inputs[int(torch.randint(sensors, (1,), generator=generator))] = 0
+
+
+def natural_visits(row: Row, segment_seconds: float) -> int:
+    """Return how often an epoch visits a row of weight 1."""
+    return max(1, round(row.duration / segment_seconds))
 
 
 class EvalItems(Dataset[Item]):

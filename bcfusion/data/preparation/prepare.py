@@ -29,7 +29,7 @@ from bcfusion.files import normal_name
 
 _BATCH = {False: 64, True: 4}  # recordings that a worker gets at once: a header takes 0.1 ms, a measurement 50
 
-_MEASURES = "bandwidth, alignment"  # a journal of other measurements is of no use
+_MEASURES = "bandwidth, alignment with both polarities"  # a journal of other measurements is of no use
 
 DUPLICATE_ID = "with a repeated id"
 SHARED_SPEAKER = "of speakers who are in another split too"
@@ -255,11 +255,20 @@ def _speaker_disjoint(recordings: Sequence[Recording], left_out: LeftOut) -> lis
 def _rows(recordings: Sequence[Recording], known: Mapping[str, Mapping[str, Any]], corpus: str) -> list[Row]:
     """Return the rows of recordings; lag and polarity are measured if they are certain, by the rule of ``inspect``."""
     measured = [known[recording.id].get("alignment") for recording in recordings]
-    found = [None if each is None else Alignment(*each) for each in measured]
+    found = [None if each is None else _alignment(*each) for each in measured]
     return [
         _row(recording, known[recording.id], corpus, own, sure)
         for recording, own, sure in zip(recordings, found, all_believed(recordings, found), strict=True)
     ]
+
+
+def _alignment(own: Sequence[float], *known: Sequence[float]) -> Alignment:
+    return Alignment(*_values(own), tuple(Alignment(*_values(each)) for each in known))
+
+
+def _values(stored: Sequence[float]) -> tuple[float, int, float]:
+    lag, polarity, confidence = stored
+    return lag, int(polarity), confidence
 
 
 def _row(

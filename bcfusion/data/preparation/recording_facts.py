@@ -89,7 +89,7 @@ def _measured(recording: Recording, sensor: str, headers: Mapping[str, AudioInfo
         body = audio.resample(body, headers["body"].sample_rate, rate)
         both = min(len(body), len(main))
         found = alignment(body[:both].numpy(), main[:both].numpy(), rate)
-        measured["alignment"] = [found.lag_seconds, found.polarity, found.confidence]
+        measured["alignment"] = [[each.lag_seconds, each.polarity, each.confidence] for each in (found, *found.known)]
     return measured
 
 

@@ -13,9 +13,10 @@ the target, whose level the augmentation measures.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from bcfusion.contracts import Batch, BatchSimulator, Draw, Simulator
 from bcfusion.data.seeding import seeded
@@ -34,7 +35,13 @@ def deferrable(simulators: Mapping[str, Simulator]) -> frozenset[str]:
     )
 
 
-def simulated(batch: Batch, sensors: Sequence[str], simulators: Mapping[str, Simulator], sample_rate: int) -> Batch:
+def simulated(
+    batch: Batch,
+    sensors: Sequence[str],
+    simulators: Mapping[str, Simulator],
+    sample_rate: int,
+    changes: Callable[[Tensor, Sequence[int], int], Tensor] | None = None,
+) -> Batch:
     """Complete a batch on its device; a batch with nothing pending is returned unchanged.
 
     Items of equal length are simulated together; others are not, since borders and levels depend on where a signal
@@ -45,6 +52,8 @@ def simulated(batch: Batch, sensors: Sequence[str], simulators: Mapping[str, Sim
         sensors: names of the channels of ``inputs``.
         simulators: by sensor.
         sample_rate: in Hz.
+        changes: what the augmentation does to a sensor besides scaling, called with signals ``(B, 1, T)``, their seeds
+            and the sample rate; needed if there are such seeds.
 
     Returns:
         The batch without ``air`` and ``pending``.
@@ -55,16 +64,16 @@ def simulated(batch: Batch, sensors: Sequence[str], simulators: Mapping[str, Sim
     if "pending" not in batch:
         return batch
     inputs, air = batch["inputs"], batch["air"]
-    groups: dict[tuple[int, int], list[tuple[int, Draw]]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[tuple[int, Draw, int | None]]] = defaultdict(list)
     for item, pending in enumerate(batch["pending"]):
-        for place, length, seed, body in pending:
-            groups[place, length].append((item, Draw(sample_rate, seeded(seed), seeded(body), training=True)))
+        for place, length, seed, body, change in pending:
+            groups[place, length].append((item, Draw(sample_rate, seeded(seed), seeded(body), training=True), change))
     with torch.no_grad():
         for (place, length), members in groups.items():
-            items: slice | list[int] = [item for item, _ in members]
+            items: slice | list[int] = [item for item, _, _ in members]
             if len(members) == len(inputs):
                 items = slice(None)  # the usual case; copying a list of indices to the device would block
-            draws = [draw for _, draw in members]
+            draws = [draw for _, draw, _ in members]
             made = simulate_batch(simulators[sensors[place]], air[items, :, :length], draws)
             signal = made["signal"]
             if made.keys() != {"signal"} or signal.shape != (len(members), 1, length):
@@ -73,6 +82,9 @@ def simulated(batch: Batch, sensors: Sequence[str], simulators: Mapping[str, Sim
                     f"{tuple(signal.shape)} for air of shape {(len(members), 1, length)}: a simulator that adds noise "
                     "or changes the target must declare provides_noise = True"
                 )
+            # of one sensor, all items are changed or none
+            if changes is not None and (seeds := [change for _, _, change in members if change is not None]):
+                signal = changes(signal, seeds, sample_rate)
             inputs[items, place, :length] *= signal[:, 0].to(inputs)
     complete = batch.copy()
     del complete["air"], complete["pending"]

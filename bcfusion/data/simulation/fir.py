@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
+from torch.nn.functional import pad
 
 #: magnitudes are raised to this share of the largest one, -140 dB: the logarithm of a zero has no cepstrum
 FLOOR = 1e-7
+SHORTEST_TRANSFORM = 1024  #: of a convolution in blocks
 
 
 def minimum_phase(magnitude: Tensor, taps: int) -> Tensor:
@@ -39,7 +41,8 @@ def minimum_phase(magnitude: Tensor, taps: int) -> Tensor:
     cepstrum = torch.fft.irfft((magnitude / top).clamp_min(FLOOR).log(), n=points)
     fold = torch.zeros(points, dtype=magnitude.dtype, device=magnitude.device)
     fold[0], fold[1 : points // 2], fold[points // 2] = 1.0, 2.0, 1.0
-    response = torch.fft.rfft(cepstrum * fold).exp()
+    logarithm = torch.fft.rfft(cepstrum * fold)
+    response = torch.polar(logarithm.real.exp(), logarithm.imag)  # exp(logarithm), at a third of its time
     return torch.fft.irfft(response, n=points)[..., :taps] * torch.where(top > torch.finfo(top.dtype).tiny, top, 0.0)
 
 
@@ -58,5 +61,15 @@ def causal_filter(signal: Tensor, taps: Tensor) -> Tensor:
     """
     length = signal.shape[-1]
     taps = taps.to(signal)[:, None, :length]
-    size = next_fast_len(length + taps.shape[-1] - 1, real=True)
-    return torch.fft.irfft(torch.fft.rfft(signal, n=size) * torch.fft.rfft(taps, n=size), n=size)[..., :length]
+    before = taps.shape[-1] - 1
+    size = max(SHORTEST_TRANSFORM, 4 * 2 ** before.bit_length())
+    if size >= length:
+        size = next_fast_len(length + before, real=True)
+        return torch.fft.irfft(torch.fft.rfft(signal, n=size) * torch.fft.rfft(taps, n=size), n=size)[..., :length]
+    # overlap-save: each block gives the samples for which it holds all earlier ones that count; transforms that fit
+    # into the processor's cache are several times as fast as one of the whole signal
+    step = size - before
+    blocks = -(-length // step)
+    frames = pad(signal, (before, blocks * step - length)).unfold(-1, size, step)
+    filtered = torch.fft.irfft(torch.fft.rfft(frames) * torch.fft.rfft(taps, n=size)[:, :, None], n=size)
+    return filtered[..., before:].reshape(*signal.shape[:-1], blocks * step)[..., :length]
