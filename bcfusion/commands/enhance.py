@@ -60,12 +60,12 @@ def main(argv: list[str]) -> int:
         needed = sensors_needed(arguments.model)
         parser.error(needed or "give recordings, or --sensor NAME=FOLDER for each sensor")
     require_model_first(arguments.model, arguments.inputs)
-    model = chosen_model(arguments.model)
     make_cwd_importable()  # for a network of the user's own
     sensors = _parse_sensors(arguments.sensor)
     plan = plan_inputs(arguments.inputs, arguments.output, arguments.suffix)
     if arguments.inputs and not plan.jobs:  # reported before torch is loaded
         raise AudioError("\n".join(plan.problems))
+    model = chosen_model(arguments.model)
 
     import torch
 

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
             "or --enhanced DIR --reference DIR\n"
             "as in: bcfusion evaluate runs/bone_to_air/seanet/TIME"
         )
-    model = chosen_model(argv[0])
+    model = chosen_model(argv[0], missing_ok=True)  # reported when it is loaded, after typing mistakes
     settings, overrides = parse_settings(argv[1:])
     run_dir = RunDir.around(model)
     output = settings.output or timed_folder(Path("runs") if run_dir is None else run_dir.path)

@@ -57,7 +57,9 @@ def main(argv: list[str]) -> int:
     from bcfusion.report.listening.page import require_replaceable
 
     overrides = [given for given in arguments.inputs if "=" in given and not Path(given).exists()]
-    given = [str(chosen_model(each, searched=True)) for each in arguments.inputs if each not in overrides]
+    given = [
+        str(chosen_model(each, searched=True, missing_ok=True)) for each in arguments.inputs if each not in overrides
+    ]
     candidates = find_candidates(given, arguments.names, _left_out)
     output = arguments.output or Path("listen.html")
     require_replaceable(output)

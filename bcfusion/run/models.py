@@ -80,7 +80,7 @@ def missing_folders() -> list[str]:
     return [f"{VARIABLE}: there is no folder {place}" for place in _own_folders() if not place.is_dir()]
 
 
-def resolve_model(given: str | os.PathLike[str], *, searched: bool = False) -> Resolved:
+def resolve_model(given: str | os.PathLike[str], *, searched: bool = False, missing_ok: bool = False) -> Resolved:
     """Return what a MODEL means: a path, or a model by its name.
 
     A run, bundle or checkpoint at that path comes before a model of that name. A folder that only happens to have the
@@ -89,10 +89,11 @@ def resolve_model(given: str | os.PathLike[str], *, searched: bool = False) -> R
 
     Args:
         given: as typed, with ``~`` for the home directory.
-        searched: whether the caller also searches folders for runs, and reports paths that do not exist.
+        searched: whether the caller also searches folders for runs, so that a folder of runs is meant too.
+        missing_ok: whether the caller reports what does not exist, later.
 
     Raises:
-        CheckpointError: it could be a name, but there is neither a path nor a model of that name; not if ``searched``.
+        CheckpointError: it could be a name, but there is neither a path nor a model of that name.
     """
     text = os.fspath(given)
     path = Path(os.path.expanduser(text))
@@ -110,7 +111,7 @@ def resolve_model(given: str | os.PathLike[str], *, searched: bool = False) -> R
         elif not model.shipped and any(folder.parent == SHIPPED for folder in model.hides):
             note += f" ({VARIABLE}), not the shipped model of that name"
         return Resolved(model.folder, note, model)
-    if searched or path.suffix == ".ckpt":
+    if missing_ok or path.suffix == ".ckpt":
         return Resolved(path)
     lines = [f"{text}: no such run, bundle or shipped model{_meant(text)}", *missing_folders()]
     raise CheckpointError("\n".join(lines))

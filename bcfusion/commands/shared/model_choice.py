@@ -12,17 +12,18 @@ from bcfusion.run.models import resolve_model
 __all__ = ["chosen_model", "sensors_needed"]
 
 
-def chosen_model(given: str, *, searched: bool = False) -> Path:
+def chosen_model(given: str, *, searched: bool = False, missing_ok: bool = False) -> Path:
     """Return the path that a MODEL means; where it is a name, print which model that is.
 
     Args:
         given: as typed.
         searched: see :func:`bcfusion.run.models.resolve_model`.
+        missing_ok: see there.
 
     Raises:
-        CheckpointError: there is neither a path nor a model of that name; not if ``searched``.
+        CheckpointError: there is neither a path nor a model of that name.
     """
-    found = resolve_model(given, searched=searched)
+    found = resolve_model(given, searched=searched, missing_ok=missing_ok)
     if found.note:
         print(found.note, flush=True)
     return found.path

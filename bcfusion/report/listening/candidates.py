@@ -56,8 +56,8 @@ def find_candidates(given: Sequence[str], names: Sequence[str] | None, warn: Cal
             found.append((runs[0] if len(runs) == 1 else None, path))
         else:
             found += [(run, run.path) for run in runs]
-            unknown = "" if path.exists() else did_you_mean(str(path), named_models())
-            problems += [f"{line}{unknown}" for line in warnings]
+            meant = "" if path.exists() else did_you_mean(str(path), named_models())
+            problems += [line if "did you mean" in line else line + meant for line in warnings]
     labels = iter(run_names([run for run, _ in found if run is not None]))
     candidates = []
     for run, path in found:
