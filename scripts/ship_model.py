@@ -129,13 +129,19 @@ def ship(arguments: argparse.Namespace) -> Path:
 def _training(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return where a model comes from, as far as it means something on another machine."""
     kept = {key: recorded[key] for key in ("recipe", "experiment", "step", "metrics") if recorded.get(key) is not None}
-    overrides = []
-    for override in map(str, recorded.get("overrides") or ()):
-        key, _, value = override.lstrip("+~").partition("=")
-        own = key in ("experiment", "generator", "recipe") and value not in group_members(key)
-        if key.split(".")[0] in OF_THE_TASK and not is_path_key(key) and not own:
-            overrides.append(override)
-    return {**kept, "overrides": overrides} if "overrides" in recorded else kept
+    if "overrides" not in recorded:
+        return kept
+    typed = [(override, *override.lstrip("+~").partition("=")[::2]) for override in map(str, recorded["overrides"])]
+    groups = ("recipe", "experiment", "generator")
+    own = {key for _, key, value in typed if key in groups and value not in group_members(key)}
+    if own:  # members of the trainer's own: their arguments mean nothing without them
+        own |= {"experiment", "generator"}
+    overrides = [
+        override
+        for override, key, _ in typed
+        if (section := key.split(".")[0]) in OF_THE_TASK and section not in own and not is_path_key(key)
+    ]
+    return {**kept, "overrides": overrides}
 
 
 def _without_paths(generator: Mapping[str, Any]) -> dict[str, Any]:

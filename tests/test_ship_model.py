@@ -19,7 +19,7 @@ from bcfusion.run.models import SHIPPED
 TINY = {"channels": 2, "strides": [2, 4], "dilations": [1], "bottleneck_channels": 4}
 CONFIG = {"_target_": "bcfusion.generators.seanet.SEANet", **TINY}
 OVERRIDES = [
-    *("recipe=bone_to_air", "experiment=seanet", "experiment=my_own", "generator.channels=2", "sample_rate=16000"),
+    *("recipe=bone_to_air", "experiment=seanet", "generator.channels=2", "sample_rate=16000"),
     *("data=pairs", "data.body=/home/me/body", "init_from=runs/x", "budget.minutes=3", "seed=1", "generator.x_from=/y"),
 ]
 CARD = """\
@@ -90,6 +90,13 @@ def test_a_model_is_shipped_with_its_scores_and_without_the_machine(
     assert ship("--overwrite", "--dtype", "float32") == 0
     assert "SNR of inf dB" in capsys.readouterr().out
     assert read_description(folder).dtype == "float32"
+
+
+def test_members_of_the_trainers_own_are_left_out_with_their_arguments() -> None:
+    training = load_script("ship_model")._training
+    typed = ["experiment=my_own", "generator.width=3", "recipe=fusion", "sample_rate=48000"]
+    assert training({"overrides": typed}) == {"overrides": ["recipe=fusion", "sample_rate=48000"]}
+    assert training({"step": 3}) == {"step": 3}
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,10 @@ def test_words_of_other_programs_lead_to_the_verb(word: str) -> None:
     assert "did you mean 'models'?" in cli.unknown_verb(word, [])
 
 
+def test_a_name_in_the_place_of_the_verb_is_answered_with_what_to_type(shipped: Path) -> None:
+    assert cli.unknown_verb("throat", ["in.wav"]).endswith("a model\nwrite bcfusion enhance throat in.wav")
+
+
 @pytest.mark.slow
 def test_the_list_loads_neither_torch_nor_hydra(shipped: Path) -> None:
     code = (
