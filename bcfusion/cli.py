@@ -80,6 +80,11 @@ def unknown_verb(verb: str, rest: list[str]) -> str:
     if verb in group_members("experiment"):
         words = ["bcfusion", "train", f"experiment={verb}", *rest]
         return f"bcfusion has no verb '{verb}': an experiment\nwrite {shlex.join(words)}"
+    from bcfusion.run.models import named_models
+
+    if verb in named_models():
+        words = ["bcfusion", "enhance", verb, *rest]
+        return f"bcfusion has no verb '{verb}': a model\nwrite {shlex.join(words)}"
     return f"bcfusion has no verb '{verb}'{did_you_mean(verb, VERBS)}\n{verbs}"
 
 

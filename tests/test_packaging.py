@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from script_loading import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,12 +34,17 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+def files(folder: Path, pattern: str = "*") -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
+
+
 @pytest.mark.slow
-def test_every_yaml_is_in_the_wheel(unpacked: Path) -> None:
-    shipped = {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
-    assert {
-        path.relative_to(unpacked / "bcfusion" / "conf") for path in (unpacked / "bcfusion").rglob("*.yaml")
-    } == shipped
+def test_every_yaml_and_every_model_is_in_the_wheel(unpacked: Path) -> None:
+    package = unpacked / "bcfusion"
+    assert files(package / "conf", "*.yaml") == files(ROOT / "conf", "*.yaml")
+    assert files(package / "pretrained") == files(ROOT / "bcfusion" / "pretrained") != {}
+    others = {path.relative_to(package).parts[0] for path in package.rglob("*.yaml")}
+    assert others <= {"conf", "pretrained"}
     assert not [path for path in unpacked.iterdir() if path.name != "bcfusion" and ".dist-info" not in path.name]
 
 
@@ -71,6 +77,20 @@ def test_the_wheel_brings_its_sweeper_for_hydra(unpacked: Path, tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(unpacked)
+
+
+def test_models_are_part_of_the_package_and_small() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert "bcfusion" in build["wheel"]["packages"]  # with everything in it
+    assert "/bcfusion" in build["sdist"]["include"]
+    shipped = files(ROOT / "bcfusion" / "pretrained")
+    assert sum(map(len, shipped.values())) <= load_script("ship_model").LIMIT <= 8_000_000
+    ignored = subprocess.run(
+        ["git", "-C", str(ROOT), "check-ignore", "bcfusion/pretrained/name/generator.safetensors"],
+        check=False,
+        capture_output=True,
+    )
+    assert ignored.returncode != 0  # what git ignores, the build leaves out
 
 
 @pytest.mark.parametrize("version", ["2.6.2", "2.6.3"])

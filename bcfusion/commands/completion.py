@@ -60,6 +60,7 @@ REMOVAL = {
     "zsh": "compdef -d PROGRAM; unfunction _bcfusion_complete",
     "fish": "complete -e -c PROGRAM; functions -e _bcfusion_complete",
 }
+TAKES_MODEL = ("enhance", "evaluate", "listen", "models")  #: verbs whose first argument may be the name of a model
 OPEN = ("=", ".", ",", "/")  #: a candidate that ends in one of these is continued
 
 
@@ -119,11 +120,23 @@ def _after(words: list[str], begun: str, line: str) -> Sequence[str]:
         options += [name for action in get_args_parser()._actions for name in action.option_strings]
     if begun.startswith("-"):
         return [option for option in options if option.startswith("--")]
-    if verb == "evaluate" and not given and "=" not in begun:
-        return []  # the model: a path
+    if verb in TAKES_MODEL and "=" not in begun and (not given or verb == "listen"):
+        return _models(verb, begun) if verb != "listen" or begun else []
+    if begun.startswith("init_from="):
+        return [f"init_from={each}" for each in _models(verb, begun.removeprefix("init_from="))]
     if verb in HYDRA_VERBS or (verb == "listen" and "=" in begun):
         return _members(begun) or _overrides(verb, begun, line)
     return _named(verb, given)
+
+
+def _models(verb: str, begun: str) -> list[str]:
+    """Return the models whose names begin so, and then the files too, which the shell completes by itself otherwise."""
+    from bcfusion.run.models import named_models
+
+    names = [name for name in named_models() if name.startswith(begun)]
+    if not names or verb == "models":
+        return names
+    return [*names, *(f"{path}/" if path.is_dir() else str(path) for path in sorted(Path().glob(f"{begun}*")))]
 
 
 def _parser_of(verb: str, given: Sequence[str]) -> argparse.ArgumentParser:

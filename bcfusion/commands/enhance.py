@@ -21,6 +21,7 @@ from bcfusion.commands.enhance_plan import (
     require_model_first,
 )
 from bcfusion.commands.shared.arguments import path, positive_number, verb_parser
+from bcfusion.commands.shared.model_choice import chosen_model, sensors_needed
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import AudioError, BcfusionError, WriteError
 
@@ -32,6 +33,7 @@ Restore recordings with a trained network: files, folders and globs in, mono WAV
 Recordings may have any length (memory does not grow with it) and any sample rate; the output has the network's rate.
 
 examples:
+  bcfusion enhance throat recording.wav --output restored         # a shipped model; bcfusion models lists them
   bcfusion enhance runs/bone_to_air/seanet/TIME throat.wav
   bcfusion enhance RUN recordings/ --output restored/
   bcfusion enhance RUN/checkpoints/best-stoi.ckpt 'recordings/**/*.flac' --subtype FLOAT
@@ -55,20 +57,22 @@ def main(argv: list[str]) -> int:
     parser = _parser()
     arguments = parser.parse_intermixed_args(argv)
     if bool(arguments.inputs) == bool(arguments.sensor):
-        parser.error("give recordings, or --sensor NAME=FOLDER for each sensor")
+        needed = sensors_needed(arguments.model)
+        parser.error(needed or "give recordings, or --sensor NAME=FOLDER for each sensor")
     require_model_first(arguments.model, arguments.inputs)
     make_cwd_importable()  # for a network of the user's own
     sensors = _parse_sensors(arguments.sensor)
     plan = plan_inputs(arguments.inputs, arguments.output, arguments.suffix)
     if arguments.inputs and not plan.jobs:  # reported before torch is loaded
         raise AudioError("\n".join(plan.problems))
+    model = chosen_model(arguments.model)
 
     import torch
 
     from bcfusion.inference.enhance import enhance_file, misfits
     from bcfusion.run.bundle import bundle_of, load_generator
 
-    generator = load_generator(arguments.model, device=_device(arguments.device))
+    generator = load_generator(model, device=_device(arguments.device))
     bundle = bundle_of(generator)
     assert bundle is not None  # load_generator attaches it
     if sensors:
@@ -99,7 +103,9 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("enhance", HELP)
-    parser.add_argument("model", metavar="MODEL", help="run directory, bundle or .ckpt")
+    parser.add_argument(
+        "model", metavar="MODEL", help="run directory, bundle, .ckpt, or a name that bcfusion models lists"
+    )
     parser.add_argument("inputs", metavar="INPUT", nargs="*", help="sound files, folders, quoted globs")
     parser.add_argument(
         "--output", metavar="DIR", type=path, default=Path("enhanced"), help="folder to write to; default: ./enhanced"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bcfusion.errors import AudioError, CheckpointError
 from bcfusion.files import fixed_part, name_below, normal_name, on_disk
-from bcfusion.run.layout import BUNDLE_WEIGHTS, RunDir
+from bcfusion.run.models import holds_model, named_models
 
 __all__ = ["EXISTS", "Job", "Plan", "existing", "plan_inputs", "plan_sensors", "require_model_first"]
 
@@ -85,9 +85,8 @@ def require_model_first(model: str, inputs: Sequence[str]) -> None:
 
 def _is_model(given: str) -> bool:
     path = Path(os.path.expanduser(given))
-    run = RunDir(path)
-    # not Path.is_file: it raises for a name that is too long for anything in it
-    return path.suffix == ".ckpt" or any(map(os.path.isfile, (run.record, run.last, path / BUNDLE_WEIGHTS)))
+    is_sound = os.path.isfile(path) and path.suffix != ".ckpt"
+    return path.suffix == ".ckpt" or given in named_models() or (not is_sound and holds_model(path))
 
 
 def plan_inputs(inputs: Sequence[str], output: Path, suffix: str) -> Plan:

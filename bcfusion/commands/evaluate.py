@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from bcfusion.commands import evaluate_folders, evaluate_scores, exit_status
 from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
 from bcfusion.commands.shared.hydra_app import record_composition, run
+from bcfusion.commands.shared.model_choice import chosen_model
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
@@ -26,8 +27,8 @@ usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] 
        bcfusion evaluate --enhanced DIR --reference DIR [--input DIR] [--name NAME] [group_by=NAME,...] [key=value ...]
        bcfusion evaluate --scores NAME=CSV [NAME=CSV ...] [group_by=NAME,...] [metrics=[NAME,...]]
 
-Score a run, bundle or checkpoint on whole files. The settings are those that the model was trained with; key=value
-changes them. Of a run directory the best checkpoint is evaluated, never the last one.
+Score a run, bundle, checkpoint or a model by its name on whole files. The settings are those that the model was
+trained with; key=value changes them. Of a run directory the best checkpoint is evaluated, never the last one.
 
 Or score files that any other program has enhanced: they are matched by their path below the folders, without suffix,
 and resampled to the rate of the references (or to sample_rate=HZ). Give --enhanced several times to compare systems,
@@ -42,6 +43,7 @@ examples:
   bcfusion evaluate RUN 'metrics=[pesq_wb,stoi,lsd]' group_by=speaker,snr
   bcfusion evaluate RUN data=pairs data.body=/data/throat data.air=/data/air degradation=none
   bcfusion evaluate RUN/checkpoints/best-stoi.ckpt
+  bcfusion evaluate throat data=pairs data.body=/data/throat data.air=/data/air     a model by its name
   bcfusion evaluate --enhanced theirs/ --reference clean/ --input noisy/ --name Theirs 'metrics=[pesq_wb,stoi]'
   bcfusion evaluate --scores ours=fold1/scores.csv ours=fold2/scores.csv 'metrics=[pesq_wb,stoi]'
 
@@ -62,10 +64,11 @@ def main(argv: list[str]) -> int:
         return evaluate_folders.main(argv)
     if not argv or argv[0].startswith("-") or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise CheckpointError(
-            "evaluate: name a model first: a run directory, a bundle or a .ckpt; or --enhanced DIR --reference DIR\n"
+            "evaluate: name a model first: a run directory, a bundle, a .ckpt or a name that bcfusion models lists; "
+            "or --enhanced DIR --reference DIR\n"
             "as in: bcfusion evaluate runs/bone_to_air/seanet/TIME"
         )
-    model = Path(argv[0])
+    model = chosen_model(argv[0], missing_ok=True)  # reported when it is loaded, after typing mistakes
     settings, overrides = parse_settings(argv[1:])
     run_dir = RunDir.around(model)
     output = settings.output or timed_folder(Path("runs") if run_dir is None else run_dir.path)
@@ -76,7 +79,7 @@ def main(argv: list[str]) -> int:
     limit = f"trainer.max_{split}_items"  # those of the run concern the run alone
     limited = limit if any(each.lstrip("+").startswith(f"{limit}=") for each in overrides) else None
     run(
-        lambda cfg: _task(cfg, model, split, output, settings.group_by, limited),
+        lambda cfg: _task(cfg, model, argv[0], split, output, settings.group_by, limited),
         [*merge_overrides(recorded, overrides), hydra_directory(output)],
         module_file=__file__,
         verb="evaluate",
@@ -85,12 +88,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequence[str], limited: str | None) -> None:
+def _task(
+    cfg: DictConfig,
+    model: Path,
+    label: str,
+    split: str,
+    output: Path,
+    group_by: Sequence[str],
+    limited: str | None,
+) -> None:
     """Evaluate a model, print the tables, and write scores and samples.
 
     Args:
         cfg: composed configuration.
         model: a run, bundle or checkpoint.
+        label: what to call it.
         split: to evaluate.
         output: folder of the results.
         group_by: columns of further tables.
@@ -115,7 +127,9 @@ def _task(cfg: DictConfig, model: Path, split: str, output: Path, group_by: Sequ
     utterances = Utterances.of_split(datamodule, split, limit)
     samples = SampleWriter(output / "samples", cfg.trainer.samples, cfg.sample_rate)
     scores = evaluate_model(cfg, generator, utterances, samples)
-    title = f"{model} (step {bundle.training.get('step')}) on {_files(utterances, datamodule)}"
+    step = bundle.training.get("step")
+    at_step = "" if step is None else f" (step {step})"
+    title = f"{label}{at_step} on {_files(utterances, datamodule)}"
     write_results(scores, group_by, output, title)
     record_composition(cfg, output)
     if cfg.trainer.samples:

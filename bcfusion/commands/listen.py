@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, separated, verb_parser
+from bcfusion.commands.shared.model_choice import chosen_model
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
 
@@ -30,6 +31,7 @@ examples:
   bcfusion listen runs/a runs/b                           # listen.html, with the sounds that both runs have
   bcfusion listen runs/bone_to_air --utterances 12        # every run below, twelve utterances
   bcfusion listen RUN1 RUN2 --enhance degradation.noisy.evaluation_snr=-5
+  bcfusion listen RUN throat data=pairs data.body=throat/ data.air=air/       # with a model by its name
   bcfusion listen RUN1 RUN2 --anchor 3500,7000 --serve    # with low-passed anchors to rate; on http://127.0.0.1
   bcfusion listen --analyse ratings-*.json --output ratings.md
 """
@@ -55,7 +57,9 @@ def main(argv: list[str]) -> int:
     from bcfusion.report.listening.page import require_replaceable
 
     overrides = [given for given in arguments.inputs if "=" in given and not Path(given).exists()]
-    given = [each for each in arguments.inputs if each not in overrides]
+    given = [
+        str(chosen_model(each, searched=True, missing_ok=True)) for each in arguments.inputs if each not in overrides
+    ]
     candidates = find_candidates(given, arguments.names, _left_out)
     output = arguments.output or Path("listen.html")
     require_replaceable(output)
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "inputs",
         metavar="RUN",
         nargs="*",
-        help="runs, folders of runs, evaluations, bundles; key=value changes the data",
+        help="runs, folders of runs, evaluations, bundles, names of models; key=value changes the data",
     )
     parser.add_argument("--output", metavar="FILE", type=path, help="default: listen.html")
     parser.add_argument(

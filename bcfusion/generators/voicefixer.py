@@ -7,7 +7,6 @@ al. 2020); here it is :class:`bcfusion.generators.hifigan.HifiGan`, with the mel
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from bcfusion.nn.spectral import Complex, from_log, magnitude
 from bcfusion.requirements import at_least, require
 from bcfusion.run.bundle_files import read_bundle
 from bcfusion.run.checkpoint import load_weights
+from bcfusion.run.models import resolve_model
 
 PHASE_EPS = 1e-12  # power: bins fainter than 1e-6 lose their phase, which keeps the gradient at silence finite
 
@@ -150,7 +150,7 @@ class VoiceFixer(WaveformNetwork):
         for name, stage, source in (("mel_from", mel, mel_from), ("vocoder_from", vocoder, vocoder_from)):
             if source is not None:
                 try:
-                    _load_stage(stage, Path(os.path.expanduser(source)))
+                    _load_stage(stage, resolve_model(source).path)
                 except CheckpointError as error:
                     self._unread.append(f"VoiceFixer: {name}={source}: {error}")
         self.register_load_state_dict_post_hook(_clear_unread)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bcfusion.contracts import Generator
 from bcfusion.errors import CheckpointError
@@ -22,9 +23,11 @@ from bcfusion.nn.conv import remove_weight_norm
 from bcfusion.probe import receptive_field
 from bcfusion.run import checkpoint
 from bcfusion.run.building import build_generator
-from bcfusion.run.bundle_files import Bundle, find_bundle, plain, read_bundle, write_bundle
+from bcfusion.run.bundle_files import plain, read_bundle, write_bundle
 from bcfusion.run.checkpoint import load_weights
+from bcfusion.run.description import DTYPES, Bundle, find_bundle
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
+from bcfusion.run.models import resolve_model
 from bcfusion.run.stored import require_keys
 
 __all__ = ["Bundle", "bundle_of", "load_generator", "save_bundle"]
@@ -36,6 +39,7 @@ def save_bundle(
     generator_config: Mapping[str, Any],
     sensors: list[str],
     training: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a bundle. The folder appears whole, and replaces an earlier bundle only once it is complete.
 
@@ -45,18 +49,28 @@ def save_bundle(
         generator_config: ``_target_`` and the arguments that built it.
         sensors: one name for each input channel.
         training: where it comes from, in plain values (recipe, experiment, overrides, config_dir, step, metrics).
+        dtype: in which parameters are stored: torch.float32, or torch.float16 for half the size. They are float32 again
+            when they are loaded, rounded. Buffers (statistics, positions, counters) are stored as they are.
 
     Returns:
         The folder.
 
     Raises:
-        CheckpointError: ``path`` holds something that is not a bundle, or the sensors do not match the network.
+        CheckpointError: ``path`` holds something that is not a bundle, the sensors do not match the network, or a
+            weight lies outside the range of float16.
+        ValueError: ``dtype`` is another one.
         TypeError: ``generator_config`` or ``training`` hold values that YAML cannot.
     """
     folder = Path(path)
+    stored_as = str(dtype).removeprefix("torch.")
+    if stored_as not in DTYPES:
+        raise ValueError(f"dtype must be torch.float32 or torch.float16, not {dtype}")
     clean = remove_weight_norm(copy.deepcopy(generator).cpu()).eval()
-    bundle = _describe(clean, plain(generator_config), list(sensors), plain(training), folder)
-    write_bundle(folder, bundle, clean.state_dict())
+    bundle = replace(_describe(clean, plain(generator_config), list(sensors), plain(training), folder), dtype=stored_as)
+    state = clean.state_dict()
+    if dtype != torch.float32:
+        state |= {name: _rounded(name, value, dtype, folder) for name, value in _float_parameters(clean)}
+    write_bundle(folder, bundle, state)
     return folder
 
 
@@ -65,7 +79,8 @@ def load_generator(path: str | os.PathLike[str], device: str | torch.device = "c
 
     Args:
         path: a bundle, a run directory (its bundle is loaded, or its best checkpoint if the run did not reach its end),
-            or a checkpoint (``.ckpt``, whose averaged weights are loaded if it has any).
+            a checkpoint (``.ckpt``, whose averaged weights are loaded if it has any), or the name of a model, see
+            :func:`bcfusion.run.models.resolve_model`.
         device: where to put the network.
 
     Returns:
@@ -90,7 +105,7 @@ def load_generator(path: str | os.PathLike[str], device: str | torch.device = "c
         ...     generator(torch.zeros(1, 1, 1000)).shape
         torch.Size([1, 1, 1000])
     """
-    source = Path(os.path.expanduser(path))
+    source = resolve_model(path).path
     if source.is_dir() and (find_bundle(source) or not RunDir(source).checkpoints.is_dir()):
         generator, bundle = _from_bundle(source)
     elif source.is_dir():  # a run that did not reach its end
@@ -126,6 +141,21 @@ def _describe(
         receptive_field=known.receptive_field if known else receptive_field(generator),
         training=training,
     )
+
+
+def _float_parameters(generator: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the float32 parameters by their names in the state dict; one that two layers share has two names."""
+    for name, value in generator.named_parameters(remove_duplicate=False):
+        if value.dtype == torch.float32:
+            yield name, value.detach()
+
+
+def _rounded(name: str, value: Tensor, dtype: torch.dtype, where: Path) -> Tensor:
+    rounded = value.to(dtype)
+    if bool((rounded.isinf() & ~value.isinf()).any()):
+        limit = torch.finfo(dtype).max
+        raise CheckpointError(f"{where}: {name} holds values above {limit:g}, the largest in float16: store float32")
+    return rounded
 
 
 def _from_bundle(source: Path) -> tuple[nn.Module, Bundle]:

@@ -21,7 +21,8 @@ from bcfusion.errors import CheckpointError
 from bcfusion.files import appearing
 from bcfusion.nearest import nearest_path
 from bcfusion.nn.revision import revision_problems
-from bcfusion.run.bundle_files import find_bundle, read_bundle
+from bcfusion.run.bundle_files import read_bundle
+from bcfusion.run.description import find_bundle
 from bcfusion.run.layout import RunDir
 from bcfusion.run.stored import check_format
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 from lightning import Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from bcfusion.configuration.locations import absolute_paths
@@ -15,19 +16,23 @@ from bcfusion.configuration.moved import with_current_targets
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run import checkpoint
 from bcfusion.run.layout import RunDir
+from bcfusion.run.models import resolve_model
 from bcfusion.training.module import SpeechModule
 
 # ---------------------------------------------------------------- another run's weights
 
 
 def load_initial_weights(module: SpeechModule, cfg: DictConfig) -> None:
-    """Load the weights that ``init_from`` names: those of a run, a checkpoint or a bundle.
+    """Load the weights that ``init_from`` names: those of a run, a checkpoint, a bundle or a model by its name.
 
     Raises:
         CheckpointError: there are none, or they belong to another network.
         ConfigError: ``init_discriminators`` is set, but this run or the source has no discriminators.
     """
-    source = Path(cfg.init_from)
+    found = resolve_model(cfg.init_from)
+    if found.note:
+        rank_zero_only(print)(f"init_from={found.note}")
+    source = found.path
     state, discriminators = checkpoint.weights_of(source)
     checkpoint.load_weights(module.generator, state, source)
     if module.ema is not None:

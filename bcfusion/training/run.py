@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ from bcfusion.errors import ConfigError, TrainingError, first_line
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
+from bcfusion.run.models import resolve_model
 from bcfusion.run.record import Provenance, hyperparameters, write_record
 from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
@@ -106,6 +108,8 @@ def train(
     config = plain(cfg)
     warned = check_devices(settings)
     resumed = resumed_content(config, run)
+    if cfg.init_from is not None and (named := resolve_model(cfg.init_from).named):
+        config["init_from"] = os.fspath(named.folder)  # the record says where the model of that name was
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
     module, left_out = _module(cfg, datamodule, resumed, run)

@@ -118,7 +118,7 @@ def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_p
     ("arguments", "says"),
     [
         ([], "name a model first"),
-        (["nowhere"], "no model at nowhere"),
+        (["nowhere"], "nowhere: no such run, bundle or shipped model"),
         (["{run}/metrics.csv"], "not a checkpoint"),
         (["{run}", "data=fodler"], "folder"),
         (["{run}", "split=trian"], "valid or test"),

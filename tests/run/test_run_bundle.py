@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bcfusion import __version__
@@ -131,6 +132,49 @@ def test_config_holds_all_that_inference_needs(bundle: Path) -> None:
     assert description is not None
     assert description.receptive_field == receptive_field(network)
     assert description.training["metrics"] == {"stoi": 0.9}
+
+
+class Counting(SEANet):
+    """A network with measured statistics, a counter and a shared parameter."""
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__(**sizes)
+        self.scale = nn.Parameter(torch.tensor(1.0 + 2**-13))
+        self.same = self.scale
+        self.register_buffer("mean", torch.tensor(1.0 + 2**-13))
+        self.register_buffer("count", torch.tensor(70001))
+
+
+def test_float16_halves_the_parameters_and_leaves_buffers_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, config = Counting(**TINY), {"_target_": f"{__name__}.Counting", **TINY}
+    bundle = save_bundle(tmp_path / "b", network, config, ["body"], TRAINING, dtype=torch.float16)
+    stored = load_file(bundle / "generator.safetensors")
+    parameters = {name for name, _ in load_generator(bundle).named_parameters(remove_duplicate=False)}
+    assert {name for name, tensor in stored.items() if tensor.dtype == torch.float16} == parameters
+    assert yaml.safe_load((bundle / "config.yaml").read_text())["dtype"] == "float16"
+
+    loaded, x = load_generator(bundle), noise(1, 1, 1001)
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    assert loaded.scale is loaded.same
+    assert (loaded.scale.item(), loaded.mean.item(), loaded.count.item()) == (1.0, 1.0 + 2**-13, 70001)
+    wanted = network.eval()(x)
+    error = (loaded(x) - wanted).square().sum() / wanted.square().sum()
+    assert 1e-9 < error < 1e-4  # rounded, and little
+    again = save_bundle(tmp_path / "again", loaded, config, ["body"], TRAINING)  # exact, and float32 by default
+    assert torch.equal(load_generator(again)(x), loaded(x))
+    assert "dtype" not in yaml.safe_load((again / "config.yaml").read_text())
+
+
+def test_what_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+    network = Counting(**TINY)
+    with torch.no_grad():
+        network.scale.fill_(1e5)
+    with pytest.raises(CheckpointError, match=r"scale holds values above 65504, the largest in float16: store float32"):
+        save_bundle(tmp_path / "b", network, CONFIG, ["body"], TRAINING, dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"torch\.float32 or torch\.float16, not torch\.int8"):
+        save_bundle(tmp_path / "b", network, CONFIG, ["body"], TRAINING, dtype=torch.int8)
+    assert not (tmp_path / "b").exists()
 
 
 def test_values_of_numpy_and_torch_become_plain(tmp_path: Path) -> None:
@@ -305,6 +349,7 @@ def test_target_that_is_not_a_module_is_not_called(bundle: Path) -> None:
         ({"format": 2}, "update bcfusion"),
         ({"format": None}, "holds no format number"),
         ({"sensors": 3}, "of the wrong kind"),
+        ({"dtype": "int4"}, "dtype must be float32 or float16, not int4"),
     ],
 )
 def test_bundle_that_does_not_fit(bundle: Path, changes: dict[str, Any], says: str) -> None:

@@ -237,14 +237,18 @@ def test_resuming_a_finished_run_is_refused_with_the_way_out(tiny: Compose, tmp_
         run(tiny("trainer.max_steps=1", f"resume={tmp_path / 'run'}"), tmp_path / "run")
 
 
-@pytest.mark.parametrize("source", ["run", "run/checkpoints/best.ckpt", "run/bundle"])
-def test_init_from_starts_a_new_run_with_those_weights(tiny: Compose, tmp_path: Path, source: str) -> None:
+@pytest.mark.parametrize("source", ["run", "run/checkpoints/best.ckpt", "run/bundle", "a name"])
+def test_init_from_starts_a_new_run_with_those_weights(
+    tiny: Compose, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = source == "a name"
+    monkeypatch.setenv("BCFUSION_MODELS", str(tmp_path) if named else "")
     run(tiny("trainer.max_steps=2", "trainer.validate_every=1"), tmp_path / "run")
     first = bcfusion.load_generator(tmp_path / "run" / "bundle")
     cfg = tiny(
         "trainer.max_steps=1",
         "trainer.validate_every=1",
-        f"init_from={tmp_path / source}",
+        f"init_from={'run' if named else tmp_path / source}",
         "optimizer.lr=1e-12",
         "seed=7",
     )
@@ -252,6 +256,9 @@ def test_init_from_starts_a_new_run_with_those_weights(tiny: Compose, tmp_path: 
     assert result.step == 1
     x = torch.randn(1, 1, 4000) * 0.05
     torch.testing.assert_close(bcfusion.load_generator(result.run_dir)(x), first(x), rtol=0, atol=1e-5)
+    assert (f"init_from=run: the model in {tmp_path}\n" in capsys.readouterr().out) is named
+    recorded = yaml.safe_load((result.run_dir / "config.yaml").read_text())
+    assert recorded["init_from"] == str(tmp_path / ("run" if named else source))
 
 
 def test_init_discriminators_takes_both_networks(tiny: Compose, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 
 from bcfusion.configuration.locations import absolute
+from bcfusion.configuration.paths import conf_dir, group_members
+from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.configuration.values import at
 from bcfusion.run.layout import BUNDLE_CONFIG, RunDir
 
@@ -36,7 +38,7 @@ def recorded_overrides(model: str | Path) -> list[str]:
         return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
     if (path / BUNDLE_CONFIG).is_file():
         content = yaml.safe_load((path / BUNDLE_CONFIG).read_text(encoding="utf-8"))
-        return _arguments(content.get("training", {})) if isinstance(content, dict) else []
+        return _of_bundle(content) if isinstance(content, dict) else []
     if path.is_file() and path.suffix == ".ckpt":
         from bcfusion.run import checkpoint
 
@@ -74,6 +76,22 @@ def _quoted(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_quoted, value))}]"
     return "'{}'".format(os.fspath(value).replace("'", "\\'"))
+
+
+def _of_bundle(content: Mapping[str, Any]) -> list[str]:
+    """Return the recorded overrides of a bundle or, if it records none, those of the task that it fits."""
+    training = content.get("training") or {}
+    if "overrides" in training:
+        return _arguments(training)
+    sensors = list(map(str, content.get("sensors") or ()))
+    of_recipe = {
+        name: at(read_yaml(conf_dir() / "recipe" / f"{name}.yaml"), "task.sensors", None)
+        for name in group_members("recipe")
+    }
+    fitting = next((name for name, own in of_recipe.items() if own == sensors), None)
+    task = [f"recipe={fitting}"] if fitting else [f"task.sensors=[{','.join(sensors)}]", "degradation=none"]
+    # the network is the bundle's, whatever the configuration says; the identity has no settings that could be refused
+    return ["experiment=identity", *task, f"sample_rate={content.get('sample_rate', 16000)}"]
 
 
 def _arguments(training: dict[str, Any]) -> list[str]:

@@ -23,13 +23,13 @@ from bcfusion.report.comparison.run_files import (
     Curve,
     Scored,
     ScoreTable,
-    count_parameters,
     read_history,
     read_scores,
     read_settings,
     read_yaml,
 )
 from bcfusion.run.alive import owner
+from bcfusion.run.description import count_parameters
 from bcfusion.run.jobs import FAILED, read_end
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 

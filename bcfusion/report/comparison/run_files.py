@@ -1,11 +1,9 @@
-"""Readers of single files of a run, without torch: YAML, metrics.csv, tables of scores, headers of weights."""
+"""Readers of single files of a run, without torch: YAML, metrics.csv, tables of scores."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -21,7 +19,6 @@ __all__ = [
     "Curve",
     "ScoreTable",
     "Scored",
-    "count_parameters",
     "read_history",
     "read_scores",
     "read_settings",
@@ -31,8 +28,6 @@ __all__ = [
 _NO_METRICS = ("id", "system", *GROUPS, "skipped")  # columns of a table of scores
 # The C parser of libyaml reads a run's config.yaml in milliseconds; not every build of PyYAML includes it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Persistent buffers: statistics that were measured, not trained.
-_MEASURED = ("mean", "var", "deviation", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
@@ -185,25 +180,6 @@ def _directions(table: Path, names: Sequence[str]) -> dict[str, bool | None]:
         return {}
     arrows = {"↑": True, "↓": False}
     return {name: arrows.get(heading[-1:]) for name, heading in zip(names, headings, strict=True)}
-
-
-def count_parameters(weights: Path) -> int:
-    """Return the number of trained values in a ``.safetensors`` file, from its header; measured statistics are not.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not a safetensors file.
-    """
-    with weights.open("rb") as file:
-        size = file.read(8)
-        if len(size) < 8 or (length := struct.unpack("<Q", size)[0]) > weights.stat().st_size:
-            raise ValueError(f"{weights} is not a safetensors file")
-        header = json.loads(file.read(length))
-    return sum(
-        math.prod(tensor["shape"])
-        for name, tensor in header.items()
-        if name != "__metadata__" and not name.endswith(_MEASURED)
-    )
 
 
 def _number(text: str | None) -> float | None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.evaluation.systems import TARGET
+from bcfusion.nearest import did_you_mean
 from bcfusion.report.comparison.names import run_names
 from bcfusion.report.comparison.run import Run
 from bcfusion.report.comparison.runs import find_runs
 from bcfusion.run.layout import BUNDLE_WEIGHTS, RunDir
+from bcfusion.run.models import named_models
 
 __all__ = ["Candidate", "find_candidates"]
 
@@ -54,7 +56,8 @@ def find_candidates(given: Sequence[str], names: Sequence[str] | None, warn: Cal
             found.append((runs[0] if len(runs) == 1 else None, path))
         else:
             found += [(run, run.path) for run in runs]
-            problems += warnings
+            meant = "" if path.exists() else did_you_mean(str(path), named_models())
+            problems += [line if "did you mean" in line else line + meant for line in warnings]
     labels = iter(run_names([run for run, _ in found if run is not None]))
     candidates = []
     for run, path in found:

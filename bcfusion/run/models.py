@@ -1,0 +1,148 @@
+"""Models by name: those that are shipped with bcfusion, and those in folders of the user's own.
+
+What a MODEL on the command line or in Python means is decided here and nowhere else, by :func:`resolve_model`. Nothing
+here loads torch.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcfusion.errors import CheckpointError
+from bcfusion.nearest import did_you_mean, nearest_path
+from bcfusion.run.description import find_bundle
+from bcfusion.run.layout import BUNDLE_WEIGHTS, RunDir
+
+__all__ = ["VARIABLE", "NamedModel", "Resolved", "holds_model", "missing_folders", "named_models", "resolve_model"]
+
+SHIPPED = Path(__file__).resolve().parent.parent / "pretrained"  #: the models in the package
+VARIABLE = "BCFUSION_MODELS"  #: environment variable: further folders of models, separated as in PATH
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that is found by its name.
+
+    Attributes:
+        name: of its folder.
+        folder: a bundle, or a run with one.
+        shipped: whether it is part of bcfusion.
+        hides: folders of other models with the same name, which this one stands before.
+    """
+
+    name: str
+    folder: Path
+    shipped: bool
+    hides: tuple[Path, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Which model it is, for a message: ``the shipped model``, or the one in a folder."""
+        return "the shipped model" if self.shipped else f"the model in {self.folder.parent}"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a MODEL means.
+
+    Attributes:
+        path: run directory, bundle or checkpoint. It need not exist: whoever loads it says what is wrong.
+        note: one line that says which model was used, where a name was given; None for a path that can mean one thing.
+        named: the model of that name, if it is the one that is meant.
+    """
+
+    path: Path
+    note: str | None = None
+    named: NamedModel | None = None
+
+
+def named_models() -> dict[str, NamedModel]:
+    """Return the models that have a name, by it: the user's own first, in the order of their folders.
+
+    A model is a folder that holds a bundle, or a run with a bundle, in the package's folder or in one of those that the
+    environment variable ``BCFUSION_MODELS`` names.
+    """
+    found: dict[str, list[NamedModel]] = {}
+    for place in (*_own_folders(), SHIPPED):
+        for folder in sorted(_folders_in(place)):
+            if find_bundle(folder) is not None:
+                found.setdefault(folder.name, []).append(NamedModel(folder.name, folder, place == SHIPPED))
+    return {
+        name: NamedModel(name, first.folder, first.shipped, tuple(other.folder for other in others))
+        for name, (first, *others) in found.items()
+    }
+
+
+def missing_folders() -> list[str]:
+    """Return a line for each folder that ``BCFUSION_MODELS`` names and that does not exist."""
+    return [f"{VARIABLE}: there is no folder {place}" for place in _own_folders() if not place.is_dir()]
+
+
+def resolve_model(given: str | os.PathLike[str], *, searched: bool = False, missing_ok: bool = False) -> Resolved:
+    """Return what a MODEL means: a path, or a model by its name.
+
+    A run, bundle or checkpoint at that path comes before a model of that name. A folder that only happens to have the
+    name of a model, such as one of recordings, does not hide it. To mean a path in any case, write it with a slash:
+    ``./throat``.
+
+    Args:
+        given: as typed, with ``~`` for the home directory.
+        searched: whether the caller also searches folders for runs, so that a folder of runs is meant too.
+        missing_ok: whether the caller reports what does not exist, later.
+
+    Raises:
+        CheckpointError: it could be a name, but there is neither a path nor a model of that name.
+    """
+    text = os.fspath(given)
+    path = Path(os.path.expanduser(text))
+    if os.sep in text or text in ("", ".", "..") or text.startswith("~"):
+        return Resolved(path)
+    model = named_models().get(text)
+    there = os.path.lexists(path)
+    if there and (model is None or holds_model(path) or (searched and _holds_runs(path))):
+        other = None if model is None else f"{model.origin} of that name"
+        return Resolved(path, other and f"{text}: ./{text}, not {other}")
+    if model is not None:
+        note = f"{text}: {model.origin}"
+        if there:
+            note += f"; ./{text} holds no model"
+        elif not model.shipped and any(folder.parent == SHIPPED for folder in model.hides):
+            note += f" ({VARIABLE}), not the shipped model of that name"
+        return Resolved(model.folder, note, model)
+    if missing_ok or path.suffix == ".ckpt":
+        return Resolved(path)
+    lines = [f"{text}: no such run, bundle or shipped model{_meant(text)}", *missing_folders()]
+    raise CheckpointError("\n".join(lines))
+
+
+def holds_model(path: str | os.PathLike[str]) -> bool:
+    """Return whether something is a run, a bundle or a file; a folder of recordings, or of runs, is not."""
+    place = Path(path)
+    run = RunDir(place)
+    parts = (place, run.record, run.last, run.best, place / BUNDLE_WEIGHTS, run.bundle / BUNDLE_WEIGHTS)
+    return any(map(os.path.isfile, parts))  # not Path.is_file: it raises for a name that is too long
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Return whether a folder holds the samples of an evaluation, or runs at most three folders deep."""
+    parts = ("samples", *("*/" * depth + RunDir(Path()).record.name for depth in (1, 2, 3)))
+    return any(True for pattern in parts for _ in folder.glob(pattern))
+
+
+def _meant(text: str) -> str:
+    near = did_you_mean(text, named_models()) or nearest_path(text)
+    return near or ("; bcfusion models lists those with a name" if named_models() else "")
+
+
+def _own_folders() -> list[Path]:
+    given = os.environ.get(VARIABLE, "").split(os.pathsep)
+    return [Path(os.path.abspath(os.path.expanduser(text))) for text in given if text]
+
+
+def _folders_in(place: Path) -> list[Path]:
+    try:
+        return [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith((".", "_"))]
+    except OSError:  # a folder that is missing has no models
+        return []
