@@ -246,7 +246,7 @@ class _Work:
             if timer.left < _CLOSING_SECONDS:
                 logger.warning("the time is over after %d of %d final steps", learner.steps, steps)
                 break
-        return learner.network, learner.steps
+        return learner.averaged, learner.steps
 
 
 def _processes(settings: Settings, device: str) -> tuple[int, int]:

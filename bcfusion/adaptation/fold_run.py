@@ -163,7 +163,7 @@ def train_fold(job: FoldJob, trainee: Trainee | None = None) -> FoldResult:
         for steps in job.steps:
             while learner.steps < steps:
                 learner.step(batches.batch(learner.steps))
-            held_out.score(learner.network, job.held, steps)
+            held_out.score(learner.averaged, job.held, steps)
             done = steps
             if time.monotonic() - began > job.seconds:
                 break

@@ -19,6 +19,7 @@ from bcfusion.losses.spectral import MultiResolutionStftLoss
 from bcfusion.run.building import build_generator
 from bcfusion.run.bundle_files import Bundle
 from bcfusion.run.layout import RunDir
+from bcfusion.training.ema import EmaGenerator
 
 __all__ = ["Learner", "WeightedLosses", "losses_of"]
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 WeightedLosses = Mapping[str, tuple[nn.Module, float]]
 CLIP = 5.0  #: largest norm of the gradient
+#: of the average of the weights: over about the last ten steps. With few recordings, single steps go astray.
+EMA_DECAY = 0.9
 WARM_UP = 10  #: steps over which the learning rate rises: Adam's first steps are as large as any
 MAX_BAD_STEPS = 10
 
@@ -71,6 +74,10 @@ class Learner:
         network: to train, on its device.
         losses: with their weights.
         lr: learning rate of Adam, after a warm-up of ten steps.
+
+    Attributes:
+        network: the one that is trained.
+        steps: number of them so far.
     """
 
     def __init__(self, network: nn.Module, losses: WeightedLosses, lr: float) -> None:
@@ -80,9 +87,15 @@ class Learner:
         self.optimizer = torch.optim.Adam(network.parameters(), lr=lr)
         self.lr = lr
         self.steps = 0
+        self._average = EmaGenerator(network, EMA_DECAY)
         self._asks = {name: asks_for(loss) for name, (loss, _) in losses.items()}
         self._device = device
         self._bad = 0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network that is scored and shipped, in evaluation mode: the average of the last weights."""
+        return self._average.network
 
     def step(self, batch: Batch) -> float:
         """Train on one batch and return the loss.
@@ -105,6 +118,7 @@ class Learner:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr * min(1.0, (self.steps + 1) / WARM_UP)
             self.optimizer.step()
+            self._average.update(self.network)
         else:
             self._bad += 1
             if self._bad >= MAX_BAD_STEPS:

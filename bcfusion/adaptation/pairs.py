@@ -30,6 +30,7 @@ TOGETHER_LATER = 0.8
 PIECE_SECONDS = 15.0  #: longer recordings are cut into pieces of about this length
 _LOW_HZ, _HIGH_HZ, _RANGE_DB = 100.0, 1000.0, 40.0
 _FRAME_SECONDS, _HOP_SECONDS = 0.04, 0.01
+_LEAST_SECONDS = 0.4  # of the envelopes that are compared
 _NEAR, _FAR = 6, 100  # hops: the lag of one recording, and offsets of two that do not start together
 #: what is measured and undone here, so that it is no reason to refuse a pair
 _MENDED = ("polarity", "lag of body", "air was upsampled", "sample_rate is not")
@@ -115,14 +116,15 @@ def envelope_match(body: np.ndarray, air: np.ndarray, sample_rate: int, reach: i
         reach: hops of 10 ms that are searched on both sides.
 
     Returns:
-        Correlation, -1 to 1, and offset; 0 and 0 for less than half a second.
+        Correlation, 0 to 1, and offset; 0 and 0 for less than about half a second, or if nothing correlates.
     """
     first, second = (_envelope(signal, sample_rate) for signal in (body, air))
     count = min(len(first), len(second))
     best, at = 0.0, 0
+    reach = min(reach, count - round(_LEAST_SECONDS / _HOP_SECONDS))
     for offset in range(-reach, reach + 1):
         late, early = first[max(offset, 0) : count + min(offset, 0)], second[max(-offset, 0) : count - max(offset, 0)]
-        if len(late) < 0.5 / _HOP_SECONDS or not late.std() or not early.std():
+        if not late.std() or not early.std():
             continue
         value = float(np.corrcoef(late, early)[0, 1])
         if value > best:
