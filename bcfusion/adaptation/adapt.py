@@ -125,7 +125,7 @@ def adapt(
         for each in refused:
             say(f"refused: {each}")
         rows = _enough(rows, refused, say)
-        trainee = Trainee(Path(model), sensors, speech, settings, device)
+        trainee = Trainee(start, Path(model), sensors, speech, settings, device)
         return _Work(trainee, rows, say).run(workers, refused, timer, began)
 
 

@@ -34,7 +34,8 @@ class Trainee:
     """A network to adapt, with what its trainings share.
 
     Args:
-        model: run directory, bundle or checkpoint.
+        start: from :func:`bcfusion.run.bundle.load_generator`.
+        model: where it was loaded from.
         sensors: columns that the network reads.
         speech: rows of air, from which the sensor is simulated.
         settings: of the adaptation.
@@ -47,15 +48,21 @@ class Trainee:
     """
 
     def __init__(
-        self, model: Path, sensors: Sequence[str], speech: Sequence[Row], settings: Settings, device: str
+        self,
+        start: nn.Module,
+        model: Path,
+        sensors: Sequence[str],
+        speech: Sequence[Row],
+        settings: Settings,
+        device: str,
     ) -> None:
         self.model, self.sensors, self.speech, self.settings, self.device = model, sensors, speech, settings, device
-        self.start = load_generator(model, device=device)
-        bundle = bundle_of(self.start)
+        self.start = start.to(device)
+        bundle = bundle_of(start)
         assert bundle is not None  # load_generator attaches it
         self.bundle = bundle
         self.reader = HeldReader(tuple(sensors), {}, bundle.sample_rate)
-        self.losses, self.losses_from = losses_of(bundle, self.start, model)
+        self.losses, self.losses_from = losses_of(bundle, start, model)
 
     def batches(self, pieces: Sequence[Piece], folder: Path) -> Batches:
         """Return the batches of some pieces; the sensor is calibrated on these alone.
@@ -153,7 +160,9 @@ def train_fold(job: FoldJob, trainee: Trainee | None = None) -> FoldResult:
     if job.threads:
         torch.set_num_threads(job.threads)
         logging.disable(logging.WARNING)  # said once, by the process that started this one
-    trainee = trainee or Trainee(job.model, job.sensors, job.speech, job.settings, job.device)
+    trainee = trainee or Trainee(
+        load_generator(job.model), job.model, job.sensors, job.speech, job.settings, job.device
+    )
     held_out = HeldOut(trainee.reader, trainee.bundle.sample_rate)
     held_out.score(trainee.start, job.held, 0)
     done = 0

@@ -32,8 +32,11 @@ _LOW_HZ, _HIGH_HZ, _RANGE_DB = 100.0, 1000.0, 40.0
 _FRAME_SECONDS, _HOP_SECONDS = 0.04, 0.01
 _LEAST_SECONDS = 0.4  # of the envelopes that are compared
 _NEAR, _FAR = 6, 100  # hops: the lag of one recording, and offsets of two that do not start together
-#: what is measured and undone here, so that it is no reason to refuse a pair
-_MENDED = ("polarity", "lag of body", "air was upsampled", "sample_rate is not")
+#: errors of a manifest that are mended here, or that spoil a recording in part only
+_TOLERATED = (
+    *("polarity", "lag of body", "sample_rate is not", "air was upsampled"),
+    *("clipped", "above full scale", "files that were cut off"),
+)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def _entry(row: Row, sensors: Sequence[str]) -> ManifestEntry:
 def _fault(line: Inspected) -> str | None:
     """Return the first reason for which a pair teaches nothing, or something wrong."""
     for check in (*FILES, *SIGNALS, *PAIRS):
-        if check.severity is Severity.ERROR and not check.what.startswith(_MENDED):
+        if check.severity is Severity.ERROR and not check.what.startswith(_TOLERATED):
             words = check.test(line)
             if words is not None:
                 return f"{check.what}: {words}"

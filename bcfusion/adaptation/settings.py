@@ -34,7 +34,7 @@ class Settings:
     steps: int | None = None
     fresh: bool = False
     share: float = 0.5
-    lr: float = 5e-4
+    lr: float = 1e-3
     batch_size: int = 16
     segment_seconds: float = 2.0
     seed: int = 0

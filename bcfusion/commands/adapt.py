@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--share", metavar="S", type=between(0, 0.95), default=0.5, help="of the crops from --speech; default: 0.5"
     )
-    parser.add_argument("--lr", metavar="LR", type=positive_number, default=5e-4, help="learning rate; default: 5e-4")
+    parser.add_argument("--lr", metavar="LR", type=positive_number, default=1e-3, help="learning rate; default: 1e-3")
     parser.add_argument("--seed", metavar="N", type=between(0, 2**32 - 1, int), default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier adaptation in --output")
     parser.add_argument(

@@ -134,7 +134,8 @@ def test_losses_are_those_of_the_training_without_adversary(
 def test_batches_mix_pairs_with_speech_through_the_calibrated_sensor(tmp_path: Path, pairs: list[Row]) -> None:
     settings = replace(SHORT, share=0.75)
     speech = [replace(each, id=f"speech{n}", paths={"air": each.paths["air"]}) for n, each in enumerate(pairs)]
-    trainee = Trainee(save_hum(tmp_path / "b"), ["body"], speech, settings, "cpu")
+    start = save_hum(tmp_path / "b")
+    trainee = Trainee(load_generator(start), start, ["body"], speech, settings, "cpu")
     batches = trainee.batches(pieces_of(pairs[:2]), tmp_path)
     batch = batches.batch(3)
     assert [name.startswith("speech") for name in batch["ids"]] == [False, True, True, True]
