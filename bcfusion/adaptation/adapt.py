@@ -18,7 +18,7 @@ from bcfusion.adaptation.curve import Choice, Curve, HeldOut, choose, selection_
 from bcfusion.adaptation.fold_run import FoldJob, Trainee, Workers
 from bcfusion.adaptation.folds import Fold, folds_of, seconds_of
 from bcfusion.adaptation.pairs import LEAST_SECONDS, MOST_SECONDS, Refused, checked, pieces_of
-from bcfusion.adaptation.plan import Load, Pace, Timer
+from bcfusion.adaptation.plan import Load, Pace, Progress, Timer
 from bcfusion.adaptation.settings import Settings
 from bcfusion.contracts import Row
 from bcfusion.data.loading.reader import BODY
@@ -147,7 +147,8 @@ class _Work:
             pace = self._measured(Path(folder))
             last = self.settings.steps or load.steps_within(self._usable(timer), pace)
             self._announce(last, pace, load)
-            curve, tried = self._train_folds(workers, load.processes, last, timer)
+            with Progress(load.needed(last, pace), self.say) as progress:
+                curve, tried = self._train_folds(workers, load.processes, last, timer, progress)
             for title, values in (("input", curve.input), ("start", curve.steps[0])):
                 self.say(f"{title}: {_means(values)}")
             reached = [step for step in steps_to_score(last) if step <= tried]
@@ -156,7 +157,8 @@ class _Work:
             if choice.steps:
                 wanted = max(1, round(choice.steps * statistics.fmean(self.scales)))
                 self.say(f"{choice.why}: {wanted} steps on all {len(self.rows)} recordings")
-                generator, steps = self._train_all(Path(folder), wanted, timer)
+                with Progress(pace.step * wanted, self.say) as progress:
+                    generator, steps = self._train_all(Path(folder), wanted, timer, progress)
             else:
                 self.say(f"the start is kept: {choice.why}")
         return Adaptation(
@@ -205,7 +207,9 @@ class _Work:
             f"about {minutes:.1f} minutes"
         )
 
-    def _train_folds(self, workers: Workers, at_once: int, last: int, timer: Timer) -> tuple[Curve, int]:
+    def _train_folds(
+        self, workers: Workers, at_once: int, last: int, timer: Timer, progress: Progress
+    ) -> tuple[Curve, int]:
         """Train the folds; return their scores and the number of steps that all have reached."""
         curve, reached = Curve(), last
         for first in range(0, len(self.folds), at_once):
@@ -214,7 +218,7 @@ class _Work:
             seconds = self._usable(timer) / (waves + max(self.scales))  # the rest is for those to come
             grid = tuple(step for step in steps_to_score(last) if step <= reached)
             jobs = [self._job(number, grid, seconds) for number in wave]
-            for result in workers.run(jobs, self.trainee):
+            for result in workers.run(jobs, self.trainee, progress.tick):
                 curve.add(result.scores, result.number)
                 reached = min(reached, result.steps)
                 self.say(
@@ -237,12 +241,13 @@ class _Work:
             seconds,
         )
 
-    def _train_all(self, folder: Path, steps: int, timer: Timer) -> tuple[nn.Module, int]:
+    def _train_all(self, folder: Path, steps: int, timer: Timer, progress: Progress) -> tuple[nn.Module, int]:
         """Train on all recordings; return the network and the steps, fewer if the time is over."""
         batches = self.trainee.batches(self.pieces, folder)
         learner = self.trainee.learner(batches)
         while learner.steps < steps:
             learner.step(batches.batch(learner.steps))
+            progress.tick()
             if timer.left < _CLOSING_SECONDS:
                 logger.warning("the time is over after %d of %d final steps", learner.steps, steps)
                 break

@@ -6,8 +6,8 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -194,21 +194,25 @@ class Workers:
             for _ in range(count):
                 self._executor.submit(_ready)  # they load torch while this process goes on
 
-    def run(self, jobs: Sequence[FoldJob], trainee: Trainee) -> Iterator[FoldResult]:
+    def run(self, jobs: Sequence[FoldJob], trainee: Trainee, tick: Callable[[], object]) -> Iterator[FoldResult]:
         """Yield the results of at most ``count`` folds as they end.
 
         Args:
             jobs: the folds.
             trainee: for this process.
+            tick: called about once a second while other processes train.
         """
         if self._executor is None:
             for job in jobs:
                 yield train_fold(job, trainee)
             return
         threaded = [replace(job, threads=self._threads) for job in jobs]
-        futures: list[Future[FoldResult]] = [self._executor.submit(train_fold, job) for job in threaded]
-        for future in as_completed(futures):
-            yield future.result()
+        left: set[Future[FoldResult]] = {self._executor.submit(train_fold, job) for job in threaded}
+        while left:
+            done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
+            tick()
+            for future in done:
+                yield future.result()
 
     def close(self) -> None:
         """End the processes at once."""

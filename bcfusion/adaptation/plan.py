@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from tqdm import tqdm
 
 from bcfusion.adaptation.curve import steps_to_score
 from bcfusion.errors import TrainingError
 
-__all__ = ["Load", "Pace", "Timer"]
+__all__ = ["Load", "Pace", "Progress", "Timer"]
 
 MOST_STEPS = 5793  #: of the grid; small networks need no more on ten minutes of sound
 _TOGETHER = 1.2  # by which a step takes longer while other processes compute
@@ -66,6 +69,37 @@ class Load:
                 "network"
             )
         return fitting[-1]
+
+
+class Progress:
+    """A bar of the time that something takes, on a terminal only.
+
+    Args:
+        seconds: that it should take.
+        say: prints a line.
+    """
+
+    def __init__(self, seconds: float, say: Callable[[str], object]) -> None:
+        self._bar = tqdm(total=max(1, round(seconds)), unit="s", disable=None, file=sys.stderr, leave=False)
+        self._say = say
+        self._began = time.monotonic()
+
+    def tick(self) -> None:
+        """Move the bar to the time that has passed."""
+        passed = min(round(time.monotonic() - self._began), self._bar.total or 0)
+        self._bar.update(passed - self._bar.n)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.clear()
+        self._say(line)
+        self.tick()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
 
 class Timer:

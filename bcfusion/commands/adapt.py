@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ Lag and polarity are measured and undone. Pairs that do not belong together are 
 adds clean speech through a simulation of the sensor, which is calibrated on the pairs that are trained on. --fresh
 starts from random weights of the same network. --steps instead of --minutes gives the same result each time.
 """
+
+MOST_SPEECH = 2000  #: recordings of --speech; an adaptation has no time for more
 
 
 def main(argv: list[str]) -> int:
@@ -132,6 +135,7 @@ def _speech(source: Path) -> list[Row]:
     from bcfusion.data.corpora.folder import FolderCorpus
     from bcfusion.data.corpora.headers import read_headers
     from bcfusion.data.corpora.listing import ManifestCorpus
+    from bcfusion.data.loading.rows import spread
     from bcfusion.files import name_below
 
     rows: Sequence[Row]
@@ -154,10 +158,10 @@ def _speech(source: Path) -> list[Row]:
     else:
         corpus = ManifestCorpus(str(source))
         rows = corpus.rows("train") or [row for split in SPLITS for row in corpus.rows(split)]
-    air = [Row(**{**vars(row), "paths": {"air": row.paths["air"]}}) for row in rows]
+    air = [replace(row, paths={"air": row.paths["air"]}) for row in rows]
     if not air:
         raise DataError(f"--speech {source}: no recordings")
-    return air
+    return spread(air, MOST_SPEECH)
 
 
 def _device(name: str) -> str:
