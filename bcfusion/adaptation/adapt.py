@@ -23,8 +23,7 @@ from bcfusion.adaptation.settings import Settings
 from bcfusion.contracts import Row
 from bcfusion.data.loading.reader import BODY
 from bcfusion.errors import DataError
-from bcfusion.run.bundle import bundle_of, load_generator
-from bcfusion.run.bundle_files import Bundle
+from bcfusion.run.bundle import Bundle, bundle_of, load_generator
 
 __all__ = ["Adaptation", "Settings", "adapt"]
 

@@ -17,7 +17,7 @@ from bcfusion.errors import CheckpointError, TrainingError
 from bcfusion.losses.mel import LogMelLoss
 from bcfusion.losses.spectral import MultiResolutionStftLoss
 from bcfusion.run.building import build_generator
-from bcfusion.run.bundle_files import Bundle
+from bcfusion.run.bundle import Bundle
 from bcfusion.run.layout import RunDir
 from bcfusion.training.ema import EmaGenerator
 
