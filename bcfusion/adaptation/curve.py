@@ -179,10 +179,10 @@ def choose(curve: Curve, selection: Selection, steps: Sequence[int]) -> Choice:
         steps: those that all folds have reached, without 0.
     """
     grid = [0, *steps]
-    scores = {
-        name: {step: selection.score(curve.steps[step][name]) for step in grid}
+    scores = {  # an output that cannot be scored, such as silence, counts as worse than any
+        name: {step: selection.score(curve.steps[step].get(name, {})) for step in grid}
         for name in curve.fold
-        if all(not selection.unusable(curve.steps[step].get(name, {})) for step in grid)
+        if not selection.unusable(curve.input.get(name, {}))
     }
     folds = sorted({curve.fold[name] for name in scores})
 

@@ -55,13 +55,15 @@ EVERY = [0, 0, 1, 1, 2, 2, 3, 3]
         ({0: [0.5] * 2, 8: [0.6, 0.55]}, [0, 1], 8),  # no interval: the gain decides
         ({0: [0.5] * 2, 8: [0.6, 0.35]}, [0, 1], 0),
         ({0: [0.5], 8: [0.52]}, [0], 8),
-        ({0: [0.5] * 4, 8: [math.nan] * 4}, [0, 1, 2, 3], 0),  # nothing could be scored
+        ({0: [0.5] * 4, 8: [math.nan] * 4}, [0, 1, 2, 3], 0),  # outputs without a score are worse than any
+        ({0: [0.5] * 4, 8: [0.7, 0.7, 0.7, math.nan]}, [0, 1, 2, 3], 0),
+        ({0: [0.5] * 5 + [math.nan], 8: [0.6] * 5 + [math.nan]}, [0, 1, 2, 3, 0, 1], 8),  # nor has the input one
     ],
 )
 def test_steps_are_chosen_by_held_out_scores(scores: dict[int, list[float]], folds: list[int], chosen: int) -> None:
     choice = choose(curve_of(scores, folds), selection_for(RATE), [step for step in scores if step])
     assert choice.steps == chosen
-    assert choice.certain == (len(folds) >= 4 and chosen >= 0 and not math.isnan(scores[8][0]))
+    assert choice.certain == (len(folds) >= 4)
 
 
 def test_no_recording_takes_part_in_the_choice_that_it_is_scored_by() -> None:
