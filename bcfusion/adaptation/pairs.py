@@ -12,6 +12,7 @@ from bcfusion.contracts import UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.certainty import session_alignments, session_of
 from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, Severity
+from bcfusion.data.inspect.criteria import BANDWIDTH_ERROR
 from bcfusion.data.inspect.inspection import Inspected
 from bcfusion.data.inspect.measure import measure
 from bcfusion.data.loading.reader import AIR, BODY, SensorReader
@@ -101,8 +102,16 @@ def checked(rows: Sequence[Row], sensors: Sequence[str], sample_rate: int) -> tu
             strange = str(error)
         if strange is not None:
             refused.append(Refused(row.id, strange))
-        else:
-            kept.append(row)
+            continue
+        kept.append(row)
+        held = min(row.sample_rate / 2, inspected.measured.sensors[AIR].bandwidth)
+        if held < BANDWIDTH_ERROR * sample_rate / 2:
+            logger.warning(
+                "%s: air holds speech up to %.0f Hz: the network of %d Hz will learn to leave the rest empty",
+                row.id,
+                held,
+                sample_rate,
+            )
     return kept, refused
 
 

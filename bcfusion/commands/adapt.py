@@ -124,7 +124,8 @@ def _pairs(arguments: argparse.Namespace) -> list[Row]:
     splits = SPLITS if arguments.split == "all" else (arguments.split,)
     rows = [row for split in splits for row in corpus.rows(split)]
     if not rows:
-        raise DataError(f"{where}: no recordings in split {arguments.split}")
+        split = "" if arguments.split == "all" else f" in split {arguments.split}"
+        raise DataError(f"{where}: no pair of recordings{split}")
     return rows
 
 
