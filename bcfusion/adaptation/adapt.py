@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bcfusion.adaptation.curve import Choice, Curve, HeldOut, choose, selection_for, steps_to_score
@@ -118,12 +119,11 @@ def adapt(
     sensors = _sensors(bundle, pairs)
     if speech and len(sensors) > 1:
         raise DataError(f"speech: simulated for networks of one sensor; {model} has {', '.join(sensors)}")
-    processes, threads = _processes(settings, device)
-    with Workers(processes, threads) as workers:
-        rows, refused = checked(pairs, sensors, bundle.sample_rate)
-        for each in refused:
-            say(f"refused: {each}")
-        rows = _enough(rows, refused, say)
+    rows, refused = checked(pairs, sensors, bundle.sample_rate)
+    for each in refused:
+        say(f"refused: {each}")
+    rows = _enough(rows, refused, say)
+    with Workers(*_processes(settings, device)) as workers:
         trainee = Trainee(start, Path(model), sensors, speech, settings, device)
         return _Work(trainee, rows, say).run(workers, refused, timer, began)
 
@@ -143,7 +143,7 @@ class _Work:
         """Measure, train the folds, choose, train on all."""
         load = Load([seconds_of(fold.held) for fold in self.folds], self.scales, min(workers.count, len(self.folds)))
         with tempfile.TemporaryDirectory(prefix="bcfusion-adapt-") as folder:
-            pace = self._measured(Path(folder))
+            pace = self._measured(Path(folder), workers.threads)
             last = self.settings.steps or load.steps_within(self._usable(timer), pace)
             self._announce(last, pace, load)
             with Progress(load.needed(last, pace), self.say) as progress:
@@ -177,8 +177,10 @@ class _Work:
             seconds=time.monotonic() - began,
         )
 
-    def _measured(self, folder: Path) -> Pace:
-        """Measure how long a step and a score take."""
+    def _measured(self, folder: Path, threads: int) -> Pace:
+        """Measure how long a step and a score take on the threads of a process that trains a fold."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
         piece = self.folds[0].held[0]
         held_out = HeldOut(self.trainee.reader, self.trainee.bundle.sample_rate)
         clock = time.monotonic()
@@ -191,6 +193,7 @@ class _Work:
             clock = time.monotonic()
             learner.step(batches.batch(number))
             times.append(time.monotonic() - clock)
+        torch.set_num_threads(before)
         return Pace(min(times), score)
 
     def _usable(self, timer: Timer) -> float:

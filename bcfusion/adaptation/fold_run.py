@@ -188,7 +188,7 @@ class Workers:
     """
 
     def __init__(self, count: int, threads: int) -> None:
-        self.count, self._threads = count, threads
+        self.count, self.threads = count, threads
         self._executor: ProcessPoolExecutor | None = start_workers(count) if count > 1 else None
         if self._executor is not None:
             for _ in range(count):
@@ -206,7 +206,7 @@ class Workers:
             for job in jobs:
                 yield train_fold(job, trainee)
             return
-        threaded = [replace(job, threads=self._threads) for job in jobs]
+        threaded = [replace(job, threads=self.threads) for job in jobs]
         left: set[Future[FoldResult]] = {self._executor.submit(train_fold, job) for job in threaded}
         while left:
             done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
