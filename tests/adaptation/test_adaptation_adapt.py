@@ -14,12 +14,13 @@ from bcfusion.adaptation.adapt import Settings, adapt
 from bcfusion.adaptation.curve import Curve, choose, selection_for, steps_to_score
 from bcfusion.adaptation.fold_run import Trainee
 from bcfusion.adaptation.learning import losses_of
-from bcfusion.adaptation.pairs import pieces_of
+from bcfusion.adaptation.pairs import checked, pieces_of
 from bcfusion.adaptation.plan import Load, Pace
 from bcfusion.adaptation.report import record_of, report_text, write_adaptation
 from bcfusion.contracts import Row
 from bcfusion.errors import ConfigError, DataError, TrainingError
-from bcfusion.run.bundle import bundle_of, load_generator
+from bcfusion.generators.seanet import SEANet
+from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 
 L1 = {"l1": {"_target_": "bcfusion.losses.waveform.L1Loss", "weight": 100.0}}
 SHORT = Settings(steps=16, lr=2e-2, batch_size=4, segment_seconds=1.0, processes=1)
@@ -149,6 +150,32 @@ def test_batches_mix_pairs_with_speech_through_the_calibrated_sensor(tmp_path: P
     assert not torch.equal(batch["target"], batches.batch(4)["target"])
 
 
+def test_a_network_of_two_sensors_learns_from_a_column_of_each(tmp_path: Path, pairs: list[Row]) -> None:
+    from bcfusion import audio
+
+    rows = []
+    for each in pairs[:2]:
+        air, rate = audio.read(each.paths["air"])
+        noise = 0.5 * torch.randn(air.shape, generator=torch.Generator().manual_seed(1)).clamp(-1.5, 1.5).numpy()
+        audio.write(tmp_path / f"{each.id}.wav", air[0] + noise[0], rate)
+        rows.append(replace(each, paths={**each.paths, "noisy": str(tmp_path / f"{each.id}.wav")}))
+    sensors = ["body", "noisy"]
+    kept, refused = checked(rows, sensors, RATE)  # noise is no reason to refuse
+    assert refused == []
+    sizes: dict[str, Any] = {"channels": 2, "strides": [2, 4], "dilations": [1], "bottleneck_channels": 4}
+    config = {"_target_": "bcfusion.generators.seanet.SEANet", "in_channels": 2, **sizes}
+    start = save_bundle(tmp_path / "b", SEANet(in_channels=2, **sizes), config, sensors, {"losses": L1})
+    trainee = Trainee(load_generator(start), start, sensors, [], SHORT, "cpu")
+    batches = trainee.batches(pieces_of(kept), tmp_path)
+    batch = batches.batch(0)
+    assert batch["inputs"].shape == (4, 2, RATE)
+    assert not torch.equal(batch["inputs"][:, :1], batch["target"])
+    learner = trainee.learner(batches)
+    before = {name: value.clone() for name, value in learner.averaged.named_parameters()}
+    assert learner.step(batch) > 0
+    assert any(not torch.equal(value, before[name]) for name, value in learner.averaged.named_parameters())
+
+
 # ---------------------------------------------------------------- the whole
 
 
@@ -207,9 +234,6 @@ def test_a_single_recording_is_divided_and_gives_no_interval(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_folds_in_processes_give_what_they_give_here(tmp_path: Path, pairs: list[Row]) -> None:
-    from bcfusion.generators.seanet import SEANet
-    from bcfusion.run.bundle import save_bundle
-
     sizes: dict[str, Any] = {"channels": 2, "strides": [2, 4], "dilations": [1], "bottleneck_channels": 4}
     torch.manual_seed(0)
     config = {"_target_": "bcfusion.generators.seanet.SEANet", **sizes}
