@@ -23,6 +23,7 @@ __all__ = ["REPORT", "check_output", "record_of", "report_text", "write_adaptati
 REPORT, READABLE = "report.json", "report.md"
 FORMAT = "bcfusion adaptation"
 _DECIMALS = 4
+_WORSE = 0.01  # of STOI: more than a score that is unchanged but for rounding
 
 
 def check_output(output: Path, overwrite: bool) -> None:
@@ -184,6 +185,13 @@ def _gain_lines(adaptation: Adaptation, names: list[str]) -> list[str]:
     for title, gains in (("over the start", choice.gains), ("over the input", choice.over_input)):
         words = [f"{metric_name(name).text} {_gain(name, gains[name])}" for name in names if name in gains]
         lines.append(f"gain {title}: {', '.join(words)}")
+    worse = [
+        f"{item} ({number('stoi', values['stoi'] - adaptation.curve.input[item]['stoi'], '+')})"
+        for item, values in sorted(choice.out_of_fold.items())
+        if values["stoi"] < adaptation.curve.input[item]["stoi"] - _WORSE
+    ]
+    if worse:
+        lines.append(f"STOI below the input's by more than {_WORSE:g}: {', '.join(worse)}")
     if not choice.certain:
         lines.append(f"fewer than {FOR_INTERVAL} recordings: no interval; record more to know whether it helps")
     if choice.over_input["score"].mean < 0:

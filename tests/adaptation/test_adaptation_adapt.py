@@ -217,6 +217,9 @@ def test_the_start_is_kept_unchanged_where_nothing_helps(tmp_path: Path, pairs: 
     assert not kept.adapted
     assert all(torch.equal(kept.generator.state_dict()[name], value) for name, value in Hum(0.0).state_dict().items())
     assert "The start is kept, unchanged" in report_text(kept)
+    worse = {name: {**values, "stoi": values["stoi"] - 0.05} for name, values in kept.choice.out_of_fold.items()}
+    text = report_text(replace(kept, choice=replace(kept.choice, out_of_fold={**worse, "p0": kept.curve.input["p0"]})))
+    assert "STOI below the input's by more than 0.01: p1 (−0.050), p2 (−0.050)" in text
 
 
 @pytest.mark.slow
