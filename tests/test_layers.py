@@ -17,7 +17,7 @@ LAYERS = (
     ("run",),
     ("generators", "discriminators", "losses", "balancers", "metrics", "data"),
     ("inference", "evaluation", "search"),
-    ("training", "report"),
+    ("training", "adaptation", "report"),
     ("commands",),
     ("cli", "__main__"),
 )

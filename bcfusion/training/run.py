@@ -242,6 +242,7 @@ def _description(config: Mapping[str, Any], provenance: Provenance) -> dict[str,
             "experiment": provenance.experiment,
             "overrides": list(provenance.overrides),
             "config_dir": provenance.config_dir,
+            "losses": config["losses"],  # by which a bundle is adapted
         },
     }
 

@@ -101,6 +101,7 @@ def test_the_bundle_is_the_best_checkpoint_and_has_no_weight_norm(tiny: Compose,
     x = torch.randn(1, 1, 4000) * 0.05
     torch.testing.assert_close(bundle(x), best(x), rtol=0, atol=1e-6)
     assert not any("parametrizations" in name for name in bundle.state_dict())
+    assert list(bundle.bundle.training["losses"]) == ["l1", "mr_stft", "feature_matching"]  # for `adapt`
 
 
 INTERRUPT_AT = 5

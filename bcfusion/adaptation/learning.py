@@ -1,0 +1,127 @@
+"""Training steps of an adaptation: the losses of the network's own training, without an adversary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from bcfusion.configuration.learning import needs_discriminators
+from bcfusion.contracts import Batch, asks_for, unprovided
+from bcfusion.errors import CheckpointError, TrainingError
+from bcfusion.losses.mel import LogMelLoss
+from bcfusion.losses.spectral import MultiResolutionStftLoss
+from bcfusion.run.building import build_generator
+from bcfusion.run.bundle import Bundle
+from bcfusion.run.layout import RunDir
+from bcfusion.training.ema import EmaGenerator
+
+__all__ = ["Learner", "WeightedLosses", "losses_of"]
+
+logger = logging.getLogger(__name__)
+
+WeightedLosses = Mapping[str, tuple[nn.Module, float]]
+CLIP = 5.0  #: largest norm of the gradient
+#: of the average of the weights: over about the last ten steps. With few recordings, single steps go astray.
+EMA_DECAY = 0.9
+WARM_UP = 10  #: steps over which the learning rate rises: Adam's first steps are as large as any
+MAX_BAD_STEPS = 10
+
+
+def losses_of(bundle: Bundle, generator: nn.Module, model: Path) -> tuple[dict[str, tuple[nn.Module, float]], str]:
+    """Return the losses of a network's own training with their weights, and where they come from.
+
+    Those that need discriminators are left out. If none is known, or none is left, they are the L1 distance of log mel
+    spectrograms and that of short-time spectra at three resolutions.
+
+    Args:
+        bundle: describes the network.
+        generator: the network.
+        model: where it was loaded from.
+    """
+    nodes = bundle.training.get("losses")
+    config = RunDir(model).config
+    if nodes is None and (RunDir(model).record.is_file() and config.is_file()):
+        nodes = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("losses")
+    found: dict[str, tuple[nn.Module, float]] = {}
+    for name, node in (nodes or {}).items():
+        arguments = dict(node)
+        weight = float(arguments.pop("weight", 1.0))
+        try:
+            loss = build_generator(arguments, model)
+        except CheckpointError as error:
+            logger.warning("loss %s is left out: %s", name, error)
+            continue
+        provides = getattr(generator, "provides", ())
+        if weight and not needs_discriminators(type(loss)) and not unprovided(asks_for(loss), provides, (), False):
+            found[name] = (loss, weight)
+    if found:
+        return found, "of its own training"
+    rate = bundle.sample_rate
+    usual = {"log_mel": (LogMelLoss(rate, floor=1e-2), 1.0), "mr_stft": (MultiResolutionStftLoss(floor=1e-5), 0.5)}
+    return dict(usual), "log mel and short-time spectra, since those of its own training are not stored"
+
+
+class Learner:
+    """A network with its losses and optimiser.
+
+    Args:
+        network: to train, on its device.
+        losses: with their weights.
+        lr: learning rate of Adam, after a warm-up of ten steps.
+
+    Attributes:
+        network: the one that is trained.
+        steps: number of them so far.
+    """
+
+    def __init__(self, network: nn.Module, losses: WeightedLosses, lr: float) -> None:
+        self.network = network
+        device = next(network.parameters()).device
+        self.losses = {name: (loss.to(device), weight) for name, (loss, weight) in losses.items()}
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+        self.lr = lr
+        self.steps = 0
+        self._average = EmaGenerator(network, EMA_DECAY)
+        self._asks = {name: asks_for(loss) for name, (loss, _) in losses.items()}
+        self._device = device
+        self._bad = 0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The network that is scored and shipped, in evaluation mode: the average of the last weights."""
+        return self._average.network
+
+    def step(self, batch: Batch) -> float:
+        """Train on one batch and return the loss.
+
+        Raises:
+            TrainingError: the gradients of ten steps in a row were not finite.
+        """
+        self.network.train()
+        moved = {name: value.to(self._device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        outputs = self.network(moved["inputs"])
+        names: dict[str, Any] = {**moved, **(outputs if isinstance(outputs, dict) else {"estimate": outputs})}
+        total = torch.zeros((), device=self._device)
+        for name, (loss, weight) in self.losses.items():
+            total = total + weight * loss(**{argument: names[argument] for argument in self._asks[name]})
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        if bool(torch.isfinite(norm)):
+            self._bad = 0
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * min(1.0, (self.steps + 1) / WARM_UP)
+            self.optimizer.step()
+            self._average.update(self.network)
+        else:
+            self._bad += 1
+            if self._bad >= MAX_BAD_STEPS:
+                raise TrainingError(f"the gradients of {self._bad} steps in a row are not finite: give a lower --lr")
+        self.steps += 1
+        return float(total.detach())
