@@ -182,6 +182,7 @@ def _entry(row: Row, sensors: Sequence[str]) -> ManifestEntry:
         channels=row.channels,
         gain=row.gain,
         bandwidth=row.bandwidth,
+        weight=row.weight,
     )
 
 
