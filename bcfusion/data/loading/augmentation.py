@@ -17,6 +17,7 @@ import torch
 
 from bcfusion.audio.level import SILENCE_LEVEL, active_level, amplitude
 from bcfusion.data.loading.collate import Item
+from bcfusion.data.loading.reader import BODY
 from bcfusion.data.loading.sensor_changes import NOISE_RANGE, WIDEST_BAND, SensorChanges
 from bcfusion.data.simulation import pair
 from bcfusion.requirements import above, ascending, at_least, require, within
@@ -88,7 +89,7 @@ class Augmentation:
         polarity: float = 0.0,
         body_gain: Sequence[float] | None = None,
         body_polarity: float = 0.0,
-        body_sensors: Sequence[str] = ("body",),
+        body_sensors: Sequence[str] = (BODY,),
         body_equalisation: float | None = None,
         body_equalisation_octaves: float = 0.5,
         body_band_mask: float = 0.0,
@@ -124,9 +125,13 @@ class Augmentation:
         )
 
     def problem(self, sensors: Sequence[str]) -> str | None:
-        """Return what is wrong with it for a task with these sensors, or None."""
+        """Return what is wrong with it for a task with these sensors, or None.
+
+        The default name is right for every task: one without a body sensor has nothing to change. Another name that
+        the task lacks is a mistake.
+        """
         meant = self.body_gain != (0.0, 0.0) or self.body_polarity or self.changes
-        if meant and not set(self.body_sensors) & set(sensors):
+        if meant and self.body_sensors != (BODY,) and not set(self.body_sensors) & set(sensors):
             return (
                 f"augmentation.body_sensors={list(self.body_sensors)} must name the sensors to which body_gain, "
                 f"body_polarity and the like apply, one or more of {', '.join(sensors)}"
