@@ -174,7 +174,7 @@ def _print_table(entries: Sequence[Entry]) -> None:
             entry.task,
             f"{', '.join(entry.bundle.sensors)}, {entry.bundle.sample_rate / 1000:g} kHz",
             data,
-            _short_scores(card.scores) if card and card.scores else "–",
+            (_short_scores(card.scores) if card and card.scores else "") or "–",
             f"{entry.size / 1e6:.1f} MB",
         ]
         table.add_row(*map(Text, cells))
