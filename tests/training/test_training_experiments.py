@@ -85,7 +85,8 @@ def test_the_file_opens_with_its_command(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert lines[0] == "# @package _global_"
     option = "" if path in EXPERIMENTS else f"--config-dir {path.parents[1].relative_to(ROOT)} "
-    assert lines[1].removesuffix(" recipe=fusion") == f"# bcfusion train {option}experiment={path.stem}"
+    command = lines[1].removesuffix(" recipe=fusion").removesuffix(" recipe=bandwidth_extension")
+    assert command == f"# bcfusion train {option}experiment={path.stem}"
     assert lines[2].startswith("# ")
 
 
