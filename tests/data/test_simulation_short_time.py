@@ -282,15 +282,6 @@ def test_the_simulated_ratio_follows_air_as_measured(tmp_path: Path, kind: type[
     body = simulator(torch.from_numpy(air)[None].float(), draw(0, False))["signal"][0].numpy()
     found = calibrate("again", [("a", [Pair("a", body, air.astype(np.float32))])], RATE).short_time
     assert found is not None
-    print(
-        "DBG",
-        found.ridge,
-        found.explained,
-        found.explained_by_level,
-        found.weights[30].round(2),
-        found.deviation_db[::5],
-        found.memory[:6],
-    )
     assert np.mean(np.diag(found.weights)[24:38]) == pytest.approx(-0.5, abs=0.12)
     assert found.weights[24:38, 5:16].sum(axis=1).mean() == pytest.approx(0.6, abs=0.2)
     assert abs(found.weights[19, 5:16].sum()) < 0.15
