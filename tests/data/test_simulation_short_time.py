@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from draws import draw, seeded
+from scipy import signal as scipy_signal
 
 from bcfusion.data.simulation.bands import band_centres, band_levels, band_weights
 from bcfusion.data.simulation.calibration import Calibration
 from bcfusion.data.simulation.estimation import Pair, calibrate, grid
 from bcfusion.data.simulation.following import Following
+from bcfusion.data.simulation.magnitude_ratio import MagnitudeRatio
+from bcfusion.data.simulation.measured import MeasuredSensor
 from bcfusion.data.simulation.sensor_noise import draw_noise, sensor_noise
 from bcfusion.data.simulation.short_time_fit import BandFrames, fit
 from bcfusion.data.simulation.transfer_function import TransferFunction
@@ -227,3 +230,59 @@ def test_speakers_are_drawn_around_the_mean_of_those_measured(measured: Path) ->
     assert bool((drawn.max(0).values > wearers.response.max(0).values).all())  # beyond those measured
     with pytest.raises(Exception, match="wearer_spread=-1"):
         TransferFunction(str(measured), wearer_spread=-1.0)
+
+
+KINDS = (TransferFunction, MagnitudeRatio)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_length_and_a_batch_equals_its_items(measured: Path, kind: type[MeasuredSensor]) -> None:
+    simulator = kind(str(measured))  # type: ignore[call-arg, arg-type]
+    for length in (1, 127, 257, 5000):
+        for air in (torch.zeros(1, length), 0.1 * torch.randn(1, length, generator=seeded(length))):
+            out = simulator(air, draw())["signal"]
+            assert out.shape == (1, length)
+            assert bool(out.isfinite().all())
+            assert bool(out.any())
+    air = 0.1 * torch.randn(2, 1, 9001, generator=seeded(1))
+    air[0] = 0.0
+    together = simulator.batch(air, [draw(n, True, n) for n in range(2)])["signal"]
+    for number in range(2):
+        alone = simulator(air[number], draw(number, True, number))["signal"]
+        torch.testing.assert_close(together[number], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_simulated_ratio_follows_air_as_measured(tmp_path: Path, kind: type[MeasuredSensor]) -> None:
+    """A sensor with a known model is simulated, then measured again."""
+    pairs = [(name, [Pair(name, speech_like(8.0, 3), speech_like(8.0))]) for name in "ab"]
+    made = calibrate("throat", pairs, RATE)
+    assert made.short_time is not None
+    flat = np.ones(len(made.frequencies))
+    weights = -0.5 * np.eye(BANDS)
+    weights[22:, 8:13] += 0.12  # bands above 2.3 kHz follow those about 800 Hz
+    model = replace(
+        made.short_time,
+        weights=weights,
+        deviation_db=np.full(BANDS, 2.0),
+        decay=np.zeros(BANDS),
+        correlation=np.eye(BANDS),
+        memory=np.exp(-np.arange(31) / 4.0),
+    )
+    responses = tuple(replace(one, ratio_db=0.0 * flat, response_db=0.0 * flat) for one in made.responses)
+    replace(made, short_time=model, responses=responses).save(tmp_path / "s.json")
+    simulator = kind(str(tmp_path / "s.json"), noise=False)  # type: ignore[call-arg]
+    loudness = np.repeat(np.random.default_rng(0).uniform(-12, 8, (8, 100)), 1920, axis=1)  # 8 bands, 120 ms each
+    white = np.random.default_rng(1).standard_normal((8, loudness.shape[1]))
+    edges = np.geomspace(80, 7900, 9)
+    air = np.zeros(loudness.shape[1])
+    for band in range(8):
+        sections = scipy_signal.butter(4, edges[band : band + 2], "band", fs=RATE, output="sos")
+        air += 0.02 * scipy_signal.sosfilt(sections, white[band]) * 10 ** (loudness[band] / 20)
+    body = simulator(torch.from_numpy(air)[None].float(), draw(0, False))["signal"][0].numpy()
+    found = calibrate("again", [("a", [Pair("a", body, air.astype(np.float32))])], RATE).short_time
+    assert found is not None
+    assert np.mean(np.diag(found.weights)[24:38]) == pytest.approx(-0.5, abs=0.12)
+    assert found.weights[24:38, 5:16].sum(axis=1).mean() == pytest.approx(0.6, abs=0.2)
+    assert abs(found.weights[19, 5:16].sum()) < 0.15
+    assert np.mean(found.deviation_db[5:35]) == pytest.approx(2.0, abs=0.7)
