@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bcfusion.adaptation.pairs import Piece
 from bcfusion.contracts import UNKNOWN_SPEAKER, Batch, Row, Simulator
-from bcfusion.data.loading.augmentation import Augmentation, Drawn
-from bcfusion.data.loading.collate import Item, collate
+from bcfusion.data.loading.augmentation import Augmentation
+from bcfusion.data.loading.collate import collate
 from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import TrainSegments
-from bcfusion.data.seeding import generator_for
-from bcfusion.data.simulation.calibration import Calibration, Response
-from bcfusion.data.simulation.estimation import Pair, grid, measure
-from bcfusion.data.simulation.measured import smooth_curve
+from bcfusion.data.simulation.estimation import Pair, calibrate
 from bcfusion.data.simulation.transfer_function import TransferFunction
 from bcfusion.errors import DataError
 
 __all__ = ["Batches", "HeldReader", "calibrated"]
-
-logger = logging.getLogger(__name__)
 
 #: dB by which crops are louder or softer, all sensors alike
 GAIN_DB = (-15.0, 5.0)
@@ -35,7 +28,6 @@ GAIN_DB = (-15.0, 5.0)
 BODY_GAIN_DB = (-10.0, 10.0)
 #: standard deviation in dB of the random response of a body sensor, and the octaves over which it is smooth
 EQUALISATION_DB, EQUALISATION_OCTAVES = 3.0, 0.7
-_BINS = 257
 
 
 @dataclass(frozen=True)
@@ -55,26 +47,6 @@ class HeldReader(SensorReader):
         if key not in self.held:
             self.held[key] = super()._file(row, sensor, 0, self.total(row))
         return self.held[key][:, start : start + length].clone()
-
-
-class Equalised(Augmentation):
-    """Augmentation that also gives each body sensor a random response, smooth over frequency, in every crop."""
-
-    def __init__(self, sensors: Sequence[str], seed: int) -> None:
-        super().__init__(gain=GAIN_DB, polarity=0.5, body_gain=BODY_GAIN_DB, body_sensors=list(sensors))
-        self._seed = seed
-
-    def apply(self, item: Item, drawn: Drawn, sensors: Sequence[str], sample_rate: int) -> None:
-        """Change a crop in place; see :class:`~bcfusion.data.loading.augmentation.Augmentation`."""
-        super().apply(item, drawn, sensors, sample_rate)
-        chosen = [place for place, sensor in enumerate(sensors) if sensor in self.body_sensors]
-        length = item["inputs"].shape[-1]
-        for place in chosen:
-            generator = generator_for(self._seed, "equalise", item["id"], place, repr(drawn.body), repr(drawn.gain))
-            curve = EQUALISATION_DB * smooth_curve(_BINS, sample_rate, EQUALISATION_OCTAVES, generator)
-            spectrum = torch.fft.rfft(item["inputs"][place])
-            fine = torch.nn.functional.interpolate(curve[None, None], spectrum.shape[-1], mode="linear")[0, 0]
-            item["inputs"][place] = torch.fft.irfft(spectrum * 10.0 ** (fine / 20.0), n=length)
 
 
 class Batches:
@@ -107,7 +79,14 @@ class Batches:
         parts = (("pairs", [piece.row for piece in pieces], batch_size - simulated), ("speech", speech, simulated))
         for place, (_, rows, count) in enumerate(parts):
             if count:
-                augmentation = Equalised(body_sensors, seed + place)
+                augmentation = Augmentation(
+                    gain=GAIN_DB,
+                    polarity=0.5,
+                    body_gain=BODY_GAIN_DB,
+                    body_equalisation=EQUALISATION_DB,
+                    body_equalisation_octaves=EQUALISATION_OCTAVES,
+                    body_sensors=body_sensors,
+                )
                 segments = TrainSegments(rows, reader, segment_seconds, seed + place, augmentation=augmentation)
                 self._sources.append((segments, BatchSchedule(len(segments), count, seed + place)))
 
@@ -145,16 +124,12 @@ def calibrated(pieces: Sequence[Piece], reader: SensorReader, sensor: str, folde
         body: np.ndarray = item["inputs"][channel].numpy()
         return Pair(piece.row.id, body, item["target"][0].numpy(), piece.row.lag, piece.row.polarity)
 
-    responses: list[Response] = []
-    for wearer, recorded in wearers.items():
-        try:
-            responses.append(measure(wearer, map(read, recorded), reader.sample_rate))
-        except DataError as error:
-            logger.warning("not calibrated on %s: %s", wearer, error)
-    if not responses:
-        raise DataError(
-            f"{sensor}: none of {len(pieces)} recordings can be measured, so nothing is simulated; see above"
+    try:
+        calibration = calibrate(
+            sensor, ((wearer, map(read, own)) for wearer, own in wearers.items()), reader.sample_rate
         )
+    except DataError as error:
+        raise DataError(f"{sensor}: {error}, so nothing is simulated") from error
     file = folder / f"{sensor}.json"
-    Calibration(sensor, reader.sample_rate, grid(reader.sample_rate), tuple(responses)).save(file)
+    calibration.save(file)
     return {sensor: TransferFunction(str(file))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -168,22 +168,10 @@ def pieces_of(rows: Sequence[Row]) -> list[Piece]:
 
 
 def _entry(row: Row, sensors: Sequence[str]) -> ManifestEntry:
-    return ManifestEntry(
-        id=row.id,
-        paths={sensor: row.paths[sensor] for sensor in dict.fromkeys((*sensors, AIR))},
-        speaker=row.speaker,
-        split=row.split,
-        sample_rate=None,
-        duration=row.duration,
-        offset=row.offset,
-        lag=row.lag,
-        polarity=row.polarity,
-        extra=row.extra,
-        channels=row.channels,
-        gain=row.gain,
-        bandwidth=row.bandwidth,
-        weight=row.weight,
-    )
+    """Return a row as the line of a manifest, with the sensors of the network alone, for ``inspect`` to measure."""
+    same = {column.name: getattr(row, column.name) for column in fields(ManifestEntry)}
+    paths = {sensor: row.paths[sensor] for sensor in dict.fromkeys((*sensors, AIR))}
+    return ManifestEntry(**{**same, "paths": paths, "sample_rate": None})
 
 
 def _fault(line: Inspected) -> str | None:

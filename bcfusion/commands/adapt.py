@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, verb_parser
+from bcfusion.commands.shared.model_choice import chosen_model
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER
 from bcfusion.errors import DataError
 
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
     from bcfusion.adaptation.adapt import Settings, adapt
     from bcfusion.adaptation.report import check_output, report_text, write_adaptation
 
+    model = chosen_model(arguments.model)
     check_output(arguments.output, arguments.overwrite)
     pairs = _pairs(arguments)
     speech = [] if arguments.speech is None else _speech(arguments.speech)
@@ -70,7 +72,7 @@ def main(argv: list[str]) -> int:
         seed=arguments.seed,
     )
     try:
-        adaptation = adapt(arguments.model, pairs, settings, speech, _device(arguments.device), started=started)
+        adaptation = adapt(model, pairs, settings, speech, _device(arguments.device), started=started)
     except KeyboardInterrupt:
         print("interrupted: nothing is written", file=sys.stderr)
         raise
@@ -84,7 +86,9 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("adapt", HELP)
-    parser.add_argument("model", metavar="MODEL", help="run directory, bundle or .ckpt to start from")
+    parser.add_argument(
+        "model", metavar="MODEL", help="name of a shipped model, run directory, bundle or .ckpt to start from"
+    )
     parser.add_argument("--pairs", metavar="MANIFEST", type=path, help="manifest with air and the network's sensors")
     parser.add_argument("--body", metavar="DIR", help="folder of the sensor's recordings, matched with --air by name")
     parser.add_argument("--air", metavar="DIR", help="folder of the air microphone's recordings")
