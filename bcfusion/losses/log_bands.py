@@ -47,7 +47,7 @@ class LogBandsLoss(nn.Module):
         self,
         sample_rate: int,
         n_fft: int = 512,
-        hop_length: int = 128,
+        hop_length: int = 256,
         win_length: int = 512,
         window: Window = "hann",
         bands: Scale = "mel",

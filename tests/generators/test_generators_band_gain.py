@@ -60,8 +60,8 @@ def variants(trained: bool = False) -> list[tuple[BandGain, Tensor]]:
 
 def test_parameters_at_full_size() -> None:
     def size(layers: list[int], directions: int, outputs: int) -> int:
-        cells = sum(directions * 3 * 192 * (width + 192 + 2) for width in layers)
-        return cells + outputs * (192 * directions + 1)
+        cells = sum(directions * 3 * 128 * (width + 128 + 2) for width in layers)
+        return cells + outputs * (128 * directions + 1)
 
     with torch.device("meta"):
         counts = [
@@ -69,12 +69,12 @@ def test_parameters_at_full_size() -> None:
             for changes in ({}, CAUSAL, {"in_channels": 2}, {"excitation": "noise"})
         ]
     assert counts == [
-        size([80, 384], 2, 40),
-        size([80, 192], 1, 40),
-        size([160, 384], 2, 120),
-        size([80, 384], 2, 80),
+        size([80, 256], 2, 40),
+        size([80, 128], 1, 40),
+        size([160, 256], 2, 120),
+        size([80, 256], 2, 80),
     ]
-    assert counts[0] == 996_904
+    assert counts[0] == 468_008
 
 
 def test_the_untrained_network_returns_its_input() -> None:
@@ -220,7 +220,7 @@ def test_levels_are_those_of_the_waveform() -> None:
 
 
 def test_other_sample_rates_by_sizes() -> None:
-    sizes = {"sample_rate": 48000, "n_fft": 1536, "hop_length": 384, "win_length": 1536}
+    sizes = {"sample_rate": 48000, "n_fft": 1536, "hop_length": 768, "win_length": 1536}
     x = signals(samples=20000)
     for changes in ({}, {**CAUSAL, "excitation": "folding", "cutoff_frequency": 4000}):
         model = build(**sizes, **changes)
