@@ -15,9 +15,10 @@ from torch.nn.functional import conv1d
 
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, choice, uniform
+from bcfusion.data.simulation.bands import TINY
 from bcfusion.data.simulation.calibration import Calibration
-from bcfusion.data.simulation.estimation import FRAME_SECONDS
 from bcfusion.data.simulation.following import Following, of_speech
+from bcfusion.data.simulation.frames import FRAME_SECONDS
 from bcfusion.data.simulation.sensor_noise import NoiseDraw, draw_noise, sensor_noise
 from bcfusion.errors import DataError
 from bcfusion.requirements import Rule, at_least, one_of, require
@@ -33,7 +34,6 @@ WANDER_OCTAVES = 0.5
 LEVEL_RANGE = 20.0
 #: octaves of the smoothing of air's level over frequency, the same as when calibrating
 LEVEL_OCTAVES = 1.0 / 6.0
-TINY = 1e-20
 
 
 class Curves(NamedTuple):
