@@ -45,6 +45,7 @@ SYNONYMS = {
     "sr": "sample_rate",
 }
 OTHER_UNIT = ("epochs", "max_epochs", "num_epochs", "hours")  #: their value means something else here
+OPEN_MAPPINGS = ("data.parts", "data.shares")  #: whose entries the user names
 MOST = 3  #: candidates named in one message
 
 
@@ -71,7 +72,7 @@ def unknown_key(key: str, value: str | None, tree: Mapping[str, Any], extra_dirs
         return line
     if line := renamed_argument(key, value, tree) or _argument(key, value, tree):
         return line
-    if line := _weight_of_discriminator(key, value, tree):
+    if line := _weight_of_discriminator(key, value, tree) or _entry_to_add(key, value, tree):
         return line
     others = [path for path in known if not key.startswith(f"{path}.")]  # not a section that the key is in
     close = nearest(key, others, cutoff=0.85)
@@ -147,6 +148,15 @@ def _argument(key: str, value: str | None, tree: Mapping[str, Any]) -> str | Non
         return None
     owner = target.rpartition(".")[2]
     return f"{key}: an argument of {owner} that its YAML does not set\nto set it write {typed(f'+{key}', value)}"
+
+
+def _entry_to_add(key: str, value: str | None, tree: Mapping[str, Any]) -> str | None:
+    """Return a message for an entry of an open mapping that resembles none of those it has."""
+    parent, _, name = key.rpartition(".")
+    entries = at(tree, parent, None) if parent in OPEN_MAPPINGS else None
+    if not isinstance(entries, Mapping) or nearest(name, map(str, entries)):
+        return None
+    return f"{key}: {parent} has only {', '.join(map(str, entries))}\nto add {name} write {typed(f'+{key}', value)}"
 
 
 def _weight_of_discriminator(key: str, value: str | None, tree: Mapping[str, Any]) -> str | None:
