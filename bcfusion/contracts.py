@@ -420,9 +420,11 @@ class Simulator(Protocol):
     - ``target (1, T)``, which replaces air as what the network learns to restore: speech with the early reflections of
       a room. It too is announced by ``provides_noise``.
 
-    A simulator that reads files sets ``reads_files = True``, so that it runs in the processes of the loader. All
-    randomness comes from the generators of ``draw``. One that cannot work at every sample rate may have a method
-    ``check_rate(sample_rate)``, which raises a :class:`~bcfusion.errors.ConfigError`: it is asked before training.
+    A simulator that reads files sets ``reads_files = True``, so that it runs in the processes of the loader. One that
+    leaves some signal in every band, as real sensors do, sets ``full_band = True``: then there is no warning that gains
+    cannot restore an empty band. All randomness comes from the generators of ``draw``. One that cannot work at every
+    sample rate may have a method ``check_rate(sample_rate)``, which raises a :class:`~bcfusion.errors.ConfigError`: it
+    is asked before training.
 
     Example::
 

@@ -32,10 +32,10 @@ from bcfusion.data.corpora.pairs import PairsCorpus
 from bcfusion.data.seeding import generator_for
 from bcfusion.data.simulation.bands import band_centres, band_weights
 from bcfusion.data.simulation.estimation import Pair, calibrate
+from bcfusion.data.simulation.frames import decibels, grid, hann, spectra
 from bcfusion.data.simulation.transfer_function import TransferFunction
 
 RATE = 16000
-FRAME, HOP = 512, 128
 EDGES = (60, 125, 250, 500, 1000, 2000, 4000, 7900)
 #: arguments of the simulations that are compared
 SIMULATIONS = {"level": {"follow": "level"}, "spectrum": {"follow": "spectrum"}}
@@ -43,27 +43,16 @@ WEARERS = 2  # drawn for each recording
 LAG = 8  # frames, 64 ms
 
 
-def spectra(signal: np.ndarray) -> np.ndarray:
-    """Return the short-time spectra ``(frames, F)`` of frames of 32 ms every 8 ms."""
-    frames = np.lib.stride_tricks.sliding_window_view(signal.astype(np.float64), FRAME)[::HOP]
-    return np.fft.rfft(frames * np.hanning(FRAME + 1)[:-1])
-
-
-def decibels(power: np.ndarray) -> np.ndarray:
-    """Return 10 log10 of a power."""
-    return 10.0 * np.log10(np.maximum(power, 1e-20))
-
-
 def measures(body: np.ndarray, air: np.ndarray) -> dict[str, list[float]]:
     """Return each measure by octaves, or a single score."""
     from pesq import NoUtterancesError, pesq
     from pystoi import stoi
 
-    at = np.fft.rfftfreq(FRAME, 1 / RATE)
+    at = grid(RATE)
     centres = band_centres(RATE)
     bins = [(at >= low) & (at < high) for low, high in pairwise(EDGES)]
     bands = [(centres >= low) & (centres < high) for low, high in pairwise(EDGES)]
-    spectrum = [spectra(signal) for signal in (air, body)]
+    spectrum = [spectra(signal.astype(np.float64), hann(RATE)) for signal in (air, body)]
     power = [np.abs(values) ** 2 for values in spectrum]
     energy = power[0].sum(axis=1)
     speech = energy > energy.max() * 10**-3.5

@@ -104,12 +104,12 @@ def task(cfg: DictConfig, step: bool = True) -> None:
 
 def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
     from bcfusion.configuration.compose import build
-    from bcfusion.configuration.learning import empty_band, measured_sensors, needs_discriminators
+    from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators
     from bcfusion.configuration.targets import locate
     from bcfusion.probe import macs_per_second, receptive_field
 
     generator = build(cfg.generator)
-    if not rehearsed and (warning := empty_band(generator, cfg.get("input_bandwidth"), measured_sensors(cfg))):
+    if not rehearsed and (warning := empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg))):
         logger.warning(warning)  # the rehearsal has said so
     rate = int(generator.sample_rate)
     yield "sensors", ", ".join(cfg.task.sensors)

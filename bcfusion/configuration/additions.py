@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bcfusion.configuration.paths import conf_dir
-from bcfusion.configuration.suggestions import read_yaml, typed, unknown_key
+from bcfusion.configuration.suggestions import read_yaml, renamed_argument, typed, unknown_key
 from bcfusion.configuration.values import interpolated
 
 #: groups with entries of any name: each is a node with a class or, in `selection`, the criterion of a metric value
@@ -89,7 +89,8 @@ def _problem(
     node: Any = base
     for depth, part in enumerate(parts):
         if not isinstance(node, Mapping) or "_target_" in node:
-            return None  # judged by Hydra, or with the arguments of the class
+            # others are judged by Hydra, or with the arguments of the class
+            return renamed_argument(addition.key, addition.text, base)
         if part in node:
             node = node[part]
             continue

@@ -22,28 +22,28 @@ def provides_noise(cfg: Mapping[str, Any]) -> bool:
     return any(getattr(_located(node), "provides_noise", False) for node in simulators)
 
 
-def measured_sensors(cfg: Mapping[str, Any]) -> bool:
-    """Return whether no sensor of the task is simulated by a low-pass: each is recorded, or simulated as measured.
+def full_band_sensors(cfg: Mapping[str, Any]) -> bool:
+    """Return whether no sensor of the task has an empty band: each is recorded, or its simulator says ``full_band``.
 
     A corpus may hold recordings of a sensor that has a simulator too; that cannot be told from the configuration.
     """
     sensors = at(cfg, "task.sensors")
     known = () if sensors is UNRESOLVED or sensors is None else sensors
     simulators = [node for name, node in group(cfg, "degradation").items() if name in known]
-    return all(getattr(_located(node), "measured", False) for node in simulators)
+    return all(getattr(_located(node), "full_band", False) is True for node in simulators)
 
 
-def empty_band(generator: Any, input_bandwidth: Any, measured: bool = False) -> str | None:
+def empty_band(generator: Any, input_bandwidth: Any, full_band: bool = False) -> str | None:
     """Return a warning if a generator only masks a spectrum whose upper band is empty, else None.
 
     Args:
         generator: an instance; one whose attribute ``only_masks`` is true multiplies its input by a mask.
         input_bandwidth: highest frequency in Hz that any sensor picks up; anything but a number is not judged.
-        measured: see :func:`measured_sensors`. A real sensor holds little above its bandwidth, but not nothing: a
+        full_band: see :func:`full_band_sensors`. A real sensor holds little above its bandwidth, but not nothing: a
             generator whose attribute ``amplifies`` is true is then not warned of.
     """
     highest = generator.sample_rate / 2 if getattr(generator, "only_masks", False) else 0.0
-    raised = measured and getattr(generator, "amplifies", False)
+    raised = full_band and getattr(generator, "amplifies", False)
     if raised or not is_number(input_bandwidth) or input_bandwidth >= 0.9 * highest:
         return None
     name = type(generator).__name__

@@ -16,7 +16,7 @@ __all__ = ["absolute", "absolute_paths", "is_path_key", "relative_paths"]
 _PATH_KEY = re.compile(
     r"output_root"
     r"|(.*\.)?(root|path|calibration|transcripts|\w+_(root|dir|path|file|from))"
-    r"|data\.(corpus\.)?(body|air|parts\.\w+)"
+    r"|data\.(corpus\.)?(body|air|parts\.[^.]+)"
     r"|metrics\.\w+\.weights"
 )
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from bcfusion.configuration.compose import LIST_GROUPS
+from bcfusion.configuration.moved import RENAMED, current_target
 from bcfusion.configuration.paths import conf_dir, group_members, groups
 from bcfusion.configuration.targets import HYDRA_KEYS, takes_argument
 from bcfusion.configuration.values import UNRESOLVED, at
@@ -44,6 +45,7 @@ SYNONYMS = {
     "sr": "sample_rate",
 }
 OTHER_UNIT = ("epochs", "max_epochs", "num_epochs", "hours")  #: their value means something else here
+OPEN_MAPPINGS = ("data.parts", "data.shares")  #: whose entries the user names
 MOST = 3  #: candidates named in one message
 
 
@@ -68,7 +70,9 @@ def unknown_key(key: str, value: str | None, tree: Mapping[str, Any], extra_dirs
     section, _, rest = key.partition(".")
     if line := _not_chosen(key, value, tree, extra_dirs):
         return line
-    if line := _argument(key, value, tree) or _weight_of_discriminator(key, value, tree):
+    if line := renamed_argument(key, value, tree) or _argument(key, value, tree):
+        return line
+    if line := _weight_of_discriminator(key, value, tree) or _entry_to_add(key, value, tree):
         return line
     others = [path for path in known if not key.startswith(f"{path}.")]  # not a section that the key is in
     close = nearest(key, others, cutoff=0.85)
@@ -114,6 +118,27 @@ def _not_chosen(key: str, value: str | None, tree: Mapping[str, Any], extra_dirs
     return f"{key}: '{name}' is not among the chosen {group}\nwrite {typed(group, f'[{members}]')}{setting}"
 
 
+def renamed_argument(key: str, value: str | None, tree: Mapping[str, Any]) -> str | None:
+    """Return a message for an argument that has another name now, with the value that means the same, or None.
+
+    Args:
+        key: as typed, with dots, without ``+``.
+        value: as typed, several ones with commas; None if there is none.
+        tree: the composed configuration as plain containers, unresolved.
+    """
+    parent, _, name = key.rpartition(".")
+    node = at(tree, parent, None) if parent else None
+    target = node.get("_target_") if isinstance(node, Mapping) else None
+    renamed = RENAMED.get(current_target(target), {}).get(name) if isinstance(target, str) else None
+    if renamed is None:
+        return None
+    now, meant = f"{parent}.{renamed[0]}", {str(old).lower(): new for old, new in renamed[1].items()}
+    values = (value or "").lower().split(",")
+    known = all(one.strip() in meant for one in values)
+    write = [",".join(meant[one.strip()] for one in values)] if known else list(meant.values())
+    return f"{key}: its name is {now} now\nwrite {' or '.join(typed(now, one) for one in write)}"
+
+
 def _argument(key: str, value: str | None, tree: Mapping[str, Any]) -> str | None:
     """Return a message for an argument that the class of the node takes, though its YAML does not set it."""
     parent, _, name = key.rpartition(".")
@@ -123,6 +148,15 @@ def _argument(key: str, value: str | None, tree: Mapping[str, Any]) -> str | Non
         return None
     owner = target.rpartition(".")[2]
     return f"{key}: an argument of {owner} that its YAML does not set\nto set it write {typed(f'+{key}', value)}"
+
+
+def _entry_to_add(key: str, value: str | None, tree: Mapping[str, Any]) -> str | None:
+    """Return a message for an entry of an open mapping that resembles none of those it has."""
+    parent, _, name = key.rpartition(".")
+    entries = at(tree, parent, None) if parent in OPEN_MAPPINGS else None
+    if not isinstance(entries, Mapping) or nearest(name, map(str, entries)):
+        return None
+    return f"{key}: {parent} has only {', '.join(map(str, entries))}\nto add {name} write {typed(f'+{key}', value)}"
 
 
 def _weight_of_discriminator(key: str, value: str | None, tree: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ from bcfusion.nn.stft import Window, window_samples
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.requirements import require
 
-#: frames after which the noise repeats: 2 s at 16 kHz and a hop of 128
+#: frames after which the noise repeats: 4 s at 16 kHz and a hop of 256
 _PERIOD = 256
 #: energy relative to full scale, below which nothing is levelled
 _SILENCE = 1e-20
@@ -91,12 +91,13 @@ class FoldedSpectrum(nn.Module):
         place = cutoff_frequency * n_fft / sample_rate
         cutoff = round(place)
         grid = step * sample_rate / n_fft
+        near = grid * max(1, min(int(place / step), (n_fft // 2 - 1) // step))
         require(
             self,
             (
                 abs(place - cutoff) < 1e-6 and cutoff % step == 0 and 0 < cutoff < n_fft // 2,
                 f"cutoff_frequency={cutoff_frequency:g} Hz cannot be folded on this STFT: it must be a multiple of "
-                f"{grid:g} Hz below {sample_rate / 2:g} Hz, such as {max(1, int(place / step)) * grid:g} Hz",
+                f"{grid:g} Hz below {sample_rate / 2:g} Hz, such as {near:g} Hz",
             ),
         )
         super().__init__()

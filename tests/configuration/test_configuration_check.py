@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcfusion.configuration.check import verify, verify_or_raise
 from bcfusion.configuration.compose import build, drop_unchosen, register_resolvers
-from bcfusion.configuration.learning import empty_band, measured_sensors, provides_noise
+from bcfusion.configuration.learning import empty_band, full_band_sensors, provides_noise
 from bcfusion.configuration.paths import conf_dir, group_members
+from bcfusion.data.simulation.eben_lowpass import EbenLowpass
 from bcfusion.errors import ConfigError
 
 
@@ -466,9 +467,18 @@ def test_a_mask_over_an_empty_band_is_warned_of(member: str, recipe: str, warned
 )
 def test_gains_raise_what_a_recorded_or_measured_sensor_holds(changes: list[str], warned: bool) -> None:
     cfg = composed("generator=band_gain", *changes)
-    warning = empty_band(build(cfg.generator), cfg.input_bandwidth, measured_sensors(cfg))
+    warning = empty_band(build(cfg.generator), cfg.input_bandwidth, full_band_sensors(cfg))
     assert (warning is not None) == warned
     assert warning is None or "generator.excitation=noise" in warning
+
+
+def test_only_a_simulator_that_says_so_leaves_no_band_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = composed()
+    assert not full_band_sensors(cfg)
+    monkeypatch.setattr(EbenLowpass, "full_band", lambda self: None, raising=False)  # a method of that name
+    assert not full_band_sensors(cfg)
+    monkeypatch.setattr(EbenLowpass, "full_band", True)
+    assert full_band_sensors(cfg)
 
 
 @pytest.mark.slow

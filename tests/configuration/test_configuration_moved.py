@@ -11,10 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from bcfusion.configuration.additions import Addition, addition_problems
 from bcfusion.configuration.check import verify
 from bcfusion.configuration.compose import build, plain, register_resolvers
 from bcfusion.configuration.moved import MOVED, RENAMED, current_target, with_current_targets
 from bcfusion.configuration.paths import conf_dir
+from bcfusion.configuration.suggestions import unknown_key
 from bcfusion.configuration.targets import locate
 
 OLD = "bcfusion.data.augmentation.Augmentation"
@@ -110,3 +112,25 @@ def test_a_renamed_argument_is_given_its_new_name_and_value(old: bool, new: str)
     for name, arguments in RENAMED.items():
         parameters = signature(locate(name)).parameters
         assert all(now in parameters and former not in parameters for former, (now, _) in arguments.items())
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("body.follow_level=true", "body.follow_level: its name is body.follow now\nwrite body.follow=level"),
+        ("body.follow_level=False", "write body.follow=none"),
+        ("body.follow_level=true,false", "write body.follow=level,none"),
+        ("body.follow_level=1", "write body.follow=level or body.follow=none"),
+        ("body.follow_level", "write body.follow=level or body.follow=none"),
+    ],
+)
+def test_a_renamed_argument_that_is_typed_is_answered_with_the_value_that_means_the_same(
+    typed: str, answer: str
+) -> None:
+    for name in RENAMED:
+        tree = {"body": {"_target_": name, "calibration": "c.json", "follow": "spectrum"}}
+        key, equals, value = typed.partition("=")
+        assert answer in str(unknown_key(key, value if equals else None, tree))
+        added = Addition(key, None, value)
+        assert not equals or answer in addition_problems([added], tree, [])[0]
+    assert addition_problems([Addition("body.follow_levels", True, "true")], tree, []) == []  # judged with the class

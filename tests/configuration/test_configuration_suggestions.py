@@ -64,6 +64,13 @@ def test_a_mistyped_key_is_answered_with_what_can_be_pasted(tree: dict[str, Any]
     assert answer in str(unknown_key(key, value, tree))
 
 
+def test_an_entry_of_an_open_mapping_is_added_unless_it_resembles_one() -> None:
+    tree = {"data": {"parts": {"pairs": None, "speech": None, "throat2": "t.jsonl"}, "shares": {"pairs": 0.5}}}
+    answer = unknown_key("data.shares.throat2", "0.1", tree)
+    assert answer == "data.shares.throat2: data.shares has only pairs\nto add throat2 write +data.shares.throat2=0.1"
+    assert "write data.parts.pairs=p.jsonl" in str(unknown_key("data.parts.pair", "p.jsonl", tree))
+
+
 def test_a_value_of_another_unit_is_not_pasted(tree: dict[str, Any]) -> None:
     answer = unknown_key("epochs", "100", tree)
     assert answer == "epochs: there is no such key; did you mean 'trainer.max_steps'?"

@@ -8,7 +8,8 @@ import pytest
 from scipy import signal as scipy_signal
 
 from bcfusion.data.simulation.calibration import Calibration
-from bcfusion.data.simulation.estimation import Pair, grid, measure
+from bcfusion.data.simulation.estimation import Pair, measure
+from bcfusion.data.simulation.frames import grid
 from bcfusion.errors import DataError
 
 RATE = 16000

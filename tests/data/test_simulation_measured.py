@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from bcfusion.contracts import BatchSimulator
 from bcfusion.data.simulation.calibration import Calibration, Response
-from bcfusion.data.simulation.estimation import grid
+from bcfusion.data.simulation.frames import grid
 from bcfusion.data.simulation.magnitude_ratio import MagnitudeRatio
 from bcfusion.data.simulation.measured import MeasuredSensor
 from bcfusion.data.simulation.transfer_function import TransferFunction

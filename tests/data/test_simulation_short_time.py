@@ -15,13 +15,15 @@ from scipy import signal as scipy_signal
 
 from bcfusion.data.simulation.bands import band_centres, band_levels, band_weights
 from bcfusion.data.simulation.calibration import Calibration
-from bcfusion.data.simulation.estimation import Pair, calibrate, grid
+from bcfusion.data.simulation.estimation import Evenly, Pair, calibrate
 from bcfusion.data.simulation.following import Following
+from bcfusion.data.simulation.frames import grid
 from bcfusion.data.simulation.magnitude_ratio import MagnitudeRatio
 from bcfusion.data.simulation.measured import MeasuredSensor
 from bcfusion.data.simulation.sensor_noise import draw_noise, sensor_noise
 from bcfusion.data.simulation.short_time_fit import BandFrames, fit
 from bcfusion.data.simulation.transfer_function import TransferFunction
+from bcfusion.errors import DataError
 
 RATE = 16000
 STEP = 0.008
@@ -100,6 +102,16 @@ def test_too_little_speech_falls_back_with_a_warning(caplog: pytest.LogCaptureFi
     assert "level of air in each band alone" in caplog.text
 
 
+def test_of_many_recordings_some_are_kept_evenly() -> None:
+    made, kept = recordings(1, frames=100) * 70, Evenly(most=1000)
+    for number, one in enumerate(made):
+        kept.add(replace(one, wearer=str(number)))
+    assert [one.wearer for one in kept.kept] == ["0", "8", "16", "24", "32", "40", "48", "56", "64"]
+    long = Evenly(most=10)
+    long.add(made[0])
+    assert len(long.kept) == 1
+
+
 def test_the_deviation_of_loud_frames_is_smaller() -> None:
     rng = np.random.default_rng(0)
     made = []
@@ -160,6 +172,22 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def test_digital_silence_in_a_file_is_no_noise_floor_of_the_sensor() -> None:
+    body, air = speech_like(), speech_like()
+    body += 1e-4 * np.random.default_rng(5).standard_normal(len(body)).astype(np.float32)
+    silence = np.zeros(RATE, dtype=np.float32)
+    plain, padded = (
+        calibrate("throat", [("a", [Pair("a", *(np.concatenate([*before, one]) for one in (body, air)))])], RATE)
+        for before in ((), (silence,))
+    )
+    assert padded.responses[0].noise_swing_db == pytest.approx(plain.responses[0].noise_swing_db, abs=0.3)
+    for name in ("noise_db", "response_db"):
+        np.testing.assert_allclose(padded.curves(name), plain.curves(name), atol=0.5)
+    click = np.where(np.arange(len(air)) == 8000, np.float32(0.1), np.float32(0.0))
+    with pytest.raises(DataError, match="no recording could be measured"):
+        calibrate("throat", [("a", [Pair("a", click, air)])], RATE)
+
+
 def test_the_file_holds_the_model_and_version_1_has_none(measured: Path, tmp_path: Path) -> None:
     made = Calibration.load(measured)
     assert made.short_time is not None
@@ -176,8 +204,14 @@ def test_the_file_holds_the_model_and_version_1_has_none(measured: Path, tmp_pat
     assert TransferFunction(str(measured)).follow == "spectrum"
     record["short_time"]["weights"][3] = [1.0]
     (tmp_path / "bad.json").write_text(json.dumps(record))
-    with pytest.raises(Exception, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         Calibration.load(tmp_path / "bad.json")
+    for change in ({"step": 0.0}, {"explained": float("nan")}):
+        whole = json.loads(measured.read_text())
+        whole["short_time"] |= change
+        (tmp_path / "bad.json").write_text(json.dumps(whole))
+        with pytest.raises(DataError, match="damaged"):
+            Calibration.load(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 24000])

@@ -9,7 +9,7 @@ from draws import draw, seeded
 from scipy import signal as scipy_signal
 
 from bcfusion.data.simulation.calibration import Calibration, Response
-from bcfusion.data.simulation.estimation import grid
+from bcfusion.data.simulation.frames import grid
 from bcfusion.data.simulation.transfer_function import TransferFunction
 from bcfusion.errors import ConfigError
 

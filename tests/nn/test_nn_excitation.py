@@ -64,9 +64,10 @@ def test_a_cutoff_between_the_steps_of_the_stft_is_refused_with_one_that_fits() 
     ):
         folded(3400)
     folded(3375)
-    for cutoff in (0, 8000):
-        with pytest.raises(ConfigError, match=f"cutoff_frequency={cutoff} Hz"):
+    for cutoff, fits in ((0, "62.5"), (8000, "7937.5"), (9000, "7937.5")):
+        with pytest.raises(ConfigError, match=rf"cutoff_frequency={cutoff} Hz .* such as {fits} Hz"):
             folded(cutoff)
+        folded(float(fits))
 
 
 def test_the_noise_has_unit_energy_in_every_bin_and_is_that_of_a_waveform() -> None:

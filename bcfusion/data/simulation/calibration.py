@@ -167,6 +167,9 @@ def _response(values: dict[str, Any], size: int) -> Response:
     for name, curve in curves.items():
         if curve.shape != (size,) or not np.isfinite(curve).all():
             raise ValueError(f"{name} of {values['id']} is not {size} finite numbers")
+    swing = float(values.get("noise_swing_db", 0.0))  # version 1 lacks it
+    if not 0.0 <= swing < np.inf:
+        raise ValueError(f"noise_swing_db of {values['id']} is {swing}")
     return Response(
         id=str(values["id"]),
         recordings=tuple(values["recordings"]),
@@ -175,7 +178,7 @@ def _response(values: dict[str, Any], size: int) -> Response:
         polarity=int(values["polarity"]),
         level_ratio=float(values["level_ratio"]),
         **curves,
-        noise_swing_db=float(values.get("noise_swing_db", 0.0)),  # version 1 lacks it
+        noise_swing_db=swing,
     )
 
 

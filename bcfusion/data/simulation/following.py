@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.data.simulation.bands import TINY, band_levels, band_matrices, frame_levels
-from bcfusion.data.simulation.estimation import ACTIVE_RANGE
+from bcfusion.data.simulation.frames import ACTIVE_RANGE
 from bcfusion.data.simulation.short_time import ShortTime
 
 #: dB to which the changes that follow from air are limited; the model is linear, air may be unlike that measured
@@ -38,7 +38,8 @@ def _without_noise(bands: Tensor, speech: Tensor) -> Tensor:
     A body sensor does not hear it. The noise is what air is at most in its quietest frames, but below the speech.
     """
     count = bands.shape[1]
-    quiet = bands.kthvalue(1 + int(QUIET_SHARE * (count - 1)), dim=1, keepdim=True).values
+    place = int(QUIET_SHARE * (count - 1))
+    quiet = bands.sort(dim=1).values[:, place : place + 1]  # torch's kthvalue is not deterministic on a GPU
     mean = (bands * speech).sum(dim=1, keepdim=True) / speech.sum(dim=1, keepdim=True).clamp_min(1.0)
     noise = torch.minimum(QUIET_FACTOR * quiet, mean * 10.0 ** (-NOISE_BELOW / 10.0))
     return 10.0 * torch.log10((1.0 - noise / (bands + TINY)).clamp_min(10.0 ** (-MOST_REDUCTION / 10.0)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.contracts import Draw
-from bcfusion.data.simulation.measured import Curves, MeasuredSensor, even_frame, smooth_curve
+from bcfusion.data.simulation.measured import Curves, Follow, MeasuredSensor, even_frame, smooth_curve
 from bcfusion.requirements import at_least
 
 #: octaves of the smoothing of what differs between wearers
@@ -42,7 +42,7 @@ class MagnitudeRatio(MeasuredSensor):
         calibration: str,
         wander: float = 1.0,
         wearer_spread: float = 1.0,
-        follow: str = "spectrum",
+        follow: Follow = "spectrum",
         noise: bool = True,
     ) -> None:
         super().__init__(calibration, wander, follow, noise, at_least(0, wearer_spread=wearer_spread))

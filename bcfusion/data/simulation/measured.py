@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,15 +15,16 @@ from torch.nn.functional import conv1d
 
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation import Batched, choice, uniform
+from bcfusion.data.simulation.bands import TINY
 from bcfusion.data.simulation.calibration import Calibration
-from bcfusion.data.simulation.estimation import FRAME_SECONDS
 from bcfusion.data.simulation.following import Following, of_speech
+from bcfusion.data.simulation.frames import FRAME_SECONDS
 from bcfusion.data.simulation.sensor_noise import NoiseDraw, draw_noise, sensor_noise
 from bcfusion.errors import DataError
 from bcfusion.requirements import Rule, at_least, one_of, require
 
 #: what the response may follow from frame to frame
-FOLLOW = ("spectrum", "level", "none")
+Follow = Literal["spectrum", "level", "none"]
 #: without the short-time model, standard deviations of the smoothing of the frame-to-frame variation, in seconds and
 #: octaves. On eight real throat recordings the deviations of two frames 16 / 32 / 64 ms apart have a correlation of
 #: 0.75 / 0.5 / 0.15, those of neighbouring octaves of 0.6.
@@ -33,7 +34,6 @@ WANDER_OCTAVES = 0.5
 LEVEL_RANGE = 20.0
 #: octaves of the smoothing of air's level over frequency, the same as when calibrating
 LEVEL_OCTAVES = 1.0 / 6.0
-TINY = 1e-20
 
 
 class Curves(NamedTuple):
@@ -69,18 +69,20 @@ class MeasuredSensor(Batched):
         ConfigError: the file is missing or damaged, or an argument is out of range.
     """
 
-    measured = True  #: no band of it is empty, see configuration.learning
+    full_band = True  #: see :class:`bcfusion.contracts.Simulator`; a subclass that empties a band sets False
 
-    def __init__(self, calibration: str, wander: float, follow: str, noise: bool, *rules: Rule) -> None:
+    def __init__(self, calibration: str, wander: float, follow: Follow, noise: bool, *rules: Rule) -> None:
         problem = ""
         try:
             self.calibration = Calibration.load(calibration)
         except DataError as error:
             problem = str(error)
-        require(self, at_least(0, wander=wander), one_of(FOLLOW, follow=follow), (not problem, problem), *rules)
+        require(
+            self, at_least(0, wander=wander), one_of(get_args(Follow), follow=follow), (not problem, problem), *rules
+        )
         self.wander = float(wander)
         model = self.calibration.short_time
-        self.follow = "level" if follow == "spectrum" and model is None else follow
+        self.follow: Follow = "level" if follow == "spectrum" and model is None else follow
         self._following = Following(model) if self.follow == "spectrum" and model is not None else None
         self.noise = noise
         self._swing = float(np.mean([response.noise_swing_db for response in self.calibration.responses]))

@@ -11,8 +11,8 @@ from torch.nn.functional import avg_pool1d, interpolate, max_pool1d
 
 from bcfusion.audio.level import SILENCE_LEVEL, active_level
 from bcfusion.data.simulation.air_noise import NOMINAL_LEVEL
-from bcfusion.data.simulation.estimation import ACTIVE_RANGE, NEAR_SPEECH, OVERLAP
 from bcfusion.data.simulation.fir import causal_filter, minimum_phase
+from bcfusion.data.simulation.frames import ACTIVE_RANGE, NEAR_SPEECH, OVERLAP
 
 #: seconds, standard deviation of the smoothing of the level in pauses. On 16 real throat recordings that level has a
 #: correlation of 0.5 with itself 64 ms later, and of 0.3 after 128 ms.

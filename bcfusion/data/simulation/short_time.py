@@ -58,7 +58,7 @@ class ShortTime:
         """Return the model that :meth:`record` wrote.
 
         Raises:
-            ValueError: an array has another shape, or a number is not finite.
+            ValueError: an array has another shape, or a number is not finite or out of range.
             KeyError: something is missing.
         """
         arrays = {name: np.asarray(record[name], dtype=np.float64) for name in _DECIMALS}
@@ -69,5 +69,7 @@ class ShortTime:
             if array.shape != wanted or bands < 2 or not array.size or not np.isfinite(array).all():
                 raise ValueError(f"{name} of the short-time model is not {wanted} finite numbers")
         numbers = {name: float(record[name]) for name in ("step", "ridge", "explained", "explained_by_level")}
+        if not (np.isfinite(list(numbers.values())).all() and numbers["step"] > 0.0):
+            raise ValueError(f"numbers of the short-time model are out of range: {numbers}")
         values: dict[str, Any] = {**arrays, **numbers, "validation": str(record["validation"])}
         return cls(**values)

@@ -25,6 +25,7 @@ import torch
 from scipy.special import log_ndtr
 
 from bcfusion.data.simulation.bands import TINY, band_levels, frame_levels
+from bcfusion.data.simulation.frames import decibels
 from bcfusion.data.simulation.short_time import ShortTime
 
 logger = logging.getLogger(__name__)
@@ -151,9 +152,9 @@ def _ratios(one: BandFrames, number: int, fold: np.ndarray) -> _Ratios:
     air, body = one.air[one.speech], one.body[one.speech]
     heard, below = air >= KNOWN * one.floors[0], body < KNOWN * one.floors[1]
     clean = [power - floor for power, floor in zip((air, body), one.floors, strict=True)]
-    reference = _decibels(np.where(heard, clean[0], air))
+    reference = decibels(np.where(heard, clean[0], air))
     # a power of twice the floor leaves speech as loud as the floor: the limit of what is known to be below it
-    ratio = _decibels(np.where(below, (KNOWN - 1.0) * one.floors[1], clean[1])) - reference
+    ratio = decibels(np.where(below, (KNOWN - 1.0) * one.floors[1], clean[1])) - reference
     return _Ratios(level, loudness, ratio, heard & ~below, heard & below, np.full(len(air), number), fold)
 
 
@@ -280,7 +281,3 @@ def _memory(parts: Sequence[_Ratios], weights: np.ndarray, decay: np.ndarray, st
     memory = np.where(counts >= COUNTED, products / np.maximum(squares, TINY), 0.0)
     memory[0] = 1.0
     return memory
-
-
-def _decibels(power: np.ndarray) -> np.ndarray:
-    return 10.0 * np.log10(np.maximum(power, TINY))

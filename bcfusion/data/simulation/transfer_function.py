@@ -10,7 +10,7 @@ from torch.nn.functional import fold, pad
 
 from bcfusion.contracts import Draw
 from bcfusion.data.simulation.fir import minimum_phase
-from bcfusion.data.simulation.measured import Curves, MeasuredSensor, around, even_frame, mixed, smooth_curve
+from bcfusion.data.simulation.measured import Curves, Follow, MeasuredSensor, around, even_frame, mixed, smooth_curve
 from bcfusion.requirements import at_least, within
 
 #: Hz at which a tilt is 0 dB, and the octaves on either side after which it is constant
@@ -63,7 +63,7 @@ class TransferFunction(MeasuredSensor):
         self,
         calibration: str,
         wander: float = 1.0,
-        follow: str = "spectrum",
+        follow: Follow = "spectrum",
         wearer_spread: float | None = None,
         ripple: float = 2.0,
         tilt: float = 1.0,
