@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -109,6 +108,7 @@ class FoldJob:
         speech: rows of air.
         settings: of the adaptation.
         device: where to train.
+        folder: for the file of its calibration; belongs to whoever waits for the result, and outlives this process.
         training: pieces to train on.
         held: pieces to score.
         steps: numbers of steps after which to score, ascending.
@@ -122,6 +122,7 @@ class FoldJob:
     speech: tuple[Row, ...]
     settings: Settings
     device: str
+    folder: Path
     training: tuple[Piece, ...]
     held: tuple[Piece, ...]
     steps: tuple[int, ...]
@@ -166,16 +167,15 @@ def train_fold(job: FoldJob, trainee: Trainee | None = None) -> FoldResult:
     held_out = HeldOut(trainee.reader, trainee.bundle.sample_rate)
     held_out.score(trainee.start, job.held, 0)
     done = 0
-    with tempfile.TemporaryDirectory(prefix="bcfusion-adapt-") as folder:
-        batches = trainee.batches(job.training, Path(folder))
-        learner = trainee.learner(batches)
-        for steps in job.steps:
-            while learner.steps < steps:
-                learner.step(batches.batch(learner.steps))
-            held_out.score(learner.averaged, job.held, steps)
-            done = steps
-            if time.monotonic() - began > job.seconds:
-                break
+    batches = trainee.batches(job.training, job.folder)
+    learner = trainee.learner(batches)
+    for steps in job.steps:
+        while learner.steps < steps:
+            learner.step(batches.batch(learner.steps))
+        held_out.score(learner.averaged, job.held, steps)
+        done = steps
+        if time.monotonic() - began > job.seconds:
+            break
     return FoldResult(job.number, held_out.scores, done, time.monotonic() - began)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,32 @@ _DECIMALS = 4
 _WORSE = 0.01  # of STOI: more than a score that is unchanged but for rounding
 
 
+class _Tried(Exception):
+    """The folder could be written to."""
+
+
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse a folder that would be replaced: one that is no adaptation, or is one and ``overwrite`` is off.
+    """Refuse a folder that would be replaced, or that cannot be written: before minutes are spent on what goes there.
+
+    Only an adaptation is replaced, and only with ``overwrite``. Nothing is left behind.
 
     Raises:
-        DataError: it is refused.
+        DataError: it is something else, or an adaptation without ``overwrite``.
+        WriteError: it cannot be written.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not output.is_dir() or read_object(output / REPORT).get("format") != FORMAT:
-        raise DataError(f"--output {output}: exists and is no adaptation: choose another folder")
-    if not overwrite:
-        raise DataError(f"--output {output}: holds an adaptation: choose another folder, or add --overwrite")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        if not output.is_dir() or read_object(output / REPORT).get("format") != FORMAT:
+            raise DataError(f"--output {output}: exists and is no adaptation: choose another folder")
+        if not overwrite:
+            raise DataError(f"--output {output}: holds an adaptation: choose another folder, or add --overwrite")
+    made = [folder for folder in output.absolute().parents if not folder.exists()]  # the innermost first
+    try:
+        with appearing_folder(output):
+            raise _Tried
+    except _Tried:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def write_adaptation(adaptation: Adaptation, output: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, verb_parser
+from bcfusion.commands.shared.computing import add_device_option, device_of
 from bcfusion.commands.shared.model_choice import chosen_model
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER
 from bcfusion.errors import DataError
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
         seed=arguments.seed,
     )
     try:
-        adaptation = adapt(model, pairs, settings, speech, _device(arguments.device), started=started)
+        adaptation = adapt(model, pairs, settings, speech, device_of(arguments.device), started=started)
     except KeyboardInterrupt:
         print("interrupted: nothing is written", file=sys.stderr)
         raise
@@ -106,12 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", metavar="LR", type=positive_number, default=1e-3, help="learning rate; default: 1e-3")
     parser.add_argument("--seed", metavar="N", type=between(0, 2**32 - 1, int), default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier adaptation in --output")
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; default: a GPU if there is one",
-    )
+    add_device_option(parser)
     return parser
 
 
@@ -167,14 +163,6 @@ def _speech(source: Path) -> list[Row]:
     if not air:
         raise DataError(f"--speech {source}: no recordings")
     return spread(air, MOST_SPEECH)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DataError("--device cuda: torch finds no GPU here; leave the option out")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 if __name__ == "__main__":

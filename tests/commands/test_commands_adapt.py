@@ -54,7 +54,7 @@ def test_pairs_that_do_not_belong_together_are_named_and_nothing_is_written(
     assert main(["adapt", str(model), "--body", body, "--air", air, "--output", str(output)]) == 2
     printed = capsys.readouterr()
     assert "refused: one: body and air are not one take: their envelopes correlate by 0." in printed.out
-    assert "0 usable recordings with 0.0 s in all; 1 recordings are refused: at least 10 s" in printed.err
+    assert "0 usable recordings with 0.0 s in all; 1 recording is refused: at least 10 s" in printed.err
     assert not output.exists()
 
 
@@ -73,6 +73,21 @@ def test_only_an_adaptation_is_replaced_and_only_on_demand(
     assert main([*start, str(made), "--overwrite"]) == 2  # goes on to the pairs
     assert "0 usable recordings" in capsys.readouterr().err
     assert (made / "report.json").is_file()
+
+
+def test_an_output_that_cannot_be_written_is_reported_before_anything_is_trained(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body, air = noise_pair(tmp_path, 0.5)
+    start = ["adapt", str(model), "--body", body, "--air", air, "--output"]
+    (tmp_path / "file").touch()
+    assert main([*start, str(tmp_path / "file" / "x" / "adapted")]) == 2
+    printed = capsys.readouterr()
+    assert f"{tmp_path / 'file'} is a file, not a folder" in printed.err
+    assert "refused" not in printed.out
+    assert main([*start, str(tmp_path / "new" / "deep" / "adapted")]) == 2  # goes on to the pairs
+    assert "0 usable recordings" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_model_that_does_not_exist_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,6 +212,7 @@ def test_evaluate_and_listen_take_a_name_and_pairs(shipped: Path, capsys: pytest
         ("bcfusion enhance in", []),  # the shell completes file names
         ("bcfusion enhance throat in", []),
         ("bcfusion evaluate f", ["fusion"]),
+        ("bcfusion adapt f", ["fusion"]),
         ("bcfusion listen RUN thr", ["throat", "throat_recordings/"]),
         ("bcfusion listen ", []),
         ("bcfusion train init_from=f", ["init_from=fusion"]),

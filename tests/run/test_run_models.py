@@ -80,7 +80,9 @@ def test_a_name_is_the_shipped_model_unless_a_model_is_at_that_path(places: Path
     for searched in (False, True):
         found = resolve_model("throat", searched=searched)
         assert (found.path, found.note) == (shipped, "throat: the shipped model; ./throat holds no model")
-    assert resolve_model("./throat") == models.Resolved(Path("throat"))
+    assert resolve_model("./throat") == resolve_model("throat/") == models.Resolved(Path.cwd() / "throat")
+    with pytest.raises(CheckpointError, match=r"cwd/throat is neither a bundle"):
+        load_generator(resolve_model("./throat").path)  # not the shipped one
     Path("throat/seed1").mkdir()
     Path("throat/seed1/run.json").touch()  # a folder of runs
     assert resolve_model("throat").path == shipped
