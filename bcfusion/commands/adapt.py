@@ -114,11 +114,22 @@ def _parser() -> argparse.ArgumentParser:
 def _pairs(arguments: argparse.Namespace) -> list[Row]:
     from bcfusion.data.corpora.listing import ManifestCorpus
     from bcfusion.data.corpora.pairs import PairsCorpus
+    from bcfusion.files import on_disk
+    from bcfusion.nearest import nearest_path
 
     corpus: Corpus
     if arguments.pairs is not None:
         corpus, where = ManifestCorpus(str(arguments.pairs)), str(arguments.pairs)
-    else:  # pairs of different length are named with the others that are refused
+    else:
+        folders = {"--body": on_disk(arguments.body), "--air": on_disk(arguments.air)}
+        missing = [
+            f"{option}: no such folder: {folder}{nearest_path(folder.absolute())}"
+            for option, folder in folders.items()
+            if not folder.is_dir()
+        ]
+        if missing:
+            raise DataError("\n".join(missing))
+        # pairs of different length are named with the others that are refused
         corpus = PairsCorpus(arguments.body, arguments.air, max_unreadable_share=1.0)
         where = f"{arguments.body} and {arguments.air}"
     splits = SPLITS if arguments.split == "all" else (arguments.split,)

@@ -90,6 +90,16 @@ def test_an_output_that_cannot_be_written_is_reported_before_anything_is_trained
     assert not (tmp_path / "new").exists()
 
 
+def test_folders_that_do_not_exist_are_named_as_they_were_typed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = ["--body", str(tmp_path / "no"), "--air", str(tmp_path / "none")]
+    assert main(["adapt", str(model), *sides, "--output", str(tmp_path / "out")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"--body: no such folder: {tmp_path / 'no'}")
+    assert second.startswith(f"--air: no such folder: {tmp_path / 'none'}")
+
+
 def test_a_model_that_does_not_exist_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body, air = noise_pair(tmp_path, 0.5)
     command = ["adapt", str(tmp_path / "none"), "--body", body, "--air", air, "--output", str(tmp_path / "out")]
