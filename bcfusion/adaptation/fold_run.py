@@ -112,7 +112,7 @@ class FoldJob:
         training: pieces to train on.
         held: pieces to score.
         steps: numbers of steps after which to score, ascending.
-        seconds: after which the training ends with the next score; infinity: never.
+        seconds: after which the training ends, but not before the first score; infinity: never.
         threads: of torch; 0: as they are.
     """
 
@@ -170,12 +170,12 @@ def train_fold(job: FoldJob, trainee: Trainee | None = None) -> FoldResult:
     batches = trainee.batches(job.training, job.folder)
     learner = trainee.learner(batches)
     for steps in job.steps:
-        while learner.steps < steps:
+        while learner.steps < steps and not (done and time.monotonic() - began > job.seconds):
             learner.step(batches.batch(learner.steps))
+        if learner.steps < steps:  # the time is over
+            break
         held_out.score(learner.averaged, job.held, steps)
         done = steps
-        if time.monotonic() - began > job.seconds:
-            break
     return FoldResult(job.number, held_out.scores, done, time.monotonic() - began)
 
 

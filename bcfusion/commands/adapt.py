@@ -14,6 +14,7 @@ from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, verb_parser
 from bcfusion.commands.shared.computing import add_device_option, device_of
 from bcfusion.commands.shared.model_choice import chosen_model
+from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER
 from bcfusion.errors import DataError
 
@@ -56,10 +57,13 @@ def main(argv: list[str]) -> int:
         parser.error("give --pairs MANIFEST, or --body DIR and --air DIR")
     if arguments.steps is not None and arguments.minutes is not None:
         parser.error("give --minutes or --steps, not both")
+    if arguments.share is not None and arguments.speech is None:
+        parser.error("--share is the share of --speech, which is not given")
 
     from bcfusion.adaptation.adapt import Settings, adapt
     from bcfusion.adaptation.report import check_output, report_text, write_adaptation
 
+    make_cwd_importable()  # for a network of the user's own
     model = chosen_model(arguments.model)
     check_output(arguments.output, arguments.overwrite)
     pairs = _pairs(arguments)
@@ -68,7 +72,7 @@ def main(argv: list[str]) -> int:
         minutes=5.0 if arguments.minutes is None else arguments.minutes,
         steps=arguments.steps,
         fresh=arguments.fresh,
-        share=arguments.share,
+        share=0.5 if arguments.share is None else arguments.share,
         lr=arguments.lr,
         seed=arguments.seed,
     )
@@ -101,9 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--speech", metavar="PATH", type=path, help="folder or manifest of clean speech, to simulate the sensor on"
     )
-    parser.add_argument(
-        "--share", metavar="S", type=between(0, 0.95), default=0.5, help="of the crops from --speech; default: 0.5"
-    )
+    parser.add_argument("--share", metavar="S", type=between(0, 0.95), help="of the crops from --speech; default: 0.5")
     parser.add_argument("--lr", metavar="LR", type=positive_number, default=1e-3, help="learning rate; default: 1e-3")
     parser.add_argument("--seed", metavar="N", type=between(0, 2**32 - 1, int), default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier adaptation in --output")

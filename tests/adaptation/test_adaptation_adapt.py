@@ -12,7 +12,7 @@ from made_up_pairs import RATE, Hum, five_pairs, save_hum, speech_like, through_
 
 from bcfusion.adaptation.adapt import Settings, adapt
 from bcfusion.adaptation.curve import Curve, choose, selection_for, steps_to_score
-from bcfusion.adaptation.fold_run import Trainee
+from bcfusion.adaptation.fold_run import FoldJob, Trainee, train_fold
 from bcfusion.adaptation.learning import losses_of
 from bcfusion.adaptation.pairs import checked, pieces_of
 from bcfusion.adaptation.plan import Load, Pace
@@ -174,6 +174,20 @@ def test_a_network_of_two_sensors_learns_from_a_column_of_each(tmp_path: Path, p
     before = {name: value.clone() for name, value in learner.averaged.named_parameters()}
     assert learner.step(batch) > 0
     assert any(not torch.equal(value, before[name]) for name, value in learner.averaged.named_parameters())
+
+
+@pytest.mark.parametrize(("seconds", "reached"), [(0.0, 1), (math.inf, 2)])
+def test_a_fold_ends_when_its_time_is_over_but_not_without_a_score(
+    tmp_path: Path, pairs: list[Row], seconds: float, reached: int
+) -> None:
+    start = save_hum(tmp_path / "b", losses=L1)
+    trainee = Trainee(load_generator(start), start, ["body"], [], SHORT, "cpu")
+    training, held = (tuple(pieces_of([row])) for row in pairs[:2])
+    job = FoldJob(2, start, ("body",), (), SHORT, "cpu", tmp_path, training, held, (1, 2), seconds)
+    result = train_fold(job, trainee)
+    assert (result.number, result.steps) == (2, reached)
+    assert sorted({score.step for score in result.scores}) == list(range(reached + 1))
+    assert {score.recording for score in result.scores} == {"p1"}
 
 
 # ---------------------------------------------------------------- the whole

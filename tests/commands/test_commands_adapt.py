@@ -38,6 +38,7 @@ def noise_pair(root: Path, seconds: float, seed: int = 0) -> tuple[str, str]:
         (["--pairs", "x.jsonl", "--minutes", "0"], "0 is not a number above zero"),
         (["--pairs", "x.jsonl", "--minutes", "2", "--steps", "3"], "give --minutes or --steps, not both"),
         (["--pairs", "x.jsonl", "--share", "1"], "1 is not a number from 0 to 0.95"),
+        (["--pairs", "x.jsonl", "--share", "0.2"], "--share is the share of --speech, which is not given"),
     ],
 )
 def test_half_a_command_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
