@@ -157,7 +157,7 @@ class _Work:
             generator, steps = self.trainee.start, 0
             if choice.steps:
                 wanted = max(1, round(choice.steps * statistics.fmean(self.scales)))
-                self.say(f"{choice.why}: {wanted} steps on all {len(self.rows)} recordings")
+                self.say(f"{choice.why}: {wanted} steps on all recordings")
                 with Progress(pace.step * wanted, self.say) as progress:
                     generator, steps = self._train_all(Path(folder), wanted, timer, progress)
             else:
@@ -203,12 +203,12 @@ class _Work:
 
     def _announce(self, last: int, pace: Pace, load: Load) -> None:
         seconds = sum(row.duration for row in self.rows)
-        count = len(self.folds)
+        number, count = len(self.rows), len(self.folds)
         way = f"{count} folds" if count > 1 else "trained on the first part, scored on the last"
         minutes = load.needed(last, pace) / 60
         self.say(
-            f"{len(self.rows)} recordings, {seconds:.0f} s; {way}; up to {last} steps each, {pace.step:.2f} s a step; "
-            f"about {minutes:.1f} minutes"
+            f"{number} recording{'s' * (number != 1)}, {seconds:.0f} s; {way}; up to {last} steps each, "
+            f"{pace.step:.2f} s a step; about {minutes:.1f} minutes"
         )
 
     def _train_folds(
@@ -269,10 +269,18 @@ def _processes(settings: Settings, device: str, folds: int) -> tuple[int, int]:
 
 
 def _sensors(bundle: Bundle, pairs: Sequence[Row]) -> list[str]:
-    """Return the columns that the network reads; a network of one sensor, whatever its name, reads ``body``."""
-    if len(bundle.sensors) == 1 and not any(bundle.sensors[0] in row.paths for row in pairs):
-        return [BODY]
-    return list(bundle.sensors)
+    """Return the columns that the network reads; a network of one sensor, whatever its name, reads ``body``.
+
+    Raises:
+        DataError: it reads several, one of which no row has.
+    """
+    absent = [sensor for sensor in bundle.sensors if pairs and not any(sensor in row.paths for row in pairs)]
+    if absent and len(bundle.sensors) > 1:
+        raise DataError(
+            f"no recording of {' and '.join(absent)} in any of the pairs; the network takes "
+            f"{' and '.join(bundle.sensors)}: give --pairs MANIFEST, with a column for each of them and for air"
+        )
+    return [BODY] if absent else list(bundle.sensors)
 
 
 def _enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], None]) -> list[Row]:

@@ -37,9 +37,11 @@ def check_output(output: Path, overwrite: bool) -> None:
     Only an adaptation is replaced, and only with ``overwrite``. Nothing is left behind.
 
     Raises:
-        DataError: it is something else, or an adaptation without ``overwrite``.
+        DataError: it is something else, an adaptation without ``overwrite``, or the working directory.
         WriteError: it cannot be written.
     """
+    if Path.cwd().is_relative_to(os.path.abspath(output)):  # which would be replaced under the user's feet
+        raise DataError(f"--output {output}: the working directory lies in it: choose another folder")
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         if not output.is_dir() or read_object(output / REPORT).get("format") != FORMAT:
             raise DataError(f"--output {output}: exists and is no adaptation: choose another folder")
@@ -175,10 +177,11 @@ def _verdict(adaptation: Adaptation) -> str:
     """Return in a few sentences what was done, and what the scores are scores of."""
     settings, folds = adaptation.settings, adaptation.folds
     seconds = sum(row.duration for row in adaptation.rows)
+    count = len(adaptation.rows)
     done = (
-        f"Adapted by {adaptation.steps} steps on all {len(adaptation.rows)} recordings ({seconds:.0f} s)"
+        f"Adapted by {adaptation.steps} steps on {f'all {count} recordings' if count > 1 else 'the whole recording'}"
         if adaptation.adapted
-        else f"The start is kept, unchanged; {len(adaptation.rows)} recordings ({seconds:.0f} s) were tried"
+        else f"The start is kept, unchanged, after trials on {count} recording{'s' * (count != 1)}"
     )
     scale = (
         f"Scores are out of fold: each recording is scored by a network that was trained on the others, in "
@@ -191,7 +194,7 @@ def _verdict(adaptation: Adaptation) -> str:
     way = (
         f"{'random weights' if settings.fresh else 'the weights'} of {adaptation.model}, {source}, seed {settings.seed}"
     )
-    return f"{done}: {adaptation.choice.why}. From {way}.\n{scale}"
+    return f"{done} ({seconds:.0f} s): {adaptation.choice.why}. From {way}.\n{scale}"
 
 
 def _gain_lines(adaptation: Adaptation, names: list[str]) -> list[str]:

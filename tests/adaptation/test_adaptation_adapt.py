@@ -170,6 +170,8 @@ def test_a_network_of_two_sensors_learns_from_a_column_of_each(tmp_path: Path, p
     batch = batches.batch(0)
     assert batch["inputs"].shape == (4, 2, RATE)
     assert not torch.equal(batch["inputs"][:, :1], batch["target"])
+    with pytest.raises(DataError, match=r"no recording of noisy in any .* takes body and noisy: give --pairs MANIFEST"):
+        adapt(start, pairs, SHORT, say=str)
     learner = trainee.learner(batches)
     before = {name: value.clone() for name, value in learner.averaged.named_parameters()}
     assert learner.step(batch) > 0

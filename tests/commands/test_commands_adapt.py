@@ -86,6 +86,8 @@ def test_an_output_that_cannot_be_written_is_reported_before_anything_is_trained
     printed = capsys.readouterr()
     assert f"{tmp_path / 'file'} is a file, not a folder" in printed.err
     assert "refused" not in printed.out
+    assert main([*start, "."]) == 2
+    assert "--output .: the working directory lies in it" in capsys.readouterr().err
     assert main([*start, str(tmp_path / "new" / "deep" / "adapted")]) == 2  # goes on to the pairs
     assert "0 usable recordings" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
