@@ -39,7 +39,7 @@ class Bundle:
         causal: whether the network can stream, with a latency of ``delay`` in all.
         receptive_field: measured number of samples before and after that an output sample depends on; None if it has
             no bound.
-        training: recipe, experiment, overrides, config_dir, step and metrics of the run that made it.
+        training: recipe, experiment, overrides, config_dir, losses, step and metrics of the run that made it.
         dtype: in which the parameters are stored, one of :data:`DTYPES`; named in the file only if it is not float32.
         bcfusion: version that wrote it.
         format: version of the file format.
