@@ -73,6 +73,11 @@ class Adaptation:
     seconds: float
 
     @property
+    def seen(self) -> int:
+        """Number of recordings that the start had been adapted to already, so that it has no honest scores on them."""
+        return sum(self.bundle.adapted_to(row.paths.values()) for row in self.rows)
+
+    @property
     def adapted(self) -> bool:
         """Whether the generator differs from the start."""
         return self.steps > 0

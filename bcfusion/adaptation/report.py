@@ -70,6 +70,9 @@ def write_adaptation(adaptation: Adaptation, output: Path) -> None:
         "step": adaptation.steps if adaptation.adapted else start.get("step"),
         "adaptation": {name: value for name, value in record.items() if name not in ("format", "curve")},
     }
+    if adaptation.adapted:
+        files = {os.path.realpath(path) for row in adaptation.rows for path in row.paths.values()}
+        training["adapted_to"] = sorted(files.union(start.get("adapted_to") or ()))
     with appearing_folder(output) as part:
         inner = save_bundle(  # in a folder of the final name, which its header names
             part / output.absolute().name,
@@ -92,7 +95,11 @@ def record_of(adaptation: Adaptation) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "bcfusion": __version__,
-        "start": {"model": os.path.abspath(adaptation.model), "step": adaptation.bundle.training.get("step")},
+        "start": {
+            "model": os.path.abspath(adaptation.model),
+            "step": adaptation.bundle.training.get("step"),
+            "adapted_to_recordings": adaptation.seen,
+        },
         "adapted": adaptation.adapted,
         "why": choice.why,
         "steps": {"chosen": choice.steps, "best": choice.best, "tried": adaptation.tried, "final": adaptation.steps},
@@ -210,6 +217,11 @@ def _gain_lines(adaptation: Adaptation, names: list[str]) -> list[str]:
     ]
     if worse:
         lines.append(f"STOI below the input's by more than {_WORSE:g}: {', '.join(worse)}")
+    if adaptation.seen:
+        lines.append(
+            f"warning: the start was adapted to {adaptation.seen} of these {len(adaptation.rows)} recordings before: "
+            "these are not scores on unseen recordings; start from the model that it was adapted from"
+        )
     if not choice.certain:
         lines.append(f"fewer than {FOR_INTERVAL} recordings: no interval; record more to know whether it helps")
     if choice.over_input["score"].mean < 0:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ class Bundle:
         causal: whether the network can stream, with a latency of ``delay`` in all.
         receptive_field: measured number of samples before and after that an output sample depends on; None if it has
             no bound.
-        training: recipe, experiment, overrides, config_dir, losses, step and metrics of the run that made it.
+        training: recipe, experiment, overrides, config_dir, losses, step and metrics of the run that made it; the files
+            that it was adapted to.
         dtype: in which the parameters are stored, one of :data:`DTYPES`; named in the file only if it is not float32.
         bcfusion: version that wrote it.
         format: version of the file format.
@@ -61,6 +63,11 @@ class Bundle:
     def latency_ms(self) -> float | None:
         """Algorithmic latency in milliseconds; None if the network needs the whole file."""
         return None if self.delay is None else 1000 * self.delay / self.sample_rate
+
+    def adapted_to(self, files: Iterable[str]) -> bool:
+        """Return whether the network was adapted to one of these files, so that it is not scored on unseen ones."""
+        known = set(self.training.get("adapted_to") or ())
+        return any(os.path.realpath(file) in known for file in files)
 
 
 def find_bundle(path: Path) -> Path | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,12 @@ def test_a_network_is_adapted_again_the_same_and_written(tmp_path: Path, pairs: 
     training = bundle_of(loaded).training  # type: ignore[union-attr]
     assert training["overrides"] == ["seed=1"]  # with which `evaluate` composes
     assert training["adaptation"]["steps"]["final"] == training["step"] == done.steps
+    assert training["adapted_to"] == sorted(os.path.realpath(path) for row in pairs for path in row.paths.values())
+    assert done.seen == 0
+    twice = replace(done, bundle=bundle_of(loaded), rows=[*pairs[:3], replace(pairs[3], paths={"air": "other.wav"})])
+    assert twice.seen == 3
+    assert "the start was adapted to 3 of these 4 recordings before" in report_text(twice)
+    assert "was adapted to" not in report_text(done)
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [each["id"] for each in record["recordings"]] == [row.id for row in pairs]
     assert all(each["out_of_fold"]["stoi"] > each["start"]["stoi"] for each in record["recordings"])
