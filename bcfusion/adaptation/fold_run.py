@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from bcfusion.adaptation.pairs import Piece
 from bcfusion.adaptation.settings import Settings
 from bcfusion.contracts import Fitted, Row
 from bcfusion.data.loading.reader import BODY
+from bcfusion.errors import TrainingError
 from bcfusion.evaluation.workers import start_workers
 from bcfusion.probe import evaluating
 from bcfusion.run.building import build_generator
@@ -201,18 +202,27 @@ class Workers:
             jobs: the folds.
             trainee: for this process.
             tick: called about once a second while other processes train.
+
+        Raises:
+            TrainingError: a training diverges, or a process was killed.
         """
         if self._executor is None:
             for job in jobs:
                 yield train_fold(job, trainee)
             return
         threaded = [replace(job, threads=self.threads) for job in jobs]
-        left: set[Future[FoldResult]] = {self._executor.submit(train_fold, job) for job in threaded}
-        while left:
-            done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
-            tick()
-            for future in done:
-                yield future.result()
+        try:
+            left: set[Future[FoldResult]] = {self._executor.submit(train_fold, job) for job in threaded}
+            while left:
+                done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
+                tick()
+                for future in done:
+                    yield future.result()
+        except BrokenExecutor as error:
+            raise TrainingError(
+                f"a process that trained a fold was killed, perhaps out of memory; {self.count} of them run at once, "
+                "one for each core that this command may use: give it fewer, as in taskset -c 0 bcfusion adapt ..."
+            ) from error
 
     def close(self) -> None:
         """End the processes at once."""

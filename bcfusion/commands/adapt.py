@@ -39,6 +39,7 @@ adds clean speech through a simulation of the sensor, which is calibrated on the
 starts from random weights of the same network. --steps instead of --minutes gives the same result each time.
 """
 
+_ANY_SHARE = 1.0  # of the files may be unreadable: a warning names them, and what is left decides
 MOST_SPEECH = 2000  #: recordings of --speech; an adaptation has no time for more
 
 
@@ -121,7 +122,7 @@ def _pairs(arguments: argparse.Namespace) -> list[Row]:
 
     corpus: Corpus
     if arguments.pairs is not None:
-        corpus, where = ManifestCorpus(str(arguments.pairs)), str(arguments.pairs)
+        corpus, where = ManifestCorpus(str(arguments.pairs), _ANY_SHARE), str(arguments.pairs)
     else:
         folders = {"--body": on_disk(arguments.body), "--air": on_disk(arguments.air)}
         missing = [
@@ -132,7 +133,7 @@ def _pairs(arguments: argparse.Namespace) -> list[Row]:
         if missing:
             raise DataError("\n".join(missing))
         # pairs of different length are named with the others that are refused
-        corpus = PairsCorpus(arguments.body, arguments.air, max_unreadable_share=1.0)
+        corpus = PairsCorpus(arguments.body, arguments.air, max_unreadable_share=_ANY_SHARE)
         where = f"{arguments.body} and {arguments.air}"
     splits = SPLITS if arguments.split == "all" else (arguments.split,)
     rows = [row for split in splits for row in corpus.rows(split)]
@@ -154,10 +155,10 @@ def _speech(source: Path) -> list[Row]:
 
     rows: Sequence[Row]
     if source.is_dir() and (source / "train").is_dir():
-        rows = FolderCorpus(str(source)).rows("train")
+        rows = FolderCorpus(str(source), max_unreadable_share=_ANY_SHARE).rows("train")
     elif source.is_dir():
         files = list(audio.walk(source))
-        headers = read_headers(files, 0.05, str(source))
+        headers = read_headers(files, _ANY_SHARE, str(source))
         rows = [
             Row(
                 id=name_below(source, file),
@@ -170,7 +171,7 @@ def _speech(source: Path) -> list[Row]:
             for file, found in headers.items()
         ]
     else:
-        corpus = ManifestCorpus(str(source))
+        corpus = ManifestCorpus(str(source), _ANY_SHARE)
         rows = corpus.rows("train") or [row for split in SPLITS for row in corpus.rows(split)]
     air = [replace(row, paths={"air": row.paths["air"]}) for row in rows]
     if not air:

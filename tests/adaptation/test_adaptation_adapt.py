@@ -13,7 +13,7 @@ from made_up_pairs import RATE, Hum, five_pairs, save_hum, speech_like, through_
 
 from bcfusion.adaptation.adapt import Settings, adapt
 from bcfusion.adaptation.curve import Curve, choose, selection_for, steps_to_score
-from bcfusion.adaptation.fold_run import FoldJob, Trainee, train_fold
+from bcfusion.adaptation.fold_run import FoldJob, Trainee, Workers, train_fold
 from bcfusion.adaptation.learning import losses_of
 from bcfusion.adaptation.pairs import checked, pieces_of
 from bcfusion.adaptation.plan import Load, Pace
@@ -191,6 +191,17 @@ def test_a_fold_ends_when_its_time_is_over_but_not_without_a_score(
     assert (result.number, result.steps) == (2, reached)
     assert sorted({score.step for score in result.scores}) == list(range(reached + 1))
     assert {score.recording for score in result.scores} == {"p1"}
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_no_traceback(tmp_path: Path) -> None:
+    trainee = Trainee(load_generator(start := save_hum(tmp_path / "b")), start, ["body"], [], SHORT, "cpu")
+    job = FoldJob(0, start, ("body",), (), SHORT, "cpu", tmp_path, (), (), ())
+    with Workers(2, 1) as workers:
+        for process in list(workers._executor._processes.values()):  # type: ignore[union-attr]
+            process.kill()
+        with pytest.raises(TrainingError, match="was killed, perhaps out of memory; 2 of them run at once"):
+            list(workers.run([job], trainee, lambda: None))
 
 
 # ---------------------------------------------------------------- the whole

@@ -93,6 +93,19 @@ def test_an_output_that_cannot_be_written_is_reported_before_anything_is_trained
     assert not (tmp_path / "new").exists()
 
 
+def test_a_file_of_a_manifest_that_is_missing_is_left_out_with_a_warning(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    noise_pair(tmp_path, 0.5)
+    rows = [{"id": name, "split": "test", "air": "air/one.wav", "body": f"body/{name}.wav"} for name in ("one", "two")]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["adapt", str(model), "--pairs", str(tmp_path / "pairs.jsonl"), "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    assert "0 usable recordings with 0.0 s in all; 1 recording is refused" in printed.err
+    assert "two.wav" in caplog.text + printed.err
+
+
 def test_folders_that_do_not_exist_are_named_as_they_were_typed(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
