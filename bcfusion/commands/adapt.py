@@ -151,9 +151,13 @@ def _speech(source: Path) -> list[Row]:
     from bcfusion.data.corpora.headers import read_headers
     from bcfusion.data.corpora.listing import ManifestCorpus
     from bcfusion.data.loading.rows import spread
-    from bcfusion.files import name_below
+    from bcfusion.files import name_below, on_disk
+    from bcfusion.nearest import nearest_path
 
     rows: Sequence[Row]
+    source = on_disk(source)
+    if not source.exists():
+        raise DataError(f"--speech {source}: no such folder or manifest{nearest_path(source.absolute())}")
     if source.is_dir() and (source / "train").is_dir():
         rows = FolderCorpus(str(source), max_unreadable_share=_ANY_SHARE).rows("train")
     elif source.is_dir():

@@ -114,6 +114,10 @@ def test_folders_that_do_not_exist_are_named_as_they_were_typed(
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"--body: no such folder: {tmp_path / 'no'}")
     assert second.startswith(f"--air: no such folder: {tmp_path / 'none'}")
+    body, air = noise_pair(tmp_path, 0.5)
+    words = ["--body", body, "--air", air, "--speech", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]
+    assert main(["adapt", str(model), *words]) == 2
+    assert f"--speech {tmp_path / 'nowhere'}: no such folder or manifest" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_exist_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
