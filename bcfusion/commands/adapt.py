@@ -29,6 +29,7 @@ or is the start, unchanged, where nothing helps. report.md says which, and what 
 
 examples:
   bcfusion adapt RUN --body recordings/throat --air recordings/air --output adapted
+  bcfusion adapt throat --body recordings/throat --air recordings/air --output adapted    # a shipped model
   bcfusion adapt RUN --pairs pairs.jsonl --output adapted --minutes 10
   bcfusion adapt RUN --pairs pairs.jsonl --speech /data/speech --output adapted
   bcfusion adapt RUN --pairs pairs.jsonl --fresh --output adapted
