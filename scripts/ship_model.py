@@ -129,6 +129,8 @@ def ship(arguments: argparse.Namespace) -> Path:
 def _training(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return where a model comes from, as far as it means something on another machine."""
     kept = {key: recorded[key] for key in ("recipe", "experiment", "step", "metrics") if recorded.get(key) is not None}
+    if recorded.get("losses"):  # by which it is adapted
+        kept["losses"] = _without_paths(recorded["losses"])
     if "overrides" not in recorded:
         return kept
     typed = [(override, *override.lstrip("+~").partition("=")[::2]) for override in map(str, recorded["overrides"])]
@@ -144,13 +146,13 @@ def _training(recorded: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "overrides": overrides}
 
 
-def _without_paths(generator: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a network without the files that it was built from, whose weights it holds by now."""
+def _without_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments without absolute paths, such as files that a network was built from: it holds their weights."""
     return {
         key: _without_paths(value)
         if isinstance(value, Mapping)
         else (None if isinstance(value, str) and os.path.isabs(value) else value)
-        for key, value in generator.items()
+        for key, value in arguments.items()
     }
 
 

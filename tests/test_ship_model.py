@@ -35,7 +35,11 @@ scores: {what: Out of fold., command: bcfusion evaluate RUN}
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory with a bundle, a card and the scores of two folds, one of them with two seeds."""
     torch.manual_seed(0)
-    training = {"recipe": "bone_to_air", "step": 7, "config_dir": "/home/me/conf", "overrides": OVERRIDES}
+    losses = {"l1": {"_target_": "bcfusion.losses.waveform.L1Loss", "weight": 2.0}}
+    training = {
+        **{"recipe": "bone_to_air", "step": 7, "config_dir": "/home/me/conf", "overrides": OVERRIDES},
+        "losses": losses,
+    }
     save_bundle(tmp_path / "bundle", SEANet(**TINY), CONFIG, ["body"], training)
     (tmp_path / "card.yaml").write_text(CARD)
     folds = {"a": [("u1", 0.5, 0.6), ("u2", 0.6, 0.8)], "b": [("u3", 0.7, 0.8)], "c": [("u3", 0.7, 1.0)]}
@@ -81,6 +85,7 @@ def test_a_model_is_shipped_with_its_scores_and_without_the_machine(
     assert bundle.training == {
         "recipe": "bone_to_air",
         "step": 7,
+        "losses": {"l1": {"_target_": "bcfusion.losses.waveform.L1Loss", "weight": 2.0}},  # by which it is adapted
         "overrides": ["recipe=bone_to_air", "experiment=seanet", "generator.channels=2", "sample_rate=16000"],
     }
     x = torch.randn(1, 1, 800, generator=torch.Generator().manual_seed(0))

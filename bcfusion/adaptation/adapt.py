@@ -25,6 +25,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.loading.reader import BODY
 from bcfusion.errors import DataError
 from bcfusion.run.bundle import Bundle, bundle_of, load_generator
+from bcfusion.run.models import resolve_model
 
 __all__ = ["Adaptation", "Settings", "adapt"]
 
@@ -72,6 +73,11 @@ class Adaptation:
     seconds: float
 
     @property
+    def seen(self) -> int:
+        """Number of recordings that the start had been adapted to already, so that it has no honest scores on them."""
+        return sum(self.bundle.adapted_to(row.paths.values()) for row in self.rows)
+
+    @property
     def adapted(self) -> bool:
         """Whether the generator differs from the start."""
         return self.steps > 0
@@ -94,7 +100,7 @@ def adapt(
     choice that a reported score depends on are made without the recording that is scored.
 
     Args:
-        model: run directory, bundle or checkpoint.
+        model: run directory, bundle, checkpoint or name of a model.
         pairs: recordings with a file of every sensor of the network, and of air.
         settings: None: the defaults.
         speech: recordings of air alone; for networks of one sensor.
@@ -111,6 +117,7 @@ def adapt(
     began = time.monotonic() if started is None else started
     settings = settings or Settings()
     timer = Timer(None if settings.steps is not None else 60.0 * settings.minutes, began)
+    model = resolve_model(model).path
     start = load_generator(model)
     bundle = bundle_of(start)
     assert bundle is not None  # load_generator attaches it
@@ -123,9 +130,9 @@ def adapt(
     for each in refused:
         say(f"refused: {each}")
     rows = _enough(rows, refused, say)
-    with Workers(*_processes(settings, device)) as workers:
-        trainee = Trainee(start, Path(model), sensors, speech, settings, device)
-        return _Work(trainee, rows, say).run(workers, refused, timer, began)
+    work = _Work(Trainee(start, model, sensors, speech, settings, device), rows, say)
+    with Workers(*_processes(settings, device, len(work.folds))) as workers:
+        return work.run(workers, refused, timer, began)
 
 
 class _Work:
@@ -141,13 +148,13 @@ class _Work:
 
     def run(self, workers: Workers, refused: Sequence[Refused], timer: Timer, began: float) -> Adaptation:
         """Measure, train the folds, choose, train on all."""
-        load = Load([seconds_of(fold.held) for fold in self.folds], self.scales, min(workers.count, len(self.folds)))
+        load = Load([seconds_of(fold.held) for fold in self.folds], self.scales, workers.count)
         with tempfile.TemporaryDirectory(prefix="bcfusion-adapt-") as folder:
             pace = self._measured(Path(folder), workers.threads)
             last = self.settings.steps or load.steps_within(self._usable(timer), pace)
             self._announce(last, pace, load)
             with Progress(load.needed(last, pace), self.say) as progress:
-                curve, tried = self._train_folds(workers, load.processes, last, timer, progress)
+                curve, tried = self._train_folds(workers, Path(folder), last, timer, progress)
             for title, values in (("input", curve.input), ("start", curve.steps[0])):
                 self.say(f"{title}: {_means(values)}")
             reached = [step for step in steps_to_score(last) if step <= tried]
@@ -155,7 +162,7 @@ class _Work:
             generator, steps = self.trainee.start, 0
             if choice.steps:
                 wanted = max(1, round(choice.steps * statistics.fmean(self.scales)))
-                self.say(f"{choice.why}: {wanted} steps on all {len(self.rows)} recordings")
+                self.say(f"{choice.why}: {wanted} steps on all recordings")
                 with Progress(pace.step * wanted, self.say) as progress:
                     generator, steps = self._train_all(Path(folder), wanted, timer, progress)
             else:
@@ -201,25 +208,25 @@ class _Work:
 
     def _announce(self, last: int, pace: Pace, load: Load) -> None:
         seconds = sum(row.duration for row in self.rows)
-        count = len(self.folds)
+        number, count = len(self.rows), len(self.folds)
         way = f"{count} folds" if count > 1 else "trained on the first part, scored on the last"
         minutes = load.needed(last, pace) / 60
         self.say(
-            f"{len(self.rows)} recordings, {seconds:.0f} s; {way}; up to {last} steps each, {pace.step:.2f} s a step; "
-            f"about {minutes:.1f} minutes"
+            f"{number} recording{'s' * (number != 1)}, {seconds:.0f} s; {way}; up to {last} steps each, "
+            f"{pace.step:.2f} s a step; about {minutes:.1f} minutes"
         )
 
     def _train_folds(
-        self, workers: Workers, at_once: int, last: int, timer: Timer, progress: Progress
+        self, workers: Workers, folder: Path, last: int, timer: Timer, progress: Progress
     ) -> tuple[Curve, int]:
         """Train the folds; return their scores and the number of steps that all have reached."""
-        curve, reached = Curve(), last
+        curve, reached, at_once = Curve(), last, workers.count
         for first in range(0, len(self.folds), at_once):
             wave = range(first, min(first + at_once, len(self.folds)))
             waves = math.ceil((len(self.folds) - first) / at_once)
             seconds = self._usable(timer) / (waves + max(self.scales))  # the rest is for those to come
             grid = tuple(step for step in steps_to_score(last) if step <= reached)
-            jobs = [self._job(number, grid, seconds) for number in wave]
+            jobs = [self._job(number, folder, grid, seconds) for number in wave]
             for result in workers.run(jobs, self.trainee, progress.tick):
                 curve.add(result.scores, result.number)
                 reached = min(reached, result.steps)
@@ -228,8 +235,10 @@ class _Work:
                 )
         return curve, reached
 
-    def _job(self, number: int, grid: tuple[int, ...], seconds: float) -> FoldJob:
+    def _job(self, number: int, folder: Path, grid: tuple[int, ...], seconds: float) -> FoldJob:
         trainee, fold = self.trainee, self.folds[number]
+        own = folder / f"fold{number}"
+        own.mkdir()
         return FoldJob(
             number,
             trainee.model,
@@ -237,6 +246,7 @@ class _Work:
             tuple(trainee.speech),
             self.settings,
             trainee.device,
+            own,
             fold.training,
             fold.held,
             grid,
@@ -256,18 +266,26 @@ class _Work:
         return learner.averaged, learner.steps
 
 
-def _processes(settings: Settings, device: str) -> tuple[int, int]:
+def _processes(settings: Settings, device: str, folds: int) -> tuple[int, int]:
     """Return how many folds are trained at once, and on how many threads each."""
     cores = len(os.sched_getaffinity(0))
-    count = 1 if device != "cpu" else settings.processes or min(cores, 4)
+    count = 1 if device != "cpu" else min(settings.processes or cores, folds)
     return count, max(1, cores // count)
 
 
 def _sensors(bundle: Bundle, pairs: Sequence[Row]) -> list[str]:
-    """Return the columns that the network reads; a network of one sensor, whatever its name, reads ``body``."""
-    if len(bundle.sensors) == 1 and not any(bundle.sensors[0] in row.paths for row in pairs):
-        return [BODY]
-    return list(bundle.sensors)
+    """Return the columns that the network reads; a network of one sensor, whatever its name, reads ``body``.
+
+    Raises:
+        DataError: it reads several, one of which no row has.
+    """
+    absent = [sensor for sensor in bundle.sensors if pairs and not any(sensor in row.paths for row in pairs)]
+    if absent and len(bundle.sensors) > 1:
+        raise DataError(
+            f"no recording of {' and '.join(absent)} in any of the pairs; the network takes "
+            f"{' and '.join(bundle.sensors)}: give --pairs MANIFEST, with a column for each of them and for air"
+        )
+    return [BODY] if absent else list(bundle.sensors)
 
 
 def _enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], None]) -> list[Row]:
@@ -278,10 +296,12 @@ def _enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], No
     """
     seconds = sum(row.duration for row in rows)
     if seconds < LEAST_SECONDS:
-        left = f"; {len(refused)} recordings are refused" if refused else ""
+        were = "recording is" if len(refused) == 1 else "recordings are"
+        left = f"; {len(refused)} {were} refused" if refused else ""
         raise DataError(
-            f"{len(rows)} usable recordings with {seconds:.1f} s in all{left}: at least {LEAST_SECONDS:g} s are "
-            "needed, better a minute in four or more recordings; read a few sentences aloud with both microphones on"
+            f"{len(rows)} usable recording{'s' * (len(rows) != 1)} with {seconds:.1f} s in all{left}: at least "
+            f"{LEAST_SECONDS:g} s are needed, better a minute in four or more recordings; read a few sentences aloud "
+            "with both microphones on"
         )
     if seconds <= MOST_SECONDS:
         return rows

@@ -74,10 +74,10 @@ class Batches:
         body_sensors: Sequence[str],
         seed: int,
     ) -> None:
-        simulated = round(share * batch_size) if speech else 0
+        simulated = min(round(share * batch_size), batch_size - 1) if speech else 0  # one is recorded at least
         self._sources: list[tuple[TrainSegments, BatchSchedule]] = []
-        parts = (("pairs", [piece.row for piece in pieces], batch_size - simulated), ("speech", speech, simulated))
-        for place, (_, rows, count) in enumerate(parts):
+        parts = (([piece.row for piece in pieces], batch_size - simulated), (speech, simulated))
+        for place, (rows, count) in enumerate(parts):
             if count:
                 augmentation = Augmentation(
                     gain=GAIN_DB,

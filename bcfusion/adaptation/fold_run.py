@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from bcfusion.adaptation.pairs import Piece
 from bcfusion.adaptation.settings import Settings
 from bcfusion.contracts import Fitted, Row
 from bcfusion.data.loading.reader import BODY
+from bcfusion.errors import TrainingError
 from bcfusion.evaluation.workers import start_workers
 from bcfusion.probe import evaluating
 from bcfusion.run.building import build_generator
@@ -109,10 +109,11 @@ class FoldJob:
         speech: rows of air.
         settings: of the adaptation.
         device: where to train.
+        folder: for the file of its calibration; belongs to whoever waits for the result, and outlives this process.
         training: pieces to train on.
         held: pieces to score.
         steps: numbers of steps after which to score, ascending.
-        seconds: after which the training ends with the next score; infinity: never.
+        seconds: after which the training ends, but not before the first score; infinity: never.
         threads: of torch; 0: as they are.
     """
 
@@ -122,6 +123,7 @@ class FoldJob:
     speech: tuple[Row, ...]
     settings: Settings
     device: str
+    folder: Path
     training: tuple[Piece, ...]
     held: tuple[Piece, ...]
     steps: tuple[int, ...]
@@ -166,16 +168,15 @@ def train_fold(job: FoldJob, trainee: Trainee | None = None) -> FoldResult:
     held_out = HeldOut(trainee.reader, trainee.bundle.sample_rate)
     held_out.score(trainee.start, job.held, 0)
     done = 0
-    with tempfile.TemporaryDirectory(prefix="bcfusion-adapt-") as folder:
-        batches = trainee.batches(job.training, Path(folder))
-        learner = trainee.learner(batches)
-        for steps in job.steps:
-            while learner.steps < steps:
-                learner.step(batches.batch(learner.steps))
-            held_out.score(learner.averaged, job.held, steps)
-            done = steps
-            if time.monotonic() - began > job.seconds:
-                break
+    batches = trainee.batches(job.training, job.folder)
+    learner = trainee.learner(batches)
+    for steps in job.steps:
+        while learner.steps < steps and not (done and time.monotonic() - began > job.seconds):
+            learner.step(batches.batch(learner.steps))
+        if learner.steps < steps:  # the time is over
+            break
+        held_out.score(learner.averaged, job.held, steps)
+        done = steps
     return FoldResult(job.number, held_out.scores, done, time.monotonic() - began)
 
 
@@ -201,18 +202,27 @@ class Workers:
             jobs: the folds.
             trainee: for this process.
             tick: called about once a second while other processes train.
+
+        Raises:
+            TrainingError: a training diverges, or a process was killed.
         """
         if self._executor is None:
             for job in jobs:
                 yield train_fold(job, trainee)
             return
         threaded = [replace(job, threads=self.threads) for job in jobs]
-        left: set[Future[FoldResult]] = {self._executor.submit(train_fold, job) for job in threaded}
-        while left:
-            done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
-            tick()
-            for future in done:
-                yield future.result()
+        try:
+            left: set[Future[FoldResult]] = {self._executor.submit(train_fold, job) for job in threaded}
+            while left:
+                done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
+                tick()
+                for future in done:
+                    yield future.result()
+        except BrokenExecutor as error:
+            raise TrainingError(
+                f"a process that trained a fold was killed, perhaps out of memory; {self.count} of them run at once, "
+                "one for each core that this command may use: give it fewer, as in taskset -c 0 bcfusion adapt ..."
+            ) from error
 
     def close(self) -> None:
         """End the processes at once."""

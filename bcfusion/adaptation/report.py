@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,34 @@ _DECIMALS = 4
 _WORSE = 0.01  # of STOI: more than a score that is unchanged but for rounding
 
 
+class _Tried(Exception):
+    """The folder could be written to."""
+
+
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse a folder that would be replaced: one that is no adaptation, or is one and ``overwrite`` is off.
+    """Refuse a folder that would be replaced, or that cannot be written: before minutes are spent on what goes there.
+
+    Only an adaptation is replaced, and only with ``overwrite``. Nothing is left behind.
 
     Raises:
-        DataError: it is refused.
+        DataError: it is something else, an adaptation without ``overwrite``, or the working directory.
+        WriteError: it cannot be written.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not output.is_dir() or read_object(output / REPORT).get("format") != FORMAT:
-        raise DataError(f"--output {output}: exists and is no adaptation: choose another folder")
-    if not overwrite:
-        raise DataError(f"--output {output}: holds an adaptation: choose another folder, or add --overwrite")
+    if Path.cwd().is_relative_to(os.path.abspath(output)):  # which would be replaced under the user's feet
+        raise DataError(f"--output {output}: the working directory lies in it: choose another folder")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        if not output.is_dir() or read_object(output / REPORT).get("format") != FORMAT:
+            raise DataError(f"--output {output}: exists and is no adaptation: choose another folder")
+        if not overwrite:
+            raise DataError(f"--output {output}: holds an adaptation: choose another folder, or add --overwrite")
+    made = [folder for folder in output.absolute().parents if not folder.exists()]  # the innermost first
+    try:
+        with appearing_folder(output):
+            raise _Tried
+    except _Tried:
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def write_adaptation(adaptation: Adaptation, output: Path) -> None:
@@ -53,6 +70,9 @@ def write_adaptation(adaptation: Adaptation, output: Path) -> None:
         "step": adaptation.steps if adaptation.adapted else start.get("step"),
         "adaptation": {name: value for name, value in record.items() if name not in ("format", "curve")},
     }
+    if adaptation.adapted:
+        files = {os.path.realpath(path) for row in adaptation.rows for path in row.paths.values()}
+        training["adapted_to"] = sorted(files.union(start.get("adapted_to") or ()))
     with appearing_folder(output) as part:
         inner = save_bundle(  # in a folder of the final name, which its header names
             part / output.absolute().name,
@@ -75,7 +95,11 @@ def record_of(adaptation: Adaptation) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "bcfusion": __version__,
-        "start": {"model": os.path.abspath(adaptation.model), "step": adaptation.bundle.training.get("step")},
+        "start": {
+            "model": os.path.abspath(adaptation.model),
+            "step": adaptation.bundle.training.get("step"),
+            "adapted_to_recordings": adaptation.seen,
+        },
         "adapted": adaptation.adapted,
         "why": choice.why,
         "steps": {"chosen": choice.steps, "best": choice.best, "tried": adaptation.tried, "final": adaptation.steps},
@@ -160,10 +184,11 @@ def _verdict(adaptation: Adaptation) -> str:
     """Return in a few sentences what was done, and what the scores are scores of."""
     settings, folds = adaptation.settings, adaptation.folds
     seconds = sum(row.duration for row in adaptation.rows)
+    count = len(adaptation.rows)
     done = (
-        f"Adapted by {adaptation.steps} steps on all {len(adaptation.rows)} recordings ({seconds:.0f} s)"
+        f"Adapted by {adaptation.steps} steps on {f'all {count} recordings' if count > 1 else 'the whole recording'}"
         if adaptation.adapted
-        else f"The start is kept, unchanged; {len(adaptation.rows)} recordings ({seconds:.0f} s) were tried"
+        else f"The start is kept, unchanged, after trials on {count} recording{'s' * (count != 1)}"
     )
     scale = (
         f"Scores are out of fold: each recording is scored by a network that was trained on the others, in "
@@ -176,7 +201,7 @@ def _verdict(adaptation: Adaptation) -> str:
     way = (
         f"{'random weights' if settings.fresh else 'the weights'} of {adaptation.model}, {source}, seed {settings.seed}"
     )
-    return f"{done}: {adaptation.choice.why}. From {way}.\n{scale}"
+    return f"{done} ({seconds:.0f} s): {adaptation.choice.why}. From {way}.\n{scale}"
 
 
 def _gain_lines(adaptation: Adaptation, names: list[str]) -> list[str]:
@@ -192,6 +217,11 @@ def _gain_lines(adaptation: Adaptation, names: list[str]) -> list[str]:
     ]
     if worse:
         lines.append(f"STOI below the input's by more than {_WORSE:g}: {', '.join(worse)}")
+    if adaptation.seen:
+        lines.append(
+            f"warning: the start was adapted to {adaptation.seen} of these {len(adaptation.rows)} recordings before: "
+            "these are not scores on unseen recordings; start from the model that it was adapted from"
+        )
     if not choice.certain:
         lines.append(f"fewer than {FOR_INTERVAL} recordings: no interval; record more to know whether it helps")
     if choice.over_input["score"].mean < 0:

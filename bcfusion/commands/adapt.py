@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, verb_parser
+from bcfusion.commands.shared.computing import add_device_option, device_of
 from bcfusion.commands.shared.model_choice import chosen_model
+from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER
 from bcfusion.errors import DataError
 
@@ -27,6 +29,7 @@ or is the start, unchanged, where nothing helps. report.md says which, and what 
 
 examples:
   bcfusion adapt RUN --body recordings/throat --air recordings/air --output adapted
+  bcfusion adapt throat --body recordings/throat --air recordings/air --output adapted    # a shipped model
   bcfusion adapt RUN --pairs pairs.jsonl --output adapted --minutes 10
   bcfusion adapt RUN --pairs pairs.jsonl --speech /data/speech --output adapted
   bcfusion adapt RUN --pairs pairs.jsonl --fresh --output adapted
@@ -37,6 +40,7 @@ adds clean speech through a simulation of the sensor, which is calibrated on the
 starts from random weights of the same network. --steps instead of --minutes gives the same result each time.
 """
 
+_ANY_SHARE = 1.0  # of the files may be unreadable: a warning names them, and what is left decides
 MOST_SPEECH = 2000  #: recordings of --speech; an adaptation has no time for more
 
 
@@ -55,10 +59,13 @@ def main(argv: list[str]) -> int:
         parser.error("give --pairs MANIFEST, or --body DIR and --air DIR")
     if arguments.steps is not None and arguments.minutes is not None:
         parser.error("give --minutes or --steps, not both")
+    if arguments.share is not None and arguments.speech is None:
+        parser.error("--share is the share of --speech, which is not given")
 
     from bcfusion.adaptation.adapt import Settings, adapt
     from bcfusion.adaptation.report import check_output, report_text, write_adaptation
 
+    make_cwd_importable()  # for a network of the user's own
     model = chosen_model(arguments.model)
     check_output(arguments.output, arguments.overwrite)
     pairs = _pairs(arguments)
@@ -67,12 +74,12 @@ def main(argv: list[str]) -> int:
         minutes=5.0 if arguments.minutes is None else arguments.minutes,
         steps=arguments.steps,
         fresh=arguments.fresh,
-        share=arguments.share,
+        share=0.5 if arguments.share is None else arguments.share,
         lr=arguments.lr,
         seed=arguments.seed,
     )
     try:
-        adaptation = adapt(model, pairs, settings, speech, _device(arguments.device), started=started)
+        adaptation = adapt(model, pairs, settings, speech, device_of(arguments.device), started=started)
     except KeyboardInterrupt:
         print("interrupted: nothing is written", file=sys.stderr)
         raise
@@ -100,30 +107,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--speech", metavar="PATH", type=path, help="folder or manifest of clean speech, to simulate the sensor on"
     )
-    parser.add_argument(
-        "--share", metavar="S", type=between(0, 0.95), default=0.5, help="of the crops from --speech; default: 0.5"
-    )
+    parser.add_argument("--share", metavar="S", type=between(0, 0.95), help="of the crops from --speech; default: 0.5")
     parser.add_argument("--lr", metavar="LR", type=positive_number, default=1e-3, help="learning rate; default: 1e-3")
     parser.add_argument("--seed", metavar="N", type=between(0, 2**32 - 1, int), default=0, help="default: 0")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier adaptation in --output")
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; default: a GPU if there is one",
-    )
+    add_device_option(parser)
     return parser
 
 
 def _pairs(arguments: argparse.Namespace) -> list[Row]:
     from bcfusion.data.corpora.listing import ManifestCorpus
     from bcfusion.data.corpora.pairs import PairsCorpus
+    from bcfusion.files import on_disk
+    from bcfusion.nearest import nearest_path
 
     corpus: Corpus
     if arguments.pairs is not None:
-        corpus, where = ManifestCorpus(str(arguments.pairs)), str(arguments.pairs)
-    else:  # pairs of different length are named with the others that are refused
-        corpus = PairsCorpus(arguments.body, arguments.air, max_unreadable_share=1.0)
+        corpus, where = ManifestCorpus(str(arguments.pairs), _ANY_SHARE), str(arguments.pairs)
+    else:
+        folders = {"--body": on_disk(arguments.body), "--air": on_disk(arguments.air)}
+        missing = [
+            f"{option}: no such folder: {folder}{nearest_path(folder.absolute())}"
+            for option, folder in folders.items()
+            if not folder.is_dir()
+        ]
+        if missing:
+            raise DataError("\n".join(missing))
+        # pairs of different length are named with the others that are refused
+        corpus = PairsCorpus(arguments.body, arguments.air, max_unreadable_share=_ANY_SHARE)
         where = f"{arguments.body} and {arguments.air}"
     splits = SPLITS if arguments.split == "all" else (arguments.split,)
     rows = [row for split in splits for row in corpus.rows(split)]
@@ -141,14 +152,18 @@ def _speech(source: Path) -> list[Row]:
     from bcfusion.data.corpora.headers import read_headers
     from bcfusion.data.corpora.listing import ManifestCorpus
     from bcfusion.data.loading.rows import spread
-    from bcfusion.files import name_below
+    from bcfusion.files import name_below, on_disk
+    from bcfusion.nearest import nearest_path
 
     rows: Sequence[Row]
+    source = on_disk(source)
+    if not source.exists():
+        raise DataError(f"--speech {source}: no such folder or manifest{nearest_path(source.absolute())}")
     if source.is_dir() and (source / "train").is_dir():
-        rows = FolderCorpus(str(source)).rows("train")
+        rows = FolderCorpus(str(source), max_unreadable_share=_ANY_SHARE).rows("train")
     elif source.is_dir():
         files = list(audio.walk(source))
-        headers = read_headers(files, 0.05, str(source))
+        headers = read_headers(files, _ANY_SHARE, str(source))
         rows = [
             Row(
                 id=name_below(source, file),
@@ -161,20 +176,12 @@ def _speech(source: Path) -> list[Row]:
             for file, found in headers.items()
         ]
     else:
-        corpus = ManifestCorpus(str(source))
+        corpus = ManifestCorpus(str(source), _ANY_SHARE)
         rows = corpus.rows("train") or [row for split in SPLITS for row in corpus.rows(split)]
     air = [replace(row, paths={"air": row.paths["air"]}) for row in rows]
     if not air:
         raise DataError(f"--speech {source}: no recordings")
     return spread(air, MOST_SPEECH)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DataError("--device cuda: torch finds no GPU here; leave the option out")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 if __name__ == "__main__":

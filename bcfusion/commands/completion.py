@@ -60,7 +60,13 @@ REMOVAL = {
     "zsh": "compdef -d PROGRAM; unfunction _bcfusion_complete",
     "fish": "complete -e -c PROGRAM; functions -e _bcfusion_complete",
 }
-TAKES_MODEL = ("enhance", "evaluate", "listen", "models")  #: verbs whose first argument may be the name of a model
+TAKES_MODEL = (
+    "adapt",
+    "enhance",
+    "evaluate",
+    "listen",
+    "models",
+)  #: verbs whose first argument may be the name of a model
 OPEN = ("=", ".", ",", "/")  #: a candidate that ends in one of these is continued
 
 

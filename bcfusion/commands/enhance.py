@@ -21,6 +21,7 @@ from bcfusion.commands.enhance_plan import (
     require_model_first,
 )
 from bcfusion.commands.shared.arguments import path, positive_number, verb_parser
+from bcfusion.commands.shared.computing import add_device_option, device_of
 from bcfusion.commands.shared.model_choice import chosen_model, sensors_needed
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import AudioError, BcfusionError, WriteError
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
     from bcfusion.inference.enhance import enhance_file, misfits
     from bcfusion.run.bundle import bundle_of, load_generator
 
-    generator = load_generator(model, device=_device(arguments.device))
+    generator = load_generator(model, device=device_of(arguments.device))
     bundle = bundle_of(generator)
     assert bundle is not None  # load_generator attaches it
     if sensors:
@@ -130,21 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--chunk", metavar="SECONDS", type=positive_number, default=10.0, help="length computed at once; default: 10"
     )
-    parser.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="where to compute; default: a GPU if there is one",
-    )
+    add_device_option(parser)
     return parser
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise BcfusionError("--device cuda: torch finds no GPU here; leave the option out, or give --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _parse_sensors(given: Sequence[str]) -> dict[str, Path]:

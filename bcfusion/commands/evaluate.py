@@ -125,6 +125,11 @@ def _task(
     datamodule = build_datamodule(cfg)
     limit = None if limited is None else OmegaConf.select(cfg, limited)
     utterances = Utterances.of_split(datamodule, split, limit)
+    if seen := sum(bundle.adapted_to(row.paths.values()) for row in utterances.rows.values()):
+        print(
+            f"warning: {label} was adapted to {seen} of the {len(utterances.rows)} files: their scores are too good; "
+            "its report.md has those of recordings that were held out"
+        )
     samples = SampleWriter(output / "samples", cfg.trainer.samples, cfg.sample_rate)
     scores = evaluate_model(cfg, generator, utterances, samples)
     step = bundle.training.get("step")

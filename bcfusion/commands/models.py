@@ -24,7 +24,8 @@ from bcfusion.run.models import VARIABLE, NamedModel, missing_folders, named_mod
 
 HELP = """\
 List the models that have a name: those that are shipped with bcfusion, and those in your own folders. A name can be
-given wherever a MODEL is taken: to enhance, evaluate and listen, as init_from=NAME, and to load_generator in Python.
+given wherever a MODEL is taken: to enhance, evaluate, listen and adapt, as init_from=NAME, and to load_generator in
+Python.
 With a name, print the card of that model: training data and licences, scores, where it helps and where it does not.
 
 BCFUSION_MODELS names further folders, separated by colons: each folder in them that holds a bundle, or a run with one,

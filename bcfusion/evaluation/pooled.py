@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bcfusion.errors import DataError
-from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.scores import ItemScore, Scores, read_rows
 from bcfusion.evaluation.systems import ENHANCED, is_input
 
 __all__ = ["pooled"]
 
 # Scores are written with six digits.
 _SAME = 1e-4
-#: columns that are not values of metrics
-_INFO = ("speaker", "corpus", "snr")
 
 
 def pooled(files: Mapping[str, Sequence[Path]], higher_is_better: Mapping[str, bool | None]) -> Scores:
@@ -58,45 +55,23 @@ def pooled(files: Mapping[str, Sequence[Path]], higher_is_better: Mapping[str, b
 
 def _read(path: Path, names: Mapping[str, bool | None]) -> list[ItemScore]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read scores {path}: {getattr(error, 'strerror', None) or error}") from error
-    columns = set(lines[0]) if lines else set()
-    if not {"id", "system"} <= columns:
-        raise DataError(f"{path} holds no scores: give a scores.csv of `bcfusion evaluate`")
-    known = [name for name in names if name in columns]
-    if not known:
+        known, rows = read_rows(path)
+    except OSError as error:
+        raise DataError(f"cannot read scores {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise DataError(f"{path} holds no scores: give a scores.csv of `bcfusion evaluate`") from error
+    if not rows:
+        raise DataError(f"{path} holds no scores: it has no utterances")
+    if not any(name in known for name in names):
         raise DataError(f"{path} has none of the values {', '.join(names)}: choose others by metrics=[NAME,...]")
-    rows = []
-    for line in lines:
-        reasons = _reasons(line.get("skipped") or "")
-        row = ItemScore(line["id"], line["system"], {}, {}, {})
-        for name in names:
-            row.values[name] = _number(line.get(name))
-            if math.isnan(row.values[name]):
-                row.skipped[name] = reasons.get(name, "not in the file of scores")
-        row.info = {name: line[name] for name in _INFO if line.get(name)}
-        rows.append(row)
+    for row in rows:
+        row.values = {name: row.values.get(name, math.nan) for name in names}
+        row.skipped = {
+            name: row.skipped.get(name, "not in the file of scores")
+            for name, value in row.values.items()
+            if math.isnan(value)
+        }
     return rows
-
-
-def _number(text: str | None) -> float:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return math.nan
-    return value if math.isfinite(value) else math.nan
-
-
-def _reasons(cell: str) -> dict[str, str]:
-    """Return the reason of each skipped value from a cell as :func:`bcfusion.evaluation.scores.skipped_cell` makes."""
-    reasons = {}
-    for part in cell.split("; "):
-        names, separator, reason = part.partition(": ")
-        if separator:
-            reasons.update(dict.fromkeys((name.strip() for name in names.split(",")), reason))
-    return reasons
 
 
 def _differs(one: ItemScore, other: ItemScore) -> str:

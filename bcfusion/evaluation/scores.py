@@ -12,7 +12,9 @@ from pathlib import Path
 
 from bcfusion.files import appearing
 
-__all__ = ["ItemScore", "Scores", "skipped_cell"]
+__all__ = ["INFO", "ItemScore", "Scores", "read_rows", "skipped_cell"]
+
+INFO = ("speaker", "corpus", "snr")  #: columns that describe an utterance; it may be a number
 
 
 @dataclass
@@ -146,9 +148,63 @@ class Scores:
         return [row.values[name] for row in self.rows if row.system == system and name not in row.skipped]
 
 
+def read_rows(path: Path) -> tuple[tuple[str, ...], list[ItemScore]]:
+    """Return the value names and the rows of a CSV that :meth:`Scores.write_csv` wrote.
+
+    Every column of numbers holds values, except those of :data:`INFO`. A value is NaN where the cell is empty or not
+    finite, and has a reason if the column ``skipped`` gives one.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no text, or there are no columns ``id`` and ``system``.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        try:
+            heads = tuple(reader.fieldnames or ())
+            lines = list(reader)
+        except csv.Error as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+    if not {"id", "system"} <= set(heads):
+        raise ValueError(f"{path} has no columns id and system")
+    others = (head for head in heads if head not in ("id", "system", *INFO, "skipped"))
+    names = tuple(head for head in others if all(_number(line[head]) is not None for line in lines if line[head]))
+    rows = []
+    for line in lines:
+        values = {name: number for name in names if (number := _number(line[name])) is not None}
+        reasons = _reasons(line.get("skipped") or "")
+        rows.append(
+            ItemScore(
+                line["id"],
+                line["system"],
+                {name: values[name] if math.isfinite(values.get(name, math.nan)) else math.nan for name in names},
+                {name: reasons[name] for name in names if name in reasons},
+                {name: line[name] for name in INFO if line.get(name)},
+            )
+        )
+    return names, rows
+
+
 def skipped_cell(skipped: Mapping[str, str]) -> str:
     """Return value names grouped by reason: ``pesq_wb, stoi: estimate is silent; lsd: ...``."""
     names: dict[str, list[str]] = {}
     for name, reason in skipped.items():
         names.setdefault(reason, []).append(name)
     return "; ".join(f"{', '.join(values)}: {reason}" for reason, values in names.items())
+
+
+def _reasons(cell: str) -> dict[str, str]:
+    """Return the reason of each skipped value from a cell as :func:`skipped_cell` makes."""
+    reasons = {}
+    for part in cell.split("; "):
+        names, separator, reason = part.partition(": ")
+        if separator:
+            reasons.update(dict.fromkeys((name.strip() for name in names.split(",")), reason))
+    return reasons
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from bcfusion.evaluation.scores import ItemScore, Scores
+from bcfusion.evaluation.scores import INFO, ItemScore, Scores
 from bcfusion.evaluation.statistics import PairedDifference, Summary, paired_difference, summary
 from bcfusion.evaluation.systems import is_input
 
 __all__ = ["GROUPS", "UNKNOWN", "ScoreSummary", "grouped", "summarise"]
 
-GROUPS = ("speaker", "corpus", "snr")  #: what utterances can be grouped by, columns of the scores
+GROUPS = INFO  #: what utterances can be grouped by, columns of the scores
 UNKNOWN = "unknown"  #: group of the utterances for which it is not known
 _FEW_RATIOS = 8  # up to this many signal-to-noise ratios are a group each
 _RATIO_STEP = 5  # dB, width of a group if there are more

@@ -48,7 +48,8 @@ def save_bundle(
         generator: the network; it is left unchanged (weight norm, device, train or eval mode).
         generator_config: ``_target_`` and the arguments that built it.
         sensors: one name for each input channel.
-        training: where it comes from, in plain values (recipe, experiment, overrides, config_dir, step, metrics).
+        training: where it comes from, in plain values (recipe, experiment, overrides, config_dir, losses, step,
+            metrics).
         dtype: in which parameters are stored: torch.float32, or torch.float16 for half the size. They are float32 again
             when they are loaded, rounded. Buffers (statistics, positions, counters) are stored as they are.
 

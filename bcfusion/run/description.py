@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,8 @@ class Bundle:
         causal: whether the network can stream, with a latency of ``delay`` in all.
         receptive_field: measured number of samples before and after that an output sample depends on; None if it has
             no bound.
-        training: recipe, experiment, overrides, config_dir, step and metrics of the run that made it.
+        training: recipe, experiment, overrides, config_dir, losses, step and metrics of the run that made it; the files
+            that it was adapted to.
         dtype: in which the parameters are stored, one of :data:`DTYPES`; named in the file only if it is not float32.
         bcfusion: version that wrote it.
         format: version of the file format.
@@ -61,12 +64,17 @@ class Bundle:
         """Algorithmic latency in milliseconds; None if the network needs the whole file."""
         return None if self.delay is None else 1000 * self.delay / self.sample_rate
 
+    def adapted_to(self, files: Iterable[str]) -> bool:
+        """Return whether the network was adapted to one of these files, so that it is not scored on unseen ones."""
+        known = set(self.training.get("adapted_to") or ())
+        return any(os.path.realpath(file) in known for file in files)
+
 
 def find_bundle(path: Path) -> Path | None:
     """Return the bundle that ``path`` is, or that the run at ``path`` holds; None if there is neither."""
-    return next(
-        (folder for folder in (path, RunDir(path).bundle) if all((folder / name).is_file() for name in FILES)), None
-    )
+    # not Path.is_file: it raises for a folder that this user may not enter, and for a name that is too long
+    places = (path, RunDir(path).bundle)
+    return next((folder for folder in places if all(os.path.isfile(folder / name) for name in FILES)), None)
 
 
 def read_description(folder: Path) -> Bundle:
@@ -76,13 +84,15 @@ def read_description(folder: Path) -> Bundle:
         folder: the bundle.
 
     Raises:
-        CheckpointError: its ``config.yaml`` is damaged or of a newer format.
+        CheckpointError: its ``config.yaml`` cannot be read, is damaged or of a newer format.
     """
     source = folder / BUNDLE_CONFIG
     try:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{source} is damaged: it is not YAML ({type(error).__name__})") from error
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be read: {error.strerror}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{source} is damaged: it holds no keys")
     check_format(content, FORMAT, source)
@@ -121,8 +131,11 @@ def count_parameters(weights: Path) -> int:
         if len(size) < 8 or (length := struct.unpack("<Q", size)[0]) > weights.stat().st_size:
             raise ValueError(f"{weights} is not a safetensors file")
         header = json.loads(file.read(length))
-    return sum(
-        math.prod(tensor["shape"])
-        for name, tensor in header.items()
-        if name != "__metadata__" and not name.endswith(_MEASURED)
-    )
+    try:
+        return sum(
+            math.prod(tensor["shape"])
+            for name, tensor in header.items()
+            if name != "__metadata__" and not name.endswith(_MEASURED)
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"the header of {weights} does not list tensors") from error

@@ -98,7 +98,8 @@ def resolve_model(given: str | os.PathLike[str], *, searched: bool = False, miss
     text = os.fspath(given)
     path = Path(os.path.expanduser(text))
     if os.sep in text or text in ("", ".", "..") or text.startswith("~"):
-        return Resolved(path)
+        # a relative path of one part loses its slash in a Path, and whoever gets that would take it for a name
+        return Resolved(path.absolute() if path.name == os.fspath(path) and path.name in named_models() else path)
     model = named_models().get(text)
     there = os.path.lexists(path)
     if there and (model is None or holds_model(path) or (searched and _holds_runs(path))):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from made_up_pairs import RATE, Hum, five_pairs, save_hum, speech_like, through_
 
 from bcfusion.adaptation.adapt import Settings, adapt
 from bcfusion.adaptation.curve import Curve, choose, selection_for, steps_to_score
-from bcfusion.adaptation.fold_run import Trainee
+from bcfusion.adaptation.fold_run import FoldJob, Trainee, Workers, train_fold
 from bcfusion.adaptation.learning import losses_of
 from bcfusion.adaptation.pairs import checked, pieces_of
 from bcfusion.adaptation.plan import Load, Pace
@@ -170,10 +171,37 @@ def test_a_network_of_two_sensors_learns_from_a_column_of_each(tmp_path: Path, p
     batch = batches.batch(0)
     assert batch["inputs"].shape == (4, 2, RATE)
     assert not torch.equal(batch["inputs"][:, :1], batch["target"])
+    with pytest.raises(DataError, match=r"no recording of noisy in any .* takes body and noisy: give --pairs MANIFEST"):
+        adapt(start, pairs, SHORT, say=str)
     learner = trainee.learner(batches)
     before = {name: value.clone() for name, value in learner.averaged.named_parameters()}
     assert learner.step(batch) > 0
     assert any(not torch.equal(value, before[name]) for name, value in learner.averaged.named_parameters())
+
+
+@pytest.mark.parametrize(("seconds", "reached"), [(0.0, 1), (math.inf, 2)])
+def test_a_fold_ends_when_its_time_is_over_but_not_without_a_score(
+    tmp_path: Path, pairs: list[Row], seconds: float, reached: int
+) -> None:
+    start = save_hum(tmp_path / "b", losses=L1)
+    trainee = Trainee(load_generator(start), start, ["body"], [], SHORT, "cpu")
+    training, held = (tuple(pieces_of([row])) for row in pairs[:2])
+    job = FoldJob(2, start, ("body",), (), SHORT, "cpu", tmp_path, training, held, (1, 2), seconds)
+    result = train_fold(job, trainee)
+    assert (result.number, result.steps) == (2, reached)
+    assert sorted({score.step for score in result.scores}) == list(range(reached + 1))
+    assert {score.recording for score in result.scores} == {"p1"}
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_no_traceback(tmp_path: Path) -> None:
+    trainee = Trainee(load_generator(start := save_hum(tmp_path / "b")), start, ["body"], [], SHORT, "cpu")
+    job = FoldJob(0, start, ("body",), (), SHORT, "cpu", tmp_path, (), (), ())
+    with Workers(2, 1) as workers:
+        for process in list(workers._executor._processes.values()):  # type: ignore[union-attr]
+            process.kill()
+        with pytest.raises(TrainingError, match="was killed, perhaps out of memory; 2 of them run at once"):
+            list(workers.run([job], trainee, lambda: None))
 
 
 # ---------------------------------------------------------------- the whole
@@ -201,6 +229,12 @@ def test_a_network_is_adapted_again_the_same_and_written(tmp_path: Path, pairs: 
     training = bundle_of(loaded).training  # type: ignore[union-attr]
     assert training["overrides"] == ["seed=1"]  # with which `evaluate` composes
     assert training["adaptation"]["steps"]["final"] == training["step"] == done.steps
+    assert training["adapted_to"] == sorted(os.path.realpath(path) for row in pairs for path in row.paths.values())
+    assert done.seen == 0
+    twice = replace(done, bundle=bundle_of(loaded), rows=[*pairs[:3], replace(pairs[3], paths={"air": "other.wav"})])
+    assert twice.seen == 3
+    assert "the start was adapted to 3 of these 4 recordings before" in report_text(twice)
+    assert "was adapted to" not in report_text(done)
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [each["id"] for each in record["recordings"]] == [row.id for row in pairs]
     assert all(each["out_of_fold"]["stoi"] > each["start"]["stoi"] for each in record["recordings"])

@@ -38,6 +38,7 @@ def noise_pair(root: Path, seconds: float, seed: int = 0) -> tuple[str, str]:
         (["--pairs", "x.jsonl", "--minutes", "0"], "0 is not a number above zero"),
         (["--pairs", "x.jsonl", "--minutes", "2", "--steps", "3"], "give --minutes or --steps, not both"),
         (["--pairs", "x.jsonl", "--share", "1"], "1 is not a number from 0 to 0.95"),
+        (["--pairs", "x.jsonl", "--share", "0.2"], "--share is the share of --speech, which is not given"),
     ],
 )
 def test_half_a_command_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,7 +55,7 @@ def test_pairs_that_do_not_belong_together_are_named_and_nothing_is_written(
     assert main(["adapt", str(model), "--body", body, "--air", air, "--output", str(output)]) == 2
     printed = capsys.readouterr()
     assert "refused: one: body and air are not one take: their envelopes correlate by 0." in printed.out
-    assert "0 usable recordings with 0.0 s in all; 1 recordings are refused: at least 10 s" in printed.err
+    assert "0 usable recordings with 0.0 s in all; 1 recording is refused: at least 10 s" in printed.err
     assert not output.exists()
 
 
@@ -73,6 +74,50 @@ def test_only_an_adaptation_is_replaced_and_only_on_demand(
     assert main([*start, str(made), "--overwrite"]) == 2  # goes on to the pairs
     assert "0 usable recordings" in capsys.readouterr().err
     assert (made / "report.json").is_file()
+
+
+def test_an_output_that_cannot_be_written_is_reported_before_anything_is_trained(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body, air = noise_pair(tmp_path, 0.5)
+    start = ["adapt", str(model), "--body", body, "--air", air, "--output"]
+    (tmp_path / "file").touch()
+    assert main([*start, str(tmp_path / "file" / "x" / "adapted")]) == 2
+    printed = capsys.readouterr()
+    assert f"{tmp_path / 'file'} is a file, not a folder" in printed.err
+    assert "refused" not in printed.out
+    assert main([*start, "."]) == 2
+    assert "--output .: the working directory lies in it" in capsys.readouterr().err
+    assert main([*start, str(tmp_path / "new" / "deep" / "adapted")]) == 2  # goes on to the pairs
+    assert "0 usable recordings" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_a_manifest_that_is_missing_is_left_out_with_a_warning(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    noise_pair(tmp_path, 0.5)
+    rows = [{"id": name, "split": "test", "air": "air/one.wav", "body": f"body/{name}.wav"} for name in ("one", "two")]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["adapt", str(model), "--pairs", str(tmp_path / "pairs.jsonl"), "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    assert "0 usable recordings with 0.0 s in all; 1 recording is refused" in printed.err
+    assert "two.wav" in caplog.text + printed.err
+
+
+def test_folders_that_do_not_exist_are_named_as_they_were_typed(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = ["--body", str(tmp_path / "no"), "--air", str(tmp_path / "none")]
+    assert main(["adapt", str(model), *sides, "--output", str(tmp_path / "out")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"--body: no such folder: {tmp_path / 'no'}")
+    assert second.startswith(f"--air: no such folder: {tmp_path / 'none'}")
+    body, air = noise_pair(tmp_path, 0.5)
+    words = ["--body", body, "--air", air, "--speech", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]
+    assert main(["adapt", str(model), *words]) == 2
+    assert f"--speech {tmp_path / 'nowhere'}: no such folder or manifest" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_exist_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

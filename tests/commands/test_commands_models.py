@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -124,11 +125,12 @@ def test_what_is_damaged_is_reported_and_the_others_are_listed(
     assert f"without its card: {shipped / 'throat' / 'card.yaml'} is damaged: summary must be text" in printed.err
     assert cli.main(["models", "throat"]) == 2
     assert "summary must be text" in capsys.readouterr().err
-    (shipped / "fusion" / "generator.safetensors").write_bytes(b"short")
-    assert cli.main(["models", "--json"]) == 0
-    printed = capsys.readouterr()
-    assert [each["name"] for each in json.loads(printed.out)] == ["throat"]
-    assert "left out: " in printed.err
+    for content in (b"short", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b'{"x": {}}'):
+        (shipped / "fusion" / "generator.safetensors").write_bytes(content)
+        assert cli.main(["models", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert [each["name"] for each in json.loads(printed.out)] == ["throat"]
+        assert "left out: " in printed.err
     assert cli.main(["models", "troat"]) == 2
     assert "did you mean 'throat'?\nmodels: fusion, throat" in capsys.readouterr().err
 
@@ -212,6 +214,7 @@ def test_evaluate_and_listen_take_a_name_and_pairs(shipped: Path, capsys: pytest
         ("bcfusion enhance in", []),  # the shell completes file names
         ("bcfusion enhance throat in", []),
         ("bcfusion evaluate f", ["fusion"]),
+        ("bcfusion adapt f", ["fusion"]),
         ("bcfusion listen RUN thr", ["throat", "throat_recordings/"]),
         ("bcfusion listen ", []),
         ("bcfusion train init_from=f", ["init_from=fusion"]),

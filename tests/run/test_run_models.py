@@ -15,6 +15,7 @@ from bcfusion.generators.seanet import SEANet
 from bcfusion.run import models
 from bcfusion.run.bundle import load_generator, save_bundle
 from bcfusion.run.card import read_card
+from bcfusion.run.description import find_bundle
 from bcfusion.run.models import named_models, resolve_model
 
 TINY = {"channels": 2, "strides": [2, 4], "dilations": [1], "bottleneck_channels": 4}
@@ -80,9 +81,12 @@ def test_a_name_is_the_shipped_model_unless_a_model_is_at_that_path(places: Path
     for searched in (False, True):
         found = resolve_model("throat", searched=searched)
         assert (found.path, found.note) == (shipped, "throat: the shipped model; ./throat holds no model")
-    assert resolve_model("./throat") == models.Resolved(Path("throat"))
+    assert resolve_model("./throat") == resolve_model("throat/") == models.Resolved(Path.cwd() / "throat")
+    with pytest.raises(CheckpointError, match=r"cwd/throat is neither a bundle"):
+        load_generator(resolve_model("./throat").path)  # not the shipped one
     Path("throat/seed1").mkdir()
     Path("throat/seed1/run.json").touch()  # a folder of runs
+    assert find_bundle(Path("x" * 300)) is None  # no name of a file
     assert resolve_model("throat").path == shipped
     assert resolve_model("throat", searched=True).note == "throat: ./throat, not the shipped model of that name"
     make(Path("throat/bundle"))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bcfusion.evaluation.summary import GROUPS
+from bcfusion.evaluation.scores import read_rows
 
 __all__ = [
     "Curve",
@@ -25,7 +25,6 @@ __all__ = [
     "read_yaml",
 ]
 
-_NO_METRICS = ("id", "system", *GROUPS, "skipped")  # columns of a table of scores
 # The C parser of libyaml reads a run's config.yaml in milliseconds; not every build of PyYAML includes it.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -140,25 +139,17 @@ def read_scores(path: Path) -> ScoreTable:
         OSError: the file cannot be read.
         ValueError: there are no columns ``id`` and ``system``.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        heads = list(reader.fieldnames or ())
-        rows = list(reader)
-    if not {"id", "system"} <= set(heads):
-        raise ValueError(f"{path} has no columns id and system")
-    others = [head for head in heads if head not in _NO_METRICS]
-    names = [head for head in others if all(_number(row[head]) is not None for row in rows if row[head])]
+    names, rows = read_rows(path)
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
-        own = scores.setdefault(row["system"], {name: {} for name in names})
-        for name in names:
-            value = _number(row.get(name))
-            if value is not None and math.isfinite(value):
-                own[name][row["id"]] = value
+        own = scores.setdefault(row.system, {name: {} for name in names})
+        for name, value in row.values.items():
+            if math.isfinite(value):
+                own[name][row.id] = value
     return ScoreTable(
-        ids=tuple(dict.fromkeys(row["id"] for row in rows)),
+        ids=tuple(dict.fromkeys(row.id for row in rows)),
         systems={system: Scored(values) for system, values in scores.items()},
-        higher_is_better=_directions(path.with_suffix(".md"), others),
+        higher_is_better=_directions(path.with_suffix(".md"), names),
     )
 
 
@@ -180,10 +171,3 @@ def _directions(table: Path, names: Sequence[str]) -> dict[str, bool | None]:
         return {}
     arrows = {"↑": True, "↓": False}
     return {name: arrows.get(heading[-1:]) for name, heading in zip(names, headings, strict=True)}
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return None
