@@ -1,29 +1,65 @@
 #!/usr/bin/env bash
-# Four folds over recorded pairs: is a network better than the sensor itself on wearers of whom it knows nothing, and
-# how much do pairs of the same sensor add? For each fold the sensor is calibrated on the pairs of the three others, a
-# network is trained on simulation alone, scored on the held-out pairs, adapted on the others, and scored again. Every
-# choice (calibration, checkpoint, number of steps) uses the three other folds alone.
+# Four folds over recorded pairs of a sensor: is a network better than the sensor itself on recordings, and wearers, that took
+# no part in anything?
 #
-#   bash real_sensor.sh PAIRS.jsonl SPEECH OUT [SEED] [EXPERIMENT] [key=value ...]
+#   bash real_sensor.sh PAIRS.jsonl OTHER.jsonl SPEECH OUT [SEED] [EXPERIMENT] [key=value ...]
 #
-# PAIRS.jsonl  of `bcfusion prepare pairs ... --measure`; SPEECH  folder with train/ and valid/, as for data=folder
-# STEPS=N (300) is the length of training; MINUTES=M (5) bounds each adaptation; FOLDS="0 1" does some of the folds.
+# PAIRS.jsonl  pairs of the sensor, of `bcfusion prepare pairs ... --measure`
+# OTHER.jsonl  pairs of another sensor: the adaptation starts from a network that was trained on a simulation of that one
+# SPEECH       air speech, a folder with train/ and valid/ as for data=folder
+#
+# simulation   the sensor is measured on the pairs of three folds; a network is trained on its simulation alone, scored on the fourth
+# start        a network trained on the simulation of the other sensor, scored on all pairs
+# adapted      the start, adapted by `bcfusion adapt` on the pairs of three folds, scored on the fourth
+#
+# Whatever is chosen (calibration, checkpoint, number of steps) is chosen on the three folds. ROWS="simulation start adapted" selects
+# rows, FOLDS="0 1 2 3" folds, STEPS=300 the length of a training, MINUTES=5 the bound of an adaptation.
 set -euo pipefail
-pairs=$1 speech=$2 out=$3 seed=${4:-0} experiment=${5:-band_gain}
-shift $(($# < 5 ? $# : 5))
-mkdir -p "$out"
+pairs=$1 other=$2 speech=$3 out=$4 seed=${5:-0} experiment=${6:-band_gain}
+shift $(($# < 6 ? $# : 6))
+rows=" ${ROWS:-simulation start adapted} "
 count=4
+base=$out/$experiment/seed$seed
+mkdir -p "$base"
+
+train() { # CALIBRATION RUN [key=value ...]
+  local calibration=$1 run=$2
+  shift 2
+  bcfusion train experiment="$experiment" data=folder data.root="$speech" seed="$seed" degradation=transfer_function \
+    degradation.body.calibration="$calibration" trainer.max_steps="${STEPS:-300}" trainer.validate_every=100 budget.minutes=600 \
+    trainer.max_test_items=1 trainer.samples=0 hydra.run.dir="$run" "$@"
+}
+score() { # MODEL PAIRS OUTPUT
+  bcfusion evaluate "$1" data=manifest data.path="$2" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' trainer.samples=0 output="$3"
+}
+
+if [[ $rows == *" start "* || $rows == *" adapted "* ]] && [ ! -d "$base/start/bundle" ]; then
+  bcfusion calibrate --pairs "$other" --out "$base/other.json"
+  train "$base/other.json" "$base/start" "$@"
+fi
+[[ $rows != *" start "* ]] || score "$base/start" "$pairs" "$base/start-scores"
 for fold in ${FOLDS:-0 1 2 3}; do
-  dir=$out/$experiment/seed$seed/fold$fold
+  dir=$base/fold$fold
   mkdir -p "$dir"
   awk -v n=$count -v f="$fold" '(NR - 1) % n == f' "$pairs" >"$dir/held.jsonl"
   awk -v n=$count -v f="$fold" '(NR - 1) % n != f' "$pairs" >"$dir/others.jsonl"
-  bcfusion calibrate --pairs "$dir/others.jsonl" --out "$dir/sensor.json"
-  bcfusion train experiment="$experiment" data=folder data.root="$speech" seed="$seed" \
-    degradation=transfer_function degradation.body.calibration="$dir/sensor.json" \
-    trainer.max_steps="${STEPS:-300}" budget.minutes=600 hydra.run.dir="$dir/run" "$@"
-  score() { bcfusion evaluate "$1" data=manifest data.path="$dir/held.jsonl" degradation=none output="$dir/$2"; }
-  score "$dir/run" simulation
-  bcfusion adapt "$dir/run" --pairs "$dir/others.jsonl" --output "$dir/adapted" --minutes "${MINUTES:-5}" --seed "$seed"
-  score "$dir/adapted" pairs
+  if [[ $rows == *" simulation "* ]]; then
+    bcfusion calibrate --pairs "$dir/others.jsonl" --out "$dir/sensor.json"
+    train "$dir/sensor.json" "$dir/run" "$@"
+    score "$dir/run" "$dir/held.jsonl" "$dir/simulation"
+  fi
+  if [[ $rows == *" adapted "* ]]; then
+    bcfusion adapt "$base/start" --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/adapted" --minutes "${MINUTES:-5}" \
+      --seed "$seed"
+    score "$dir/adapted" "$dir/held.jsonl" "$dir/adapted-scores"
+  fi
 done
+
+# one table of all folds
+tables=()
+[[ $rows != *" start "* ]] || tables+=("start=$base/start-scores/scores.csv")
+for fold in ${FOLDS:-0 1 2 3}; do
+  [[ $rows != *" simulation "* ]] || tables+=("simulation=$base/fold$fold/simulation/scores.csv")
+  [[ $rows != *" adapted "* ]] || tables+=("adapted=$base/fold$fold/adapted-scores/scores.csv")
+done
+bcfusion evaluate --scores "${tables[@]}" 'metrics=[pesq_wb,stoi,estoi,lsd]' output="$base/table"
