@@ -26,7 +26,7 @@ OWN = ("helmet", "frame_mapper", "labelled_snr")  # parts of the project of docs
 PLACES = {"$experiment": "identity", "$sensor": "accelerometer", "$x": "1"}
 OF_EVALUATE = ("split", "output", "group_by")  # settings of the verb itself, no keys
 RECIPES = ("bone_to_air", "fusion", "bandwidth_extension")  # of the RUN that is evaluated
-FOLDERS = "--enhanced"  # an evaluation of folders has options and no run
+WITHOUT_RUN = ("--enhanced", "--scores")  # an evaluation of folders or of scores has options and no run
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -92,7 +92,7 @@ def composes(job: tuple[str, ...]) -> str:
 
 def of_keys() -> list[tuple[str, str]]:
     found = typed("bcfusion ", *HYDRA_VERBS)
-    return [(page, text) for page, text in found if FOLDERS not in text and not any(name in text for name in OWN)]
+    return [(page, text) for page, text in found if not any(name in text for name in (*WITHOUT_RUN, *OWN))]
 
 
 @pytest.mark.slow

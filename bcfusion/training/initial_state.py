@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.moved import with_current_targets
+from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run import checkpoint
 from bcfusion.run.layout import RunDir
@@ -98,10 +100,14 @@ def _key(change: str) -> str:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """Return the settings of a run that differ from those it was started with, one line each."""
+    """Return the settings of a run that differ from those it was started with, one line each.
+
+    A run of an earlier version lacks the arguments that its classes have got since. At their defaults these change
+    nothing.
+    """
     changes: list[str] = []
     for key in dict.fromkeys([*before, *now]):
-        if key in FREE_SETTINGS.get(path, ()):
+        if key in FREE_SETTINGS.get(path, ()) or (key not in before and _is_default(now, key)):
             continue
         name = f"{path}.{key}" if path else key
         old, new = before.get(key), now.get(key)
@@ -110,6 +116,16 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: st
         elif old != new:
             changes.append(f"{name}: was {old}, now {new}")
     return changes
+
+
+def _is_default(node: Mapping[str, Any], key: str) -> bool:
+    """Return whether a value of a node is what its class takes without it."""
+    try:
+        argument = inspect.signature(locate(str(node["_target_"]))).parameters[key]
+    except (KeyError, UnknownTarget, TypeError, ValueError):
+        return False
+    default = list(argument.default) if isinstance(argument.default, tuple) else argument.default
+    return bool(default == node[key])
 
 
 def restore_networks(module: SpeechModule, content: Mapping[str, Any], path: Path) -> None:

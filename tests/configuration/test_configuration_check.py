@@ -278,7 +278,7 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
         (["optimizer.generator.lr=5"], "optimizer.generator.lr: must be a number above 0 and of at most 1, not 5"),
         (
             ["data.augmentation.body_polarity=0.5", "data.augmentation.body_sensors=[ear]"],
-            "data.augmentation.body_sensors=['ear'] must name the sensors to which body_gain and body_polarity apply",
+            "data.augmentation.body_sensors=['ear'] must name the sensors to which body_gain, body_polarity",
         ),
         (["task.sensors=[body,body]"], "task.sensors: body is named more than once"),
         (["data.sensor_dropout=0.5"], "data.sensor_dropout: 0.5 has no effect with one sensor (body)"),

@@ -371,7 +371,8 @@ def test_a_streaming_step_exports(path: Path) -> None:
         state: Sequence[Tensor] = list(start.values())
         for chunk, wanted in zip(chunks, expected, strict=True):
             y, *state = step(chunk, *state)
-            torch.testing.assert_close(y, wanted, atol=1e-6, rtol=1e-4)
+            # an exported STFT is a convolution, a streamed one of few frames a matrix product: they round differently
+            torch.testing.assert_close(y, wanted, atol=5e-6, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,21 @@
+"""What counts as a change of settings when a run is resumed."""
+
+from __future__ import annotations
+
+from bcfusion.training.initial_state import changed_settings
+
+AUGMENTATION = "bcfusion.data.loading.augmentation.Augmentation"
+
+
+def test_an_argument_that_an_earlier_version_lacked_changes_nothing_at_its_default() -> None:
+    before = {"data": {"augmentation": {"_target_": AUGMENTATION, "polarity": 0.0}}}
+
+    def now(**added: object) -> dict[str, object]:
+        return {"data": {"augmentation": {"_target_": AUGMENTATION, "polarity": 0.0, **added}}}
+
+    assert changed_settings(before, now(body_band_octaves=[0.5, 1.5], body_equalisation=None)) == []
+    assert changed_settings(before, now(body_equalisation=3)) == [
+        "data.augmentation.body_equalisation: was None, now 3"
+    ]
+    assert changed_settings(before, now(nonsense=0)) == ["data.augmentation.nonsense: was None, now 0"]
+    assert changed_settings(now(body_band_mask=0.1), before) == ["data.augmentation.body_band_mask: was 0.1, now None"]
