@@ -18,7 +18,7 @@ from torch import nn
 from bcfusion.adaptation.curve import Choice, Curve, HeldOut, choose, selection_for, steps_to_score
 from bcfusion.adaptation.fold_run import FoldJob, Trainee, Workers
 from bcfusion.adaptation.folds import Fold, folds_of, seconds_of
-from bcfusion.adaptation.pairs import LEAST_SECONDS, MOST_SECONDS, Refused, checked, pieces_of
+from bcfusion.adaptation.pairs import Refused, checked, enough, pieces_of
 from bcfusion.adaptation.plan import Load, Pace, Progress, Timer
 from bcfusion.adaptation.settings import Settings
 from bcfusion.contracts import Row
@@ -129,7 +129,7 @@ def adapt(
     rows, refused = checked(pairs, sensors, bundle.sample_rate)
     for each in refused:
         say(f"refused: {each}")
-    rows = _enough(rows, refused, say)
+    rows = enough(rows, refused, say)
     work = _Work(Trainee(start, model, sensors, speech, settings, device), rows, say)
     with Workers(*_processes(settings, device, len(work.folds))) as workers:
         return work.run(workers, refused, timer, began)
@@ -286,28 +286,6 @@ def _sensors(bundle: Bundle, pairs: Sequence[Row]) -> list[str]:
             f"{' and '.join(bundle.sensors)}: give --pairs MANIFEST, with a column for each of them and for air"
         )
     return [BODY] if absent else list(bundle.sensors)
-
-
-def _enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], None]) -> list[Row]:
-    """Return the rows that are used, at most ten minutes.
-
-    Raises:
-        DataError: fewer than ten seconds are left.
-    """
-    seconds = sum(row.duration for row in rows)
-    if seconds < LEAST_SECONDS:
-        were = "recording is" if len(refused) == 1 else "recordings are"
-        left = f"; {len(refused)} {were} refused" if refused else ""
-        raise DataError(
-            f"{len(rows)} usable recording{'s' * (len(rows) != 1)} with {seconds:.1f} s in all{left}: at least "
-            f"{LEAST_SECONDS:g} s are needed, better a minute in four or more recordings; read a few sentences aloud "
-            "with both microphones on"
-        )
-    if seconds <= MOST_SECONDS:
-        return rows
-    count = max(1, int(len(rows) * MOST_SECONDS / seconds))
-    say(f"{count} of {len(rows)} recordings are used, evenly spread: about {MOST_SECONDS / 60:g} minutes are enough")
-    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def _means(values: Mapping[str, Mapping[str, float]]) -> str:

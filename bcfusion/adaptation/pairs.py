@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -16,9 +16,9 @@ from bcfusion.data.inspect.criteria import BANDWIDTH_ERROR
 from bcfusion.data.inspect.inspection import Inspected
 from bcfusion.data.inspect.measure import measure
 from bcfusion.data.loading.reader import AIR, BODY, SensorReader
-from bcfusion.errors import AudioError
+from bcfusion.errors import AudioError, DataError
 
-__all__ = ["LEAST_SECONDS", "MOST_SECONDS", "Piece", "Refused", "checked", "envelope_match", "pieces_of"]
+__all__ = ["LEAST_SECONDS", "MOST_SECONDS", "Piece", "Refused", "checked", "enough", "envelope_match", "pieces_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,28 @@ def envelope_match(body: np.ndarray, air: np.ndarray, sample_rate: int, reach: i
         if value > best:
             best, at = value, offset
     return best, at * _HOP_SECONDS
+
+
+def enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], None]) -> list[Row]:
+    """Return the rows that are used, at most ten minutes.
+
+    Raises:
+        DataError: fewer than ten seconds are left.
+    """
+    seconds = sum(row.duration for row in rows)
+    if seconds < LEAST_SECONDS:
+        were = "recording is" if len(refused) == 1 else "recordings are"
+        left = f"; {len(refused)} {were} refused" if refused else ""
+        raise DataError(
+            f"{len(rows)} usable recording{'s' * (len(rows) != 1)} with {seconds:.1f} s in all{left}: at least "
+            f"{LEAST_SECONDS:g} s are needed, better a minute in four or more recordings; read a few sentences aloud "
+            "with both microphones on"
+        )
+    if seconds <= MOST_SECONDS:
+        return rows
+    count = max(1, int(len(rows) * MOST_SECONDS / seconds))
+    say(f"{count} of {len(rows)} recordings are used, evenly spread: about {MOST_SECONDS / 60:g} minutes are enough")
+    return [rows[place * len(rows) // count] for place in range(count)]
 
 
 def pieces_of(rows: Sequence[Row]) -> list[Piece]:
