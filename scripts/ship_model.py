@@ -27,16 +27,20 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from omegaconf import MissingMandatoryValue, OmegaConf
 from torch import Tensor
 
 from bcfusion.audio import read, resample
+from bcfusion.configuration.compose import build
 from bcfusion.configuration.locations import is_path_key
-from bcfusion.configuration.paths import group_members
+from bcfusion.configuration.paths import conf_dir, group_members
+from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
 from bcfusion.evaluation.statistics import paired_difference
 from bcfusion.evaluation.systems import ENHANCED, is_input
 from bcfusion.files import appearing_folder
 from bcfusion.inference.enhance import enhance_signal
+from bcfusion.nearest import did_you_mean
 from bcfusion.report.comparison.run_files import read_scores
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.card import CARD, Card, MetricScore, read_card
@@ -46,7 +50,6 @@ from bcfusion.run.models import SHIPPED
 LIMIT = 8_000_000  # bytes of all shipped models together
 #: what a configuration says of the task and the network; everything else concerns the machine or the training
 OF_THE_TASK = ("recipe", "experiment", "generator", "task", "sample_rate", "narrow_rate", "cutoff_frequency")
-LOWER_IS_BETTER = ("lsd", "lsd_hf", "lsd_lf", "wer")
 SECONDS = 4.0  # of the noise
 
 
@@ -61,6 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.2f} MB")
     print(f"all models in {folder.parent}: {total / 1e6:.2f} MB, of at most {LIMIT / 1e6:g} in the package")
     return 0
+
+
+def _higher_is_better(metric: str) -> bool:
+    """Return the direction of a metric of conf/metrics."""
+    if metric not in group_members("metrics"):
+        raise DataError(f"--metrics {metric}: there is no such metric{did_you_mean(metric, group_members('metrics'))}")
+    entries = read_yaml(conf_dir() / "metrics" / f"{metric}.yaml")
+    node = OmegaConf.create({"sample_rate": 16000, "cutoff_frequency": 1000, "metrics": entries})
+    try:
+        return bool(build(node.metrics[metric]).higher_is_better[metric])
+    except MissingMandatoryValue as error:
+        raise DataError(f"--metrics {metric}: its scores depend on settings that a card does not state") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -193,7 +208,7 @@ def _with_scores(card: Card, files: Sequence[Path], metrics: Sequence[str], refe
             enhanced=_short(_mean(enhanced)),
             change=_short(difference.mean),
             interval=interval,
-            higher_is_better=metric not in LOWER_IS_BETTER,
+            higher_is_better=_higher_is_better(metric),
         )
         print(
             f"{metric}: {scores[metric].input} to {scores[metric].enhanced}, change {scores[metric].change}, interval "

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from bcfusion.adaptation.pairs import Piece
-from bcfusion.contracts import UNKNOWN_SPEAKER, Batch, Row, Simulator
+from bcfusion.contracts import Batch, Row, Simulator
+from bcfusion.data.corpora.speakers import wearer
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import collate
 from bcfusion.data.loading.reader import SensorReader
@@ -32,7 +33,7 @@ EQUALISATION_DB, EQUALISATION_OCTAVES = 3.0, 0.7
 
 @dataclass(frozen=True)
 class HeldReader(SensorReader):
-    """A reader that decodes recorded sensors once and then keeps them in memory; speech to simulate from is read anew.
+    """A reader that keeps decoded recordings in memory; speech for simulation is read again for each crop.
 
     Args:
         held: signals ``(1, T)`` of a row, by its id and the sensor; filled as they are read.
@@ -113,10 +114,9 @@ def calibrated(pieces: Sequence[Piece], reader: SensorReader, sensor: str, folde
     Raises:
         DataError: none of the recordings can be measured.
     """
-    wearers: dict[str, list[Piece]] = {}
+    wearers: dict[tuple[str, str], list[Piece]] = {}
     for piece in pieces:
-        known = piece.row.speaker != UNKNOWN_SPEAKER
-        wearers.setdefault(piece.row.speaker if known else piece.recording, []).append(piece)
+        wearers.setdefault(wearer(piece.row.speaker, piece.recording), []).append(piece)
     channel = list(reader.sensors).index(sensor)
 
     def read(piece: Piece) -> Pair:
@@ -126,7 +126,7 @@ def calibrated(pieces: Sequence[Piece], reader: SensorReader, sensor: str, folde
 
     try:
         calibration = calibrate(
-            sensor, ((wearer, map(read, own)) for wearer, own in wearers.items()), reader.sample_rate
+            sensor, ((name, map(read, own)) for (_, name), own in wearers.items()), reader.sample_rate
         )
     except DataError as error:
         raise DataError(f"{sensor}: {error}, so nothing is simulated") from error

@@ -33,7 +33,7 @@ _LOW_HZ, _HIGH_HZ, _RANGE_DB = 100.0, 1000.0, 40.0
 _FRAME_SECONDS, _HOP_SECONDS = 0.04, 0.01
 _LEAST_SECONDS = 0.4  # of the envelopes that are compared
 _NEAR, _FAR = 6, 100  # hops: the lag of one recording, and offsets of two that do not start together
-#: errors of a manifest that are mended here, or that spoil a recording in part only
+#: errors of a manifest that are corrected here, or that affect only a part of a recording
 _TOLERATED = (
     *("polarity", "lag of body", "sample_rate is not", "air was upsampled"),
     *("clipped", "above full scale", "files that were cut off"),

@@ -1,4 +1,4 @@
-"""What an adaptation leaves behind: the bundle with its record, report.json, and report.md to read."""
+"""The files of an adaptation: the bundle with its record, report.json, and report.md to read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Tried(Exception):
 def check_output(output: Path, overwrite: bool) -> None:
     """Refuse a folder that would be replaced, or that cannot be written: before minutes are spent on what goes there.
 
-    Only an adaptation is replaced, and only with ``overwrite``. Nothing is left behind.
+    Only an adaptation is replaced, and only with ``overwrite``. The trial leaves no file.
 
     Raises:
         DataError: it is something else, an adaptation without ``overwrite``, or the working directory.

@@ -29,7 +29,7 @@ or is the start, unchanged, where nothing helps. report.md says which, and what 
 
 examples:
   bcfusion adapt RUN --body recordings/throat --air recordings/air --output adapted
-  bcfusion adapt throat --body recordings/throat --air recordings/air --output adapted    # a shipped model
+  bcfusion adapt throat --body recordings/throat --air recordings/air --output adapted    # a model by its name
   bcfusion adapt RUN --pairs pairs.jsonl --output adapted --minutes 10
   bcfusion adapt RUN --pairs pairs.jsonl --speech /data/speech --output adapted
   bcfusion adapt RUN --pairs pairs.jsonl --fresh --output adapted
@@ -93,9 +93,7 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("adapt", HELP)
-    parser.add_argument(
-        "model", metavar="MODEL", help="name of a shipped model, run directory, bundle or .ckpt to start from"
-    )
+    parser.add_argument("model", metavar="MODEL", help="name of a model, run directory, bundle or .ckpt to start from")
     parser.add_argument("--pairs", metavar="MANIFEST", type=path, help="manifest with air and the network's sensors")
     parser.add_argument("--body", metavar="DIR", help="folder of the sensor's recordings, matched with --air by name")
     parser.add_argument("--air", metavar="DIR", help="folder of the air microphone's recordings")

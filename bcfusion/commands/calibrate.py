@@ -109,13 +109,12 @@ def _chosen(arguments: argparse.Namespace) -> list[Row]:
 def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibration:
     from tqdm import tqdm
 
-    from bcfusion.contracts import UNKNOWN_SPEAKER
+    from bcfusion.data.corpora.speakers import wearer
     from bcfusion.data.simulation.estimation import calibrate
 
-    wearers: dict[tuple[bool, str], list[Row]] = {}
+    wearers: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        known = row.speaker != UNKNOWN_SPEAKER
-        wearers.setdefault((known, row.speaker if known else row.id), []).append(row)
+        wearers.setdefault(wearer(row.speaker, row.id), []).append(row)
     with tqdm(total=len(rows), unit="recording", disable=None, file=sys.stderr) as bar:
 
         def read() -> Iterator[tuple[str, Iterator[Pair]]]:

@@ -34,7 +34,7 @@ Restore recordings with a trained network: files, folders and globs in, mono WAV
 Recordings may have any length (memory does not grow with it) and any sample rate; the output has the network's rate.
 
 examples:
-  bcfusion enhance throat recording.wav --output restored         # a shipped model; bcfusion models lists them
+  bcfusion enhance throat recording.wav --output restored         # a model by its name; bcfusion models lists them
   bcfusion enhance runs/bone_to_air/seanet/TIME throat.wav
   bcfusion enhance RUN recordings/ --output restored/
   bcfusion enhance RUN/checkpoints/best-stoi.ckpt 'recordings/**/*.flac' --subtype FLOAT

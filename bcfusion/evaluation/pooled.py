@@ -25,7 +25,8 @@ def pooled(files: Mapping[str, Sequence[Path]], higher_is_better: Mapping[str, b
 
     Args:
         files: the files of each system, by its name.
-        higher_is_better: value name to direction. Values that a file lacks are skipped; others are left out.
+        higher_is_better: value name to direction. Values that a file does not have are skipped; other columns are
+            ignored.
 
     Raises:
         DataError: a file cannot be read, is not of this kind, has none of the values or several models, an utterance

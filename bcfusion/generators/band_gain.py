@@ -56,7 +56,7 @@ class BandGain(SpectralNetwork):
       (:class:`bcfusion.nn.excitation.FoldedSpectrum`), with gains of their own that start at half of
       ``-max_gain``, are added. With ``sensor_gains=False`` the sensor's own spectrum is kept as it is.
 
-    Frames behind the last one that is not digitally silent do not count: zeros behind a recording change nothing. With
+    Frames after the last one that is not digitally silent do not count: zeros after a recording change nothing. With
     ``bidirectional=False`` and a normalisation other than ``utterance`` the network is causal. With the defaults
     468,008 parameters.
 
@@ -246,7 +246,7 @@ class BandGain(SpectralNetwork):
         """Return the outputs ``(B, size, N)`` of the last layer, from features ``(B, in_channels K, N)``."""
         x = self.input_dropout(features)
         own, frames = None, None
-        if not self.causal:  # what lies behind an item's last frame must not come back through its future
+        if not self.causal:  # frames after an item's last one must not reach it through the backward direction
             frames = self._frames(energies)
             own = (torch.arange(x.shape[-1], device=x.device) < frames[:, None])[:, None]
             x = torch.where(own, x, 0.0)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from bcfusion.contracts import UNKNOWN_SPEAKER
 
-__all__ = ["Spoken", "known_speakers", "speakers_text"]
+__all__ = ["Spoken", "known_speakers", "speakers_text", "wearer"]
 
 
 class Spoken(Protocol):
@@ -29,3 +29,12 @@ def speakers_text(utterances: Collection[Spoken]) -> str:
     if all(utterance.speaker != UNKNOWN_SPEAKER for utterance in utterances):
         return count
     return f"{count} + unknown" if names else "unknown speakers"
+
+
+def wearer(speaker: str, utterance: str) -> tuple[Literal["speaker", "utterance"], str]:
+    """Return who wears the sensor: the speaker, or the utterance if the speaker is unknown.
+
+    Each utterance of an unknown speaker counts as a speaker of its own: as one speaker, a whole corpus without names
+    would have the body of a single person.
+    """
+    return ("utterance", utterance) if speaker == UNKNOWN_SPEAKER else ("speaker", speaker)

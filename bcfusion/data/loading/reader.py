@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError
-from bcfusion.contracts import UNKNOWN_SPEAKER, Draw, Row, Simulator
+from bcfusion.contracts import Draw, Row, Simulator
+from bcfusion.data.corpora.speakers import wearer
 from bcfusion.data.loading.collate import Item, Pending
 from bcfusion.data.seeding import seeded, stable_seed
 from bcfusion.data.simulation import takes_a_draw
@@ -156,14 +157,10 @@ class SensorReader:
 def body_seed(row: Row, sensor: str, seed: tuple[int | str, ...], training: bool) -> tuple[int | str, ...]:
     """Return what seeds the part of a simulation that models the wearer: sensor and speaker, in training the run too.
 
-    Each utterance of an unknown speaker counts as a speaker of its own: as one speaker, a whole corpus without names
-    would have the body of a single person.
-
     Args:
         row: the utterance.
         sensor: its name.
         seed: identifies the item; in training its first part is the run's seed.
         training: whether it is for training. In evaluation a speaker has the same body in all runs.
     """
-    wearer = ("utterance", row.id) if row.speaker == UNKNOWN_SPEAKER else ("speaker", row.speaker)
-    return (*(seed[:1] if training else ()), BODY, sensor, *wearer)
+    return (*(seed[:1] if training else ()), BODY, sensor, *wearer(row.speaker, row.id))

@@ -52,8 +52,8 @@ def simulated(
         sensors: names of the channels of ``inputs``.
         simulators: by sensor.
         sample_rate: in Hz.
-        changes: what the augmentation does to a sensor besides scaling, called with signals ``(B, 1, T)``, their seeds
-            and the sample rate; needed if there are such seeds.
+        changes: what the augmentation does to a sensor in addition to scaling it, called with signals ``(B, 1, T)``,
+            their seeds and the sample rate; needed if there are such seeds.
 
     Returns:
         The batch without ``air`` and ``pending``.
