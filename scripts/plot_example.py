@@ -1,6 +1,6 @@
 """Draw the README's picture: one utterance of a finished run, from the sounds that the run wrote.
 
-python scripts/plot_example.py RUN/evaluation/TIME --number 1 --seconds 0 6 --output docs/pictures/fusion.png
+python scripts/plot_example.py RUN/evaluation/TIME --number 1 --seconds 0 5 --output docs/pictures/throat.png
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     page = ROOT / "README.md"
-    good = "[a](docs/networks.md) [b](docs/streaming.md#latency) [c](#start) ![d](docs/pictures/fusion.png) `[e](x.md)`"
+    good = "[a](docs/networks.md) [b](docs/streaming.md#latency) [c](#start) ![d](docs/pictures/throat.png) `[e](x.md)`"
     assert broken(good, page) == []
     for link in ("docs/nosuch.md", "docs/streaming.md#nosuch", "#networks", "README.md#networks", "../secret.md"):
         assert broken(f"[x]({link})", page) == [link]

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         elif not models:
             print(NONE)
         elif entries:
-            _print_table(entries)
+            print("\n".join(_list_lines(entries, _width())))
         return
     if arguments.name not in models:
         known = f"\nmodels: {', '.join(models)}" if models else f"\n{NONE}"
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     if arguments.json:
         print(json.dumps(entry.plain(), indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_card_lines(entry, min(shutil.get_terminal_size().columns, 100))))
+        print("\n".join(_card_lines(entry, _width())))
 
 
 @dataclass(frozen=True)
@@ -149,40 +149,38 @@ def _readable(models: Iterable[NamedModel]) -> Iterator[Entry]:
             print(f"left out: {error}", file=sys.stderr)
 
 
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 100)
+
+
 def _bytes_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
-# ---------------------------------------------------------------- the table
+# ---------------------------------------------------------------- the list
 
 
-def _print_table(entries: Sequence[Entry]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for head in ("task", "takes", "trained on", "scores"):
-        table.add_column(head, overflow="fold")
-    table.add_column("size", justify="right", no_wrap=True)
+def _list_lines(entries: Iterable[Entry], width: int) -> Iterator[str]:
+    """Yield a paragraph for each model: a table of so many facts does not fit into 80 columns."""
     for entry in entries:
-        card = entry.card
-        data = "; ".join(f"{corpus.name} ({corpus.licence})" for corpus in card.data) if card else "no card"
-        cells = [
-            entry.model.name,
-            entry.task,
-            f"{', '.join(entry.bundle.sensors)}, {entry.bundle.sample_rate / 1000:g} kHz",
-            data,
-            (_short_scores(card.scores) if card and card.scores else "") or "–",
-            f"{entry.size / 1e6:.1f} MB",
-        ]
-        table.add_row(*map(Text, cells))
-    console = Console()
-    console.print(table)
-    print("scores: mean of the input → mean of the output; `bcfusion models NAME` says on what")
-    print("use one: bcfusion enhance NAME RECORDINGS --output DIR")
+        card, bundle = entry.card, entry.bundle
+        facts = {
+            "task": f"{entry.task or 'not known'}, {', '.join(bundle.sensors)} at {bundle.sample_rate / 1000:g} kHz",
+            "latency": _latency(bundle),
+            "size": f"{entry.size / 1e6:.1f} MB",
+            "scores": (_short_scores(card.scores) if card and card.scores else "") or "–",
+            "data": "; ".join(f"{corpus.name} ({corpus.licence})" for corpus in card.data) if card else "no card",
+        }
+        yield from _wrapped(_title(entry), width, hanging="")
+        for name, text in facts.items():
+            yield from _wrapped(f"  {name:<9}{text}", width, hanging=" " * 11)
+        yield ""
+    yield from _wrapped("scores: mean of input → mean of output; bcfusion models NAME says on what", width, hanging="")
+    yield "use one: bcfusion enhance NAME RECORDINGS --output DIR"
+
+
+def _title(entry: Entry) -> str:
+    return f"{entry.model.name}: {entry.card.summary if entry.card else 'it has no card'}"
 
 
 def _short_scores(scores: Scores) -> str:
@@ -197,7 +195,7 @@ def _short_scores(scores: Scores) -> str:
 
 def _card_lines(entry: Entry, width: int) -> Iterator[str]:
     card, bundle = entry.card, entry.bundle
-    yield from _wrapped(f"{entry.model.name}: {card.summary if card else 'it has no card'}", width, hanging="")
+    yield from _wrapped(_title(entry), width, hanging="")
     yield ""
     about = {} if card is None else card.sensors
     sensors = [f"{sensor}, {about[sensor]}" if sensor in about else sensor for sensor in bundle.sensors]
@@ -232,7 +230,8 @@ def _card_lines(entry: Entry, width: int) -> Iterator[str]:
 
 
 def _corpus_line(corpus: Corpus) -> str:
-    return f"{corpus.name}: {corpus.licence}" + (f", {corpus.attribution}" if corpus.attribution else "")
+    amount, attribution = (f", {text}" if text else "" for text in (corpus.amount, corpus.attribution))
+    return f"{corpus.name}{amount}: {corpus.licence}{attribution}"
 
 
 def _latency(bundle: Bundle) -> str:

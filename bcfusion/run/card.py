@@ -27,14 +27,16 @@ class Corpus:
     """Data that a model was trained on.
 
     Attributes:
-        name: what it is, and how much of it.
+        name: what it is called.
         licence: its licence, in short.
+        amount: how much of it was used, and how.
         attribution: whom the licence asks to name.
         notice: the text that the licence asks to reproduce, if any.
     """
 
     name: str
     licence: str
+    amount: str = ""
     attribution: str = ""
     notice: str = ""
 
@@ -155,7 +157,7 @@ class _Reader:
 
     def corpus(self, content: Any, place: str) -> Corpus:
         node = self.node(content, place, Corpus)
-        optional = {key: self.text(node, key, "", place) for key in ("attribution", "notice")}
+        optional = {key: self.text(node, key, "", place) for key in ("amount", "attribution", "notice")}
         return Corpus(self.text(node, "name", None, place), self.text(node, "licence", None, place), **optional)
 
     def scores(self, content: Any) -> Scores:

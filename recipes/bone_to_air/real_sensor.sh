@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Four folds over recorded pairs of a sensor: is a network better than the sensor itself on recordings, and wearers, that took
+# Folds over recorded pairs of a sensor: is a network better than the sensor itself on recordings, and wearers, that took
 # no part in anything?
 #
 #   bash real_sensor.sh PAIRS.jsonl OTHER.jsonl SPEECH OUT [SEED] [EXPERIMENT] [key=value ...]
@@ -8,17 +8,19 @@
 # OTHER.jsonl  pairs of another sensor: the adaptation starts from a network that was trained on a simulation of that one
 # SPEECH       air speech, a folder with train/ and valid/ as for data=folder
 #
-# simulation   the sensor is measured on the pairs of three folds; a network is trained on its simulation alone, scored on the fourth
+# simulation   the sensor is measured on the pairs of the other folds; a network is trained on its simulation alone, scored on this one
 # start        a network trained on the simulation of the other sensor, scored on all pairs
-# adapted      the start, adapted by `bcfusion adapt` on the pairs of three folds, scored on the fourth
+# adapted      the start, adapted by `bcfusion adapt` on the pairs of the other folds, scored on this one
 #
-# Whatever is chosen (calibration, checkpoint, number of steps) is chosen on the three folds. ROWS="simulation start adapted" selects
-# rows, FOLDS="0 1 2 3" folds, STEPS=300 the length of a training, MINUTES=5 the bound of an adaptation.
+# Whatever is chosen (calibration, checkpoint, number of steps) is chosen without this fold. ROWS="simulation start adapted" selects
+# rows, COUNT=4 is the number of folds, FOLDS="0 1 2 3" selects some, STEPS=300 is the length of a training, MINUTES=5 the bound of an
+# adaptation.
 set -euo pipefail
 pairs=$1 other=$2 speech=$3 out=$4 seed=${5:-0} experiment=${6:-band_gain}
 shift $(($# < 6 ? $# : 6))
 rows=" ${ROWS:-simulation start adapted} "
-count=4
+count=${COUNT:-4}
+folds=${FOLDS:-$(seq 0 $((count - 1)))}
 base=$out/$experiment/seed$seed
 mkdir -p "$base"
 
@@ -38,7 +40,7 @@ if [[ $rows == *" start "* || $rows == *" adapted "* ]] && [ ! -d "$base/start/b
   train "$base/other.json" "$base/start" "$@"
 fi
 [[ $rows != *" start "* ]] || score "$base/start" "$pairs" "$base/start-scores"
-for fold in ${FOLDS:-0 1 2 3}; do
+for fold in $folds; do
   dir=$base/fold$fold
   mkdir -p "$dir"
   awk -v n=$count -v f="$fold" '(NR - 1) % n == f' "$pairs" >"$dir/held.jsonl"
@@ -58,7 +60,7 @@ done
 # one table of all folds
 tables=()
 [[ $rows != *" start "* ]] || tables+=("start=$base/start-scores/scores.csv")
-for fold in ${FOLDS:-0 1 2 3}; do
+for fold in $folds; do
   [[ $rows != *" simulation "* ]] || tables+=("simulation=$base/fold$fold/simulation/scores.csv")
   [[ $rows != *" adapted "* ]] || tables+=("adapted=$base/fold$fold/adapted-scores/scores.csv")
 done

@@ -26,7 +26,7 @@ summary: Restores speech.
 licence: CC BY 4.0
 task: bone_to_air
 sensors: {body: throat microphone}
-data: [{name: AN4, licence: BSD-like, attribution: CMU, notice: All rights reserved.}]
+data: [{name: AN4, amount: 5 min, licence: BSD-like, attribution: CMU, notice: All rights reserved.}]
 helps: [close talk]
 limits: [whispering]
 scores:
@@ -72,17 +72,20 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_table_and_the_card_show_data_licences_scores_and_size(
+def test_the_list_and_the_card_show_data_licences_scores_and_size(
     shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["models"]) == 0
-    table = " ".join(capsys.readouterr().out.split())
-    for text in ("throat bone_to_air body, 16 kHz AN4 (BSD-like)", "STOI 0.665 → 0.750", "fusion", "no card", "0.0 MB"):
-        assert text in table, text
+    listed = " ".join(capsys.readouterr().out.split())
+    for text in (
+        *("throat: Restores speech. task bone_to_air, body at 16 kHz latency 0.0 ms", "data AN4 (BSD-like)"),
+        *("STOI 0.665 → 0.750", "fusion: it has no card task", "body, noisy at 16 kHz", "data no card", "size 0.0 MB"),
+    ):
+        assert text in listed, text
     assert cli.main(["models", "throat"]) == 0
     card = capsys.readouterr().out
     for text in (
-        *("body, throat microphone", "stored in float16", "- close talk", "- whispering", "AN4: BSD-like, CMU"),
+        *("body, throat microphone", "stored in float16", "- close talk", "- whispering", "AN4, 5 min: BSD-like, CMU"),
         *("AN4: All rights reserved.", "[+0.050, +0.120]", "LSD ↓", "bcfusion evaluate RUN", "CC BY 4.0"),
         *("0.0 ms: it is causal", "bcfusion train seed=0", str(shipped / "throat")),
     ):

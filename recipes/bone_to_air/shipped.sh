@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# How `throat` and `throat_causal` were made: scores out of fold first, then the weights, trained on all pairs.
+#
+#   bash shipped.sh PAIRS.jsonl SPEECH OUT [EXPERIMENT] [key=value ...]
+#
+# PAIRS.jsonl  recorded pairs, of `bcfusion prepare pairs ... --measure`; SPEECH  air speech, a folder with train/ and valid/
+# EXPERIMENT   band_gain (throat) or band_gain_causal (throat_causal)
+#
+# The sensor is measured on the pairs that are trained on. Half of the training crops are these pairs, half is speech with the
+set -euo pipefail
+pairs=$1 speech=$2 out=$3 experiment=${4:-band_gain}
+shift $(($# < 4 ? $# : 4))
+count=4
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+declare -A names=([band_gain]=throat [band_gain_causal]=throat_causal)
+name=${names[$experiment]}
+
+train() { # FOLDER with train.jsonl [key=value ...]
+  local dir=$1
+  shift
+  sed -i 's/"split": "[a-z]*"/"split": "train"/' "$dir/train.jsonl"
+  bcfusion calibrate --pairs "$dir/train.jsonl" --out "$dir/sensor.json"
+  bcfusion train experiment="$experiment" seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
+    data.shares.pairs=0.5 'data.evaluate_on=[speech]' degradation=transfer_function degradation.body.calibration="$dir/sensor.json" \
+    trainer.max_steps="${STEPS:-600}" trainer.validate_every=100 budget.minutes=600 trainer.max_test_items=1 trainer.samples=0 \
+    hydra.run.dir="$dir/run" "$@"
+}
+
+scores=()
+for ((fold = 0; fold < count; fold++)); do
+  dir=$out/$experiment/fold$fold
+  mkdir -p "$dir"
+  awk -v n=$count -v f=$fold '(NR - 1) % n == f' "$pairs" >"$dir/held.jsonl"
+  awk -v n=$count -v f=$fold '(NR - 1) % n != f' "$pairs" >"$dir/train.jsonl"
+  train "$dir" "$@"
+  bcfusion evaluate "$dir/run" data=manifest data.path="$dir/held.jsonl" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' \
+    trainer.samples=0 output="$dir/scores"
+  scores+=("$experiment=$dir/scores/scores.csv")
+done
+bcfusion evaluate --scores "${scores[@]}" 'metrics=[pesq_wb,stoi,estoi,lsd]' output="$out/$experiment/table"
+
+dir=$out/$experiment/all
+mkdir -p "$dir"
+cp "$pairs" "$dir/train.jsonl"
+train "$dir" "$@"
+python "$here/../../scripts/ship_model.py" "$dir/run" --name "$name" --card "$here/cards/$name.yaml" --output "$out/models" --overwrite \
+  --scores "$out/$experiment"/fold*/scores/scores.csv
