@@ -44,7 +44,7 @@ class Double(nn.Module):
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    for name, sensors in (("model", ["body"]), ("fusion", ["body", "noisy"])):
+    for name, sensors in (("model", ["body"]), ("two_sensors", ["body", "noisy"])):
         config = {"_target_": f"{__name__}.Double", "in_channels": len(sensors)}
         save_bundle(tmp_path / name, Double(len(sensors)), config, sensors, {})
     return tmp_path
@@ -132,7 +132,7 @@ def test_a_fault_of_many_recordings_is_one_line_with_what_the_network_takes(caps
         record(f"rec/{name}.wav")
     record("rec/d.wav", channels=2)
     record("rec/e.wav", channels=3)
-    assert run("fusion", "rec") == 2
+    assert run("two_sensors", "rec") == 2
     captured = capsys.readouterr()
     assert captured.out.count("->") == 1
     assert outputs() == ["d.wav"]
@@ -142,11 +142,11 @@ def test_a_fault_of_many_recordings_is_one_line_with_what_the_network_takes(caps
         f"  rec/a.wav has 1 channel, {takes}; likewise 2 more",
         f"  rec/e.wav has 3 channels, {takes}",
     ]
-    assert run("fusion", "rec") == 2
+    assert run("two_sensors", "rec") == 2
     assert "enhanced/d.wav exists: give --overwrite" in capsys.readouterr().err
     record("t/a.wav")
     record("m/a.wav", channels=2)
-    assert run("fusion", "--sensor", "body=t", "--sensor", "noisy=m") == 2
+    assert run("two_sensors", "--sensor", "body=t", "--sensor", "noisy=m") == 2
     assert "  m/a.wav has 2 channels, the model takes a mono file for each sensor" in capsys.readouterr().err
 
 
@@ -166,7 +166,7 @@ def test_a_dry_run_lists_what_would_be_read_and_written(capsys: pytest.CaptureFi
     assert outputs() == ["a.wav"]
     assert level("enhanced/a.wav") == pytest.approx(0.5, abs=1e-3)
     record("t/a.wav")
-    assert run("fusion", "--dry-run", "--sensor", "body=t", "--sensor", "noisy=t", "--output", "new") == 0
+    assert run("two_sensors", "--dry-run", "--sensor", "body=t", "--sensor", "noisy=t", "--output", "new") == 0
     assert capsys.readouterr().out.startswith("t/a.wav + t/a.wav -> new/a.wav\n")
     assert not Path("new").exists()
 
@@ -195,7 +195,9 @@ def test_brackets_in_the_names_of_folders_are_no_pattern() -> None:
     assert outputs() == ["a.wav", "b[2].wav"]
     assert run("model", "day [1]", "--output", "two") == 0
     assert outputs("two") == ["a.wav", "b[2].wav"]
-    assert run("fusion", "--sensor", "body=day [1]/a*", "--sensor", "noisy=day [1]/*.wav", "--output", "three") == 2
+    assert (
+        run("two_sensors", "--sensor", "body=day [1]/a*", "--sensor", "noisy=day [1]/*.wav", "--output", "three") == 2
+    )
     assert outputs("three") == ["a.wav"]
 
 
@@ -289,7 +291,7 @@ def test_folders_of_sensors_are_matched_by_name(capsys: pytest.CaptureFixture[st
     record("mic/s1/a.flac", 0.3)
     record("throat/s1/b.wav", 0.1)
     record("mic/c.wav", 0.1)
-    assert run("fusion", "--sensor", "noisy=mic", "--sensor", "body=throat") == 2
+    assert run("two_sensors", "--sensor", "noisy=mic", "--sensor", "body=throat") == 2
     assert outputs() == ["s1/a.wav"]
     assert level("enhanced/s1/a.wav") == pytest.approx(0.6, abs=1e-3)  # twice the last sensor, noisy
     errors = capsys.readouterr().err
@@ -302,9 +304,11 @@ def test_the_name_of_a_sensors_folder_may_have_another_unicode_form() -> None:
     record(f"{split}/a.wav", 0.1)
     record("mic/a.wav", 0.3)
     record("mic/b.wav", 0.3)
-    assert run("fusion", "--sensor", f"body={composed}", "--sensor", "noisy=mic/a.wav", "--output", "one") == 2
-    assert run("fusion", "--sensor", f"body={composed}/a.wav", "--sensor", "noisy=mic/b.wav", "--output", "two") == 0
-    assert run("fusion", "--sensor", f"body={composed}", "--sensor", "noisy=mic") == 2  # b has no partner
+    assert run("two_sensors", "--sensor", f"body={composed}", "--sensor", "noisy=mic/a.wav", "--output", "one") == 2
+    assert (
+        run("two_sensors", "--sensor", f"body={composed}/a.wav", "--sensor", "noisy=mic/b.wav", "--output", "two") == 0
+    )
+    assert run("two_sensors", "--sensor", f"body={composed}", "--sensor", "noisy=mic") == 2  # b has no partner
     assert (outputs("one"), outputs("two"), outputs()) == ([], ["a.wav"], ["a.wav"])
 
 
@@ -312,7 +316,7 @@ def test_sensors_of_different_length_are_reported_once(capsys: pytest.CaptureFix
     for name, seconds in (("a", 0.1), ("b", 0.11), ("c", 0.105), ("d", 0.7)):
         record(f"throat/{name}.wav", seconds=0.1)
         record(f"mic/{name}.wav", seconds=seconds)
-    assert run("fusion", "--sensor", "body=throat", "--sensor", "noisy=mic") == 2
+    assert run("two_sensors", "--sensor", "body=throat", "--sensor", "noisy=mic") == 2
     captured = capsys.readouterr()
     assert outputs() == ["a.wav", "b.wav", "c.wav"]
     assert captured.out.splitlines()[-1] == (
@@ -324,15 +328,15 @@ def test_sensors_of_different_length_are_reported_once(capsys: pytest.CaptureFix
 def test_one_file_for_each_sensor() -> None:
     record("t.wav", 0.1)
     record("m.wav", 0.2)
-    assert run("fusion", "--sensor", "body=t.wav", "--sensor", "noisy=m.wav") == 0
+    assert run("two_sensors", "--sensor", "body=t.wav", "--sensor", "noisy=m.wav") == 0
     assert level("enhanced/t.wav") == pytest.approx(0.4, abs=1e-3)
 
 
 def test_sensors_must_be_those_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
     record("t/a.wav")
-    assert run("fusion", "--sensor", "body=t", "--sensor", "air=t") == 2
+    assert run("two_sensors", "--sensor", "body=t", "--sensor", "air=t") == 2
     assert "--sensor names body, air; the network takes body, noisy" in capsys.readouterr().err
-    assert run("fusion", "--sensor", "t") == 2
+    assert run("two_sensors", "--sensor", "t") == 2
     assert "NAME=FOLDER" in capsys.readouterr().err
 
 
