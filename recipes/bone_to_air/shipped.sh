@@ -7,6 +7,8 @@
 # EXPERIMENT   band_gain (throat) or band_gain_causal (throat_causal)
 #
 # The sensor is measured on the pairs that are trained on. Half of the training crops are these pairs, half is speech with the
+# simulated sensor; the checkpoint is chosen on speech of other speakers with the simulated sensor. STEPS=600 is the length of a
+# training. The model is written to OUT/models/NAME.
 set -euo pipefail
 pairs=$1 speech=$2 out=$3 experiment=${4:-band_gain}
 shift $(($# < 4 ? $# : 4))
