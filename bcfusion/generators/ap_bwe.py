@@ -12,11 +12,14 @@ from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, set_weight
 from bcfusion.nn.norm import FrameLayerNorm
+from bcfusion.nn.padding import pad
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.spectral import Complex, SpectralNetwork, from_log
-from bcfusion.nn.stft import Window
+from bcfusion.nn.stft import Window, window_samples
 from bcfusion.requirements import above, at_least, require
 
 NORM_EPS = 1e-6
+PUBLISHED_EPS = 1e-24  # power of a bin, and of two numbers, that the published code does not add
 PHASOR_EPS = 1e-5  # power below which two numbers have no direction; 1 / its root bounds the gradient of the phase
 
 
@@ -82,12 +85,17 @@ class ApBwe(SpectralNetwork):
             in fusion).
         floor: amplitude below which a bin is empty and has no phase, of a signal in [-1, 1] and a window that is not
             normalised; 1e-4 is about the quantisation noise of 16-bit audio.
+        published_spectra: compute spectra as published checkpoints expect them: frames centred on multiples of the hop
+            of a file that is mirrored at its ends, phases relative to the middle of ``n_fft`` samples, ``floor`` added to
+            the amplitude (not its square to the power), a phase in every bin, however quiet, and a phase of unit length.
         init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network
             returns nearly its input.
 
     Raises:
         ConfigError: sizes that do not fit.
     """
+
+    window: Tensor
 
     def __init__(
         self,
@@ -104,6 +112,7 @@ class ApBwe(SpectralNetwork):
         phase_skip: bool = True,
         skip_channel: int = -1,
         floor: float = 1e-4,
+        published_spectra: bool = False,
         init_output_scale: float = 0.1,
     ) -> None:
         require(
@@ -114,7 +123,11 @@ class ApBwe(SpectralNetwork):
         )
         future = (blocks + 1) * (kernel_size // 2)
         super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, False, future, skip_channel)
-        self.phase_skip, self.floor = phase_skip, floor
+        self.phase_skip, self.floor, self.published_spectra = phase_skip, floor, published_spectra
+        if published_spectra:
+            self.lookahead = 0  # the frames are centred
+            window_of_frames = filter_tensor(window_samples(window, win_length))
+            self.register_buffer("window", window_of_frames, persistent=False)
         bins = self.stft.bins
         self.amplitude = Stream(in_channels * bins, channels, blocks, expansion, kernel_size)
         self.phase = Stream(in_channels * bins, channels, blocks, expansion, kernel_size)
@@ -126,10 +139,31 @@ class ApBwe(SpectralNetwork):
             nn.init.zeros_(layer.bias)
             set_weight(layer, init_output_scale * layer.weight)
 
+    def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Transform, apply the network, transform back: in causal frames, or in those of published checkpoints."""
+        if not self.published_spectra:
+            return super().body(inputs)
+        stft, samples = self.stft, inputs.shape[-1]
+        sizes = (stft.n_fft, stft.hop_length, stft.win_length, self.window)
+        around = (stft.n_fft - stft.win_length) // 2  # zeros under no part of the window
+        with full_precision(inputs):
+            mirrored = pad(inputs.to(self.window.dtype), stft.win_length // 2, stft.win_length // 2, "reflect")
+            padded = F.pad(mirrored, (around, around)).flatten(0, 1)
+            spectra = torch.stft(padded, *sizes, center=False, return_complex=True)
+        spectra = spectra.unflatten(0, inputs.shape[:2])  # (B, in_channels, F, T / hop_length + 1)
+        (real, imag), _ = self.spectrum(spectra.real, spectra.imag)
+        with full_precision(real):
+            estimate = torch.istft(torch.complex(real.to(self.window.dtype), imag.to(self.window.dtype)), *sizes, center=True, length=samples)
+        return estimate.unsqueeze(1)
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         power = real.square() + imag.square()
-        log_amplitude = 0.5 * (power + self.floor**2).log()
-        empty = power <= self.floor**2  # no angle is computed there: its gradient is unbounded at the origin
+        if self.published_spectra:
+            log_amplitude = ((power + PUBLISHED_EPS).sqrt() + self.floor).log()
+            empty = power == 0
+        else:
+            log_amplitude = 0.5 * (power + self.floor**2).log()
+            empty = power <= self.floor**2  # no angle is computed there: its gradient is unbounded at the origin
         phase = torch.atan2(imag.masked_fill(empty, 0.0), real.masked_fill(empty, 1.0))
 
         a = self.amplitude.start(log_amplitude.flatten(1, 2))  # (B, channels, N)
@@ -148,5 +182,6 @@ class ApBwe(SpectralNetwork):
             length = (power[:, sensor] + self.floor**2).sqrt()
             cosine, sine = cosine + real[:, sensor] / length, sine + imag[:, sensor] / length
         # cosine and sine of atan2(sine, cosine), without the angle
-        per_length = (cosine.square() + sine.square() + PHASOR_EPS).rsqrt()
+        eps = PUBLISHED_EPS if self.published_spectra else PHASOR_EPS
+        per_length = (cosine.square() + sine.square() + eps).rsqrt()
         return (amplitude * cosine * per_length, amplitude * sine * per_length), {}

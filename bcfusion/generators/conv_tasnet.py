@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, set_weight
@@ -20,6 +21,7 @@ from bcfusion.requirements import above, at_least, one_of, require
 
 NormName = Literal["gLN", "cLN", "BN", "channel_LN"]
 MaskActivation = Literal["relu", "softmax", "sigmoid"]
+EncoderActivation = Literal["linear", "relu"]
 Head = Literal["mask", "mapping", "additive"]
 
 _NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
@@ -122,7 +124,7 @@ class ConvBlock(nn.Module):
 class ConvTasNet(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
-    An encoder without bias or activation turns segments of each sensor, half overlapping, into coefficients of learned
+    An encoder without bias and, by default, without activation turns segments of each sensor, half overlapping, into coefficients of learned
     filters. The separator sees those of all sensors (early fusion): a normalisation, a 1x1 convolution to the
     bottleneck, ``repeats`` times ``blocks`` residual blocks of dilation 1, 2, 4, ..., then PReLU and a 1x1 convolution
     to the filters. The head computes the estimate's encoding from this, and the decoder overlaps and adds its filters.
@@ -151,6 +153,11 @@ class ConvTasNet(WaveformNetwork):
             output.
         head: how the separator's output becomes the estimate, see :class:`EncodingHead`.
         mask_activation: of ``head="mask"``; the paper's best is ``sigmoid``.
+        encoder_activation: ``linear``, or ``relu``: the optional nonlinear function of the paper's eq. 2, after which no
+            coefficient is negative.
+        edge_segments: use segments that reach beyond the ends of the file too, so that the first and last samples lie
+            in as many segments as all others. False: only those within the file, as in published checkpoints, whose
+            first and last half segment are less reliable; not causal. A file shorter than a segment keeps them.
         causal: no look-ahead past the segment; the network streams.
         skip_channel: the sensor whose encoding is masked or added to; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS).
@@ -161,7 +168,7 @@ class ConvTasNet(WaveformNetwork):
             convolutions; None with gLN.
 
     Raises:
-        ConfigError: sizes or names that do not fit, gLN with ``causal=True``.
+        ConfigError: sizes or names that do not fit, gLN or ``edge_segments=False`` with ``causal=True``.
     """
 
     def __init__(
@@ -179,6 +186,8 @@ class ConvTasNet(WaveformNetwork):
         skip_path: bool = True,
         head: Head = "mask",
         mask_activation: MaskActivation = "sigmoid",
+        encoder_activation: EncoderActivation = "linear",
+        edge_segments: bool = True,
         causal: bool = False,
         skip_channel: int = -1,
         speech_level: float = 0.07,
@@ -189,6 +198,8 @@ class ConvTasNet(WaveformNetwork):
             (filter_length % 2 == 0, f"filter_length={filter_length} must be even"),
             at_least(1, filters=filters, blocks=blocks, repeats=repeats),
             one_of(_NORMS, norm=norm),
+            one_of(get_args(EncoderActivation), encoder_activation=encoder_activation),
+            (edge_segments or not causal, "edge_segments=False is impossible with causal=True: streams start anywhere"),
             above(0, speech_level=speech_level),
         )
         hop = filter_length // 2
@@ -198,7 +209,8 @@ class ConvTasNet(WaveformNetwork):
         )
         make_norm = _NORMS[norm]
         features = in_channels * filters
-        self.filters, self.skip_path = filters, skip_path
+        self.filters, self.skip_path, self.edge_segments = filters, skip_path, edge_segments
+        self.activate = torch.relu if encoder_activation == "relu" else nn.Identity()
         self.head = EncodingHead(head, mask_activation, speech_level * min(1.0, filter_length / filters) ** 0.5)
         # causal even in a network that is not: looking ahead of a segment is left to the separator
         self.encoder = Conv1d(in_channels, features, filter_length, hop, groups=in_channels, bias=False, causal=True)
@@ -223,9 +235,12 @@ class ConvTasNet(WaveformNetwork):
 
     def body(self, inputs: Tensor) -> Tensor:
         """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by half a segment."""
-        encoding = self.encoder(inputs)  # (B, in_channels N, F)
+        encoding = self.activate(self.encoder(inputs))  # (B, in_channels N, F)
+        outside = 0 if self.edge_segments or encoding.shape[-1] < 3 else 1  # segments at either end
+        encoding = encoding[..., outside : encoding.shape[-1] - outside]
         sensor = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
-        estimate: Tensor = self.decoder(self.head(sensor, self.separate(encoding)))
+        restored = self.head(sensor, self.separate(encoding))
+        estimate: Tensor = self.decoder(F.pad(restored, (outside, outside)))
         return estimate
 
     def separate(self, encoding: Tensor) -> Tensor:

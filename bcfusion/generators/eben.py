@@ -118,6 +118,8 @@ class EBEN(Revised, WaveformNetwork):
         channels: after the first convolution (n); doubled by every encoder block (32 to 256).
         taps: of the filter bank, see :class:`bcfusion.nn.pqmf.PQMF`.
         beta: likewise.
+        cutoff: likewise; with ``filter_gain`` it gives a published network the filters that it was trained with.
+        filter_gain: likewise, ``gain`` there.
         strides: of the encoder blocks, first to last, in frames of one sample per band.
         dilations: of the residual units of one block.
         latent_channels: between encoder and decoder.
@@ -148,6 +150,8 @@ class EBEN(Revised, WaveformNetwork):
         channels: int = 32,
         taps: int = 32,
         beta: float = 9.0,
+        cutoff: float | None = None,
+        filter_gain: float = 1.0,
         strides: Sequence[int] = (2, 4, 8),
         dilations: Sequence[int] = (1, 3, 9),
         latent_channels: int = 64,
@@ -157,7 +161,7 @@ class EBEN(Revised, WaveformNetwork):
         skip_channel: int = -1,
     ) -> None:
         require(self, within(1, bands, input_bands=input_bands), at_least(1, strides=strides))
-        pqmf = PQMF(bands, taps, beta, causal=causal, channels=in_channels)
+        pqmf = PQMF(bands, taps, beta, cutoff, causal, in_channels, filter_gain)
         # a bank that is not causal needs frames outside the file at both ends. The body delays by `head` before the
         # bank, so that its first frame ends with the first sample, and by `tail` after it, which completes the output
         self.head, self.tail = (0, 0) if causal else (taps - 1 - pqmf.left, pqmf.left)

@@ -20,6 +20,7 @@ from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.revision import Revised
 from bcfusion.requirements import above, at_least, require
 
+PUBLISHED_EPS = 1e-9  # power that the published code adds to each bin
 LAST_SLOPE = 0.01  # of the leaky ReLU before the last convolution: the published code leaves it at torch's default
 
 
@@ -213,6 +214,9 @@ class HifiGan(WaveformNetwork):
         negative_slope: of the vocoder.
         speech_level: root mean square of the untrained network's output (0.07: -23 dBFS).
         sensor: the only one that is used; -1 is the last. None: all are.
+        published_mel: compute the log mel spectrogram as published checkpoints expect it: the file is mirrored at its
+            ends, a mel magnitude below ``floor`` is raised to it (instead of adding it), and silence enters as
+            ln(floor).
 
     Attributes:
         hop: samples in a frame.
@@ -241,6 +245,7 @@ class HifiGan(WaveformNetwork):
         negative_slope: float = 0.1,
         speech_level: float = 0.07,
         sensor: int | None = None,
+        published_mel: bool = False,
     ) -> None:
         hop = prod(rates)
         longer = win_length - hop
@@ -255,12 +260,15 @@ class HifiGan(WaveformNetwork):
         # the output of frame j lies in the middle of its window if the body is late by half of what surrounds it
         late = (win_length - hop) // 2
         fallback = -1 if sensor is None else sensor
-        super().__init__(sample_rate, in_channels, hop, False, late, skip_channel=fallback)
+        lookahead = 0 if published_mel else late  # a mirrored file has all samples of its first frame
+        super().__init__(sample_rate, in_channels, hop, False, lookahead, skip_channel=fallback)
+        self.published_mel, self.late = published_mel, late
         self.used = slice(None) if sensor is None else slice(sensor % in_channels, sensor % in_channels + 1)
         self.mel = LogMel(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)
         steps = {"rates": list(rates), "dilations": [list(d) for d in dilations], "negative_slope": negative_slope}
         self.settings = {**self.mel.settings, **steps}
-        self.silence = math.log(floor)
+        # what the vocoder sees as 0, like the zeros around the file
+        self.silence = 0.0 if published_mel else math.log(floor)
         self.vocoder = Vocoder(
             n_mels * (in_channels if sensor is None else 1),
             channels,
@@ -277,10 +285,14 @@ class HifiGan(WaveformNetwork):
     def synthesise(self, log_mel: Tensor) -> Tensor:
         """Return the waveform ``(B, 1, N hop)``, late by ``lookahead``, of log mel magnitudes ``(B, sensors * n_mels,
         N)``."""
-        waveform: Tensor = self.vocoder(log_mel - self.silence)  # zeros around the file are silence
+        waveform: Tensor = self.vocoder(log_mel - self.silence)
         return waveform
 
     def body(self, inputs: Tensor) -> Tensor:
         sensors = inputs[:, self.used]
-        log_mel = self.mel(sensors.flatten(0, 1).unsqueeze(1))  # (B sensors, n_mels, N)
+        waveforms = sensors.flatten(0, 1).unsqueeze(1)
+        if self.published_mel:
+            log_mel = self.mel.mirrored(waveforms, self.late, PUBLISHED_EPS)
+        else:
+            log_mel = self.mel(waveforms)  # (B sensors, n_mels, N)
         return self.synthesise(log_mel.unflatten(0, sensors.shape[:2]).flatten(1, 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, channels_last, set_weight
@@ -61,6 +62,8 @@ class HifiGanPlus(WaveformNetwork):
         dilation_base: from one layer of a stack to the next; 3 is the largest without gaps for a kernel of 3.
         input_skip: add the input to the output, so that the network computes a correction. The paper has no such path,
             and tanh is not linear: there the network has to learn to pass on its input.
+        pad_file: put ``delay`` zeros before and after the file, as published code does, so that the layers see silence
+            there and not, each for itself, zeros. It costs as much time as that many samples of speech.
         skip_channel: the sensor that is added; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS): variance
             is kept from layer to layer, and the first and last convolution scale from this level to one and back.
@@ -84,6 +87,7 @@ class HifiGanPlus(WaveformNetwork):
         kernel_size: int = 3,
         dilation_base: int = 3,
         input_skip: bool = True,
+        pad_file: bool = False,
         skip_channel: int = -1,
         speech_level: float = 0.07,
         init_output_scale: float = 0.3,
@@ -100,6 +104,7 @@ class HifiGanPlus(WaveformNetwork):
         reach = (kernel_size - 1) // 2 * sum(dilations)
         super().__init__(sample_rate, in_channels, hop=1, causal=False, delay=reach, skip_channel=skip_channel)
         self.input_skip = input_skip
+        self.edge = reach if pad_file else 0
         self.first = Conv1d(in_channels, channels, 1)
         self.layers = nn.ModuleList(
             GatedLayer(channels, kernel_size, dilation, is_last=n == len(dilations) - 1)
@@ -109,12 +114,13 @@ class HifiGanPlus(WaveformNetwork):
         self._initialise(speech_level, init_output_scale)
 
     def body(self, inputs: Tensor) -> Tensor:
-        h = channels_last(self.first(inputs))  # (B, channels, T)
+        h = channels_last(self.first(F.pad(inputs, (self.edge, self.edge))))  # (B, channels, T + 2 edge)
         total = torch.zeros_like(h)
         for layer in self.layers:
             h, part = layer(h)
             total = total + part
         output = torch.tanh(self.last(total * len(self.layers) ** -0.5))
+        output = output[..., self.edge : output.shape[-1] - self.edge]
         return output + inputs[:, self.skip_channel].unsqueeze(1) if self.input_skip else output
 
     def _initialise(self, speech_level: float, output_scale: float) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchaudio.functional as F
+import torch.nn.functional as F
+import torchaudio.functional
 from torch import Tensor
 
 from bcfusion.errors import AudioError
+from bcfusion.nn.padding import pad
 from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.spectral import magnitude
 from bcfusion.nn.stft import Stft
@@ -46,7 +48,7 @@ def mel_filters(
     """
     highest = sample_rate / 2 if f_max is None else f_max
     with torch.device("cpu"):  # the values are needed here, which a network built on the meta device does not have
-        filters = F.melscale_fbanks(
+        filters = torchaudio.functional.melscale_fbanks(
             n_fft // 2 + 1, f_min, highest, n_mels, sample_rate, norm="slaney", mel_scale="slaney"
         )
     empty = int((filters.amax(0) == 0).sum())
@@ -119,6 +121,25 @@ class LogMel(StreamingModule):
             raise AudioError(f"LogMel takes (batch, 1, time), not {tuple(waveform.shape)}")
         real, imag = self.stft(waveform)
         return self.of_magnitude(magnitude(real.squeeze(1), imag.squeeze(1), MAGNITUDE_EPS))
+
+    def mirrored(self, waveform: Tensor, edge: int, eps: float) -> Tensor:
+        """Return log mel magnitudes as HiFi-GAN's code computes them: ``ln(max(M sqrt(|X|^2 + eps), floor))``.
+
+        Frame j holds the ``win_length`` samples from ``j hop_length - edge`` on. For whole files.
+
+        Args:
+            waveform: ``(B, 1, T)``, T a multiple of the hop.
+            edge: samples by which the file is continued at either end by its mirror image.
+            eps: power added to each bin.
+
+        Returns:
+            ``(B, n_mels, T / hop_length)`` if ``win_length - hop_length`` is twice ``edge``.
+        """
+        kernel = self.stft.kernel
+        with full_precision(waveform):
+            x = pad(waveform, edge, edge, "reflect").to(kernel.dtype)
+            real, imag = F.conv1d(x, kernel, stride=self.stft.hop_length).chunk(2, dim=1)
+            return (self.filters @ magnitude(real, imag, eps)).clamp_min(self.floor).log()
 
     def of_magnitude(self, spectrum: Tensor) -> Tensor:
         """Return log mel magnitudes ``(B, n_mels, N)`` of non-negative magnitudes ``(B, F, N)`` of this STFT."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from bcfusion.errors import AudioError
 from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.streaming import StreamingError, StreamingModule
-from bcfusion.requirements import at_least, require
+from bcfusion.requirements import above, at_least, require
 
 _GRID = 4001  # candidates for the cutoff: ten times as many change the reconstruction by less than 2 dB
 
@@ -51,6 +51,8 @@ class PQMF(StreamingModule):
             :func:`search_cutoff`.
         causal: filters reach into the past only, and the bank is late; it can stream.
         channels: of the waveforms to analyse, each split separately (sensors).
+        gain: of the analysis filters in their band, and of the synthesis filters. Published banks whose prototype is not
+            normalised have another one than 1.
 
     Attributes:
         cutoff: given or found.
@@ -61,7 +63,8 @@ class PQMF(StreamingModule):
         synthesis_filters: likewise.
 
     Raises:
-        ConfigError: fewer than two bands, too few taps, a negative beta, a cutoff outside (0, 1), or no channel.
+        ConfigError: fewer than two bands, too few taps, a negative beta, a cutoff outside (0, 1), no channel,
+            or a gain that is not above 0.
     """
 
     analysis_filters: Tensor
@@ -75,6 +78,7 @@ class PQMF(StreamingModule):
         cutoff: float | None = None,
         causal: bool = False,
         channels: int = 1,
+        gain: float = 1.0,
     ) -> None:
         require(
             self,
@@ -82,6 +86,7 @@ class PQMF(StreamingModule):
             at_least(2 * bands + 1, taps=taps),
             at_least(0, beta=beta),
             at_least(1, channels=channels),
+            above(0, gain=gain),
             (cutoff is None or 0 < cutoff < 1, f"cutoff={cutoff} must lie between 0 and 1, the Nyquist frequency"),
         )
         super().__init__()
@@ -94,7 +99,7 @@ class PQMF(StreamingModule):
         self.head = 0 if causal else self.left  # samples that the synthesis drops at its head
         self.edge = bands * math.ceil(self.head / bands)
         self.lookahead = self.left - self.head
-        filters = _filters(bands, taps, beta, self.cutoff)
+        filters = gain * _filters(bands, taps, beta, self.cutoff)
         self.register_buffer("analysis_filters", filter_tensor(filters[:, None]), persistent=False)
         self.register_buffer("synthesis_filters", filter_tensor(bands * filters[:, None]), persistent=False)
 
