@@ -5,7 +5,7 @@ Hu et al., "DCCRN: Deep Complex Convolution Recurrent Network for Phase-Aware Sp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -13,11 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.nn.complex import ComplexConv2d, ComplexConvTranspose2d, ComplexLSTM, LinearPerPart, complex_cat
+from bcfusion.nn.complex import (
+    ComplexConv2d,
+    ComplexConvTranspose2d,
+    ComplexLinear,
+    ComplexLSTM,
+    LinearPerPart,
+    PReLUPerPart,
+    complex_cat,
+)
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.recurrent import LSTM
 from bcfusion.nn.revision import Revised
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
-from bcfusion.nn.stft import Window
+from bcfusion.nn.stft import Window, window_samples
 from bcfusion.requirements import above, at_least, require
 
 
@@ -27,12 +36,14 @@ class EncoderBlock(nn.Module):
     The kernel covers the present frame and those before it, whether the network is causal or not.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: Sequence[int], freq_bins: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel_size: Sequence[int], freq_bins: int, act: Callable[[], nn.Module]
+    ) -> None:
         super().__init__()
         padding = _halving(kernel_size[0])
         self.conv = ComplexConv2d(inputs // 2, outputs // 2, kernel_size, freq_bins, 2, padding, causal=True)
         self.norm = nn.BatchNorm2d(outputs)
-        self.activation = nn.PReLU()
+        self.activation = act()
 
     def forward(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.activation(self.norm(self.conv(x))))
@@ -45,14 +56,21 @@ class DecoderBlock(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel_size: Sequence[int], freq_bins: int, causal: bool, last: bool
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: Sequence[int],
+        freq_bins: int,
+        causal: bool,
+        last: bool,
+        act: Callable[[], nn.Module],
     ) -> None:
         super().__init__()
         padding, future = _halving(kernel_size[0]), 0 if causal else kernel_size[1] - 1
         self.conv = ComplexConvTranspose2d(
             inputs // 2, outputs // 2, kernel_size, freq_bins, 2, padding, causal=causal, future=future
         )
-        self.after = nn.Identity() if last else nn.Sequential(nn.BatchNorm2d(outputs), nn.PReLU())
+        self.after = nn.Identity() if last else nn.Sequential(nn.BatchNorm2d(outputs), act())
 
     def forward(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.after(self.conv(x)))
@@ -73,17 +91,18 @@ class RealBottleneck(nn.Module):
 class ComplexBottleneck(Revised, nn.Sequential):
     """Complex LSTM layers and dense layers back: ``(B, features, N)`` to the same shape; DCCRN-CL's.
 
-    ``features`` and ``units`` count real and imaginary parts. As in the published code the dense layers are real ones,
-    one for either part.
+    ``features`` and ``units`` count real and imaginary parts. As in the authors' code the dense layers are real ones,
+    one for either part, unless ``complex_dense`` makes them one complex layer.
     """
 
     revision = 2  # 1 ended with a complex dense layer
 
-    def __init__(self, features: int, units: int, layers: int) -> None:
+    def __init__(self, features: int, units: int, layers: int, complex_dense: bool) -> None:
+        dense = ComplexLinear if complex_dense else LinearPerPart
         sizes = [features // 2] + [units // 2] * layers
         super().__init__(
             *(ComplexLSTM(before, after) for before, after in pairwise(sizes)),
-            LinearPerPart(sizes[-1], features // 2),
+            dense(sizes[-1], features // 2),
         )
 
 
@@ -111,6 +130,13 @@ class DCCRN(SpectralNetwork):
         lstm_units: of each LSTM layer, counting real and imaginary ones.
         lstm_layers: number of LSTM layers.
         complex_lstm: the LSTM is complex (DCCRN-CL) instead of real (DCCRN-E).
+        complex_dense: the dense layer after a complex LSTM is complex too, as the paper draws it; the authors' code has
+            one real layer for each part.
+        activation_per_part: each PReLU has one slope for real and one for imaginary parts, instead of one for both.
+        inner_frames: use frames within the file only, in the STFT and in all convolutions, and a transform that keeps
+            energy: windowed in the middle of ``n_fft`` samples, and scaled so that the inverse is the transpose. The
+            network then works on bins 0 to ``n_fft / 2 - 1``, and the highest one is empty. Not causal; for networks
+            that were trained so.
         head: meaning of the output, see :class:`bcfusion.nn.spectral.SpectralHead`; that of DCCRN-E and -CL is
             ``polar_mask``. With a mask the network also provides its magnitude, ``mask (B, F, N)``, 0 at bin 0.
         n_fft: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
@@ -128,10 +154,11 @@ class DCCRN(SpectralNetwork):
         provides: ``mask`` if the head is one.
 
     Raises:
-        ConfigError: sizes that do not fit, or an unknown head.
+        ConfigError: sizes that do not fit, an unknown head, or settings that exclude each other.
     """
 
     provides: tuple[str, ...] = ("mask",)
+    window: Tensor
 
     def __init__(
         self,
@@ -142,6 +169,9 @@ class DCCRN(SpectralNetwork):
         lstm_units: int = 256,
         lstm_layers: int = 2,
         complex_lstm: bool = False,
+        complex_dense: bool = False,
+        activation_per_part: bool = False,
+        inner_frames: bool = False,
         head: Head = "polar_mask",
         n_fft: int = 512,
         hop_length: int = 100,
@@ -163,10 +193,17 @@ class DCCRN(SpectralNetwork):
             (n_fft > 0 and n_fft % step == 0, f"n_fft={n_fft} must be a multiple of {step}, twice 2 per level"),
             at_least(1, lstm_layers=lstm_layers, lstm_units=lstm_units),
             (not complex_lstm or lstm_units % 2 == 0, f"lstm_units={lstm_units} must be even in a complex LSTM"),
+            (complex_lstm or not complex_dense, "complex_dense=True needs complex_lstm=True"),
+            (not (causal and inner_frames), "inner_frames=True is impossible with causal=True: streams start anywhere"),
             above(0, init_output_scale=init_output_scale),
         )
         ahead = 0 if causal else len(channels) * (kernel_size[1] - 1)
         super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel)
+        self.inner_frames, self.context = inner_frames, kernel_size[1] - 1
+        if inner_frames:
+            self.lookahead = 0
+            self.register_buffer("window", filter_tensor(window_samples(window, win_length)), persistent=False)
+        act = PReLUPerPart if activation_per_part else nn.PReLU
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
         self.only_masks = self.head.masks
@@ -174,31 +211,78 @@ class DCCRN(SpectralNetwork):
         widths = [2 * in_channels, *channels]
         bins = [n_fft // 2 >> level for level in range(len(widths))]
         self.encoder = nn.ModuleList(
-            EncoderBlock(widths[level], widths[level + 1], kernel_size, bins[level]) for level in range(len(channels))
+            EncoderBlock(widths[level], widths[level + 1], kernel_size, bins[level], act)
+            for level in range(len(channels))
         )
-        bottleneck = ComplexBottleneck if complex_lstm else RealBottleneck
-        self.bottleneck = bottleneck(widths[-1] * bins[-1], lstm_units, lstm_layers)
+        features = widths[-1] * bins[-1]
+        self.bottleneck = (
+            ComplexBottleneck(features, lstm_units, lstm_layers, complex_dense)
+            if complex_lstm
+            else RealBottleneck(features, lstm_units, lstm_layers)
+        )
         outputs = [2, *channels]
         self.decoder = nn.ModuleList(
-            DecoderBlock(2 * outputs[level], outputs[level - 1], kernel_size, bins[level], causal, last=level == 1)
+            DecoderBlock(2 * outputs[level], outputs[level - 1], kernel_size, bins[level], causal, level == 1, act)
             for level in range(len(channels), 0, -1)
         )
         self._initialise(init_output_scale)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Map the parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate, ``(B, F, N)``."""
-        h = torch.cat([real, imag], dim=1)[:, :, 1:]  # (B, 2 in_channels, F - 1, N)
-        skips = []
-        for encode in self.encoder:
-            h = encode(h)
-            skips.append(h)
-        h = self.bottleneck(h.flatten(1, 2)).unflatten(1, h.shape[1:3])  # (B, channels, (F - 1) / 2^levels, N)
-        for decode in self.decoder:
-            h = decode(complex_cat(h, skips.pop()))
+        h = self._network(torch.cat([real, imag], dim=1)[:, :, 1:])  # (B, 2, F - 1, N)
         output = F.pad(h, (0, 0, 1, 0))  # (B, 2, F, N), with bin 0
         sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         provided = {key: F.pad(y, (0, 0, 1, 0)) for key, y in self.head.provided((h[:, 0], h[:, 1])).items()}
         return self.head(sensor, (output[:, 0], output[:, 1])), provided
+
+    def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Transform, apply the network, transform back: in all frames, or in those within the file."""
+        if not self.inner_frames:
+            return super().body(inputs)
+        stft, samples = self.stft, inputs.shape[-1]
+        hop, win_length, around = stft.hop_length, stft.win_length, (stft.n_fft - stft.win_length) // 2
+        shortest = win_length + hop * self.context * len(self.encoder)  # leaves the LSTM one frame
+        with full_precision(inputs):
+            x = F.pad(inputs.to(self.window.dtype), (around, around + max(shortest - samples, 0))).flatten(0, 1)
+            spectra = torch.stft(
+                x, stft.n_fft, hop, win_length, self.window, center=False, normalized=False, return_complex=True
+            )
+        spectra = spectra.unflatten(0, inputs.shape[:2])[:, :, :-1]  # (B, in_channels, F - 1, N)
+        scale = spectra.real.new_full((spectra.shape[2], 1), 2 * (hop / (win_length * stft.n_fft)) ** 0.5)
+        scale[0] *= 0.5**0.5  # the lowest bin has no mirror image
+        real, imag = scale * spectra.real, scale * spectra.imag
+        h = self._network(torch.cat([real, imag], dim=1))  # (B, 2, F - 1, N)
+        sensor, output = (real[:, self.skip_channel], imag[:, self.skip_channel]), (h[:, 0], h[:, 1])
+        estimate = self._synthesis([F.pad(part / scale, (0, 0, 0, 1)) for part in self.head(sensor, output)])
+        before = win_length // hop - 1  # frames that only the padded grid has
+        provided = {
+            key: F.pad(value, (before, before, 0, 1)) for key, value in self.head.provided(output).items()
+        }
+        estimate = estimate[..., :samples]
+        return {"estimate": estimate, **provided} if provided else estimate
+
+    def _synthesis(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the waveform ``(B, 1, T)`` of inner frames: windowed again, added, divided by the overlap inside."""
+        stft, window = self.stft, self.window
+        around = (stft.n_fft - stft.win_length) // 2
+        with full_precision(parts[0]):
+            real, imag = (part.to(window.dtype) for part in parts)
+            frames = torch.fft.irfft(torch.complex(real, imag), stft.n_fft, dim=1)[:, around : around + len(window)]
+            weighted = frames * (window * stft.hop_length / window.square().sum()).unsqueeze(-1)
+            length = (frames.shape[-1] - 1) * stft.hop_length + len(window)
+            return F.fold(weighted, (1, length), (1, len(window)), stride=(1, stft.hop_length))[:, :, 0]
+
+    def _network(self, h: Tensor) -> Tensor:
+        """Map ``(B, 2 in_channels, F - 1, N)`` to ``(B, 2, F - 1, N)``."""
+        outside = self.context if self.inner_frames else 0  # frames that a kernel reaches before the file
+        skips = []
+        for encode in self.encoder:
+            h = encode(h)[..., outside:]
+            skips.append(h)
+        h = self.bottleneck(h.flatten(1, 2)).unflatten(1, h.shape[1:3])  # (B, channels, (F - 1) / 2^levels, N)
+        for decode in self.decoder:
+            h = decode(F.pad(complex_cat(h, skips.pop()), (outside, 0)))
+        return h
 
     def _initialise(self, output_scale: float) -> None:
         last = self.decoder[-1]

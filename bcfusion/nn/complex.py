@@ -179,6 +179,44 @@ class ComplexLSTM(StreamingModule):
         return _product(torch.cat([self.real(parts), self.imag(parts)], dim=2).transpose(1, 2))
 
 
+class ComplexLinear(nn.Module):
+    """Complex dense layer ``(B, 2 in_features, N) -> (B, 2 out_features, N)``, frame by frame.
+
+    One real layer stands for W_r and one for W_i, each with a bias; their four outputs are combined to the product.
+
+    Args:
+        in_features: complex ones, each of two real ones.
+        out_features: likewise.
+
+    Attributes:
+        real: W_r and b_r.
+        imag: W_i and b_i: b_r - b_i is added to the real part, b_r + b_i to the imaginary part.
+
+    Raises:
+        ConfigError: sizes below one.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        require(self, at_least(1, in_features=in_features, out_features=out_features))
+        super().__init__()
+        self.real = nn.Linear(in_features, out_features)
+        self.imag = nn.Linear(in_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = _parts(x).transpose(1, 2)  # (2B, N, in_features)
+        return _product(torch.cat([self.real(parts), self.imag(parts)], dim=2).transpose(1, 2))
+
+
+class PReLUPerPart(nn.PReLU):
+    """PReLU with one slope for all real parts and one for all imaginary parts: ``(B, 2C, ...)`` to the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__(num_parameters=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.unflatten(1, (2, -1))).flatten(1, 2)
+
+
 class LinearPerPart(nn.Module):
     """A dense layer for the real parts and another for the imaginary parts: ``(B, 2 in_features, N) -> (B, 2
     out_features, N)``, frame by frame.

@@ -3,6 +3,8 @@
 ``generator.safetensors`` holds the weights, with weight norm folded in. ``config.yaml`` holds the class they belong to
 with its arguments, the sensors and the sample rate it was trained for, and where it comes from. Parameters may be
 stored in float16, which halves the file; they are read back as float32, and buffers are always stored as they are.
+
+Beside an imported bundle there may be ``discriminators.safetensors``, for fine-tuning.
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ from torch import Tensor
 from bcfusion.errors import CheckpointError
 from bcfusion.files import appearing_folder
 from bcfusion.run.description import FILES, Bundle, find_bundle, read_description
-from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS
+from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_DISCRIMINATORS, BUNDLE_WEIGHTS
 
-__all__ = ["plain", "read_bundle", "write_bundle"]
+__all__ = ["plain", "read_bundle", "read_discriminators", "write_bundle"]
 
 HEADER = "# bcfusion enhance {name} RECORDINGS --output ENHANCED\n"
 
@@ -52,6 +54,24 @@ def read_bundle(path: Path) -> tuple[Bundle, dict[str, Tensor]]:
         stored = getattr(torch, bundle.dtype)
         state = {name: tensor.float() if tensor.dtype == stored else tensor for name, tensor in state.items()}
     return bundle, state
+
+
+def read_discriminators(folder: Path) -> dict[str, Tensor] | None:
+    """Return the weights of the discriminators beside an imported bundle; None if there are none.
+
+    Args:
+        folder: the bundle.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    file = folder / BUNDLE_DISCRIMINATORS
+    if not file.is_file():
+        return None
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is damaged or not a safetensors file: {error}") from error
 
 
 def write_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor]) -> None:

@@ -21,7 +21,7 @@ from bcfusion.errors import CheckpointError
 from bcfusion.files import appearing
 from bcfusion.nearest import nearest_path
 from bcfusion.nn.revision import revision_problems
-from bcfusion.run.bundle_files import read_bundle
+from bcfusion.run.bundle_files import read_bundle, read_discriminators
 from bcfusion.run.description import find_bundle
 from bcfusion.run.layout import RunDir
 from bcfusion.run.stored import check_format
@@ -100,16 +100,18 @@ def weights_of(source: Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | Non
     """Return generator weights (averaged if available) and discriminator weights (if any) to start a run from.
 
     Args:
-        source: a run directory (its ``best.ckpt`` is preferred to its bundle), a checkpoint, or a bundle.
+        source: a run directory (its ``best.ckpt`` is preferred to its bundle), a checkpoint, or a bundle. A bundle has
+            discriminators only if it was imported with them.
 
     Raises:
         CheckpointError: it is none of these, or damaged.
     """
     best = RunDir(source).best
     if source.is_dir() and not best.is_file():
-        if find_bundle(source) is None:
+        folder = find_bundle(source)
+        if folder is None:
             raise CheckpointError(f"{source} is neither a run with checkpoints/best.ckpt nor a bundle")
-        return read_bundle(source)[1], None
+        return read_bundle(folder)[1], read_discriminators(folder)
     content = read(best if source.is_dir() else source)
     return generator_state(content), content["discriminators"]
 
