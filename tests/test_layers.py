@@ -16,7 +16,7 @@ LAYERS = (
     ("nn", "configuration", "probe"),
     ("run",),
     ("generators", "discriminators", "losses", "balancers", "metrics", "data"),
-    ("inference", "evaluation", "search"),
+    ("inference", "evaluation", "search", "importing"),
     ("training", "adaptation", "report"),
     ("commands",),
     ("cli", "__main__"),

@@ -14,9 +14,11 @@ VERBS = {
     "calibrate": "measure a body sensor from recorded pairs, for simulators to use",
     "inspect": "find problems in the recordings of a manifest: lag, polarity, bandwidth, levels",
     "check": "verify a configuration and its data; print hours, pace, size, cost and latency",
+    "import": "make a bundle of a public checkpoint: EBEN of Vibravox, asteroid, AP-BWE, HiFi-GAN",
     "init": "copy a shipped experiment to ./conf to edit it",
 }
-MODULES = {"inspect": "inspect_manifest"}  #: verbs with the name of a module of the standard library
+#: verbs with the name of a module of the standard library, or of a keyword
+MODULES = {"import": "import_model", "inspect": "inspect_manifest"}
 HYDRA_VERBS = ("train", "evaluate", "check")  #: they take overrides of the configuration
 PLANNED = ("export", "stream")
 #: what users of other programs type, and what it is here
@@ -54,6 +56,10 @@ HABITS = {
     "list": "models",
     "model": "models",
     "card": "models",
+    "convert": "import",
+    "fetch": "import",
+    "hub": "import",
+    "from_pretrained": "import",
     "new": "init",
     "copy": "init",
 }

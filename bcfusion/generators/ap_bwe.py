@@ -86,8 +86,9 @@ class ApBwe(SpectralNetwork):
         floor: amplitude below which a bin is empty and has no phase, of a signal in [-1, 1] and a window that is not
             normalised; 1e-4 is about the quantisation noise of 16-bit audio.
         published_spectra: compute spectra as published checkpoints expect them: frames centred on multiples of the hop
-            of a file that is mirrored at its ends, phases relative to the middle of ``n_fft`` samples, ``floor`` added to
-            the amplitude (not its square to the power), a phase in every bin, however quiet, and a phase of unit length.
+            of a file that is mirrored at its ends, a window in the middle of ``n_fft`` samples, to which phases refer,
+            ``floor`` added to the amplitude (not its square to the power), a phase in every bin, however quiet, and
+            output phases of length one, however uncertain.
         init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network
             returns nearly its input.
 
@@ -153,7 +154,12 @@ class ApBwe(SpectralNetwork):
         spectra = spectra.unflatten(0, inputs.shape[:2])  # (B, in_channels, F, T / hop_length + 1)
         (real, imag), _ = self.spectrum(spectra.real, spectra.imag)
         with full_precision(real):
-            estimate = torch.istft(torch.complex(real.to(self.window.dtype), imag.to(self.window.dtype)), *sizes, center=True, length=samples)
+            estimate = torch.istft(
+                torch.complex(real.to(self.window.dtype), imag.to(self.window.dtype)),
+                *sizes,
+                center=True,
+                length=samples,
+            )
         return estimate.unsqueeze(1)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:

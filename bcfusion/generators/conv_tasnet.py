@@ -124,10 +124,11 @@ class ConvBlock(nn.Module):
 class ConvTasNet(WaveformNetwork):
     """Waveform to waveform, ``(B, in_channels, T) -> (B, 1, T)`` for any T; input and output in [-1, 1].
 
-    An encoder without bias and, by default, without activation turns segments of each sensor, half overlapping, into coefficients of learned
-    filters. The separator sees those of all sensors (early fusion): a normalisation, a 1x1 convolution to the
-    bottleneck, ``repeats`` times ``blocks`` residual blocks of dilation 1, 2, 4, ..., then PReLU and a 1x1 convolution
-    to the filters. The head computes the estimate's encoding from this, and the decoder overlaps and adds its filters.
+    An encoder without bias and, by default, without activation turns segments of each sensor, half overlapping, into
+    coefficients of learned filters. The separator sees those of all sensors (early fusion): a normalisation, a 1x1
+    convolution to the bottleneck, ``repeats`` times ``blocks`` residual blocks of dilation 1, 2, 4, ..., then PReLU and
+    a 1x1 convolution to the filters. The head computes the estimate's encoding from this, and the decoder overlaps and
+    adds its filters.
 
     Parameters with the defaults, for one sensor: 4,918,833. The paper's 5.1 M are for two speakers, which need one more
     map of the last convolution, 66,048, and include a residual convolution in the last block, 65,664, whose output is
@@ -153,8 +154,8 @@ class ConvTasNet(WaveformNetwork):
             output.
         head: how the separator's output becomes the estimate, see :class:`EncodingHead`.
         mask_activation: of ``head="mask"``; the paper's best is ``sigmoid``.
-        encoder_activation: ``linear``, or ``relu``: the optional nonlinear function of the paper's eq. 2, after which no
-            coefficient is negative.
+        encoder_activation: ``linear``, or ``relu``: the optional nonlinear function of the paper's encoder (eq. 2),
+            after which no coefficient is negative.
         edge_segments: use segments that reach beyond the ends of the file too, so that the first and last samples lie
             in as many segments as all others. False: only those within the file, as in published checkpoints, whose
             first and last half segment are less reliable; not causal. A file shorter than a segment keeps them.

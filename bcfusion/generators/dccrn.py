@@ -97,7 +97,7 @@ class ComplexBottleneck(Revised, nn.Sequential):
 
     revision = 2  # 1 ended with a complex dense layer
 
-    def __init__(self, features: int, units: int, layers: int, complex_dense: bool) -> None:
+    def __init__(self, features: int, units: int, layers: int, complex_dense: bool = False) -> None:
         dense = ComplexLinear if complex_dense else LinearPerPart
         sizes = [features // 2] + [units // 2] * layers
         super().__init__(
@@ -255,9 +255,7 @@ class DCCRN(SpectralNetwork):
         sensor, output = (real[:, self.skip_channel], imag[:, self.skip_channel]), (h[:, 0], h[:, 1])
         estimate = self._synthesis([F.pad(part / scale, (0, 0, 0, 1)) for part in self.head(sensor, output)])
         before = win_length // hop - 1  # frames that only the padded grid has
-        provided = {
-            key: F.pad(value, (before, before, 0, 1)) for key, value in self.head.provided(output).items()
-        }
+        provided = {key: F.pad(value, (before, before, 0, 1)) for key, value in self.head.provided(output).items()}
         estimate = estimate[..., :samples]
         return {"estimate": estimate, **provided} if provided else estimate
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class Imported:
         folder: the bundle.
         generator: ``_target_`` and arguments of the network.
         experiment: member of conf/experiment that trains such a network.
-        recipe: member of conf/recipe.
+        overrides: of the task: its recipe, its sample rate and what else the network needs.
         discriminators: member of conf/discriminators to its arguments; empty without discriminators.
         card: its card.
     """
@@ -45,7 +44,7 @@ class Imported:
     folder: Path
     generator: dict[str, Any]
     experiment: str
-    recipe: str
+    overrides: list[str]
     discriminators: dict[str, dict[str, Any]]
     card: Card
 
@@ -96,11 +95,14 @@ def import_model(
         )
         converted.discriminator_weights.load(networks)
     card = _card(source, source_name, converted, found, judges, task)
-    training = {"recipe": task, "imported": _record(source_name, found, judges, converted)}
+    name_of_input = sensor or SENSORS.get(task, "body")
+    overrides = [f"recipe={task}", f"sample_rate={converted.sample_rate}", *converted.overrides]
+    training: dict[str, Any] = {"recipe": task, "imported": _record(source_name, found, judges, converted)}
+    if name_of_input == SENSORS.get(task):  # otherwise the verb that reads the bundle looks for a task that fits
+        # the network is the bundle's, whatever the experiment
+        training["overrides"] = ["experiment=identity", *overrides]
     with tempfile.TemporaryDirectory() as scratch:
-        made = save_bundle(
-            Path(scratch) / output.name, generator, arguments, [sensor or SENSORS.get(task, "body")], training
-        )
+        made = save_bundle(Path(scratch) / output.name, generator, arguments, [name_of_input], training)
         with appearing_folder(output) as part:
             for name in FILES:
                 shutil.copyfile(made / name, part / name)
@@ -110,7 +112,7 @@ def import_model(
                 state = converted.discriminator_weights.state
                 save_file({name: each.contiguous() for name, each in state.items()}, part / BUNDLE_DISCRIMINATORS)
     nodes = {name: dict(node) for name, node in converted.discriminators.items()}
-    return Imported(output, arguments, source.experiment, task, nodes, card)
+    return Imported(output, arguments, source.experiment, overrides, nodes, card)
 
 
 def _check_place(output: Path, overwrite: bool) -> None:
@@ -147,14 +149,15 @@ def _record(name: str, found: Found, judges: Found | None, converted: Converted)
     return record
 
 
-def _card(
-    source: Source, name: str, converted: Converted, found: Found, judges: Found | None, task: str
-) -> Card:
+def _card(source: Source, name: str, converted: Converted, found: Found, judges: Found | None, task: str) -> Card:
     origins = [f"The weights are those of {found.origin}."]
     if judges is not None:
         origins.append(f"The discriminators are those of {judges.origin}.")
-    imported = f"Imported by bcfusion import {name}; published by {source.project}. bcfusion has neither trained nor scored it."
-    card = Card(
+    imported = (
+        f"Imported by bcfusion import {name}; published by {source.project}. It was neither trained nor scored with "
+        "bcfusion."
+    )
+    return Card(
         summary=f"{source.network[0].upper()}{source.network[1:]}; a public checkpoint of {source.project}.",
         licence=converted.licence or source.licence,
         data=source.data,
@@ -162,38 +165,3 @@ def _card(
         limits=("recordings unlike those that it was trained on: compare its output with the input first",),
         notes=(imported, *origins, *converted.notes),
     )
-    return replace(card)
-
-
-def overrides_to_train(imported: Imported, defaults: dict[str, Any], judges: dict[str, dict[str, Any]]) -> Sequence[str]:
-    """Return the overrides that give a training the networks of the bundle, where they differ from the defaults.
-
-    Args:
-        imported: what was written.
-        defaults: arguments of the generator, of the experiment as it is composed.
-        judges: likewise of each discriminator.
-    """
-    changed = [
-        f"generator.{key}={_typed(value)}"
-        for key, value in imported.generator.items()
-        if key not in ("_target_", "sample_rate", "in_channels") and defaults.get(key) != value
-    ]
-    for name, node in imported.discriminators.items():
-        own = judges.get(name, {})
-        changed += [
-            f"discriminators.{name}.{key}={_typed(value)}"
-            for key, value in node.items()
-            if key != "_target_" and own.get(key) != value
-        ]
-    return changed
-
-
-def _typed(value: Any) -> str:
-    """Return a value as it is typed in an override."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    return str(value)

@@ -47,6 +47,7 @@ class Converted:
         discriminator_weights: their tensors by our names, each preceded by the member's name.
         licence: of the weights, if the checkpoint states it; otherwise that of the source is given.
         notes: what differs from the public program, in sentences.
+        overrides: of the recipe, such as the rate of narrow-band speech.
     """
 
     generator: dict[str, Any]
@@ -56,6 +57,7 @@ class Converted:
     discriminator_weights: Weights | None = None
     licence: str = ""
     notes: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,7 @@ def find_source(name: str) -> Source:
     """
     names = source_names()
     if name not in names:
-        raise CheckpointError(
-            f"there is no source {name}{did_you_mean(name, names)}\nsources: {', '.join(names)}"
-        )
+        raise CheckpointError(f"there is no source {name}{did_you_mean(name, names)}\nsources: {', '.join(names)}")
     source = import_module(f"{PACKAGE}.{name}").SOURCE
     assert isinstance(source, Source)
     return source

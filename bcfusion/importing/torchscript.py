@@ -1,7 +1,7 @@
 """The tensors in an archive of ``torch.jit.save``, read without the code beside them.
 
-An archive is a zip file: ``data.pkl`` pickles the module as a tree of attributes, and ``data/NUMBER`` holds the bytes of
-each storage. ``torch.jit.load`` would compile the code in the archive. Here the classes in the pickle become plain
+An archive is a zip file: ``data.pkl`` pickles the module as a tree of attributes, and ``data/NUMBER`` holds the bytes
+of each storage. ``torch.jit.load`` would compile the code in the archive. Here the classes in the pickle become plain
 holders of attributes, and nothing but tensors is built.
 """
 

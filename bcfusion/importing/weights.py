@@ -20,7 +20,7 @@ from bcfusion.nn.conv import remove_weight_norm
 
 __all__ = ["Weights", "pointwise", "read_pickle", "read_tensors"]
 
-_PLAIN = [TorchVersion]  # texts that some programs store beside the tensors
+_PLAIN: list[Any] = [TorchVersion]  # texts that some programs store beside the tensors
 #: how torch's two implementations of weight normalisation name magnitude and direction of a parameter ``weight``
 _STYLES = (("{}{}_g", "{}{}_v"), ("{}parametrizations.{}.original0", "{}parametrizations.{}.original1"))
 
@@ -144,7 +144,9 @@ class Weights:
         for parameter in ("weight", "bias"):
             parts = [self.take(f"{name}.{parameter}") for name in theirs]
             if all(part is not None for part in parts):
-                self.put(f"{ours}.{parameter}", torch.cat([p for p in parts if p is not None]), f"{theirs[0]}.{parameter}")
+                self.put(
+                    f"{ours}.{parameter}", torch.cat([p for p in parts if p is not None]), f"{theirs[0]}.{parameter}"
+                )
 
     def put(self, ours: str, tensor: Tensor, theirs: str = "") -> None:
         """Add a tensor that was computed from several, or that the checkpoint does not have."""
@@ -183,9 +185,7 @@ class Weights:
             shapes = f"{tuple(self.state[name].shape)}, the arguments ask for {tuple(own[name].shape)}"
             problems.append(f"{len(reshaped)} of another shape (such as {self.names[name] or name}: {shapes})")
         if problems:
-            raise CheckpointError(
-                f"{self.file} does not fit {type(module).__name__}: tensors {'; '.join(problems)}"
-            )
+            raise CheckpointError(f"{self.file} does not fit {type(module).__name__}: tensors {'; '.join(problems)}")
         revisions = {name: value for name, value in own.items() if name.endswith(_EXTRA_STATE_KEY_SUFFIX)}
         module.load_state_dict({**revisions, **self.state})
 

@@ -51,8 +51,8 @@ class PQMF(StreamingModule):
             :func:`search_cutoff`.
         causal: filters reach into the past only, and the bank is late; it can stream.
         channels: of the waveforms to analyse, each split separately (sensors).
-        gain: of the analysis filters in their band, and of the synthesis filters. Published banks whose prototype is not
-            normalised have another one than 1.
+        gain: of the analysis filters in their band, and of the synthesis filters. Published banks whose prototype is
+            not normalised have another one than 1.
 
     Attributes:
         cutoff: given or found.

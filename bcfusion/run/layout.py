@@ -11,7 +11,15 @@ from pathlib import Path
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import nearest_path
 
-__all__ = ["BUNDLE_CONFIG", "BUNDLE_DISCRIMINATORS", "BUNDLE_WEIGHTS", "RunDir", "find_run", "register_run_dir", "run_dir"]
+__all__ = [
+    "BUNDLE_CONFIG",
+    "BUNDLE_DISCRIMINATORS",
+    "BUNDLE_WEIGHTS",
+    "RunDir",
+    "find_run",
+    "register_run_dir",
+    "run_dir",
+]
 
 BUNDLE_WEIGHTS, BUNDLE_CONFIG = "generator.safetensors", "config.yaml"  #: the files of a bundle
 BUNDLE_DISCRIMINATORS = "discriminators.safetensors"  #: beside a bundle that was imported with its discriminators

@@ -48,8 +48,13 @@ def convert(found: Found, choices: Choices) -> Converted:
         "published_spectra": True,
     }
     narrow = h.get("lr_sampling_rate")
-    notes = (f"It expects speech whose band ends at {narrow / 2:g} Hz.",) if isinstance(narrow, int) else ()
-    return Converted(arguments, weights, int(h["hr_sampling_rate"]), notes=notes)
+    return Converted(
+        arguments,
+        weights,
+        int(h["hr_sampling_rate"]),
+        notes=(f"It expects speech whose band ends at {narrow / 2:g} Hz.",) if narrow else (),
+        overrides=(f"narrow_rate={narrow}",) if narrow else (),
+    )
 
 
 SOURCE = Source(

@@ -1,7 +1,7 @@
 """EBEN of Vibravox: Cnam-LMSSC/EBEN_<sensor> of the hub, or a Lightning checkpoint of the vibravox package.
 
-``config.json`` holds ``m`` (bands), ``n`` (taps) and ``p`` (input bands). A Lightning checkpoint holds the generator and
-the discriminators; on the hub the discriminators have a repository of their own,
+``config.json`` holds ``m`` (bands), ``n`` (taps) and ``p`` (input bands). A Lightning checkpoint holds the generator
+and the discriminators; on the hub the discriminators have a repository of their own,
 ``Cnam-LMSSC/DiscriminatorEBENMultiScales_<sensor>``.
 """
 

@@ -1,4 +1,7 @@
-"""HiFi-GAN, the vocoder: g_* of the authors' code with its config.json; a bundle makes speech from its own mel spectrum."""
+"""HiFi-GAN V1 and V2, vocoders: g_* of the authors' code with its config.json.
+
+A bundle makes speech from the mel spectrogram of its own input.
+"""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def convert(found: Found, choices: Choices) -> Converted:
         "pad_file": True,
     }
     note = (
-        "The public program resamples recordings by a window of 16 zero crossings first; here they are resampled as all "
-        "recordings are."
+        "The public program resamples recordings by a window of 16 zero crossings first; here they are resampled as "
+        "all recordings are."
     )
     return Converted(arguments, weights, int(rate), notes=(note,))
 
@@ -64,9 +64,14 @@ SOURCE = Source(
     network="HiFi-GAN+, which extends the bandwidth of speech",
     licence="MIT (of the package; the models state none of their own)",
     task="bandwidth_extension",
-    data=(Corpus("VCTK, and noise of DNS in most models", "CC BY 4.0 (VCTK)", attribution="J. Yamagishi et al., VCTK"),),
+    data=(
+        Corpus("VCTK, and noise of DNS in most models", "CC BY 4.0 (VCTK)", attribution="J. Yamagishi et al., VCTK"),
+    ),
     weights=("*.pt",),
     experiment="hifigan_plus",
     convert=convert,
-    refuses={"source_index": "HiFi-GAN+ has one output", "discriminators": "those of HiFi-GAN+ are not part of bcfusion"},
+    refuses={
+        "source_index": "HiFi-GAN+ has one output",
+        "discriminators": "those of HiFi-GAN+ are not part of bcfusion",
+    },
 )
