@@ -26,7 +26,8 @@ the utterances that both were scored on, with bootstrap 95 % intervals. Runs of 
 inputs, have different tasks and are never compared with each other. Nothing is trained or recomputed.
 
 Folders are searched for runs, sweeps included. Scores in the table are means over the validation files at the best
-checkpoint, by which runs should be chosen; --scores closing shows those of the closing evaluation.
+checkpoint, by which runs should be chosen; --scores closing shows those of the closing evaluation. A bundle that was
+imported, or made elsewhere, is compared by its latest evaluation, once bcfusion evaluate has written one into it.
 
 examples:
   bcfusion compare runs

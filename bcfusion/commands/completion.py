@@ -165,7 +165,8 @@ def _parser_of(verb: str, given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _named(verb: str, given: Sequence[str]) -> list[str]:
-    """Return the names that come first after a verb: the corpora of `prepare`, the experiments of `init`."""
+    """Return the names that come first after a verb: the corpora of `prepare`, the experiments of `init`, the sources of
+    `import`."""
     if given:
         return []
     if verb == "prepare":
@@ -176,6 +177,10 @@ def _named(verb: str, given: Sequence[str]) -> list[str]:
         from bcfusion.configuration.paths import group_members
 
         return group_members("experiment")
+    if verb == "import":
+        from bcfusion.importing.source import source_names
+
+        return source_names()
     return []
 
 

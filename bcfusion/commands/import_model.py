@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     from bcfusion.configuration.paths import group_members
 
     parser = verb_parser("import", HELP)
-    parser.add_argument("source", metavar="SOURCE", choices=source_names(), help="one of those above")
+    parser.add_argument("source", metavar="SOURCE", help="one of those above")
     parser.add_argument("checkpoint", metavar="FILE_OR_REPO", help="file, folder, or OWNER/NAME of the hub")
     parser.add_argument("--output", metavar="DIR", type=path, required=True, help="the bundle to write")
     parser.add_argument("--sensor", metavar="NAME", help="name of the network's input; default: that of the recipe")

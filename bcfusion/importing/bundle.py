@@ -124,8 +124,10 @@ def _check_place(output: Path, overwrite: bool) -> None:
     if not output.exists():
         return
     known = {*FILES, CARD, BUNDLE_DISCRIMINATORS}
-    if not output.is_dir() or not {entry.name for entry in output.iterdir()} <= known:
-        raise CheckpointError(f"{output} exists and is not a bundle: move it away, or give another --output")
+    if not output.is_dir():
+        raise CheckpointError(f"{output} exists and is no folder: give another --output")
+    if others := sorted({entry.name for entry in output.iterdir()} - known):
+        raise CheckpointError(f"{output} holds other things than a model ({others[0]}): give another --output")
     if not overwrite and any(output.iterdir()):
         raise CheckpointError(f"{output} holds a bundle: give --overwrite to replace it")
 

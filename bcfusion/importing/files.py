@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import os
@@ -74,7 +73,7 @@ def find_files(given: str, weights: Sequence[str], config: str | None, needs_con
 
     Args:
         given: a file, a folder, or a repository ``OWNER/NAME`` or ``OWNER/NAME@REVISION``. What exists on this machine
-            is no repository.
+            is no repository, nor is what would lie in a folder that exists.
         weights: patterns of the file with the tensors, the preferred one first.
         config: name of the file with the arguments; None if there is none.
         needs_config: whether the checkpoint is useless without it.
@@ -89,7 +88,7 @@ def find_files(given: str, weights: Sequence[str], config: str | None, needs_con
         found = Found(path, beside if beside is not None and beside.is_file() else None)
     elif path.is_dir():
         found = _in_folder(path, weights, config)
-    elif (repository := _REPOSITORY.fullmatch(given)) and not _is_file_name(given, weights):
+    elif (repository := _REPOSITORY.fullmatch(given)) and not path.parent.is_dir():
         name, revision = repository["name"], repository["revision"]
         folder = _fetched(name, revision, [*([config] if config else []), *weights], needs_config)
         inside = _in_folder(folder, weights, config)
@@ -103,14 +102,6 @@ def find_files(given: str, weights: Sequence[str], config: str | None, needs_con
             f"{found.weights.name}"
         )
     return found
-
-
-def _is_file_name(given: str, weights: Sequence[str]) -> bool:
-    """Return whether what does not exist has the name of a file with tensors: a typing mistake, not a repository."""
-    name = given.rpartition("/")[2]
-    return name.endswith((".json", ".bin", ".safetensors", ".ckpt", ".pt", ".pth")) or any(
-        "*" in pattern and not pattern.startswith("*") and fnmatch.fnmatch(name, pattern) for pattern in weights
-    )
 
 
 def _in_folder(folder: Path, weights: Sequence[str], config: str | None) -> Found:
@@ -139,7 +130,17 @@ def _fetched(name: str, revision: str | None, patterns: Sequence[str], needs_con
     try:
         return Path(snapshot_download(repo_id=name, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError, RuntimeError) as error:  # errors of network, name, access and disk
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"{name} cannot be fetched from the Hugging Face hub: {reason or type(error).__name__}\n{instead}"
-        ) from error
+        raise DataError(f"{name} cannot be fetched from the Hugging Face hub: {_reason(error)}\n{instead}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return in a few words why the hub gave nothing; its own texts run over many lines."""
+    known = {
+        "LocalEntryNotFoundError": "it cannot be reached, and an earlier download is not in the cache",
+        "OfflineModeIsEnabled": "it is switched off (HF_HUB_OFFLINE), and an earlier download is not in the cache",
+        "RepositoryNotFoundError": "it has no such repository, or only for its members",
+        "GatedRepoError": "the repository asks for a login",
+        "RevisionNotFoundError": "the repository has no such revision",
+    }
+    found = known.get(type(error).__name__)
+    return found or " ".join(str(error).split())[:160] or type(error).__name__

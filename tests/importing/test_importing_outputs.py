@@ -250,8 +250,8 @@ def test_hifigan(folded: bool, imported: Import, tmp_path: Path, utterance: Tens
     assert_same(output(imported("hifigan", tmp_path), whole), expected)
 
 
-# Public code (AP-BWE) in float64 with the weights of `fill`, in the middle of the signal below. At its ends the mirrored
-# frames are symmetric, and the phases that the network receives are half turns of a sign that is left to rounding.
+# Public code (AP-BWE) in float64 with the weights of `fill`, in the middle of the signal below. At its ends the
+# mirrored frames are symmetric: phases are half turns whose sign is left to rounding.
 PUBLISHED_AP_BWE = [
     8.6176825, -0.180022559, -0.379202843, 0.0523833084, 0.00201683596, 0.0622487504, -0.279831122, -0.0431931302,
     0.0563091555, -0.41529507, -0.201664168, -0.599709228, 0.320522134, -0.259008428, 0.123675147, -0.273820246,

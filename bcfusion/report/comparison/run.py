@@ -1,4 +1,7 @@
-"""A run as its directory describes it: each file is read when it is first needed, and torch is not loaded."""
+"""A run as its directory describes it: each file is read when it is first needed, and torch is not loaded.
+
+A bundle that was made elsewhere, such as an imported one, counts as a finished run once it has been evaluated.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ from bcfusion.report.comparison.run_files import (
     read_yaml,
 )
 from bcfusion.run.alive import owner
-from bcfusion.run.description import count_parameters
+from bcfusion.run.description import count_parameters, find_bundle, read_description
 from bcfusion.run.jobs import FAILED, read_end
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 
-__all__ = ["NEVER_BEGAN", "Run", "State", "Which", "is_job", "read_run"]
+__all__ = ["NEVER_BEGAN", "Run", "State", "Which", "is_evaluated_bundle", "is_job", "read_run"]
 
 NEVER_BEGAN = "it ended before it began to train"  #: problem of a directory without a record or an error
 
@@ -56,6 +59,7 @@ class Run:
         state: ``finished`` with a closing evaluation, ``running`` in a process of this machine, ``unfinished`` (it was
             stopped, or trains elsewhere), ``pruned`` by a search, or ``failed``.
         problem: first line of the error, or the reason why it was pruned.
+        evaluated: the scores of the latest evaluation of a bundle that no run made; None of a run.
     """
 
     path: Path
@@ -66,6 +70,7 @@ class Run:
     record: Mapping[str, Any] = field(repr=False)
     state: State
     problem: str = ""
+    evaluated: Path | None = None
 
     @cached_property
     def parts(self) -> RunDir:
@@ -75,6 +80,8 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The whole configuration as plain containers; the composed one if the job failed before it wrote its own."""
+        if self.evaluated is not None:
+            return {"generator": self.bundle.get("generator") or {}}
         return _read(self.parts.config, read_settings) or self.composed
 
     @cached_property
@@ -88,7 +95,11 @@ class Run:
     @cached_property
     def bundle(self) -> dict[str, Any]:
         """The configuration of the bundle; empty before there is one."""
-        return _read(self.parts.bundle / BUNDLE_CONFIG, read_settings) or {}
+        return _read(self._bundle_folder / BUNDLE_CONFIG, read_settings) or {}
+
+    @property
+    def _bundle_folder(self) -> Path:
+        return self.path if self.evaluated is not None else self.parts.bundle
 
     @cached_property
     def history(self) -> dict[str, Curve]:
@@ -116,7 +127,7 @@ class Run:
 
         None before that evaluation; the scores of an earlier session of a resumed run do not count.
         """
-        table = self.parts.closing_scores() if self.state == "finished" else None
+        table = self.evaluated or (self.parts.closing_scores() if self.state == "finished" else None)
         return None if table is None else _read(table, read_scores)
 
     @property
@@ -156,7 +167,7 @@ class Run:
     @cached_property
     def parameters(self) -> int | None:
         """Number of trained values in the generator, weight norm folded in; None before there is a bundle."""
-        return _read(self.parts.bundle / BUNDLE_WEIGHTS, count_parameters)
+        return _read(self._bundle_folder / BUNDLE_WEIGHTS, count_parameters)
 
     @cached_property
     def latency_ms(self) -> float:
@@ -220,6 +231,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     elif is_job(run.path):
         typed, choices = _hydra_overrides(run), _hydra_choices(run)
         recipe = str(choices.get("recipe") or "")
+    elif (table := _latest_scores(run.path)) is not None:
+        return _of_bundle(run.path, table)
     else:
         raise CheckpointError(f"{run.path} is not a run: it has no {run.record.name}")
     overrides = {key.lstrip("+~"): value for key, _, value in (text.partition("=") for text in typed)}
@@ -241,6 +254,24 @@ def is_job(folder: Path) -> bool:
     return RunDir(folder).hydra_overrides.is_file() and (
         (folder / "train.log").is_file() or (folder / FAILED).is_file()
     )
+
+
+def is_evaluated_bundle(folder: Path) -> bool:
+    """Return whether a folder is a bundle outside of a run that ``bcfusion evaluate`` has scored."""
+    return _latest_scores(folder) is not None
+
+
+def _latest_scores(folder: Path) -> Path | None:
+    if find_bundle(folder) != folder:
+        return None
+    return max(RunDir(folder).evaluations.glob("*/scores.csv"), default=None)  # folders are named by their time
+
+
+def _of_bundle(folder: Path, table: Path) -> Run:
+    training = read_description(folder).training
+    recipe = str(training.get("recipe") or "")
+    name = folder.name
+    return Run(folder, recipe, name, {}, {"recipe": recipe}, {}, "finished", evaluated=table)
 
 
 def _hydra_overrides(run: RunDir) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bcfusion.errors import CheckpointError
 from bcfusion.nearest import nearest_path
-from bcfusion.report.comparison.run import Run, is_job, read_run
+from bcfusion.report.comparison.run import Run, is_evaluated_bundle, is_job, read_run
 from bcfusion.run.layout import RunDir
 
 __all__ = ["find_runs", "run_folders"]
@@ -19,7 +19,7 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], warn: Callable[[str], Non
 
     Args:
         paths: run directories, something inside one (its bundle, a checkpoint), or folders that hold runs at any depth
-            (``runs``, a sweep).
+            (``runs``, a sweep). A bundle outside of a run counts as one once it has been evaluated.
         warn: called with one line for each path without runs and for each damaged run.
 
     Returns:
@@ -46,7 +46,7 @@ def run_folders(path: Path) -> Iterator[Path]:
         yield around.path
         return
     for root, folders, _ in os.walk(path):
-        if RunDir(Path(root)).record.is_file() or is_job(Path(root)):
+        if RunDir(Path(root)).record.is_file() or is_job(Path(root)) or is_evaluated_bundle(Path(root)):
             yield Path(root)
             folders.clear()
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
