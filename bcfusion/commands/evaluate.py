@@ -14,6 +14,7 @@ from bcfusion.commands.shared.model_choice import chosen_model
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.run.description import find_bundle, read_description
 from bcfusion.run.layout import RunDir
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ examples:
   bcfusion evaluate --enhanced theirs/ --reference clean/ --input noisy/ --name Theirs 'metrics=[pesq_wb,stoi]'
   bcfusion evaluate --scores ours=fold1/scores.csv ours=fold2/scores.csv 'metrics=[pesq_wb,stoi]'
 
-It prints the means of every system with 95 % bootstrap intervals, and writes to RUN/evaluation/TIME (output=DIR changes
-it): scores.csv and scores.parquet (each utterance), scores.md and scores.tex (tables), summary.csv (count, mean,
-median, quartiles, interval), spread.png, snr.png (with group_by=snr), and samples/ (of a model). group_by= takes
-speaker, corpus and snr.
+It prints the means of every system with 95 % bootstrap intervals, and writes to RUN/evaluation/TIME, or to the same
+place in an imported bundle (output=DIR changes it): scores.csv and scores.parquet (each utterance), scores.md and
+scores.tex (tables), summary.csv (count, mean, median, quartiles, interval), spread.png, snr.png (with group_by=snr),
+and samples/ (of a model). group_by= takes speaker, corpus and snr.
 """
 
 
@@ -70,8 +71,7 @@ def main(argv: list[str]) -> int:
         )
     model = chosen_model(argv[0], missing_ok=True)  # reported when it is loaded, after typing mistakes
     settings, overrides = parse_settings(argv[1:])
-    run_dir = RunDir.around(model)
-    output = settings.output or timed_folder(Path("runs") if run_dir is None else run_dir.path)
+    output = settings.output or timed_folder(_home_of_results(model))
     split = "test" if settings.split is None else settings.split
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
@@ -86,6 +86,15 @@ def main(argv: list[str]) -> int:
         recorded=recorded,
     )
     return 0
+
+
+def _home_of_results(model: Path) -> Path:
+    """Return the run that a model belongs to, or an imported bundle itself, so that compare finds its scores; else
+    the folder of all runs."""
+    if (run_dir := RunDir.around(model)) is not None:
+        return run_dir.path
+    imported = find_bundle(model) == model and "imported" in read_description(model).training
+    return model if imported else Path("runs")
 
 
 def _task(

@@ -72,6 +72,8 @@ def known_key(runs: Sequence[Run], key: str) -> str:
         options.update(dict.fromkeys((*run.best, *run.means("closing"), *run.overrides)))
         options.update(dict.fromkeys(name for name, _ in leaves(run.settings)))
         options.update(dict.fromkeys((*run.choices, *run.settings)))
+    if all(run.evaluated is not None for run in runs):
+        options["selection"] = None  # the usual order; bundles alone have none
     if key not in options:
         raise ConfigError([f"{key}: no run has such a key{did_you_mean(key, options)}"])
     return key

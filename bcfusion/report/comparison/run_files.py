@@ -157,7 +157,7 @@ def _directions(table: Path, names: Sequence[str]) -> dict[str, bool | None]:
     """Read from the arrows of the Markdown table next to a CSV whether higher is better.
 
     Args:
-        table: the Markdown file, whose columns are those of the CSV in their order.
+        table: the Markdown file, whose first table has the columns of the CSV in their order.
         names: the metrics of the CSV.
 
     Returns:
@@ -165,7 +165,8 @@ def _directions(table: Path, names: Sequence[str]) -> dict[str, bool | None]:
     """
     if not table.is_file():
         return {}
-    first = table.read_text(encoding="utf-8").partition("\n")[0]
+    lines = table.read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if line.startswith("|")), "")  # a report begins with a title
     headings = [cell.strip() for cell in first.strip().strip("|").split("|")][1:]
     if len(headings) != len(names):
         return {}
