@@ -165,8 +165,7 @@ def _parser_of(verb: str, given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _named(verb: str, given: Sequence[str]) -> list[str]:
-    """Return the names that come first after a verb: the corpora of `prepare`, the experiments of `init`, the sources of
-    `import`."""
+    """Return the names that come first after a verb: corpora (prepare), experiments (init), sources (import)."""
     if given:
         return []
     if verb == "prepare":

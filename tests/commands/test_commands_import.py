@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ import pytest
 import soundfile
 import torch
 import yaml
+from public_formats import eben_discriminators, eben_state, write_ap_bwe
 from safetensors.torch import load_file, save_file
 
 from bcfusion import cli
 from bcfusion.commands.completion import candidates
 from bcfusion.run.card import CARD, read_card
 from bcfusion.run.description import read_description
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "importing"))
-from public_formats import eben_discriminators, eben_state, write_ap_bwe
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from torch.nn.utils import parametrize
 from bcfusion.errors import AudioError, ConfigError
 from bcfusion.generators.eben import EBEN, DecoderBlock, EncoderBlock, ResidualUnit
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, remove_weight_norm
-from bcfusion.nn.pqmf import PQMF
 from bcfusion.nn.streaming import StreamingError
 
 SMALL: dict[str, Any] = {"channels": 2, "latent_channels": 2}
@@ -211,11 +210,8 @@ def with_weights_by_the_rule(**arguments: Any) -> EBEN:
 
 def with_published_filters(input_bands: int) -> EBEN:
     """EBEN whose filters have the cutoff and the gain of the public code: .05 % from those that it has otherwise."""
-    model = with_weights_by_the_rule(input_bands=input_bands)
-    model.pqmf = PQMF(4, 32, cutoff=PUBLISHED_CUTOFF).double()
-    model.pqmf.analysis_filters *= math.sqrt(PUBLISHED_ENERGY)
-    model.pqmf.synthesis_filters *= math.sqrt(PUBLISHED_ENERGY)
-    return model
+    arguments = {"cutoff": PUBLISHED_CUTOFF, "filter_gain": math.sqrt(PUBLISHED_ENERGY)}
+    return with_weights_by_the_rule(input_bands=input_bands, **arguments)
 
 
 @pytest.mark.parametrize("input_bands", PUBLISHED)

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bcfusion import __version__
@@ -20,7 +20,7 @@ from bcfusion.errors import CheckpointError
 from bcfusion.generators.seanet import SEANet
 from bcfusion.probe import receptive_field
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
-from bcfusion.run.checkpoint import FORMAT, KIND
+from bcfusion.run.checkpoint import FORMAT, KIND, weights_of
 
 TINY = {"channels": 2, "strides": [2, 4], "dilations": [1], "bottleneck_channels": 4}
 CONFIG = {"_target_": "bcfusion.generators.seanet.SEANet", **TINY}
@@ -61,6 +61,18 @@ def noise(*shape: int) -> Tensor:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return save_bundle(tmp_path / "bundle", seanet(), CONFIG, ["body"], TRAINING)
+
+
+def test_a_bundle_has_discriminators_only_if_they_lie_beside_it(bundle: Path) -> None:
+    assert weights_of(bundle)[1] is None
+    save_file({"msd.layer.weight": torch.ones(2)}, bundle / "discriminators.safetensors")
+    state, discriminators = weights_of(bundle)
+    assert set(state) == set(load_file(bundle / "generator.safetensors"))
+    assert discriminators is not None
+    assert set(discriminators) == {"msd.layer.weight"}
+    (bundle / "discriminators.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="discriminators.safetensors is damaged"):
+        weights_of(bundle)
 
 
 def checkpoint_content(**changes: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {  # of the public constructor, for arguments that a 
     "mask_bound": "tanh",
 }
 ALLOWED = {"mask_bound": ("tanh", "BDT")}
+FILTERS = "encoder.filterbank._filters"  # of the STFT; the arguments of older files do not state all sizes
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -31,7 +32,10 @@ def convert(found: Found, choices: Choices) -> Converted:
     given, weights = model_of(found, "DCCRNet")
     args = {**DEFAULTS, **given}
     supported(found.weights, args, ALLOWED)
-    weights.drop("encoder.")  # the filters of its STFT, which follow from the sizes
+    if FILTERS in weights.left:  # the windowed transform: real and imaginary parts of all bins
+        rows, _, win_length = weights.shape(FILTERS)
+        args |= {"stft_n_filters": rows - 2, "stft_kernel_size": win_length}
+    weights.drop("encoder.")  # they follow from the sizes
     weights.drop("decoder.")
     names = {name.split(".")[2] for name in weights.left if ".conv.re_module.weight" in name and "encoders" in name}
     levels = len(names)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bcfusion.nn.pqmf import PQMF
 
-KEY_LISTS = Path(__file__).parent / "key_lists"
+KEY_LISTS = Path(__file__).parent / "importing" / "key_lists"
 AP_BWE: dict[str, Any] = {
     **{"n_fft": 128, "hop_size": 16, "win_size": 64, "hr_sampling_rate": 16000, "lr_sampling_rate": 4000},
     **{"ConvNeXt_channels": 24, "ConvNeXt_layers": 2},
