@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def licence_of(found: Found) -> str:
     """Return the licence that the uploader of a model has stated; empty if there is none."""
     infos = read_pickle(found.weights).get("infos")
     note = infos.get("license_note") if isinstance(infos, dict) else None
-    return " ".join(note.split()) if isinstance(note, str) else ""
+    return " ".join(re.sub(r"<[^>]*>", "", note).split()) if isinstance(note, str) else ""  # it has links, in HTML
 
 
 def source_of(count: int, choices: Choices, where: Path) -> int:

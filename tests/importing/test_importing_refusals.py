@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bcfusion.errors import CheckpointError, DataError
+from bcfusion.importing.asteroid import licence_of
 from bcfusion.importing.bundle import import_model
-from bcfusion.importing.files import find_files
+from bcfusion.importing.files import Found, find_files
 from bcfusion.importing.source import find_source, source_names, summary_of
 from bcfusion.importing.torchscript import read_archive
 from bcfusion.importing.weights import Weights
@@ -166,7 +167,24 @@ def test_the_discriminators_of_a_lightning_checkpoint_come_along(tmp_path: Path)
     assert (tmp_path / "bundle" / "discriminators.safetensors").is_file()
 
 
+def test_the_discriminators_may_be_in_a_lightning_checkpoint_of_their_own(tmp_path: Path) -> None:
+    state = {f"generator.{name}": tensor for name, tensor in eben_state(1).items()}
+    state |= {f"discriminator.{name}": tensor for name, tensor in eben_discriminators().items()}
+    torch.save({"state_dict": state}, tmp_path / "last.ckpt")
+    folder = write_eben(tmp_path / "public", eben_state(2))
+    found = import_model("eben", str(folder), tmp_path / "bundle", discriminators=str(tmp_path / "last.ckpt"))
+    assert found.generator["input_bands"] == 2
+    assert found.discriminators["pqmf_bands"]["min_channels"] == 8
+    assert any(note.startswith("The discriminators are those of the file last.ckpt") for note in found.card.notes)
+
+
 # ---------------------------------------------------------------- settings of asteroid and HiFi-GAN
+
+
+def test_the_licence_that_the_file_of_asteroid_states_is_given(tmp_path: Path) -> None:
+    infos = {"license_note": 'This work is licensed under <a href="x">CC BY-SA 3.0</a>\nby somebody.'}
+    torch.save({"infos": infos}, tmp_path / "model.pth")
+    assert licence_of(Found(tmp_path / "model.pth")) == "This work is licensed under CC BY-SA 3.0 by somebody."
 
 
 def write_asteroid(file: Path, name: str = "ConvTasNet", **args: Any) -> Path:

@@ -71,7 +71,7 @@ def test_a_bundle_has_discriminators_only_if_they_lie_beside_it(bundle: Path) ->
     assert discriminators is not None
     assert set(discriminators) == {"msd.layer.weight"}
     (bundle / "discriminators.safetensors").write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="discriminators.safetensors is damaged"):
+    with pytest.raises(CheckpointError, match=r"discriminators\.safetensors is damaged"):
         weights_of(bundle)
 
 

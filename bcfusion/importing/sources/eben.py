@@ -8,6 +8,7 @@ and the discriminators; on the hub the discriminators have a repository of their
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ def convert(found: Found, choices: Choices) -> Converted:
     generator, discriminators = _networks(found)
     file = found.weights
     if choices.discriminators is not None:
-        discriminators = read_tensors(choices.discriminators.weights)
         file = choices.discriminators.weights
+        discriminators = _split(file)[1] if file.suffix == ".ckpt" else read_tensors(file)
     weights = Weights(generator, found.weights)
     arguments = _arguments(weights, found)
     _generator(weights)
@@ -60,14 +61,18 @@ def _networks(found: Found) -> tuple[dict[str, Tensor], dict[str, Tensor] | None
     """Return the tensors of the generator, and those of the discriminators if they are in the same file."""
     if found.weights.suffix != ".ckpt":
         return read_tensors(found.weights), None
-    content = read_pickle(found.weights)
-    state = only_tensors(content.get("state_dict"), found.weights, "state_dict")
+    return _split(found.weights)
+
+
+def _split(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+    """Return the tensors of both networks in a Lightning checkpoint; None for discriminators that it does not have."""
+    state = only_tensors(read_pickle(file).get("state_dict"), file, "state_dict")
     generator, discriminators = (
         {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
         for prefix in ("generator.", "discriminator.")
     )
     if not generator:
-        raise CheckpointError(f"{found.weights} has no tensors of a generator: it is no checkpoint of EBEN")
+        raise CheckpointError(f"{file} has no tensors of a generator: it is no checkpoint of EBEN")
     return generator, discriminators or None
 
 
