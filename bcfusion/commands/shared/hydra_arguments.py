@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from bcfusion.commands.shared.mistyped import refuse_mistyped
+from bcfusion.configuration.machine import for_machine
 from bcfusion.configuration.paths import groups, user_conf_dir
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean, nearest_path
@@ -29,9 +30,11 @@ class Arguments:
     def parse(cls, argv: list[str], verb: str) -> Arguments:
         """Parse the arguments of a verb; overrides may come before, between and after options.
 
+        The overrides name the machine, and of each experiment the file for it.
+
         Raises:
-            ConfigError: an option is unknown, or its value is missing or wrong; or an argument cannot be meant as it is
-                typed, as with dashes in front of a key.
+            ConfigError: an option is unknown, or its value is missing or wrong; an argument cannot be meant as it is
+                typed, as with dashes in front of a key; or ``machine`` does not fit.
         """
         from hydra._internal.utils import get_args_parser
 
@@ -58,6 +61,8 @@ class Arguments:
             options.reverse()  # from the end: the value of an option comes before the overrides
             options.remove(override)
             options.reverse()
+        if not known.shell_completion:
+            overrides = for_machine(overrides, _on_gpu, _own_dirs(argv))
         return cls(tuple(options), tuple(overrides), known.config_dir, known.shell_completion)
 
     @property
@@ -119,6 +124,13 @@ def _require_config_dir(given: str) -> None:
     if folder.name in groups() and any(folder.glob("*.yaml")):
         around = folder.absolute().parent if folder.parent == Path() and given == "." else folder.parent
         raise ConfigError([f"--config-dir {given}: the folder of a group; write --config-dir {around}"])
+
+
+def _on_gpu(accelerator: str) -> bool:
+    """Return whether a run uses a GPU; one that asks for a GPU that is not there is refused later."""
+    from bcfusion.training import device
+
+    return accelerator == "gpu" or device.on_gpu(accelerator)
 
 
 def _own_dirs(argv: list[str]) -> list[Path]:
