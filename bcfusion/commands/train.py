@@ -18,6 +18,7 @@ from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.recorded import recorded_overrides
 from bcfusion.configuration.machine import as_typed, published_name
 from bcfusion.configuration.overrides import merge_overrides
+from bcfusion.configuration.paths import ROOT_CONFIG
 from bcfusion.errors import ConfigError
 from bcfusion.run import jobs
 from bcfusion.run.alive import mark_alive, owner, unmark_alive
@@ -173,12 +174,13 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
         override for override in as_typed(hydra.overrides.task, cfg.machine) if not override.startswith(passing)
     ]
     provenance = Provenance(
-        recipe=str(hydra.runtime.choices["recipe"]),
+        recipe=str(hydra.runtime.choices.get("recipe") or cfg.task.name),  # the config.yaml of a run chooses no members
         experiment=published_name(hydra.runtime.choices.get("experiment")),
         overrides=overrides,
         choices=group_choices(),
         command=["bcfusion", "train", *overrides],
         config_dir=next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None),
+        config_name=None if hydra.job.config_name == Path(ROOT_CONFIG).stem else hydra.job.config_name,
     )
     if not _started_by_lightning():  # else the first process has checked, and may be a job of a sweep
         check_place(run_dir, provenance, resumes=cfg.resume is not None, sweeping=session.sweeping)

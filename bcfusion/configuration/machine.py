@@ -71,7 +71,7 @@ def for_machine(overrides: Sequence[str], on_gpu: Callable[[str], bool], extra_d
 
 
 def as_typed(overrides: Sequence[str], machine: str) -> list[str]:
-    """Return the overrides of a job as :func:`for_machine` can be given them again, with the machine that was chosen."""
+    """Return the overrides of a job so that :func:`for_machine` can be given them again, with the chosen machine."""
     names = [
         f"experiment={published_name(override.partition('=')[2])}" if override.startswith("experiment=") else override
         for override in overrides

@@ -12,9 +12,16 @@ from pathlib import Path
 
 from bcfusion.commands.shared.mistyped import refuse_mistyped
 from bcfusion.configuration.machine import for_machine
-from bcfusion.configuration.paths import groups, user_conf_dir
+from bcfusion.configuration.paths import ROOT_CONFIG, groups, user_conf_dir
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean, nearest_path
+
+#: what conf/train.yaml says of Hydra itself, for a whole configuration in its place, such as the config.yaml of a run
+_OF_WHOLE_CONFIGURATION = (
+    "+hydra=default",
+    "hydra/job_logging=stdout",
+    'hydra.run.dir="${run_dir:${output_root},${resume},${task.name},null,${now:%Y-%m-%d_%H-%M-%S-%f}}"',
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,9 @@ class Arguments:
             options.reverse()  # from the end: the value of an option comes before the overrides
             options.remove(override)
             options.reverse()
-        if not known.shell_completion:
+        if known.config_name not in (None, Path(ROOT_CONFIG).stem):
+            overrides = [*_OF_WHOLE_CONFIGURATION, *overrides]
+        elif not known.shell_completion:
             overrides = for_machine(overrides, _on_gpu, _own_dirs(argv))
         return cls(tuple(options), tuple(overrides), known.config_dir, known.shell_completion)
 

@@ -35,6 +35,8 @@ def recorded_overrides(model: str | Path) -> list[str]:
     if run is not None and run.overrides.is_file():
         overrides = yaml.safe_load(run.overrides.read_text(encoding="utf-8")) or []
         record = json.loads(run.record.read_bytes()) if run.record.is_file() else {}
+        if record.get("config_name"):  # a whole configuration, which may have changed since: the run has its own copy
+            return ["--config-dir", str(run.path), "--config-name", run.config.stem]
         overrides = _located(overrides, record.get("relative_paths") or {}, run)
         return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
     if (path / BUNDLE_CONFIG).is_file():
