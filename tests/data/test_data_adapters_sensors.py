@@ -126,7 +126,7 @@ def test_manifests_of_several_sensors_share_what_was_unpacked_of_the_headset(vib
 
 def test_a_corpus_of_plain_files_has_nothing_to_unpack(abcs: Path, tmp_path: Path) -> None:
     given = {"air-channel": "0", "body-channel": "1"}
-    with pytest.raises(DataError, match="--unpack .*: abcs has nothing to unpack"):
+    with pytest.raises(DataError, match=r"--unpack .*: abcs has nothing to unpack"):
         run_engine(Job("abcs", ABCS, abcs, given, tmp_path / "a.jsonl", unpack=tmp_path / "audio"), progress=False)
 
 
