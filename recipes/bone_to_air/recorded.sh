@@ -37,7 +37,8 @@ train_and_score() { # SENSOR INPUT-BANDWIDTH MANIFEST [key=value ...]
   local sensor=$1 bandwidth=$2 manifest=$3 run=$base/$1/run scores=$base/$1/scores
   shift 3
   local rows steps
-  rows=$(grep -c '"split": "train"' "$manifest")
+  rows=$(grep -c '"split": "train"' "$manifest" || true)
+  [ "$rows" -gt 0 ] || { echo "$manifest has no utterances to train on: was the download complete? Remove it to prepare it again" >&2; exit 2; }
   steps=$(((rows + batch - 1) / batch))
   if [ -f "$run/quality/test.csv" ]; then # of the closing evaluation: the training is complete
     say "$sensor: $run is trained already"
