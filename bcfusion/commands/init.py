@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from bcfusion.commands import exit_status
@@ -44,12 +46,10 @@ def main(argv: list[str]) -> None:
     command = f"bcfusion train experiment={target.stem}{_config_dir_option(target)}"
     write_text(target, _with_command(source.read_text(encoding="utf-8"), command))
     print(f"{target}: edit it, then run\n  {command}")
-    of_cpu = source.parent / CPU / source.name
-    if of_cpu.is_file():
-        beside = target.parent / CPU / target.name
-        text = _of_copy(of_cpu.read_text(encoding="utf-8"), source.stem, target.stem)
-        write_text(beside, _with_command(text, f"{command} machine={CPU}"))
-        print(f"{beside}: what a CPU needs instead, used when there is no GPU or with machine={CPU}")
+    for name, text in _for_cpu(source.stem, target.stem):
+        file = target.parent / CPU / f"{name}.yaml"
+        write_text(file, _with_command(text, f"{command} machine={CPU}"))
+        print(f"{file}: what a CPU needs instead, used when there is no GPU or with machine={CPU}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,9 +97,23 @@ def _with_command(text: str, command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _of_copy(text: str, shipped: str, own: str) -> str:
-    """Return the settings for a CPU on top of the copied experiment instead of the shipped one."""
-    return text.replace(f"  - /experiment/{shipped}\n", f"  - /experiment/{own}\n", 1)
+def _for_cpu(shipped: str, own: str, name: str | None = None) -> Iterator[tuple[str, str]]:
+    """Yield name and text of the files with the settings for a CPU; none if the experiment has none.
+
+    They build on the copy instead of the shipped experiment, so that what is edited there has an effect. Settings that
+    start from those of another experiment need a copy of these too, as a part.
+    """
+    file = conf_dir() / "experiment" / CPU / f"{shipped}.yaml"
+    if not file.is_file():
+        return
+    text = file.read_text(encoding="utf-8")
+    if start := re.search(rf"^  - /experiment/{CPU}/(\w+)$", text, re.MULTILINE):
+        part = f"_{own}_{start[1]}"
+        yield from _for_cpu(start[1], own, part)
+        text = text.replace(start[0], f"  - /experiment/{CPU}/{part}", 1)
+    else:
+        text = text.replace(f"  - /experiment/{shipped}\n", f"  - /experiment/{own}\n", 1)
+    yield name or own, text
 
 
 def _summary(file: Path) -> str:
