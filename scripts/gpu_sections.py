@@ -381,7 +381,7 @@ def training(setting: Setting, save: Save) -> Result:
     run_root = setting.scratch / "runs"
     command = training_command(setting, run_root)
     print(shlex.join(command), flush=True)
-    result: Result = {"corpus": setting.corpus or "demo", "command": _shown(command, setting)}
+    result: Result = {"corpus": setting.corpus or "demo", "command": _shown(command)}
     process = subprocess.Popen(command, cwd=setting.scratch)
     problem = None
     try:
@@ -420,7 +420,7 @@ def training_command(setting: Setting, run_root: Path) -> list[str]:
     return [*command, "trainer.max_steps=null", "trainer.max_valid_items=32", "trainer.max_test_items=64"]
 
 
-def _shown(command: Sequence[str], setting: Setting) -> str:
+def _shown(command: Sequence[str]) -> str:
     """Return the command without the places of this machine, as a reader would type it."""
     hidden = ("output_root=", "+data.corpus.cache_dir=")
     kept = [word for word in command[3:] if not word.startswith(hidden)]

@@ -221,17 +221,19 @@ def test_the_curve_has_the_validations_of_a_run_and_the_scores_of_its_input(
 def test_a_training_of_a_gpu_has_the_published_sizes_and_eight_validations(
     sections: ModuleType, tmp_path: Path
 ) -> None:
-    setting = sections.Setting(215.0, False, "speech", tmp_path, tmp_path, time.monotonic(), steps_per_second=20.0)
-    cfg = sections.composed("eben", setting)
+    def setting() -> Any:
+        return sections.Setting(215.0, False, "speech", tmp_path, tmp_path, time.monotonic(), steps_per_second=20.0)
+
+    cfg = sections.composed("eben", setting())
     assert cfg.data.batch_size >= 16
     assert cfg.data.segment_seconds >= 2
-    command = sections.training_command(setting, tmp_path)
+    command = sections.training_command(setting(), tmp_path)
     given = dict(word.partition("=")[::2] for word in command if "=" in word)
-    assert float(given["budget.minutes"]) * 60 == pytest.approx(200, abs=1)
+    assert float(given["budget.minutes"]) * 60 == pytest.approx(200, abs=5)
     assert int(given["trainer.validate_every"]) == 500
     assert given["data.root"] == "speech"
-    assert str(tmp_path) not in sections._shown(command, setting)
-    assert "data.root=FOLDER" in sections._shown(command, setting)
+    assert str(tmp_path) not in sections._shown(command)
+    assert "data.root=FOLDER" in sections._shown(command)
 
 
 # ---------------------------------------------------------------- page
