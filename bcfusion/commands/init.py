@@ -9,13 +9,15 @@ from pathlib import Path
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import verb_parser
+from bcfusion.configuration.machine import CPU
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 from bcfusion.files import write_text
 from bcfusion.nearest import did_you_mean
 
 HELP = """\
-Copy a shipped experiment to edit it. Without a name, list the shipped experiments.
+Copy a shipped experiment to edit it, with its settings for a CPU, if it has any. Without a name, list the shipped
+experiments.
 
 examples:
   bcfusion init --list
@@ -42,6 +44,12 @@ def main(argv: list[str]) -> None:
     command = f"bcfusion train experiment={target.stem}{_config_dir_option(target)}"
     write_text(target, _with_command(source.read_text(encoding="utf-8"), command))
     print(f"{target}: edit it, then run\n  {command}")
+    of_cpu = source.parent / CPU / source.name
+    if of_cpu.is_file():
+        beside = target.parent / CPU / target.name
+        text = _of_copy(of_cpu.read_text(encoding="utf-8"), source.stem, target.stem)
+        write_text(beside, _with_command(text, f"{command} machine={CPU}"))
+        print(f"{beside}: what a CPU needs instead, used when there is no GPU or with machine={CPU}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,8 +78,9 @@ def _check_target(target: Path, force: bool) -> None:
         raise ConfigError(
             [f"{target}: '{target.stem}' is a shipped experiment, which cannot be replaced; choose another name"]
         )
-    if os.path.exists(target) and not force:
-        raise ConfigError([f"{target} exists; --force overwrites it, --to FILE writes elsewhere"])
+    for file in (target, target.parent / CPU / target.name):
+        if os.path.exists(file) and not force:
+            raise ConfigError([f"{file} exists; --force overwrites it, --to FILE writes elsewhere"])
 
 
 def _config_dir_option(target: Path) -> str:
@@ -86,6 +95,11 @@ def _with_command(text: str, command: str) -> str:
     at = next(i for i, line in enumerate(lines) if line.startswith("# bcfusion "))
     lines[at] = f"# {command}"
     return "\n".join(lines) + "\n"
+
+
+def _of_copy(text: str, shipped: str, own: str) -> str:
+    """Return the settings for a CPU on top of the copied experiment instead of the shipped one."""
+    return text.replace(f"  - /experiment/{shipped}\n", f"  - /experiment/{own}\n", 1)
 
 
 def _summary(file: Path) -> str:

@@ -31,16 +31,27 @@ def test_a_copy_differs_from_the_shipped_experiment_by_its_command_only(
     assert copied.startswith("# @package _global_\n")  # else Hydra would put the overrides into a key `experiment`
     assert f"# {command}\n" in copied
     assert f"# bcfusion train experiment={name}\n" not in copied
-    assert capsys.readouterr().out.endswith(f"  {command}\n")
+    assert f"  {command}\n" in capsys.readouterr().out
+    of_cpu = conf_dir() / "experiment" / "cpu" / f"{name}.yaml"
+    own = Path("conf/experiment/cpu", f"my_{name}.yaml")
+    assert own.is_file() == of_cpu.is_file()
+    if own.is_file():  # on top of the copy, so that what is edited there has an effect
+        shipped, copied = yaml.safe_load(of_cpu.read_text()), yaml.safe_load(own.read_text())
+        assert copied["defaults"].pop(0) == f"/experiment/my_{name}"
+        assert shipped["defaults"].pop(0) == f"/experiment/{name}"
+        assert copied == shipped
+        assert f"# {command} machine=cpu\n" in own.read_text()
 
 
-def test_the_copy_composes_to_what_the_shipped_experiment_composes_to(work: Path) -> None:
+@pytest.mark.parametrize("machine", ["", "cpu/"])
+def test_the_copy_composes_to_what_the_shipped_experiment_composes_to(work: Path, machine: str) -> None:
     from hydra import compose, initialize_config_dir
 
-    main(["seanet"])
+    main(["eben"])
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         search = f"hydra.searchpath=[file://{work / 'conf'}]"
-        assert compose("train", ["experiment=my_seanet", search]) == compose("train", ["experiment=seanet"])
+        own = compose("train", [f"experiment={machine}my_eben", search])
+        assert own == compose("train", [f"experiment={machine}eben"])
 
 
 def test_nothing_is_overwritten_unasked() -> None:
