@@ -2,7 +2,7 @@
 
     python scripts/gpu_check.py --out DIR                     # at most 9 minutes on one GPU, with the demo corpus
     python scripts/gpu_check.py --out DIR --corpus SPEECH     # SPEECH/{train,valid,test}/**/<speaker>/*.flac
-    python scripts/gpu_check.py --out DIR --rehearse          # the same on a CPU, with tiny networks: about a minute
+    python scripts/gpu_check.py --out DIR --rehearse          # the same on a CPU, with tiny networks: about two minutes
     python scripts/gpu_check.py --write DIR                   # put what DIR holds into docs/gpu.md
 
 Each section runs in a process of its own, with a limit in seconds: one that crashes, hangs or runs out of memory costs
@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Seconds of the sections before the training, of 9 minutes; with other --minutes in proportion.
 MINUTES = 9.0
+REHEARSAL_MINUTES = 30.0  # it takes about two on an idle CPU; limits are for those that are busy
 LIMITS = {
     "machine": 45.0,
     "tests": 70.0,
@@ -254,7 +255,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the results go")
     parser.add_argument("--corpus", type=Path, metavar="FOLDER", help="speech with train/ and valid/ (default: demo)")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="that all of it may take (default: 9)")
+    parser.add_argument("--minutes", type=float, help="that all of it may take (default: 9; to rehearse: 30)")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with tiny networks and sizes")
     parser.add_argument("--write", type=Path, metavar="DIR", help="put the results of a check into docs/gpu.md")
     for option, kind in (("section", str), ("result", Path), ("scratch", Path), ("seconds", float), ("rate", float)):
@@ -267,6 +268,8 @@ def main() -> int:
         parser.error("--out DIR says where the results go")
     if arguments.corpus is not None and not (arguments.corpus / "train").is_dir():
         parser.error(f"--corpus: {arguments.corpus} has no folder train/")
+    if arguments.minutes is None:
+        arguments.minutes = REHEARSAL_MINUTES if arguments.rehearse else MINUTES
     if not arguments.minutes > 0:
         parser.error(f"--minutes: {arguments.minutes:g} must be above 0")
     if arguments.section is not None:

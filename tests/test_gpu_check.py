@@ -236,6 +236,15 @@ def test_a_training_of_a_gpu_has_the_published_sizes_and_eight_validations(
     assert "data.root=FOLDER" in sections._shown(command)
 
 
+def test_without_pesq_the_training_is_judged_by_stoi(
+    sections: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = sections.Setting(215.0, False, None, tmp_path, tmp_path, time.monotonic())
+    assert "selection=stoi" not in sections.training_command(setting, tmp_path)
+    monkeypatch.setattr(sections, "find_spec", lambda name: None)
+    assert "selection=stoi" in sections.training_command(setting, tmp_path)
+
+
 # ---------------------------------------------------------------- page
 
 
