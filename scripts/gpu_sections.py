@@ -363,9 +363,9 @@ def delivery_rate(loader: Iterable[object], warm_up: int, seconds: float) -> flo
         if number >= warm_up or time.perf_counter() - began > seconds / 2:
             break
     began, delivered = time.perf_counter(), 0
-    for delivered, _ in enumerate(batches, start=1):
-        if time.perf_counter() - began > seconds / 2:
-            break
+    while time.perf_counter() - began < seconds / 2:
+        next(batches)
+        delivered += 1
     return delivered / (time.perf_counter() - began)
 
 
