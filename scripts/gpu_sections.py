@@ -281,14 +281,19 @@ def step(network: str, setting: Setting, save: Save, compiled: bool = False) -> 
         "compiled": compiled,
         "precisions": {},
     }
-    wanted = PRECISIONS if not compiled else ("bf16-mixed",) if setting.rehearsal else ("tf32", "bf16-mixed")
+    wanted = PRECISIONS if not compiled else ("bf16-mixed",) if setting.rehearsal else ("bf16-mixed", "tf32")
+    first = 0.0  # seconds of the first step so far: compiling takes as long for the next precision
     for position, precision in enumerate(wanted):
+        if compiled and setting.left() < first + 5.0:
+            result["precisions"][precision] = {"problem": f"not tried: {max(setting.left(), 0):.0f} s were left"}
+            break
         share = max(setting.left() - 3.0, 0.0) / (len(wanted) - position)
         try:
             with with_precision(precision, where):
                 if not compiled and "flops_per_step" not in result:
                     result["flops_per_step"] = count(cycle_of_steps) / cycle
                 result["precisions"][precision] = timed(cycle_of_steps, cycle, size, share, setting)
+            first = result["precisions"][precision]["first_seconds"]
         except torch.OutOfMemoryError as error:  # the next precision may need less
             result["precisions"][precision] = {"problem": f"out of memory: {str(error).splitlines()[0]}"}
             torch.cuda.empty_cache()
