@@ -130,7 +130,7 @@ class SpeechModule(LightningModule):
         assert trained is not None
         limit = self.optimization.clip.get(network)
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), float("inf") if limit is None else limit)
-        finite = bool(torch.isfinite(norm))  # the one synchronisation of a step: the host has to decide
+        finite = bool(torch.isfinite(norm))  # a network's one synchronisation in a step: the host has to decide
         if finite:
             optimizer.step()
             if network in self.schedulers:
