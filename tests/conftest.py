@@ -96,6 +96,6 @@ def tiny(composed: Callable[..., DictConfig], speech: Path) -> Callable[..., Dic
 
     def build(*overrides: str, discriminators: bool = True) -> DictConfig:
         game = TINY_DISCRIMINATOR if discriminators else []
-        return composed("experiment=seanet", "data=folder", f"data.root={speech}", *TINY, *game, *overrides)
+        return composed("experiment=cpu/seanet", "data=folder", f"data.root={speech}", *TINY, *game, *overrides)
 
     return build
