@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from bcfusion.configuration.check import verify
+from bcfusion.configuration.compose import drop_unchosen, register_resolvers
 from bcfusion.configuration.paths import conf_dir, group_members
 
 PAGE = Path(__file__).parents[2] / "docs" / "published.md"
@@ -55,13 +58,20 @@ def ours() -> set[str]:
 PUBLISHED = published()
 
 
+@cache  # a composition takes a tenth of a second
+def composed(*overrides: str) -> DictConfig:
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
 def test_the_page_has_every_experiment_once() -> None:
     assert set(PUBLISHED) | ours() == set(group_members("experiment"))
     assert not set(PUBLISHED) & ours()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_an_experiment_trains_as_the_page_says(composed: Callable[..., DictConfig], name: str) -> None:
+def test_an_experiment_trains_as_the_page_says(name: str) -> None:
     cfg, row = composed(f"experiment={name}"), PUBLISHED[name]
     assert (cfg.data.batch_size, cfg.data.segment_seconds) == (row.batch, row.crop)
     assert cfg.trainer.max_steps == row.steps
@@ -74,9 +84,7 @@ def test_an_experiment_trains_as_the_page_says(composed: Callable[..., DictConfi
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_experiment_names_its_sources_and_is_validated_a_few_hundred_times_at_most(
-    composed: Callable[..., DictConfig], name: str
-) -> None:
+def test_a_published_experiment_names_its_sources_and_is_validated_a_few_hundred_times_at_most(name: str) -> None:
     cfg = composed(f"experiment={name}")
     assert cfg.trainer.max_steps / 1000 <= cfg.trainer.validate_every <= cfg.trainer.max_steps / 10
     if cfg.scheduler.generator is not None and "every" in cfg.scheduler.generator:
@@ -88,7 +96,7 @@ def test_a_published_experiment_names_its_sources_and_is_validated_a_few_hundred
 
 
 @pytest.mark.parametrize("path", sorted(CPU.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_cpu_gets_another_size_of_the_same_network(composed: Callable[..., DictConfig], path: Path) -> None:
+def test_a_cpu_gets_another_size_of_the_same_network(path: Path) -> None:
     name = path.stem
     here, there = composed(f"experiment={name}"), composed(f"experiment=cpu/{name}")
     assert here.generator == there.generator
@@ -109,3 +117,14 @@ def test_the_file_for_a_cpu_opens_with_its_command_and_builds_on_the_experiment(
     base = next(line for line in lines if line.startswith("  - "))
     assert re.fullmatch(r"  - /experiment/(cpu/)?\w+", base)
     assert (EXPERIMENTS / f"{path.stem}.yaml").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", group_members("recipe"))
+@pytest.mark.parametrize("path", sorted(CPU.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_settings_for_a_cpu_pass_with_every_recipe(path: Path, recipe: str) -> None:
+    cfg = composed(f"experiment=cpu/{path.stem}", f"recipe={recipe}").copy()
+    for key in OmegaConf.missing_keys(cfg.generator):  # the runs that VoiceFixer is made of
+        OmegaConf.update(cfg, key, "RUN")
+    drop_unchosen(cfg)
+    assert verify(cfg) == []
