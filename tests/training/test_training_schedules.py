@@ -17,11 +17,15 @@ from omegaconf import DictConfig
 from test_training_module import Loader, batches, module
 
 from bcfusion.errors import ConfigError
+from bcfusion.run import checkpoint
+from bcfusion.run.record import Provenance
 from bcfusion.training.adversary import Schedule
 from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.callbacks.schedule_length import ScheduleLength
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.optimization import NETWORKS
+from bcfusion.training.run import train as train_run
 from bcfusion.training.schedules import CosineDecay, Plateau, Staircase
 
 SCHEDULERS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "scheduler").glob("*.yaml"))
@@ -116,6 +120,22 @@ def test_a_plateau_holds_its_lowest_rate_and_continues_from_its_state() -> None:
         stepped.step()
         schedule.step()
         assert stepped.param_groups[0]["lr"] == pytest.approx(LOWEST)
+
+
+@pytest.mark.slow
+def test_validations_of_a_run_lower_the_rate_and_a_resumed_run_goes_on(
+    tiny: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Quality, "score", 0.5)  # no validation is better than the first
+    plateau = ("scheduler=plateau", "scheduler.patience=0", "trainer.validate_every=1", "optimizer.lr=1e-3")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    provenance = Provenance(recipe="bone_to_air", experiment="seanet")
+    for steps, scale in ((2, 0.5), (4, 0.125)):
+        resume = [] if steps == 2 else [f"resume={tmp_path / 'run'}"]
+        cfg = tiny(*plateau, *resume, f"trainer.max_steps={steps}", discriminators=False)
+        train_run(cfg, tmp_path / "run", provenance)
+        state = checkpoint.read(last)["state"]["schedulers"]["generator"]
+        assert (state["scale"], state["best"]) == (scale, 0.5)
 
 
 @pytest.mark.parametrize(
