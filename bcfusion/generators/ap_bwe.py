@@ -85,9 +85,14 @@ class ApBwe(SpectralNetwork):
         init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network
             returns nearly its input.
 
+    Attributes:
+        provides: ``spectrum (B, F, N, 2)``, real and imaginary parts before the inverse transform.
+
     Raises:
         ConfigError: sizes that do not fit.
     """
+
+    provides = ("spectrum",)
 
     def __init__(
         self,
@@ -149,4 +154,5 @@ class ApBwe(SpectralNetwork):
             cosine, sine = cosine + real[:, sensor] / length, sine + imag[:, sensor] / length
         # cosine and sine of atan2(sine, cosine), without the angle
         per_length = (cosine.square() + sine.square() + PHASOR_EPS).rsqrt()
-        return (amplitude * cosine * per_length, amplitude * sine * per_length), {}
+        parts = amplitude * cosine * per_length, amplitude * sine * per_length
+        return parts, {"spectrum": torch.stack(parts, dim=-1)}

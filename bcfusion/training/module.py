@@ -76,6 +76,7 @@ class SpeechModule(LightningModule):
         self.ema = None if ema_decay is None else EmaGenerator(generator, ema_decay)
         self.complete_batch: Callable[[Batch, int], Batch] | None = None
         self.step = 0
+        self.schedulers: dict[Network, LRScheduler] = {}  # made with the optimisers
         self.guard = StepGuard(NETWORKS, optimization.max_bad_steps)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
@@ -112,7 +113,7 @@ class SpeechModule(LightningModule):
         optimizers = [self.optimization.optimizers["generator"](self.generator.parameters())]
         if self.adversary is not None:
             optimizers.append(self.optimization.optimizers["discriminator"](self.adversary.parameters()))
-        self.schedulers: dict[Network, LRScheduler] = {}
+        self.schedulers = {}
         for network, optimizer in zip(NETWORKS, optimizers, strict=False):
             make = self.optimization.schedulers.get(network)
             if make is not None:
