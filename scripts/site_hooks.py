@@ -61,7 +61,7 @@ def made_pages() -> dict[str, tuple[str, PurePosixPath]]:
     for group in config_reference.groups():
         pages[f"{CONFIG}/{group}.md"] = (config_reference.page(group), PurePosixPath(f"docs/config/{group}.md"))
     for recipe in recipes():
-        for source in ("README.md", "RESULTS.md"):
+        for source in _written(recipe):
             path = PurePosixPath(RECIPES) / recipe / source
             pages[site_path(path)] = ((ROOT / path).read_text(encoding="utf-8"), path)
         if (ROOT / RECIPES / recipe / "conf").is_dir():
@@ -75,6 +75,13 @@ def made_pages() -> dict[str, tuple[str, PurePosixPath]]:
 def recipes() -> list[str]:
     """Return the names of the folders of recipes/."""
     return sorted(path.parent.name for path in (ROOT / RECIPES).glob("*/README.md"))
+
+
+def _written(recipe: str) -> list[str]:
+    """Return the names of a recipe's Markdown files in reading order: README, RESULTS, then the others."""
+    names = sorted(path.name for path in (ROOT / RECIPES / recipe).glob("*.md"))
+    first = [name for name in ("README.md", "RESULTS.md") if name in names]
+    return [*first, *(name for name in names if name not in first)]
 
 
 def _of_recipe(recipe: str) -> str:
@@ -95,26 +102,25 @@ def _expanded(nav: list[Any]) -> list[Any]:
             if value == f"{CONFIG}/*":
                 item = {title: [f"{CONFIG}/index.md", *[f"{CONFIG}/{name}.md" for name in config_reference.groups()]]}
             elif value == f"{RECIPES}/*":
-                item = {title: [{_title(recipe): _of_folder(f"{RECIPES}/{recipe}/")} for recipe in recipes()]}
+                item = {title: [{_title(recipe): _of_folder(recipe)} for recipe in recipes()]}
             elif isinstance(value, list):
                 item = {title: _expanded(value)}
         expanded.append(item)
     return expanded
 
 
-def _of_folder(folder: str) -> list[dict[str, str]]:
+def _of_folder(recipe: str) -> list[dict[str, str]]:
     """Return the pages of a recipe in reading order."""
-    pages = {
-        "README.md": ("From corpus to result", "index.md"),
-        "RESULTS.md": ("Results", "results.md"),
-        "conf": ("Configuration", "conf.md"),
-    }
-    return [{title: folder + name} for source, (title, name) in pages.items() if (ROOT / folder / source).exists()]
+    titles = {"README.md": "From corpus to result", "RESULTS.md": "Results"}
+    paths = [PurePosixPath(RECIPES) / recipe / name for name in _written(recipe)]
+    pages = [{titles.get(path.name) or _title(recipe, path.name): site_path(path)} for path in paths]
+    conf = PurePosixPath(RECIPES) / recipe / "conf"
+    return pages + ([{"Configuration": site_path(conf)}] if (ROOT / conf).exists() else [])
 
 
-def _title(recipe: str) -> str:
-    """Return the heading of a recipe's README."""
-    first = (ROOT / RECIPES / recipe / "README.md").read_text(encoding="utf-8").partition("\n")[0]
+def _title(recipe: str, name: str = "README.md") -> str:
+    """Return the heading of one of a recipe's Markdown files."""
+    first = (ROOT / RECIPES / recipe / name).read_text(encoding="utf-8").partition("\n")[0]
     return first.removeprefix("# ")
 
 
@@ -130,8 +136,8 @@ def site_path(path: PurePosixPath) -> str:
         folder = f"{RECIPES}/{parts[1]}"
         if len(parts) == 2 or parts[2] == "README.md":
             return f"{folder}/index.md"
-        if parts[2] == "RESULTS.md":
-            return f"{folder}/results.md"
+        if len(parts) == 3 and path.suffix == ".md":
+            return f"{folder}/{path.stem.lower()}.md"
         if parts[2] == "conf":
             return f"{folder}/conf.md" + (f"#{path.stem}" if path.suffix else "")
         return str(path)

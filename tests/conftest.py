@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import register_resolvers
+from bcfusion.configuration.machine import for_machine
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.run.layout import register_run_dir
 
@@ -81,12 +82,12 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def composed() -> Iterator[Callable[..., DictConfig]]:
-    """Composes the shipped configuration with overrides, as the command line would."""
+    """Composes the shipped configuration with overrides, as the command line would without a GPU."""
     register_resolvers()
     register_run_dir()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield lambda *overrides: compose("train", list(overrides))
+        yield lambda *overrides: compose("train", for_machine(overrides, lambda _: False))
     GlobalHydra.instance().clear()
 
 

@@ -76,7 +76,7 @@ def test_overrides_are_explained_where_their_keys_are(reference: ModuleType) -> 
 
     assert comments("hifigan")["losses.log_mel.weight"].startswith("in the generator's sum")
     assert comments("ap_bwe")["optimizer.lr"] == "of the generator"
-    assert comments("ap_bwe")["data.batch_size"] == "the paper's 16 take four times as long on a CPU"  # its own
+    assert comments("ap_bwe")["data.segment_seconds"] == "s, 8000 samples"  # its own
 
 
 def test_the_keys_of_the_root_are_typed_without_a_point_in_front(reference: ModuleType) -> None:
@@ -97,7 +97,7 @@ def test_keys_are_shown_as_they_are_typed(reference: ModuleType) -> None:
         keys("losses", "mr_stft")["losses.mr_stft.resolutions"]
         == "[[512, 50, 240], [1024, 120, 600], [2048, 240, 1200]]"
     )
-    assert keys("experiment", "seanet")["adversarial.start_step"] == "2000"  # a file of @package _global_
+    assert keys("experiment", "hifigan_plus")["adversarial.start_step"] == "100000"  # a file of @package _global_
     assert keys("data", "folder")["data.corpus.splits.train"] == "train"
     assert keys("hydra", "default")["hydra.run.dir"].startswith("${run_dir:")
 

@@ -9,7 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.chosen import published_settings, say_whose_settings
 from bcfusion.commands.shared.hydra_app import run
+from bcfusion.configuration.machine import settings
 from bcfusion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def task(cfg: DictConfig, step: bool = True) -> None:
     from bcfusion.run.layout import find_run
 
     problems = verify(cfg)
+    say_whose_settings(cfg)
     if cfg.get("resume") not in (None, "auto"):
         try:
             find_run(cfg.resume)
@@ -97,9 +100,16 @@ def task(cfg: DictConfig, step: bool = True) -> None:
     table = Table(
         title=f"{cfg.task.name}, {cfg.generator._target_.rpartition('.')[2]}", show_header=False, title_justify="left"
     )
-    for name, value in (*facts.items(), *_facts(cfg, step)):
+    for name, value in (*_machine(cfg), *facts.items(), *_facts(cfg, step)):
         table.add_row(name, value)
     Console(highlight=False).print(table)
+
+
+def _machine(cfg: DictConfig) -> Iterator[tuple[str, str]]:
+    """Yield whose settings the experiment has and, if they are those of a CPU, the published ones."""
+    yield "machine", f"{cfg.machine}: {settings(cfg)}"
+    if published := published_settings():
+        yield "published", f"{published} (machine=gpu)"
 
 
 def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:

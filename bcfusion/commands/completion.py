@@ -150,9 +150,11 @@ def _parser_of(verb: str, given: Sequence[str]) -> argparse.ArgumentParser:
     if verb == "evaluate":
         from bcfusion.commands.evaluate_folders import folders_parser
         from bcfusion.commands.evaluate_scores import scores_parser
+        from bcfusion.commands.evaluate_sets import sets_parser
 
         of_evaluate = folders_parser()
         scores_parser(of_evaluate)
+        sets_parser(of_evaluate)
         return of_evaluate
     module = import_module(module_of(verb))
     if verb == "prepare" and given:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.commands import evaluate_folders, evaluate_scores, exit_status
+from bcfusion.commands import evaluate_folders, evaluate_scores, evaluate_sets, exit_status
 from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
 from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.model_choice import chosen_model
@@ -27,6 +27,7 @@ HELP = """\
 usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] [hydra options]
        bcfusion evaluate --enhanced DIR --reference DIR [--input DIR] [--name NAME] [group_by=NAME,...] [key=value ...]
        bcfusion evaluate --scores NAME=CSV [NAME=CSV ...] [group_by=NAME,...] [metrics=[NAME,...]]
+       bcfusion evaluate --sets NAME=CSV [NAME=CSV ...] [--published CSV] [metrics=[NAME,...]]
 
 Score a run, bundle, checkpoint or a model by its name on whole files. The settings are those that the model was
 trained with; key=value changes them. Of a run directory the best checkpoint is evaluated, never the last one.
@@ -36,6 +37,8 @@ and resampled to the rate of the references (or to sample_rate=HZ). Give --enhan
 each with its --name. Lengths that differ by no more than --tolerance SECONDS (0.1) are cut to the shorter one.
 
 Or join scores that earlier evaluations wrote: the folds of a cross-validation, listed under one NAME, are one system.
+With --sets each NAME is a test set with its own input, such as a sensor: one table has them all, and beside them the
+figures that others have published, from a CSV with the columns set, system, source and one for each metric.
 
 examples:
   bcfusion evaluate runs/bone_to_air/seanet/TIME
@@ -47,6 +50,7 @@ examples:
   bcfusion evaluate throat data=pairs data.body=/data/throat data.air=/data/air     a model by its name
   bcfusion evaluate --enhanced theirs/ --reference clean/ --input noisy/ --name Theirs 'metrics=[pesq_wb,stoi]'
   bcfusion evaluate --scores ours=fold1/scores.csv ours=fold2/scores.csv 'metrics=[pesq_wb,stoi]'
+  bcfusion evaluate --sets throat=t/scores.csv forehead=f/scores.csv --published paper.csv
 
 It prints the means of every system with 95 % bootstrap intervals, and writes to RUN/evaluation/TIME, or to the same
 place in an imported bundle (output=DIR changes it): scores.csv and scores.parquet (each utterance), scores.md and
@@ -59,6 +63,8 @@ def main(argv: list[str]) -> int:
     """Run the verb; return the exit status."""
     for option in {"-m", "--multirun"}.intersection(argv):
         raise ConfigError([f"{option}: evaluate cannot sweep: run it once per value, each with its own output=DIR"])
+    if evaluate_sets.is_requested(argv):
+        return evaluate_sets.main(argv)
     if evaluate_scores.is_requested(argv):
         return evaluate_scores.main(argv)
     if evaluate_folders.is_requested(argv):

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands.shared.arguments import path
-from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
+from bcfusion.commands.shared.evaluate_output import (
+    Settings,
+    hydra_directory,
+    parse_settings,
+    timed_folder,
+    write_results,
+)
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.systems import TARGET, is_input
@@ -34,13 +40,7 @@ def main(argv: list[str]) -> int:
     """
     files, rest = _parse(argv)
     settings, overrides = parse_settings(rest)
-    problems = [] if settings.split is None else ["split: has no effect on scores"]
-    for argument in overrides:
-        key = argument.lstrip("+~").partition("=")[0].partition(".")[0]
-        if "=" in argument and not argument.startswith("-") and key not in USED:
-            problems.append(f"{key}: has no effect on scores; these have: {', '.join(USED)}, group_by, output")
-        elif "=" not in argument and not argument.startswith("-"):
-            problems.append(f"evaluate: {argument} and {OPTION} are both given: write {OPTION} before each NAME=CSV")
+    problems = useless_words(OPTION, settings, overrides)
     if problems:
         raise ConfigError(problems[:2])
     output = settings.output or timed_folder(Path("runs"))
@@ -63,24 +63,43 @@ def _parse(argv: Sequence[str]) -> tuple[dict[str, list[Path]], list[str]]:
     parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
     scores_parser(parser)
     try:
-        arguments, rest = parser.parse_known_args(_grouped(argv))
+        arguments, rest = parser.parse_known_args(settings_first(argv))
     except argparse.ArgumentError as error:
         raise ConfigError([f"evaluate: {error}"]) from error
+    return files_by_name(OPTION, arguments.scores), rest
+
+
+def files_by_name(option: str, words: Sequence[str]) -> dict[str, list[Path]]:
+    """Return the files of each name from words ``NAME=CSV``, in the order of the command line.
+
+    Raises:
+        ConfigError: a word is something else, or a name is reserved.
+    """
     files: dict[str, list[Path]] = {}
-    for text in arguments.scores:
+    for text in words:
         name, equals, file = text.partition("=")
         if not (equals and name.strip() and file):
-            raise ConfigError([f"{OPTION}: {text!r} must be NAME=CSV, as in {OPTION} adapted=fold1/scores.csv"])
+            raise ConfigError([f"{option}: {text!r} must be NAME=CSV, as in {option} adapted=fold1/scores.csv"])
         if is_input(name) or name == TARGET:
-            raise ConfigError([f"{OPTION}: the name {name!r} is reserved: give the system another one"])
+            raise ConfigError([f"{option}: the name {name!r} is reserved: give the scores another one"])
         files.setdefault(name, []).append(path(file))
-    return files, rest
+    return files
 
 
-def _grouped(argv: Sequence[str]) -> list[str]:
+def useless_words(option: str, settings: Settings, overrides: Sequence[str]) -> list[str]:
+    """Return a line for each word that has no effect on scores which exist already."""
+    problems = [] if settings.split is None else ["split: has no effect on scores"]
+    for argument in overrides:
+        key = argument.lstrip("+~").partition("=")[0].partition(".")[0]
+        if "=" in argument and not argument.startswith("-") and key not in USED:
+            problems.append(f"{key}: has no effect on scores; these have: {', '.join(USED)}, group_by, output")
+        elif "=" not in argument and not argument.startswith("-"):
+            problems.append(f"evaluate: {argument} and {option} are both given: write {option} before each NAME=CSV")
+    return problems
+
+
+def settings_first(argv: Sequence[str]) -> list[str]:
     """Put other ``key=value`` arguments first: the option takes all words that follow it up to the next option."""
-    from bcfusion.commands.shared.evaluate_output import Settings
-
     words = list(argv)
     own = [each for each in words if each.partition("=")[0].partition(".")[0] in (*Settings._fields, *USED)]
     return [*own, *(each for each in words if each not in own)]

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import verb_parser
+from bcfusion.configuration.machine import CPU
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 from bcfusion.files import write_text
 from bcfusion.nearest import did_you_mean
 
 HELP = """\
-Copy a shipped experiment to edit it. Without a name, list the shipped experiments.
+Copy a shipped experiment to edit it, with its settings for a CPU, if it has any. Without a name, list the shipped
+experiments.
 
 examples:
   bcfusion init --list
@@ -42,6 +46,10 @@ def main(argv: list[str]) -> None:
     command = f"bcfusion train experiment={target.stem}{_config_dir_option(target)}"
     write_text(target, _with_command(source.read_text(encoding="utf-8"), command))
     print(f"{target}: edit it, then run\n  {command}")
+    for name, text in _for_cpu(source.stem, target.stem):
+        file = target.parent / CPU / f"{name}.yaml"
+        write_text(file, _with_command(text, f"{command} machine={CPU}"))
+        print(f"{file}: what a CPU needs instead, used when there is no GPU or with machine={CPU}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,8 +78,9 @@ def _check_target(target: Path, force: bool) -> None:
         raise ConfigError(
             [f"{target}: '{target.stem}' is a shipped experiment, which cannot be replaced; choose another name"]
         )
-    if os.path.exists(target) and not force:
-        raise ConfigError([f"{target} exists; --force overwrites it, --to FILE writes elsewhere"])
+    for file in (target, target.parent / CPU / target.name):
+        if os.path.exists(file) and not force:
+            raise ConfigError([f"{file} exists; --force overwrites it, --to FILE writes elsewhere"])
 
 
 def _config_dir_option(target: Path) -> str:
@@ -86,6 +95,25 @@ def _with_command(text: str, command: str) -> str:
     at = next(i for i, line in enumerate(lines) if line.startswith("# bcfusion "))
     lines[at] = f"# {command}"
     return "\n".join(lines) + "\n"
+
+
+def _for_cpu(shipped: str, own: str, name: str | None = None) -> Iterator[tuple[str, str]]:
+    """Yield name and text of the files with the settings for a CPU; none if the experiment has none.
+
+    They build on the copy instead of the shipped experiment, so that what is edited there has an effect. Settings that
+    start from those of another experiment need a copy of these too, as a part.
+    """
+    file = conf_dir() / "experiment" / CPU / f"{shipped}.yaml"
+    if not file.is_file():
+        return
+    text = file.read_text(encoding="utf-8")
+    if start := re.search(rf"^  - /experiment/{CPU}/(\w+)$", text, re.MULTILINE):
+        part = f"_{own}_{start[1]}"
+        yield from _for_cpu(start[1], own, part)
+        text = text.replace(start[0], f"  - /experiment/{CPU}/{part}", 1)
+    else:
+        text = text.replace(f"  - /experiment/{shipped}\n", f"  - /experiment/{own}\n", 1)
+    yield name or own, text
 
 
 def _summary(file: Path) -> str:

@@ -81,6 +81,9 @@ def _parser(name: str | None = None, adapter: Adapter | None = None) -> argparse
         "--workers", metavar="N", type=positive_int, help="default: 8 threads; with --measure one process per core"
     )
     parser.add_argument("--download", action="store_true", help="fetch the corpus to --root first, if that is possible")
+    parser.add_argument(
+        "--unpack", metavar="DIR", type=path, help="where parquet files are unpacked; default: a folder beside FILE"
+    )
     parser.add_argument("--shards", metavar="DIR", type=path, help="also write shards of the corpus; see data=shards")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing manifest")
     parser.add_argument(
@@ -168,6 +171,7 @@ def _job(name: str, adapter: Adapter, arguments: argparse.Namespace) -> Job:
         workers=arguments.workers,
         max_unreadable_share=arguments.max_unreadable_share,
         keep_shared_speakers=arguments.keep_shared_speakers,
+        unpack=arguments.unpack,
     )
 
 

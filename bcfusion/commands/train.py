@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
+from bcfusion.commands.shared.chosen import group_choices, say_whose_settings
 from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.recorded import recorded_overrides
+from bcfusion.configuration.machine import as_typed, published_name
 from bcfusion.configuration.overrides import merge_overrides
+from bcfusion.configuration.paths import ROOT_CONFIG
 from bcfusion.errors import ConfigError
 from bcfusion.run import jobs
 from bcfusion.run.alive import mark_alive, owner, unmark_alive
@@ -155,6 +158,7 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
     run_dir = session.run_dir
     trial = SearchTrial.of_this_job()
     verify_or_raise(cfg)
+    say_whose_settings(cfg)
     # Lightning lists devices and gives tips; bcfusion prints what matters
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -166,14 +170,17 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
 
     # a run that is resumed or repeated is no longer a job of its search
     passing = ("resume=", "hparams_search=", "+hparams_search=")
-    overrides = [override for override in hydra.overrides.task if not override.startswith(passing)]
+    overrides = [
+        override for override in as_typed(hydra.overrides.task, cfg.machine) if not override.startswith(passing)
+    ]
     provenance = Provenance(
-        recipe=str(hydra.runtime.choices["recipe"]),
-        experiment=hydra.runtime.choices.get("experiment"),
+        recipe=str(hydra.runtime.choices.get("recipe") or cfg.task.name),  # the config.yaml of a run chooses no members
+        experiment=published_name(hydra.runtime.choices.get("experiment")),
         overrides=overrides,
-        choices={name: choice for name, choice in hydra.runtime.choices.items() if not name.startswith("hydra")},
+        choices=group_choices(),
         command=["bcfusion", "train", *overrides],
         config_dir=next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None),
+        config_name=None if hydra.job.config_name == Path(ROOT_CONFIG).stem else hydra.job.config_name,
     )
     if not _started_by_lightning():  # else the first process has checked, and may be a job of a sweep
         check_place(run_dir, provenance, resumes=cfg.resume is not None, sweeping=session.sweeping)

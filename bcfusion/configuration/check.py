@@ -60,7 +60,7 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
     problems += _sample_rates(tree)
     problems += construction_problems(used, problems)
     if training:
-        problems += learning_problems(tree, targets)
+        problems += [*_endless(tree), *learning_problems(tree, targets)]
     problems += selection_problems(tree, problems, training)
     problems += _sensors(tree, targets)
     return list(dict.fromkeys(problems))
@@ -90,6 +90,13 @@ def _sample_rates(tree: dict[str, Any]) -> list[str]:
         for path, node in nodes(tree)
         if path and node.get("sample_rate", rate) not in (rate, UNRESOLVED)
     ]
+
+
+def _endless(tree: dict[str, Any]) -> list[str]:
+    """Return a message if neither time nor steps end a run."""
+    if at(tree, "budget.minutes", 0) is None and at(tree, "trainer.max_steps", 0) is None:
+        return ["budget.minutes: nothing ends the run, since trainer.max_steps is null too; write budget.minutes=60"]
+    return []
 
 
 def _sensors(tree: dict[str, Any], targets: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bcfusion.configuration.machine import minutes_without
 from bcfusion.configuration.moved import with_current_targets
 from bcfusion.configuration.paths import group_members
 from bcfusion.errors import BcfusionError, ConfigError
@@ -26,6 +27,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("if_several", if_several, replace=True)
     OmegaConf.register_new_resolver("divide", divide, replace=True)
     OmegaConf.register_new_resolver("bands_up_to", bands_up_to, replace=True)
+    OmegaConf.register_new_resolver("minutes_without", minutes_without, replace=True)
 
 
 def n_sensors(sensors: object) -> int:

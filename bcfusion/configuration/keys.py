@@ -39,8 +39,7 @@ KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "narrow_rate": COUNT,
     "input_bandwidth": POSITIVE,
     "budget.minutes": POSITIVE_OR_NULL,
-    "budget.minutes_cpu": POSITIVE,
-    "budget.minutes_gpu": POSITIVE,
+    "machine": Choice(("cpu", "gpu")),
     "data.segment_seconds": POSITIVE,
     "data.batch_size": COUNT,
     "data.resample": BOOL,
@@ -65,6 +64,10 @@ KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "scheduler.gamma": Number(high=1.0),
     "scheduler.steps": COUNT_OR_NULL,
     "scheduler.lowest": WEIGHT,
+    "scheduler.every": COUNT,
+    "scheduler.warm_up": FROM_ZERO,
+    "scheduler.patience": FROM_ZERO,
+    "scheduler.factor": Number(high=1.0, high_allowed=False),
     # fp16 is not supported: gradients would be clipped before they are unscaled, and its frequent overflows counted
     # as bad steps
     "trainer.precision": Choice(("32-true", "bf16-mixed")),

@@ -21,7 +21,7 @@ NODES = (
     "optimizer.discriminator",
     "adversarial.objective",
 )
-NEEDED_GROUPS = (*BASES, "generator", "balancer", "optimizer", "scheduler", "selection", "recipe")
+NEEDED_GROUPS = (*BASES, "generator", "balancer", "optimizer", "scheduler", "selection", "recipe", "machine")
 
 
 def removed_keys(tree: Mapping[str, Any], unused: Iterable[str] = ()) -> dict[str, str]:

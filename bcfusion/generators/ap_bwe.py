@@ -92,10 +92,14 @@ class ApBwe(SpectralNetwork):
         init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network
             returns nearly its input.
 
+    Attributes:
+        provides: ``spectrum (B, F, N, 2)``, real and imaginary parts before the inverse transform.
+
     Raises:
         ConfigError: sizes that do not fit.
     """
 
+    provides = ("spectrum",)
     window: Tensor
 
     def __init__(
@@ -154,13 +158,12 @@ class ApBwe(SpectralNetwork):
         spectra = spectra.unflatten(0, inputs.shape[:2])  # (B, in_channels, F, T / hop_length + 1)
         (real, imag), _ = self.spectrum(spectra.real, spectra.imag)
         with full_precision(real):
-            estimate = torch.istft(
-                torch.complex(real.to(self.window.dtype), imag.to(self.window.dtype)),
-                *sizes,
-                center=True,
-                length=samples,
-            )
-        return estimate.unsqueeze(1)
+            restored = torch.complex(real.to(self.window.dtype), imag.to(self.window.dtype))
+            estimate = torch.istft(restored, *sizes, center=True, length=samples)
+            # for losses, phases refer to the start of the window, and frames to those of the causal transform
+            turn = 2 * torch.pi * around / stft.n_fft * torch.arange(stft.bins, device=real.device)
+            turned = torch.view_as_real(restored * torch.polar(torch.ones_like(turn), turn).unsqueeze(-1))
+        return {"estimate": estimate.unsqueeze(1), "spectrum": F.pad(turned, (0, 0, stft.centred, 0))}
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         power = real.square() + imag.square()
@@ -190,4 +193,5 @@ class ApBwe(SpectralNetwork):
         # cosine and sine of atan2(sine, cosine), without the angle
         eps = PUBLISHED_EPS if self.published_spectra else PHASOR_EPS
         per_length = (cosine.square() + sine.square() + eps).rsqrt()
-        return (amplitude * cosine * per_length, amplitude * sine * per_length), {}
+        parts = amplitude * cosine * per_length, amplitude * sine * per_length
+        return parts, {"spectrum": torch.stack(parts, dim=-1)}

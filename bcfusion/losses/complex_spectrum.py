@@ -1,4 +1,4 @@
-"""Squared errors between spectra: complex, of magnitudes, and power-law compressed."""
+"""Errors between spectra: absolute and squared, of magnitudes, power-law compressed, and their logarithm."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from bcfusion.losses.generator_stft import GeneratorStft
 from bcfusion.losses.stft import ComplexSpectrogram, mean_over_frames, power
 from bcfusion.losses.valid import valid_samples
+from bcfusion.nn.stft import Window
 from bcfusion.requirements import above, at_least, require
 
 
@@ -52,6 +54,23 @@ class ComplexMseLoss(_SpectrumLoss):
 
     def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
         return power(self.stft(estimate - target))  # linear: the spectrum of the error is the error of the spectra
+
+
+class ComplexL1Loss(_SpectrumLoss):
+    r"""Mean of :math:`|\Re(S - E)| + |\Im(S - E)|`, the absolute errors of both parts of the spectrum.
+
+    Luo and Yu 2023, "Music source separation with band-split RNN", which adds the absolute error of the waveform
+    (:class:`bcfusion.losses.waveform.L1Loss`). Unlike a squared error it does not forget the faint bands altogether.
+
+    The arguments are those of :class:`ComplexMseLoss`.
+
+    Raises:
+        ConfigError: an impossible STFT.
+    """
+
+    def _error(self, estimate: Tensor, target: Tensor) -> Tensor:
+        error = self.stft(estimate - target)
+        return error.real.abs() + error.imag.abs()
 
 
 class MagnitudeMseLoss(_SpectrumLoss):
@@ -131,3 +150,48 @@ class CompressedSpectrumLoss(_SpectrumLoss):
                 estimate_gain * estimate_spectrum - target_gain * target_spectrum
             )
         return error
+
+
+class LogSpectrumMseLoss(nn.Module):
+    r"""Logarithm of the squared errors of real part, imaginary part and magnitude, per item, then averaged over items.
+
+    Le et al. 2021, "DPCRN: Dual-path convolution recurrent network for single channel speech enhancement", which adds
+    the negative SNR (:class:`bcfusion.losses.waveform.SnrLoss`). With the mean m of :math:`|S - E|^2 + (|S| - |E|)^2`
+    over an item's frames and bins it is :math:`\ln(1 + m / \epsilon)`: the paper's :math:`\ln(m + \epsilon)` without a
+    constant, so that a perfect estimate costs 0. Public code takes the logarithm of the mean over the batch.
+
+    Args:
+        n_fft: of the generator's STFT, see :class:`~bcfusion.losses.generator_stft.GeneratorStft`.
+        hop_length: likewise.
+        win_length: likewise.
+        window: likewise.
+        eps: added to m; it bounds the gradient of a nearly perfect estimate.
+
+    Raises:
+        ConfigError: an impossible STFT, or ``eps`` is not above 0.
+    """
+
+    def __init__(
+        self,
+        n_fft: int = 400,
+        hop_length: int = 200,
+        win_length: int = 400,
+        window: Window = "sine",
+        eps: float = 1e-8,
+    ) -> None:
+        require(self, above(0, eps=eps))
+        super().__init__()
+        self.stft = GeneratorStft(n_fft, hop_length, win_length, window)
+        self.eps = eps
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Return a float32 scalar from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: other shapes.
+        """
+        with torch.autocast(estimate.device.type, enabled=False):
+            estimate, target, _ = valid_samples(estimate, target, lengths)
+            of_estimate, of_target = self.stft(estimate), self.stft(target)
+            error = power(of_estimate - of_target) + (of_estimate.abs() - of_target.abs()).square()
+            return (mean_over_frames(error, self.stft.frames(lengths)) / self.eps).log1p().mean()

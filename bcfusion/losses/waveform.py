@@ -1,4 +1,4 @@
-"""Losses between waveforms: mean absolute and squared error, scale-invariant signal-to-noise ratio."""
+"""Losses between waveforms: mean absolute and squared error, its root, signal-to-noise ratios."""
 
 from __future__ import annotations
 
@@ -63,6 +63,59 @@ class MseLoss(nn.Module):
         """
         estimate, target, _ = valid_samples(estimate, target, lengths)
         return ((estimate - target).square().sum(-1) / lengths.clamp_min(1)).mean()
+
+
+class RmseLoss(nn.Module):
+    """Root of the mean squared error over an item's valid samples, then the mean over items.
+
+    Birnbaum et al. 2019, "Temporal FiLM", as in its public code. The root makes items of all levels count alike in the
+    gradient, which has the same norm however small the error is; at an error of exactly 0 it is 0.
+    """
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Return a float32 scalar from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: other shapes.
+        """
+        estimate, target, _ = valid_samples(estimate, target, lengths)
+        # vector_norm, unlike the root of a sum of squares, has a gradient of 0 at 0
+        return (torch.linalg.vector_norm(estimate - target, dim=-1) / lengths.clamp_min(1).sqrt()).mean()
+
+
+class SnrLoss(nn.Module):
+    r"""Negative signal-to-noise ratio in dB, :math:`-10 \log_{10} ((P_s + \epsilon) / (P_{e-s} + \epsilon))`.
+
+    P is the mean power over an item's valid samples; the mean over items is returned. Unlike
+    :class:`SiSnrLoss` it depends on the level of the estimate: DPCRN (Le et al. 2021) is trained with it. An item whose
+    target is silent has no ratio: it counts as 0 dB and has no gradient.
+
+    Args:
+        eps: regularising power, relative to full scale.
+        silence_db: RMS level in dBFS at or below which a target is silence.
+
+    Raises:
+        ConfigError: ``eps`` is not above 0, or ``silence_db`` not from -300 to 0.
+    """
+
+    def __init__(self, eps: float = 1e-8, silence_db: float = -60.0) -> None:
+        require(self, above(0, eps=eps), within(-300, 0, silence_db=silence_db))
+        super().__init__()
+        self.eps = eps
+        self.silence_power = 10.0 ** (silence_db / 10.0)
+
+    def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """Return a float32 scalar, in dB, from ``estimate (B, 1, T)``, ``target (B, 1, T)`` and ``lengths (B,)``.
+
+        Raises:
+            ValueError: other shapes.
+        """
+        estimate, target, _ = valid_samples(estimate, target, lengths)
+        count = lengths.clamp_min(1)
+        target_power = target.square().sum(-1) / count
+        noise_power = (estimate - target).square().sum(-1) / count
+        decibels = 10.0 * (torch.log10(noise_power + self.eps) - torch.log10(target_power + self.eps))
+        return torch.where(target_power > self.silence_power, decibels, 0.0).mean()
 
 
 class SiSnrLoss(nn.Module):

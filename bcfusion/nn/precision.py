@@ -24,14 +24,19 @@ def full_precision(signal: Tensor) -> Iterator[None]:
     """Switch autocast and TensorFloat-32 off on the device of ``signal``, which the caller still has to convert.
 
     A transform in bfloat16 adds noise 50 dB below its loudest bin, one in TensorFloat-32 at 66 dB, which is where the
-    high bands of speech are. The backward pass uses the precision that is set when it runs.
+    high bands of speech are. The backward pass uses the precision that is set when it runs. In a compiled network
+    autocast is off as well, but TensorFloat-32 stays as it is set: its switches are no part of a graph.
     """
     device = signal.device.type
-    if torch.compiler.is_exporting() or torch.compiler.is_compiling():
+    traced = torch.compiler.is_exporting() or torch.compiler.is_compiling()
+    switched = signal.is_cuda and not traced
+    before = (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) if switched else None
+    # a graph cannot ask whether there is autocast on a device, and runs where there is
+    available = traced or torch.amp.autocast_mode.is_autocast_available(device)
+    enabled = available and torch.is_autocast_enabled(device)
+    if before is None and not enabled:
         yield
         return
-    before = (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) if signal.is_cuda else None
-    enabled = torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(device)
     try:
         if before is not None:
             torch.backends.cudnn.allow_tf32 = False

@@ -59,6 +59,8 @@ METRICS: Mapping[str, MetricName] = {
     **_metrics("dB", 1, hf_energy="HF energy"),
     **_metrics("%", 1, wer="WER"),
     **_metrics("", 1, wer_words="words"),
+    **_metrics("", 2, n_mos="N-MOS"),  # of published tables only, as is the next
+    **_metrics("%", 1, cer="CER"),
 }
 
 

@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from bcfusion.configuration.machine import published_name
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import nearest_path
 
@@ -209,4 +210,4 @@ def find_run(path: str | Path) -> Path:
 
 
 def _choice(name: str | None) -> str:
-    return "default" if name in (None, "null", "") else str(name)
+    return "default" if name in (None, "null", "") else published_name(str(name))

@@ -36,6 +36,7 @@ class Provenance:
         choices: the chosen member of each config group.
         command: the whole command line.
         config_dir: the user's own, if any.
+        config_name: the root configuration, if it is another than the shipped one.
     """
 
     recipe: str
@@ -44,6 +45,7 @@ class Provenance:
     choices: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = ()
     config_dir: str | None = None
+    config_name: str | None = None
 
 
 def git_hash(directory: Path) -> str | None:
@@ -98,6 +100,7 @@ def write_record(
         "experiment": provenance.experiment,
         "choices": dict(provenance.choices),
         "config_dir": provenance.config_dir,
+        "config_name": provenance.config_name,
         "relative_paths": dict(relative or {}),
         "sessions": [*earlier, session],
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from bcfusion.configuration.machine import GPU
 from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.run.layout import RunDir
@@ -19,6 +20,8 @@ from bcfusion.training.module import SpeechModule
 from bcfusion.training.selection import Selection
 
 __all__ = ["below_input", "ended_because", "next_commands", "patience_key", "root_of"]
+
+USUAL_MINUTES = {False: 9, True: 60}  #: of a short run without a number of steps, on a CPU and on a GPU
 
 
 def ended_because(trainer: Trainer) -> str | None:
@@ -47,8 +50,12 @@ def below_input(
         return
     pairs = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in selection.criteria)
     yield f"The output scores below the input: {pairs}."
-    usual = cfg.budget.minutes_gpu if device.on_gpu(cfg.trainer.accelerator) else cfg.budget.minutes_cpu
-    if minutes < 0.8 * usual:
+    steps = cfg.trainer.max_steps
+    usual = USUAL_MINUTES[device.on_gpu(cfg.trainer.accelerator)]
+    if steps is not None and cfg.machine == GPU:
+        if module.step < 0.8 * steps:
+            yield f"  The run was short: {module.step} of the {steps} steps of its recipe (trainer.max_steps)."
+    elif minutes < 0.8 * usual:
         further = steps_within(60 * (usual - minutes))
         about = "" if further is None else f", about {rounded(module.step + further)} steps at this rate"
         done = f"{module.step} {'step' if module.step == 1 else 'steps'} in {minutes:.1f} minutes"
@@ -88,9 +95,7 @@ def next_commands(run: RunDir, cfg: DictConfig, pictures: bool, reason: str | No
         key = patience_key(cfg)
         longer.append(f"{key}={2 * OmegaConf.select(cfg, key, default=EarlyStopping().patience)}")
     if not longer:
-        gpu = device.on_gpu(cfg.trainer.accelerator)
-        minutes = cfg.budget.minutes or (cfg.budget.minutes_gpu if gpu else cfg.budget.minutes_cpu)
-        longer.append(f"budget.minutes={2 * minutes:g}")
+        longer.append(f"budget.minutes={2 * cfg.budget.minutes:g}")
     return {**commands, "continue": f"{run.resume_command} {' '.join(longer)}"}
 
 

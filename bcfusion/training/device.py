@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,3 +38,14 @@ def on_gpu(accelerator: str) -> bool:
     if accelerator == "gpu" and not available:
         raise ConfigError([f"trainer.accelerator={accelerator}: torch finds no GPU; write trainer.accelerator=auto"])
     return accelerator == "gpu" or (accelerator == "auto" and available)
+
+
+@contextmanager
+def any_length() -> Iterator[None]:
+    """Keep cuDNN from timing its algorithms, which it would do anew for each length of a whole file."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -34,6 +34,7 @@ from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.closing_progress import ClosingProgress
 from bcfusion.training.closing_report import below_input, ended_because, next_commands, root_of
+from bcfusion.training.device import any_length
 from bcfusion.training.guard import LARGEST_PEAK, Diverged, output_problem
 from bcfusion.training.writing import writing
 
@@ -92,7 +93,8 @@ def evaluate_best(
     samples = SampleWriter(run.samples, cfg.trainer.samples, cfg.sample_rate)
     outputs = _Outputs(samples, ClosingProgress(len(utterances.rows), split), step, what_now)
     try:
-        scores = evaluate(generator, utterances, scorer, on_item=outputs)
+        with any_length():
+            scores = evaluate(generator, utterances, scorer, on_item=outputs)
     finally:
         outputs.progress.close()
     if outputs.problems and len(outputs.problems) == outputs.count:

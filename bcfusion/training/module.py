@@ -76,6 +76,7 @@ class SpeechModule(LightningModule):
         self.ema = None if ema_decay is None else EmaGenerator(generator, ema_decay)
         self.complete_batch: Callable[[Batch, int], Batch] | None = None
         self.step = 0
+        self.schedulers: dict[Network, LRScheduler] = {}  # made with the optimisers
         self.guard = StepGuard(NETWORKS, optimization.max_bad_steps)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
@@ -112,7 +113,7 @@ class SpeechModule(LightningModule):
         optimizers = [self.optimization.optimizers["generator"](self.generator.parameters())]
         if self.adversary is not None:
             optimizers.append(self.optimization.optimizers["discriminator"](self.adversary.parameters()))
-        self.schedulers: dict[Network, LRScheduler] = {}
+        self.schedulers = {}
         for network, optimizer in zip(NETWORKS, optimizers, strict=False):
             make = self.optimization.schedulers.get(network)
             if make is not None:
@@ -130,7 +131,7 @@ class SpeechModule(LightningModule):
         assert trained is not None
         limit = self.optimization.clip.get(network)
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), float("inf") if limit is None else limit)
-        finite = bool(torch.isfinite(norm))  # the one synchronisation of a step: the host has to decide
+        finite = bool(torch.isfinite(norm))  # a network's one synchronisation in a step: the host has to decide
         if finite:
             optimizer.step()
             if network in self.schedulers:

@@ -26,6 +26,11 @@ class Steps:
     late: float
     joins: int
 
+    def taking(self, count: int) -> float:
+        """Return the seconds that ``count`` steps take."""
+        early = min(count, self.joins)
+        return early * self.early + (count - early) * self.late
+
     def within(self, seconds: float, further: float) -> int:
         """Return how many steps fit into ``seconds``, each of which takes ``further`` seconds more."""
         count = int(max(seconds, 0.0) / (self.early + further)) if self.joins else 0
@@ -35,8 +40,10 @@ class Steps:
 
 
 def within_budget(cfg: DictConfig, steps: Steps, validation: float, closing: float) -> str:
-    """Return how many steps and validations fit into the budget."""
+    """Return how many steps and validations fit into the budget or, without one, how long all steps take."""
     budget = budget_seconds(cfg)
+    if budget is None:
+        return _until_done(cfg.trainer, steps, validation, closing)
     left = budget - closing - validation  # a run ends with a validation and the closing evaluation
     count = steps.within(left, validation / cfg.trainer.validate_every)
     limit = cfg.trainer.max_steps
@@ -49,6 +56,14 @@ def within_budget(cfg: DictConfig, steps: Steps, validation: float, closing: flo
         ended = f"all {count} steps of trainer.max_steps" if limited else f"about {rounded(count)} steps"
         text += f"{ended} with {_counted(max(1, count // cfg.trainer.validate_every), 'validation')}"
     return f"{text}; closing evaluation about {in_words(closing)}"
+
+
+def _until_done(trainer: DictConfig, steps: Steps, validation: float, closing: float) -> str:
+    """Return how long a run takes that ends after its number of steps."""
+    validations = max(1, trainer.max_steps // trainer.validate_every)
+    seconds = steps.taking(trainer.max_steps) + validations * validation + closing
+    counted = f"all {trainer.max_steps} steps of trainer.max_steps with {_counted(validations, 'validation')}"
+    return f"none: {counted} take about {in_words(seconds)}; closing evaluation about {in_words(closing)}"
 
 
 def now() -> float:
@@ -66,6 +81,10 @@ def timed(action: Callable[[], T]) -> tuple[T, float]:
 
 def in_words(seconds: float) -> str:
     """Return a duration with two digits and its unit."""
+    if seconds >= 48 * 3600:
+        return f"{seconds / 86400:.1f} days"
+    if seconds >= 2 * 3600:
+        return f"{seconds / 3600:.1f} h"
     if seconds >= 120:
         return f"{seconds / 60:.0f} min"
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

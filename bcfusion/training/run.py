@@ -67,11 +67,9 @@ class Result:
     closing: FinalEvaluation | None
 
 
-def budget_seconds(cfg: DictConfig) -> float:
-    """Return the wall-clock seconds that the run may take, by the configuration and the device."""
-    if cfg.budget.minutes is not None:
-        return 60.0 * cfg.budget.minutes
-    return 60.0 * (cfg.budget.minutes_gpu if device.on_gpu(cfg.trainer.accelerator) else cfg.budget.minutes_cpu)
+def budget_seconds(cfg: DictConfig) -> float | None:
+    """Return the wall-clock seconds that the run may take; None: it takes as long as its steps do."""
+    return None if cfg.budget.minutes is None else 60.0 * cfg.budget.minutes
 
 
 def train(
@@ -221,9 +219,10 @@ def _finished(cfg: DictConfig, run_dir: Path, step: int, minutes: float, stoppin
     """Return why a session is refused that has nothing to do."""
     if stopping is not None:
         return f"resume: {run_dir} is finished: step {step}, {stopping.reason}. Raise {patience_key(cfg)} to continue"
+    of = "" if cfg.budget.minutes is None else f" of a budget of {cfg.budget.minutes:g}"
     return (
-        f"resume: {run_dir} is finished: step {step}, {minutes:.1f} minutes of a budget of "
-        f"{budget_seconds(cfg) / 60:g}. Raise budget.minutes or trainer.max_steps to continue"
+        f"resume: {run_dir} is finished: step {step}, {minutes:.1f} minutes{of}. Raise budget.minutes or "
+        "trainer.max_steps to continue"
     )
 
 
@@ -279,6 +278,15 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
         loader.close()
 
 
+def _length(cfg: DictConfig) -> str:
+    """Return how long the run is to be, and how to change that."""
+    minutes, steps = cfg.budget.minutes, cfg.trainer.max_steps
+    if minutes is None:
+        return f"Length: {steps} steps (trainer.max_steps=... changes it, budget.minutes=... bounds it)"
+    until = "" if steps is None else f", at most {steps} steps"
+    return f"Budget: {minutes:g} minutes{until}, closing evaluation included (budget.minutes=... changes it)"
+
+
 def _announce(
     cfg: DictConfig,
     module: SpeechModule,
@@ -296,11 +304,7 @@ def _announce(
         why = "trainer.max_steps=0" if module.trainable else f"{type(module.generator).__name__} has nothing to train"
         print(f"{why}: no steps, it is evaluated as it is. Run directory: {run_dir}")
         return
-    until = f", at most {cfg.trainer.max_steps} steps" if cfg.trainer.max_steps is not None else ""
-    print(
-        f"Budget: {budget_seconds(cfg) / 60:g} minutes{until}, closing evaluation included "
-        f"(budget.minutes=... changes it). Run directory: {run_dir}"
-    )
+    print(f"{_length(cfg)}. Run directory: {run_dir}")
     if left_out:
         print(f"No discriminators: regression, without {', '.join(f'losses.{name}' for name in left_out)}")
     if module.step:

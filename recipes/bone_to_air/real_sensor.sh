@@ -14,7 +14,7 @@
 #
 # Whatever is chosen (calibration, checkpoint, number of steps) is chosen without this fold. ROWS="simulation start adapted" selects
 # rows, COUNT=4 is the number of folds, FOLDS="0 1 2 3" selects some, STEPS=300 is the length of a training, MINUTES=5 the bound of an
-# adaptation.
+# adaptation, ADAPT_STEPS=180 its largest number of steps instead, which does not depend on how fast the machine is.
 set -euo pipefail
 pairs=$1 other=$2 speech=$3 out=$4 seed=${5:-0} experiment=${6:-band_gain}
 shift $(($# < 6 ? $# : 6))
@@ -22,6 +22,8 @@ rows=" ${ROWS:-simulation start adapted} "
 count=${COUNT:-4}
 folds=${FOLDS:-$(seq 0 $((count - 1)))}
 base=$out/$experiment/seed$seed
+length=(--minutes "${MINUTES:-5}")
+[ -z "${ADAPT_STEPS:-}" ] || length=(--steps "$ADAPT_STEPS")
 mkdir -p "$base"
 
 train() { # CALIBRATION RUN [key=value ...]
@@ -51,8 +53,7 @@ for fold in $folds; do
     score "$dir/run" "$dir/held.jsonl" "$dir/simulation"
   fi
   if [[ $rows == *" adapted "* ]]; then
-    bcfusion adapt "$base/start" --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/adapted" --minutes "${MINUTES:-5}" \
-      --seed "$seed"
+    bcfusion adapt "$base/start" --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/adapted" "${length[@]}" --seed "$seed"
     score "$dir/adapted" "$dir/held.jsonl" "$dir/adapted-scores"
   fi
 done

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from bcfusion.commands import check, exit_status
 
@@ -19,13 +20,24 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def rows(shown: str) -> dict[str, str]:
+    """The table that check prints, wrapped cells joined."""
+    table: dict[str, str] = {}
+    name = ""
+    for line in shown.splitlines():
+        if "│" in line:
+            head, value = (cell.strip() for cell in line.split("│")[1:3])
+            name = head or name
+            table[name] = f"{table.get(name, '')} {value}".strip()
+    return table
+
+
 @pytest.mark.slow
 def test_it_reads_the_data_trains_a_step_and_leaves_nothing(
     folder: Path, speech: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_status(check.main, [*TINY, *SMALL, f"data.root={speech}"]) == 0
-    lines = [line.split("│")[1:3] for line in capsys.readouterr().out.splitlines() if "│" in line]
-    table = {name.strip(): value.strip() for name, value in lines}
+    table = rows(capsys.readouterr().out)
     assert table["train"].startswith("4 files, 2 speakers, 0.2 min, 16000 Hz")
     assert {"valid", "test", "device", "step", "validation", "budget", "parameters", "latency"} <= table.keys()
     assert list(folder.iterdir()) == []
@@ -53,3 +65,39 @@ def test_without_a_step_no_data_is_read(folder: Path, capsys: pytest.CaptureFixt
     assert "parameters" in capsys.readouterr().out
     assert exit_status(check.main, [*TINY, "check.step=maybe"]) == 2
     assert capsys.readouterr().err == "check.step: must be true or false, not 'maybe'\n"
+
+
+def test_without_a_gpu_the_settings_for_a_cpu_are_announced_beside_the_published_ones(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert exit_status(check.main, ["experiment=eben", "check.step=false"]) == 0
+    shown = capsys.readouterr()
+    table = rows(shown.out)
+    assert shown.err.startswith("bcfusion: no GPU: CPU settings of experiment=eben: batch 4 x 0.512 s, losses l1, ")
+    assert shown.err.endswith("9 minutes; machine=gpu keeps the published ones\n")
+    assert table["machine"].startswith("cpu: batch 4 x 0.512 s, ")
+    assert table["published"].startswith("batch 32 x 2.5 s, ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert exit_status(check.main, ["experiment=eben", "check.step=false"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert rows(shown.out)["machine"] == f"gpu: {table['published'].removesuffix(' (machine=gpu)')}"
+    assert "published" not in rows(shown.out)
+    assert exit_status(check.main, ["experiment=eben", "machine=cpu", "check.step=false"]) == 0
+    assert capsys.readouterr().err.startswith("bcfusion: machine=cpu: CPU settings of experiment=eben: batch 4 ")
+
+
+def test_an_experiment_of_the_user_without_settings_for_a_cpu_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults: [/experiment/eben]\n")
+    assert exit_status(check.main, ["experiment=mine", "check.step=false"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == (
+        "bcfusion: no GPU: experiment=mine has no settings for a CPU, which would be in conf/experiment/cpu/mine.yaml: "
+        "its own are used\n"
+    )
+    assert rows(shown.out)["machine"].startswith("cpu: batch 32 x 2.5 s, ")

@@ -9,6 +9,7 @@ import yaml
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.init import main
+from bcfusion.configuration.compose import drop_unchosen, register_resolvers
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
 
@@ -31,16 +32,31 @@ def test_a_copy_differs_from_the_shipped_experiment_by_its_command_only(
     assert copied.startswith("# @package _global_\n")  # else Hydra would put the overrides into a key `experiment`
     assert f"# {command}\n" in copied
     assert f"# bcfusion train experiment={name}\n" not in copied
-    assert capsys.readouterr().out.endswith(f"  {command}\n")
+    assert f"  {command}\n" in capsys.readouterr().out
+    of_cpu = conf_dir() / "experiment" / "cpu" / f"{name}.yaml"
+    own = Path("conf/experiment/cpu", f"my_{name}.yaml")
+    assert own.is_file() == of_cpu.is_file()
+    if own.is_file():
+        assert f"# {command} machine=cpu\n" in own.read_text()
+        built_on = [yaml.safe_load(file.read_text())["defaults"][0] for file in own.parent.glob("*.yaml")]
+        assert f"/experiment/my_{name}" in built_on, "what is edited in the copy has an effect on a CPU too"
+        assert not [base for base in built_on if f"my_{name}" not in base]
 
 
-def test_the_copy_composes_to_what_the_shipped_experiment_composes_to(work: Path) -> None:
+@pytest.mark.parametrize("name", group_members("experiment"))
+def test_the_copy_composes_to_what_the_shipped_experiment_composes_to(work: Path, name: str) -> None:
     from hydra import compose, initialize_config_dir
 
-    main(["seanet"])
+    register_resolvers()
+    main([name])
+    has_cpu = (conf_dir() / "experiment" / "cpu" / f"{name}.yaml").is_file()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         search = f"hydra.searchpath=[file://{work / 'conf'}]"
-        assert compose("train", ["experiment=my_seanet", search]) == compose("train", ["experiment=seanet"])
+        for machine in ("", *(["cpu/"] if has_cpu else [])):
+            own, shipped = (compose("train", [f"experiment={machine}{each}", search]) for each in (f"my_{name}", name))
+            drop_unchosen(own)
+            drop_unchosen(shipped)
+            assert own == shipped
 
 
 def test_nothing_is_overwritten_unasked() -> None:

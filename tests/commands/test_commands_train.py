@@ -89,6 +89,20 @@ def test_a_run_knows_how_it_was_configured(finished: tuple[Path, str]) -> None:
     assert record["sessions"][0]["command"][:3] == ["bcfusion", "train", "experiment=seanet"]
 
 
+def test_a_run_is_reproduced_from_its_config_yaml_alone(finished: tuple[Path, str], tmp_path: Path) -> None:
+    run, _ = finished
+    (tmp_path / "kept.yaml").write_bytes((run / "config.yaml").read_bytes())
+    done = bcfusion("train", "--config-dir", ".", "--config-name", "kept", "output_root=again", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = only(tmp_path, "again/bone_to_air/*/*")
+    for name in ("bundle/generator.safetensors", "quality/test.csv"):
+        assert (again / name).read_bytes() == (run / name).read_bytes(), name
+    (tmp_path / "kept.yaml").unlink()  # the run has its own copy
+    further = bcfusion("train", f"resume={again}", "trainer.max_steps=6", cwd=tmp_path)
+    assert further.returncode == 0, further.stderr
+    assert "Resumed at step 4" in further.stdout
+
+
 @pytest.mark.parametrize(
     ("model", "typed", "files"),
     [("", [], 2), ("bundle", ["trainer.max_valid_items=1"], 1), ("checkpoints/best-stoi.ckpt", [], 2)],

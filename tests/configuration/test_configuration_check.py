@@ -244,7 +244,10 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
         (["data.batch_size=2.5"], "data.batch_size: must be a whole number of at least 1, not 2.5"),
         (["data.segment_seconds=0"], "data.segment_seconds: must be a number above 0, not 0"),
         (["budget.minutes=-1"], "budget.minutes: must be a number above 0 or null, not -1"),
-        (["budget.minutes_cpu=null"], "budget.minutes_cpu: must be a number above 0, not null"),
+        (
+            ["budget.minutes=null"],
+            "budget.minutes: nothing ends the run, since trainer.max_steps is null too; write budget.minutes=60",
+        ),
         (["trainer.ema_decay=2"], "trainer.ema_decay: must be a number of at least 0 and below 1 or null, not 2"),
         (["metrics=[stoi]"], "selection.pesq_wb: no metric gives 'pesq_wb'; they give stoi; write selection=stoi"),
         (

@@ -159,7 +159,7 @@ def test_a_member_is_found_in_every_group_and_in_the_users_own(tmp_path: Path) -
         ("trainer.keep_best", "stoi", "must be a list, not 'stoi'; write 'trainer.keep_best=[stoi]'"),
         ("trainer.keep_best", None, "must be a list, not null; write 'trainer.keep_best=[]'"),
         ("trainer.strategy", "dpp", "Lightning has no strategy 'dpp'; did you mean 'ddp'?"),
-        ("budget", 30, "holds minutes, minutes_cpu, minutes_gpu, and cannot be 30; write budget.minutes=30"),
+        ("budget", 30, "holds minutes, and cannot be 30; write budget.minutes=30"),
         ("trainer.clip", 1.0, "holds generator, discriminator, and cannot be 1.0; write trainer.clip.generator=1.0"),
         ("losses.l1", None, "must be a mapping with _target_, not null; to leave it out write ~losses.l1"),
         ("trainer.environment", "slurm", "must be a mapping with _target_, or null, not 'slurm'; for Slurm write"),

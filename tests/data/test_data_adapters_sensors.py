@@ -112,6 +112,40 @@ def test_a_manifest_of_vibravox_points_to_what_was_unpacked_beside_it(vibravox: 
     assert body.is_file()
 
 
+def test_manifests_of_several_sensors_share_what_was_unpacked_of_the_headset(vibravox: Path, tmp_path: Path) -> None:
+    for sensor in ("throat_microphone", "soft_in_ear_microphone"):
+        given = {"sensor": sensor, "subset": "speech_clean"}
+        job = Job("vibravox", VIBRAVOX, vibravox, given, tmp_path / f"{sensor}.jsonl", unpack=tmp_path / "audio")
+        run_engine(job, progress=False)
+    throat, soft = (read_manifest(tmp_path / f"{s}.jsonl") for s in ("throat_microphone", "soft_in_ear_microphone"))
+    assert [e.id for e in throat] == [e.id for e in soft]
+    assert [e.paths["air"] for e in throat] == [e.paths["air"] for e in soft]
+    assert {e.paths["body"] for e in throat}.isdisjoint(e.paths["body"] for e in soft)
+    assert len(list((tmp_path / "audio").rglob("*.flac"))) == 3 * 6
+
+
+def test_a_corpus_of_plain_files_has_nothing_to_unpack(abcs: Path, tmp_path: Path) -> None:
+    given = {"air-channel": "0", "body-channel": "1"}
+    with pytest.raises(DataError, match=r"--unpack .*: abcs has nothing to unpack"):
+        run_engine(Job("abcs", ABCS, abcs, given, tmp_path / "a.jsonl", unpack=tmp_path / "audio"), progress=False)
+
+
+def test_a_row_without_a_sound_is_left_out_and_a_shorter_sensor_shortens_its_recording(
+    vibravox: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [vibravox_row("v2", sentence, seed=sentence) for sentence in (1, 2, 3)]
+    rows[0]["audio.throat_microphone"] = None
+    rows[1]["audio.throat_microphone"]["bytes"] = wav(7, seconds=0.04, rate=48000)
+    rows[2]["audio.soft_in_ear_microphone"] = None
+    write_parquet(vibravox / "speech_clean/validation-00000-of-00001.parquet", rows)
+    given = {"sensor": "throat_microphone", "subset": "speech_clean"}
+    with caplog.at_level(logging.WARNING):
+        run_engine(Job("vibravox", VIBRAVOX, vibravox, given, tmp_path / "throat.jsonl"), progress=False)
+    entries = [e for e in read_manifest(tmp_path / "throat.jsonl") if e.split == "valid"]
+    assert [(e.id, e.duration) for e in entries] == [("speech_clean/v2/2", 0.04), ("speech_clean/v2/3", 0.05)]
+    assert "v2/1 is left out: the row holds no sound" in caplog.text
+
+
 def test_what_is_unpacked_is_not_written_again_and_what_was_interrupted_resumes(vibravox: Path) -> None:
     first = prepare(VIBRAVOX, vibravox)
     lost = first[2].paths["body"]

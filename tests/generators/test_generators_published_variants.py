@@ -19,6 +19,7 @@ from bcfusion.generators.dccrn import DCCRN
 from bcfusion.generators.eben import EBEN
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.generators.hifigan_plus import HifiGanPlus
+from bcfusion.losses.generator_stft import GeneratorStft
 from bcfusion.nn.network import WaveformNetwork, estimate_of
 from bcfusion.nn.pqmf import PQMF
 
@@ -156,6 +157,20 @@ def test_the_mask_of_inner_frames_is_on_the_grid_of_the_losses() -> None:
     assert empty[-2:].all()
     assert not empty[2:-2].any()
     assert (mask[:, -1] == 0).all(), "the highest bin"
+
+
+def test_the_spectrum_that_ap_bwe_provides_is_that_of_its_output_for_the_losses() -> None:
+    """A network that returns its input provides the spectrum of its input, in the frames of the losses."""
+    model = ap_bwe().eval()
+    model.spectrum = lambda real, imag: ((real[:, 0], imag[:, 0]), {})  # type: ignore[method-assign]
+    x = noise(1, 1, 1600)
+    with torch.inference_mode():
+        output = model(x)
+    torch.testing.assert_close(output["estimate"], x, rtol=0, atol=1e-6)
+    transform = GeneratorStft(128, 16, 64, "hann")
+    frames = transform.frames_first(output["spectrum"], "spectrum", x)
+    inner = slice(2, -2)  # at the ends the file is mirrored here, and continued by zeros there
+    torch.testing.assert_close(torch.view_as_complex(frames)[:, inner], transform(x[:, 0])[:, inner], rtol=0, atol=1e-5)
 
 
 def test_complex_layers_of_dccrn_need_a_complex_lstm_and_inner_frames_a_whole_file() -> None:

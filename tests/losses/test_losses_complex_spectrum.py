@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.complex_spectrum import ComplexMseLoss, CompressedSpectrumLoss, MagnitudeMseLoss
+from bcfusion.losses.complex_spectrum import (
+    ComplexL1Loss,
+    ComplexMseLoss,
+    CompressedSpectrumLoss,
+    LogSpectrumMseLoss,
+    MagnitudeMseLoss,
+)
 from bcfusion.losses.stft import ComplexSpectrogram
 
 T = 8000
@@ -51,6 +57,34 @@ def test_complex_mse_is_the_error_of_the_real_parts_plus_that_of_the_imaginary_p
     mse = nn.functional.mse_loss
     expected = mse(of_estimate.real, of_target.real) + mse(of_estimate.imag, of_target.imag)
     torch.testing.assert_close(ComplexMseLoss()(estimate, target, full(target)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_complex_l1_is_the_absolute_error_of_the_real_parts_plus_that_of_the_imaginary_parts() -> None:
+    # with a transform as long as the window both conventions of the phase are the same, and so are the parts
+    target, estimate = white(0.1, 1, 3), white(0.1, 2, 3)
+    of_target, of_estimate = torch_stft(target, 512, 256, 512), torch_stft(estimate, 512, 256, 512)
+    l1 = nn.functional.l1_loss
+    expected = l1(of_estimate.real, of_target.real) + l1(of_estimate.imag, of_target.imag)
+    loss = ComplexL1Loss(n_fft=512, hop_length=256, win_length=512)(estimate, target, full(target))
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_log_spectrum_loss_is_its_published_definition_less_that_of_a_perfect_estimate() -> None:
+    window = torch.sin(math.pi * (torch.arange(400) + 0.5) / 400)
+
+    def sine_stft(signal: Tensor) -> Tensor:
+        return torch.stft(signal[:, 0], 400, 200, window=window, pad_mode="constant", return_complex=True)
+
+    target, estimate = white(0.1, 1), white(0.05, 2)
+    of_target, of_estimate = sine_stft(target), sine_stft(estimate)
+    mse = nn.functional.mse_loss
+    error = mse(of_estimate.real, of_target.real) + mse(of_estimate.imag, of_target.imag)
+    error = error + mse(of_estimate.abs(), of_target.abs())
+    expected = (error + 1e-8).log() - math.log(1e-8)
+    loss = LogSpectrumMseLoss()
+    torch.testing.assert_close(loss(estimate, target, full(target)), expected, rtol=1e-4, atol=1e-4)
+    half, none = (loss(gain * target, target, full(target)) for gain in (0.5, 0.0))
+    assert (none - half).item() == pytest.approx(2 * math.log(2), abs=1e-4)  # half the error of parts and magnitudes
 
 
 def test_complex_mse_of_white_noise_is_its_power_times_the_energy_of_the_window() -> None:
@@ -142,7 +176,9 @@ def test_a_silent_estimate_is_pulled_towards_its_target_by_the_complex_part() ->
     assert (estimate.grad * target).sum() < 0
 
 
-@pytest.mark.parametrize("loss", [ComplexMseLoss(), MagnitudeMseLoss(), CompressedSpectrumLoss()])
+@pytest.mark.parametrize(
+    "loss", [ComplexMseLoss(), ComplexL1Loss(), MagnitudeMseLoss(), CompressedSpectrumLoss(), LogSpectrumMseLoss()]
+)
 def test_a_short_item_counts_as_much_as_a_long_one_and_its_padding_does_not_count(loss: nn.Module) -> None:
     target, estimate = white(0.1, 1, 2), white(0.1, 2, 2)
     alone = [

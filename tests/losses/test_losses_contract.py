@@ -19,7 +19,18 @@ from bcfusion.errors import ConfigError
 FILES = sorted((Path(__file__).parents[2] / "conf" / "losses").glob("*.yaml"))
 KNOWN = {"inputs", "target", "lengths", "noise", "estimate", "estimate_judgements", "target_judgements"}
 # by some generators; losses on these outputs are tested in files of their own
-PROVIDED = {"mask", "embedding", "mu", "log_var", "log_mel", "log_magnitude", "deviation", "scale", "band_levels"}
+PROVIDED = {
+    "mask",
+    "embedding",
+    "mu",
+    "log_var",
+    "log_mel",
+    "log_magnitude",
+    "deviation",
+    "scale",
+    "band_levels",
+    "spectrum",
+}
 
 # Losses that are smallest, and known in value, for a perfect estimate. SI-SNR has no zero: it falls without bound.
 ZERO_WHEN_PERFECT = {
@@ -33,6 +44,10 @@ ZERO_WHEN_PERFECT = {
     "magnitude_mse",
     "compressed_spectrum",
     "phase",
+    "complex_l1",
+    "log_amplitude_mse",
+    "log_spectrum_mse",
+    "rmse",
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
-from bcfusion.losses.waveform import L1Loss, MseLoss, SiSnrLoss
+from bcfusion.losses.waveform import L1Loss, MseLoss, RmseLoss, SiSnrLoss, SnrLoss
 
 T = 4000
 FULL = torch.tensor([T])
@@ -43,6 +43,29 @@ def test_mse_is_torchs_on_full_items() -> None:
     estimate, target = torch.randn(2, 3, 1, 500, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.mse_loss(estimate, target)
     torch.testing.assert_close(MseLoss()(estimate, target, torch.full((3,), 500)), expected, rtol=1e-5, atol=0)
+
+
+def test_rmse_is_the_root_per_item_and_its_gradient_has_the_same_norm_for_any_error() -> None:
+    target = torch.zeros(2, 1, T)
+    estimate = torch.stack([torch.full((1, T), 0.1), torch.full((1, T), 0.3)])
+    assert RmseLoss()(estimate, target, torch.tensor([T, T // 100])).item() == pytest.approx(0.2, rel=1e-5)
+    for error in (1e-6, 0.1):
+        estimate = (sine(5) + sine(9, error)).requires_grad_()
+        RmseLoss()(estimate, sine(5), FULL).backward()
+        assert estimate.grad is not None
+        assert estimate.grad.norm().item() == pytest.approx(T**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(("gain", "decibels"), [(0.0, 0.0), (0.5, 6.0206), (2.0, 0.0), (0.9, 20.0), (-1.0, -6.0206)])
+def test_snr_sees_the_level_that_si_snr_ignores(gain: float, decibels: float) -> None:
+    assert SnrLoss()(gain * sine(5), sine(5), FULL).item() == pytest.approx(-decibels, abs=1e-2)
+
+
+def test_snr_of_orthogonal_noise_is_the_ratio_of_powers_and_silence_has_none() -> None:
+    noisy, silent = sine(5) + 0.1 * sine(9), torch.zeros(1, 1, T)
+    assert SnrLoss()(noisy, sine(5), FULL).item() == pytest.approx(-20.0, abs=1e-2)
+    both = SnrLoss()(torch.cat([noisy, noisy]), torch.cat([sine(5), silent]), torch.tensor([T, T]))
+    assert both.item() == pytest.approx(-10.0, abs=1e-2)
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:

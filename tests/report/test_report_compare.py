@@ -236,6 +236,21 @@ def test_overrides_of_a_failed_job_compare_with_settings_of_others(tmp_path: Pat
     assert changed_keys(runs) == ["seed"]
 
 
+def test_a_run_that_ended_before_its_recipes_length_is_marked(tmp_path: Path) -> None:
+    short = run(tmp_path / "a", settings={"trainer": {"max_steps": 300}})
+    whole = run(tmp_path / "b", settings={"trainer": {"max_steps": 200}}, valid_stoi=(0.6, 0.7))
+    by_time = run(tmp_path / "c", settings={"trainer": {"max_steps": None}}, valid_stoi=(0.5, 0.6))
+    stopped = run(tmp_path / "d", settings={"trainer": {"max_steps": 300}}, finished=False)
+    assert [each.is_short for each in (short, whole, by_time, stopped)] == [True, False, False, False]
+    comparison = compare([short, whole, by_time])
+    table = markdown_runs(comparison)
+    assert table.count("200/200*") == 1
+    assert table.count("200/200 ") == 2
+    assert [line for line in notes(comparison) if line.startswith("*")] == [
+        "* 1 seanet max_steps=300: ended at step 200 of the 300 of trainer.max_steps"
+    ]
+
+
 def test_notes_name_what_is_not_comparable(tmp_path: Path) -> None:
     selection = {"lsd": {"weight": 1, "worst": 5.0, "best": 0.0}}
     metrics = {"stoi": {"extended": True}}

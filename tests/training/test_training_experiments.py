@@ -49,6 +49,8 @@ def small(composed: Callable[..., DictConfig], speech: Path, noise: Path) -> Cal
         if path.read_text().splitlines()[1].endswith(" recipe=fusion"):
             overrides = ("recipe=fusion", f"data.noise_root={noise}", *overrides)
         search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
+        if path in EXPERIMENTS:
+            overrides = ("machine=gpu", *overrides)  # the published settings; those for a CPU are the other tests'
         experiment = f"experiment={path.stem}"
         cfg = composed(*search, experiment, "data=folder", f"data.root={speech}", *SHORT, *overrides)
         drop_unchosen(cfg)
@@ -116,7 +118,7 @@ def test_it_trains_two_steps_with_all_of_its_losses(
     small: Callable[..., DictConfig], path: Path, tmp_path: Path
 ) -> None:
     cfg = small(path, "trainer.max_steps=2", "trainer.validate_every=2")
-    if cfg.discriminators:
+    if cfg.discriminators and list(cfg.losses) != ["feature_matching"]:
         cfg.adversarial.start_step = 1  # one step without the adversary, one with it
         cfg.adversarial.ramp_steps = 2  # and with the losses that hand over to it
     result = train(cfg, tmp_path / "run", Provenance("bone_to_air", path.stem, []))

@@ -7,13 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import TINY
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.contracts import Row
 from bcfusion.data.corpora.speakers import known_speakers
+from bcfusion.evaluation.evaluate import evaluate
 from bcfusion.run.record import Provenance
+from bcfusion.training import final_evaluation
 from bcfusion.training.final_evaluation import _shared_speakers
 from bcfusion.training.run import train
 
@@ -72,3 +75,20 @@ def test_the_final_scores_contain_speaker_noise_level_and_unreadable_files(
     printed = capsys.readouterr().out
     assert "means over 2 files" in printed
     assert "enhanced: every metric skipped 1 of 2 (unreadable file)" in printed
+
+
+@pytest.mark.slow
+def test_convolutions_are_not_timed_anew_for_each_file_of_the_closing_evaluation(
+    tiny: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[bool] = []
+
+    def watched(*arguments: object, **named: object) -> object:
+        timed.append(torch.backends.cudnn.benchmark)
+        return evaluate(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(final_evaluation, "evaluate", watched)
+    cfg = tiny("trainer.max_steps=1", "discriminators=[]", discriminators=False)
+    train(cfg, tmp_path / "run", Provenance(recipe="bone_to_air", experiment="seanet"))
+    assert timed == [False]
+    assert torch.backends.cudnn.benchmark, "as trainer.cudnn_benchmark has it, for what comes after"

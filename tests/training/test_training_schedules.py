@@ -17,12 +17,16 @@ from omegaconf import DictConfig
 from test_training_module import Loader, batches, module
 
 from bcfusion.errors import ConfigError
+from bcfusion.run import checkpoint
+from bcfusion.run.record import Provenance
 from bcfusion.training.adversary import Schedule
 from bcfusion.training.callbacks.clock import Clock
+from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.callbacks.schedule_length import ScheduleLength
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.optimization import NETWORKS
-from bcfusion.training.schedules import CosineDecay
+from bcfusion.training.run import train as train_run
+from bcfusion.training.schedules import CosineDecay, Plateau, Staircase
 
 SCHEDULERS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "scheduler").glob("*.yaml"))
 RATE, LOWEST, STEPS = 1e-3, 1e-6, 10
@@ -53,6 +57,8 @@ CLOSED: dict[str, Callable[[int], float]] = {
     "constant": lambda step: RATE,
     "cosine": cosine,
     "exponential": lambda step: RATE * 0.9**step,
+    "staircase": lambda step: RATE * 0.9 ** (step // 7),
+    "plateau": lambda step: RATE,  # without validations
 }
 
 
@@ -60,7 +66,11 @@ CLOSED: dict[str, Callable[[int], float]] = {
 def test_every_shipped_schedule_follows_its_closed_form_and_never_rises(
     composed: Callable[..., DictConfig], name: str
 ) -> None:
-    settings = {"cosine": [f"scheduler.steps={STEPS}"], "exponential": ["scheduler.gamma=0.9"]}.get(name, [])
+    settings = {
+        "cosine": [f"scheduler.steps={STEPS}"],
+        "exponential": ["scheduler.gamma=0.9"],
+        "staircase": ["scheduler.gamma=0.9", "scheduler.every=7"],
+    }.get(name, [])
     cfg = composed(f"scheduler={name}", *settings).scheduler
     for network in NETWORKS:
         found = rates(cfg[network] and instantiate(cfg[network]), 4 * STEPS)
@@ -72,6 +82,74 @@ def test_a_cosine_holds_the_lowest_rate_past_its_end() -> None:
     found = rates(partial(CosineDecay, steps=STEPS, lowest=LOWEST), 3 * STEPS)
     assert found[STEPS // 2] == pytest.approx((RATE + LOWEST) / 2)
     assert found[STEPS:] == pytest.approx([LOWEST] * (2 * STEPS))
+
+
+def test_a_staircase_rises_to_its_first_stair() -> None:
+    found = rates(partial(Staircase, every=6, gamma=0.5, warm_up=4), 13)
+    assert found == pytest.approx([RATE * x for x in (0.25, 0.5, 0.75, 1, 1, 1, *[0.5] * 6, 0.25)])
+
+
+def test_a_plateau_halves_the_rate_at_the_validation_after_those_it_tolerates() -> None:
+    scores = [0.5, 0.6, 0.6, 0.59, None, 0.55, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
+    stepped = optimizer()
+    scheduler = Plateau(stepped, patience=2)
+    found = []
+    for score in scores:
+        scheduler.validated(score)
+        stepped.step()
+        scheduler.step()
+        found.append(stepped.param_groups[0]["lr"] / RATE)
+    # 0.6, 0.59 and 0.55 are not better than the first 0.6; None does not count; 0.7 is, and the next six are not
+    assert found == pytest.approx([1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125])
+
+
+def test_a_plateau_holds_its_lowest_rate_and_continues_from_its_state() -> None:
+    first, second = optimizer(), optimizer()
+    scheduler = Plateau(first, patience=0, factor=0.1, lowest=LOWEST)
+    for score in (0.5, 0.5):
+        scheduler.validated(score)
+    resumed = Plateau(second, patience=0, factor=0.1, lowest=LOWEST)
+    resumed.load_state_dict(scheduler.state_dict())
+    for stepped, schedule in ((first, scheduler), (second, resumed)):
+        schedule.validated(0.4)
+        stepped.step()
+        schedule.step()
+        assert stepped.param_groups[0]["lr"] == pytest.approx(RATE / 100)
+        for _ in range(5):
+            schedule.validated(0.4)
+        stepped.step()
+        schedule.step()
+        assert stepped.param_groups[0]["lr"] == pytest.approx(LOWEST)
+
+
+@pytest.mark.slow
+def test_validations_of_a_run_lower_the_rate_and_a_resumed_run_goes_on(
+    tiny: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Quality, "score", 0.5)  # no validation is better than the first
+    plateau = ("scheduler=plateau", "scheduler.patience=0", "trainer.validate_every=1", "optimizer.lr=1e-3")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    provenance = Provenance(recipe="bone_to_air", experiment="seanet")
+    for steps, scale in ((2, 0.5), (4, 0.125)):
+        resume = [] if steps == 2 else [f"resume={tmp_path / 'run'}"]
+        cfg = tiny(*plateau, *resume, f"trainer.max_steps={steps}", discriminators=False)
+        train_run(cfg, tmp_path / "run", provenance)
+        state = checkpoint.read(last)["state"]["schedulers"]["generator"]
+        assert (state["scale"], state["best"]) == (scale, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(Plateau, factor=1.0), "factor=1.0"),
+        (partial(Plateau, patience=-1), "patience"),
+        (partial(Staircase, every=0, gamma=0.5), "every"),
+        (partial(Staircase, every=1, gamma=0.0), "gamma"),
+    ],
+)
+def test_impossible_schedules_are_refused(make: Callable[..., Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(optimizer())
 
 
 def test_the_milestones_of_an_experiment_hold_past_the_last(composed: Callable[..., DictConfig]) -> None:

@@ -38,7 +38,7 @@ def refuse_unread(overrides: Sequence[str], recorded: Sequence[str], extra_dirs:
     packages: dict[str, Addition] = {}
     for override in parsed:
         key, package = override.key_or_group, override.package
-        if key.startswith(("hydra.", "hydra/")):
+        if f"{key}.".startswith(("hydra.", "hydra/")):
             continue
         if key not in members:
             value = None if override.is_sweep_override() else override.value()

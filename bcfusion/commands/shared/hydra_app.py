@@ -24,6 +24,7 @@ from bcfusion.commands.shared.process_state import (
 )
 from bcfusion.configuration.compose import drop_unchosen, register_resolvers
 from bcfusion.configuration.literal import literal_paths, literal_runtime
+from bcfusion.configuration.machine import GPU, as_typed
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import BcfusionError, ConfigError, first_line
 from bcfusion.run.layout import register_run_dir
@@ -197,7 +198,8 @@ class _Job(Generic[T]):
         if sweeping:
             with read_write(hydra_config):  # Lightning gives it to further processes as their directory
                 hydra_config.run.dir = str(directory)
-            argv = self.arguments.for_sweep_job(self.module_file, list(hydra_config.overrides.task))
+            typed = as_typed(hydra_config.overrides.task, cfg.get("machine", GPU))
+            argv = self.arguments.for_sweep_job(self.module_file, typed)
         # Further processes inherit the environment. It names the verb, which their command line lacks, and has the
         # user's own value of HYDRA_FULL_ERROR.
         inherited = {"HYDRA_FULL_ERROR": self.full_error, "BCFUSION_VERB": self.verb}
@@ -243,7 +245,7 @@ def record_composition(cfg: DictConfig, directory: Path) -> None:
     from bcfusion.run.jobs import write_composed
 
     hydra_config: Any = HydraConfig.instance().cfg
-    typed = OmegaConf.to_yaml(hydra_config.hydra.overrides.task)
+    typed = OmegaConf.to_yaml(as_typed(hydra_config.hydra.overrides.task, cfg.get("machine", GPU)))
     write_composed(directory, OmegaConf.to_yaml(cfg), OmegaConf.to_yaml(hydra_config), typed)
 
 

@@ -11,9 +11,17 @@ from itertools import pairwise
 from pathlib import Path
 
 from bcfusion.commands.shared.mistyped import refuse_mistyped
-from bcfusion.configuration.paths import groups, user_conf_dir
+from bcfusion.configuration.machine import for_machine
+from bcfusion.configuration.paths import ROOT_CONFIG, groups, user_conf_dir
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean, nearest_path
+
+#: what conf/train.yaml says of Hydra itself, for a whole configuration in its place, such as the config.yaml of a run
+_OF_WHOLE_CONFIGURATION = (
+    "+hydra=default",
+    "hydra/job_logging=stdout",
+    'hydra.run.dir="${run_dir:${output_root},${resume},${task.name},null,${now:%Y-%m-%d_%H-%M-%S-%f}}"',
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +37,11 @@ class Arguments:
     def parse(cls, argv: list[str], verb: str) -> Arguments:
         """Parse the arguments of a verb; overrides may come before, between and after options.
 
+        The overrides name the machine, and of each experiment the file for it.
+
         Raises:
-            ConfigError: an option is unknown, or its value is missing or wrong; or an argument cannot be meant as it is
-                typed, as with dashes in front of a key.
+            ConfigError: an option is unknown, or its value is missing or wrong; an argument cannot be meant as it is
+                typed, as with dashes in front of a key; or ``machine`` does not fit.
         """
         from hydra._internal.utils import get_args_parser
 
@@ -58,6 +68,10 @@ class Arguments:
             options.reverse()  # from the end: the value of an option comes before the overrides
             options.remove(override)
             options.reverse()
+        if known.config_name not in (None, Path(ROOT_CONFIG).stem):
+            overrides = [*_OF_WHOLE_CONFIGURATION, *overrides]
+        elif not known.shell_completion:
+            overrides = for_machine(overrides, _on_gpu, _own_dirs(argv))
         return cls(tuple(options), tuple(overrides), known.config_dir, known.shell_completion)
 
     @property
@@ -119,6 +133,13 @@ def _require_config_dir(given: str) -> None:
     if folder.name in groups() and any(folder.glob("*.yaml")):
         around = folder.absolute().parent if folder.parent == Path() and given == "." else folder.parent
         raise ConfigError([f"--config-dir {given}: the folder of a group; write --config-dir {around}"])
+
+
+def _on_gpu(accelerator: str) -> bool:
+    """Return whether a run uses a GPU; one that asks for a GPU that is not there is refused later."""
+    from bcfusion.training import device
+
+    return accelerator == "gpu" or device.on_gpu(accelerator)
 
 
 def _own_dirs(argv: list[str]) -> list[Path]:

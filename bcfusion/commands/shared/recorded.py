@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from bcfusion.configuration.locations import absolute
+from bcfusion.configuration.machine import CPU
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.configuration.values import at
@@ -34,6 +35,8 @@ def recorded_overrides(model: str | Path) -> list[str]:
     if run is not None and run.overrides.is_file():
         overrides = yaml.safe_load(run.overrides.read_text(encoding="utf-8")) or []
         record = json.loads(run.record.read_bytes()) if run.record.is_file() else {}
+        if record.get("config_name"):  # a whole configuration, which may have changed since: the run has its own copy
+            return ["--config-dir", str(run.path), "--config-name", run.config.stem]
         overrides = _located(overrides, record.get("relative_paths") or {}, run)
         return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
     if (path / BUNDLE_CONFIG).is_file():
@@ -91,10 +94,13 @@ def _of_bundle(content: Mapping[str, Any]) -> list[str]:
     fitting = next((name for name, own in of_recipe.items() if own == sensors), None)
     task = [f"recipe={fitting}"] if fitting else [f"task.sensors=[{','.join(sensors)}]", "degradation=none"]
     # the network is the bundle's, whatever the configuration says; the identity has no settings that could be refused
-    return ["experiment=identity", *task, f"sample_rate={content.get('sample_rate', 16000)}"]
+    return ["experiment=identity", *task, f"sample_rate={content.get('sample_rate', 16000)}", f"machine={CPU}"]
 
 
 def _arguments(training: dict[str, Any]) -> list[str]:
     config_dir = training.get("config_dir")
     options = ["--config-dir", str(config_dir)] if config_dir else []
-    return [*options, *(str(override) for override in training.get("overrides") or ())]
+    overrides = [str(override) for override in training.get("overrides") or ()]
+    if not any(override.startswith("machine=") for override in overrides):
+        overrides.append(f"machine={CPU}")  # of a time when experiments had these settings alone
+    return [*options, *overrides]

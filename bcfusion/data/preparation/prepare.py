@@ -49,6 +49,8 @@ class Job:
         workers: threads that read headers, or processes that measure; None: 8 threads, or one process per core.
         max_unreadable_share: share of the recordings, in [0, 1], that may be left out, for any reason.
         keep_shared_speakers: whether recordings of a speaker may be in several splits.
+        unpack: folder where an adapter of archives writes its recordings, which manifests of one corpus may share;
+            None: a folder beside the manifest.
     """
 
     name: str
@@ -60,11 +62,12 @@ class Job:
     workers: int | None = None
     max_unreadable_share: float = 0.05
     keep_shared_speakers: bool = False
+    unpack: Path | None = None
 
     @property
     def unpacked(self) -> Path:
-        """Folder beside the manifest where an adapter of archives writes its recordings."""
-        return self.target.with_name(f"{self.target.stem}_audio")
+        """Folder where an adapter of archives writes its recordings."""
+        return self.target.with_name(f"{self.target.stem}_audio") if self.unpack is None else self.unpack
 
     @property
     def partial(self) -> Path:
@@ -136,6 +139,8 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
     recordings = list(tqdm(_recordings(job), desc="listing", unit=" files", disable=None if progress else True))
     if not recordings:
         raise DataError(f"{job.root}: {job.name} finds no recordings in it\nexpected layout:\n{job.adapter.layout}")
+    if job.unpack is not None and not any(_lies_below(job.unpack, recording) for recording in recordings):
+        raise DataError(f"--unpack {job.unpack}: {job.name} has nothing to unpack, its files are used where they are")
     total = len(recordings)
     left_out = LeftOut()
     recordings = _distinct(recordings, left_out)
@@ -206,6 +211,10 @@ def _recordings(job: Job) -> Iterator[Recording]:
             raise DataError(f"the adapter of {job.name} yields {recording}: no {sensor}, or an unknown split")
         # one spelling, as other corpora of the same speakers and lists of transcripts may have another
         yield replace(recording, id=normal_name(recording.id), speaker=normal_name(recording.speaker))
+
+
+def _lies_below(folder: Path, recording: Recording) -> bool:
+    return any(path.is_relative_to(folder) for path in recording.paths.values())
 
 
 def _depends_on(job: Job) -> dict[str, Any]:

@@ -196,6 +196,8 @@ def notes(comparison: Comparison) -> list[str]:
         elif run.state in ("unfinished", "running"):
             scored = "no validation yet" if run.best_step is None else f"best at step {run.best_step}"
             lines.append(f"{rank} {name}: {run.state}: at step {run.step}, {scored}, no closing scores")
+        elif run.is_short:
+            lines.append(f"* {rank} {name}: ended at step {run.step} of the {run.planned_steps} of trainer.max_steps")
     if len(comparison.keys) > OWN_COLUMNS:
         usual = ", ".join(f"{key}={value}" for key, value in comparison.usual.items() if value != MISSING)
         lines.append(f"changed keys that a row does not name: {usual or 'none'}")

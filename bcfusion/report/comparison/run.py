@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import yaml
 
+from bcfusion.configuration.machine import published_name
+from bcfusion.configuration.values import at
 from bcfusion.errors import CheckpointError
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.report.comparison.event_times import working_seconds
@@ -188,6 +190,17 @@ class Run:
         """The last step that was logged."""
         return max((int(curve.steps[-1]) for curve in self.history.values()), default=0)
 
+    @property
+    def planned_steps(self) -> int | None:
+        """The number of steps after which training was to end, such as that of a published recipe; None without one."""
+        steps = at(self.settings, "trainer.max_steps", None)
+        return int(steps) if isinstance(steps, int | float) else None
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a run that is finished ended before that number of steps."""
+        return self.state == "finished" and self.planned_steps is not None and self.step < self.planned_steps
+
     @cached_property
     def minutes(self) -> float:
         """Wall-clock time of all sessions in minutes, without the pauses between them; NaN if it is unknown."""
@@ -284,7 +297,7 @@ def _hydra_overrides(run: RunDir) -> list[str]:
 def _hydra_choices(run: RunDir) -> dict[str, Any]:
     try:
         choices = read_settings(run.hydra_config)["hydra"]["runtime"]["choices"]
-        return {group: member for group, member in choices.items() if not group.startswith("hydra")}
+        return {group: published_name(member) for group, member in choices.items() if not group.startswith("hydra")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return {}
 

@@ -202,7 +202,7 @@ def _columns(comparison: Comparison) -> _Columns:
         best = best_systems(metric, {k: v for k, v in systems.items() if int(k) >= len(inputs)}, higher)
         cells = [number(metric, values.get(metric, math.nan)) for values in means]
         metrics.append(_Column(heading(metric, higher), cells, frozenset(map(int, best))))
-    steps = [f"{run.best_step}/{run.step}" if run.best_step is not None else f"–/{run.step}" for run in runs]
+    steps = [f"{'–' if run.best_step is None else run.best_step}/{run.step}{'*' * run.is_short}" for run in runs]
     facts = [
         _Column("best/last step", [*blank, *steps]),
         _Column("params (M)", [*blank, *(_millions(run.parameters) for run in runs)]),

@@ -178,6 +178,9 @@ class Quality(Callback):
             self._inputs = {system: scores.mean(system) for system in systems}
             self.input_means = self._inputs[systems[-1]]
         self.validated_step = module.step
+        for scheduler in module.schedulers.values():
+            if hasattr(scheduler, "validated"):  # a schedule that follows the quality, on every rank alike
+                scheduler.validated(self.score)
         improved = self._improved(module.step)
         if trainer.is_global_zero:
             self._warn_if_unusable(scores, module.step)
