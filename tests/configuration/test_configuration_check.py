@@ -166,7 +166,7 @@ def test_a_loss_that_the_adaptive_balancer_cannot_find_is_named() -> None:
 
 def test_settings_of_members_that_are_not_chosen_are_left_out() -> None:
     """An experiment sets weights for its losses; one that builds on it, or the user, may choose others."""
-    cfg = composed("experiment=seanet_adaptive", "losses=[mr_stft]", "discriminators=[]")
+    cfg = composed("experiment=cpu/seanet_adaptive", "losses=[mr_stft]", "discriminators=[]")
     assert sorted(drop_unchosen(cfg)) == ["losses.feature_matching", "losses.l1"]
     assert list(cfg.losses) == ["mr_stft"]
     assert verify(cfg) == []
