@@ -49,15 +49,6 @@ PRECISIONS = ("fp32", "tf32", "bf16-mixed")
 Save = Callable[[Mapping[str, Any]], None]
 Result = dict[str, Any]
 
-# TO BE REMOVED when each of NETWORKS has a file in conf/experiment/cpu, so that conf/experiment holds its published
-# recipe. Without that file, the batches and crops of docs/published.md are given here.
-PUBLISHED = {
-    "eben": ("data.batch_size=32", "data.segment_seconds=2.5", "adversarial.start_step=0"),
-    "seanet": ("data.batch_size=16", "data.segment_seconds=2", "adversarial.start_step=0"),
-    "dccrn": ("data.batch_size=32", "data.segment_seconds=4"),
-    "bsrnn": ("data.batch_size=4", "data.segment_seconds=2"),
-}
-
 TINY = {
     "eben": (
         *("generator.channels=4", "generator.latent_channels=8"),
@@ -105,10 +96,7 @@ class Setting:
 
 def overrides(network: str, setting: Setting) -> list[str]:
     """Return the overrides of a published experiment, on the corpus and at the sizes of the setting."""
-    chosen = [f"experiment={network}"]
-    chosen += ["machine=gpu"] if (conf_dir() / "machine").is_dir() else []
-    if not (conf_dir() / "experiment" / "cpu" / f"{network}.yaml").is_file():
-        chosen += PUBLISHED[network]
+    chosen = [f"experiment={network}", "machine=gpu"]
     if setting.corpus is not None:
         chosen += ["data=folder", f"data.root={setting.corpus}"]
     if setting.rehearsal:

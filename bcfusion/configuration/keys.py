@@ -65,6 +65,7 @@ KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "scheduler.steps": COUNT_OR_NULL,
     "scheduler.lowest": WEIGHT,
     "scheduler.every": COUNT,
+    "scheduler.decay": Number(high=1.0),
     "scheduler.warm_up": FROM_ZERO,
     "scheduler.patience": FROM_ZERO,
     "scheduler.factor": Number(high=1.0, high_allowed=False),

@@ -41,32 +41,32 @@ class CosineDecay(LRScheduler):
 
 
 class Staircase(LRScheduler):
-    r"""Multiplies the rate by gamma at every K-th step, after a linear rise over the first W.
+    r"""Multiplies the rate by a factor at every K-th step, after a linear rise over the first W.
 
-    After n steps it is :math:`r \gamma^{\lfloor n / K \rfloor} \min(1, (n + 1) / W)`, where r is the optimiser's own
+    After n steps it is :math:`r d^{\lfloor n / K \rfloor} \min(1, (n + 1) / W)`, where r is the optimiser's own
     rate. With K the steps of an epoch it is a decay per epoch.
 
     Args:
         optimizer: whose rates are set.
         every: K, in optimiser steps.
-        gamma: factor from one stair to the next.
+        decay: d, factor from one stair to the next.
         warm_up: W, in optimiser steps; 0 starts with the full rate.
 
     Raises:
-        ConfigError: ``every`` is below 1, ``gamma`` not above 0, or ``warm_up`` below 0.
+        ConfigError: ``every`` is below 1, ``decay`` not above 0, or ``warm_up`` below 0.
     """
 
-    def __init__(self, optimizer: Optimizer, every: int, gamma: float, warm_up: int = 0) -> None:
-        require(self, at_least(1, every=every), above(0, gamma=gamma), at_least(0, warm_up=warm_up))
+    def __init__(self, optimizer: Optimizer, every: int, decay: float, warm_up: int = 0) -> None:
+        require(self, at_least(1, every=every), above(0, decay=decay), at_least(0, warm_up=warm_up))
         self.every = every
-        self.gamma = gamma
+        self.decay = decay
         self.warm_up = warm_up
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each group of parameters after ``last_epoch`` steps."""
         rise = min(1.0, (self.last_epoch + 1) / self.warm_up) if self.warm_up else 1.0
-        return [rate * rise * self.gamma ** (self.last_epoch // self.every) for rate in self.base_lrs]
+        return [rate * rise * self.decay ** (self.last_epoch // self.every) for rate in self.base_lrs]
 
 
 class Plateau(LRScheduler):

@@ -11,7 +11,7 @@ speech=$1 out=$2
 shift 2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 steps=${STEPS:-2500}
-bcfusion train recipe=bandwidth_extension experiment=seanet_streaming seed=0 data=manifest data.path="$speech" \
+bcfusion train machine=cpu recipe=bandwidth_extension experiment=seanet_streaming seed=0 data=manifest data.path="$speech" \
   scheduler=cosine trainer.max_steps="$steps" trainer.validate_every=$((steps / 10)) budget.minutes=600 trainer.samples=0 \
   hydra.run.dir="$out/run" "$@"
 bcfusion evaluate "$out/run" output="$out/scores" trainer.samples=0

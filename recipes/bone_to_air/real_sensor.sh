@@ -29,7 +29,7 @@ mkdir -p "$base"
 train() { # CALIBRATION RUN [key=value ...]
   local calibration=$1 run=$2
   shift 2
-  bcfusion train experiment="$experiment" data=folder data.root="$speech" seed="$seed" degradation=transfer_function \
+  bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" seed="$seed" degradation=transfer_function \
     degradation.body.calibration="$calibration" trainer.max_steps="${STEPS:-300}" trainer.validate_every=100 budget.minutes=600 \
     trainer.max_test_items=1 trainer.samples=0 hydra.run.dir="$run" "$@"
 }

@@ -47,10 +47,9 @@ train_and_score() { # SENSOR INPUT-BANDWIDTH MANIFEST [key=value ...]
     bcfusion train resume="$run"
   else
     say "$sensor: $rows utterances, $steps steps per epoch, $((epochs * steps)) steps"
-    bcfusion train experiment=eben data=manifest data.path="$manifest" degradation=none input_bandwidth="$bandwidth" \
-      data.batch_size="$batch" data.segment_seconds=2.5 'losses=[mr_stft,feature_matching]' losses.mr_stft.a_weighting=true \
-      adversarial.start_step=0 metrics="$metrics" selection=stoi trainer.max_steps=$((epochs * steps)) \
-      trainer.validate_every=$((15 * steps)) budget.minutes=100000 trainer.max_test_items=1 hydra.run.dir="$run" "$@"
+    bcfusion train experiment=eben machine=gpu data=manifest data.path="$manifest" degradation=none input_bandwidth="$bandwidth" \
+      data.batch_size="$batch" metrics="$metrics" selection=stoi trainer.max_steps=$((epochs * steps)) \
+      trainer.validate_every=$((15 * steps)) trainer.max_test_items=1 hydra.run.dir="$run" "$@"
   fi
   if [ ! -f "$scores/scores.csv" ]; then
     say "$sensor: score the test split"

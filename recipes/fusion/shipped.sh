@@ -19,7 +19,7 @@ train() { # FOLDER with train.jsonl [key=value ...]
   shift
   sed -i 's/"split": "[a-z]*"/"split": "train"/' "$dir/train.jsonl"
   bcfusion calibrate --pairs "$dir/train.jsonl" --out "$dir/sensor.json"
-  bcfusion train recipe=fusion experiment=band_gain seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
+  bcfusion train machine=cpu recipe=fusion experiment=band_gain seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
     data.shares.pairs=0.5 'data.evaluate_on=[speech]' data.noise_root="$noise" data.sensor_dropout=0.1 degradation=fusion_measured \
     degradation.body.calibration="$dir/sensor.json" trainer.max_steps="${STEPS:-400}" trainer.validate_every=100 budget.minutes=600 \
     trainer.max_test_items=1 trainer.samples=0 hydra.run.dir="$dir/run" "$@"

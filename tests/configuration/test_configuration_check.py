@@ -116,6 +116,7 @@ def test_all_losses_pass_together_except_those_of_a_mask_an_embedding_or_a_laten
     asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
     asked |= {"generator_log_mel": "log_mel", "generator_log_bands": "band_levels"}
     asked |= {"log_magnitude_mse": "log_magnitude, deviation, scale", "msa": "mask", "tpsa": "mask"}
+    asked |= {"inconsistency": "spectrum"}
     assert set(problems) == {
         f"losses.{name}: asks for {what}, which neither the data nor SEANet provides" for name, what in asked.items()
     }
@@ -165,7 +166,7 @@ def test_a_loss_that_the_adaptive_balancer_cannot_find_is_named() -> None:
 
 def test_settings_of_members_that_are_not_chosen_are_left_out() -> None:
     """An experiment sets weights for its losses; one that builds on it, or the user, may choose others."""
-    cfg = composed("experiment=seanet", "losses=[mr_stft]", "discriminators=[]")
+    cfg = composed("experiment=cpu/seanet_adaptive", "losses=[mr_stft]", "discriminators=[]")
     assert sorted(drop_unchosen(cfg)) == ["losses.feature_matching", "losses.l1"]
     assert list(cfg.losses) == ["mr_stft"]
     assert verify(cfg) == []

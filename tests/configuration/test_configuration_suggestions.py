@@ -25,7 +25,7 @@ def tree() -> dict[str, Any]:
 
     register_resolvers()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", ["experiment=seanet"])
+        cfg = compose("train", ["experiment=cpu/seanet"])
     plain = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -51,7 +51,7 @@ def tree() -> dict[str, Any]:
             "data.root=/x y",
             "a key of data=folder and data=shards, which is not chosen\nwrite data=folder 'data.root=/x y'",
         ),
-        ("optimizer.weight_decay=1", "write optimizer=adamw optimizer.weight_decay=1"),
+        ("scheduler.lowest=1", "write scheduler=cosine scheduler.lowest=1"),
         ("scheduler.gamma=0.9", "write scheduler=exponential scheduler.gamma=0.9"),
         ("losses.phase.weight=2", "write 'losses=[l1,mr_stft,feature_matching,phase]' losses.phase.weight=2"),
         # an argument of the class that no YAML sets

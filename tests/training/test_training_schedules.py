@@ -69,7 +69,7 @@ def test_every_shipped_schedule_follows_its_closed_form_and_never_rises(
     settings = {
         "cosine": [f"scheduler.steps={STEPS}"],
         "exponential": ["scheduler.gamma=0.9"],
-        "staircase": ["scheduler.gamma=0.9", "scheduler.every=7"],
+        "staircase": ["scheduler.decay=0.9", "scheduler.every=7"],
     }.get(name, [])
     cfg = composed(f"scheduler={name}", *settings).scheduler
     for network in NETWORKS:
@@ -85,7 +85,7 @@ def test_a_cosine_holds_the_lowest_rate_past_its_end() -> None:
 
 
 def test_a_staircase_rises_to_its_first_stair() -> None:
-    found = rates(partial(Staircase, every=6, gamma=0.5, warm_up=4), 13)
+    found = rates(partial(Staircase, every=6, decay=0.5, warm_up=4), 13)
     assert found == pytest.approx([RATE * x for x in (0.25, 0.5, 0.75, 1, 1, 1, *[0.5] * 6, 0.25)])
 
 
@@ -143,8 +143,8 @@ def test_validations_of_a_run_lower_the_rate_and_a_resumed_run_goes_on(
     [
         (partial(Plateau, factor=1.0), "factor=1.0"),
         (partial(Plateau, patience=-1), "patience"),
-        (partial(Staircase, every=0, gamma=0.5), "every"),
-        (partial(Staircase, every=1, gamma=0.0), "gamma"),
+        (partial(Staircase, every=0, decay=0.5), "every"),
+        (partial(Staircase, every=1, decay=0.0), "decay"),
     ],
 )
 def test_impossible_schedules_are_refused(make: Callable[..., Any], message: str) -> None:
