@@ -24,8 +24,8 @@ from bcfusion.run.layout import BUNDLE_DISCRIMINATORS
 
 __all__ = ["Imported", "import_model"]
 
-#: sensors of each recipe, one of which a public network of one input takes the place of
-SENSORS = {"bone_to_air": "body", "bandwidth_extension": "narrow", "fusion": "noisy"}
+#: the sensor of each recipe that has one, as public networks have
+SENSORS = {"bone_to_air": "body", "bandwidth_extension": "narrow"}
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,10 @@ def import_model(
         )
         converted.discriminator_weights.load(networks)
     card = _card(source, source_name, converted, found, judges, task)
-    name_of_input = sensor or SENSORS.get(task, "body")
+    name_of_input = sensor or SENSORS.get(task, "noisy")  # of several sensors, the air microphone
     overrides = [f"recipe={task}", f"sample_rate={converted.sample_rate}", *converted.overrides]
+    if task not in SENSORS:
+        overrides.append(f"task.sensors=[{name_of_input}]")
     training: dict[str, Any] = {"recipe": task, "imported": _record(source_name, found, judges, converted)}
     if name_of_input == SENSORS.get(task):  # otherwise the verb that reads the bundle looks for a task that fits
         # the network is the bundle's, whatever the experiment

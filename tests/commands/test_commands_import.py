@@ -182,6 +182,12 @@ def test_the_printed_command_trains_from_both_networks(
     torch.testing.assert_close(content["generator"]["last.weight"], generator["last.weight"], rtol=0, atol=1e-6)
 
 
+def test_in_fusion_the_network_takes_the_air_microphone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("import", "ap_bwe", "public", "--output", "a", "--recipe", "fusion") == 0
+    assert read_description(Path("a")).sensors == ["noisy"]
+    assert "task.sensors=[noisy]" in printed_command(capsys.readouterr().out, "train from it: ")
+
+
 def test_the_sensor_and_the_recipe_can_be_chosen(place: Path) -> None:
     assert run("import", "ap_bwe", "public", "--output", "a", "--recipe", "bone_to_air", "--sensor", "temple") == 0
     content = yaml.safe_load(Path("a/config.yaml").read_text())
