@@ -51,6 +51,8 @@ class PQMF(StreamingModule):
             :func:`search_cutoff`.
         causal: filters reach into the past only, and the bank is late; it can stream.
         channels: of the waveforms to analyse, each split separately (sensors).
+        unit_gain: scale the filters so that they pass their band with a gain of one; otherwise they are the modulated
+            prototype times 2 (analysis) and ``2 * bands`` (synthesis), whose gain is one but for the ripple.
 
     Attributes:
         cutoff: given or found.
@@ -75,6 +77,7 @@ class PQMF(StreamingModule):
         cutoff: float | None = None,
         causal: bool = False,
         channels: int = 1,
+        unit_gain: bool = True,
     ) -> None:
         require(
             self,
@@ -94,7 +97,7 @@ class PQMF(StreamingModule):
         self.head = 0 if causal else self.left  # samples that the synthesis drops at its head
         self.edge = bands * math.ceil(self.head / bands)
         self.lookahead = self.left - self.head
-        filters = _filters(bands, taps, beta, self.cutoff)
+        filters = _filters(bands, taps, beta, self.cutoff, unit_gain)
         self.register_buffer("analysis_filters", filter_tensor(filters[:, None]), persistent=False)
         self.register_buffer("synthesis_filters", filter_tensor(bands * filters[:, None]), persistent=False)
 
@@ -197,12 +200,14 @@ def _prototype(taps: int, beta: float, cutoff: float | np.ndarray) -> np.ndarray
     return np.asarray(cutoff * np.sinc(cutoff * t) * np.kaiser(taps, beta))
 
 
-def _filters(bands: int, taps: int, beta: float, cutoff: float) -> np.ndarray:
-    """Return the filters ``(bands, taps)`` of the analysis, which pass their band with a gain of one."""
+def _filters(bands: int, taps: int, beta: float, cutoff: float, unit_gain: bool) -> np.ndarray:
+    """Return the filters ``(bands, taps)`` of the analysis, which pass their band with a gain of one, or nearly so."""
     k = np.arange(bands)[:, None]
     t = np.arange(taps) - (taps - 1) / 2
     phase = (-1.0) ** k * math.pi / 4  # cancels the aliasing of neighbouring bands
-    filters = _prototype(taps, beta, cutoff) * np.cos((2 * k + 1) * math.pi / (2 * bands) * t - phase)
+    filters = 2 * _prototype(taps, beta, cutoff) * np.cos((2 * k + 1) * math.pi / (2 * bands) * t - phase)
+    if not unit_gain:
+        return np.asarray(filters)
     # white noise keeps its level if the energies of analysis and synthesis filters multiply to bands^2; an analysis
     # filter has a gain of one in its band if the energy of all of them is one: hence 1 and bands^2
     return np.asarray(filters / math.sqrt((filters**2).sum()))
