@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Read = Callable[[nn.Parameter], Tensor]
+#: the parameters of a network, or what ``Read`` makes of them, by names and in shapes that both networks share
+View = Callable[[Read], dict[str, Tensor]]
 
 #: of the quantity compared; all comparisons run in float64, where what remains are constants that one side rounds
 TOLERANCE = 1e-4
@@ -83,6 +91,91 @@ def renamed(names: Iterable[str], changes: Iterable[tuple[str, str]]) -> dict[st
 
 def note(source: str, compared: str, difference: float) -> None:
     """Append a row to the file that ``PARITY_TABLE`` names, for ``scripts/parity_table.py``."""
-    if path := os.environ.get("PARITY_TABLE"):
+    path = os.environ.get("PARITY_TABLE")
+    if path and compared:  # a planted fault is no comparison
         with Path(path).open("a") as file:
             file.write(json.dumps([source, compared, difference]) + "\n")
+
+
+def without_init(*names: str) -> None:
+    """Let modules of these packages be imported without the packages' own start, which loads far more or downloads."""
+    for name in names:
+        if name in sys.modules:
+            continue
+        spec = find_spec(name)
+        if spec is None or spec.submodule_search_locations is None:
+            pytest.skip(f"{name} is not installed; scripts/install_public_code.sh installs the public code")
+        module = ModuleType(name)
+        module.__path__ = list(spec.submodule_search_locations)
+        sys.modules[name] = module
+
+
+def one_step(
+    source: str,
+    compared: str,
+    ours: tuple[nn.Module, View, Callable[[], Tensor]],
+    public: tuple[nn.Module, View, Callable[[], Tensor]],
+) -> float:
+    """Copy the public weights, then take one step of Adam with either network.
+
+    Args:
+        source: package and version.
+        compared: what the step is one of.
+        ours: network, view of its parameters, and the loss of the step.
+        public: likewise.
+
+    Returns:
+        The largest difference among the loss, the gradients and the changes of the parameters.
+    """
+    (our_network, our_view, our_loss), (public_network, public_view, public_loss) = ours, public
+    with torch.no_grad():
+        mine = our_view(_weight)
+        assert mine.keys() == public_view(_weight).keys()
+        for name, weight in public_view(_weight).items():
+            mine[name].copy_(weight)
+    found: list[dict[str, Tensor]] = []
+    losses: list[Tensor] = []
+    for network, view, loss in ((our_network, our_view, our_loss), (public_network, public_view, public_loss)):
+        before = {name: weight.detach().clone() for name, weight in view(_weight).items()}
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        value = loss()
+        value.backward()
+        gradients = {f"{name} gradient": g.clone() for name, g in view(_gradient).items()}
+        optimizer.step()
+        changes = {f"{name} change": weight.detach() - before[name] for name, weight in view(_weight).items()}
+        found.append(gradients | changes)
+        losses.append(value)
+    difference = max(relative(*losses), largest(*found))
+    note(source, compared, difference)
+    return difference
+
+
+def _weight(parameter: nn.Parameter) -> Tensor:
+    return parameter.data
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def change_slope(activation: nn.Module) -> None:
+    """Plant a fault: make the slope of negative values 1 % steeper, whatever the activation's own parameter is."""
+    activation.register_forward_hook(lambda _, given, output: torch.where(given[0] < 0, 1.01 * output, output))
+
+
+def named(network: nn.Module, *changes: tuple[str, str], without: str | None = None) -> View:
+    """Return a view of all parameters by their own names, changed as by :func:`renamed`.
+
+    Args:
+        network: whose parameters.
+        changes: of the names.
+        without: parameters whose name contains this are left out.
+    """
+
+    def view(read: Read) -> dict[str, Tensor]:
+        own = {name: p for name, p in network.named_parameters() if without is None or without not in name}
+        names = renamed(own, changes)
+        return {names[name]: read(parameter) for name, parameter in own.items()}
+
+    return view
