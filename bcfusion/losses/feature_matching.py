@@ -41,6 +41,7 @@ class FeatureMatchingLoss(nn.Module):
             others 7).
         per_discriminator: over sub-discriminators, the ``mean`` (SEANet, EnCodec) or the ``sum`` (MelGAN, HiFi-GAN). A
             weight that was published for sums means the same here only with sums and the same discriminators.
+        logits: whether the logits count as one more layer (the public code of HiFi-GAN).
 
     Raises:
         ConfigError: another ``normalization``, ``normalized_over``, ``per_channel``, ``per_layer`` or
@@ -55,6 +56,7 @@ class FeatureMatchingLoss(nn.Module):
         per_channel: Reduction = "mean",
         per_layer: PerLayer = "mean",
         per_discriminator: Reduction = "mean",
+        logits: bool = False,
     ) -> None:
         require(
             self,
@@ -71,6 +73,7 @@ class FeatureMatchingLoss(nn.Module):
         self.per_channel = per_channel
         self.per_layer = per_layer
         self.per_discriminator = per_discriminator
+        self.logits = logits
 
     def forward(self, estimate_judgements: Sequence[Judgement], target_judgements: Sequence[Judgement]) -> Tensor:
         """Return a float32 scalar from the judgements of the same sub-discriminators, with features ``(B, ...)``.
@@ -87,6 +90,8 @@ class FeatureMatchingLoss(nn.Module):
                 raise ValueError("feature matching needs a discriminator that gives features")
             layers = zip(of_estimate.features, of_target.features, strict=True)
             per_layer = [self._distance(*layer) for layer in layers]
+            if self.logits:
+                per_layer.append(self._distance(of_estimate.logits, of_target.logits))
             if self.per_layer == "last":
                 distances.append(reduce_list(per_layer, "sum") / layers_of_last)
             else:

@@ -16,12 +16,13 @@ from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.stft import stft_sizes
 from bcfusion.requirements import above, at_least, one_of, require, within
 
-Flooring = Literal["added", "clamped"]
+Flooring = Literal["added", "clamped", "magnitude"]
 NormOver = Literal["item", "batch"]
 
 #: poles of the A-weighting in Hz, annex E of IEC 61672-1: the lowest and the highest are double
 A_WEIGHTING_POLES = (20.598997, 107.65265, 737.86223, 12194.217)
 A_WEIGHTING_1_KHZ = 1.9997  # dB, by which the standard raises the curve, to 0 dB at 1 kHz
+EMPTY = 1e-20  # least power under a root, whose gradient is infinite at 0
 
 
 def a_weighting_gain(frequencies: Tensor) -> Tensor:
@@ -117,7 +118,11 @@ class _StftLoss(nn.Module):
         powers = power(self.stft(signal))
         if self.power_gain is not None:
             powers = powers * self.power_gain
-        return powers.clamp_min(self.form.floor) if self.form.flooring == "clamped" else powers + self.form.floor
+        if self.form.flooring == "clamped":
+            return powers.clamp_min(self.form.floor)
+        if self.form.flooring == "magnitude":
+            return (powers.clamp_min(EMPTY).sqrt() + self.form.floor).square()
+        return powers + self.form.floor
 
     def _spectral_convergence(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
         def frobenius(magnitude: Tensor) -> Tensor:
@@ -167,7 +172,7 @@ class MultiResolutionStftLoss(nn.Module):
         floor: power added to each bin, of a signal in [-1, 1] and a window that is not normalised; 1e-8 is about the
             quantisation noise of 16-bit audio.
         flooring: the floor is ``added``; or powers below it are ``clamped`` to it (public code), where they have no
-            gradient.
+            gradient; or it is added to each ``magnitude`` instead of the power (public code of HiFi-GAN+).
         silence_db: RMS level in dBFS of the white noise that a silent target is measured against; None: the plain
             definition, which divides by the norm of the floor on a silent target.
         convergence_limit: how many times louder than the target an estimate may be before the denominator follows it;

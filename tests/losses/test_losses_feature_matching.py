@@ -161,3 +161,10 @@ def test_layers_may_be_divided_by_the_number_that_the_last_discriminator_has() -
     estimate = [judgement(*[constant(2.0, 1, 4, 10)] * 3), judgement(*[constant(2.0, 1, 4, 10)] * 2)]
     target = [judgement(*[constant(1.0, 1, 4, 10)] * 3), judgement(*[constant(1.0, 1, 4, 10)] * 2)]
     assert FeatureMatchingLoss(per_layer="last")(estimate, target).item() == pytest.approx((3 / 2 + 1) / 2)
+
+
+def test_the_logits_may_count_as_one_more_layer() -> None:
+    estimate = [Judgement(constant(5.0, 1, 1, 3), [constant(2.0, 1, 4, 10)])]
+    target = [Judgement(constant(1.0, 1, 1, 3), [constant(1.0, 1, 4, 10)])]
+    assert FeatureMatchingLoss()(estimate, target).item() == pytest.approx(1.0)
+    assert FeatureMatchingLoss(logits=True)(estimate, target).item() == pytest.approx((1 + 4) / 2)

@@ -285,3 +285,19 @@ def test_a_clamped_floor_has_no_gradient_below_it() -> None:
 def test_forms_that_do_not_exist_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         MultiResolutionStftLoss(**arguments)
+
+
+def test_a_floor_on_magnitudes_is_added_after_the_root() -> None:
+    """White noise at -86 dBFS against -26 dBFS: bins of the first are raised by the floor, those of the second not."""
+    quiet, loud = white(5e-5, 1), white(0.05, 2)
+    loss = MultiResolutionStftLoss([(512, 128, 512)], spectral_convergence_weight=0.0, floor=0.1, flooring="magnitude")
+    window = torch.hann_window(512)
+    magnitudes = [
+        torch.stft(signal[0], 512, 128, window=window, pad_mode="constant", return_complex=True).abs() + 0.1
+        for signal in (quiet, loud)
+    ]
+    expected = (magnitudes[0].log() - magnitudes[1].log()).abs().mean()
+    torch.testing.assert_close(loss(quiet, loud, full(loud)), expected, rtol=1e-4, atol=1e-4)
+    silence = torch.zeros(1, 1, T, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(silence, loud, full(loud)), silence)
+    assert gradient.isfinite().all()

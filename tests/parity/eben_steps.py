@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+import parity
 import torch
 from hydra import compose, initialize_config_dir
 from parity import largest, muffled, relative, renamed, speech_like
@@ -112,23 +112,6 @@ def trained(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
     return {f"{prefix}.{name}": p for name, p in network.named_parameters() if p.requires_grad}
 
 
-@contextmanager
-def _narrow_full_band() -> Iterator[None]:
-    """Limit the channels of the public MelGAN discriminator, 19 M of 23 M parameters, which has no argument for it."""
-    from vibravox.torch_modules.dnn import melgan_discriminator
-
-    convolution = melgan_discriminator.normalized_conv1d
-
-    def narrow(in_channels: int, out_channels: int, **sizes: Any) -> Any:
-        return convolution(min(in_channels, WIDEST), min(out_channels, WIDEST), **sizes)
-
-    melgan_discriminator.normalized_conv1d = narrow
-    try:
-        yield
-    finally:
-        melgan_discriminator.normalized_conv1d = convolution
-
-
 class OurStep:
     """Our module, configured by options alone; its services of Lightning are replaced by plain calls."""
 
@@ -171,6 +154,7 @@ class PublicStep:
     def __init__(self, narrow: bool = True, lr: float = 3e-4) -> None:
         import auraloss
         from vibravox.lightning_modules.eben import EBENLightningModule
+        from vibravox.torch_modules.dnn import melgan_discriminator
         from vibravox.torch_modules.dnn.eben_discriminator import DiscriminatorEBENMultiScales
         from vibravox.torch_modules.dnn.eben_generator import EBENGenerator
         from vibravox.torch_modules.losses.feature_loss import FeatureLossForDiscriminatorMelganMultiScales
@@ -196,7 +180,8 @@ class PublicStep:
             def log(self, name: str, value: Tensor, **_: Any) -> None:
                 record.losses[name] = float(value.detach())
 
-        with _narrow_full_band() if narrow else nullcontext():
+        # MelGAN's discriminator, 19 M of 23 M parameters, has no argument for its channels
+        with parity.narrow(melgan_discriminator, WIDEST if narrow else 1024, "normalized_conv1d"):
             discriminators = DiscriminatorEBENMultiScales(q=4, min_channels=8 if narrow else 24)
         record = self.record = Recorder()
         stft = self.stft = auraloss.freq.MultiResolutionSTFTLoss(

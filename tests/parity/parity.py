@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -130,7 +131,8 @@ def one_step(
     (our_network, our_view, our_loss), (public_network, public_view, public_loss) = ours, public
     with torch.no_grad():
         mine = our_view(_weight)
-        assert mine.keys() == public_view(_weight).keys()
+        only = sorted(mine.keys() ^ public_view(_weight).keys())
+        assert not only, f"parameters of one side: {only}"
         for name, weight in public_view(_weight).items():
             mine[name].copy_(weight)
     found: list[dict[str, Tensor]] = []
@@ -157,6 +159,36 @@ def _weight(parameter: nn.Parameter) -> Tensor:
 def _gradient(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
+
+
+@contextmanager
+def narrow(module: ModuleType, widest: int, *layers: str) -> Iterator[None]:
+    """Limit the channels of the layers that public code builds, where it has no argument for them.
+
+    Args:
+        module: the public module, by whose names ``layers`` the layers are built.
+        widest: most input and output channels; these are the first two arguments of a layer.
+        layers: their names in the module.
+    """
+
+    def limited(build: Any) -> Any:
+        def layer(*sizes: Any, **named_sizes: Any) -> Any:
+            sizes = tuple(min(size, widest) if i < 2 else size for i, size in enumerate(sizes))
+            for name in ("in_channels", "out_channels"):
+                if name in named_sizes:
+                    named_sizes[name] = min(named_sizes[name], widest)
+            return build(*sizes, **named_sizes)
+
+        return layer
+
+    own = {name: getattr(module, name) for name in layers}
+    for name, build in own.items():
+        setattr(module, name, limited(build))
+    try:
+        yield
+    finally:
+        for name, build in own.items():
+            setattr(module, name, build)
 
 
 def change_slope(activation: nn.Module) -> None:
