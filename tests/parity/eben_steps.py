@@ -228,13 +228,14 @@ class PublicStep:
     def __call__(self, inputs: Tensor, target: Tensor) -> None:
         self.module.training_step({"audio_body_conducted": inputs, "audio_airborne": target})
 
-    def copy_to(self, ours: OurStep) -> None:
-        """Give our networks these weights, the filter taps included."""
+    def copy_to(self, ours: OurStep, filters: bool = True) -> None:
+        """Give our networks these weights and, with ``filters``, the taps of the filter bank."""
         self.copy_weights_to(ours)
         with torch.no_grad():
-            filters, own = self.module.generator.pqmf, ours.generator.pqmf
-            own.analysis_filters.copy_(filters.analysis_weights)
-            own.synthesis_filters.copy_(filters.synthesis_weights)
+            bank, own = self.module.generator.pqmf, ours.generator.pqmf
+            if filters:
+                own.analysis_filters.copy_(bank.analysis_weights)
+                own.synthesis_filters.copy_(bank.synthesis_weights)
             if (prefilter := ours.module.losses["mr_stft"].prefilter) is not None:
                 prefilter.copy_(self.stft.stft_losses[0].prefilter.fir.weight.flatten())
 
