@@ -64,7 +64,7 @@ def found_by_tests() -> list[tuple[str, str, float]]:
     """Run the tests and return source, what was compared, and the largest difference."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "found"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", str(TESTS)]
+        command = [sys.executable, "-m", "pytest", "-q", str(TESTS)]
         subprocess.run(command, check=True, env={**os.environ, "PARITY_TABLE": str(path)}, cwd=ROOT)
         if not path.exists():
             raise SystemExit("all tests were skipped: run scripts/install_public_code.sh first")
@@ -90,7 +90,7 @@ def measure_differences(note: Callable[[str], None]) -> dict[str, list[float]]:
         names = sorted(name for name in parameters if name.startswith("generator"))
         return torch.cat([parameters[name].detach().flatten() for name in names])
 
-    forms = {"rounding errors alone": eben_steps.PUBLISHED}
+    forms = {"the public form: rounding errors alone": eben_steps.PUBLISHED}
     for name in (name for name in OURS if name in eben_steps.SETTINGS):
         forms[name] = [o for key, os_ in eben_steps.SETTINGS.items() if key != name for o in os_]
     forms["filter bank"] = [*eben_steps.PUBLISHED, "generator.cutoff=null", "generator.unit_gain=true"]
@@ -139,7 +139,9 @@ def table_of_differences(results: Mapping[str, list[float]], settings: Mapping[s
 
 
 def percent(share: float) -> str:
-    return "0" if abs(share) < 1e-6 else f"{100 * share:.2g} %"
+    if abs(share) < 1e-6:
+        return "0"
+    return f"{100 * share:.0f} %" if abs(share) >= 0.1 else f"{100 * share:.2g} %"
 
 
 def write(lines: Iterable[str], markers: tuple[str, str]) -> None:

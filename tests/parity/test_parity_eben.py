@@ -61,7 +61,7 @@ def test_each_of_twenty_steps_at_the_published_rate_is_that_of_the_public_code()
 
 @pytest.mark.slow
 def test_a_step_at_the_published_sizes_is_that_of_the_public_code() -> None:
-    steps = list(run(*start(narrow=False), 1))
+    steps = list(run(*start("adversarial.shared_passes=false", narrow=False), 1))  # four passes, as there
     check(worst(steps), "EBEN, 23.2 M parameters of discriminators, 1 step")
 
 
