@@ -123,6 +123,10 @@ class Fitted(Protocol):
 class Discriminator(Protocol):
     """Judges a waveform ``(B, 1, T)``: one Judgement per sub-discriminator.
 
+    One with an attribute ``takes``, names of a generator's ``provides``, is given these signals from inside the
+    generator too, by name (EBEN's bands). The generator then has a method ``inside(waveform)``, which returns them for
+    the target.
+
     >>> import torch
     >>> class Power(torch.nn.Module):
     ...     def forward(self, waveform):

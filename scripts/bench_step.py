@@ -1,7 +1,7 @@
 """Time a training step of EBEN: ours, and the same step assembled from public packages.
 
     python scripts/bench_step.py
-    pip install --no-deps --ignore-requires-python vibravox==0.1.1 && pip install auraloss huggingface_hub
+    scripts/install_public_code.sh
     python scripts/bench_step.py --reference
 
 One step: EBEN generator (4 bands, 32 channels, 1 input band), EBEN discriminators (q=4), multi-resolution STFT loss,

@@ -3,14 +3,15 @@
 Hauret et al., "EBEN: Extreme Bandwidth Extension Network applied to speech signals captured with noise-resilient
 body-conduction microphones", ICASSP 2023; "Configurable EBEN", IEEE/ACM TASLP 31, 2023. There the bands are taken from
 inside the generator. Here they are computed from the waveform alone, by the same filters, so that any generator can be
-judged, including the effect of its synthesis on the bands.
+judged, including the effect of its synthesis on the bands; ``bands_from="generator"`` is the published form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Judgement
@@ -18,7 +19,10 @@ from bcfusion.discriminators.multi_scale import ScaleDiscriminator
 from bcfusion.discriminators.stack import judge
 from bcfusion.nn.conv import Conv1d, Norm, apply_norm
 from bcfusion.nn.pqmf import PQMF
-from bcfusion.requirements import at_least, require, within
+from bcfusion.requirements import at_least, one_of, require, within
+
+BandsFrom = Literal["waveform", "generator"]
+Padding = Literal["aligned", "published"]
 
 
 class BandsDiscriminator(nn.Module):
@@ -27,7 +31,8 @@ class BandsDiscriminator(nn.Module):
     k3 to ``min_channels``; five k7 of stride 2, each doubling the channels; k5; k3 to the logits. All but the last are
     grouped by band and dilated, and followed by a leaky ReLU: the bands meet in the logits only. Every layer is padded
     so that frames stay aligned with those of its input. The published code pads as if there were no dilation, and the
-    first layer twice: its frames lie elsewhere, and there are a few more or fewer of them.
+    first layer twice: its frames lie elsewhere, there are a few more or fewer of them, and the input must be long
+    enough to leave one.
 
     Args:
         q: number of bands.
@@ -35,6 +40,7 @@ class BandsDiscriminator(nn.Module):
         dilation: of all layers but the last.
         negative_slope: of the leaky ReLU.
         norm: see :func:`bcfusion.nn.conv.apply_norm`.
+        padding: ``aligned``, or as in the ``published`` code.
 
     Raises:
         ConfigError: channels that do not divide into the bands, or sizes below one.
@@ -47,30 +53,45 @@ class BandsDiscriminator(nn.Module):
         dilation: int = 1,
         negative_slope: float = 0.2,
         norm: Norm | None = "weight_norm",
+        padding: Padding = "aligned",
     ) -> None:
         require(
             self,
+            one_of(get_args(Padding), padding=padding),
             at_least(1, q=q, min_channels=min_channels, dilation=dilation),
             (q < 1 or min_channels % q == 0, f"min_channels={min_channels} must be a multiple of q={q}, the bands"),
         )
         super().__init__()
         self.negative_slope = negative_slope
-        layers: list[nn.Module] = [
-            Conv1d(q, min_channels, 3, dilation=dilation, groups=q, padding_mode="reflect", norm=norm)
-        ]
+        self.published = padding == "published"
+        scale = 1 if self.published else dilation  # of the padding
+
+        def grouped(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv1d:
+            # torch's own layer pads equally at both ends without a copy, which ours does not for stride 2
+            layer = nn.Conv1d(inputs, outputs, size, stride, padding=size // 2 * scale, dilation=dilation, groups=q)
+            apply_norm(layer, norm)
+            return layer
+
+        layers: list[nn.Module] = []
+        if self.published:
+            layers.append(grouped(q, min_channels, 3))
+        else:
+            layers.append(Conv1d(q, min_channels, 3, dilation=dilation, groups=q, padding_mode="reflect", norm=norm))
         width = min_channels
         for _ in range(5):
-            # torch's own layer pads equally at both ends without a copy, which ours does not for stride 2
-            strided = nn.Conv1d(width, 2 * width, 7, stride=2, padding=3 * dilation, dilation=dilation, groups=q)
-            apply_norm(strided, norm)
-            layers.append(strided)
+            layers.append(grouped(width, 2 * width, 7, stride=2))
             width *= 2
-        layers.append(Conv1d(width, width, 5, dilation=dilation, groups=q, norm=norm))
+        if self.published:
+            layers.append(grouped(width, width, 5))
+        else:
+            layers.append(Conv1d(width, width, 5, dilation=dilation, groups=q, norm=norm))
         self.layers = nn.ModuleList(layers)
         self.logits = Conv1d(width, 1, 3, norm=norm)
 
     def forward(self, bands: Tensor) -> Judgement:
         """Return logits and the activations of the hidden layers, first to last."""
+        if self.published:
+            bands = F.pad(bands, (1, 1), mode="reflect")  # and one zero more by the layer itself
         return judge(bands, self.layers, self.logits, self.negative_slope)
 
 
@@ -92,6 +113,13 @@ class PQMFBandsDiscriminator(nn.Module):
         norm: of each :class:`BandsDiscriminator`.
         full_band: whether the waveform is judged too, by a :class:`ScaleDiscriminator` of MelGAN's sizes.
         full_band_groups: of its strided layers, a number or ``original``.
+        full_band_max_channels: upper limit of its channels.
+        padding: of each :class:`BandsDiscriminator`.
+        bands_from: ``waveform``: this module splits it; ``generator``: the bands that the generator joined to the
+            waveform are judged (as published; any generator that provides ``bands``).
+
+    Attributes:
+        takes: signals from inside the generator that :meth:`forward` takes by name: ``bands``, or none.
 
     Raises:
         ConfigError: more bands than there are, no dilation, or channels that do not divide into groups.
@@ -109,25 +137,42 @@ class PQMFBandsDiscriminator(nn.Module):
         norm: Norm | None = "weight_norm",
         full_band: bool = True,
         full_band_groups: int | Literal["original"] = 4,
+        full_band_max_channels: int = 1024,
+        padding: Padding = "aligned",
+        bands_from: BandsFrom = "waveform",
     ) -> None:
-        require(self, within(1, bands, q=q), (bool(dilations), "dilations=[] leaves nothing to judge the bands with"))
+        require(
+            self,
+            within(1, bands, q=q),
+            (bool(dilations), "dilations=[] leaves nothing to judge the bands with"),
+            one_of(get_args(BandsFrom), bands_from=bands_from),
+        )
         super().__init__()
         self.q = q
+        self.takes: tuple[str, ...] = ("bands",) if bands_from == "generator" else ()
         self.pqmf = PQMF(bands, taps, beta)
         self.stacks = nn.ModuleList(
-            BandsDiscriminator(q, min_channels, dilation, negative_slope, norm) for dilation in dilations
+            BandsDiscriminator(q, min_channels, dilation, negative_slope, norm, padding) for dilation in dilations
         )
-        self.full_band = (
-            ScaleDiscriminator(groups=full_band_groups, negative_slope=negative_slope, norm=norm) if full_band else None
-        )
+        self.full_band = None
+        if full_band:
+            self.full_band = ScaleDiscriminator(
+                max_channels=full_band_max_channels, groups=full_band_groups, negative_slope=negative_slope, norm=norm
+            )
 
-    def forward(self, waveform: Tensor) -> list[Judgement]:
-        """Judge ``(B, 1, T)`` for any T; return one judgement per dilation, then that of the full band.
+    def forward(self, waveform: Tensor, bands: Tensor | None = None) -> list[Judgement]:
+        """Judge a waveform; return one judgement per dilation, then that of the full band.
+
+        Args:
+            waveform: ``(B, 1, T)`` for any T.
+            bands: ``(B, M, frames)`` of the waveform; None: it is split here.
 
         Raises:
             AudioError: more than one channel.
         """
-        bands = self.pqmf.analysis(waveform, slice(-self.q, None))  # (B, q, ceil(T / M))
+        if bands is None:
+            bands = self.pqmf.analysis(waveform, slice(-self.q, None))  # (B, q, ceil(T / M))
+        bands = bands[:, -self.q :]
         judgements = [stack(bands) for stack in self.stacks]
         if self.full_band is not None:
             judgements.append(self.full_band(waveform))

@@ -119,7 +119,7 @@ class EBEN(Revised, WaveformNetwork):
         taps: of the filter bank, see :class:`bcfusion.nn.pqmf.PQMF`.
         beta: likewise.
         cutoff: likewise; with ``filter_gain`` it gives a published network the filters that it was trained with.
-        filter_gain: likewise, ``gain`` there.
+        filter_gain: likewise, ``gain`` there; the public bank has ``cutoff=0.158866584`` and None.
         strides: of the encoder blocks, first to last, in frames of one sample per band.
         dilations: of the residual units of one block.
         latent_channels: between encoder and decoder.
@@ -127,8 +127,10 @@ class EBEN(Revised, WaveformNetwork):
         causal: every convolution and the filter bank see the past only; the network streams in chunks of ``hop``.
         weight_norm: weight normalisation of all convolutions but the first and last (Salimans & Kingma 2016).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
+        provide_bands: also return ``bands``, for discriminators that judge them as published.
 
     Attributes:
+        provides: ``bands (B, bands, frames)`` that the filter bank joins to the estimate, if ``provide_bands``.
         hop: samples, ``bands`` times the product of the strides; a streaming chunk is a multiple of it.
         delay: algorithmic latency in samples, exact at the frame phases where it is longest; ``taps - bands + hop - 1``
             if causal.
@@ -151,7 +153,7 @@ class EBEN(Revised, WaveformNetwork):
         taps: int = 32,
         beta: float = 9.0,
         cutoff: float | None = None,
-        filter_gain: float = 1.0,
+        filter_gain: float | None = 1.0,
         strides: Sequence[int] = (2, 4, 8),
         dilations: Sequence[int] = (1, 3, 9),
         latent_channels: int = 64,
@@ -159,6 +161,7 @@ class EBEN(Revised, WaveformNetwork):
         causal: bool = False,
         weight_norm: bool = True,
         skip_channel: int = -1,
+        provide_bands: bool = False,
     ) -> None:
         require(self, within(1, bands, input_bands=input_bands), at_least(1, strides=strides))
         pqmf = PQMF(bands, taps, beta, cutoff, causal, in_channels, filter_gain)
@@ -168,6 +171,7 @@ class EBEN(Revised, WaveformNetwork):
         lookahead = pqmf.lookahead + self.head + self.tail
         super().__init__(sample_rate, in_channels, bands * prod(strides), causal, lookahead, skip_channel=skip_channel)
         self.input_bands = input_bands
+        self.provides = ("bands",) if provide_bands else ()
         norm: Norm | None = "weight_norm" if weight_norm else None
         act = nn.LeakyReLU(negative_slope)
 
@@ -185,11 +189,20 @@ class EBEN(Revised, WaveformNetwork):
         if not causal:  # the last frame of the bands that an output depends on, and the samples of that frame's filters
             self.delay = bands * future_reach(prod(strides), self) + taps - 1
 
-    def body(self, inputs: Tensor) -> Tensor:
+    def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
         kept = self.pqmf.analysis(F.pad(inputs, (self.head, -self.head)), slice(self.input_bands))
-        estimate = self.pqmf.synthesis(torch.tanh(self.restored_bands(kept)))
-        return F.pad(estimate, (self.tail, -self.tail))
+        bands = torch.tanh(self.restored_bands(kept))
+        estimate = F.pad(self.pqmf.synthesis(bands), (self.tail, -self.tail))
+        return {"estimate": estimate, "bands": bands} if self.provides else estimate
+
+    def inside(self, waveform: Tensor) -> dict[str, Tensor]:
+        """Return the ``bands (B, bands, frames)`` of a file ``(B, 1, T)``, as many as an estimate of T samples has.
+
+        They are complete at both ends, and like those of an estimate they go on to whole frames of the network.
+        """
+        padded = F.pad(self.padded(waveform), (self.head, -self.head)).expand(-1, self.in_channels, -1)
+        return {"bands": self.pqmf.analysis(padded)[:, : self.pqmf.bands]}
 
     def restored_bands(self, kept: Tensor) -> Tensor:
         """Map the kept bands ``(B, in_channels * input_bands, frames)`` to all bands of the output, not yet bounded.

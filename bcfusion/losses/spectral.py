@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.losses.stft import ComplexSpectrogram, past_end, power
+from bcfusion.losses.stft import ComplexSpectrogram, Padding, past_end, power
 from bcfusion.losses.valid import valid_samples
+from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.stft import stft_sizes
-from bcfusion.requirements import above, at_least, require, within
+from bcfusion.requirements import above, at_least, one_of, require, within
+
+Flooring = Literal["added", "clamped", "magnitude"]
+NormOver = Literal["item", "batch"]
+
+#: poles of the A-weighting in Hz, annex E of IEC 61672-1: the lowest and the highest are double
+A_WEIGHTING_POLES = (20.598997, 107.65265, 737.86223, 12194.217)
+A_WEIGHTING_1_KHZ = 1.9997  # dB, by which the standard raises the curve, to 0 dB at 1 kHz
+EMPTY = 1e-20  # least power under a root, whose gradient is infinite at 0
 
 
 def a_weighting_gain(frequencies: Tensor) -> Tensor:
@@ -20,44 +32,63 @@ def a_weighting_gain(frequencies: Tensor) -> Tensor:
     kHz, with the poles of the standard at 20.6, 107.7, 737.9 and 12194 Hz. A gain of amplitudes: 0 at 0 Hz, 1 at 1 kHz.
     """
 
+    f1, f2, f3, f4 = A_WEIGHTING_POLES
+
     def response(squared: Tensor) -> Tensor:
-        low, mid = squared + 20.598997**2, (squared + 107.65265**2) * (squared + 737.86223**2)
-        return squared.square() / (low * mid.sqrt() * (squared + 12194.217**2))
+        low, mid = squared + f1**2, (squared + f2**2) * (squared + f3**2)
+        return squared.square() / (low * mid.sqrt() * (squared + f4**2))
 
     return response(frequencies.square()) / response(torch.full_like(frequencies, 1000.0).square())
 
 
-class _StftLoss(nn.Module):
-    """One resolution of :class:`MultiResolutionStftLoss`: a value per item.
+def a_weighting_filter(taps: int, sample_rate: int) -> np.ndarray:
+    """Return the ``(taps,)`` of a linear-phase filter that approximates the A-weighting: the filter of public code.
 
-    ``weighted_rate`` is the sample rate in Hz for A-weighting; None: no weighting.
+    The bilinear transform of the analogue filter gives a magnitude at 512 frequencies from 0 to half the sample rate,
+    to which ``taps`` are fitted by least squares, in every other interval between them. The transform compresses the
+    curve towards half the sample rate, where it falls to zero.
     """
+    from scipy import signal  # takes long to import
+
+    f1, f2, f3, f4 = (2 * np.pi * pole for pole in A_WEIGHTING_POLES)
+    gain = f4**2 * 10 ** (A_WEIGHTING_1_KHZ / 20)
+    digital = signal.bilinear_zpk([0.0] * 4, [-f1, -f1, -f2, -f3, -f4, -f4], gain, sample_rate)
+    frequencies, response = signal.freqz_zpk(*digital, worN=512, fs=sample_rate)
+    return np.asarray(signal.firls(taps, frequencies, np.abs(response), fs=sample_rate))
+
+
+class _Form(NamedTuple):
+    """What the resolutions of :class:`MultiResolutionStftLoss` share, as its arguments.
+
+    ``weighted_rate`` is the sample rate in Hz for A-weighting of the bins; None: no weighting.
+    """
+
+    spectral_convergence_weight: float
+    log_magnitude_weight: float
+    floor: float
+    flooring: Flooring
+    silence_db: float | None
+    convergence_limit: float | None
+    convergence_over: NormOver
+    padding: Padding
+    weighted_rate: int | None
+
+
+class _StftLoss(nn.Module):
+    """One resolution of :class:`MultiResolutionStftLoss`: a value per item."""
 
     power_gain: Tensor | None
 
-    def __init__(
-        self,
-        n_fft: int,
-        hop_length: int,
-        win_length: int,
-        spectral_convergence_weight: float,
-        log_magnitude_weight: float,
-        floor: float,
-        silence_db: float,
-        convergence_limit: float,
-        weighted_rate: int | None,
-    ) -> None:
+    def __init__(self, n_fft: int, hop_length: int, win_length: int, form: _Form) -> None:
         super().__init__()
-        self.stft = ComplexSpectrogram(n_fft, hop_length, win_length)
-        self.spectral_convergence_weight = spectral_convergence_weight
-        self.log_magnitude_weight = log_magnitude_weight
-        self.floor = floor
-        self.convergence_limit = convergence_limit
+        self.stft = ComplexSpectrogram(n_fft, hop_length, win_length, form.padding)
+        self.form = form
         # Mean power in a bin of white noise at the silence level.
-        self.silence_power = 10.0 ** (silence_db / 10.0) * float(self.stft.window.square().sum())
+        silence = 0.0 if form.silence_db is None else 10.0 ** (form.silence_db / 10.0)
+        self.silence_power = silence * float(self.stft.window.square().sum())
         power_gain = None
-        if weighted_rate is not None:
-            frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (weighted_rate / n_fft)
+        if form.weighted_rate is not None:
+            frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (form.weighted_rate / n_fft)
             power_gain = a_weighting_gain(frequencies).square().float()
             self.silence_power *= float(power_gain.mean())
         self.register_buffer("power_gain", power_gain, persistent=False)
@@ -72,31 +103,38 @@ class _StftLoss(nn.Module):
         padding = past_end(frames, target_power.shape[1])  # (B, N)
         bins = frames * target_power.shape[2]
 
-        loss = torch.zeros_like(lengths, dtype=torch.float32)
-        if self.spectral_convergence_weight:
+        loss = torch.zeros_like(lengths, dtype=estimate_power.dtype)
+        if self.form.spectral_convergence_weight:
             convergence = self._spectral_convergence(estimate_power.sqrt(), target_power.sqrt(), padding, bins)
-            loss = loss + self.spectral_convergence_weight * convergence
-        if self.log_magnitude_weight:
+            loss = loss + self.form.spectral_convergence_weight * convergence
+        if self.form.log_magnitude_weight:
             log_distance = (estimate_power.log() - target_power.log()).abs().sum(-1).masked_fill(padding, 0.0)
             # The logarithm of a magnitude is half that of its power.
-            loss = loss + self.log_magnitude_weight * 0.5 * log_distance.sum(-1) / bins
+            loss = loss + self.form.log_magnitude_weight * 0.5 * log_distance.sum(-1) / bins
         return loss
 
     def _power(self, signal: Tensor) -> Tensor:
-        """Return the power spectrogram ``(B, N, F)``, A-weighted if asked for, plus floor."""
+        """Return the power spectrogram ``(B, N, F)``, A-weighted if asked for, with the floor."""
         powers = power(self.stft(signal))
         if self.power_gain is not None:
             powers = powers * self.power_gain
-        return powers + self.floor
+        if self.form.flooring == "clamped":
+            return powers.clamp_min(self.form.floor)
+        if self.form.flooring == "magnitude":
+            return (powers.clamp_min(EMPTY).sqrt() + self.form.floor).square()
+        return powers + self.form.floor
 
     def _spectral_convergence(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
         def frobenius(magnitude: Tensor) -> Tensor:
             # vector_norm, unlike the root of a sum of squares, has a gradient of 0 if a frame is matched exactly.
             per_frame = torch.linalg.vector_norm(magnitude, dim=-1).masked_fill(padding, 0.0)
-            return torch.linalg.vector_norm(per_frame, dim=-1)
+            return torch.linalg.vector_norm(per_frame, dim=-1 if self.form.convergence_over == "item" else None)
 
         with torch.no_grad():
-            reference = torch.maximum(frobenius(target), frobenius(estimate) / self.convergence_limit)
+            reference = frobenius(target)
+            if self.form.convergence_limit is not None:
+                reference = torch.maximum(reference, frobenius(estimate) / self.form.convergence_limit)
+            bins = bins if self.form.convergence_over == "item" else bins.sum()
             reference = torch.maximum(reference, (self.silence_power * bins).sqrt())
         return frobenius(estimate - target) / reference
 
@@ -124,15 +162,27 @@ class MultiResolutionStftLoss(nn.Module):
     a bilinear transform of the curve: at 16 kHz the same to 0.5 dB from 0.2 to 4 kHz, but 12 dB lower at 7 kHz and
     nothing at 8 kHz, where the curve is at -1.1 dB; what bandwidth extension adds would hardly count.
 
+    The loss of auraloss 0.4.0, which the public code of EBEN uses with ``a_weighting_taps=101``, is
+    ``flooring="clamped", silence_db=None, convergence_limit=None, convergence_over="batch", padding="reflect"``.
+
     Args:
         resolutions: ``(n_fft, hop_length, win_length)`` of each STFT, in samples, with a Hann window.
         spectral_convergence_weight: 0 leaves the term out.
         log_magnitude_weight: 0 leaves the term out.
         floor: power added to each bin, of a signal in [-1, 1] and a window that is not normalised; 1e-8 is about the
             quantisation noise of 16-bit audio.
-        silence_db: RMS level in dBFS of the white noise that a silent target is measured against.
-        convergence_limit: how many times louder than the target an estimate may be before the denominator follows it.
+        flooring: the floor is ``added``; or powers below it are ``clamped`` to it (public code), where they have no
+            gradient; or it is added to each ``magnitude`` instead of the power (public code of HiFi-GAN+).
+        silence_db: RMS level in dBFS of the white noise that a silent target is measured against; None: the plain
+            definition, which divides by the norm of the floor on a silent target.
+        convergence_limit: how many times louder than the target an estimate may be before the denominator follows it;
+            None: no limit.
+        convergence_over: the Frobenius norms are those of an ``item``, or of the whole ``batch`` (public code).
+        padding: see :class:`bcfusion.losses.stft.ComplexSpectrogram`; ``reflect`` (public code) needs signals that are
+            longer than half of the longest window.
         a_weighting: weight the bins by the ear's sensitivity.
+        a_weighting_taps: in place of the exact gain of the bins, filter both signals with so many taps, an odd number
+            (public code); None: exact.
         sample_rate: in Hz; only A-weighting needs it.
 
     Raises:
@@ -140,15 +190,21 @@ class MultiResolutionStftLoss(nn.Module):
             out of range, or A-weighting has no sample rate.
     """
 
+    prefilter: Tensor | None
+
     def __init__(
         self,
         resolutions: Sequence[Sequence[int]] = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200)),
         spectral_convergence_weight: float = 1.0,
         log_magnitude_weight: float = 1.0,
         floor: float = 1e-8,
-        silence_db: float = -60.0,
-        convergence_limit: float = 10.0,
+        flooring: Flooring = "added",
+        silence_db: float | None = -60.0,
+        convergence_limit: float | None = 10.0,
+        convergence_over: NormOver = "item",
+        padding: Padding = "zeros",
         a_weighting: bool = False,
+        a_weighting_taps: int | None = None,
         sample_rate: int | None = None,
     ) -> None:
         require(
@@ -169,15 +225,37 @@ class MultiResolutionStftLoss(nn.Module):
                 spectral_convergence_weight or log_magnitude_weight,
                 "spectral_convergence_weight and log_magnitude_weight must not both be 0: nothing would be compared",
             ),
-            above(0, floor=floor, convergence_limit=convergence_limit),
-            within(-300, 0, silence_db=silence_db),
+            above(0, floor=floor),
+            [] if convergence_limit is None else above(0, convergence_limit=convergence_limit),
+            [] if silence_db is None else within(-300, 0, silence_db=silence_db),
+            one_of(get_args(Flooring), flooring=flooring),
+            one_of(get_args(NormOver), convergence_over=convergence_over),
+            one_of(get_args(Padding), padding=padding),
+            (
+                a_weighting_taps is None or (a_weighting and a_weighting_taps > 0 and a_weighting_taps % 2 == 1),
+                f"a_weighting_taps={a_weighting_taps} must be an odd number, with a_weighting=true; or null",
+            ),
             (not a_weighting or (sample_rate or 0) > 0, f"a_weighting needs a sample_rate in Hz, got {sample_rate}"),
         )
         super().__init__()
-        weights = (spectral_convergence_weight, log_magnitude_weight)
-        shared = (*weights, floor, silence_db, convergence_limit, sample_rate if a_weighting else None)
+        prefilter = None
+        if a_weighting and a_weighting_taps is not None:
+            assert sample_rate is not None
+            prefilter = filter_tensor(a_weighting_filter(a_weighting_taps, sample_rate))
+        self.register_buffer("prefilter", prefilter, persistent=False)
+        form = _Form(
+            spectral_convergence_weight,
+            log_magnitude_weight,
+            floor,
+            flooring,
+            silence_db,
+            convergence_limit,
+            convergence_over,
+            padding,
+            weighted_rate=sample_rate if a_weighting and prefilter is None else None,
+        )
         self.resolutions = nn.ModuleList(
-            _StftLoss(n_fft, hop_length, win_length, *shared) for n_fft, hop_length, win_length in resolutions
+            _StftLoss(n_fft, hop_length, win_length, form) for n_fft, hop_length, win_length in resolutions
         )
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
@@ -188,5 +266,11 @@ class MultiResolutionStftLoss(nn.Module):
         """
         with torch.autocast(estimate.device.type, enabled=False):  # magnitudes near the floor need float32
             estimate, target, _ = valid_samples(estimate, target, lengths)
+            if self.prefilter is not None:
+                taps = self.prefilter.view(1, 1, -1)
+                estimate, target = (
+                    F.conv1d(signal.unsqueeze(1), taps, padding=taps.shape[-1] // 2).squeeze(1)
+                    for signal in (estimate, target)
+                )
             per_resolution = [resolution(estimate, target, lengths) for resolution in self.resolutions]
             return torch.stack(per_resolution).mean()

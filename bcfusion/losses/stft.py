@@ -2,49 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.stft import stft_sizes
-from bcfusion.requirements import require
+from bcfusion.requirements import one_of, require
+
+Padding = Literal["zeros", "reflect"]
+Flooring = Literal["added", "clamped"]
 
 
 class ComplexSpectrogram(nn.Module):
     """Complex spectrogram with a periodic Hann window, frames centred on multiples of the hop, zeros around the signal.
 
-    Values are those of ``torch.stft(center=True, pad_mode="constant")``, for even sizes, except for the phase
-    reference: a frame holds only the samples under the window, and the transform pads it at its end, whereas
-    ``torch.stft`` windows ``n_fft - win_length`` zeros in every frame. Magnitudes, and the phase of one signal relative
-    to another, are the same. Unlike :class:`bcfusion.nn.stft.Stft` it takes whole signals of any length.
+    Values are those of ``torch.stft(center=True)``, for even sizes, with the ``pad_mode`` ``constant`` or ``reflect``,
+    except for the phase reference: a frame holds only the samples under the window, and the transform pads it at its
+    end, whereas ``torch.stft`` windows ``n_fft - win_length`` zeros in every frame. Magnitudes, and the phase of one
+    signal relative to another, are the same. Unlike :class:`bcfusion.nn.stft.Stft` it takes whole signals of any
+    length.
 
     Args:
         n_fft: points of the transform.
         hop_length: samples from one frame to the next.
         win_length: samples under the window.
+        padding: ``zeros`` around the signal; or ``reflect``: the signal is mirrored at both ends of the tensor, which
+            must be longer than half a window.
+        between_hops: frames are centred between the multiples of the hop, as in the public code of HiFi-GAN: N = T //
+            hop_length.
 
     Raises:
-        ConfigError: not 0 < hop_length <= win_length <= n_fft.
+        ConfigError: not 0 < hop_length <= win_length <= n_fft, or another ``padding``.
     """
 
     window: Tensor
 
-    def __init__(self, n_fft: int, hop_length: int, win_length: int) -> None:
-        require(self, stft_sizes(n_fft, hop_length, win_length))
+    def __init__(
+        self, n_fft: int, hop_length: int, win_length: int, padding: Padding = "zeros", between_hops: bool = False
+    ) -> None:
+        require(self, stft_sizes(n_fft, hop_length, win_length), one_of(get_args(Padding), padding=padding))
         super().__init__()
+        self.pad_mode = "constant" if padding == "zeros" else padding
+        self.between_hops = between_hops
+        outside = win_length - hop_length if between_hops else win_length  # samples of the first and the last frame
+        self.pad = outside // 2, outside - outside // 2
         self.n_fft, self.hop_length, self.win_length = n_fft, hop_length, win_length
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
 
     def forward(self, signal: Tensor) -> Tensor:
         """Return complex ``(B, N, F)``, N = T // hop_length + 1 frames of F = n_fft // 2 + 1 bins, from float32 ``(B,
         T)``."""
-        half = self.win_length // 2
-        padded = nn.functional.pad(signal, (half, self.win_length - half))
+        padded = nn.functional.pad(signal, self.pad, self.pad_mode)
         return torch.fft.rfft(padded.unfold(-1, self.win_length, self.hop_length) * self.window, n=self.n_fft)
 
     def frames(self, lengths: Tensor) -> Tensor:
         """Return the frames ``(B,)`` centred within items of ``lengths (B,)`` samples, as if each were transformed
         alone."""
-        return lengths // self.hop_length + 1
+        return lengths // self.hop_length + (0 if self.between_hops else 1)
 
 
 def power(spectrum: Tensor) -> Tensor:

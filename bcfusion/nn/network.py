@@ -77,6 +77,10 @@ class WaveformNetwork(StreamingModule):
         """
         raise NotImplementedError(f"{type(self).__name__} has no body")
 
+    def padded(self, waveform: Tensor) -> Tensor:
+        """Append zeros to a file ``(B, channels, T)``, by the look-ahead and to whole frames."""
+        return F.pad(waveform, (0, self.lookahead + -(waveform.shape[-1] + self.lookahead) % self.hop))
+
     def trim(self, name: str, value: Tensor, length: int) -> Tensor:
         """Return the part of the body's output ``value`` of that ``name`` that belongs to a file of ``length`` samples.
 
@@ -109,7 +113,7 @@ class WaveformNetwork(StreamingModule):
             return self.body(inputs)
         if not length:
             raise AudioError(f"{name} takes at least one sample, not {tuple(inputs.shape)}")
-        output = self.body(F.pad(inputs, (0, self.lookahead + -(length + self.lookahead) % self.hop)))
+        output = self.body(self.padded(inputs))
         if isinstance(output, Tensor):
             return self.trim("estimate", output, length)
         return {key: self.trim(key, value, length) for key, value in output.items()}

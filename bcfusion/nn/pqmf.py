@@ -51,8 +51,8 @@ class PQMF(StreamingModule):
             :func:`search_cutoff`.
         causal: filters reach into the past only, and the bank is late; it can stream.
         channels: of the waveforms to analyse, each split separately (sensors).
-        gain: of the analysis filters in their band, and of the synthesis filters. Published banks whose prototype is
-            not normalised have another one than 1.
+        gain: of the analysis filters in their band, and of the synthesis filters; None: that of the modulated prototype
+            times 2 (analysis) and ``2 * bands`` (synthesis), which is one but for the ripple, as in public code.
 
     Attributes:
         cutoff: given or found.
@@ -78,7 +78,7 @@ class PQMF(StreamingModule):
         cutoff: float | None = None,
         causal: bool = False,
         channels: int = 1,
-        gain: float = 1.0,
+        gain: float | None = 1.0,
     ) -> None:
         require(
             self,
@@ -86,7 +86,7 @@ class PQMF(StreamingModule):
             at_least(2 * bands + 1, taps=taps),
             at_least(0, beta=beta),
             at_least(1, channels=channels),
-            above(0, gain=gain),
+            [] if gain is None else above(0, gain=gain),
             (cutoff is None or 0 < cutoff < 1, f"cutoff={cutoff} must lie between 0 and 1, the Nyquist frequency"),
         )
         super().__init__()
@@ -99,7 +99,7 @@ class PQMF(StreamingModule):
         self.head = 0 if causal else self.left  # samples that the synthesis drops at its head
         self.edge = bands * math.ceil(self.head / bands)
         self.lookahead = self.left - self.head
-        filters = gain * _filters(bands, taps, beta, self.cutoff)
+        filters = _filters(bands, taps, beta, self.cutoff, gain)
         self.register_buffer("analysis_filters", filter_tensor(filters[:, None]), persistent=False)
         self.register_buffer("synthesis_filters", filter_tensor(bands * filters[:, None]), persistent=False)
 
@@ -202,12 +202,14 @@ def _prototype(taps: int, beta: float, cutoff: float | np.ndarray) -> np.ndarray
     return np.asarray(cutoff * np.sinc(cutoff * t) * np.kaiser(taps, beta))
 
 
-def _filters(bands: int, taps: int, beta: float, cutoff: float) -> np.ndarray:
-    """Return the filters ``(bands, taps)`` of the analysis, which pass their band with a gain of one."""
+def _filters(bands: int, taps: int, beta: float, cutoff: float, gain: float | None) -> np.ndarray:
+    """Return the filters ``(bands, taps)`` of the analysis, which pass their band with this gain, None: nearly one."""
     k = np.arange(bands)[:, None]
     t = np.arange(taps) - (taps - 1) / 2
     phase = (-1.0) ** k * math.pi / 4  # cancels the aliasing of neighbouring bands
-    filters = _prototype(taps, beta, cutoff) * np.cos((2 * k + 1) * math.pi / (2 * bands) * t - phase)
+    filters = 2 * _prototype(taps, beta, cutoff) * np.cos((2 * k + 1) * math.pi / (2 * bands) * t - phase)
+    if gain is None:
+        return np.asarray(filters)
     # white noise keeps its level if the energies of analysis and synthesis filters multiply to bands^2; an analysis
     # filter has a gain of one in its band if the energy of all of them is one: hence 1 and bands^2
-    return np.asarray(filters / math.sqrt((filters**2).sum()))
+    return np.asarray(gain * filters / math.sqrt((filters**2).sum()))

@@ -92,11 +92,27 @@ class Pair(NamedTuple):
     target: list[Judgement]
 
 
+class Inside(NamedTuple):
+    """Signals from inside the generator that discriminators judge in addition to a waveform, by name.
+
+    Attributes:
+        estimate: those that the estimate was made of.
+        target: the same of the target.
+    """
+
+    estimate: Mapping[str, Tensor] = {}
+    target: Mapping[str, Tensor] = {}
+
+
+NOTHING = Inside()
+
+
 class Adversary(nn.Module):
     """The discriminators and the game that they play against the generator.
 
     Args:
         discriminators: networks by name; each maps ``(B, 1, T)`` to a list of judgements; the lists are concatenated.
+            One with an attribute ``takes`` is also given the signals of these names from inside the generator.
         objective: the adversarial losses of both sides.
         weight: of the adversarial loss in the generator's total loss.
         schedule: who learns when.
@@ -153,9 +169,18 @@ class Adversary(nn.Module):
             shared_passes=self.shared_passes and len(order) == 2,
         )
 
-    def judge(self, waveform: Tensor) -> list[Judgement]:
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of the signals from inside the generator that the discriminators judge."""
+        return tuple(dict.fromkeys(name for network in self.discriminators.values() for name in _takes(network)))
+
+    def judge(self, waveform: Tensor, inside: Mapping[str, Tensor] = {}) -> list[Judgement]:
         """Return the judgements of all discriminators on ``(B, 1, T)``, in the order of the configuration."""
-        return [judgement for network in self.discriminators.values() for judgement in network(waveform)]
+        return [
+            judgement
+            for network in self.discriminators.values()
+            for judgement in network(waveform, **{name: inside[name] for name in _takes(network)})
+        ]
 
     def learning_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that an update of the discriminators changes."""
@@ -163,7 +188,7 @@ class Adversary(nn.Module):
 
     # ---------------------------------------------------------------- passes
 
-    def judge_for_both(self, estimate: Tensor, target: Tensor) -> Pair:
+    def judge_for_both(self, estimate: Tensor, target: Tensor, inside: Inside = NOTHING) -> Pair:
         """Judge both signals ``(B, 1, T)`` once for both updates, with a graph to the discriminators and the estimate.
 
         The generator's update takes gradients of this graph with respect to the estimate only, the discriminators'
@@ -171,33 +196,40 @@ class Adversary(nn.Module):
         :func:`detached`.
         """
         with self._normalised_once(first=True):
-            on_target = self.judge(target)
-            return Pair(self.judge(estimate), on_target)
+            on_target = self.judge(target, inside.target)
+            return Pair(self.judge(estimate, inside.estimate), on_target)
 
-    def judge_for_generator(self, estimate: Tensor, target: Tensor | None, first: bool = True) -> Pair:
+    def judge_for_generator(
+        self, estimate: Tensor, target: Tensor | None, first: bool = True, inside: Inside = NOTHING
+    ) -> Pair:
         """Judge the estimate, with a graph to it and nothing else, and the target, without a graph.
 
         Args:
             estimate: ``(B, 1, T)``.
             target: ``(B, 1, T)``, or None to save the pass on it.
             first: whether these are the first passes of this batch.
+            inside: what the discriminators take from inside the generator.
         """
         with self._frozen(), self._normalised_once(first):
             with torch.no_grad():
-                on_target = [] if target is None else self.judge(target)
-            return Pair(self.judge(estimate), on_target)
+                on_target = [] if target is None else self.judge(target, inside.target)
+            return Pair(self.judge(estimate, inside.estimate), on_target)
 
-    def judge_for_discriminators(self, estimate: Tensor, target: Tensor, first: bool = True) -> Pair:
+    def judge_for_discriminators(
+        self, estimate: Tensor, target: Tensor, first: bool = True, inside: Inside = NOTHING
+    ) -> Pair:
         """Judge both signals with a graph to the discriminators and nothing else.
 
         Args:
             estimate: ``(B, 1, T)``.
             target: ``(B, 1, T)``.
             first: whether these are the first passes of this batch.
+            inside: what the discriminators take from inside the generator.
         """
+        of_estimate = {name: value.detach() for name, value in inside.estimate.items()}
         with self._normalised_once(first):
-            on_target = self.judge(target)
-            return Pair(self.judge(estimate.detach()), on_target)
+            on_target = self.judge(target, inside.target)
+            return Pair(self.judge(estimate.detach(), of_estimate), on_target)
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
@@ -258,6 +290,10 @@ class Adversary(nn.Module):
         if distances:
             health["feature_distance"] = torch.stack(distances).mean()
         return health
+
+
+def _takes(network: nn.Module) -> tuple[str, ...]:
+    return tuple(getattr(network, "takes", ()))
 
 
 def detached(judgements: Sequence[Judgement]) -> list[Judgement]:

@@ -20,7 +20,7 @@ from bcfusion.configuration.learning import loss_problems
 from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
-from bcfusion.training.adversary import Adversary, Network, Pair, Turn, detached
+from bcfusion.training.adversary import NOTHING, Adversary, Inside, Network, Pair, Turn, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
 from bcfusion.training.guard import StepGuard
@@ -90,6 +90,13 @@ class SpeechModule(LightningModule):
         problems = loss_problems(
             self._asks, self.weights, type(self.generator), batch_names, adversarial=self.adversary is not None
         )
+        takes = () if self.adversary is None else self.adversary.takes
+        lacking = [name for name in takes if name not in getattr(self.generator, "provides", ())]
+        if lacking:
+            problems.append(
+                f"discriminators: they judge {', '.join(lacking)} from inside the generator, which "
+                f"{type(self.generator).__name__} does not provide; of EBEN: generator.provide_bands=true"
+            )
         if problems:
             raise ConfigError(problems)
 
@@ -161,16 +168,17 @@ class SpeechModule(LightningModule):
             outputs = self._generate(batch["inputs"])
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
         estimate = _without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
+        inside = self._inside(outputs if anchor is None else anchor.outputs, batch["target"])
         shared = None
         if self.adversary is not None and turn.shared_passes:
-            shared = self.adversary.judge_for_both(estimate, batch["target"])
+            shared = self.adversary.judge_for_both(estimate, batch["target"], inside)
 
         for network in turn.order:
             first = network == turn.order[0]
             if network == "discriminator":
-                self._discriminators_learn(batch, estimate, shared, first)
+                self._discriminators_learn(batch, estimate, inside, shared, first)
             elif anchor is not None:
-                self._generator_learns(batch, anchor, estimate, turn, shared, first)
+                self._generator_learns(batch, anchor, estimate, inside, turn, shared, first)
             if ends_step:
                 self._optimizer_step(network)
 
@@ -181,11 +189,22 @@ class SpeechModule(LightningModule):
         outputs = self.generator(inputs)
         return outputs if isinstance(outputs, dict) else {"estimate": outputs}
 
-    def _discriminators_learn(self, batch: Batch, estimate: Tensor, shared: Pair | None, first: bool) -> None:
+    def _inside(self, outputs: dict[str, Any], target: Tensor) -> Inside:
+        """Return the signals from inside the generator that the discriminators judge; mostly there are none."""
+        takes = () if self.adversary is None else self.adversary.takes
+        if not takes:
+            return NOTHING
+        with torch.no_grad():
+            of_target = self.generator.inside(target)  # type: ignore[operator]
+        return Inside({name: outputs[name] for name in takes}, {name: of_target[name] for name in takes})
+
+    def _discriminators_learn(
+        self, batch: Batch, estimate: Tensor, inside: Inside, shared: Pair | None, first: bool
+    ) -> None:
         """Run the backward pass of the discriminators; arguments as of :meth:`_generator_learns`."""
         adversary = self.adversary
         assert adversary is not None
-        judgements = shared or adversary.judge_for_discriminators(estimate, batch["target"], first)
+        judgements = shared or adversary.judge_for_discriminators(estimate, batch["target"], first, inside)
         loss = adversary.objective.discriminator(judgements.target, judgements.estimate)
         # shared judgements depend on the estimate too: no gradient is computed for it here
         self.manual_backward(loss / self.optimization.accumulate, inputs=adversary.learning_parameters())
@@ -194,7 +213,14 @@ class SpeechModule(LightningModule):
             self._note(f"discriminator/{name}", value)
 
     def _generator_learns(
-        self, batch: Batch, anchor: OutputAnchor, estimate: Tensor, turn: Turn, shared: Pair | None, first: bool
+        self,
+        batch: Batch,
+        anchor: OutputAnchor,
+        estimate: Tensor,
+        inside: Inside,
+        turn: Turn,
+        shared: Pair | None,
+        first: bool,
     ) -> None:
         """Compute the generator's losses and run its backward pass.
 
@@ -202,6 +228,7 @@ class SpeechModule(LightningModule):
             batch: the batch of this step.
             anchor: holds the generator's outputs.
             estimate: ``(B, 1, T)`` of the outputs, 0 after the end of each item.
+            inside: what the discriminators take from inside the generator.
             turn: the turn of this step.
             shared: judgements that serve both updates; None: the discriminators judge for this update only.
             first: whether passes for this update would be the first ones of this batch.
@@ -213,7 +240,7 @@ class SpeechModule(LightningModule):
         if self.adversary is not None and turn.adversarial:
             if shared is None:
                 target = batch["target"] if self._compares_judgements else None
-                judgements = self.adversary.judge_for_generator(estimate, target, first)
+                judgements = self.adversary.judge_for_generator(estimate, target, first, inside)
             else:
                 judgements = Pair(shared.estimate, detached(shared.target))
             names |= {"estimate_judgements": judgements.estimate, "target_judgements": judgements.target}

@@ -77,6 +77,34 @@ def test_averages_are_bias_corrected_and_hold_the_norm_of_this_step() -> None:
     torch.testing.assert_close(step(balancer, l1=0.5 * L1), 0.5 * L1 / average)
 
 
+def test_an_average_may_start_at_the_first_norm_as_in_the_public_code_of_eben() -> None:
+    balancer = GradientBalancer(decay=0.75, average="first")
+    torch.testing.assert_close(step(balancer, l1=L1), L1 / 3)
+    torch.testing.assert_close(step(balancer, l1=4 * L1), 4 * L1 / (0.75 * 3 + 0.25 * 12))
+    torch.testing.assert_close(step(balancer, l1=L1), L1 / (0.75 * 5.25 + 0.25 * 3))
+    assert norm(step(balancer, l1=torch.full_like(L1, NAN))) != norm(L1), "NaN: no loss is left"
+    torch.testing.assert_close(step(balancer, l1=L1), L1 / (0.75 * 4.6875 + 0.25 * 3))
+
+
+def test_without_a_total_norm_the_part_of_each_loss_has_norm_one() -> None:
+    balancer = GradientBalancer(total_norm=None, weights="equal")
+    torch.testing.assert_close(step(balancer, l1=L1), L1 / 3)
+    torch.testing.assert_close(step(balancer, l1=L1, stft=STFT, score=SCORE), L1 / 3 + STFT / 150 + SCORE / 0.02)
+
+
+def test_without_a_spike_limit_a_norm_of_0_enters_the_average_and_a_spike_counts_in_full() -> None:
+    nothing = torch.zeros_like(L1)
+    balancer = GradientBalancer(decay=0.5, average="first", spike_limit=None, eps=1e-4)
+    for gradient in (L1, nothing, nothing):
+        step(balancer, l1=gradient, stft=STFT)
+    without = step(balancer, l1=nothing, stft=STFT)
+    with_spike = step(balancer, l1=100 * L1, stft=STFT)
+    average = 0.5 * (3 / 8) + 0.5 * 300
+    torch.testing.assert_close(with_spike - without, 0.5 * 100 * L1 / (average + 1e-4), rtol=1e-4, atol=1e-4)
+    never = GradientBalancer(spike_limit=None, eps=1e-4)
+    assert norm(step(never, l1=nothing)) == 0.0
+
+
 def test_decay_0_uses_the_norms_of_each_step_alone() -> None:
     balancer = GradientBalancer(decay=0.0)
     for scale in (1.0, 7.0, 0.2):

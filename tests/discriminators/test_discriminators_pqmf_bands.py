@@ -146,3 +146,34 @@ def test_invalid_sizes_are_refused() -> None:
 def test_two_channels_are_refused() -> None:
     with pytest.raises(AudioError, match=r"\(1, 2, 256\)"):
         small()(torch.zeros(1, 2, 256))
+
+
+def test_the_published_padding_ignores_the_dilation_and_pads_the_first_layer_twice() -> None:
+    model, bands = BandsDiscriminator(q=2, min_channels=4, dilation=3, padding="published"), torch.randn(1, 2, 700)
+    first, second = model(bands).features[:2]
+    mirrored = F.pad(bands, (1, 1), mode="reflect")
+    weights = model.layers[0]
+    expected = F.conv1d(F.pad(mirrored, (1, 1)), weights.weight, weights.bias, dilation=3, groups=2)
+    torch.testing.assert_close(first, F.leaky_relu(expected, 0.2))
+    assert first.shape[-1] == 700 + 4 - 6
+    assert second.shape[-1] == (698 + 2 * 3 - 18 - 1) // 2 + 1
+    aligned = BandsDiscriminator(q=2, min_channels=4, dilation=3)
+    aligned.load_state_dict(model.state_dict())  # the same layers
+    assert aligned(bands).features[0].shape[-1] == 700
+
+
+def test_bands_of_the_generator_are_judged_in_place_of_those_of_the_waveform() -> None:
+    model, x = small(q=3, bands_from="generator"), 0.1 * torch.randn(1, 1, 1024)
+    assert model.takes == ("bands",)
+    assert small().takes == ()
+    bands = model.pqmf.analysis(x)
+    for with_bands, alone, other in zip(model(x, bands), model(x), model(x, 0.5 * bands), strict=True):
+        torch.testing.assert_close(with_bands.logits, alone.logits)
+        assert not torch.allclose(with_bands.logits, other.logits)
+
+
+def test_unknown_forms_are_refused() -> None:
+    with pytest.raises(ConfigError, match="padding"):
+        small(padding="same")
+    with pytest.raises(ConfigError, match="bands_from"):
+        small(bands_from="target")

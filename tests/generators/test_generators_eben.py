@@ -329,3 +329,29 @@ def test_invalid_sizes_are_refused(arguments: dict[str, Any]) -> None:
 def test_another_number_of_sensors_is_refused() -> None:
     with pytest.raises(AudioError, match="2 sensors"):
         EBEN(in_channels=2, **SMALL)(torch.zeros(1, 1, 256))
+
+
+def test_the_bands_that_it_provides_are_those_that_make_the_estimate() -> None:
+    torch.manual_seed(0)
+    model, x = EBEN(provide_bands=True, in_channels=2, input_bands=2, **SMALL), 0.1 * torch.randn(1, 2, 1000)
+    output = model(x)
+    assert isinstance(output, dict)
+    assert tuple(output) == ("estimate", *model.provides)
+    torch.testing.assert_close(model.pqmf.synthesis(output["bands"])[..., model.head :][..., :1000], output["estimate"])
+    model.provides = ()
+    torch.testing.assert_close(model(x), output["estimate"])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_bands_inside_a_target_are_aligned_with_those_of_the_same_estimate(causal: bool) -> None:
+    model = silenced(provide_bands=True, causal=causal, in_channels=2, input_bands=4)
+    x = 1e-3 * torch.randn(1, 2, 1000)  # in the linear range of tanh
+    with torch.inference_mode():
+        torch.testing.assert_close(model.inside(x[:, -1:])["bands"], model(x)["bands"], atol=1e-7, rtol=1e-4)
+
+
+def test_the_published_filter_bank_is_an_option() -> None:
+    own = EBEN(cutoff=PUBLISHED_CUTOFF, filter_gain=None, **SMALL).pqmf
+    published = with_published_filters(1).pqmf
+    torch.testing.assert_close(own.analysis_filters.double(), published.analysis_filters, atol=1e-7, rtol=0)
+    torch.testing.assert_close(own.synthesis_filters.double(), published.synthesis_filters, atol=1e-6, rtol=0)

@@ -120,11 +120,15 @@ def test_unequal_numbers_of_discriminators_or_layers_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("argument", "choices"),
-    [("normalization", "none, reference"), ("per_layer", "mean, sum"), ("per_discriminator", "mean, sum")],
+    [
+        ("normalization", "none, reference, estimate"),
+        ("per_layer", "mean, sum, last"),
+        ("per_discriminator", "mean, sum"),
+    ],
 )
 def test_unknown_options_are_refused_with_the_choices(argument: str, choices: str) -> None:
-    wrong: dict[str, Any] = {argument: "estimate"}
-    with pytest.raises(ConfigError, match=f"FeatureMatchingLoss: {argument}='estimate'.*{choices}"):
+    wrong: dict[str, Any] = {argument: "median"}
+    with pytest.raises(ConfigError, match=f"FeatureMatchingLoss: {argument}='median'.*{choices}"):
         FeatureMatchingLoss(**wrong)
 
 
@@ -139,3 +143,28 @@ def test_a_sum_over_channels_counts_each_channel_and_changes_nothing_under_refer
     assert value(per_channel="mean") == pytest.approx(0.5)
     assert value(per_channel="sum") == pytest.approx(8 * 0.5)
     assert value(normalization="reference", per_channel="sum") == pytest.approx(0.25)
+
+
+def test_the_public_code_of_eben_divides_by_the_features_of_the_estimates_of_the_whole_batch() -> None:
+    loud, quiet = constant(3.0, 1, 4, 10), constant(1.0, 1, 4, 10)
+    estimate, target = torch.cat([loud, quiet]).requires_grad_(), torch.cat([loud - 1, quiet + 2])
+    public = FeatureMatchingLoss("estimate", normalized_over="batch")([judgement(estimate)], [judgement(target)])
+    assert public.item() == pytest.approx(((1 + 2) / 2) / ((3 + 1) / 2))
+    per_item = FeatureMatchingLoss("estimate")([judgement(estimate)], [judgement(target)])
+    assert per_item.item() == pytest.approx((1 / 3 + 2 / 1) / 2)
+    (gradient,) = torch.autograd.grad(per_item, estimate)
+    # of |e - t| / e per item, by hand: t / e^2 for e > t, and -t / e^2 for e < t; 40 values, two items
+    torch.testing.assert_close(gradient[:, 0, 0], torch.tensor([2 / 9, -3.0]) / 80)
+
+
+def test_layers_may_be_divided_by_the_number_that_the_last_discriminator_has() -> None:
+    estimate = [judgement(*[constant(2.0, 1, 4, 10)] * 3), judgement(*[constant(2.0, 1, 4, 10)] * 2)]
+    target = [judgement(*[constant(1.0, 1, 4, 10)] * 3), judgement(*[constant(1.0, 1, 4, 10)] * 2)]
+    assert FeatureMatchingLoss(per_layer="last")(estimate, target).item() == pytest.approx((3 / 2 + 1) / 2)
+
+
+def test_the_logits_may_count_as_one_more_layer() -> None:
+    estimate = [Judgement(constant(5.0, 1, 1, 3), [constant(2.0, 1, 4, 10)])]
+    target = [Judgement(constant(1.0, 1, 1, 3), [constant(1.0, 1, 4, 10)])]
+    assert FeatureMatchingLoss()(estimate, target).item() == pytest.approx(1.0)
+    assert FeatureMatchingLoss(logits=True)(estimate, target).item() == pytest.approx((1 + 4) / 2)

@@ -140,3 +140,26 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
 def test_bands_without_a_bin_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"of n_mels=400 bands: lower n_mels or raise n_fft=1024"):
         LogMelLoss(RATE, n_mels=400)
+
+
+def test_the_published_frames_lie_between_the_hops_of_a_mirrored_signal_and_lesser_bands_are_clamped() -> None:
+    """As in HiFi-GAN's configuration: 1024 points, a hop of 256, 384 mirrored samples at both ends."""
+    generator = torch.Generator().manual_seed(0)
+    target, estimate = (level * torch.randn(2, 1, 2048, generator=generator) for level in (0.1, 1e-6))
+    loss = LogMelLoss(22050, flooring="clamped", padding="reflect", between_hops=True)
+
+    def log_mel(signal: Tensor) -> Tensor:
+        padded = torch.nn.functional.pad(signal, (384, 384), mode="reflect").squeeze(1)
+        spectrum = torch.stft(padded, 1024, 256, window=torch.hann_window(1024), center=False, return_complex=True)
+        return (loss.filters.T @ (spectrum.abs().square() + 1e-9).sqrt()).clamp_min(1e-5).log()
+
+    lengths = torch.full((2,), 2048)
+    assert log_mel(target).shape[-1] == 8 == int(loss.stft.frames(lengths)[0])
+    expected = (log_mel(estimate) - log_mel(target)).abs().mean()
+    torch.testing.assert_close(loss(estimate, target, lengths), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.isclose(LogMelLoss(22050)(estimate, target, lengths), expected, rtol=1e-2)
+
+
+def test_unknown_floorings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="flooring"):
+        LogMelLoss(16000, flooring="magnitude")  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -230,3 +231,73 @@ def test_a_weighting_matches_the_published_filter_in_the_telephone_band_and_keep
 def test_a_weighting_without_a_sample_rate_is_refused(sample_rate: int | None) -> None:
     with pytest.raises(ConfigError, match="sample_rate"):
         MultiResolutionStftLoss(a_weighting=True, sample_rate=sample_rate)
+
+
+PUBLIC_FORM: dict[str, Any] = {
+    "flooring": "clamped",
+    "silence_db": None,
+    "convergence_limit": None,
+    "convergence_over": "batch",
+    "padding": "reflect",
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_public_form_is_that_of_auraloss_with_its_mirrored_ends_and_its_filter(weighted: bool) -> None:
+    freq = pytest.importorskip("auraloss.freq")
+    public = freq.MultiResolutionSTFTLoss(perceptual_weighting=weighted, sample_rate=16000)
+    weighting = {"a_weighting": True, "a_weighting_taps": 101, "sample_rate": 16000} if weighted else {}
+    ours = MultiResolutionStftLoss(**PUBLIC_FORM, **weighting)
+    target = torch.cat([speech_like(1), white(1e-3, 3)])
+    estimate = 0.7 * target + white(0.01, 4, items=2)
+    torch.testing.assert_close(ours(estimate, target, full(target)), public(estimate, target), rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_public_form_grows_without_limit_on_silence() -> None:
+    silence, noise = torch.zeros(1, 1, T), white(0.1, 1)
+    assert MultiResolutionStftLoss()(noise, silence, full(noise)) < 30
+    assert MultiResolutionStftLoss(**PUBLIC_FORM)(noise, silence, full(noise)) > 300
+
+
+def test_a_clamped_floor_has_no_gradient_below_it() -> None:
+    estimate, target = white(1e-7, 1).requires_grad_(), white(0.1, 2)
+    gradients = {}
+    for flooring in ("added", "clamped"):
+        loss = MultiResolutionStftLoss(flooring=flooring, spectral_convergence_weight=0.0)(  # type: ignore[arg-type]
+            estimate, target, full(target)
+        )
+        (gradients[flooring],) = torch.autograd.grad(loss, estimate)
+    assert gradients["added"].any()
+    assert not gradients["clamped"].any()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"flooring": "cut"},
+        {"convergence_over": "time"},
+        {"padding": "circular"},
+        {"a_weighting": True, "sample_rate": 16000, "a_weighting_taps": 100},
+        {"a_weighting_taps": 101},
+    ],
+    ids=str,
+)
+def test_forms_that_do_not_exist_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        MultiResolutionStftLoss(**arguments)
+
+
+def test_a_floor_on_magnitudes_is_added_after_the_root() -> None:
+    """White noise at -86 dBFS against -26 dBFS: bins of the first are raised by the floor, those of the second not."""
+    quiet, loud = white(5e-5, 1), white(0.05, 2)
+    loss = MultiResolutionStftLoss([(512, 128, 512)], spectral_convergence_weight=0.0, floor=0.1, flooring="magnitude")
+    window = torch.hann_window(512)
+    magnitudes = [
+        torch.stft(signal[0], 512, 128, window=window, pad_mode="constant", return_complex=True).abs() + 0.1
+        for signal in (quiet, loud)
+    ]
+    expected = (magnitudes[0].log() - magnitudes[1].log()).abs().mean()
+    torch.testing.assert_close(loss(quiet, loud, full(loud)), expected, rtol=1e-4, atol=1e-4)
+    silence = torch.zeros(1, 1, T, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(silence, loud, full(loud)), silence)
+    assert gradient.isfinite().all()

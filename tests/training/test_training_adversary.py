@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 from bcfusion.contracts import Judgement
 from bcfusion.errors import ConfigError
 from bcfusion.losses.adversarial import HingeObjective
-from bcfusion.training.adversary import Adversary, Pair, Schedule, Turn
+from bcfusion.training.adversary import Adversary, Inside, Pair, Schedule, Turn
 
 
 class TinyDiscriminator(nn.Module):
@@ -135,6 +135,31 @@ def test_the_discriminators_pass_leaves_no_gradient_in_the_estimate() -> None:
 def test_the_judgements_of_all_discriminators_are_concatenated() -> None:
     game = Adversary({"a": TinyDiscriminator(), "b": TinyDiscriminator()}, HingeObjective())
     assert len(game.judge(torch.randn(1, 1, 32))) == 2
+
+
+class InsideDiscriminator(TinyDiscriminator):
+    """Judges a signal from inside the generator in place of the waveform."""
+
+    takes = ("bands",)
+
+    def forward(self, waveform: Tensor, bands: Tensor) -> list[Judgement]:
+        return super().forward(bands)
+
+
+def test_a_discriminator_gets_the_signals_from_inside_the_generator_that_it_takes() -> None:
+    game = Adversary({"outside": TinyDiscriminator(), "inside": InsideDiscriminator()}, HingeObjective())
+    assert game.takes == ("bands",)
+    estimate, target = signals()
+    inside = Inside({"bands": 2 * estimate}, {"bands": 3 * target})
+    for pair in (
+        game.judge_for_both(estimate, target, inside),
+        game.judge_for_generator(estimate, target, inside=inside),
+        game.judge_for_discriminators(estimate, target, inside=inside),
+    ):
+        network = game.discriminators["inside"]
+        for judged, waveform in ((pair.estimate, 2 * estimate), (pair.target, 3 * target)):
+            torch.testing.assert_close(judged[1].logits, TinyDiscriminator.forward(network, waveform)[0].logits)
+    assert not torch.autograd.grad(pair.estimate[1].logits.sum(), estimate, allow_unused=True)[0]
 
 
 def test_an_adversary_without_discriminators_is_refused() -> None:

@@ -228,6 +228,49 @@ def test_a_loss_that_asks_for_what_nobody_provides_is_refused_by_name() -> None:
         module(losses={"masked": AsksForAMask()})
 
 
+class JudgesBands(TinyDiscriminator):
+    takes = ("bands",)
+
+    def forward(self, waveform: Tensor, bands: Tensor) -> list[Judgement]:
+        return super().forward(bands)
+
+
+class GivesBands(TinyGenerator):
+    provides = ("bands",)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        estimate = super().forward(inputs)
+        return {"estimate": estimate, "bands": 2 * estimate}
+
+    def inside(self, waveform: Tensor) -> dict[str, Tensor]:
+        return {"bands": 2 * waveform}
+
+
+def test_a_discriminator_that_judges_what_the_generator_does_not_provide_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"they judge bands .* TinyGenerator does not provide"):
+        module(discriminator=JudgesBands())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_both_networks_learn_from_a_signal_inside_the_generator(shared: bool) -> None:
+    """Bands that are twice the waveform are as good as a first layer with twice the weights."""
+    inside = module(generator=GivesBands(), discriminator=JudgesBands(), game={"shared_passes": shared})
+    outside = module(game={"shared_passes": shared})
+    outside.generator.load_state_dict(inside.generator.state_dict())
+    assert inside.adversary is not None
+    assert outside.adversary is not None
+    outside.adversary.load_state_dict(inside.adversary.state_dict())
+    for trained, scale in ((inside, 1.0), (outside, 2.0)):
+        hidden = trained.adversary.discriminators["tiny"].hidden  # type: ignore[union-attr]
+        with torch.no_grad():
+            hidden.weight.mul_(scale)
+    fit(inside, batches(1))
+    fit(outside, batches(1))
+    torch.testing.assert_close(weights_of(inside.generator), weights_of(outside.generator))
+    out = [trained.adversary.discriminators["tiny"].out.weight for trained in (inside, outside)]  # type: ignore[union-attr]
+    torch.testing.assert_close(*out)
+
+
 def test_feature_matching_needs_a_discriminator() -> None:
     with pytest.raises(ConfigError, match="estimate_judgements"):
         module(adversarial=False, losses={"feature_matching": FeatureMatchingLoss()})
