@@ -31,8 +31,8 @@ class BandsDiscriminator(nn.Module):
     k3 to ``min_channels``; five k7 of stride 2, each doubling the channels; k5; k3 to the logits. All but the last are
     grouped by band and dilated, and followed by a leaky ReLU: the bands meet in the logits only. Every layer is padded
     so that frames stay aligned with those of its input. The published code pads as if there were no dilation, and the
-    first layer twice: its frames lie elsewhere, there are a few more or fewer of them, and the input must be long
-    enough to leave one.
+    first layer twice: its frames lie elsewhere, there are a few more or fewer of them, and a short input leaves none;
+    here it gets zeros at its end until it leaves one.
 
     Args:
         q: number of bands.
@@ -87,12 +87,26 @@ class BandsDiscriminator(nn.Module):
             layers.append(Conv1d(width, width, 5, dilation=dilation, groups=q, norm=norm))
         self.layers = nn.ModuleList(layers)
         self.logits = Conv1d(width, 1, 3, norm=norm)
+        if self.published:
+            self.least = max(2, _least_input(self.layers) - 2)  # frames of a mirror, and of one frame at the end
 
     def forward(self, bands: Tensor) -> Judgement:
         """Return logits and the activations of the hidden layers, first to last."""
         if self.published:
+            bands = F.pad(bands, (0, max(0, self.least - bands.shape[-1])))
             bands = F.pad(bands, (1, 1), mode="reflect")  # and one zero more by the layer itself
         return judge(bands, self.layers, self.logits, self.negative_slope)
+
+
+def _least_input(layers: nn.ModuleList) -> int:
+    """Return the frames from which a stack of torch's convolutions leaves one."""
+    frames = 1
+    for layer in reversed(layers):
+        assert isinstance(layer, nn.Conv1d)
+        assert isinstance(layer.padding[0], int)
+        span = layer.dilation[0] * (layer.kernel_size[0] - 1) + 1
+        frames = (frames - 1) * layer.stride[0] + span - 2 * layer.padding[0]
+    return frames
 
 
 class PQMFBandsDiscriminator(nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from bcfusion.discriminators.multi_scale import ScaleDiscriminator
 from bcfusion.discriminators.pqmf_bands import BandsDiscriminator, PQMFBandsDiscriminator
@@ -160,6 +161,26 @@ def test_the_published_padding_ignores_the_dilation_and_pads_the_first_layer_twi
     aligned = BandsDiscriminator(q=2, min_channels=4, dilation=3)
     aligned.load_state_dict(model.state_dict())  # the same layers
     assert aligned(bands).features[0].shape[-1] == 700
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_with_the_published_padding_a_short_input_gets_zeros_until_a_frame_is_left(dilation: int) -> None:
+    model = BandsDiscriminator(q=2, min_channels=4, dilation=dilation, padding="published")
+    least = torch.randn(1, 2, model.least)
+    assert model(least).logits.shape[-1] == 1
+    with pytest.raises(RuntimeError, match="can't be greater than actual input size"):
+        model.layers[-1](judged_without_zeros(model, least[..., :-1]))
+    short = F.pad(least[..., :-7], (0, 7))
+    torch.testing.assert_close(model(least[..., :-7]).logits, model(short).logits)
+    assert model(least[..., :1]).logits.isfinite().all()
+
+
+def judged_without_zeros(model: BandsDiscriminator, bands: Tensor) -> Tensor:
+    """The input of the last hidden layer, without zeros at the end."""
+    hidden = F.pad(bands, (1, 1), mode="reflect")
+    for layer in model.layers[:-1]:
+        hidden = layer(hidden)
+    return hidden
 
 
 def test_bands_of_the_generator_are_judged_in_place_of_those_of_the_waveform() -> None:

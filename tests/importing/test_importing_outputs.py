@@ -15,7 +15,7 @@ from public_formats import AP_BWE, ap_bwe_shapes, key_list, write_ap_bwe
 from published import assert_published, fill, signal
 from torch import Tensor, nn
 
-from bcfusion.discriminators.multi_scale import ScaleDiscriminator
+from bcfusion.configuration.compose import build
 from bcfusion.importing.bundle import Imported, import_model
 from bcfusion.importing.files import Found
 from bcfusion.importing.source import Choices, find_source
@@ -93,7 +93,6 @@ def test_eben_with_its_own_filters(bands: int, imported: Import, tmp_path: Path,
 def test_eben_of_a_lightning_checkpoint_with_its_discriminators(
     imported: Import, tmp_path: Path, utterance: Tensor
 ) -> None:
-    """The full-band discriminator judges the same; those of the bands have the same weights, but pad otherwise."""
     generators = pytest.importorskip("vibravox.torch_modules.dnn.eben_generator")
     discriminators = pytest.importorskip("vibravox.torch_modules.dnn.eben_discriminator")
     lightning_modules = pytest.importorskip("vibravox.lightning_modules.eben")
@@ -123,16 +122,13 @@ def test_eben_of_a_lightning_checkpoint_with_its_discriminators(
     assert sum(tensor.numel() for tensor in state.values()) == 27_796_938 - sum(
         tensor.numel() for name, tensor in judges.state_dict().items() if name.endswith("original0")
     )
-    prefix = "pqmf_bands.full_band."
-    own = ScaleDiscriminator(groups=4, norm=None)
-    own.load_state_dict({name.removeprefix(prefix): each for name, each in state.items() if name.startswith(prefix)})
+    own = build({**found.discriminators["pqmf_bands"], "norm": None})
+    own.load_state_dict({name.removeprefix("pqmf_bands."): tensor for name, tensor in state.items()})
     with torch.inference_mode():
-        assert_same(own(utterance).logits, judges.melgan_discriminator(utterance)[-1])
-        for stack, public in enumerate(judges.pqmf_discriminators):
-            folded = [part.weight for part in public.modules() if isinstance(part, nn.Conv1d)]
-            layers = [*(f"layers.{n}" for n in range(7)), "logits"]
-            for name, weight in zip(layers, folded, strict=True):
-                torch.testing.assert_close(state[f"pqmf_bands.stacks.{stack}.{name}.weight"], weight)
+        bands = generator.pqmf.forward(valid, "analysis")
+        public = judges(bands=bands, audio=valid)
+        for judgement, layers in zip(own(valid, bands=bands), public, strict=True):
+            assert_same(judgement.logits, layers[-1])
 
 
 # ---------------------------------------------------------------- asteroid

@@ -39,21 +39,20 @@ def convert(found: Found, choices: Choices) -> Converted:
     if discriminators is None:
         return Converted(arguments, weights, SAMPLE_RATE)
     judges = Weights(discriminators, file)
-    sizes = _discriminators(judges)
-    sizes |= {"bands": arguments["bands"], "taps": arguments["taps"]}
-    note = (
-        "The discriminators pad each layer so that frames stay aligned with those of its input; the published ones do "
-        "not. Their weights are the same."
-    )
+    node = {
+        "_target_": "bcfusion.discriminators.pqmf_bands.PQMFBandsDiscriminator",
+        **_discriminators(judges),
+        "bands": arguments["bands"],
+        "taps": arguments["taps"],
+        "padding": "published",
+        "bands_from": "generator",  # whose filters are the published ones
+    }
     return Converted(
-        arguments,
+        {**arguments, "provide_bands": True},
         weights,
         SAMPLE_RATE,
-        discriminators={
-            "pqmf_bands": {"_target_": "bcfusion.discriminators.pqmf_bands.PQMFBandsDiscriminator", **sizes}
-        },
+        discriminators={"pqmf_bands": node},
         discriminator_weights=judges,
-        notes=(note,),
     )
 
 
