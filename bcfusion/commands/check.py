@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
-from bcfusion.commands.shared.chosen import published_settings, say_whose_settings
 from bcfusion.commands.shared.hydra_app import run
+from bcfusion.commands.shared.whose_settings import published_settings, say_whose_settings
 from bcfusion.configuration.machine import settings
 from bcfusion.errors import ConfigError
 

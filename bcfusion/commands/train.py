@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
-from bcfusion.commands.shared.chosen import group_choices, say_whose_settings
 from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.recorded import recorded_overrides
+from bcfusion.commands.shared.whose_settings import group_choices, say_whose_settings
 from bcfusion.configuration.machine import as_typed, published_name
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.configuration.paths import ROOT_CONFIG
