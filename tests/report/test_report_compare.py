@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ def test_a_typed_member_is_listed_by_its_name(tmp_path: Path) -> None:
     runs = [run(tmp_path / "a", "data=folder", choices={"data": "folder"}), run(tmp_path / "b")]
     assert changed_keys(runs) == ["data"]
     assert run_names(runs) == ["seanet data=folder", "seanet data=demo"]
+
+
+def test_a_run_of_a_whole_configuration_names_no_members_but_its_losses(tmp_path: Path) -> None:
+    whole = replace(run(tmp_path / "a", settings={"data": {"batch_size": 4, "workers": 0}}), choices={})
+    assert fact(whole, "data") is None
+    assert fact(whole, "losses") == "l1"
 
 
 def test_equal_runs_are_numbered(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bcfusion.configuration.compose import LIST_GROUPS
 from bcfusion.configuration.values import at, leaves
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean
@@ -33,7 +34,9 @@ def setting(run: Run, key: str) -> Any:
         return run.experiment
     value = at(run.settings, key, None)
     if isinstance(value, Mapping):
-        return run.choices.get(key) or "+".join(value) or "none"
+        if (member := run.choices.get(key)) or key not in (*LIST_GROUPS, "degradation"):
+            return member  # none is known if a whole configuration was given in place of members
+        return "+".join(value) or "none"
     if value is None and run.choices.get(key) is not None:
         return run.choices[key]  # a group that only changes others, such as debug
     if value is None and not run.record:  # the run failed before its configuration was written
