@@ -38,6 +38,7 @@ Train a network, validate it by PESQ and STOI, keep the best, and finish with a 
 examples:
   bcfusion train experiment=seanet                        the demo corpus, within the budget
   bcfusion train experiment=seanet budget.minutes=30      more time
+  bcfusion train experiment=eben machine=gpu              the published settings, which a GPU has by itself
   bcfusion train experiment=seanet_streaming data=folder data.root=/data/speech
   bcfusion train experiment=seanet recipe=fusion data.noise_root=/data/noise
   bcfusion train experiment=seanet discriminators=[]      regression
