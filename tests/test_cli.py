@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from bcfusion.cli import HYDRA_VERBS, VERBS
 from bcfusion.commands import exit_status
@@ -129,7 +130,7 @@ def test_an_unknown_verb_gets_the_nearest_one(tmp_path: Path) -> None:
     [
         ("experiment=senet", "did you mean 'seanet'?\navailable: ap_bwe, attention_fusion, "),
         ("generator=seanett", "did you mean 'seanet'?"),
-        ("losses=[l1,mrstft]", "did you mean 'mr_stft'?\navailable: complex_mse, component, "),
+        ("losses=[l1,mrstft]", "did you mean 'mr_stft'?\navailable: complex_l1, complex_mse, component, "),
         ("optimizer.lrr=1", "did you mean 'optimizer.lr'?"),
         ("optimiser.lr=1", "did you mean 'optimizer.lr'?"),
         ("experimnt=seanet", "did you mean 'experiment'?"),
@@ -304,8 +305,9 @@ def test_jobs_of_a_sweep_do_not_affect_each_other(tmp_path: Path) -> None:
     """
     done = python(str(write_app(tmp_path, body)), "-m", "seed=1,2", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "job 1 ['seed=1'] None None\n" in done.stdout
-    assert "job 2 ['seed=2'] None None\n" in done.stdout
+    machine = "gpu" if torch.cuda.is_available() else "cpu"
+    for seed in (1, 2):
+        assert f"job {seed} ['seed={seed}', 'machine={machine}'] None None\n" in done.stdout
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ OWN = ("helmet", "frame_mapper", "labelled_snr")  # parts of the project of docs
 PLACES = {"$experiment": "identity", "$sensor": "accelerometer", "$x": "1"}
 OF_EVALUATE = ("split", "output", "group_by")  # settings of the verb itself, no keys
 RECIPES = ("bone_to_air", "fusion", "bandwidth_extension")  # of the RUN that is evaluated
-WITHOUT_RUN = ("--enhanced", "--scores", "--sets")  # an evaluation of folders or of scores has options and no run
+# an evaluation of folders or of scores has options and no run; a configuration of a run needs that run
+WITHOUT_RUN = ("--enhanced", "--scores", "--sets", "--config-name")
 
 
 def commands() -> Iterator[tuple[str, str]]:

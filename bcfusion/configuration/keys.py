@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -208,7 +209,7 @@ def misspelt_keys(tree: Mapping[str, Any], text: str) -> list[str]:
             if key in known or (isinstance(value, dict) and "_target_" in value):
                 continue
             near = nearest(str(key), known, cutoff=0.8)
-            if near and f"{{{prefix}{key}" not in text:
+            if near and not re.search(rf"\{{{re.escape(f'{prefix}{key}')}\b", text):
                 problems.append(f"{prefix}{key}: there is no such key; did you mean '{prefix}{near}'?")
     return problems
 

@@ -32,7 +32,9 @@ def has_cpu_settings(experiment: str, extra_dirs: Iterable[Path] = ()) -> bool:
     return any((folder / "experiment" / CPU / f"{experiment}.yaml").is_file() for folder in (conf_dir(), *extra_dirs))
 
 
-def for_machine(overrides: Sequence[str], on_gpu: Callable[[str], bool], extra_dirs: Iterable[Path] = ()) -> list[str]:
+def for_machine(
+    overrides: Sequence[str], on_gpu: Callable[[str], bool], extra_dirs: Iterable[Path] = (), *, sweeping: bool = True
+) -> list[str]:
     """Return overrides that choose the machine, and of each experiment the file for it.
 
     Applied to its own result it changes nothing.
@@ -41,6 +43,7 @@ def for_machine(overrides: Sequence[str], on_gpu: Callable[[str], bool], extra_d
         overrides: as typed. ``machine=auto`` and no ``machine`` mean the same.
         on_gpu: returns whether a run uses a GPU, given ``trainer.accelerator``.
         extra_dirs: folders of the user's own group members.
+        sweeping: whether a key may have several values; without it they are left as they are, for Hydra to refuse.
 
     Raises:
         ConfigError: ``machine`` has another or several values, or contradicts the experiment.
@@ -67,7 +70,11 @@ def for_machine(overrides: Sequence[str], on_gpu: Callable[[str], bool], extra_d
         if of_cpu and len(of_cpu) < len(chosen):
             return [str(each.input_line) for each in others]  # a sweep over both: each file chooses its own
         return [*(str(each.input_line) for each in others), f"machine={CPU if of_cpu else GPU}"]
-    return [*(_for_cpu(each, extra_dirs) for each in others), f"machine={CPU}"]
+    plain = [each.is_sweep_override() and not sweeping for each in others]
+    names = [
+        str(each.input_line) if left else _for_cpu(each, extra_dirs) for each, left in zip(others, plain, strict=True)
+    ]
+    return [*names, f"machine={CPU}"]
 
 
 def as_typed(overrides: Sequence[str], machine: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from bcfusion.errors import AudioError
 from bcfusion.nn.stft import stft_sizes
 from bcfusion.requirements import one_of, require
 
@@ -51,8 +52,16 @@ class ComplexSpectrogram(nn.Module):
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
 
     def forward(self, signal: Tensor) -> Tensor:
-        """Return complex ``(B, N, F)``, N = T // hop_length + 1 frames of F = n_fft // 2 + 1 bins, from float32 ``(B,
-        T)``."""
+        """Return complex ``(B, N, F)``, N = T // hop_length + 1 frames of F = n_fft // 2 + 1 bins, from ``(B, T)``.
+
+        Raises:
+            AudioError: a signal that is too short to be mirrored.
+        """
+        if self.pad_mode == "reflect" and signal.shape[-1] <= max(self.pad):
+            raise AudioError(
+                f"padding=reflect: a window of {self.win_length} samples needs signals of more than {max(self.pad)} "
+                f"samples, not {signal.shape[-1]}; use longer crops (data.segment_seconds) or padding=zeros"
+            )
         padded = nn.functional.pad(signal, self.pad, self.pad_mode)
         return torch.fft.rfft(padded.unfold(-1, self.win_length, self.hop_length) * self.window, n=self.n_fft)
 

@@ -51,7 +51,10 @@ def load_initial_weights(module: SpeechModule, cfg: DictConfig) -> None:
 
 # What may change when a run is resumed: where and how it runs, how long, and what it reports; not what it computes.
 FREE_SETTINGS = {
-    "": ("resume", "init_from", "init_discriminators", "output_root", "budget", "metrics", "callbacks", "logger"),
+    "": (
+        *("resume", "init_from", "init_discriminators", "output_root", "machine", "budget", "metrics", "callbacks"),
+        "logger",
+    ),
     "data": ("workers", "max_unreadable_share"),
     "trainer": (
         *("accelerator", "devices", "strategy", "max_steps", "validate_every", "max_valid_items", "max_test_items"),
@@ -59,6 +62,8 @@ FREE_SETTINGS = {
         *("deterministic", "compile"),
     ),
 }
+# Keys that came later than some runs, at the value that these had without them.
+LATER_SETTINGS = [("optimizer.weight_decay", 0.0)]
 
 
 def resumed_content(config: dict[str, Any], run: RunDir) -> dict[str, Any] | None:
@@ -107,9 +112,11 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: st
     """
     changes: list[str] = []
     for key in dict.fromkeys([*before, *now]):
-        if key in FREE_SETTINGS.get(path, ()) or (key not in before and _is_default(now, key)):
-            continue
         name = f"{path}.{key}" if path else key
+        if key in FREE_SETTINGS.get(path, ()):
+            continue
+        if key not in before and (_is_default(now, key) or (name, now[key]) in LATER_SETTINGS):
+            continue
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             changes += changed_settings(old, new, name)

@@ -168,15 +168,20 @@ def test_enhance_explains_what_a_model_of_several_sensors_needs(
 @pytest.mark.parametrize(
     ("sensors", "training", "expected"),
     [
-        (["body"], {}, ["experiment=identity", "recipe=bone_to_air", "sample_rate=16000"]),
-        (["body", "noisy"], {"recipe": "x"}, ["experiment=identity", "recipe=fusion", "sample_rate=16000"]),
-        (["narrow"], {}, ["experiment=identity", "recipe=bandwidth_extension", "sample_rate=16000"]),
+        (["body"], {}, ["experiment=identity", "recipe=bone_to_air", "sample_rate=16000", "machine=cpu"]),
+        (
+            ["body", "noisy"],
+            {"recipe": "x"},
+            ["experiment=identity", "recipe=fusion", "sample_rate=16000", "machine=cpu"],
+        ),
+        (["narrow"], {}, ["experiment=identity", "recipe=bandwidth_extension", "sample_rate=16000", "machine=cpu"]),
         (
             ["a", "b"],
             {},
-            ["experiment=identity", "task.sensors=[a,b]", "degradation=none", "sample_rate=16000"],
+            ["experiment=identity", "task.sensors=[a,b]", "degradation=none", "sample_rate=16000", "machine=cpu"],
         ),
-        (["body"], {"overrides": ["experiment=seanet", "init_from=x"]}, ["experiment=seanet"]),
+        (["body"], {"overrides": ["experiment=seanet", "init_from=x"]}, ["experiment=seanet", "machine=cpu"]),
+        (["body"], {"overrides": ["experiment=seanet", "machine=gpu"]}, ["experiment=seanet", "machine=gpu"]),
     ],
 )
 def test_a_bundle_that_records_no_settings_is_evaluated_in_the_recipe_of_its_sensors(

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from script_loading import load_script
 from torch import Tensor
 
+from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.training.assemble import build_module
 from bcfusion.training.device import any_length
 
@@ -30,7 +31,8 @@ SMALL = {
 def test_a_step_waits_for_the_device_once_for_each_network_and_mixes_no_devices(
     composed: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, experiment: str
 ) -> None:
-    cfg = composed(f"experiment={experiment}", "adversarial.start_step=0", *SMALL[experiment])
+    cfg = composed(f"experiment={experiment}", "machine=gpu", *SMALL[experiment])
+    drop_unchosen(cfg)
     module, _ = build_module(cfg)
     module.__class__ = load_script("bench_step").WithoutTrainer
     module.to("meta").train()

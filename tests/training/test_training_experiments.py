@@ -51,6 +51,8 @@ def small(composed: Callable[..., DictConfig], speech: Path, noise: Path) -> Cal
         search = [] if path in EXPERIMENTS else [f"hydra.searchpath=[file://{path.parents[1]}]"]
         if path in EXPERIMENTS:
             overrides = ("machine=gpu", *overrides)  # the published settings; those for a CPU are the other tests'
+        if path.stem == "hifigan_plus":
+            overrides = (*overrides, "data.segment_seconds=0.2")  # its longest window is mirrored
         experiment = f"experiment={path.stem}"
         cfg = composed(*search, experiment, "data=folder", f"data.root={speech}", *SHORT, *overrides)
         drop_unchosen(cfg)

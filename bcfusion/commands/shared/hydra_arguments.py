@@ -70,8 +70,8 @@ class Arguments:
             options.reverse()
         if known.config_name not in (None, Path(ROOT_CONFIG).stem):
             overrides = [*_OF_WHOLE_CONFIGURATION, *overrides]
-        elif not known.shell_completion:
-            overrides = for_machine(overrides, _on_gpu, _own_dirs(argv))
+        elif not known.shell_completion and not known.hydra_help:
+            overrides = for_machine(overrides, _on_gpu, _own_dirs(argv), sweeping=known.multirun)
         return cls(tuple(options), tuple(overrides), known.config_dir, known.shell_completion)
 
     @property

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.configuration.machine import CPU, GPU, announcement, as_typed, published_name, settings
 from bcfusion.configuration.paths import group_members
 
@@ -38,7 +39,9 @@ def published_settings() -> str | None:
     if (member := hydra.runtime.choices.get("experiment")) == published_name(member):
         return None
     loader = GlobalHydra.instance().config_loader()
-    return settings(loader.load_configuration(hydra.job.config_name, as_typed(hydra.overrides.task, GPU), RunMode.RUN))
+    cfg = loader.load_configuration(hydra.job.config_name, as_typed(hydra.overrides.task, GPU), RunMode.RUN)
+    drop_unchosen(cfg)
+    return settings(cfg)
 
 
 def whose_settings(cfg: DictConfig) -> str | None:
