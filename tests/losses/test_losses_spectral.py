@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bcfusion.errors import ConfigError
+from bcfusion.errors import AudioError, ConfigError
 from bcfusion.losses.spectral import MultiResolutionStftLoss, a_weighting_gain
 
 T = 16000
@@ -301,3 +301,10 @@ def test_a_floor_on_magnitudes_is_added_after_the_root() -> None:
     silence = torch.zeros(1, 1, T, requires_grad=True)
     (gradient,) = torch.autograd.grad(loss(silence, loud, full(loud)), silence)
     assert gradient.isfinite().all()
+
+
+def test_a_signal_that_is_too_short_to_be_mirrored_is_named_with_what_to_do() -> None:
+    loss = MultiResolutionStftLoss(padding="reflect")
+    with pytest.raises(AudioError, match=r"needs signals of more than 600 samples, not 600; use longer crops"):
+        loss(torch.zeros(1, 1, 600), torch.zeros(1, 1, 600), torch.tensor([600]))
+    assert loss(torch.zeros(1, 1, 601), torch.zeros(1, 1, 601), torch.tensor([601])).isfinite()
