@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from omegaconf import DictConfig
 
-from bcfusion.training.pace import Steps, in_words
+from bcfusion.training.pace import Steps, in_words, within_budget
 from bcfusion.training.rehearsal import rehearse
 
 Compose = Callable[..., DictConfig]
@@ -113,7 +113,23 @@ def test_steps_before_and_after_the_discriminators_join() -> None:
     assert Steps(early=0.0, late=4.0, joins=0).within(19.0, 1.0) == 3
 
 
+def test_a_recipe_of_so_many_steps_is_told_how_long_it_takes(composed: Compose) -> None:
+    settings = ("trainer.max_steps=100000", "trainer.validate_every=10000")
+    steps = Steps(early=1.0, late=2.0, joins=40000)
+    assert steps.taking(40000) == 40000.0
+    assert steps.taking(100000) == 40000.0 + 120000.0
+    recipe = composed("experiment=eben", "machine=gpu", *settings)
+    assert within_budget(recipe, steps, validation=600.0, closing=1200.0) == (
+        "none: all 100000 steps of trainer.max_steps with 10 validations take about 46.4 h; "
+        "closing evaluation about 20 min"
+    )
+    bounded = composed("experiment=eben", "machine=gpu", "budget.minutes=60", *settings)
+    assert within_budget(bounded, steps, validation=600.0, closing=1200.0).startswith("60 minutes: about 1700 steps")
+
+
 def test_durations_have_two_digits_and_a_unit() -> None:
+    assert in_words(3 * 3600) == "3.0 h"
+    assert in_words(3 * 86400) == "3.0 days"
     assert [in_words(s) for s in (0.01234, 0.5, 9.87, 12.3, 119.6, 150)] == [
         *("0.012 s", "0.5 s", "9.9 s", "12 s", "120 s", "2 min"),
     ]
