@@ -13,6 +13,7 @@ from script_loading import load_script
 from torch import Tensor
 
 from bcfusion.configuration.compose import drop_unchosen
+from bcfusion.training.anchor import OUTPUT, anchor_parameter
 from bcfusion.training.assemble import build_module
 from bcfusion.training.device import any_length
 
@@ -36,6 +37,8 @@ def test_a_step_waits_for_the_device_once_for_each_network_and_mixes_no_devices(
     module, _ = build_module(cfg)
     module.__class__ = load_script("bench_step").WithoutTrainer
     module.to("meta").train()
+    # on the meta device parameters are replaced, which a GPU's are not
+    module._anchor_parameter = (anchor_parameter(module.generator, cfg.balancer.get("anchor", OUTPUT)),)
     module.start()  # type: ignore[operator]
     waits: list[Tensor] = []
     of_values = Tensor.__bool__

@@ -42,6 +42,8 @@ configuration:
   --cfg job              print the composed configuration; --info defaults prints where it comes from
   --config-dir DIR       add your own members from DIR/GROUP/NAME.yaml; the default is ./conf, if it exists.
                          They cannot replace a shipped member of the same name
+  --config-name NAME     a whole configuration in the place of conf/train.yaml: --config-dir RUN --config-name config
+                         takes the config.yaml of a run
   --hydra-help           Hydra's own help
   BCFUSION_TRACEBACK=1   environment variable: show where an error comes from
 
