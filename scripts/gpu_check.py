@@ -6,7 +6,7 @@
     python scripts/gpu_check.py --write DIR                   # put what DIR holds into docs/gpu.md
 
 Each section runs in a process of its own, with a limit in seconds: one that crashes, hangs or runs out of memory costs
-its own limit, and the others still report. DIR gets gpu.json and gpu.md, written anew after each section, the output of
+its own limit, and the others still run. DIR gets gpu.json and gpu.md, rewritten after each section, the output of
 all sections in gpu_log.txt, and of the training gpu_metrics.csv and gpu_curve.png. The training at the end has all the
 time that the sections before it leave. The exit status is 1 if a section failed.
 """
@@ -47,7 +47,7 @@ LIMITS = {
 }
 RESERVE = 10.0  # seconds for the page, and for processes that are killed
 LEAST_TRAINING = 60.0  # seconds; a run of less would only load its data
-MARGIN = 2.0  # seconds of its limit that a section is not told of, to save in
+MARGIN = 2.0  # seconds that a section keeps of its limit, to write its results
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,13 +60,24 @@ def scores_parser(parser: argparse.ArgumentParser) -> None:
 
 def _parse(argv: Sequence[str]) -> tuple[dict[str, list[Path]], list[str]]:
     """Return the files of each system, in the order of the command line, and the other arguments."""
+    arguments, rest = parsed(argv, scores_parser)
+    return files_by_name(OPTION, arguments.scores), rest
+
+
+def parsed(
+    argv: Sequence[str], add_options: Callable[[argparse.ArgumentParser], None]
+) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options that ``add_options`` adds, as they are typed, and the other words.
+
+    Raises:
+        ConfigError: an option has no value.
+    """
     parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
-    scores_parser(parser)
+    add_options(parser)
     try:
-        arguments, rest = parser.parse_known_args(settings_first(argv))
+        return parser.parse_known_args(settings_first(argv))
     except argparse.ArgumentError as error:
         raise ConfigError([f"evaluate: {error}"]) from error
-    return files_by_name(OPTION, arguments.scores), rest
 
 
 def files_by_name(option: str, words: Sequence[str]) -> dict[str, list[Path]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcfusion.commands.evaluate_scores import files_by_name, settings_first, useless_words
+from bcfusion.commands.evaluate_scores import files_by_name, parsed, useless_words
 from bcfusion.commands.shared.arguments import path
 from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder
 from bcfusion.commands.shared.hydra_app import run
@@ -37,12 +37,7 @@ def main(argv: list[str]) -> int:
     Raises:
         BcfusionError: a file is missing or damaged, or the files do not belong together.
     """
-    parser = argparse.ArgumentParser(prog="bcfusion evaluate", allow_abbrev=False, add_help=False, exit_on_error=False)
-    sets_parser(parser)
-    try:
-        arguments, rest = parser.parse_known_args(settings_first(argv))
-    except argparse.ArgumentError as error:
-        raise ConfigError([f"evaluate: {error}"]) from error
+    arguments, rest = parsed(argv, sets_parser)
     if not arguments.sets:
         raise ConfigError([f"{PUBLISHED}: give scores to compare with, as in {OPTION} throat=scores.csv"])
     files = files_by_name(OPTION, arguments.sets)

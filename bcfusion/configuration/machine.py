@@ -70,11 +70,10 @@ def for_machine(
         if of_cpu and len(of_cpu) < len(chosen):
             return [str(each.input_line) for each in others]  # a sweep over both: each file chooses its own
         return [*(str(each.input_line) for each in others), f"machine={CPU if of_cpu else GPU}"]
-    plain = [each.is_sweep_override() and not sweeping for each in others]
-    names = [
-        str(each.input_line) if left else _for_cpu(each, extra_dirs) for each, left in zip(others, plain, strict=True)
+    written = [
+        each.input_line if each.is_sweep_override() and not sweeping else _for_cpu(each, extra_dirs) for each in others
     ]
-    return [*names, f"machine={CPU}"]
+    return [*map(str, written), f"machine={CPU}"]
 
 
 def as_typed(overrides: Sequence[str], machine: str) -> list[str]:

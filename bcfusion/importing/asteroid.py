@@ -29,7 +29,7 @@ def model_of(found: Found, *names: str) -> tuple[dict[str, Any], Weights]:
     """
     content = read_pickle(found.weights)
     if missing := [key for key in ("model_name", "model_args", "state_dict") if key not in content]:
-        raise CheckpointError(f"{found.weights} lacks {', '.join(missing)}: asteroid has not serialised it")
+        raise CheckpointError(f"{found.weights} has no {', '.join(missing)}: asteroid did not write it")
     if content["model_name"] not in names:
         raise CheckpointError(
             f"{found.weights} is a {content['model_name']}; this source imports {' or '.join(names)} only"

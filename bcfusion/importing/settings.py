@@ -24,7 +24,7 @@ def required(found: Found, keys: Iterable[str]) -> dict[str, Any]:
     settings = found.settings()
     if missing := [key for key in keys if key not in settings]:
         raise CheckpointError(
-            f"{found.config} lacks {', '.join(missing[:3])}: it is not the configuration of such a checkpoint"
+            f"{found.config} has no {', '.join(missing[:3])}: it is not the configuration of such a checkpoint"
         )
     return settings
 

@@ -179,7 +179,17 @@ class ComplexLSTM(StreamingModule):
         return _product(torch.cat([self.real(parts), self.imag(parts)], dim=2).transpose(1, 2))
 
 
-class ComplexLinear(nn.Module):
+class _TwoLinear(nn.Module):
+    """Two dense layers of the same size, ``real`` and ``imag``."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        require(self, at_least(1, in_features=in_features, out_features=out_features))
+        super().__init__()
+        self.real = nn.Linear(in_features, out_features)
+        self.imag = nn.Linear(in_features, out_features)
+
+
+class ComplexLinear(_TwoLinear):
     """Complex dense layer ``(B, 2 in_features, N) -> (B, 2 out_features, N)``, frame by frame.
 
     One real layer stands for W_r and one for W_i, each with a bias; their four outputs are combined to the product.
@@ -196,12 +206,6 @@ class ComplexLinear(nn.Module):
         ConfigError: sizes below one.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
-        require(self, at_least(1, in_features=in_features, out_features=out_features))
-        super().__init__()
-        self.real = nn.Linear(in_features, out_features)
-        self.imag = nn.Linear(in_features, out_features)
-
     def forward(self, x: Tensor) -> Tensor:
         parts = _parts(x).transpose(1, 2)  # (2B, N, in_features)
         return _product(torch.cat([self.real(parts), self.imag(parts)], dim=2).transpose(1, 2))
@@ -217,7 +221,7 @@ class PReLUPerPart(nn.PReLU):
         return super().forward(x.unflatten(1, (2, -1))).flatten(1, 2)
 
 
-class LinearPerPart(nn.Module):
+class LinearPerPart(_TwoLinear):
     """A dense layer for the real parts and another for the imaginary parts: ``(B, 2 in_features, N) -> (B, 2
     out_features, N)``, frame by frame.
 
@@ -234,12 +238,6 @@ class LinearPerPart(nn.Module):
     Raises:
         ConfigError: sizes below one.
     """
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        require(self, at_least(1, in_features=in_features, out_features=out_features))
-        super().__init__()
-        self.real = nn.Linear(in_features, out_features)
-        self.imag = nn.Linear(in_features, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         real, imag = x.transpose(1, 2).chunk(2, dim=2)

@@ -9,11 +9,10 @@ from pathlib import Path
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from bcfusion.configuration.machine import GPU
+from bcfusion.configuration.machine import CPU, GPU
 from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.run.layout import RunDir
-from bcfusion.training import device
 from bcfusion.training.callbacks.early_stopping import EarlyStopping
 from bcfusion.training.callbacks.progress import rounded
 from bcfusion.training.module import SpeechModule
@@ -21,7 +20,7 @@ from bcfusion.training.selection import Selection
 
 __all__ = ["below_input", "ended_because", "next_commands", "patience_key", "root_of"]
 
-USUAL_MINUTES = {False: 9, True: 60}  #: of a short run without a number of steps, on a CPU and on a GPU
+USUAL_MINUTES = {CPU: 9, GPU: 60}  #: of a run without a number of steps, as in conf/machine and conf/train.yaml
 
 
 def ended_because(trainer: Trainer) -> str | None:
@@ -51,7 +50,7 @@ def below_input(
     pairs = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in selection.criteria)
     yield f"The output scores below the input: {pairs}."
     steps = cfg.trainer.max_steps
-    usual = USUAL_MINUTES[device.on_gpu(cfg.trainer.accelerator)]
+    usual = USUAL_MINUTES[cfg.machine]
     if steps is not None and cfg.machine == GPU:
         if module.step < 0.8 * steps:
             yield f"  The run was short: {module.step} of the {steps} steps of its recipe (trainer.max_steps)."

@@ -42,7 +42,7 @@ def on_gpu(accelerator: str) -> bool:
 
 @contextmanager
 def any_length() -> Iterator[None]:
-    """Keep cuDNN from timing its algorithms, which it would do anew for each length of a whole file."""
+    """Keep cuDNN from timing its algorithms: whole files have many lengths, and it would time them again for each."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
     try:

@@ -43,6 +43,7 @@ def test_a_copy_differs_from_the_shipped_experiment_by_its_command_only(
         assert not [base for base in built_on if f"my_{name}" not in base]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", group_members("experiment"))
 def test_the_copy_composes_to_what_the_shipped_experiment_composes_to(work: Path, name: str) -> None:
     from hydra import compose, initialize_config_dir

@@ -11,6 +11,7 @@ from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.configuration.machine import as_typed, for_machine, published_name, settings
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.errors import ConfigError
+from bcfusion.training.closing_report import USUAL_MINUTES
 
 OF_CPU = sorted(file.stem for file in (conf_dir() / "experiment" / "cpu").glob("*.yaml"))
 
@@ -83,6 +84,7 @@ def test_records_have_the_name_that_was_typed() -> None:
     assert published_name(None) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_CPU)
 def test_settings_for_a_cpu_change_no_network_and_are_bounded_by_time(
     name: str, composed: Callable[..., DictConfig]
@@ -97,6 +99,7 @@ def test_settings_for_a_cpu_change_no_network_and_are_bounded_by_time(
     assert crop <= published_crop, "no more sound in a step than on a GPU"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", group_members("experiment"))
 def test_a_published_recipe_is_as_long_as_its_steps(name: str, composed: Callable[..., DictConfig]) -> None:
     cfg = composed(f"experiment={name}", "machine=gpu")
@@ -121,6 +124,10 @@ def test_the_most_important_settings_are_told(composed: Callable[..., DictConfig
     drop_unchosen(regression)
     assert settings(regression).endswith(", 7 steps")
     assert "discriminators" not in settings(regression)
+
+
+def test_the_usual_minutes_of_a_run_are_those_of_the_configuration(composed: Callable[..., DictConfig]) -> None:
+    assert {machine: composed(f"machine={machine}").budget.minutes for machine in ("cpu", "gpu")} == USUAL_MINUTES
 
 
 def test_the_settings_of_both_machines_are_told_apart_in_the_configuration(
