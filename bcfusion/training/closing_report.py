@@ -93,9 +93,9 @@ def next_commands(run: RunDir, cfg: DictConfig, pictures: bool, reason: str | No
     if reason.startswith("early stopping"):
         key = patience_key(cfg)
         longer.append(f"{key}={2 * OmegaConf.select(cfg, key, default=EarlyStopping().patience)}")
-    if not longer:
+    if not longer and cfg.budget.minutes is not None:
         longer.append(f"budget.minutes={2 * cfg.budget.minutes:g}")
-    return {**commands, "continue": f"{run.resume_command} {' '.join(longer)}"}
+    return {**commands, "continue": " ".join([run.resume_command, *longer])}
 
 
 def patience_key(cfg: DictConfig) -> str:

@@ -168,7 +168,8 @@ class SpeechModule(LightningModule):
             outputs = self._generate(batch["inputs"])
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
         estimate = _without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
-        inside = self._inside(outputs if anchor is None else anchor.outputs, batch["target"])
+        judged = turn.adversarial or "discriminator" in turn.order
+        inside = self._inside(outputs if anchor is None else anchor.outputs, batch["target"]) if judged else NOTHING
         shared = None
         if self.adversary is not None and turn.shared_passes:
             shared = self.adversary.judge_for_both(estimate, batch["target"], inside)

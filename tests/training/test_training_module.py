@@ -271,6 +271,14 @@ def test_both_networks_learn_from_a_signal_inside_the_generator(shared: bool) ->
     torch.testing.assert_close(*out)
 
 
+def test_nothing_inside_the_generator_is_computed_for_discriminators_that_have_not_joined() -> None:
+    trained = module(generator=GivesBands(), discriminator=JudgesBands(), schedule={"start_step": 2})
+    asked: list[int] = []
+    trained.generator.inside = lambda waveform: asked.append(trained.step) or {"bands": waveform}  # type: ignore[assignment]
+    fit(trained, batches(4))
+    assert asked == [2, 3]
+
+
 def test_feature_matching_needs_a_discriminator() -> None:
     with pytest.raises(ConfigError, match="estimate_judgements"):
         module(adversarial=False, losses={"feature_matching": FeatureMatchingLoss()})
