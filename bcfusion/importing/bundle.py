@@ -118,7 +118,7 @@ def import_model(
 
 
 def _check_place(output: Path, overwrite: bool) -> None:
-    """Refuse to write over anything but an earlier model, and over that one without ``force``.
+    """Refuse to write over anything but an earlier model, and over that one only with ``overwrite``.
 
     Raises:
         CheckpointError: ``output`` is in use.
