@@ -12,7 +12,7 @@ from importlib import import_module
 
 from bcfusion import __version__
 from bcfusion.commands import USER_ERROR, exit_status
-from bcfusion.commands.verbs import HABITS, HYDRA_VERBS, PLANNED, VERBS, module_of
+from bcfusion.commands.verbs import HABITS, HYDRA_VERBS, VERBS, module_of
 from bcfusion.nearest import did_you_mean
 
 USAGE = f"""\
@@ -70,8 +70,6 @@ def unknown_verb(verb: str, rest: list[str]) -> str:
         return f"bcfusion has no option {verb}{did_you_mean(verb, OPTIONS) or '; see --help'}\n{verbs}"
     if "=" in verb:
         return f"{verb}: the verb comes first\nwrite {shlex.join(['bcfusion', 'train', verb, *rest])}"
-    if verb in PLANNED:
-        return f"bcfusion has no verb '{verb}' yet: it is planned\n{verbs}"
     habit = HABITS.get(verb.lower())
     if habit is not None:
         return f"bcfusion has no verb '{verb}'; did you mean '{habit}'?\n{verbs}"

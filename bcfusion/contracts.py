@@ -120,6 +120,75 @@ class Fitted(Protocol):
 
 
 @runtime_checkable
+class StartsFromStatistics(Protocol):
+    """A part of a generator, or all of it, that starts from statistics of what passes through it.
+
+    Training looks for such parts in the modules of a generator. Before the first step of a new run it calls
+    ``observe``, then the generator with the batch's inputs, for some batches, ``start``, and ``observe(None)``; see
+    :func:`bcfusion.nn.statistics.start_from_statistics`. It is the generator's forward pass that measures: a part sees
+    what it will see in training, wherever it is. So of parts inside each other, the outer one starts first; an inner
+    one is then observed again. While it is observed, a part may skip what is expensive.
+
+    Unlike a :class:`Fitted` generator, it may be inside another one.
+
+    >>> import torch
+    >>> class Level(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.gain = torch.nn.Parameter(torch.ones(()))
+    ...         self.register_buffer("measured", torch.tensor(False))
+    ...         self.observed, self.powers = None, []
+    ...
+    ...     @property
+    ...     def started(self):
+    ...         return bool(self.measured)
+    ...
+    ...     def observe(self, batch):
+    ...         self.observed = batch
+    ...         if batch is None:
+    ...             self.powers = []
+    ...
+    ...     def forward(self, x):
+    ...         if self.observed is not None:
+    ...             self.powers.append(x.square().mean())
+    ...         return self.gain * x
+    ...
+    ...     @torch.no_grad()
+    ...     def start(self):
+    ...         self.gain.copy_(torch.stack(self.powers).mean().rsqrt())
+    ...         self.measured.fill_(True)
+    >>> level = Level()
+    >>> isinstance(level, StartsFromStatistics), level.started
+    (True, False)
+    >>> level.observe({"inputs": torch.full((2, 1, 8), 0.5)})
+    >>> _ = level(torch.full((2, 1, 8), 0.5))
+    >>> level.start()
+    >>> level.observe(None)
+    >>> level.gain, level.started
+    (Parameter containing:
+    tensor(2., requires_grad=True), True)
+    """
+
+    @property
+    def started(self) -> bool:
+        """Whether it waits for no statistics; it follows from persistent buffers, and so from loaded weights."""
+        ...
+
+    def observe(self, batch: Batch | None) -> None:
+        """Measure the next forward pass, that of the inputs of ``batch``; None: measure no more, and forget what has
+        not been used by ``start``.
+
+        Args:
+            batch: of training, on the device of the generator.
+        """
+        ...
+
+    def start(self) -> None:
+        """Set buffers and parameters from what was measured, in place."""
+        ...
+
+
+@runtime_checkable
 class Discriminator(Protocol):
     """Judges a waveform ``(B, 1, T)``: one Judgement per sub-discriminator.
 
@@ -141,6 +210,29 @@ class Discriminator(Protocol):
 
     def __call__(self, waveform: Tensor) -> list[Judgement]:
         """Judge a batch."""
+        ...
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """Predicts the score, 0 to 1, that a metric gives to estimates beside their targets.
+
+    ``least_samples`` is the length of the shortest signal that it can judge.
+
+    >>> import torch
+    >>> class Similarity(torch.nn.Module):
+    ...     least_samples = 1
+    ...
+    ...     def forward(self, estimate, target):
+    ...         return torch.exp(-(estimate - target).abs().mean((1, 2)))
+    >>> Similarity()(torch.ones(2, 1, 8), torch.ones(2, 1, 8))
+    tensor([1., 1.])
+    """
+
+    least_samples: int
+
+    def __call__(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Return scores ``(B,)`` of ``estimate`` and ``target (B, 1, T)``."""
         ...
 
 

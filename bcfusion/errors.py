@@ -6,10 +6,23 @@ The command line prints them without a traceback and exits with status 2; any ot
 from __future__ import annotations
 
 import errno
+import unicodedata
 
 
 class BcfusionError(Exception):
     """A problem in the user's input. The message says what is wrong, where, and what to do."""
+
+
+_UNSEEN = {"Cc", "Cf", "Zl", "Zp"}  # categories: controls, marks of direction, separators of lines and paragraphs
+_JOINERS = "\u200c\u200d\u00ad"  # parts of words, and of pictures
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with ``?`` for each control or invisible character, except those in ``keep``."""
+    if text.isprintable():
+        return text
+    left = keep + _JOINERS
+    return "".join("?" if unicodedata.category(each) in _UNSEEN and each not in left else each for each in text)
 
 
 def first_line(error: BaseException) -> str:
@@ -67,5 +80,13 @@ class WriteError(BcfusionError, OSError):
         return self.disk_full or self.errno == errno.EROFS
 
 
+class ExportError(BcfusionError):
+    """A network cannot be exported, or an exported file cannot be used or does not do what the network does."""
+
+
 class TrainingError(BcfusionError):
     """A run cannot continue, for example after too many non-finite steps in a row."""
+
+
+class DeviceError(BcfusionError):
+    """A sound card, or what is needed to use it, is missing, fails, or has too few channels."""

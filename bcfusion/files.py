@@ -6,13 +6,16 @@ Whatever cannot be written is reported by a :class:`~bcfusion.errors.WriteError`
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
+import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,16 @@ __all__ = [
     "NamesOnDisk",
     "appearing",
     "appearing_folder",
+    "cache_directory",
     "fixed_part",
+    "in_use",
     "matching",
     "name_below",
     "normal_name",
     "of_the_disk",
     "on_disk",
     "read_object",
+    "remove_leftovers",
     "why_unwritable",
     "write_text",
 ]
@@ -37,6 +43,7 @@ __all__ = [
 #: reasons that concern the place that is written to, even if the error names no file
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PROBE_BYTES = 1 << 20
+_YOUNG = 2.0  # seconds; the process that writes a younger file may not have locked it yet
 
 
 @contextmanager
@@ -70,6 +77,62 @@ def appearing(path: str | os.PathLike[str], *, fsync: bool = False) -> Iterator[
     finally:
         with suppress(OSError):  # there may be nothing, or no way to delete it; what went wrong before is the reason
             part.unlink()
+
+
+@contextmanager
+def in_use(part: Path) -> Iterator[None]:
+    """Mark a file that is being written, until the block or the process ends, so that nobody removes it as a leftover.
+
+    Args:
+        part: from :func:`appearing`; it is created.
+    """
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(targets: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Delete what a process that was killed has left of files: those of :func:`appearing` that no process has locked.
+
+    Args:
+        targets: the files to be written. They are all written by processes that mark them by :func:`in_use`.
+
+    Returns:
+        What was deleted.
+    """
+    starts: dict[Path, set[str]] = {}
+    for target in map(Path, targets):
+        starts.setdefault(target.parent, set()).add(target.name[:24])
+    removed = []
+    for folder, names in starts.items():
+        for entry in os.listdir(folder) if folder.is_dir() else []:
+            found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part", entry)
+            if found and found[1] in names and _is_left(folder / entry):
+                with suppress(OSError):
+                    (folder / entry).unlink()
+                    removed.append(folder / entry)
+    return removed
+
+
+def _is_left(part: Path) -> bool:
+    """Return whether no process writes a file any more."""
+    try:
+        if time.time() - part.stat().st_mtime < _YOUNG:
+            return False
+        descriptor = os.open(part, os.O_RDWR)
+    except OSError:  # it has just taken its place, or is another user's
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 @contextmanager
@@ -153,6 +216,14 @@ def of_the_disk(error: OSError) -> WriteError | None:
         return WriteError(error.errno, error.strerror, "a file")
     target = Path(os.fsdecode(error.filename))
     return WriteError(error.errno, why_unwritable(error, target), os.fspath(target))
+
+
+def cache_directory(cache_dir: str | None = None) -> Path:
+    """Return the first that is set: ``cache_dir``, $BCFUSION_CACHE, $XDG_CACHE_HOME/bcfusion, ~/.cache/bcfusion."""
+    if chosen := cache_dir or os.environ.get("BCFUSION_CACHE"):
+        return Path(os.path.expanduser(chosen)).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "bcfusion"
 
 
 def normal_name(text: str) -> str:

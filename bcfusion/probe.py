@@ -10,15 +10,23 @@ from itertools import chain, pairwise
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bcfusion.contracts import Generator
+from bcfusion.contracts import Batch, Generator
 from bcfusion.nn.network import estimate_of
 from bcfusion.nn.streaming import StreamingModule
 
-__all__ = ["count_parameters", "device_of", "evaluating", "macs_per_second", "measured_delay", "receptive_field"]
+__all__ = [
+    "count_parameters",
+    "device_of",
+    "evaluating",
+    "macs_per_second",
+    "measured_delay",
+    "moved",
+    "receptive_field",
+]
 
 FIRST_REACH_SECONDS = 0.2  # of the first window, on either side
 EMPTY_SHARE = 0.4  # of the window on each side that must stay finite; otherwise the window grows
@@ -227,3 +235,9 @@ def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first parameter or, if it has none, buffer; the CPU if it has neither."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def moved(batch: Batch, device: torch.device | str) -> Batch:
+    """Return a batch with its tensors on a device; what is there already is not copied."""
+    values = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    return cast("Batch", values)

@@ -30,7 +30,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line does: spinni
 
 import lightning
 import torch
-from bench_step import WithoutTrainer, batch
+from benchmarks.step import WithoutTrainer, batch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from step_flops import count
@@ -285,6 +285,10 @@ def step(network: str, setting: Setting, save: Save, compiled: bool = False) -> 
         except torch.OutOfMemoryError as error:  # the next precision may need less
             result["precisions"][precision] = {"problem": f"out of memory: {str(error).splitlines()[0]}"}
             torch.cuda.empty_cache()
+        except RuntimeError as error:
+            if where.type != "cpu" or "could not create a primitive" not in str(error):
+                raise
+            result["precisions"][precision] = {"problem": f"this CPU cannot: {str(error).splitlines()[0]}"}
         save(result)
     skipped = sum(module.guard.skipped.values())
     if skipped:  # such a step does less work than others

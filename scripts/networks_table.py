@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import cast
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # as the command line does: spinning threads distort every timing
 
 import torch
+from benchmarks.machine import processor
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -149,14 +149,6 @@ def table(names: list[str]) -> Iterator[str]:
     yield from HEADER
     for name in names:
         yield measure(name).markdown()
-
-
-def processor() -> str:
-    """Return the model of the CPU, as named by Linux."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def _text(name: str) -> str:

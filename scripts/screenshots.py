@@ -1,8 +1,10 @@
-"""Screenshots for the docs: a page of ``bcfusion listen``, and TensorBoard's table of hyperparameters.
+"""Screenshots for the docs: pages of ``bcfusion listen`` and ``bcfusion serve``, and TensorBoard's HPARAMS.
 
     python scripts/screenshots.py page listen.html wide.png
     python scripts/screenshots.py page listen.html phone.png --width 360 --height 740 --scale 2
     python scripts/screenshots.py hparams runs hparams.png --width 1500 --toggle discriminators
+    python scripts/screenshots.py serve http://127.0.0.1:8000/ serve.png --model throat --sound throat.flac
+    python scripts/screenshots.py serve http://127.0.0.1:8000/ live.png --model throat_causal --microphone throat.wav
 
 Needs playwright (from the extra ``dev``) and the system's chromium.
 """
@@ -25,18 +27,21 @@ from playwright.sync_api import Page, sync_playwright
 
 
 @contextmanager
-def browser_page(width: int, height: int, scale: float) -> Iterator[Page]:
+def browser_page(width: int, height: int, scale: float, microphone: Path | None = None) -> Iterator[Page]:
     """Yield an empty page.
 
     Args:
         width: in CSS pixels.
         height: in CSS pixels.
         scale: pixels of the picture per CSS pixel.
+        microphone: WAV file that the browser's microphone repeats.
     """
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    heard = [] if microphone is None else [*fake, f"--use-file-for-fake-audio-capture={microphone}"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required"],
+            args=["--no-sandbox", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required", *heard],
         )
         try:
             yield browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
@@ -109,22 +114,70 @@ def shoot_page(document: Path, picture: Path, width: int, height: int, scale: fl
         page.screenshot(path=picture)
 
 
+def shoot_serve(
+    address: str,
+    picture: Path,
+    size: tuple[int, int, float],
+    model: str | None,
+    sound: Path | None,
+    microphone: Path | None,
+    seconds: float,
+) -> None:
+    """Take a picture of the page of a running ``bcfusion serve``, as high as the page is.
+
+    Args:
+        address: of the page.
+        picture: PNG to write.
+        size: see :func:`browser_page`; the height is that of the window before.
+        model: to choose; None for the first one.
+        sound: a recording to restore and to play, if any.
+        microphone: a WAV file to restore live, if any.
+        seconds: of live sound before the picture.
+    """
+    with browser_page(*size, microphone) as page:
+        page.goto(address)
+        page.locator("#model option").first.wait_for(state="attached")
+        if model is not None:
+            page.select_option("#model", model)
+        if sound is not None:
+            page.set_input_files("#files", sound)
+            page.click("#restore")
+            page.locator("#result").wait_for(timeout=300_000)
+            page.locator("#cards .plot").last.click(position={"x": 60, "y": 20})
+        if microphone is not None:
+            page.click("#tab-live")
+            page.click("#start")
+            page.locator("#running").wait_for(timeout=60_000)
+            page.wait_for_timeout(1000 * seconds)  # until the readout is steady
+        height = page.evaluate("document.documentElement.scrollHeight")
+        page.set_viewport_size({"width": size[0], "height": height})
+        page.wait_for_timeout(500)
+        page.screenshot(path=picture)
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["page", "hparams"])
-    parser.add_argument("source", type=Path, help="an HTML file, or a folder of runs")
+    parser.add_argument("what", choices=["page", "hparams", "serve"])
+    parser.add_argument("source", help="an HTML file, a folder of runs, or the address of a server")
     parser.add_argument("picture", type=Path, help="PNG to write")
     parser.add_argument("--width", type=int, default=1280, help="CSS pixels")
     parser.add_argument("--height", type=int, default=900, help="CSS pixels")
     parser.add_argument("--scale", type=float, default=1.0, help="pixels of the picture per CSS pixel")
     parser.add_argument("--toggle", nargs="+", default=[], metavar="NAME", help="columns of HPARAMS to show or hide")
     parser.add_argument("--script", help="JavaScript to run in the page first")
+    parser.add_argument("--model", help="of the server")
+    parser.add_argument("--sound", type=Path, metavar="FILE", help="recording that the server restores")
+    parser.add_argument("--microphone", type=Path, metavar="WAV", help="recording that the server restores live")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of live sound before the picture")
     arguments = parser.parse_args(argv)
     size = arguments.width, arguments.height, arguments.scale
     if arguments.what == "hparams":
-        shoot_hparams(arguments.source, arguments.picture, *size, arguments.toggle)
+        shoot_hparams(Path(arguments.source), arguments.picture, *size, arguments.toggle)
+    elif arguments.what == "page":
+        shoot_page(Path(arguments.source), arguments.picture, *size, arguments.script)
     else:
-        shoot_page(arguments.source, arguments.picture, *size, arguments.script)
+        sounds = arguments.sound, arguments.microphone
+        shoot_serve(arguments.source, arguments.picture, size, arguments.model, *sounds, arguments.seconds)
     reduce_colours(arguments.picture)
 
 

@@ -34,6 +34,7 @@ from bcfusion.data.simulation.bands import band_centres, band_weights
 from bcfusion.data.simulation.estimation import Pair, calibrate
 from bcfusion.data.simulation.frames import decibels, grid, hann, spectra
 from bcfusion.data.simulation.transfer_function import TransferFunction
+from bcfusion.metrics.stoi import Stoi
 
 RATE = 16000
 EDGES = (60, 125, 250, 500, 1000, 2000, 4000, 7900)
@@ -46,7 +47,6 @@ LAG = 8  # frames, 64 ms
 def measures(body: np.ndarray, air: np.ndarray) -> dict[str, list[float]]:
     """Return each measure by octaves, or a single score."""
     from pesq import NoUtterancesError, pesq
-    from pystoi import stoi
 
     at = grid(RATE)
     centres = band_centres(RATE)
@@ -79,7 +79,7 @@ def measures(body: np.ndarray, air: np.ndarray) -> dict[str, list[float]]:
         "with 250-500 Hz": by_octaves(between[bands[2]].mean(axis=0)),
         "ratio deviation, dB": by_octaves((body_level - air_level).std(axis=0)),
         "speech re air, dB": [float(x) for x in by_octaves(levels[1][speech].mean(axis=0) - levels[0][speech].mean())],
-        "STOI": [float(stoi(air, body, RATE))],
+        "STOI": [Stoi().score(body, air, RATE)["stoi"]],
     }
     if pause.sum() > LAG:
         found["pauses re speech, dB"] = by_octaves(centred[pause].mean(axis=0))

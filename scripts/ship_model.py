@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +30,6 @@ from torch import Tensor
 
 from bcfusion.audio import read, resample
 from bcfusion.configuration.compose import build
-from bcfusion.configuration.locations import is_path_key
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
@@ -46,10 +43,9 @@ from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.card import CARD, Card, MetricScore, read_card
 from bcfusion.run.description import FILES
 from bcfusion.run.models import SHIPPED
+from bcfusion.run.portable import portable_training, without_paths
 
 LIMIT = 8_000_000  # bytes of all shipped models together
-#: what a configuration says of the task and the network; everything else concerns the machine or the training
-OF_THE_TASK = ("recipe", "experiment", "generator", "task", "sample_rate", "narrow_rate", "cutoff_frequency")
 SECONDS = 4.0  # of the noise
 
 
@@ -120,9 +116,9 @@ def ship(arguments: argparse.Namespace) -> Path:
         made = save_bundle(
             Path(scratch) / arguments.name,
             original,
-            _without_paths(bundle.generator),
+            without_paths(bundle.generator),
             bundle.sensors,
-            _training(bundle.training),
+            portable_training(bundle.training),
             dtype=getattr(torch, arguments.dtype),
         )
         snr = _snr(enhance_signal(original, inputs), enhance_signal(load_generator(made), inputs))
@@ -139,36 +135,6 @@ def ship(arguments: argparse.Namespace) -> Path:
             text = yaml.safe_dump(card.plain(), sort_keys=False, allow_unicode=True, width=120)
             (part / CARD).write_text(text, encoding="utf-8")
     return folder
-
-
-def _training(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where a model comes from, as far as it means something on another machine."""
-    kept = {key: recorded[key] for key in ("recipe", "experiment", "step", "metrics") if recorded.get(key) is not None}
-    if recorded.get("losses"):  # by which it is adapted
-        kept["losses"] = _without_paths(recorded["losses"])
-    if "overrides" not in recorded:
-        return kept
-    typed = [(override, *override.lstrip("+~").partition("=")[::2]) for override in map(str, recorded["overrides"])]
-    groups = ("recipe", "experiment", "generator")
-    own = {key for _, key, value in typed if key in groups and value not in group_members(key)}
-    if own:  # members of the trainer's own: their arguments mean nothing without them
-        own |= {"experiment", "generator"}
-    overrides = [
-        override
-        for override, key, _ in typed
-        if (section := key.split(".")[0]) in OF_THE_TASK and section not in own and not is_path_key(key)
-    ]
-    return {**kept, "overrides": overrides}
-
-
-def _without_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments without absolute paths, such as files that a network was built from: it holds their weights."""
-    return {
-        key: _without_paths(value)
-        if isinstance(value, Mapping)
-        else (None if isinstance(value, str) and os.path.isabs(value) else value)
-        for key, value in arguments.items()
-    }
 
 
 # ---------------------------------------------------------------- scores

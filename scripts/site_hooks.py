@@ -111,7 +111,7 @@ def _expanded(nav: list[Any]) -> list[Any]:
 
 def _of_folder(recipe: str) -> list[dict[str, str]]:
     """Return the pages of a recipe in reading order."""
-    titles = {"README.md": "From corpus to result", "RESULTS.md": "Results"}
+    titles = {"README.md": "From corpus to result", "RESULTS.md": "Results"} if "RESULTS.md" in _written(recipe) else {}
     paths = [PurePosixPath(RECIPES) / recipe / name for name in _written(recipe)]
     pages = [{titles.get(path.name) or _title(recipe, path.name): site_path(path)} for path in paths]
     conf = PurePosixPath(RECIPES) / recipe / "conf"

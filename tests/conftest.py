@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from fake_hub import FakeHub, connected
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
@@ -35,12 +39,43 @@ TINY = ["generator.channels=2", "generator.bottleneck_channels=4", *SHORT]
 TINY_DISCRIMINATOR = ["discriminators.melgan_msd.channels=2", "discriminators.melgan_msd.max_channels=8"]
 
 
+# what cannot be imported without an extra
+collect_ignore_glob = (
+    ["serving/*"] if any(find_spec(name) is None for name in ("fastapi", "uvicorn", "websockets")) else []
+)
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# whoever starts the tests in the background may ignore these signals, and all processes of the tests would inherit that
+for number in ENDING:
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "corpora" in item.keywords and not os.environ.get("BCFUSION_CORPORA"):
             item.add_marker(pytest.mark.skip(reason="BCFUSION_CORPORA names no folder of real speech"))
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _process_is_left_as_it_was() -> Iterator[None]:
+    """Fail a test that leaves handlers of signals behind, and take away those of the log that Hydra leaves.
+
+    Tests that follow would fail in its place: signals would not end them, and messages would go to a closed file.
+    """
+    signals = [signal.getsignal(number) for number in ENDING]
+    root = logging.getLogger()
+    handlers, level = set(root.handlers), root.level
+    yield
+    left = [number.name for number, before in zip(ENDING, signals, strict=True) if signal.getsignal(number) != before]
+    for number, before in zip(ENDING, signals, strict=True):
+        signal.signal(number, before)
+    for handler in set(root.handlers) - handlers:
+        if "_pytest" not in type(handler).__module__:
+            root.removeHandler(handler)
+    root.setLevel(level)
+    assert not left, f"the test left handlers behind: {', '.join(left)}"
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +116,14 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """An empty Hugging Face hub on this machine, which its real client speaks with; nobody is logged in."""
+    pytest.importorskip("huggingface_hub")
+    with connected(tmp_path / "hf_home", monkeypatch) as hub:
+        yield hub
+
+
+@pytest.fixture
 def composed() -> Iterator[Callable[..., DictConfig]]:
     """Composes the shipped configuration with overrides, as the command line would without a GPU."""
     register_resolvers()
@@ -89,6 +132,13 @@ def composed() -> Iterator[Callable[..., DictConfig]]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield lambda *overrides: compose("train", for_machine(overrides, lambda _: False))
     GlobalHydra.instance().clear()
+
+
+def noise_problem(cfg: DictConfig) -> list[str]:
+    """Return the problem of an experiment that learns from the noise by itself, where no microphone is in noise."""
+    if "deep_clustering" not in cfg.losses or "noisy" in cfg.task.sensors:
+        return []
+    return ["losses.deep_clustering: asks for noise, which neither the data nor Chimera provides"]
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_the_site_has_the_recipes_the_networks_and_every_group(site: Path) -> No
         assert f"{title}</h1>" in re.sub(
             r"<a[^>]*headerlink.*?</a>", "", (site / "recipes" / name / "index.html").read_text()
         )
-        assert (site / "recipes" / name / "results.html").is_file()
+        assert (site / "recipes" / name / "results.html").is_file() == (recipe.parent / "RESULTS.md").is_file()
     assert "seanet_streaming" in (site / "networks.html").read_text()
     for group in GROUPS:
         text = (site / "config" / f"{group}.html").read_text()

@@ -154,7 +154,7 @@ def test_the_options_of_a_script_exist(page: str, command: str) -> None:
 
 def test_the_readme_is_short_and_its_table_has_every_verb() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 85
+    assert len(text.splitlines()) <= 90
     counts = [len(re.findall(pattern, text, re.M)) for pattern in (r"^\| -", r"^!\[", r"^```")]
     assert counts == [2, 1, 4], "a table of scores and one of verbs, one picture, two blocks of commands"
     verbs = text[text.index("| verb |") :]

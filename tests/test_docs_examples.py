@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import torch
 
+from bcfusion.commands.export import main as export
 from bcfusion.contracts import ItemMetric, Metric, Skip
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.probe import measured_delay
@@ -37,8 +38,15 @@ QUICK = [
     "trainer.log_every=1",
     "generator.channels=8",
 ]
-# discriminators too, so that every tag of the page is logged
+# discriminators and a critic too, so that every tag of the page is logged
 GAME = [
+    "critics=[metric_gan]",
+    "critics.metric_gan.delay=1",
+    "critics.metric_gan.workers=1",
+    "critics.metric_gan.silence_db=-90",
+    "critics.metric_gan.network.channels=2",
+    "critics.metric_gan.network.n_fft=128",
+    "critics.metric_gan.network.hop_length=64",
     "discriminators=[melgan_msd]",
     "discriminators.melgan_msd.channels=2",
     "discriminators.melgan_msd.max_channels=8",
@@ -255,8 +263,10 @@ def test_the_sounds_and_pictures_of_the_page_are_in_tensorboard(run_directory: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", titled("streaming.md"))
-def test_the_code_of_the_streaming_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "name"), [(page, name) for page in ("streaming.md", "enhance.md") for name in titled(page)]
+)
+def test_the_code_of_a_page_runs(page: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bcfusion.generators.seanet import SEANet
 
     arguments: dict[str, Any] = {
@@ -271,11 +281,30 @@ def test_the_code_of_the_streaming_page_runs(name: str, tmp_path: Path, monkeypa
     config = {"_target_": "bcfusion.generators.seanet.SEANet", **arguments}
     save_bundle(tmp_path / "bundle", network, config, ["body", "noisy"], {})
     monkeypatch.chdir(tmp_path)
-    (tmp_path / name).write_text(titled("streaming.md")[name])
+    (tmp_path / name).write_text(titled(page)[name])
+    if "sherpa_onnx" in titled(page)[name]:
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("sherpa_onnx")
+        mono = {**arguments, "in_channels": 1, "strides": [2, 4, 20]}
+        save_bundle(tmp_path / "mono", SEANet(**mono), {**config, **mono}, ["body"], {})
+        assert export(["mono", "--runtime", "sherpa-onnx", "--output", "denoiser.onnx"]) == 0
+        runpy.run_path(name)
+        return
+    if "onnxruntime" in titled(page)[name]:
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+        assert export(["bundle", "--output", "model.onnx"]) == 0
+        left = runpy.run_path(name)
+        with torch.inference_mode():
+            whole = network.eval()(torch.from_numpy(left["recording"])[None])
+        np.testing.assert_allclose(left["restored"], whole[0, 0].numpy(), atol=1e-4)
+        return
     left = runpy.run_path(name)
     bundle = bundle_of(left["generator"])
     assert bundle is not None
     assert bundle.sensors == ["body", "noisy"]
+    if "result" in left:
+        assert left["result"].target.is_file()
     if "restored" in left:
         assert left["restored"].shape[-1] in (left["recording"].shape[-1] if "recording" in left else 400000,)
 

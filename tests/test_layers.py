@@ -12,12 +12,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "bcfusion"
 
 LAYERS = (
-    ("contracts", "errors", "files", "nearest", "requirements", "audio"),
+    ("contracts", "errors", "files", "nearest", "requirements", "telemetry", "audio"),
     ("nn", "configuration", "probe"),
     ("run",),
-    ("generators", "discriminators", "losses", "balancers", "metrics", "data"),
-    ("inference", "evaluation", "search", "importing"),
-    ("training", "adaptation", "report"),
+    ("generators", "discriminators", "critics", "losses", "balancers", "metrics", "data"),
+    ("inference", "evaluation", "search", "importing", "export"),
+    ("training", "adaptation", "report", "live", "serving", "hub", "doctor"),
     ("commands",),
     ("cli", "__main__"),
 )

@@ -97,13 +97,6 @@ def test_a_model_is_shipped_with_its_scores_and_without_the_machine(
     assert read_description(folder).dtype == "float32"
 
 
-def test_members_of_the_trainers_own_are_left_out_with_their_arguments() -> None:
-    training = load_script("ship_model")._training
-    typed = ["experiment=my_own", "generator.width=3", "recipe=fusion", "sample_rate=48000"]
-    assert training({"overrides": typed}) == {"overrides": ["recipe=fusion", "sample_rate=48000"]}
-    assert training({"step": 3}) == {"step": 3}
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

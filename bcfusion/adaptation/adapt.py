@@ -91,6 +91,8 @@ def adapt(
     device: str = "cpu",
     say: Callable[[str], None] = print,
     started: float | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Adaptation:
     """Adapt a trained network to a sensor by recorded pairs.
 
@@ -107,6 +109,7 @@ def adapt(
         device: where to train.
         say: receives the lines that tell what happens.
         started: ``time.monotonic()`` when the command began; the budget counts from there.
+        trust_code: see :func:`bcfusion.load_generator`.
 
     Raises:
         CheckpointError: the model cannot be loaded.
@@ -117,8 +120,8 @@ def adapt(
     began = time.monotonic() if started is None else started
     settings = settings or Settings()
     timer = Timer(None if settings.steps is not None else 60.0 * settings.minutes, began)
-    model = resolve_model(model).path
-    start = load_generator(model)
+    model = resolve_model(model, trust_code=trust_code).path
+    start = load_generator(model, trust_code=trust_code)
     bundle = bundle_of(start)
     assert bundle is not None  # load_generator attaches it
     if not any(parameter.requires_grad for parameter in start.parameters()):

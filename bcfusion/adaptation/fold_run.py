@@ -22,6 +22,7 @@ from bcfusion.contracts import Fitted, Row
 from bcfusion.data.loading.reader import BODY
 from bcfusion.errors import TrainingError
 from bcfusion.evaluation.workers import start_workers
+from bcfusion.nn.statistics import parts_to_start, start_from_statistics
 from bcfusion.probe import evaluating
 from bcfusion.run.building import build_generator
 from bcfusion.run.bundle import bundle_of, load_generator
@@ -92,9 +93,12 @@ class Trainee:
         if not self.settings.fresh:
             load_weights(network, {name: value.cpu() for name, value in self.start.state_dict().items()}, self.model)
         network = network.to(self.device)
-        if self.settings.fresh and isinstance(network, Fitted):
+        if self.settings.fresh:
             with evaluating(network), torch.no_grad():
-                network.fit(batches.one_pass())
+                if isinstance(network, Fitted):
+                    network.fit(list(batches.one_pass()))
+                if parts_to_start(network):
+                    start_from_statistics(network, list(batches.one_pass()))
         return Learner(network, self.losses, self.settings.lr)
 
 
@@ -162,9 +166,9 @@ def train_fold(job: FoldJob, trainee: Trainee | None = None) -> FoldResult:
     if job.threads:
         torch.set_num_threads(job.threads)
         logging.disable(logging.WARNING)  # said once, by the process that started this one
-    trainee = trainee or Trainee(
-        load_generator(job.model), job.model, job.sensors, job.speech, job.settings, job.device
-    )
+    if trainee is None:
+        start = load_generator(job.model, trust_code=True)  # the process that started this one has loaded it, too
+        trainee = Trainee(start, job.model, job.sensors, job.speech, job.settings, job.device)
     held_out = HeldOut(trainee.reader, trainee.bundle.sample_rate)
     held_out.score(trainee.start, job.held, 0)
     done = 0

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from bcfusion.configuration.learning import needs_discriminators
 from bcfusion.contracts import Batch, asks_for, unprovided
 from bcfusion.errors import CheckpointError, TrainingError
 from bcfusion.losses.mel import LogMelLoss
 from bcfusion.losses.spectral import MultiResolutionStftLoss
+from bcfusion.probe import moved
 from bcfusion.run.building import build_generator
 from bcfusion.run.bundle import Bundle
 from bcfusion.run.layout import RunDir
@@ -104,9 +105,9 @@ class Learner:
             TrainingError: the gradients of ten steps in a row were not finite.
         """
         self.network.train()
-        moved = {name: value.to(self._device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-        outputs = self.network(moved["inputs"])
-        names: dict[str, Any] = {**moved, **(outputs if isinstance(outputs, dict) else {"estimate": outputs})}
+        here = moved(batch, self._device)
+        outputs = self.network(here["inputs"])
+        names: dict[str, Any] = {**here, **(outputs if isinstance(outputs, dict) else {"estimate": outputs})}
         total = torch.zeros((), device=self._device)
         for name, (loss, weight) in self.losses.items():
             total = total + weight * loss(**{argument: names[argument] for argument in self._asks[name]})

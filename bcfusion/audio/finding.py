@@ -55,7 +55,7 @@ def find_audio(paths_or_globs: str | os.PathLike[str] | Sequence[str | os.PathLi
                 raise AudioError(f"{path} is not an audio file by its name: expected {_EXPECTED}")
             found.add(path)
         elif glob.has_magic(os.fspath(path)):
-            matched = list(matching(path))
+            matched = [name for name in matching(path) if not name.name.startswith("._")]  # AppleDouble files of macOS
             sounds = [name for name in matched if name.suffix.lower() in EXTENSIONS and name.is_file()]
             foreign = [name for name in matched if name.suffix.lower() in FOREIGN and name.is_file()]
             if not sounds:

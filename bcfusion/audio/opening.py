@@ -23,6 +23,7 @@ _PART = re.compile(r"(?P<archive>.+)::(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL
 _UNKNOWN_FRAMES = 1 << 40  # libsndfile gives a number near the type's largest if it knows no length
 _HEAD = 64  # bytes that tell the container
 _REMEMBERED = 4096
+_FORK = "._"  # starts the name of a Macintosh resource fork beside a file
 _known: dict[tuple[str, int, int, int], tuple[Layout, bool]] = {}
 
 
@@ -86,6 +87,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
     name = os.fspath(path)
     inside = _PART.fullmatch(name)
     file = name if inside is None else inside["archive"]
+    is_mpeg = False
     with ExitStack() as stack:
         try:
             if isinstance(path, EncodedAudio):
@@ -100,7 +102,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
             layout, is_mpeg = _layout(source, path, key)
             if layout.links:
                 openers = [partial(_open_view, source, pieces) for pieces in layout.links]
-            elif inside is None and not isinstance(path, EncodedAudio):
+            elif inside is None and not isinstance(path, EncodedAudio) and not (is_mpeg and _has_fork(file)):
                 openers = [partial(Decoder, os.fsencode(file))]  # a name need not be UTF-8
             else:
                 openers = [partial(_open_view, source, ((0, source.size),))]
@@ -109,6 +111,8 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
             reason = one_line(error)
             if reason.startswith("File does not exist"):  # libsndfile, of files that do
                 reason = "its format is not known, or it ends before its samples begin"
+            if is_mpeg and os.path.exists(_FORK):
+                reason += f" (libsndfile takes {_FORK} in the working directory for a part of it: remove that file)"
             problem = f"cannot read {path}: {reason}"
             if not isinstance(path, EncodedAudio) and not os.path.isfile(file):
                 is_folder = os.path.isdir(file)
@@ -120,6 +124,15 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
             problem = "holds no samples" if sound.frames <= 0 else "does not state its length: encode it again"
             raise UnreadableAudio(f"{path} {problem}", name)
         yield sound
+
+
+def _has_fork(file: str) -> bool:
+    """Return whether macOS left a resource fork on this drive, for which libsndfile takes an MP3 for another format.
+
+    A view has no name that a fork could belong to.
+    """
+    folder, name = os.path.split(file)
+    return os.path.exists(os.path.join(folder, _FORK + name))
 
 
 def _open_view(source: Source, pieces: Sequence[Piece]) -> Decoder:

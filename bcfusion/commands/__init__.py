@@ -12,8 +12,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from bcfusion.errors import BcfusionError
+from bcfusion.errors import BcfusionError, printable
 from bcfusion.files import of_the_disk
+from bcfusion.telemetry import without_telemetry
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
@@ -29,18 +30,20 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
     # Before torch is loaded: threads that spin while they wait for each other make a training step up to ten times
     # slower as soon as another process, such as a metric worker, needs the same core; sleeping costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    without_telemetry()
     # A name that is not UTF-8 cannot be printed as it is; it ends neither a table nor a batch.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(argv) or 0
-        sys.stdout.flush()  # here, where a closed pipe is handled
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a closed pipe is handled
         return status
     except BcfusionError as error:
         if wants_traceback():
             traceback.print_exc()
         else:
-            print(error, file=sys.stderr)
+            print(printable(str(error), keep="\n\t"), file=sys.stderr)  # it may quote a file of a stranger
         return USER_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, verb_parser
 from bcfusion.commands.shared.computing import add_device_option, device_of
-from bcfusion.commands.shared.model_choice import chosen_model
+from bcfusion.commands.shared.model_choice import MODEL_HELP, add_trust_option, chosen_model
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER
 from bcfusion.errors import DataError
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     from bcfusion.adaptation.report import check_output, report_text, write_adaptation
 
     make_cwd_importable()  # for a network of the user's own
-    model = chosen_model(arguments.model)
+    model = chosen_model(arguments.model, trust_code=arguments.trust_code)
     check_output(arguments.output, arguments.overwrite)
     pairs = _pairs(arguments)
     speech = [] if arguments.speech is None else _speech(arguments.speech)
@@ -79,7 +79,15 @@ def main(argv: list[str]) -> int:
         seed=arguments.seed,
     )
     try:
-        adaptation = adapt(model, pairs, settings, speech, device_of(arguments.device), started=started)
+        adaptation = adapt(
+            model,
+            pairs,
+            settings,
+            speech,
+            device_of(arguments.device),
+            started=started,
+            trust_code=arguments.trust_code,
+        )
     except KeyboardInterrupt:
         print("interrupted: nothing is written", file=sys.stderr)
         raise
@@ -93,7 +101,8 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("adapt", HELP)
-    parser.add_argument("model", metavar="MODEL", help="name of a model, run directory, bundle or .ckpt to start from")
+    parser.add_argument("model", metavar="MODEL", help=f"to start from: {MODEL_HELP}")
+    add_trust_option(parser)
     parser.add_argument("--pairs", metavar="MANIFEST", type=path, help="manifest with air and the network's sensors")
     parser.add_argument("--body", metavar="DIR", help="folder of the sensor's recordings, matched with --air by name")
     parser.add_argument("--air", metavar="DIR", help="folder of the air microphone's recordings")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.hydra_app import run
 from bcfusion.commands.shared.whose_settings import published_settings, say_whose_settings
+from bcfusion.configuration.later import later
 from bcfusion.configuration.machine import settings
 from bcfusion.errors import ConfigError
 
@@ -144,6 +145,11 @@ def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
         yield f"loss {name}", "left out without discriminators" if idle else f"weight {node.weight:g}"
     if discriminators:
         yield "loss adversarial", f"weight {cfg.adversarial.weight:g}, from step {cfg.adversarial.start_step}"
+    for name, node in later(cfg, "critics").items():
+        critic = build(node)
+        size = _millions(critic.network)
+        yield f"critic {name}", f"{size} parameters, learns {critic.value}, weight {critic.weight:g}"
+    yield "loggers", ", ".join(cfg.get("logger") or {}) or "none"
     yield "selection", ", ".join(f"{name} (weight {criterion.weight:g})" for name, criterion in cfg.selection.items())
 
 

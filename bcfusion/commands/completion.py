@@ -66,6 +66,7 @@ TAKES_MODEL = (
     "evaluate",
     "listen",
     "models",
+    "stream",
 )  #: verbs whose first argument may be the name of a model
 OPEN = ("=", ".", ",", "/")  #: a candidate that ends in one of these is continued
 

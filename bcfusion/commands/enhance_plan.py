@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bcfusion.errors import AudioError, CheckpointError
 from bcfusion.files import fixed_part, name_below, normal_name, on_disk
-from bcfusion.run.models import holds_model, named_models
+from bcfusion.run.models import holds_model, is_on_hub, named_models
 
-__all__ = ["EXISTS", "Job", "Plan", "existing", "plan_inputs", "plan_sensors", "require_model_first"]
+__all__ = ["EXISTS", "Fault", "Job", "Plan", "existing", "plan_inputs", "plan_sensors", "require_model_first"]
 
 EXISTS = "exists: give --overwrite to replace it, or another --output"
 
@@ -25,6 +25,16 @@ class Job:
     target: Path
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A recording that is not restored: its sources as far as they are known, why, and its target if it has one."""
+
+    sources: tuple[Path, ...]
+    reason: str
+    target: Path | None = None
+    exists: bool = False  # the target, which is kept
+
+
 @dataclass
 class Plan:
     """The recordings to restore, and those that cannot be restored.
@@ -33,16 +43,20 @@ class Plan:
         jobs: what to restore, in order.
         problems: a line for each recording that cannot be restored, or for several with the same problem.
         left_out: number of recordings that cannot be restored.
+        faults: the same, one by one.
     """
 
     jobs: list[Job] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: int = 0
+    faults: list[Fault] = field(default_factory=list)
 
-    def leave_out(self, problem: str, count: int = 1) -> None:
-        """Note why recordings cannot be restored."""
+    def leave_out(self, problem: str, count: int = 1, sources: Sequence[Path] = ()) -> None:
+        """Note why a recording, or several, cannot be restored."""
         self.problems.append(problem)
         self.left_out += count
+        if sources:
+            self.faults.append(Fault(tuple(sources), problem))
 
     def without(self, faults: Mapping[Job, tuple[Path, str]]) -> Plan:
         """Return the plan without jobs; those with the same fault become one problem.
@@ -51,6 +65,13 @@ class Plan:
             faults: job to a file and what is wrong with it, as the end of a sentence.
         """
         plan = Plan([job for job in self.jobs if job not in faults], list(self.problems), self.left_out)
+        plan.faults = [
+            *self.faults,
+            *(
+                Fault(job.sources, f"{path} {fault}", job.target, exists=fault == EXISTS)
+                for job, (path, fault) in faults.items()
+            ),
+        ]
         alike: dict[str, list[Path]] = {}
         for path, fault in faults.values():
             alike.setdefault(fault, []).append(path)
@@ -84,18 +105,21 @@ def require_model_first(model: str, inputs: Sequence[str]) -> None:
 
 
 def _is_model(given: str) -> bool:
+    if is_on_hub(given):
+        return True
     path = Path(os.path.expanduser(given))
     is_sound = os.path.isfile(path) and path.suffix != ".ckpt"
     return path.suffix == ".ckpt" or given in named_models() or (not is_sound and holds_model(path))
 
 
-def plan_inputs(inputs: Sequence[str], output: Path, suffix: str) -> Plan:
+def plan_inputs(inputs: Sequence[str], output: Path, suffix: str, ending: str = ".wav") -> Plan:
     """Find the recordings; the output mirrors the tree below the folder that all inputs have in common.
 
     Args:
         inputs: files, folders and glob patterns.
         output: folder to write to.
         suffix: appended to each name.
+        ending: of the names, such as ``.wav``.
     """
     from bcfusion.audio import find_audio
 
@@ -107,16 +131,20 @@ def plan_inputs(inputs: Sequence[str], output: Path, suffix: str) -> Plan:
         try:
             paths = {os.path.abspath(path): path for path in find_audio(given)}
         except AudioError as error:
-            plan.leave_out(str(error))
+            plan.leave_out(str(error), sources=[Path(given)])
             continue
         # outputs of an earlier call, in a folder below the recordings, are not recordings
         found |= {key: path for key, path in paths.items() if root == outputs or not key.startswith(outputs + os.sep)}
     common = os.path.commonpath(roots) if roots else ""
-    plan.jobs = [Job((path,), _target(Path(key).relative_to(common), output, suffix)) for key, path in found.items()]
+    plan.jobs = [
+        Job((path,), _target(Path(key).relative_to(common), output, suffix, ending)) for key, path in found.items()
+    ]
     return _without_clashes(plan)
 
 
-def plan_sensors(folders: Mapping[str, Path], sensors: Sequence[str], output: Path, suffix: str) -> Plan:
+def plan_sensors(
+    folders: Mapping[str, Path], sensors: Sequence[str], output: Path, suffix: str, ending: str = ".wav"
+) -> Plan:
     """Match the files of the sensors that have the same name below their folders (:func:`bcfusion.files.name_below`).
 
     Args:
@@ -124,6 +152,7 @@ def plan_sensors(folders: Mapping[str, Path], sensors: Sequence[str], output: Pa
         sensors: of the network, in its order.
         output: folder to write to.
         suffix: appended to each name.
+        ending: of the names, such as ``.wav``.
 
     Raises:
         AudioError: other sensors are given than the network has, or there are no recordings of one.
@@ -144,15 +173,16 @@ def plan_sensors(folders: Mapping[str, Path], sensors: Sequence[str], output: Pa
             relative.setdefault(name, Path(path.name) if single else path.relative_to(root))
             other = by_name.setdefault(name, {}).setdefault(sensor, path)
             if other != path:
-                plan.leave_out(f"{path}: {other.name} has the same name; keep one of them")
+                plan.leave_out(f"{path}: {other.name} has the same name; keep one of them", sources=[path])
     for name, files in sorted(by_name.items()):
         missing = [str(folders[sensor]) for sensor in sensors if sensor not in files]
         if missing:
             wanted = f"no recording named {name}" if name else "no single recording"
-            plan.leave_out(f"{next(iter(files.values()))}: {wanted} in {' and '.join(missing)}")
+            found = next(iter(files.values()))
+            plan.leave_out(f"{found}: {wanted} in {' and '.join(missing)}", sources=[*files.values()])
         else:
             sources = tuple(files[sensor] for sensor in sensors)
-            plan.jobs.append(Job(sources, _target(relative[name], output, suffix)))
+            plan.jobs.append(Job(sources, _target(relative[name], output, suffix, ending)))
     return _without_clashes(plan)
 
 
@@ -161,11 +191,11 @@ def existing(jobs: Iterable[Job]) -> dict[Job, tuple[Path, str]]:
     return {job: (job.target, EXISTS) for job in jobs if os.path.exists(job.target)}
 
 
-def _target(relative: Path, output: Path, suffix: str) -> Path:
+def _target(relative: Path, output: Path, suffix: str, ending: str) -> Path:
     from bcfusion.audio import EXTENSIONS
 
     stem = relative.stem if relative.suffix.lower() in EXTENSIONS else relative.name
-    return output / relative.parent / f"{stem}{suffix}.wav"
+    return output / relative.parent / f"{stem}{suffix}{ending}"
 
 
 def _without_clashes(plan: Plan) -> Plan:
@@ -178,16 +208,16 @@ def _without_clashes(plan: Plan) -> Plan:
         target, source = os.path.realpath(job.target), job.sources[0]
         other = beside.other(job.target)
         if target in sources:
-            plan.leave_out(f"{source}: its output would replace the recording {job.target}; give --output or --suffix")
+            fault = f"its output would replace the recording {job.target}; give --output or --suffix"
         elif target in taken:
-            plan.leave_out(f"{source}: {taken[target]} has the same output {job.target}; rename one of them")
+            fault = f"{taken[target]} has the same output {job.target}; rename one of them"
         elif other is not None:
-            plan.leave_out(
-                f"{source}: its output {job.target} would have the name of {other} beside it; give --output or --suffix"
-            )
+            fault = f"its output {job.target} would have the name of {other} beside it; give --output or --suffix"
         else:
             taken[target] = source
             kept.append(job)
+            continue
+        plan.leave_out(f"{source}: {fault}", sources=job.sources)
     plan.jobs = kept
     return plan
 

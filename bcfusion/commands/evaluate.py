@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from bcfusion.commands import evaluate_folders, evaluate_scores, evaluate_sets, exit_status
 from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
 from bcfusion.commands.shared.hydra_app import record_composition, run
-from bcfusion.commands.shared.model_choice import chosen_model
+from bcfusion.commands.shared.model_choice import TRUST_OPTION, chosen_model, label_of
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run.description import find_bundle, read_description
+from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import RunDir
 
 if TYPE_CHECKING:
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from bcfusion.evaluation.utterances import Utterances
 
 HELP = """\
-usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] [hydra options]
+usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] [--trust-code] [hydra options]
        bcfusion evaluate --enhanced DIR --reference DIR [--input DIR] [--name NAME] [group_by=NAME,...] [key=value ...]
        bcfusion evaluate --scores NAME=CSV [NAME=CSV ...] [group_by=NAME,...] [metrics=[NAME,...]]
        bcfusion evaluate --sets NAME=CSV [NAME=CSV ...] [--published CSV] [metrics=[NAME,...]]
 
-Score a run, bundle, checkpoint or a model by its name on whole files. The settings are those that the model was
-trained with; key=value changes them. Of a run directory the best checkpoint is evaluated, never the last one.
+Score a run, bundle, checkpoint, a model by its name or hf:OWNER/NAME on whole files. The settings are those that the
+model was trained with; key=value changes them. Of a run directory the best checkpoint is evaluated, never the last one.
 
 Or score files that any other program has enhanced: they are matched by their path below the folders, without suffix,
 and resampled to the rate of the references (or to sample_rate=HZ). Give --enhanced several times to compare systems,
@@ -69,13 +70,16 @@ def main(argv: list[str]) -> int:
         return evaluate_scores.main(argv)
     if evaluate_folders.is_requested(argv):
         return evaluate_folders.main(argv)
+    trust_code = TRUST_OPTION in argv
+    argv = [argument for argument in argv if argument != TRUST_OPTION]
     if not argv or argv[0].startswith("-") or ("=" in argv[0] and not Path(argv[0]).exists()):
         raise CheckpointError(
-            "evaluate: name a model first: a run directory, a bundle, a .ckpt or a name that bcfusion models lists; "
-            "or --enhanced DIR --reference DIR\n"
+            "evaluate: name a model first: a run directory, a bundle, a .ckpt, a name that bcfusion models lists or "
+            "hf:OWNER/NAME; or --enhanced DIR --reference DIR\n"
             "as in: bcfusion evaluate runs/bone_to_air/seanet/TIME"
         )
-    model = chosen_model(argv[0], missing_ok=True)  # reported when it is loaded, after typing mistakes
+    # what does not exist is reported when it is loaded, after typing mistakes
+    model = chosen_model(argv[0], missing_ok=True, trust_code=trust_code)
     settings, overrides = parse_settings(argv[1:])
     output = settings.output or timed_folder(_home_of_results(model))
     split = "test" if settings.split is None else settings.split
@@ -84,8 +88,9 @@ def main(argv: list[str]) -> int:
     recorded = recorded_for_evaluation(model)
     limit = f"trainer.max_{split}_items"  # those of the run concern the run alone
     limited = limit if any(each.lstrip("+").startswith(f"{limit}=") for each in overrides) else None
+    label = label_of(argv[0], model)
     run(
-        lambda cfg: _task(cfg, model, argv[0], split, output, settings.group_by, limited),
+        lambda cfg: _task(cfg, model, label, split, output, settings.group_by, limited, trust_code),
         [*merge_overrides(recorded, overrides), hydra_directory(output)],
         module_file=__file__,
         verb="evaluate",
@@ -97,6 +102,8 @@ def main(argv: list[str]) -> int:
 def _home_of_results(model: Path) -> Path:
     """Return the run that a model belongs to, or an imported bundle itself, so that compare finds its scores; else
     the folder of all runs."""
+    if repository_of(model) is not None:
+        return Path("runs")
     if (run_dir := RunDir.around(model)) is not None:
         return run_dir.path
     imported = find_bundle(model) == model and "imported" in read_description(model).training
@@ -111,6 +118,7 @@ def _task(
     output: Path,
     group_by: Sequence[str],
     limited: str | None,
+    trust_code: bool,
 ) -> None:
     """Evaluate a model, print the tables, and write scores and samples.
 
@@ -122,6 +130,7 @@ def _task(
         output: folder of the results.
         group_by: columns of further tables.
         limited: key of the number of utterances; None: all of them.
+        trust_code: see :func:`bcfusion.load_generator`.
     """
     from bcfusion.configuration.check import verify_or_raise
 
@@ -134,7 +143,7 @@ def _task(
     from bcfusion.run.bundle import bundle_of
     from bcfusion.training.assemble import build_datamodule
 
-    generator = load_task_model(cfg, model)
+    generator = load_task_model(cfg, model, trust_code=trust_code)
     bundle = bundle_of(generator)
     assert bundle is not None  # a loaded model has one
     datamodule = build_datamodule(cfg)

@@ -131,12 +131,13 @@ def _task(cfg: DictConfig, folders: Folders, matched: Matched, output: Path, gro
     from bcfusion.configuration.check import verify
     from bcfusion.configuration.compose import build
     from bcfusion.evaluation.folders import score_folders
-    from bcfusion.evaluation.pool import Scorer
+    from bcfusion.evaluation.pool import Scorer, available_workers
 
     problems = [problem for problem in verify(cfg, training=False) if problem.split(".")[0].split(":")[0] in USED]
     if problems:
         raise ConfigError(problems)
-    with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
+    metrics, workers = {name: build(node) for name, node in cfg.metrics.items()}, available_workers(with_network=False)
+    with Scorer(metrics, cfg.sample_rate, workers) as scorer:
         scores = score_folders(matched, scorer, cfg.sample_rate, folders.tolerance, with_snr="snr" in group_by)
     tested = [name for name in folders.systems if name != INPUT]
     write_results(scores, group_by, output, f"{', '.join(tested)} against {folders.reference}, {cfg.sample_rate} Hz")

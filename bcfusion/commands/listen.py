@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, separated, verb_parser
-from bcfusion.commands.shared.model_choice import chosen_model
+from bcfusion.commands.shared.model_choice import add_trust_option, chosen_model
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
 
@@ -58,7 +58,9 @@ def main(argv: list[str]) -> int:
 
     overrides = [given for given in arguments.inputs if "=" in given and not Path(given).exists()]
     given = [
-        str(chosen_model(each, searched=True, missing_ok=True)) for each in arguments.inputs if each not in overrides
+        str(chosen_model(each, searched=True, missing_ok=True, trust_code=arguments.trust_code))
+        for each in arguments.inputs
+        if each not in overrides
     ]
     candidates = find_candidates(given, arguments.names, _left_out)
     output = arguments.output or Path("listen.html")
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         help="runs, folders of runs, evaluations, bundles, names of models; key=value changes the data",
     )
+    add_trust_option(parser)
     parser.add_argument("--output", metavar="FILE", type=path, help="default: listen.html")
     parser.add_argument(
         "--utterances",
@@ -141,7 +144,7 @@ def _sources(candidates: Sequence[Candidate], overrides: Sequence[str], argument
         )
     from bcfusion.commands.listen_models import enhanced_sources
 
-    return enhanced_sources(models, overrides, arguments.split, wanted or DEFAULT_UTTERANCES)
+    return enhanced_sources(models, overrides, arguments.split, wanted or DEFAULT_UTTERANCES, arguments.trust_code)
 
 
 def _page(sources: Sequence[Source], arguments: argparse.Namespace) -> tuple[Page, int]:

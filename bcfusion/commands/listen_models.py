@@ -35,7 +35,9 @@ class _Task(NamedTuple):
     utterances: Utterances
 
 
-def enhanced_sources(models: Mapping[str, Path], overrides: Sequence[str], split: str, utterances: int) -> list[Source]:
+def enhanced_sources(
+    models: Mapping[str, Path], overrides: Sequence[str], split: str, utterances: int, trust_code: bool = False
+) -> list[Source]:
     """Enhance and score utterances that the test sets of all runs have in common, evenly spread over the set.
 
     Args:
@@ -43,6 +45,7 @@ def enhanced_sources(models: Mapping[str, Path], overrides: Sequence[str], split
         overrides: changes to the configuration that each model was trained with, as ``data.root=/data``.
         split: ``test`` or ``valid``.
         utterances: largest number of utterances.
+        trust_code: see :func:`bcfusion.load_generator`.
 
     Raises:
         CheckpointError: a model needs other sensors or another sample rate than its configuration gives.
@@ -65,7 +68,7 @@ def enhanced_sources(models: Mapping[str, Path], overrides: Sequence[str], split
     sources = []
     for name, model in models.items():
         print(f"{name}: {len(common)} utterances of {model}", flush=True)
-        sources.append(_enhanced(name, model, tasks[name], [row.id for row in common]))
+        sources.append(_enhanced(name, model, tasks[name], [row.id for row in common], trust_code))
     return sources
 
 
@@ -91,8 +94,8 @@ def _compose(model: Path, overrides: Sequence[str], split: str) -> _Task:
     return task
 
 
-def _enhanced(name: str, model: Path, task: _Task, ids: Sequence[str]) -> Source:
-    generator = load_task_model(task.cfg, model)
+def _enhanced(name: str, model: Path, task: _Task, ids: Sequence[str], trust_code: bool) -> Source:
+    generator = load_task_model(task.cfg, model, trust_code=trust_code)
     rows = [task.utterances.rows[item] for item in ids]
     signals: dict[str, Mapping[str, np.ndarray]] = {}
     scores = evaluate_model(

@@ -14,19 +14,20 @@ from typing import Any
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import verb_parser
-from bcfusion.errors import CheckpointError
+from bcfusion.errors import CheckpointError, printable
 from bcfusion.nearest import did_you_mean
 from bcfusion.report.table import metric_name, number
 from bcfusion.run.card import CARD, Card, Corpus, Scores, read_card
 from bcfusion.run.description import Bundle, count_parameters, find_bundle, read_description
 from bcfusion.run.layout import BUNDLE_WEIGHTS
-from bcfusion.run.models import VARIABLE, NamedModel, missing_folders, named_models
+from bcfusion.run.models import VARIABLE, NamedModel, hub_name, is_on_hub, missing_folders, named_models, resolve_model
 
 HELP = """\
 List the models that have a name: those that are shipped with bcfusion, and those in your own folders. A name can be
 given wherever a MODEL is taken: to enhance, evaluate, listen and adapt, as init_from=NAME, and to load_generator in
 Python.
-With a name, print the card of that model: training data and licences, scores, where it helps and where it does not.
+With a name, or hf:OWNER/NAME for one on the Hugging Face hub, print the card of that model: training data and licences,
+scores, where it helps and where it does not.
 
 BCFUSION_MODELS names further folders, separated by colons: each folder in them that holds a bundle, or a run with one,
 is a model of that name. A card.yaml beside the bundle is its card.
@@ -34,6 +35,7 @@ is a model of that name. A card.yaml beside the bundle is its card.
 examples:
   bcfusion models
   bcfusion models throat
+  bcfusion models hf:OWNER/NAME
   bcfusion models --json                      # for other programs
   BCFUSION_MODELS=/srv/models bcfusion models
 """
@@ -47,7 +49,13 @@ def main(argv: list[str]) -> None:
         CheckpointError: there is no model of that name, or it is damaged.
     """
     arguments = _parser().parse_args(argv)
-    models = named_models()
+    if arguments.name is not None and is_on_hub(arguments.name):
+        # only read, not built: no code of it runs, whatever it names
+        named = resolve_model(arguments.name, trust_code=True).named
+        assert named is not None
+        models = {arguments.name: named}
+    else:
+        models = named_models()
     for line in missing_folders():
         print(line, file=sys.stderr)
     if arguments.name is None:
@@ -67,7 +75,7 @@ def main(argv: list[str]) -> None:
     if arguments.json:
         print(json.dumps(entry.plain(), indent=2, ensure_ascii=False))
     else:
-        print("\n".join(_card_lines(entry, _width())))
+        print("\n".join(map(printable, _card_lines(entry, _width()))))
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Entry:
         """Return everything in plain values."""
         return {
             "name": self.model.name,
-            "folder": str(self.model.folder),
+            "folder": None if hub_name(self.model.folder) else str(self.model.folder),
             "shipped": self.model.shipped,
             "task": self.task,
             "sensors": self.bundle.sensors,
@@ -209,6 +217,8 @@ def _card_lines(entry: Entry, width: int) -> Iterator[str]:
         "licence": card.licence if card else "not known",
         "folder": str(entry.model.folder),
     }
+    if (origin := hub_name(entry.model.folder)) is not None:  # named hf:OWNER/NAME, not by a folder of the cache
+        facts["folder"] = f"of the Hugging Face hub: {origin}"
     for name, text in facts.items():
         yield from _wrapped(f"{name:<10}{text}", width, hanging=" " * 10)
     if entry.model.hides:
@@ -225,7 +235,8 @@ def _card_lines(entry: Entry, width: int) -> Iterator[str]:
             yield ""
             yield from _wrapped(f"{corpus.name}: {corpus.notice}", width, hanging="")
     if card.training:
-        yield from ("", "Made by", *(f"  {command}" for command in card.training))  # not wrapped: to be copied
+        lines = [line for command in card.training for line in command.splitlines()]
+        yield from ("", "Made by", *(f"  {line}" for line in lines))  # not wrapped: to be copied
     yield from _section("Notes", card.notes, width)
 
 
@@ -259,7 +270,7 @@ def _scores_lines(scores: Scores, width: int) -> Iterator[str]:
     if scores.utterances:
         yield f"  means over {scores.utterances} recordings"
     if scores.command:
-        yield f"  {scores.command}"
+        yield from (f"  {line}" for line in scores.command.splitlines())
 
 
 def _section(title: str, texts: Sequence[str], width: int) -> Iterator[str]:

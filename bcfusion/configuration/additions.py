@@ -12,7 +12,7 @@ from bcfusion.configuration.suggestions import read_yaml, renamed_argument, type
 from bcfusion.configuration.values import interpolated
 
 #: groups with entries of any name: each is a node with a class or, in `selection`, the criterion of a metric value
-OPEN_GROUPS = ("discriminators", "losses", "metrics", "degradation", "callbacks", "logger", "selection")
+OPEN_GROUPS = ("discriminators", "critics", "losses", "metrics", "degradation", "callbacks", "logger", "selection")
 #: arguments of Lightning's Trainer that bcfusion sets itself, and the key to use instead, if there is one
 SET_BY_BCFUSION = {
     "accumulate_grad_batches": "trainer.accumulate",

@@ -18,7 +18,7 @@ from bcfusion.errors import ConfigError
 
 #: groups that an evaluation does not build
 TRAINING_GROUPS = frozenset(
-    {"losses", "discriminators", "adversarial", "balancer", "optimizer", "scheduler", "logger", "callbacks"}
+    {"losses", "discriminators", "critics", "adversarial", "balancer", "optimizer", "scheduler", "logger", "callbacks"}
 )
 #: arguments that the program adds when it builds a node of these groups
 GIVEN_WHEN_BUILT = {"logger": ("run_dir", "first_step")}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 #: groups from which several members are chosen, each under its own name
-LIST_GROUPS = ("discriminators", "losses", "metrics", "callbacks")
+LIST_GROUPS = ("discriminators", "critics", "losses", "metrics", "callbacks")
 
 
 def register_resolvers() -> None:

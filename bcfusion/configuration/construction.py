@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
+import os
 import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.keys import KEYS
+from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.configuration.values import at, group, is_resolved, nodes
 from bcfusion.errors import BcfusionError, ConfigError, first_line
 from bcfusion.requirements import check_rate
 
 #: Nodes that are cheap to build and have no side effects; simulators at most look whether their files are there. A
 #: corpus may read a whole disk, loggers and other callbacks may start something: they are built by a run, and by the
-#: check of its data.
+#: check of its data. A class says of itself that it is to be built here by an attribute ``built_by_check``.
 BUILT = (
     "generator.",
     "discriminators.",
+    "critics.",
     "losses.",
     "adversarial.objective.",
     "balancer.",
@@ -43,13 +46,23 @@ def construction_problems(tree: Mapping[str, Any], known: list[str]) -> list[str
     outer: tuple[str, ...] = ()
     with fork_rng(devices=[]):  # a run draws the same weights whether it has been checked or not
         for path, node in nodes(tree):
-            if "_target_" not in node or not f"{path}.".startswith(BUILT) or path.startswith(outer):
+            if "_target_" not in node or path.startswith(outer) or not _is_built(path, node):
                 continue
             outer = (*outer, f"{path}.")  # what is inside is built with it
             if buildable(path, node, known) and not _unused(path, tree):
                 problems += _problems(path, node, tree.get("sample_rate"), at(tree, "task.sensors"))
         problems += _optimization_problems(tree, [*known, *problems])
     return problems
+
+
+def _is_built(path: str, node: Mapping[str, Any]) -> bool:
+    """Return whether a node is one of those that are built to check their arguments."""
+    if f"{path}.".startswith(BUILT):
+        return True
+    try:
+        return path.startswith("logger.") and getattr(locate(node["_target_"]), "built_by_check", False)
+    except (UnknownTarget, AttributeError):  # reported as such
+        return False
 
 
 def _unused(path: str, tree: Mapping[str, Any]) -> bool:
@@ -62,6 +75,8 @@ def _unused(path: str, tree: Mapping[str, Any]) -> bool:
 def _problems(path: str, node: Mapping[str, Any], sample_rate: Any, sensors: Any) -> list[str]:
     if path.startswith("losses."):
         node = {key: value for key, value in node.items() if key != "weight"}
+    if path.startswith("logger."):
+        node = {"run_dir": os.curdir, **node}
     built, problems = _built(path, node, sample_rate, apart=path.startswith("degradation."))
     if path == "data.augmentation" and isinstance(sensors, list) and hasattr(built, "problem"):
         misfit = built.problem(sensors)

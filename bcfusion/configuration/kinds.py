@@ -10,7 +10,7 @@ from bcfusion.configuration.paths import conf_dir
 from bcfusion.configuration.values import UNRESOLVED, at, group, shown
 from bcfusion.nearest import did_you_mean
 
-ENTRIES = ("discriminators", "losses", "metrics", "degradation", "callbacks", "logger")
+ENTRIES = ("discriminators", "critics", "losses", "metrics", "degradation", "callbacks", "logger")
 SPOKEN = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 

@@ -86,6 +86,12 @@ def loss_problems(
     return problems
 
 
+def critic_name_problems(critics: Iterable[str], losses: Iterable[str]) -> list[str]:
+    """Return a message for each critic that has the name of another part: it is that of a loss and of an optimiser."""
+    taken = {*losses, "adversarial", "generator", "discriminator"}
+    return [f"critics.{name}: another part has this name; rename it" for name in critics if name in taken]
+
+
 def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> list[str]:
     """Return a message for each loss that cannot be computed, and for each phase in which nothing is learned.
 
@@ -105,6 +111,8 @@ def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> li
         problems += loss_problems(
             computed, {name: weights[name] for name in computed}, targets["generator"], batch_names, adversarial
         )
+    critics = group(tree, "critics")
+    problems += critic_name_problems(critics, losses)
     if not adversarial:
         return problems
     game = group(tree, "adversarial")
@@ -113,6 +121,12 @@ def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> li
         problems.append(
             f"losses: nothing to learn from in the first {start} steps, before the discriminators join; "
             "give a loss of the signals with a weight, or set adversarial.start_step=0"
+        )
+    head_start = game.get("head_start")
+    if isinstance(head_start, int) and head_start > 0 and start == 0 and not any(weights[name] for name in alone):
+        problems.append(
+            f"losses: nothing to learn from in the first {head_start} steps, in which the discriminators learn alone; "
+            "give a loss of the signals with a weight, or set adversarial.head_start=0"
         )
     warm_up = game.get("warm_up_losses") or ()
     problems += [
@@ -127,9 +141,9 @@ def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> li
         )
     scaled = at(tree, "balancer.adversarial")
     problems += [
-        f"balancer.adversarial: there is no loss '{name}'; there are adversarial, {', '.join(losses)}"
+        f"balancer.adversarial: there is no loss '{name}'; there are adversarial, {', '.join([*losses, *critics])}"
         for name in (scaled if isinstance(scaled, list) else ())
-        if name != "adversarial" and name not in losses
+        if name != "adversarial" and name not in losses and name not in critics
     ]
     return problems
 

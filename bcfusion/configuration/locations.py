@@ -15,7 +15,7 @@ __all__ = ["absolute", "absolute_paths", "is_path_key", "relative_paths"]
 #: dotted keys whose values are files or folders, whatever class takes them
 _PATH_KEY = re.compile(
     r"output_root"
-    r"|(.*\.)?(root|path|calibration|transcripts|\w+_(root|dir|path|file|from))"
+    r"|(.*\.)?(root|path|calibration|transcripts|(?!bands_from)\w+_(root|dir|path|file|from))"
     r"|data\.(corpus\.)?(body|air|parts\.[^.]+)"
     r"|metrics\.\w+\.weights"
 )
@@ -30,7 +30,9 @@ def absolute(value: Any) -> Any:
     """Return a relative path, or a list of them, from the root of the file system; anything else unchanged."""
     if isinstance(value, list):
         return [absolute(entry) for entry in value]
-    if not isinstance(value, str) or not value or "://" in value or os.path.isabs(value):
+    if not isinstance(value, str) or not value or os.path.isabs(value):
+        return value
+    if "://" in value or value.startswith("hf:"):  # an address, or a model on the Hugging Face hub
         return value
     return os.path.abspath(os.path.expanduser(value))
 

@@ -108,6 +108,8 @@ def settings(cfg: Mapping[str, Any]) -> str:
     parts.append(f"losses {', '.join(cfg['losses'])}")
     if cfg["discriminators"]:
         parts.append(f"discriminators from step {cfg['adversarial']['start_step']}")
+    if cfg.get("critics"):
+        parts.append(f"critics {', '.join(cfg['critics'])}")
     if cfg["trainer"]["max_steps"] is not None:
         parts.append(f"{cfg['trainer']['max_steps']} steps")
     if cfg["budget"]["minutes"] is not None:

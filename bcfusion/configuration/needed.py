@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from bcfusion.configuration.later import LATER
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir
 from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.configuration.values import UNRESOLVED, at
@@ -66,7 +67,8 @@ def _needed() -> dict[str, Any]:
     root = read_yaml(conf_dir() / ROOT_CONFIG)
     needed = {key: value for key, value in root.items() if key != "defaults" and value != {}}  # {}: may be empty
     for group, member in BASES.items():
-        needed[group] = dict(read_yaml(conf_dir() / group / f"{member}.yaml"))
+        shipped = read_yaml(conf_dir() / group / f"{member}.yaml")
+        needed[group] = {key: value for key, value in shipped.items() if f"{group}.{key}" not in LATER}
     for path in NODES:
         section, _, key = path.partition(".")
         node = needed.setdefault(section, {})

@@ -74,7 +74,9 @@ def evaluate(
     return utterances.complete(scorer.collect())
 
 
-def load_model(model: str | Path, sensors: Sequence[str], sample_rate: int, device: str = "cpu") -> nn.Module:
+def load_model(
+    model: str | Path, sensors: Sequence[str], sample_rate: int, device: str = "cpu", *, trust_code: bool = False
+) -> nn.Module:
     """Load a generator that has to fit a task.
 
     Args:
@@ -82,11 +84,12 @@ def load_model(model: str | Path, sensors: Sequence[str], sample_rate: int, devi
         sensors: names of the input channels of the task, in order.
         sample_rate: of the task, in Hz.
         device: where to put the generator.
+        trust_code: see :func:`bcfusion.load_generator`.
 
     Raises:
         CheckpointError: it cannot be loaded, or was trained for other sensors or another sample rate.
     """
-    generator = load_generator(model, device=device)
+    generator = load_generator(model, device=device, trust_code=trust_code)
     bundle = bundle_of(generator)
     assert bundle is not None  # load_generator attaches it
     if bundle.sensors != list(sensors) or bundle.sample_rate != sample_rate:

@@ -25,7 +25,7 @@ from bcfusion.requirements import at_least, check_rates, require
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Scorer"]
+__all__ = ["Scorer", "available_workers"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ class _Job:
     info: dict[str, str]
 
 
+def available_workers(*, with_network: bool) -> int:
+    """Return how many processes score on the cores that this process may use.
+
+    Args:
+        with_network: whether a network computes at the same time, which then keeps half of the cores.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return min(max(cores // 2, 1), 8) if with_network else min(cores, 16)
+
+
 class Scorer:
     """Score utterances asynchronously in worker processes; one scorer serves any number of validations.
 
@@ -53,28 +63,37 @@ class Scorer:
     Args:
         metrics: configuration key to metric; picklable, and defined in an importable module.
         sample_rate: of all signals, in Hz.
-        workers: number of processes; 0: score in this process, synchronously; None: half of the available cores, 1 to
-            8.
+        workers: number of processes; 0: score in this process, synchronously; None: as many as leave half of the cores
+            to a network, see :func:`available_workers`.
+        backlog: number of unfinished utterances from which on :meth:`submit` waits; None: four per process.
 
     Raises:
-        ConfigError: ``workers`` is negative, a metric refuses the sample rate, two metrics give a value of the same
-            name, or a metric cannot be sent to a worker.
+        ConfigError: ``workers`` is negative, ``backlog`` is below 1, a metric refuses the sample rate, two metrics give
+            a value of the same name, or a metric cannot be sent to a worker.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric], sample_rate: int, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Mapping[str, Metric],
+        sample_rate: int,
+        workers: int | None = None,
+        backlog: int | None = None,
+    ) -> None:
         if workers is None:
-            workers = min(max(len(os.sched_getaffinity(0)) // 2, 1), 8)
-        require(self, at_least(0, workers=workers))
+            workers = available_workers(with_network=True)
+        require(self, at_least(0, workers=workers), at_least(1, backlog=1 if backlog is None else backlog))
         check_rates("metrics", metrics, sample_rate)
         self._metrics = dict(metrics)
         self._sample_rate = sample_rate
         self._workers = workers
+        self._backlog = backlog
         self._higher_is_better = _directions(self._metrics)
         self._pickled = _pickle(self._metrics) if workers else b""
         self._executor: ProcessPoolExecutor | None = None
         self._pending: dict[Future[list[ItemScore]], tuple[int, _Job]] = {}
         self._rows: dict[int, list[ItemScore]] = {}  # by position, filled as workers finish
         self._submitted = 0
+        self._collected = 0
 
     @property
     def higher_is_better(self) -> dict[str, bool | None]:
@@ -109,23 +128,36 @@ class Scorer:
         job = _Job(item_id, copies, np.array(target), self._sample_rate, dict(info or {}))
         position = self._submitted
         self._submitted += 1
-        while len(self._pending) >= 4 * max(self._workers, 1):
+        while len(self._pending) >= (self._backlog or 4 * max(self._workers, 1)):
             self._take_finished()
         self._dispatch(position, job)
 
-    def collect(self) -> Scores:
-        """Wait for everything submitted since the last call and return it in the order of submission."""
-        while self._pending:
+    def collect(self, count: int | None = None) -> Scores:
+        """Wait for utterances that were submitted and not collected, and return them in the order of submission.
+
+        Args:
+            count: the first so many of them; None: all.
+
+        Raises:
+            ValueError: ``count`` is negative, or larger than the number of these utterances.
+        """
+        waiting = self._submitted - self._collected
+        if count is not None and not 0 <= count <= waiting:
+            raise ValueError(f"count={count} must be 0 to {waiting}, the number of utterances that are not collected")
+        last = self._submitted if count is None else self._collected + count
+        while any(position < last for position, _ in self._pending.values()):
             self._take_finished()
-        rows = [row for position in sorted(self._rows) for row in self._rows[position]]
-        self.reset()
+        rows = [row for position in range(self._collected, last) for row in self._rows.pop(position)]
+        self._collected = last
+        if count is None:
+            self.reset()
         return Scores(rows, dict(self._higher_is_better))
 
     def reset(self) -> None:
         """Forget everything submitted since the last :meth:`collect`, as after an interrupted validation."""
         self._pending = {}  # not cancelled: a pool that breaks later fails on cancelled futures (Python 3.11)
         self._rows = {}
-        self._submitted = 0
+        self._submitted = self._collected = 0
 
     def close(self) -> None:
         """Forget what was not collected and end the workers. A later :meth:`submit` starts them again."""

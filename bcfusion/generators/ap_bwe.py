@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, set_weight
+from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.padding import pad
 from bcfusion.nn.precision import filter_tensor, full_precision
-from bcfusion.nn.spectral import Complex, SpectralNetwork, from_log
+from bcfusion.nn.spectral import Complex, SpectralNetwork, from_log, log_magnitude, magnitude
 from bcfusion.nn.stft import Window, window_samples
 from bcfusion.requirements import above, at_least, require
 
@@ -91,6 +92,10 @@ class ApBwe(SpectralNetwork):
             output phases of length one, however uncertain.
         init_output_scale: factor on the initial weights of the three output layers; at 0.1 the untrained network
             returns nearly its input.
+        frequency_norm: ``learnable``: the log amplitudes of the sensors, and what is added to them, are scaled and
+            shifted bin by bin; both start from the training set, see
+            :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. Phases stay as they are. None: neither. Not with
+            ``published_spectra``.
 
     Attributes:
         provides: ``spectrum (B, F, N, 2)``, real and imaginary parts before the inverse transform.
@@ -119,15 +124,22 @@ class ApBwe(SpectralNetwork):
         floor: float = 1e-4,
         published_spectra: bool = False,
         init_output_scale: float = 0.1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(
             self,
             at_least(1, channels=channels, blocks=blocks, expansion=expansion, kernel_size=kernel_size),
             (kernel_size % 2 == 1, f"kernel_size={kernel_size} must be odd: the kernels are centred"),
             above(0, floor=floor, init_output_scale=init_output_scale),
+            (
+                not (published_spectra and frequency_norm),
+                "published_spectra=True is for imported networks, which have no frequency_norm: set one of both only",
+            ),
         )
         future = (blocks + 1) * (kernel_size // 2)
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, False, future, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, False, future, skip_channel, frequency_norm
+        )
         self.phase_skip, self.floor, self.published_spectra = phase_skip, floor, published_spectra
         if published_spectra:
             self.lookahead = 0  # the frames are centred
@@ -143,6 +155,8 @@ class ApBwe(SpectralNetwork):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
             set_weight(layer, init_output_scale * layer.weight)
+        self.frequency_in = self.frequency_affine(in_channels, bins, least=LEAST_OF_LOGARITHMS)
+        self.frequency_out = self.frequency_affine(1, bins, kind="restore", least=LEAST_OF_LOGARITHMS)
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Transform, apply the network, transform back: in causal frames, or in those of published checkpoints."""
@@ -165,17 +179,23 @@ class ApBwe(SpectralNetwork):
             turned = torch.view_as_real(restored * torch.polar(torch.ones_like(turn), turn).unsqueeze(-1))
         return {"estimate": estimate.unsqueeze(1), "spectrum": F.pad(turned, (0, 0, stft.centred, 0))}
 
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        levels, wanted = (self._log_amplitude(*parts) for parts in (sensors, target))
+        return {"frequency_in": levels, "frequency_out": (wanted - levels[:, self.skip_channel]).unsqueeze(1)}
+
+    def _log_amplitude(self, real: Tensor, imag: Tensor) -> Tensor:
+        if self.published_spectra:
+            return (magnitude(real, imag, PUBLISHED_EPS) + self.floor).log()
+        return log_magnitude(real, imag, self.floor)
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         power = real.square() + imag.square()
-        if self.published_spectra:
-            log_amplitude = ((power + PUBLISHED_EPS).sqrt() + self.floor).log()
-            empty = power == 0
-        else:
-            log_amplitude = 0.5 * (power + self.floor**2).log()
-            empty = power <= self.floor**2  # no angle is computed there: its gradient is unbounded at the origin
+        log_amplitude = self._log_amplitude(real, imag)
+        # no angle is computed in an empty bin: its gradient is unbounded at the origin
+        empty = power == 0 if self.published_spectra else power <= self.floor**2
         phase = torch.atan2(imag.masked_fill(empty, 0.0), real.masked_fill(empty, 1.0))
 
-        a = self.amplitude.start(log_amplitude.flatten(1, 2))  # (B, channels, N)
+        a = self.amplitude.start(self.frequency_in(log_amplitude).flatten(1, 2))  # (B, channels, N)
         p = self.phase.start(phase.flatten(1, 2))
         for of_amplitude, of_phase in zip(self.amplitude.blocks, self.phase.blocks, strict=True):
             # one after the other: two sums of the same two streams would make them equal
@@ -184,7 +204,8 @@ class ApBwe(SpectralNetwork):
             a, p = of_amplitude(a), of_phase(p)
 
         a, p = self.amplitude.end(a), self.phase.end(p)
-        amplitude = from_log(log_amplitude[:, self.skip_channel] + self.to_amplitude(a), self.stft.win_length)
+        correction = self.frequency_out(self.to_amplitude(a).unsqueeze(1)).squeeze(1)
+        amplitude = from_log(log_amplitude[:, self.skip_channel] + correction, self.stft.win_length)
         cosine, sine = self.to_cosine(p), self.to_sine(p)
         if self.phase_skip:
             sensor = self.skip_channel

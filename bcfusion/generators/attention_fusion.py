@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bcfusion.generators.branches import Branches, Build, Inner
 from bcfusion.nn.conv2d import Conv2d
+from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.spectral import magnitude
@@ -24,10 +25,19 @@ class Attention(nn.Module):
     """Weights ``(B, S, F, N)`` of S spectra from their log magnitudes, of the same shape.
 
     A softmax over the sensors and one further choice, silence, so that the weights of a bin sum to less than one if no
-    sensor can be trusted. Initially nearly all of the weight is on the sensors, in equal shares.
+    sensor can be trusted. Initially nearly all of the weight is on the sensors, in equal shares. The scores go through
+    ``frequency_out`` before the softmax.
     """
 
-    def __init__(self, sensors: int, bins: int, channels: int, layers: int, kernel_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        sensors: int,
+        bins: int,
+        channels: int,
+        layers: int,
+        kernel_size: tuple[int, int],
+        frequency_out: nn.Module,
+    ) -> None:
         super().__init__()
         below = (kernel_size[0] - 1) // 2
         padding = (below, kernel_size[0] - 1 - below)
@@ -39,17 +49,18 @@ class Attention(nn.Module):
         self.scores = Conv2d(channels if layers > 1 else sensors, sensors, (1, 1), bins, causal=True)
         assert self.scores.bias is not None
         nn.init.constant_(self.scores.bias, 3.0)
+        self.frequency_out = frequency_out
 
     def forward(self, log_magnitude: Tensor) -> Tensor:
         h = self.norm(log_magnitude)
         for layer in self.hidden:
             h = nn.functional.elu(layer(h))
-        scores = self.scores(h)
+        scores = self.frequency_out(self.scores(h))
         silence = torch.zeros_like(scores[:, :1])
         return torch.cat([scores, silence], dim=1).softmax(1)[:, :-1]
 
 
-class AttentionFusion(WaveformNetwork):
+class AttentionFusion(FrequencyNormalised, WaveformNetwork):
     """Sensors, or the outputs of a branch per sensor, weighted bin by bin and added; then optionally restored by a
     network.
 
@@ -71,6 +82,9 @@ class AttentionFusion(WaveformNetwork):
         channels: of the attention's convolutions.
         layers: number of these, including the one that computes the weights.
         kernel_size: (frequency, frames).
+        frequency_norm: ``learnable``: the log magnitudes that the attention sees are scaled and shifted bin by bin,
+            from the training set's statistics on, and so are its scores before the softmax, from 1 and 0 on; see
+            :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None: neither.
 
     Raises:
         ConfigError: neither a branch nor a network, or sizes that do not fit.
@@ -90,6 +104,7 @@ class AttentionFusion(WaveformNetwork):
         channels: int = 16,
         layers: int = 4,
         kernel_size: tuple[int, int] = (5, 3),
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(
             self,
@@ -97,24 +112,32 @@ class AttentionFusion(WaveformNetwork):
             at_least(1, layers=layers),
         )
         branches = None if branch is None else Branches(branch, air_branch, in_channels, sample_rate)
-        inner = None if network is None else Inner(network(in_channels=1), sample_rate)
+        overlap, before = win_length - hop_length, 0 if branches is None else branches.lookahead
+        inner = None if network is None else Inner(network(in_channels=1), sample_rate, late=before + overlap)
         parts = [part for part in (branches, inner) if part is not None]
-        overlap = win_length - hop_length
         hop = math.lcm(hop_length, *(part.hop for part in parts))
         causal = all(part.causal for part in parts)
         delays = [part.delay for part in parts]
         delay = None if None in delays else overlap + hop_length - 1 + sum(d for d in delays if d is not None)
         lookahead = overlap + sum(part.lookahead for part in parts)
         super().__init__(sample_rate, in_channels, hop, causal, lookahead, delay)
+        self.set_frequency_norm(frequency_norm)
+        self.late = before  # of the attention's input
         self.branches = branches
         self.network = inner
         self.stft = Stft(n_fft, hop_length, win_length, window, in_channels)
         self.istft = InverseStft(n_fft, hop_length, win_length, window)
-        self.attention = Attention(in_channels, self.stft.bins, channels, layers, (kernel_size[0], kernel_size[1]))
+        bins, kernel = self.stft.bins, (kernel_size[0], kernel_size[1])
+        self.frequency_in = self.frequency_affine(in_channels, bins, least=LEAST_OF_LOGARITHMS)
+        after = self.frequency_affine(in_channels, bins, kind="identity")
+        self.attention = Attention(in_channels, bins, channels, layers, kernel, after)
 
     def body(self, inputs: Tensor) -> Tensor:
         signals = inputs if self.branches is None else self.branches(inputs)
         real, imag = self.stft(signals)  # (B, S, F, N) each
-        weights = self.attention(magnitude(real, imag, 1e-8).log())
+        levels = magnitude(real, imag, 1e-8).log()
+        if self.observed is not None:
+            self.measure({"frequency_in": levels}, self.stft)
+        weights = self.attention(self.frequency_in(levels))
         fused = self.istft((weights * real).sum(1), (weights * imag).sum(1))
         return fused if self.network is None else self.network(fused)

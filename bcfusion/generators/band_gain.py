@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bcfusion.nn.bands import Bands, Scale, log_energy
 from bcfusion.nn.conv import Conv1d
 from bcfusion.nn.excitation import FoldedSpectrum, NoiseSpectrum
+from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm
 from bcfusion.nn.levels import LogLevels, Normalisation
 from bcfusion.nn.recurrent import GRU, LSTM, Bidirectional, Cell
 from bcfusion.nn.spectral import Complex, SpectralNetwork, magnitude
@@ -91,6 +92,9 @@ class BandGain(SpectralNetwork):
         sensor_gains: whether the sensor's own spectrum has gains; False only with ``folding``.
         init_output_scale: factor on the initial weights of the last layer.
         skip_channel: the sensor that fusion starts from; -1 is the last (the air microphone).
+        frequency_norm: ``learnable``: the normalised log energies are scaled and shifted band by band, from the
+            training set's statistics on, and so are the outputs of the last layer, before gains are bounded, from 1 and
+            0 on; see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None: neither.
 
     Attributes:
         outputs: size of each output of the last layer, by name.
@@ -137,6 +141,7 @@ class BandGain(SpectralNetwork):
         sensor_gains: bool = True,
         init_output_scale: float = 0.01,
         skip_channel: int = -1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(
             self,
@@ -153,7 +158,9 @@ class BandGain(SpectralNetwork):
         )
         causal = not bidirectional and normalisation != "utterance"
         ahead = 0 if causal else None
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel, frequency_norm
+        )
         self.max_gain, self.excitation = max_gain, excitation
         self.only_masks = excitation == "none"
         self.feature_bands = Bands(sample_rate, n_fft, win_length, window, n_feature_bands, bands)
@@ -187,6 +194,8 @@ class BandGain(SpectralNetwork):
         }
         self.outputs = {name: size for name, size in sizes_by_name.items() if size}
         self.head = nn.Linear(self.recurrent.output_size, sum(self.outputs.values()))
+        self.frequency_in = self.frequency_affine(in_channels, n_feature_bands, least=LEAST_OF_LOGARITHMS)
+        self.frequency_out = self.frequency_affine(1, self.head.out_features, kind="identity")
         self._start(init_output_scale)
 
     @torch.no_grad()
@@ -202,11 +211,15 @@ class BandGain(SpectralNetwork):
         if "folded" in first:
             first["folded"].fill_(math.atanh(_FIRST_FOLDED) * self.max_gain / _UNIT)
 
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        return {"frequency_in": self.levels(self.feature_bands.energies(*sensors))[0]}
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Map ``(B, in_channels, F, N)`` to the estimate's parts ``(B, F, N)`` and its log band energies."""
         energies = self.feature_bands.energies(real, imag)
         features, floor = self.levels(energies)
-        output = {name: y.to(real.dtype) for name, y in self._outputs(features.flatten(1, 2), energies).items()}
+        features = self.frequency_in(features).flatten(1, 2)
+        output = {name: y.to(real.dtype) for name, y in self._outputs(features, energies).items()}
         sensor, floor = self._fused(real, imag, floor, output)
         estimate = sensor
         if "gain" in output:
@@ -255,7 +268,8 @@ class BandGain(SpectralNetwork):
             x = x if own is None else torch.where(own, x, 0.0)
         x = x.transpose(1, 2)  # (B, N, C)
         x = self.recurrent(x, frames) if isinstance(self.recurrent, Bidirectional) else self.recurrent(x)
-        return self._split(self.head(self.dropout(x)).transpose(1, 2), 1)
+        output = self.head(self.dropout(x)).transpose(1, 2)
+        return self._split(self.frequency_out(output.unsqueeze(1)).squeeze(1), 1)
 
     def _frames(self, energies: Tensor) -> Tensor:
         """Return each item's number of frames ``(B,)`` up to its last one that is not digitally silent."""

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Batch
-from bcfusion.errors import DataError
+from bcfusion.nn.frequency_norm import FrequencyNorm
+from bcfusion.nn.moments import Moments, require_statistics
 from bcfusion.nn.recurrent import LSTM
-from bcfusion.nn.spectral import Complex, SpectralNetwork, from_log
+from bcfusion.nn.spectral import Complex, SpectralNetwork, from_log, log_magnitude
 from bcfusion.nn.stft import Stft, Window
 from bcfusion.requirements import above, at_least, one_of, require
 
@@ -63,6 +64,10 @@ class BiLSTMMapping(SpectralNetwork):
         phase: ``input`` or ``griffin_lim``.
         iterations: of ``griffin_lim``.
         skip_channel: the sensor whose phase is used; -1 is the last (the air microphone, in fusion).
+        frequency_norm: ``learnable``: the normalised log magnitudes are scaled and shifted bin by bin once more, and so
+            is the output before it is denormalised: with the statistics, a mean and deviation that are trained. They
+            start at 1 and 0, that is from the statistics, which remain the unit of the loss. None: neither. See
+            :class:`bcfusion.nn.frequency_norm.FrequencyAffine`.
 
     Attributes:
         input_mean: ``(in_channels, F, 1)``.
@@ -98,6 +103,7 @@ class BiLSTMMapping(SpectralNetwork):
         phase: Phase = "input",
         iterations: int = 32,
         skip_channel: int = -1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(
             self,
@@ -105,13 +111,17 @@ class BiLSTMMapping(SpectralNetwork):
             one_of(get_args(Phase), phase=phase),
             at_least(1, iterations=iterations),
         )
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, False, None, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, False, None, skip_channel, frequency_norm
+        )
         self.floor, self.least_deviation = floor, least_deviation
         self.phase, self.iterations = phase, iterations
         self.one_stft = Stft(n_fft, hop_length, win_length, window)  # of the target, and of an estimate
         bins = self.stft.bins
         self.recurrent = LSTM(in_channels * bins, hidden_size, num_layers, bidirectional=True, causal=False)
         self.linear = nn.Linear(self.recurrent.output_size, bins)
+        self.frequency_in = self.frequency_affine(in_channels, bins, kind="identity")
+        self.frequency_out = self.frequency_affine(1, bins, kind="identity")
         self.register_buffer("input_mean", torch.zeros(in_channels, bins, 1))
         self.register_buffer("input_deviation", torch.ones(in_channels, bins, 1))
         self.register_buffer("output_mean", torch.zeros(bins, 1))
@@ -126,15 +136,15 @@ class BiLSTMMapping(SpectralNetwork):
         Raises:
             DataError: no batches, or samples that are not finite.
         """
-        sensors, air = _Moments(self.input_mean), _Moments(self.output_mean.unsqueeze(0))
+        sensors, air = Moments(self.input_mean), Moments(self.output_mean.unsqueeze(0))
         for batch in batches:
             scale = self._scale(batch["inputs"])
+            levels = self._analysed(self.stft, batch["inputs"] / scale)
             frames = batch["lengths"] // self.hop + 1
-            sensors.add(self._analysed(self.stft, batch["inputs"] / scale), frames)
-            air.add(self._analysed(self.one_stft, batch["target"] / scale), frames)
-        if not (sensors.count and sensors.finite() and air.finite()):
-            why = "its samples are not finite: listen to the files" if sensors.count else "it holds no batches"
-            raise DataError(f"BiLSTMMapping: the training set gives no statistics, {why}")
+            valid = torch.arange(levels.shape[-1], device=levels.device) < frames.unsqueeze(-1)
+            sensors.add(levels, valid)
+            air.add(self._analysed(self.one_stft, batch["target"] / scale), valid)
+        require_statistics(self, sensors, air)
         self.input_mean.copy_(sensors.mean())
         self.input_deviation.copy_(sensors.deviation().clamp_min(self.least_deviation))
         self.output_mean.copy_(air.mean()[0])
@@ -144,11 +154,9 @@ class BiLSTMMapping(SpectralNetwork):
         """Return log magnitudes ``(B, C, F, T // hop + 1)`` of the frames centred on ``waveform (B, C, T)``."""
         length = waveform.shape[-1]
         padded = F.pad(waveform, (0, self.lookahead + -(length + self.lookahead) % self.hop))
-        levels = self._log_magnitude(*stft(padded))
+        real, imag = stft(padded)
+        levels = log_magnitude(real, imag, self.floor)
         return levels[..., stft.centred : stft.centred + length // self.hop + 1]
-
-    def _log_magnitude(self, real: Tensor, imag: Tensor) -> Tensor:
-        return 0.5 * (real.square() + imag.square() + self.floor**2).log()
 
     @staticmethod
     def _scale(inputs: Tensor) -> Tensor:
@@ -170,9 +178,10 @@ class BiLSTMMapping(SpectralNetwork):
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Map ``(B, in_channels, F, N)`` to the estimate's parts ``(B, F, N)``, its log magnitude and deviation."""
-        levels = (self._log_magnitude(real, imag) - self.input_mean) / self.input_deviation
+        levels = (log_magnitude(real, imag, self.floor) - self.input_mean) / self.input_deviation
+        levels = self.frequency_in(levels)
         hidden = self.recurrent(levels.flatten(1, 2).transpose(1, 2))  # (B, N, 2 hidden_size)
-        normalised = self.linear(hidden).transpose(1, 2)  # (B, F, N)
+        normalised = self.frequency_out(self.linear(hidden).transpose(1, 2).unsqueeze(1)).squeeze(1)  # (B, F, N)
         level = self.output_mean + self.output_deviation * normalised
         magnitude = from_log(level, self.stft.win_length)
         phase = _unit(real[:, self.skip_channel], imag[:, self.skip_channel])
@@ -196,36 +205,3 @@ def _unit(real: Tensor, imag: Tensor) -> Complex:
     """Return cosine and sine of the phase, 0 if there is none, with a bounded gradient."""
     size = (real.square() + imag.square() + _NO_PHASE).sqrt()
     return real / size, imag / size
-
-
-class _Moments:
-    """Mean and deviation over items and frames; sums are in float64 about a first mean, so that they do not cancel."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.count = 0
-        self._about = torch.zeros_like(like, dtype=torch.float64)  # (C, F, 1)
-        self._sum, self._squares = torch.zeros_like(self._about), torch.zeros_like(self._about)
-
-    def add(self, values: Tensor, frames: Tensor) -> None:
-        """Add the first ``frames (B,)`` frames of ``values (B, C, F, N)``."""
-        valid = torch.arange(values.shape[-1], device=values.device) < frames.view(-1, 1, 1, 1)
-        count = int(frames.sum())
-        values = values.double()
-        if not self.count:
-            self._about = (values * valid).sum((0, 3)).unsqueeze(-1) / count
-        centred = (values - self._about) * valid
-        self._sum = self._sum + centred.sum((0, 3)).unsqueeze(-1)
-        self._squares = self._squares + centred.square().sum((0, 3)).unsqueeze(-1)
-        self.count += count
-
-    def finite(self) -> bool:
-        """Return whether all values added so far are finite."""
-        return bool(self._squares.isfinite().all())
-
-    def mean(self) -> Tensor:
-        """Return the mean ``(C, F, 1)``."""
-        return self._about + self._sum / self.count
-
-    def deviation(self) -> Tensor:
-        """Return the deviation ``(C, F, 1)`` of the values themselves."""
-        return (self._squares / self.count - (self._sum / self.count).square()).clamp_min(0.0).sqrt()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Fitted, Generator
 from bcfusion.nn.delay import Delay
+from bcfusion.nn.frequency_norm import FrequencyNormalised
 from bcfusion.nn.network import WaveformNetwork, estimate_of
 from bcfusion.requirements import require
 
@@ -26,6 +27,7 @@ class Inner(nn.Module):
             called, so that it streams inside a streaming network; any other is called as a whole, and its output is
             aligned.
         sample_rate: required of the network, in Hz.
+        late: samples by which its input is late.
 
     Attributes:
         hop: the network's.
@@ -37,7 +39,7 @@ class Inner(nn.Module):
         ConfigError: another sample rate, or a network that has to measure the training set (``fit``).
     """
 
-    def __init__(self, network: nn.Module, sample_rate: int) -> None:
+    def __init__(self, network: nn.Module, sample_rate: int, late: int = 0) -> None:
         spec = cast("Generator", network)
         same_rate = spec.sample_rate == sample_rate
         require(
@@ -50,6 +52,9 @@ class Inner(nn.Module):
         self.hop, self.delay = spec.hop, spec.delay
         self.causal = spec.causal and isinstance(network, WaveformNetwork)  # any other has no state for a stream
         self.lookahead = network.lookahead if isinstance(network, WaveformNetwork) else 0
+        for part in network.modules():
+            if isinstance(part, FrequencyNormalised):
+                part.late += late  # statistics compare its input with the target
 
     def forward(self, inputs: Tensor) -> Tensor:
         whole = not isinstance(self.network, WaveformNetwork)

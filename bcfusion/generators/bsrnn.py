@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import FrameLayerNorm, GroupNorm
 from bcfusion.nn.recurrent import LSTM, along_bands, along_time
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
@@ -250,6 +251,10 @@ class BSRNN(SpectralNetwork):
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: of the initial output weights. A mask starts around one: the untrained network returns about
             what this sensor recorded; with ``mapping``, little.
+        frequency_norm: ``learnable``: the spectra of the sensors are scaled bin by bin before they are split; the
+            output, with the loudness restored, before the head uses it. They start from the training set, see
+            :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that of a mask, which is shifted too, at 1 and 0. None:
+            neither.
 
     Attributes:
         delay: ``win_length - 1`` samples if causal, otherwise None.
@@ -279,6 +284,7 @@ class BSRNN(SpectralNetwork):
         window: Window = "sqrt_hann",
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(
             self,
@@ -287,8 +293,10 @@ class BSRNN(SpectralNetwork):
             (rnn_channels % 2 == 0, f"rnn_channels={rnn_channels} must be even, for two directions"),
             above(0, init_output_scale=init_output_scale),
         )
-        future = 0 if causal else None
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, future, skip_channel)
+        ahead = 0 if causal else None
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel, frequency_norm
+        )
         widths = speech_band_widths(sample_rate) if band_widths is None else band_widths
         self.band_bins = bins_of_bands(widths, sample_rate, n_fft)
         self.head = SpectralHead(head)
@@ -301,13 +309,19 @@ class BSRNN(SpectralNetwork):
         self.output = BandMlp(
             self.band_bins, channels, mlp_channels, causal, scale=init_output_scale, start=float(self.head.masks)
         )
+        self.frequency_in = self.frequency_affine(in_channels, self.stft.bins, parts=2)
+        self.frequency_out = self.frequency_affine(1, self.stft.bins, parts=2, kind=self.head.output_kind)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        return self.head.statistics(sensors, target, self.skip_channel)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        x = torch.cat([real, imag], dim=1)
+        x = self.frequency_in(torch.cat([real, imag], dim=1))
         y = self.output(self.blocks(self.split(x)))  # (B, 2, F, N)
         sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         if not self.head.masks:
             over = (1, 2) if self.causal else (1, 2, 3)
             y = y * (x.square().mean(over, keepdim=True) + LEVEL_FLOOR).sqrt()
+        y = self.frequency_out(y)
         output = y[:, 0], y[:, 1]
         return self.head(sensor, output), self.head.provided(output)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.generators.branches import Build, Inner
+from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
 from bcfusion.nn.mel import LogMel
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.pitch import Pitch
 from bcfusion.requirements import above, at_least, require, within
 
 
-class Conditioned(WaveformNetwork):
+class Conditioned(FrequencyNormalised, WaveformNetwork):
     """A generator that receives features of one sensor in addition to the sensors.
 
     A linear layer maps frames of features to ``channels`` numbers; each is repeated over the ``hop_length`` samples at
@@ -39,6 +40,9 @@ class Conditioned(WaveformNetwork):
         level: initial root mean square of the conditions. Well below that of speech, 0.07: several channels that are
             constant over a frame would otherwise dominate the first layer.
         skip_channel: the sensor that the output starts from; -1 is the last.
+        frequency_norm: ``learnable``: the log mel spectrogram is scaled and shifted band by band, from the training
+            set's statistics on, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`; the generator has an option of
+            its own. None: all bands alike.
 
     Raises:
         ConfigError: no features at all, sensors that do not exist, or sizes that do not fit.
@@ -58,6 +62,7 @@ class Conditioned(WaveformNetwork):
         n_fft: int = 1024,
         level: float = 0.01,
         skip_channel: int = -1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(
             self,
@@ -66,6 +71,7 @@ class Conditioned(WaveformNetwork):
             at_least(1, channels=channels),
             at_least(0, bands=bands),
             above(0, level=level),
+            (bands or frequency_norm is None, "frequency_norm scales the bands of the conditions: bands=0 has none"),
         )
         built = network(in_channels=in_channels + channels, skip_channel=skip_channel % in_channels)
         inner = Inner(built, sample_rate)
@@ -73,10 +79,13 @@ class Conditioned(WaveformNetwork):
         # a condition is known at the end of its frame, so that a network that looks ahead looks as much further
         delay = None if inner.delay is None else inner.delay + hop_length - 1
         super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, delay, skip_channel)
+        self.set_frequency_norm(frequency_norm)
         self.condition_channel = condition_channel
         self.hop_length = hop_length
         self.mel = LogMel(sample_rate, n_fft, hop_length, win_length, bands) if bands else None
         self.pitch = Pitch(sample_rate, hop_length, win_length) if pitch else None
+        if bands:
+            self.frequency_in = self.frequency_affine(1, bands, least=LEAST_OF_LOGARITHMS)
         features = bands + (2 if pitch else 0)
         self.join = nn.Conv1d(features, channels, 1)
         with torch.no_grad():
@@ -87,7 +96,10 @@ class Conditioned(WaveformNetwork):
         """Return ``(B, bands + 2, N)`` of ``(B, 1, T)``: log mel about zero, log2(F0 / 150 Hz) if voiced, voicing."""
         frames = []
         if self.mel is not None:
-            frames.append((self.mel(waveform) + 6.0) / 3.0)  # ln of mel magnitudes lies between -11.5 and 1
+            levels = ((self.mel(waveform) + 6.0) / 3.0).unsqueeze(1)  # ln of mel magnitudes lies between -11.5 and 1
+            if self.observed is not None:
+                self.measure({"frequency_in": levels}, self.mel.stft)
+            frames.append(self.frequency_in(levels).squeeze(1))
         if self.pitch is not None:
             f0, voicing = self.pitch(waveform)
             frames += [torch.log2(f0 / 150.0) * voicing, voicing]

@@ -22,6 +22,7 @@ from bcfusion.nn.complex import (
     PReLUPerPart,
     complex_cat,
 )
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.nn.recurrent import LSTM
 from bcfusion.nn.revision import Revised
@@ -147,6 +148,9 @@ class DCCRN(SpectralNetwork):
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: factor on the initial weights of the last convolution. At 0.3 the untrained network's output
             is below the spectrum of speech at -23 dBFS. A mask starts around 1.
+        frequency_norm: ``learnable``: the network's input and its output, before the head uses it, are scaled bin by
+            bin. They start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that of a
+            mask, which is shifted too, at 1 and 0. None: neither. Not with ``inner_frames``.
 
     Attributes:
         delay: algorithmic latency in samples, ``win_length - 1`` if causal, otherwise one hop more per frame that the
@@ -180,6 +184,7 @@ class DCCRN(SpectralNetwork):
         causal: bool = False,
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         step = 2 ** (len(channels) + 1)
         require(
@@ -195,10 +200,16 @@ class DCCRN(SpectralNetwork):
             (not complex_lstm or lstm_units % 2 == 0, f"lstm_units={lstm_units} must be even in a complex LSTM"),
             (complex_lstm or not complex_dense, "complex_dense=True needs complex_lstm=True"),
             (not (causal and inner_frames), "inner_frames=True is impossible with causal=True: streams start anywhere"),
+            (
+                not (inner_frames and frequency_norm),
+                "inner_frames=True is for imported networks, which have no frequency_norm: set one of both only",
+            ),
             above(0, init_output_scale=init_output_scale),
         )
         ahead = 0 if causal else len(channels) * (kernel_size[1] - 1)
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel, frequency_norm
+        )
         self.inner_frames, self.context = inner_frames, kernel_size[1] - 1
         if inner_frames:
             self.lookahead = 0
@@ -225,11 +236,18 @@ class DCCRN(SpectralNetwork):
             DecoderBlock(2 * outputs[level], outputs[level - 1], kernel_size, bins[level], causal, level == 1, act)
             for level in range(len(channels), 0, -1)
         )
+        self.frequency_in = self.frequency_affine(in_channels, bins[0], parts=2)
+        self.frequency_out = self.frequency_affine(1, bins[0], parts=2, kind=self.head.output_kind)
         self._initialise(init_output_scale)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        whole = self.head.statistics(sensors, target, self.skip_channel)
+        return {name: values[:, :, 1:] for name, values in whole.items()}  # without bin 0
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Map the parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate, ``(B, F, N)``."""
-        h = self._network(torch.cat([real, imag], dim=1)[:, :, 1:])  # (B, 2, F - 1, N)
+        h = self.frequency_in(torch.cat([real, imag], dim=1)[:, :, 1:])
+        h = self.frequency_out(self._network(h))  # (B, 2, F - 1, N)
         output = F.pad(h, (0, 0, 1, 0))  # (B, 2, F, N), with bin 0
         sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         provided = {key: F.pad(y, (0, 0, 1, 0)) for key, y in self.head.provided((h[:, 0], h[:, 1])).items()}

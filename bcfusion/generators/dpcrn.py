@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import InstanceNorm2d, InstantLayerNorm
 from bcfusion.nn.recurrent import LSTM, along_bands, along_time
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
@@ -96,6 +97,10 @@ class DPCRN(SpectralNetwork):
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: factor on the initial weights of the last layer. Its bias starts at a mask of one, so that
             the untrained network returns about what this sensor recorded; with ``mapping``, little.
+        frequency_norm: ``learnable``: the spectra of the sensors are scaled bin by bin before iLN; the output, with the
+            loudness restored, before the head uses it. They start from the training set, see
+            :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that of a mask, which is shifted too, at 1 and 0. None:
+            neither.
 
     Attributes:
         delay: ``win_length - 1`` samples.
@@ -124,6 +129,7 @@ class DPCRN(SpectralNetwork):
         window: Window = "sine",
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         bins = _bins_of_levels(n_fft // 2 + 1, channels, freq_kernels, freq_strides)
         require(
@@ -133,7 +139,7 @@ class DPCRN(SpectralNetwork):
             one_of(_NORMS, norm=norm),
         )
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal=True, skip_channel=skip_channel
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
         )
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
@@ -159,9 +165,14 @@ class DPCRN(SpectralNetwork):
             last.weight.mul_(init_output_scale)
             last.bias.zero_()
             last.bias[0] = float(self.head.masks)
+        self.frequency_in = self.frequency_affine(in_channels, bins[0], parts=2)
+        self.frequency_out = self.frequency_affine(1, bins[0], parts=2, kind=self.head.output_kind)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        return self.head.statistics(sensors, target, self.skip_channel)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        x = torch.cat([real, imag], dim=1)
+        x = self.frequency_in(torch.cat([real, imag], dim=1))
         h = self.input_norm(x)
         skips = []
         for encode in self.encoder:
@@ -173,6 +184,7 @@ class DPCRN(SpectralNetwork):
         sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         if not self.head.masks:
             h = h * (x.var((1, 2), unbiased=False, keepdim=True) + self.input_norm.eps).sqrt()  # of each frame
+        h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head(sensor, output), self.head.provided(output)
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import BatchNorm1d
 from bcfusion.nn.resunet import ResUNet, ResUNetGenerator
 from bcfusion.nn.spectral import Complex, magnitude
@@ -46,6 +47,9 @@ class ResUNetMask(ResUNetGenerator):
         init_output_scale: likewise.
         activation: of the mask: ``sigmoid`` only attenuates, ``relu`` can also amplify.
         skip_channel: the sensor that is masked; -1 is the last (the air microphone, in fusion).
+        frequency_norm: ``learnable``: in place of the batch normalisation the magnitudes are scaled and shifted bin by
+            bin, from the training set's statistics on, and so is the network's output before the activation, from 1
+            and 0 on; see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None: batch normalisation.
 
     Raises:
         ConfigError: another activation, or sizes that do not fit.
@@ -67,18 +71,26 @@ class ResUNetMask(ResUNetGenerator):
         init_output_scale: float = 0.1,
         activation: Activation = "relu",
         skip_channel: int = -1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(self, one_of(_ACTIVATIONS, activation=activation))
         unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
-        super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, window, skip_channel)
-        self.norm = BatchNorm1d(in_channels * (self.stft.bins - 1))
+        sizes = (n_fft, hop_length, win_length)
+        super().__init__(unet, sample_rate, in_channels, *sizes, window, skip_channel, frequency_norm)
+        bins = self.stft.bins - 1
+        self.norm = BatchNorm1d(in_channels * bins) if frequency_norm is None else nn.Identity()
+        self.frequency_in = self.frequency_affine(in_channels, bins)
+        self.frequency_out = self.frequency_affine(1, bins, kind="identity")
         self.activation, start = _ACTIVATIONS[activation]
         assert unet.last.bias is not None
         nn.init.constant_(unet.last.bias, start)
 
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        return {"frequency_in": magnitude(*sensors)[:, :, :-1]}
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         levels = magnitude(real, imag)[:, :, :-1]  # (B, in_channels, F - 1, N)
         normal = self.norm(levels.flatten(1, 2)).unflatten(1, levels.shape[1:3])
-        mask = self.activation(self.unet(normal).squeeze(1))
+        mask = self.activation(self.frequency_out(self.unet(self.frequency_in(normal))).squeeze(1))
         mask = torch.cat([mask, mask[:, -1:]], dim=1)  # (B, F, N)
         return (mask * real[:, self.skip_channel], mask * imag[:, self.skip_channel]), {"mask": mask}

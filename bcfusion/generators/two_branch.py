@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.recurrent import GRU
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, magnitude
@@ -93,6 +94,10 @@ class TwoBranch(SpectralNetwork):
         head: relation of the mapping's output to the first body sensor, see :class:`bcfusion.nn.spectral.SpectralHead`.
         init_output_scale: factor on the initial weights of the mapping's last layer.
         skip_channel: the air microphone; -1 is the last sensor.
+        frequency_norm: ``learnable``: the inputs of both encoders and the output of the mapping, before the head uses
+            it, are scaled bin by bin, from the training set's statistics on; the confidence, before the sigmoid, and a
+            mask are scaled and shifted from 1 and 0 on. See :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None:
+            none of these.
 
     Attributes:
         provides: ``mask``, the confidence ``(B, F, N)``.
@@ -119,6 +124,7 @@ class TwoBranch(SpectralNetwork):
         head: Head = "additive",
         init_output_scale: float = 0.1,
         skip_channel: int = -1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         require(
             self,
@@ -131,7 +137,7 @@ class TwoBranch(SpectralNetwork):
             above(0, init_output_scale=init_output_scale),
         )
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, skip_channel=skip_channel
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
         )
         kernel = (kernel_size[0], kernel_size[1])
         self.compression = compression
@@ -151,16 +157,32 @@ class TwoBranch(SpectralNetwork):
         with torch.no_grad():
             last.weight.mul_(init_output_scale)
             last.bias.zero_()
+        bins = self.stft.bins
+        self.air_frequency_in = self.frequency_affine(1, bins, parts=2)
+        self.body_frequency_in = self.frequency_affine(len(self.body_sensors), bins, parts=2)
+        self.confidence_frequency_out = self.frequency_affine(1, bins, kind="identity")
+        self.frequency_out = self.frequency_affine(1, bins, parts=2, kind=self.head.output_kind)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        real, imag = sensors
+        first = self.body_sensors[0]
+        return {
+            "air_frequency_in": self._compressed(real[:, [self.air]], imag[:, [self.air]]),
+            "body_frequency_in": self._compressed(real[:, self.body_sensors], imag[:, self.body_sensors]),
+            "frequency_out": torch.stack(self.head.wanted((real[:, first], imag[:, first]), target), dim=1),
+        }
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         air = (real[:, self.air], imag[:, self.air])
-        air_levels = self.air_encoder(self._compressed(real[:, [self.air]], imag[:, [self.air]]))
-        body_levels = self.body_encoder(self._compressed(real[:, self.body_sensors], imag[:, self.body_sensors]))
+        air_spectrum = self._compressed(real[:, [self.air]], imag[:, [self.air]])
+        body_spectra = self._compressed(real[:, self.body_sensors], imag[:, self.body_sensors])
+        air_levels = self.air_encoder(self.air_frequency_in(air_spectrum))
+        body_levels = self.body_encoder(self.body_frequency_in(body_spectra))
         deepest = torch.cat([air_levels[-1], body_levels[-1]], dim=1)  # (B, 2 width, F', N)
         h = self.from_recurrence(self.recurrence(deepest.flatten(1, 2).transpose(1, 2)))
         air_h, body_h = h.transpose(1, 2).unflatten(1, deepest.shape[1:3]).chunk(2, dim=1)
-        mask = torch.sigmoid(self.confidence(air_h, air_levels))[:, 0]
-        output = self.mapping(body_h, body_levels)
+        mask = torch.sigmoid(self.confidence_frequency_out(self.confidence(air_h, air_levels)))[:, 0]
+        output = self.frequency_out(self.mapping(body_h, body_levels))
         first = self.body_sensors[0]
         mapped = self.head((real[:, first], imag[:, first]), (output[:, 0], output[:, 1]))
         estimate = mask * air[0] + (1 - mask) * mapped[0], mask * air[1] + (1 - mask) * mapped[1]

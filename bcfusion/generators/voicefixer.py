@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bcfusion.errors import CheckpointError
 from bcfusion.generators.hifigan import HifiGan
+from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm
 from bcfusion.nn.mel import MAGNITUDE_EPS, LogMel
 from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.norm import BatchNorm1d
@@ -57,6 +58,9 @@ class VoiceFixerMel(ResUNetGenerator):
         blocks: likewise.
         init_output_scale: likewise.
         skip_channel: the sensor whose log mel spectrogram is corrected and whose phase is used; -1 is the last.
+        frequency_norm: ``learnable``: in place of the batch normalisation the log mel spectrograms are scaled and
+            shifted band by band, and so is what is added; both start from the training set, see
+            :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None: batch normalisation.
 
     Attributes:
         settings: arguments that the shapes of the weights do not reveal, by name.
@@ -83,23 +87,33 @@ class VoiceFixerMel(ResUNetGenerator):
         blocks: int = 4,
         init_output_scale: float = 0.1,
         skip_channel: int = -1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         unet = ResUNet(in_channels, 1, channels, blocks, init_output_scale)
-        super().__init__(unet, sample_rate, in_channels, n_fft, hop_length, win_length, "hann", skip_channel)
+        sizes = (n_fft, hop_length, win_length)
+        super().__init__(unet, sample_rate, in_channels, *sizes, "hann", skip_channel, frequency_norm)
         self.log_mel = LogMel(sample_rate, n_fft, hop_length, win_length, n_mels, f_min, f_max, floor)
         self.settings = self.log_mel.settings
         require(self, at_least(2, n_mels=n_mels))
-        self.norm = BatchNorm1d(in_channels * (n_mels - 1))
+        self.norm = BatchNorm1d(in_channels * (n_mels - 1)) if frequency_norm is None else nn.Identity()
+        self.frequency_in = self.frequency_affine(in_channels, n_mels - 1, least=LEAST_OF_LOGARITHMS)
+        self.frequency_out = self.frequency_affine(1, n_mels - 1, kind="restore", least=LEAST_OF_LOGARITHMS)
         with torch.device("cpu"):
             inverse = torch.linalg.pinv(LogMel(**self.settings).filters.double())
         self.register_buffer("inverse", filter_tensor(inverse.numpy()), persistent=False)  # (F, n_mels)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        levels = self.log_mel.of_magnitude(magnitude(*sensors, MAGNITUDE_EPS))[:, :, :-1]
+        wanted = self.log_mel.of_magnitude(magnitude(*target, MAGNITUDE_EPS))[:, :-1]
+        return {"frequency_in": levels, "frequency_out": (wanted - levels[:, self.skip_channel]).unsqueeze(1)}
 
     def restore(self, real: Tensor, imag: Tensor) -> Tensor:
         """Return restored log mel magnitudes ``(B, n_mels, N)`` for a spectrum's parts ``(B, in_channels, F, N)``."""
         log_mel = self.log_mel.of_magnitude(magnitude(real, imag, MAGNITUDE_EPS))  # (B, in_channels, n_mels, N)
         lower = log_mel[:, :, :-1]
         normal = self.norm(lower.flatten(1, 2)).unflatten(1, lower.shape[1:3])
-        return log_mel[:, self.skip_channel] + F.pad(self.unet(normal).squeeze(1), (0, 0, 0, 1))
+        correction = self.frequency_out(self.unet(self.frequency_in(normal))).squeeze(1)
+        return log_mel[:, self.skip_channel] + F.pad(correction, (0, 0, 0, 1))
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         log_mel = self.restore(real, imag)
@@ -155,10 +169,12 @@ class VoiceFixer(WaveformNetwork):
                     self._unread.append(f"VoiceFixer: {name}={source}: {error}")
         self.register_load_state_dict_post_hook(_clear_unread)
 
-    def body(self, inputs: Tensor) -> dict[str, Tensor]:
+    def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to the waveform and the log mel spectrogram."""
         if self._unread:
             raise CheckpointError("\n".join(self._unread))
+        if self.mel.observed is not None:
+            return self.mel.body(inputs)
         log_mel = self.mel.restore(*self.mel.stft(inputs))
         return {"estimate": self.vocoder.synthesise(log_mel), "log_mel": log_mel}
 

@@ -18,6 +18,7 @@ from bcfusion.importing.files import Found, find_files
 from bcfusion.importing.source import Choices, Converted, Source, find_source
 from bcfusion.run.building import build_generator
 from bcfusion.run.bundle import save_bundle
+from bcfusion.run.bundle_files import require_place
 from bcfusion.run.card import CARD, Card
 from bcfusion.run.description import FILES
 from bcfusion.run.layout import BUNDLE_DISCRIMINATORS
@@ -73,15 +74,15 @@ def import_model(
         overwrite: whether an earlier model in ``output`` is replaced.
 
     Raises:
-        CheckpointError: there is no such source or checkpoint, it cannot be imported, or ``output`` is in use.
-        DataError: the hub cannot be reached.
+        CheckpointError: there is no such source or checkpoint, it cannot be fetched or imported, or ``output`` is in
+            use.
         WriteError: ``output`` cannot be written.
     """
     source = find_source(source_name)
     for option, value in (("source_index", source_index), ("discriminators", discriminators)):
         if value is not None and option in source.refuses:
             raise CheckpointError(f"--{option.replace('_', '-')} {value}: {source.refuses[option]}")
-    _check_place(output, overwrite)
+    require_place(output, overwrite)
     found = find_files(given, source.weights, source.config, source.needs_config)
     judges = None if discriminators is None else find_files(discriminators, source.weights, source.config)
     converted = source.convert(found, Choices(source_index, judges))
@@ -115,23 +116,6 @@ def import_model(
                 save_file({name: each.contiguous() for name, each in state.items()}, part / BUNDLE_DISCRIMINATORS)
     nodes = {name: dict(node) for name, node in converted.discriminators.items()}
     return Imported(output, arguments, source.experiment, overrides, nodes, card)
-
-
-def _check_place(output: Path, overwrite: bool) -> None:
-    """Refuse to write over anything but an earlier model, and over that one only with ``overwrite``.
-
-    Raises:
-        CheckpointError: ``output`` is in use.
-    """
-    if not output.exists():
-        return
-    known = {*FILES, CARD, BUNDLE_DISCRIMINATORS}
-    if not output.is_dir():
-        raise CheckpointError(f"{output} exists and is no folder: give another --output")
-    if others := sorted({entry.name for entry in output.iterdir()} - known):
-        raise CheckpointError(f"{output} holds other things than a model ({others[0]}): give another --output")
-    if not overwrite and any(output.iterdir()):
-        raise CheckpointError(f"{output} holds a bundle: give --overwrite to replace it")
 
 
 def _arguments(converted: Converted) -> dict[str, Any]:

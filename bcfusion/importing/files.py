@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bcfusion.errors import CheckpointError, DataError
+from bcfusion.errors import CheckpointError
 from bcfusion.nearest import nearest_path
+from bcfusion.run.fetching import Fetched, Reference, fetch, parse_reference
 
 __all__ = ["Found", "find_files"]
-
-_REPOSITORY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?")
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ def find_files(given: str, weights: Sequence[str], config: str | None, needs_con
         needs_config: whether the checkpoint is useless without it.
 
     Raises:
-        CheckpointError: there is no such file, folder or repository, or it lacks a file.
-        DataError: the hub cannot be reached, or ``huggingface_hub`` is not installed.
+        CheckpointError: there is no such file, folder or repository, it lacks a file, the hub cannot be reached, or
+            ``huggingface_hub`` is not installed.
     """
     path = Path(os.path.expanduser(given))
     if path.is_file():
@@ -88,11 +86,10 @@ def find_files(given: str, weights: Sequence[str], config: str | None, needs_con
         found = Found(path, beside if beside is not None and beside.is_file() else None)
     elif path.is_dir():
         found = _in_folder(path, weights, config)
-    elif (repository := _REPOSITORY.fullmatch(given)) and not path.parent.is_dir():
-        name, revision = repository["name"], repository["revision"]
-        folder = _fetched(name, revision, [*([config] if config else []), *weights], needs_config)
-        inside = _in_folder(folder, weights, config)
-        found = Found(inside.weights, inside.config, name, folder.name)
+    elif (reference := parse_reference(given)) is not None and not path.parent.is_dir():
+        fetched = _fetched(reference, [*([config] if config else []), *weights], needs_config)
+        inside = _in_folder(fetched.folder, weights, config)
+        found = Found(inside.weights, inside.config, fetched.repository, fetched.revision)
     else:
         hint = nearest_path(path) or "; give a file, a folder, or OWNER/NAME of the Hugging Face hub"
         raise CheckpointError(f"there is no {given}{hint}")
@@ -116,31 +113,9 @@ def _in_folder(folder: Path, weights: Sequence[str], config: str | None) -> Foun
     raise CheckpointError(f"{folder} holds no {' or '.join(weights)}: give the folder or the file of a checkpoint")
 
 
-def _fetched(name: str, revision: str | None, patterns: Sequence[str], needs_config: bool) -> Path:
-    """Return the folder of a repository's files in the cache of the hub, whose name is the revision."""
+def _fetched(reference: Reference, patterns: Sequence[str], needs_config: bool) -> Fetched:
     wanted = patterns if needs_config else patterns[:2]
-    instead = f"bring {' and '.join(wanted)} of its repository {name} into a folder, and give that folder instead"
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise DataError(
-            f"{name}: there is no such path, and to fetch it from the Hugging Face hub huggingface_hub is needed: pip "
-            f"install 'bcfusion[hub]'\nor {instead}"
-        ) from error
-    try:
-        return Path(snapshot_download(repo_id=name, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError, RuntimeError) as error:  # errors of network, name, access and disk
-        raise DataError(f"{name} cannot be fetched from the Hugging Face hub: {_reason(error)}\n{instead}") from error
-
-
-def _reason(error: Exception) -> str:
-    """Return in a few words why the hub gave nothing; its own texts run over many lines."""
-    known = {
-        "LocalEntryNotFoundError": "it cannot be reached, and an earlier download is not in the cache",
-        "OfflineModeIsEnabled": "it is switched off (HF_HUB_OFFLINE), and an earlier download is not in the cache",
-        "RepositoryNotFoundError": "it has no such repository, or only for its members",
-        "GatedRepoError": "the repository asks for a login",
-        "RevisionNotFoundError": "the repository has no such revision",
-    }
-    found = known.get(type(error).__name__)
-    return found or " ".join(str(error).split())[:160] or type(error).__name__
+    instead = (
+        f"bring {' and '.join(wanted)} of its repository {reference.name} into a folder, and give that folder instead"
+    )
+    return fetch(reference, patterns, instead=instead)

@@ -4,31 +4,40 @@ The signal is cut into chunks of whole frames. Each is computed together with as
 network's receptive field demands, and the output of the surroundings is dropped: the chunks together equal one pass
 over the whole signal. A network whose receptive field has no bound (recurrence) streams if it is causal, with the same
 result. One that needs the whole file gets a second of surroundings, and neighbouring chunks are cross-faded: close to
-one pass, but not equal to it.
+one pass, but not equal to it. The length of the signal need not be known before its end.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from bcfusion.contracts import Generator
-from bcfusion.nn.network import WaveformNetwork, estimate_of
-from bcfusion.probe import device_of, receptive_field
+from bcfusion.inference.computing import computed
+from bcfusion.nn.network import lookahead_of
+from bcfusion.nn.streaming import StreamingModule
+from bcfusion.probe import receptive_field
 from bcfusion.run.bundle import bundle_of
 
-__all__ = ["enhanced_chunks"]
+__all__ = ["Joined", "chunk_samples", "enhanced_chunks", "how_joined", "is_streamable", "streamed_blocks"]
 
 UNBOUNDED_CONTEXT_SECONDS = 1.0  # on either side, if the receptive field has no bound
 CROSS_FADE_SECONDS = 0.25
 
+#: how the output of a signal is put together: one pass; chunks or a stream that equal one pass; or chunks that do not
+Joined = Literal["whole", "exact", "streamed", "cross-faded"]
+
 
 def enhanced_chunks(
-    generator: nn.Module, read: Callable[[int, int], Tensor], total: int, chunk_seconds: float
+    generator: nn.Module,
+    read: Callable[[int, int], Tensor],
+    total: int | Callable[[int], int],
+    chunk_seconds: float,
+    precision: str = "fp32",
 ) -> Iterator[Tensor]:
     """Yield the output ``(1, total)`` of a generator in eval mode, in consecutive blocks ``(1, n)`` on the CPU.
 
@@ -36,28 +45,27 @@ def enhanced_chunks(
         generator: fulfils :class:`bcfusion.contracts.Generator`.
         read: returns the samples from ``start`` to ``stop`` of all sensors, ``(S, stop - start)``; neither argument
             ever decreases from call to call.
-        total: number of samples of the signal.
+        total: number of samples of the signal; or, if it is not known yet, a function that takes a position and returns
+            the smaller one of it and the number of samples, once so many samples or the end have arrived.
         chunk_seconds: length of a chunk, rounded to whole frames.
+        precision: see :func:`bcfusion.inference.computing.computed`.
     """
     spec = cast("Generator", generator)
-    device = device_of(generator)
-    chunk = max(1, round(chunk_seconds * spec.sample_rate / spec.hop)) * spec.hop
-    field = _receptive_field(generator) if total > chunk else (0, 0)
-    if field is None and isinstance(generator, WaveformNetwork) and generator.causal:
-        yield from _streamed(generator, read, total, chunk, device)
+    end = total if callable(total) else lambda position: min(position, total)
+    chunk = chunk_samples(spec, chunk_seconds)
+    is_long = end(chunk + 1) > chunk
+    field = _receptive_field(generator) if is_long else (0, 0)
+    if field is None and is_streamable(generator):
+        yield from streamed_blocks(generator, _in_blocks(read, end, chunk), precision)
         return
     left, right, fade = _surroundings(field, spec, chunk)
     tail: Tensor | None = None
     position = 0
-    while position < total:
-        stop = min(position + chunk, total)
-        reach = min(stop + fade, total)
-        begin, end = max(0, position - left), min(total, reach + right)
-        with torch.inference_mode():
-            estimate = estimate_of(generator(read(begin, end)[None].to(device)))
-        if estimate.shape != (1, 1, end - begin):
-            raise ValueError(f"{type(generator).__name__} made {tuple(estimate.shape)} of {end - begin} samples")
-        block = estimate[0, :, position - begin : reach - begin].float().cpu()
+    while (stop := end(position + chunk)) > position:
+        reach = end(stop + fade)
+        begin, last = max(0, position - left), end(reach + right)
+        estimate = computed(generator, read(begin, last)[None], precision)
+        block = estimate[0, :, position - begin : reach - begin]
         if tail is not None and tail.shape[1] > 0:
             ramp = (torch.arange(tail.shape[1]) + 0.5) / tail.shape[1]
             block = torch.cat([torch.lerp(tail, block[:, : tail.shape[1]], ramp), block[:, tail.shape[1] :]], dim=1)
@@ -66,21 +74,65 @@ def enhanced_chunks(
         position = stop
 
 
-def _streamed(
-    network: WaveformNetwork, read: Callable[[int, int], Tensor], total: int, chunk: int, device: torch.device
-) -> Iterator[Tensor]:
-    """Yield the blocks of a causal network that keeps its state; its look-ahead is cut off from the start."""
-    late = network.lookahead
-    with torch.inference_mode(), network.streaming(1):
-        for position in range(0, total + late, chunk):
-            begin, end = min(position, total), min(position + chunk, total)
-            signal = read(begin, end) if end > begin else torch.zeros(network.in_channels, 0)
-            flush = min(position + chunk, total + late) - position - signal.shape[1]  # zeros that push the rest out
-            frames = torch.nn.functional.pad(signal, (0, flush + -(signal.shape[1] + flush) % network.hop))
-            estimate = estimate_of(network(frames[None].to(device)))
-            block = estimate[0, :, : min(position + chunk, total + late) - position].float().cpu()
-            if position + block.shape[1] > late:
-                yield block[:, max(0, late - position) :]
+def streamed_blocks(generator: nn.Module, blocks: Iterable[Tensor], precision: str = "fp32") -> Iterator[Tensor]:
+    """Yield the output of a network that streams, as far as the blocks that have arrived allow.
+
+    Args:
+        generator: see :func:`is_streamable`.
+        blocks: ``(S, n)``, consecutive, of any n.
+        precision: see :func:`bcfusion.inference.computing.computed`.
+
+    Yields:
+        Blocks ``(1, n)`` on the CPU, together as long as the input and aligned with it: the look-ahead is cut off from
+        the start, and zeros push the rest out at the end.
+    """
+    spec = cast("Generator", generator)
+    late = lookahead_of(spec)
+    waiting = torch.zeros(spec.in_channels, 0)
+    taken, given, early = 0, 0, late  # samples; the last of what is still to be cut off
+    with cast("StreamingModule", generator).streaming(1):
+        for block in blocks:
+            taken += block.shape[1]
+            waiting = torch.cat([waiting, block], dim=1)
+            whole = waiting.shape[1] // spec.hop * spec.hop
+            if not whole:
+                continue
+            estimate = computed(generator, waiting[None, :, :whole], precision)[0]
+            waiting = waiting[:, whole:].clone()  # not a view that keeps the block
+            estimate, early = estimate[:, early:], max(0, early - whole)
+            given += estimate.shape[1]
+            if estimate.shape[1]:
+                yield estimate
+        if given < taken:
+            frames = torch.nn.functional.pad(waiting, (0, late + -(taken + late) % spec.hop))
+            yield computed(generator, frames[None], precision)[0, :, early : early + taken - given]
+
+
+def is_streamable(generator: nn.Module) -> bool:
+    """Return whether a generator takes a signal as a stream: it is causal, and made of layers that keep a state."""
+    spec = cast("Generator", generator)
+    return isinstance(generator, StreamingModule) and generator.causal and spec.delay is not None
+
+
+def chunk_samples(spec: Generator, chunk_seconds: float) -> int:
+    """Return the length of a chunk, in samples: whole frames, at least one."""
+    return max(1, round(chunk_seconds * spec.sample_rate / spec.hop)) * spec.hop
+
+
+def how_joined(generator: nn.Module, total: int, chunk_seconds: float) -> Joined:
+    """Return how :func:`enhanced_chunks` puts the output of ``total`` samples together."""
+    if total <= chunk_samples(cast("Generator", generator), chunk_seconds):
+        return "whole"
+    if _receptive_field(generator) is not None:
+        return "exact"
+    return "streamed" if is_streamable(generator) else "cross-faded"
+
+
+def _in_blocks(read: Callable[[int, int], Tensor], end: Callable[[int], int], chunk: int) -> Iterator[Tensor]:
+    position = 0
+    while (stop := end(position + chunk)) > position:
+        yield read(position, stop)
+        position = stop
 
 
 def _receptive_field(generator: nn.Module) -> tuple[int, int] | None:

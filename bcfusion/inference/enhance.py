@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -12,15 +11,25 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bcfusion import audio
-from bcfusion.contracts import SENSORS_END_WITHIN, Generator
+from bcfusion.contracts import Generator
 from bcfusion.errors import AudioError
-from bcfusion.inference.chunks import enhanced_chunks
-from bcfusion.inference.recordings import Recording, check_writable, format_of, other_rate, write_blocks
-from bcfusion.probe import evaluating
-from bcfusion.run.bundle import bundle_of
+from bcfusion.inference.chunks import Joined, enhanced_chunks, how_joined
+from bcfusion.inference.computing import check_precision
+from bcfusion.inference.containers import OutputFormat, check_rate, format_of_name, output_format
+from bcfusion.inference.inputs import Signal, misfits, opened
+from bcfusion.inference.writing import check_peak, write_blocks
+from bcfusion.probe import device_of, evaluating
 
-__all__ = ["Enhanced", "enhance_file", "enhance_signal", "misfits"]
+__all__ = [
+    "Enhanced",
+    "Manner",
+    "check_possible",
+    "enhance_file",
+    "enhance_recording",
+    "enhance_signal",
+    "misfits",
+    "written",
+]
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,16 @@ class Enhanced:
         sources: the files it was read from.
         target: the file written.
         seconds: length of the audio.
-        overs: number of output samples that exceed full scale; the PCM subtypes clip them.
-        peak: the largest magnitude of the output; full scale is 1.
+        overs: number of samples of the network's output that exceed full scale; ``gain`` and ``manner.peak`` tell what
+            was done about them.
+        peak: the largest magnitude of the network's output; full scale is 1.
         cut: seconds by which the longest sensor exceeds the shortest, whose length the output has.
         remarks: what is special about the length of a source, with its path: a header that does not state it, or an end
             that is missing.
+        rate: of the target, in Hz.
+        gain: by what the whole file was multiplied (``scale``), or the smallest gain in it (``limit``).
+        joined: how the output was put together: in one pass (``whole``), or as a ``streamed`` signal or in chunks that
+            equal it (``exact``), or in chunks that were ``cross-faded``, which come close to it.
     """
 
     sources: tuple[Path, ...]
@@ -45,6 +59,40 @@ class Enhanced:
     peak: float
     cut: float = 0.0
     remarks: tuple[str, ...] = ()
+    rate: int = 0
+    gain: float = 1.0
+    joined: Joined = "whole"
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How recordings are computed and written.
+
+    Attributes:
+        chunk_seconds: how much is computed at once; memory grows with it, not with the length of the file.
+        resample: whether recordings of another rate are converted; otherwise they are refused.
+        container: libsndfile's name of the format; None for what the name of the target ends in.
+        subtype: libsndfile's name of the sample format; None for the usual one of the container.
+        peak: what is done to samples beyond full scale: ``keep`` them (FLOAT and DOUBLE only), ``scale`` the whole file
+            down so that its peak is full scale, ``limit`` their surroundings by a smooth gain, or ``clip`` them, which
+            distorts; None for ``keep`` where it is possible, else ``scale``.
+        channels: of one file for all sensors, those of the sensors, counted from 0; None if it has no others.
+        precision: ``fp32``, or ``bf16`` for mixed precision.
+    """
+
+    chunk_seconds: float = 10.0
+    resample: bool = True
+    container: str | None = None
+    subtype: str | None = None
+    peak: str | None = None
+    channels: tuple[int, ...] | None = None
+    precision: str = "fp32"
+
+    def format_for(self, target: Path) -> OutputFormat:
+        """Return container and sample format of a target; raises an :class:`~bcfusion.errors.AudioError` if none."""
+        if self.container is None:
+            return format_of_name(target, self.subtype)
+        return output_format(self.container, self.subtype)
 
 
 def enhance_signal(generator: nn.Module, inputs: Tensor, chunk_seconds: float = 10.0) -> Tensor:
@@ -91,98 +139,76 @@ def enhance_file(
     *,
     chunk_seconds: float = 10.0,
     resample: bool = True,
-    subtype: str = "PCM_16",
+    subtype: str | None = None,
+    peak: str | None = None,
+    channels: Sequence[int] | None = None,
+    precision: str = "fp32",
+    container: str | None = None,
 ) -> Enhanced:
     """Restore one recording, block by block from disk to disk; the target appears whole or not at all.
 
     Args:
         generator: from :func:`bcfusion.run.bundle.load_generator`.
         source: one file with a channel for each sensor, or a mono file for each sensor, in their order.
-        target: ``.wav`` or ``.flac`` file to write, mono, at the generator's sample rate; an existing one is replaced.
-        chunk_seconds: how much is computed at once; memory grows with it, not with the length of the file.
-        resample: whether recordings of another rate are converted; otherwise they are refused.
-        subtype: ``PCM_16``, ``PCM_24`` (both clip at full scale; clipped samples are counted) or ``FLOAT`` (does not
-            clip).
+        target: file to write, mono, at the generator's sample rate; an existing one is replaced.
+        chunk_seconds: see :class:`Manner`; likewise all others.
 
     Raises:
         AudioError: a file is missing, unreadable, truncated, holds NaN, or has another number of channels, another rate
             (with ``resample`` off), or an end more than :data:`~bcfusion.contracts.SENSORS_END_WITHIN` from that of its
-            companions; or the target cannot be written (its cause is then a :class:`~bcfusion.errors.WriteError`).
+            companions; or the target cannot be written, or not so (if the disk is at fault, the cause is a
+            :class:`~bcfusion.errors.WriteError`).
+        BcfusionError: the device does not compute in that precision.
     """
-    spec = cast("Generator", generator)
     sources = (source,) if isinstance(source, (str, os.PathLike)) else tuple(source)
-    paths, out = tuple(Path(name) for name in sources), Path(target)
-    check_writable(out, subtype)
-    with ExitStack() as stack:
-        recordings = [stack.enter_context(Recording(path, spec.sample_rate, resample)) for path in paths]
-        _check_channels(generator, recordings)
-        shortest = min(recordings, key=lambda recording: recording.total)
-        longest = max(recordings, key=lambda recording: recording.total)
-        total = shortest.total
-        cut = (longest.total - total) / spec.sample_rate
-        if cut > SENSORS_END_WITHIN:
-            raise AudioError(
-                f"{longest.path} ({longest.total / spec.sample_rate:.3f} s) and {shortest.path} "
-                f"({total / spec.sample_rate:.3f} s) differ in length by more than {SENSORS_END_WITHIN:g} s: "
-                "sensors must be recorded together"
-            )
-
-        def read(start: int, stop: int) -> Tensor:
-            return torch.cat([recording.read(start, stop) for recording in recordings])
-
-        stack.enter_context(evaluating(generator))
-        blocks = enhanced_chunks(generator, read, total, chunk_seconds)
-        overs, peak = write_blocks(blocks, out, spec.sample_rate, total, subtype)
-    remarks = tuple(f"{recording.path}: {recording.remark}" for recording in recordings if recording.remark)
-    return Enhanced(paths, out, total / spec.sample_rate, overs, peak, cut, remarks)
+    picked = None if channels is None else tuple(channels)
+    manner = Manner(chunk_seconds, resample, container, subtype, peak, picked, precision)
+    return enhance_recording(generator, tuple(Path(name) for name in sources), Path(target), manner)
 
 
-def misfits(
-    generator: nn.Module, recordings: Sequence[tuple[Path, ...]], resample: bool = True
-) -> dict[tuple[Path, ...], tuple[Path, str]]:
-    """Return the recordings whose channels or sample rate a generator does not take, by their headers alone.
+def enhance_recording(generator: nn.Module, sources: Sequence[Path], target: Path, manner: Manner) -> Enhanced:
+    """Restore one recording as :func:`enhance_file` does, with what is wanted of it in one object.
 
-    Args:
-        generator: as for :func:`enhance_file`.
-        recordings: the sources of each.
-        resample: whether recordings of another rate are converted.
+    Raises:
+        AudioError: see :func:`enhance_file`.
+        BcfusionError: likewise.
+    """
+    check_possible(generator, target, manner)
+    with opened(generator, sources, manner.resample, manner.channels) as signal, evaluating(generator):
+        blocks = enhanced_chunks(generator, signal.read, signal.total, manner.chunk_seconds, manner.precision)
+        return written(generator, signal, blocks, target, manner)
 
-    Returns:
-        Sources to the file that is wrong, and what is wrong with it, as the end of a sentence. Files that cannot be
-        opened are not among them: :func:`enhance_file` reports why.
+
+def check_possible(generator: nn.Module, target: Path, manner: Manner) -> None:
+    """Refuse what cannot be computed or written, before anything is.
+
+    Raises:
+        AudioError: see :func:`enhance_file`.
+        BcfusionError: likewise.
+    """
+    how = manner.format_for(target)
+    check_rate(how, cast("Generator", generator).sample_rate)
+    check_peak(manner.peak, how)
+    check_precision(manner.precision, device_of(generator))
+
+
+def written(generator: nn.Module, signal: Signal, blocks: Iterator[Tensor], target: Path, manner: Manner) -> Enhanced:
+    """Write the output of a generator for a signal, blocks ``(1, n)``, and say what was written.
+
+    Raises:
+        AudioError: see :func:`enhance_file`.
     """
     rate = cast("Generator", generator).sample_rate
-    faults: dict[tuple[Path, ...], tuple[Path, str]] = {}
-    for sources in recordings:
-        formats = [found for found in map(format_of, sources) if found is not None]
-        if len(formats) < len(sources):
-            continue
-        if fault := _wrong_channels(generator, [channels for channels, _ in formats]):
-            faults[sources] = (sources[fault[0]], fault[1])
-        elif not resample and (others := [place for place, (_, own) in enumerate(formats) if own != rate]):
-            faults[sources] = (sources[others[0]], other_rate(formats[others[0]][1], rate))
-    return faults
-
-
-def _check_channels(generator: nn.Module, recordings: list[Recording]) -> None:
-    fault = _wrong_channels(generator, [recording.channels for recording in recordings])
-    if fault is not None:
-        raise audio.AudioFormatError(f"{recordings[fault[0]].path} {fault[1]}")
-
-
-def _wrong_channels(generator: nn.Module, channels: Sequence[int]) -> tuple[int, str] | None:
-    """Return which of the sources has a wrong number of channels, and what is wrong with it; None if all are right."""
-    bundle = bundle_of(generator)
-    count = cast("Generator", generator).in_channels
-    sensors = f" ({', '.join(bundle.sensors)})" if bundle else ""
-    if len(channels) not in (1, count):
-        files = f"{len(channels)} files for a model of {count} sensors{sensors}"
-        raise AudioError(f"{files}: give one for each, or one for all")
-    expected = count if len(channels) == 1 else 1
-    wrong = next((place for place, own in enumerate(channels) if own != expected), None)
-    if wrong is None:
-        return None
-    plural = "s" if channels[wrong] > 1 else ""
-    wanted = f"{expected} in one file{sensors}" if len(channels) == 1 else "a mono file for each sensor"
-    separate = ", or --sensor NAME=FOLDER for each" if len(channels) == 1 and count > 1 else ""
-    return wrong, f"has {channels[wrong]} channel{plural}, the model takes {wanted}{separate}"
+    done = write_blocks(blocks, target, rate, signal.total, manner.format_for(target), manner.peak)
+    return Enhanced(
+        sources=tuple(recording.path for recording in signal.recordings),
+        target=target,
+        seconds=signal.total / rate,
+        overs=done.overs,
+        peak=done.peak,
+        cut=signal.cut,
+        remarks=signal.remarks,
+        rate=rate,
+        gain=done.gain,
+        joined=how_joined(generator, signal.total, manner.chunk_seconds),
+    )

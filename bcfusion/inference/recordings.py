@@ -1,8 +1,8 @@
-"""Sound files that are read and written piece by piece, so that memory does not grow with their length."""
+"""Sound files that are read piece by piece, so that memory does not grow with their length."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,14 +15,9 @@ from bcfusion import audio
 from bcfusion.audio.formats import one_line
 from bcfusion.audio.opening import open_sound
 from bcfusion.audio.sound import Sound
-from bcfusion.audio.writing import FORMATS, sound_writer
 from bcfusion.errors import AudioError
-from bcfusion.files import appearing
 
-__all__ = ["Recording", "check_writable", "format_of", "other_rate", "write_blocks"]
-
-BYTES = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}  # per sample, by subtype
-WAV_LIMIT = 4_294_900_000  # bytes that the 32-bit sizes of a plain WAV can hold
+__all__ = ["Recording", "format_of", "other_rate"]
 
 
 class Recording:
@@ -34,10 +29,11 @@ class Recording:
         path: the file.
         sample_rate: rate of what :meth:`read` returns, in Hz.
         resample: whether a file of another rate is converted; otherwise it is refused.
+        picked: the channels that :meth:`read` returns, counted from 0, in that order; None for all.
 
     Attributes:
         path: the file.
-        channels: number of its channels.
+        channels: number of its channels, whether picked or not.
         total: number of samples at ``sample_rate``.
         remark: what the file's header does not tell about its length, or that its end is missing; usually empty.
 
@@ -45,10 +41,11 @@ class Recording:
         AudioError: the file is missing, damaged, truncated or empty, or has another rate and ``resample`` is off.
     """
 
-    def __init__(self, path: Path, sample_rate: int, resample: bool) -> None:
+    def __init__(self, path: Path, sample_rate: int, resample: bool, picked: Sequence[int] | None = None) -> None:
         header = audio.info(path)
         self.path = path
         self.rate, self.channels = header.sample_rate, header.channels
+        self._picked = list(range(self.channels) if picked is None else picked)
         if self.rate != sample_rate and not resample:
             raise audio.AudioFormatError(f"{path} {other_rate(self.rate, sample_rate)}")
         self.change = audio.RateChange(self.rate, sample_rate)
@@ -58,7 +55,7 @@ class Recording:
         self._opened = ExitStack()
         self._sound: Sound | None = None
         self._begin = 0
-        self._window = np.zeros((self.channels, 0), dtype=np.float32)
+        self._window = np.zeros((len(self._picked), 0), dtype=np.float32)
 
     def __enter__(self) -> Recording:
         self._sound = self._opened.enter_context(open_sound(self.path))
@@ -96,6 +93,7 @@ class Recording:
             raise AudioError(
                 f"{self.path} is truncated: its header promises {self.frames / self.rate:.3f} s, it holds {end:.3f} s"
             )
+        block = block[:, self._picked]
         bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
         if bad.size:
             raise AudioError(
@@ -119,53 +117,3 @@ def format_of(path: Path) -> tuple[int, int] | None:
     except AudioError:
         return None
     return found.channels, found.sample_rate
-
-
-def check_writable(target: Path, subtype: str) -> None:
-    """Refuse a file name or a subtype that :func:`write_blocks` cannot write.
-
-    Raises:
-        AudioError: the name does not end in .wav or .flac, or that format does not have the subtype.
-    """
-    kind = FORMATS.get(target.suffix.lower())
-    if kind is None or subtype not in BYTES or not soundfile.check_format(kind, subtype):
-        raise AudioError(f"cannot write {target} as {subtype}: .wav takes {', '.join(BYTES)}; .flac PCM_16 and PCM_24")
-
-
-def write_blocks(blocks: Iterator[Tensor], target: Path, rate: int, total: int, subtype: str) -> tuple[int, float]:
-    """Write a mono file from blocks ``(1, n)`` as they come; it appears whole or not at all.
-
-    Args:
-        blocks: the signal.
-        target: the file; see :func:`check_writable`.
-        rate: in Hz.
-        total: number of samples of all blocks together.
-        subtype: ``PCM_16``, ``PCM_24`` or ``FLOAT``.
-
-    Returns:
-        How many samples exceed full scale, and the largest magnitude.
-
-    Raises:
-        AudioError: a block holds samples that are not finite, or the file cannot be written.
-    """
-    kind = FORMATS[target.suffix.lower()]
-    if kind == "WAV" and total * BYTES[subtype] > WAV_LIMIT:
-        kind = "RF64"
-    overs, peak, position = 0, 0.0, 0
-    try:
-        with (
-            appearing(target) as part,
-            sound_writer(part, rate, 1, subtype, kind) as sound,
-        ):
-            for block in blocks:
-                samples = block[0].numpy()
-                if not np.isfinite(samples).all():
-                    raise AudioError(f"{target} was not written: the model gave NaN after {position / rate:.3f} s")
-                magnitude = np.abs(samples)
-                overs += int((magnitude > 1).sum())
-                peak = max(peak, float(magnitude.max()))
-                sound.write(samples)  # soundfile makes libsndfile clip for PCM; otherwise overs would wrap
-                position += len(samples)
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise AudioError(f"cannot write {target}: {one_line(error)}") from error
-    return overs, peak

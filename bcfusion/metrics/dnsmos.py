@@ -8,6 +8,7 @@ import numpy as np
 
 from bcfusion.metrics.base import resample
 from bcfusion.metrics.optional import NetworkMetric, require_packages
+from bcfusion.telemetry import without_telemetry
 
 RATE = 16_000
 
@@ -40,6 +41,7 @@ class Dnsmos(NetworkMetric):
     def _load(self) -> Any:
         from pathlib import Path
 
+        without_telemetry()
         import onnxruntime
         from speechmos import dnsmos
 

@@ -62,9 +62,11 @@ def elu(x: Tensor) -> Tensor:
     """Apply ELU (Clevert et al. 2016) to a tensor of any shape.
 
     On CPUs torch computes ``expm1`` six times slower than ``exp``, which made ELU a quarter of a training step of
-    SEANet; in float32 ``exp(x) - 1`` differs by at most 1.2e-7. Elsewhere this is torch's own ELU.
+    SEANet; in float32 ``exp(x) - 1`` differs by at most 1.2e-7. Elsewhere, and in exported graphs, this is torch's own
+    ELU: one operator, of which runtimes have their own fast version.
     """
-    return _FastELU.apply(x) if x.dtype == torch.float32 and x.device.type == "cpu" else F.elu(x)
+    fast = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_exporting()
+    return _FastELU.apply(x) if fast else F.elu(x)
 
 
 class DepthwiseConv1d(Conv1d):
@@ -93,19 +95,48 @@ class DepthwiseConv1d(Conv1d):
         return y
 
 
-class StridedConv1d(nn.Conv1d):
-    """:class:`torch.nn.Conv1d` with zeros at both ends, for wide strided layers.
+def strided_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
+    """Convolve ``(B, in_channels, T)`` with zeros at both ends, as :func:`torch.nn.functional.conv1d`.
 
-    The input gradient of such a layer takes three times as long if the input has exactly 1024 samples: it is then
-    padded beforehand, to another length.
+    On CPUs torch is slow in two cases. Narrow grouped layers with a large stride take half of the time as a convolution
+    without stride over the samples of each phase. The input gradient of a wide layer takes three times as long if the
+    input has exactly 1024 samples: it is then padded beforehand, to another length.
+
+    Args:
+        x: input.
+        weight: ``(out_channels, in_channels / groups, kernel_size)``.
+        bias: ``(out_channels,)``, or None.
+        stride: samples.
+        padding: zeros at each end.
+        groups: of channels.
     """
+    if x.device.type == "cpu" and not torch.compiler.is_exporting():
+        if groups > 1 and stride > 2 and x.shape[-1] >= max(4 * x.shape[1], weight.shape[-1]):
+            return _by_phases(x, weight, bias, stride, padding, groups)
+        if x.shape[-1] == 1024 and x.shape[1] >= 256:
+            x, padding = F.pad(x, (padding, padding)), 0
+    return F.conv1d(x, weight, bias, stride, padding, groups=groups)
+
+
+def _by_phases(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
+    """Make each of the ``stride`` phases of time a channel, so that a convolution without stride remains."""
+    batch, channels, length = x.shape
+    outputs, inputs, taps = weight.shape
+    frames = (length + 2 * padding - taps) // stride + 1
+    taps_per_phase = -(-taps // stride)
+    steps = frames + taps_per_phase - 1
+    # a negative end drops what no output sees
+    padded = F.pad(x, (padding, steps * stride - length - padding))
+    phases = padded.view(batch, channels, steps, stride).transpose(2, 3).reshape(batch, channels * stride, steps)
+    split = F.pad(weight, (0, taps_per_phase * stride - taps)).view(outputs, inputs, taps_per_phase, stride)
+    return F.conv1d(phases, split.transpose(2, 3).reshape(outputs, inputs * stride, -1), bias, groups=groups)
+
+
+class StridedConv1d(nn.Conv1d):
+    """:class:`torch.nn.Conv1d` with zeros at both ends and no dilation; see :func:`strided_conv1d`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.shape[-1] != 1024 or input.shape[1] < 256 or input.device.type != "cpu":
-            return super().forward(input)
-        half = self.kernel_size[0] // 2
-        padded = F.pad(input, (half, half))
-        return F.conv1d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return strided_conv1d(input, self.weight, self.bias, self.stride[0], int(self.padding[0]), self.groups)
 
 
 class ConvOverTime(nn.Conv2d):
@@ -137,7 +168,7 @@ class ConvOverTime(nn.Conv2d):
         if input.shape[3] == 1:  # a single column: the 1-D kernels take 0.7 of the time of the 2-D ones
             weight = self.weight.squeeze(3)
             stride, padding = self.stride[0], self.kernel_size[0] // 2
-            return F.conv1d(input.squeeze(3), weight, self.bias, stride, padding, groups=self.groups).unsqueeze(3)
+            return strided_conv1d(input.squeeze(3), weight, self.bias, stride, padding, self.groups).unsqueeze(3)
         if input.shape[2] > self.kernel_size[0]:
             return super().forward(input)
         # oneDNN (torch 2.11, AVX-512) writes outside the weight's gradient when a grouped tall kernel pads an input

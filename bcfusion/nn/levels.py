@@ -22,6 +22,20 @@ _BLOCK, _MOST_DECAY = 64, 10.0
 _LEAST_DEVIATION = 0.1
 
 
+def running_maximum(x: Tensor) -> Tensor:
+    """Return the largest of the elements up to each one, along the last dimension of ``x (..., N)``.
+
+    ONNX has no operator for it: in an exported graph it is made of log2 N maxima, each of windows twice as long.
+    """
+    if not torch.compiler.is_exporting():
+        return x.cummax(-1).values
+    reach = 1
+    while reach < x.shape[-1]:
+        x = torch.cat([x[..., :reach], torch.maximum(x[..., reach:], x[..., :-reach])], dim=-1)
+        reach *= 2
+    return x
+
+
 class LogLevels(StreamingModule):
     r"""Energies of bands ``(B, S, K, N)`` to features of the same shape: factors of ten of the energy about its mean.
 
@@ -118,13 +132,15 @@ class LogLevels(StreamingModule):
 
     def _peak(self, frame: Tensor) -> Tensor:
         """Return the largest energy up to each frame of ``(B, S, N)``, with decay."""
-        return self._recursion("peak", frame, lambda x: x.cummax(-1).values, torch.maximum)
+        return self._recursion("peak", frame, running_maximum, torch.maximum)
 
     def _recursion(
         self, name: str, values: Tensor, accumulate: Callable[[Tensor], Tensor], join: Callable[..., Tensor]
     ) -> Tensor:
         """Return :math:`y_j = join(d y_{j - 1}, v_j)` with the decay d, from the state ``name`` on, of values ``(...,
         N)``; block by block, so that :math:`d^{-j}` stays small."""
+        if not isinstance(values.shape[-1], int):
+            return self._recursion_of_any_length(values, accumulate, join)
         before = self.recall(name) if self.is_streaming else torch.zeros_like(values[..., 0])
         outputs = []
         for block in values.split(self.block, dim=-1):
@@ -136,6 +152,25 @@ class LogLevels(StreamingModule):
         if self.is_streaming:
             self.replace(**{name: before})
         return torch.cat(outputs, dim=-1)
+
+    def _recursion_of_any_length(
+        self, values: Tensor, accumulate: Callable[[Tensor], Tensor], join: Callable[..., Tensor]
+    ) -> Tensor:
+        """Return the same for a whole file in an exported graph, which has no loop over a number of blocks that it does
+        not know: the ends of all blocks are computed at once, each from those before it; values are not negative."""
+        length, size = values.shape[-1], self.block
+        blocks = (length + size - 1) // size
+        padded = torch.nn.functional.pad(values, (0, blocks * size - length))
+        decay = (self.log_decay * torch.arange(size, device=values.device, dtype=values.dtype)).exp()
+        own = decay * accumulate(padded.reshape(*values.shape[:-1], blocks, size) / decay)
+        number = torch.arange(blocks, device=values.device, dtype=values.dtype)
+        age = number - number[:, None]  # of row's end at column's, in blocks
+        reach = torch.where(age >= 0, (self.log_decay * size * age.clamp_min(0)).exp(), 0.0)
+        ends = own[..., -1]  # (..., blocks)
+        ends = ends @ reach if join is torch.add else (ends.unsqueeze(-1) * reach).amax(-2)
+        before = torch.nn.functional.pad(ends, (1, 0))[..., :-1]
+        whole = join(math.exp(self.log_decay) * decay * before.unsqueeze(-1), own)
+        return whole.flatten(-2)[..., :length]
 
     def extra_repr(self) -> str:
         return f"normalisation={self.normalisation}, floor={self.floor:g}"

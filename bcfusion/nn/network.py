@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcfusion.contracts import Generator
 from bcfusion.errors import AudioError
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import at_least, require, within
@@ -156,6 +157,11 @@ def _steps_in_time(module: nn.Module) -> Iterator[Callable[[int], int]]:
     else:
         for child in module.children():
             yield from _steps_in_time(child)
+
+
+def lookahead_of(generator: Generator) -> int:
+    """Return by how many samples the stream of a generator is late, beside its frame; 0 if it does not stream."""
+    return 0 if generator.delay is None or not generator.causal else generator.delay - generator.hop + 1
 
 
 def estimate_of(output: Tensor | dict[str, Tensor]) -> Tensor:

@@ -24,6 +24,8 @@ def pad(x: Tensor, left: int, right: int, mode: PaddingMode = "zeros") -> Tensor
             gradient on a GPU; this one does.
     """
     if mode == "reflect":
+        if not isinstance(x.shape[-1], int):
+            return _mirrored_by_index(x, left, right)
         mirrored = x.shape[-1] - 1  # as many samples as can be mirrored at either end
         head, tail = min(left, mirrored), min(right, mirrored)
         if head + tail:
@@ -34,6 +36,15 @@ def pad(x: Tensor, left: int, right: int, mode: PaddingMode = "zeros") -> Tensor
         return x
     # in four dimensions, because padding keeps the channels-last layout only there
     return F.pad(x.unsqueeze(2), (left, right, 0, 0)).squeeze(2)
+
+
+def _mirrored_by_index(x: Tensor, left: int, right: int) -> Tensor:
+    """Return the reflection in an exported graph, whose signals have any length, shorter than the padding too."""
+    length = x.shape[-1]
+    place = torch.arange(-left, length + right, device=x.device)
+    source = torch.where(place < 0, -place, torch.where(place >= length, 2 * (length - 1) - place, place))
+    inside = (source >= 0) & (source < length)
+    return torch.where(inside, x[..., source.clamp(min=0).clamp(max=length - 1)], 0.0)
 
 
 def _concatenate_time(parts: Sequence[Tensor]) -> Tensor:

@@ -162,7 +162,7 @@ def along_time(layer: nn.Module, x: Tensor) -> Tensor:
     batch, _, bands, _ = x.shape
     sequences = x.permute(0, 2, 3, 1).flatten(0, 1)  # (B K, N, C)
     y: Tensor = layer(sequences)
-    return y.unflatten(0, (batch, bands)).permute(0, 3, 1, 2)
+    return y.reshape(batch, bands, *y.shape[1:]).permute(0, 3, 1, 2)
 
 
 def along_bands(layer: nn.Module, x: Tensor) -> Tensor:
@@ -177,4 +177,4 @@ def along_bands(layer: nn.Module, x: Tensor) -> Tensor:
     sequences = x.permute(0, 3, 2, 1).flatten(0, 1)  # (B N, K, C)
     y = layer(sequences)
     y = y if isinstance(y, torch.Tensor) else y[0]
-    return y.unflatten(0, (batch, frames)).permute(0, 3, 2, 1)
+    return y.reshape(batch, frames, *y.shape[1:]).permute(0, 3, 2, 1)

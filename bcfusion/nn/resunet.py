@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.network import future_reach
 from bcfusion.nn.norm import BatchNorm2d
 from bcfusion.nn.revision import Revised
@@ -189,9 +190,12 @@ class ResUNetGenerator(SpectralNetwork):
         win_length: int,
         window: Window,
         skip_channel: int,
+        frequency_norm: FrequencyNorm,
     ) -> None:
         future = future_reach(unet.period, unet)
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, False, future, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, False, future, skip_channel, frequency_norm
+        )
         self.hop = hop_length * unet.period
         self.unet = unet
 

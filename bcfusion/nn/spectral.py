@@ -7,8 +7,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcfusion.contracts import Batch
+from bcfusion.nn.frequency_norm import FrequencyNorm, FrequencyNormalised, Kind
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.stft import InverseStft, Stft, Window
 from bcfusion.requirements import one_of, require
@@ -58,6 +61,8 @@ class SpectralHead(nn.Module):
 
     Attributes:
         masks: whether the output is a mask.
+        output_kind: of a :class:`bcfusion.nn.frequency_norm.FrequencyAffine` that the output goes through: ``restore``
+            with the statistics of :meth:`wanted`, or for masks ``identity``.
 
     Raises:
         ConfigError: another ``kind``.
@@ -69,10 +74,24 @@ class SpectralHead(nn.Module):
         self.kind = kind
         self.masks = kind in ("mask", "polar_mask")
         self.combine = _HEADS[kind]
+        self.output_kind: Kind = "identity" if self.masks else "restore"
 
     def forward(self, sensor: Complex, output: Complex) -> Complex:
         """Combine both spectra; all four tensors have the same shape, and so have the two returned."""
         return self.combine(sensor, output)
+
+    def wanted(self, sensor: Complex, target: Complex) -> Complex:
+        """Return the output for which the estimate is the target; that of a mask, which has no statistics, is the
+        target."""
+        if self.kind == "additive":
+            return target[0] - sensor[0], target[1] - sensor[1]
+        return target
+
+    def statistics(self, sensors: Complex, target: Complex, skip_channel: int) -> dict[str, Tensor]:
+        """Return what :meth:`SpectralNetwork.statistics_of` does, of a network on complex spectra with this head."""
+        sensor = sensors[0][:, skip_channel], sensors[1][:, skip_channel]
+        wanted = torch.stack(self.wanted(sensor, target), dim=1)
+        return {"frequency_in": torch.cat(sensors, dim=1), "frequency_out": wanted}
 
     def provided(self, output: Complex) -> dict[str, Tensor]:
         """Return the magnitude of the ``mask``, if the network's output is one: what it provides in addition to the
@@ -91,6 +110,11 @@ def magnitude(real: Tensor, imag: Tensor, eps: float = 1e-8) -> Tensor:
     return (real.square() + imag.square() + eps).sqrt()
 
 
+def log_magnitude(real: Tensor, imag: Tensor, floor: float) -> Tensor:
+    """Return ln sqrt(real^2 + imag^2 + floor^2), in the shape of both."""
+    return 0.5 * (real.square() + imag.square() + floor**2).log()
+
+
 def from_log(log_magnitude: Tensor, win_length: int) -> Tensor:
     """Return the exponential of log magnitudes of an STFT, which are bounded 60 dB above a signal at full scale.
 
@@ -104,13 +128,17 @@ def from_log(log_magnitude: Tensor, win_length: int) -> Tensor:
     return log_magnitude.clamp_max(math.log(1000 * win_length)).exp()
 
 
-class SpectralNetwork(WaveformNetwork):
+class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
     """A generator between an STFT and its inverse; see :class:`bcfusion.nn.network.WaveformNetwork`.
 
     A network inherits from it and implements :meth:`spectrum`. Its output is late by the overlap of the frames,
     ``win_length - hop_length``, even if all else is causal. Further frames that it provides (a mask) are given to the
     losses on the grid of :class:`bcfusion.losses.generator_stft.GeneratorStft`: centred on multiples of the hop, the
     first one on sample 0.
+
+    With the option ``frequency_norm`` a network also implements :meth:`statistics_of`. While it is observed (see
+    :class:`bcfusion.nn.frequency_norm.FrequencyNormalised`), it returns its sensor ``skip_channel`` without a pass
+    through its layers.
 
     Args:
         sample_rate: as in WaveformNetwork, like the arguments not listed here.
@@ -119,9 +147,12 @@ class SpectralNetwork(WaveformNetwork):
         win_length: likewise.
         window: likewise.
         future_frames: look-ahead of a body that is not causal, for the declared delay; None: the whole file.
+        frequency_norm: ``learnable``, a trained scale and shift per frequency at the trunk's input and output, see
+            :class:`bcfusion.nn.frequency_norm.FrequencyAffine`; None: none.
 
     Raises:
-        ConfigError: sizes that do not fit; ``win_length`` not a multiple of ``2 hop_length``.
+        ConfigError: sizes that do not fit; ``win_length`` not a multiple of ``2 hop_length``; another
+            ``frequency_norm``.
     """
 
     def __init__(
@@ -135,12 +166,14 @@ class SpectralNetwork(WaveformNetwork):
         causal: bool,
         future_frames: int | None = 0,
         skip_channel: int = -1,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         overlap = win_length - hop_length
         delay = None if future_frames is None else overlap + hop_length - 1 + future_frames * hop_length
         super().__init__(sample_rate, in_channels, hop_length, causal, overlap, delay, skip_channel)
         whole = win_length % (2 * hop_length) == 0
         require(self, (whole, f"win_length={win_length} must be a multiple of {2 * hop_length}, twice hop_length"))
+        self.set_frequency_norm(frequency_norm)
         self.stft = Stft(n_fft, hop_length, win_length, window, in_channels)
         self.istft = InverseStft(n_fft, hop_length, win_length, window)
 
@@ -152,9 +185,34 @@ class SpectralNetwork(WaveformNetwork):
         """
         raise NotImplementedError(f"{type(self).__name__} has no spectrum")
 
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        """Return the values from whose statistics layers start, by the layers' names; those of identities are ignored.
+
+        Args:
+            sensors: real and imaginary parts of the sensors' spectra, ``(B, in_channels, F, N)``.
+            target: those of the target, ``(B, F, N)``.
+
+        Returns:
+            Values ``(B, parts C, F', N)``: for ``frequency_in`` what it is given, for ``frequency_out`` what it has to
+            give.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no statistics")
+
+    def _observe(self, batch: Batch, real: Tensor, imag: Tensor) -> Tensor:
+        """Measure the spectra of a batch, and return the sensor ``skip_channel``."""
+        late, stft = self.late, self.stft
+        samples = real.shape[-1] * stft.hop_length
+        target = F.pad(batch["target"].to(real), (late, max(samples - late - batch["target"].shape[-1], 0)))
+        spectra = stft(target[..., :samples].expand(-1, self.in_channels, -1))
+        self.measure(self.statistics_of((real, imag), (spectra[0][:, 0], spectra[1][:, 0])), stft)
+        return self.istft(real[:, self.skip_channel], imag[:, self.skip_channel])
+
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Transform, apply the network, transform back."""
-        (real, imag), provided = self.spectrum(*self.stft(inputs))
+        spectra = self.stft(inputs)
+        if self.observed is not None:
+            return self._observe(self.observed, *spectra)
+        (real, imag), provided = self.spectrum(*spectra)
         estimate = self.istft(real, imag)
         return {"estimate": estimate, **provided} if provided else estimate
 

@@ -24,6 +24,7 @@ __all__ = [
     "number",
     "quality_table",
     "quality_tables",
+    "size_text",
     "tables_in_width",
     "wrapped",
 ]
@@ -213,3 +214,8 @@ def heading(key: str, higher: bool | None) -> str:
 def wrapped(heading: str) -> str:
     """Return a heading in lines as narrow as the numbers below it."""
     return textwrap.fill(heading, width=6, break_long_words=False, break_on_hyphens=False)
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in MB, or in kB if it is small."""
+    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

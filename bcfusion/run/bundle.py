@@ -1,7 +1,7 @@
 """Bundles: all that inference needs of a trained generator, in a folder of two files.
 
-Neither file can run code: the class of the network is looked up by name and must be a ``torch.nn.Module``. See
-:mod:`bcfusion.run.bundle_files` for what the files hold.
+Neither file holds code. The class of the network is looked up by name and must be a ``torch.nn.Module``; a local bundle
+may name one of any installed package, which is imported. See :mod:`bcfusion.run.bundle_files` for what the files hold.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from bcfusion.run.building import build_generator
 from bcfusion.run.bundle_files import plain, read_bundle, write_bundle
 from bcfusion.run.checkpoint import load_weights
 from bcfusion.run.description import DTYPES, Bundle, find_bundle
+from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 from bcfusion.run.models import resolve_model
 from bcfusion.run.stored import require_keys
+from bcfusion.run.trust import own_training
 
 __all__ = ["Bundle", "bundle_of", "load_generator", "save_bundle"]
 
@@ -75,21 +77,25 @@ def save_bundle(
     return folder
 
 
-def load_generator(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
+def load_generator(
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", *, trust_code: bool = False
+) -> nn.Module:
     """Load a trained generator for inference: in eval mode, weight norm removed, its :class:`Bundle` in ``.bundle``.
 
     Args:
         path: a bundle, a run directory (its bundle is loaded, or its best checkpoint if the run did not reach its end),
-            a checkpoint (``.ckpt``, whose averaged weights are loaded if it has any), or the name of a model, see
-            :func:`bcfusion.run.models.resolve_model`.
+            a checkpoint (``.ckpt``, whose averaged weights are loaded if it has any), the name of a model, or
+            ``hf:OWNER/NAME`` for one on the Hugging Face hub, see :func:`bcfusion.run.models.resolve_model`.
         device: where to put the network.
+        trust_code: whether a model of the hub may name classes that are not bcfusion's own. They are not part of its
+            repository: they are imported from this machine, and building them runs them.
 
     Returns:
         A network that fulfils :class:`bcfusion.contracts.Generator`: ``(B, S, T)`` to ``(B, 1, T)``.
 
     Raises:
-        CheckpointError: there is nothing at ``path``; it is damaged, of another kind or of a newer format; or its class
-            or its weights do not fit.
+        CheckpointError: there is nothing at ``path``; it is damaged, of another kind or of a newer format; its class or
+            its weights do not fit; or it is on the hub and cannot be fetched, or names other classes than bcfusion's.
 
     Example:
         >>> import tempfile, torch
@@ -106,9 +112,13 @@ def load_generator(path: str | os.PathLike[str], device: str | torch.device = "c
         ...     generator(torch.zeros(1, 1, 1000)).shape
         torch.Size([1, 1, 1000])
     """
-    source = resolve_model(path).path
+    source = resolve_model(path, trust_code=trust_code).path
     if source.is_dir() and (find_bundle(source) or not RunDir(source).checkpoints.is_dir()):
         generator, bundle = _from_bundle(source)
+        if (origin := repository_of(find_bundle(source) or source)) is not None:  # what is made of it can say so
+            known = dict(zip(("repository", "revision"), origin, strict=True))
+            training = bundle.training if trust_code else own_training(bundle.training)
+            bundle = replace(bundle, training={**training, "hub": known})
     elif source.is_dir():  # a run that did not reach its end
         generator, bundle = _from_checkpoint(_best_checkpoint(RunDir(source)))
     elif source.is_file():

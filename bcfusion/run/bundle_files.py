@@ -23,11 +23,14 @@ from torch import Tensor
 
 from bcfusion.errors import CheckpointError
 from bcfusion.files import appearing_folder
+from bcfusion.run.card import CARD
 from bcfusion.run.description import FILES, Bundle, find_bundle, read_description
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_DISCRIMINATORS, BUNDLE_WEIGHTS
 
-__all__ = ["plain", "read_bundle", "read_discriminators", "write_bundle"]
+__all__ = ["HEADER", "KNOWN", "plain", "read_bundle", "read_discriminators", "require_place", "write_bundle"]
 
+#: files of a model in a folder
+KNOWN = (*sorted(FILES), CARD, BUNDLE_DISCRIMINATORS)
 HEADER = "# bcfusion enhance {name} RECORDINGS --output ENHANCED\n"
 
 
@@ -97,6 +100,22 @@ def write_bundle(folder: Path, bundle: Bundle, state: Mapping[str, Tensor]) -> N
         # clones: safetensors refuses tensors that share memory, and a view would take its whole storage along
         save_file({name: tensor.detach().clone().contiguous() for name, tensor in state.items()}, part / BUNDLE_WEIGHTS)
         (part / BUNDLE_CONFIG).write_text(HEADER.format(name=folder.name) + text, encoding="utf-8")
+
+
+def require_place(output: Path, overwrite: bool) -> None:
+    """Refuse to write a model with its card over anything but an earlier one, and over that only with ``overwrite``.
+
+    Raises:
+        CheckpointError: ``output`` is in use.
+    """
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise CheckpointError(f"{output} exists and is no folder: give another --output")
+    if others := sorted({entry.name for entry in output.iterdir()} - set(KNOWN)):
+        raise CheckpointError(f"{output} holds other things than a model ({others[0]}): give another --output")
+    if not overwrite and any(output.iterdir()):
+        raise CheckpointError(f"{output} holds a bundle: give --overwrite to replace it")
 
 
 def plain(value: Any) -> Any:

@@ -6,15 +6,16 @@ What the bundle itself states (sensors, rate, latency, size) is read from there,
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
-import yaml
-
-from bcfusion.errors import CheckpointError
+from bcfusion.errors import CheckpointError, printable
 from bcfusion.nearest import did_you_mean
+from bcfusion.run.yaml_file import read_yaml
 
 __all__ = ["CARD", "Card", "Corpus", "MetricScore", "Scores", "read_card"]
 
@@ -118,15 +119,11 @@ def read_card(file: Path) -> Card | None:
     Raises:
         CheckpointError: it is damaged or of a newer format; the message names the key.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is damaged: it is not YAML ({type(error).__name__})") from error
-    except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from error
-    return _Reader(file).card(content)
+    return _Reader(file).card(read_yaml(file)) if os.path.lexists(file) else None
+
+
+def _clean(text: str) -> str:
+    return printable(text.strip(), keep="\n\t")
 
 
 class _Reader:
@@ -139,13 +136,13 @@ class _Reader:
         node = self.node(content, "", Card)
         version = node.get("format", FORMAT)
         if not isinstance(version, int) or version > FORMAT:
-            raise self.fault("format", f"is {version}, but this bcfusion reads up to {FORMAT}: update it")
+            raise self.fault("format", f"is {short(version)}, but this bcfusion reads up to {FORMAT}: update it")
         scores = node.get("scores")
         return Card(
             summary=self.text(node, "summary"),
             licence=self.text(node, "licence"),
             data=tuple(self.corpus(each, f"data[{n}]") for n, each in enumerate(self.sequence(node, "data"))),
-            sensors={str(name): str(text) for name, text in self.mapping(node, "sensors").items()},
+            sensors={printable(str(name)): _clean(str(text)) for name, text in self.mapping(node, "sensors").items()},
             task=self.text(node, "task", ""),
             helps=self.texts(node, "helps"),
             limits=self.texts(node, "limits"),
@@ -164,23 +161,23 @@ class _Reader:
         node = self.node(content, "scores", Scores)
         utterances = node.get("utterances", 0)
         if type(utterances) is not int or utterances < 0:
-            raise self.fault("scores.utterances", f"must be a whole number, not {utterances!r}")
+            raise self.fault("scores.utterances", f"must be a whole number, not {short(utterances)}")
         metrics = self.mapping(node, "metrics", "scores")
         return Scores(
             what=self.text(node, "what", None, "scores"),
             command=self.text(node, "command", "", "scores"),
             utterances=utterances,
-            metrics={str(key): self.metric(each, f"scores.metrics.{key}") for key, each in metrics.items()},
+            metrics={printable(str(key)): self.metric(each, f"scores.metrics.{key}") for key, each in metrics.items()},
         )
 
     def metric(self, content: Any, place: str) -> MetricScore:
         node = self.node(content, place, MetricScore)
         ends = node.get("interval")
         if ends is not None and not (isinstance(ends, list) and len(ends) == 2):
-            raise self.fault(f"{place}.interval", f"must be two numbers, not {ends!r}")
+            raise self.fault(f"{place}.interval", f"must be two numbers, not {short(ends)}")
         higher = node.get("higher_is_better", True)
         if not isinstance(higher, bool):
-            raise self.fault(f"{place}.higher_is_better", f"must be true or false, not {higher!r}")
+            raise self.fault(f"{place}.higher_is_better", f"must be true or false, not {short(higher)}")
         values = {key: self.number(node.get(key), f"{place}.{key}") for key in ("input", "enhanced", "change")}
         interval = None
         if ends is not None:
@@ -190,46 +187,49 @@ class _Reader:
     # ------------------------------------------------------------ kinds of values
 
     def fault(self, key: str, what: str) -> CheckpointError:
+        key = printable(key if len(key) <= 100 else f"{key[:97]}...")
         return CheckpointError(f"{self.file} is damaged: {key} {what}")
 
     def node(self, content: Any, place: str, kind: type) -> Mapping[str, Any]:
         """Return a mapping that has no other keys than a class has fields."""
         if not isinstance(content, Mapping):
-            raise self.fault(place or "it", f"must hold keys, not {content!r}")
+            raise self.fault(place or "it", f"must hold keys, not {short(content)}")
         known = [each.name for each in fields(kind)]
         for key in content:
             if key not in known:
-                raise self.fault(f"{place}.{key}".lstrip("."), f"is no key of a card{did_you_mean(str(key), known)}")
+                raise self.fault(
+                    f"{place}.{key}".lstrip("."), f"is no key of a card{did_you_mean(str(key)[:100], known)}"
+                )
         return content
 
     def text(self, node: Mapping[str, Any], key: str, default: str | None = None, place: str = "") -> str:
         value = node.get(key, default)
         if not isinstance(value, str) or not (value or default is not None):
-            what = "is missing" if value is None else f"must be text, not {value!r}"
+            what = "is missing" if value is None else f"must be text, not {short(value)}"
             raise self.fault(f"{place}.{key}".lstrip("."), what)
-        return value.strip()
+        return _clean(value)
 
     def number(self, value: Any, place: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.fault(place, f"must be a number, not {value!r}")
+            raise self.fault(place, f"must be a number, not {short(value)}")
         return float(value)
 
     def sequence(self, node: Mapping[str, Any], key: str, default: Any = None) -> list[Any]:
         value = node.get(key, default)
         if not isinstance(value, list):
-            raise self.fault(key, "is missing" if value is None else f"must be a list, not {value!r}")
+            raise self.fault(key, "is missing" if value is None else f"must be a list, not {short(value)}")
         return value
 
     def texts(self, node: Mapping[str, Any], key: str) -> tuple[str, ...]:
         values = self.sequence(node, key, [])
         if wrong := [value for value in values if not isinstance(value, str)]:
-            raise self.fault(key, f"must be a list of texts; {wrong[0]!r} is none")
-        return tuple(value.strip() for value in values)
+            raise self.fault(key, f"must be a list of texts; {short(wrong[0])} is none")
+        return tuple(_clean(value) for value in values)
 
     def mapping(self, node: Mapping[str, Any], key: str, place: str = "") -> Mapping[str, Any]:
         value = node.get(key, {})
         if not isinstance(value, Mapping):
-            raise self.fault(f"{place}.{key}".lstrip("."), f"must hold keys, not {value!r}")
+            raise self.fault(f"{place}.{key}".lstrip("."), f"must hold keys, not {short(value)}")
         return value
 
 

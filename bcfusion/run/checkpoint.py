@@ -23,6 +23,7 @@ from bcfusion.nearest import nearest_path
 from bcfusion.nn.revision import revision_problems
 from bcfusion.run.bundle_files import read_bundle, read_discriminators
 from bcfusion.run.description import find_bundle
+from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import RunDir
 from bcfusion.run.stored import check_format
 
@@ -107,7 +108,7 @@ def weights_of(source: Path) -> tuple[dict[str, Tensor], dict[str, Tensor] | Non
         CheckpointError: it is none of these, or damaged.
     """
     best = RunDir(source).best
-    if source.is_dir() and not best.is_file():
+    if source.is_dir() and (repository_of(source) is not None or not best.is_file()):  # from the hub never a pickle
         folder = find_bundle(source)
         if folder is None:
             raise CheckpointError(f"{source} is neither a run with checkpoints/best.ckpt nor a bundle")

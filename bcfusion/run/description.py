@@ -9,14 +9,14 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
-
-import yaml
 
 from bcfusion import __version__
 from bcfusion.errors import CheckpointError
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 from bcfusion.run.stored import check_format, require_keys
+from bcfusion.run.yaml_file import read_yaml
 
 __all__ = ["DTYPES", "FILES", "Bundle", "count_parameters", "find_bundle", "read_description"]
 
@@ -41,7 +41,7 @@ class Bundle:
         receptive_field: measured number of samples before and after that an output sample depends on; None if it has
             no bound.
         training: recipe, experiment, overrides, config_dir, losses, step and metrics of the run that made it; the files
-            that it was adapted to.
+            that it was adapted to; repository and revision, if it comes from the Hugging Face hub.
         dtype: in which the parameters are stored, one of :data:`DTYPES`; named in the file only if it is not float32.
         bcfusion: version that wrote it.
         format: version of the file format.
@@ -87,22 +87,17 @@ def read_description(folder: Path) -> Bundle:
         CheckpointError: its ``config.yaml`` cannot be read, is damaged or of a newer format.
     """
     source = folder / BUNDLE_CONFIG
-    try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{source} is damaged: it is not YAML ({type(error).__name__})") from error
-    except OSError as error:
-        raise CheckpointError(f"{source} cannot be read: {error.strerror}") from error
+    content = read_yaml(source)
     if not isinstance(content, dict):
         raise CheckpointError(f"{source} is damaged: it holds no keys")
     check_format(content, FORMAT, source)
     require_keys(content, ("generator", "sample_rate", "sensors", "hop", "delay", "causal", "receptive_field"), source)
     reach, delay = content["receptive_field"], content["delay"]
-    dtype = str(content.get("dtype", "float32"))
+    dtype = content.get("dtype", "float32")
     if dtype not in DTYPES:
-        raise CheckpointError(f"{source} is damaged: dtype must be {' or '.join(DTYPES)}, not {dtype}")
+        raise CheckpointError(f"{source} is damaged: dtype must be {' or '.join(DTYPES)}, not {short(dtype)}")
     try:
-        return Bundle(
+        bundle = Bundle(
             generator=dict(content["generator"]),
             sample_rate=int(content["sample_rate"]),
             sensors=[str(sensor) for sensor in content["sensors"]],
@@ -115,8 +110,12 @@ def read_description(folder: Path) -> Bundle:
             bcfusion=str(content.get("bcfusion", "unknown")),
             format=int(content["format"]),
         )
-    except (TypeError, ValueError, IndexError) as error:
-        raise CheckpointError(f"{source} is damaged: a value is of the wrong kind ({error})") from error
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
+        reason = str(error)[:200]
+        raise CheckpointError(f"{source} is damaged: a value is of the wrong kind ({reason})") from error
+    if min(bundle.sample_rate, bundle.hop) < 1:
+        raise CheckpointError(f"{source} is damaged: sample_rate and hop must be above 0")
+    return bundle
 
 
 def count_parameters(weights: Path) -> int:

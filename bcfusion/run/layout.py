@@ -103,6 +103,10 @@ class RunDir:
         """The log of losses and metrics by step."""
         return self.path / "metrics.csv"
 
+    def tracker(self, title: str) -> Path:
+        """Return the file with the run's id at an experiment tracker, and with what was sent there."""
+        return self.path / f"{title}.json"
+
     @property
     def evaluations(self) -> Path:
         """The folder of later evaluations, one folder each."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,10 @@ from bcfusion import __version__
 from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.values import OF_A_SESSION, at
 from bcfusion.files import read_object, write_text
+from bcfusion.run.commit import git_hash
 from bcfusion.run.layout import RunDir
 
-PACKAGES = ("torch", "torchaudio", "lightning", "hydra-core", "omegaconf", "numpy", "soundfile", "pesq", "pystoi")
+PACKAGES = ("torch", "torchaudio", "lightning", "hydra-core", "omegaconf", "numpy", "soundfile", "pesq")
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,6 @@ class Provenance:
     command: Sequence[str] = ()
     config_dir: str | None = None
     config_name: str | None = None
-
-
-def git_hash(directory: Path) -> str | None:
-    """Return the commit of the checkout around a directory, with ``-dirty`` if files differ; None outside of one."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(directory), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
 def write_record(
@@ -123,6 +108,7 @@ def hyperparameters(config: Mapping[str, Any], provenance: Provenance) -> dict[s
         "experiment": provenance.experiment or "none",
         "generator": str(provenance.choices.get("generator", config["generator"]["_target_"])),
         "discriminators": "+".join(config["discriminators"] or ()) or "none",
+        "critics": "+".join(config.get("critics") or ()) or "none",
         "losses": "+".join(config["losses"] or ()),
     }
     members = {name: choice for name, choice in provenance.choices.items() if isinstance(choice, str)}

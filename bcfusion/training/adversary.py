@@ -27,8 +27,10 @@ class Schedule:
 
     Attributes:
         start_step: steps in which the generator learns by reconstruction alone.
-        ramp_steps: steps from there over which the weights of the adversarial loss and of the losses that compare
-            judgements rise linearly from 0: untrained discriminators know nothing yet.
+        head_start: steps from there in which the discriminators learn and the generator does not hear them: untrained
+            discriminators know nothing yet.
+        ramp_steps: steps after these over which the weights of the adversarial loss and of the losses that compare
+            judgements rise linearly from 0.
         interval: the discriminators learn at every ``interval``-th step from ``start_step`` on.
         generator_interval: the generator learns at every ``generator_interval``-th step from ``start_step`` on.
 
@@ -37,6 +39,7 @@ class Schedule:
     """
 
     start_step: int = 0
+    head_start: int = 0
     ramp_steps: int = 0
     interval: int = 1
     generator_interval: int = 1
@@ -64,8 +67,9 @@ class Schedule:
         return alone - (-joint // self.generator_interval)
 
     def ramp(self, step: int) -> float:
-        """Return the factor, in (0, 1], on the weights of all losses that need the discriminators."""
-        return min((step - self.start_step + 1) / max(self.ramp_steps, 1), 1.0)
+        """Return the factor, in [0, 1], on the weights of all losses that need the discriminators."""
+        heard = step - self.start_step - self.head_start
+        return 0.0 if heard < 0 else min((heard + 1) / max(self.ramp_steps, 1), 1.0)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import nn
 
 from bcfusion.configuration.additions import trainer_arguments
 from bcfusion.configuration.compose import build
+from bcfusion.configuration.later import later
 from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
@@ -87,6 +88,7 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
             weight=cfg.adversarial.weight,
             schedule=Schedule(
                 start_step=cfg.adversarial.start_step,
+                head_start=later(cfg, "adversarial.head_start"),
                 ramp_steps=cfg.adversarial.ramp_steps,
                 interval=cfg.adversarial.interval,
                 generator_interval=cfg.adversarial.generator_interval,
@@ -114,6 +116,7 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
         adversary=adversary,
         ema_decay=cfg.trainer.ema_decay,
         batch_names=["noise"] if provides_noise(cfg) else [],
+        critics={name: build(node) for name, node in later(cfg, "critics").items()},
     )
     return module, left_out
 

@@ -47,7 +47,12 @@ def below_input(
     unusable = selection.unusable(before) or selection.unusable(after)
     if unusable or not module.step or selection.score(after) >= selection.score(before):
         return
-    pairs = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in selection.criteria)
+    worse = [
+        name
+        for name, criterion in selection.criteria.items()
+        if (after[name] - before[name]) * (criterion.best - criterion.worst) < 0
+    ]
+    pairs = ", ".join(f"{name} {after[name]:.3f} against {before[name]:.3f}" for name in worse)
     yield f"The output scores below the input: {pairs}."
     steps = cfg.trainer.max_steps
     usual = USUAL_MINUTES[cfg.machine]

@@ -36,6 +36,7 @@ from bcfusion.training.closing_progress import ClosingProgress
 from bcfusion.training.closing_report import below_input, ended_because, next_commands, root_of
 from bcfusion.training.device import any_length
 from bcfusion.training.guard import LARGEST_PEAK, Diverged, output_problem
+from bcfusion.training.trackers.tracker import Tracker
 from bcfusion.training.writing import writing
 
 __all__ = ["FinalEvaluation", "evaluate_best"]
@@ -140,6 +141,7 @@ def evaluate_best(
         "spectrogram": str(samples.pictures[0]) if samples.pictures else "none (trainer.samples=0)",
         "per utterance": str(csv),
         "curves": f"tensorboard --logdir {root_of(run_dir)}",
+        **{logger.title: logger.where for logger in trainer.loggers if isinstance(logger, Tracker)},
         **next_commands(run, cfg, bool(samples.pictures), reason, module.step),
     }
     for title, value in lines.items():

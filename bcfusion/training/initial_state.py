@@ -12,26 +12,41 @@ from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from bcfusion.configuration.later import LATER
 from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.moved import with_current_targets
 from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run import checkpoint
 from bcfusion.run.layout import RunDir
-from bcfusion.run.models import resolve_model
+from bcfusion.run.models import Resolved, resolve_model
 from bcfusion.training.module import SpeechModule
 
 # ---------------------------------------------------------------- another run's weights
 
 
-def load_initial_weights(module: SpeechModule, cfg: DictConfig) -> None:
+def initial_model(cfg: DictConfig) -> Resolved:
+    """Return what ``init_from`` means.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be fetched.
+    """
+    return resolve_model(cfg.init_from, trust_code=True)  # tensors alone are read, and no class is looked up
+
+
+def load_initial_weights(module: SpeechModule, cfg: DictConfig, found: Resolved | None = None) -> None:
     """Load the weights that ``init_from`` names: those of a run, a checkpoint, a bundle or a model by its name.
+
+    Args:
+        module: whose networks get them.
+        cfg: composed configuration.
+        found: what ``init_from`` means, if it is known already, from :func:`initial_model`.
 
     Raises:
         CheckpointError: there are none, or they belong to another network.
         ConfigError: ``init_discriminators`` is set, but this run or the source has no discriminators.
     """
-    found = resolve_model(cfg.init_from)
+    found = found or initial_model(cfg)
     if found.note:
         rank_zero_only(print)(f"init_from={found.note}")
     source = found.path
@@ -59,11 +74,9 @@ FREE_SETTINGS = {
     "trainer": (
         *("accelerator", "devices", "strategy", "max_steps", "validate_every", "max_valid_items", "max_test_items"),
         *("checkpoint_every", "log_every", "max_bad_steps", "keep_best", "samples", "tf32", "cudnn_benchmark"),
-        *("deterministic", "compile"),
+        *("deterministic", "compile", "statistics_batches"),
     ),
 }
-# Keys that came later than some runs, at the value that these had without them.
-LATER_SETTINGS = [("optimizer.weight_decay", 0.0)]
 
 
 def resumed_content(config: dict[str, Any], run: RunDir) -> dict[str, Any] | None:
@@ -113,9 +126,10 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: st
     changes: list[str] = []
     for key in dict.fromkeys([*before, *now]):
         name = f"{path}.{key}" if path else key
-        if key in FREE_SETTINGS.get(path, ()):
+        of_critic = path.startswith("critics.") and path.count(".") == 1
+        if key in FREE_SETTINGS.get(path, ()) or (of_critic and key == "workers"):
             continue
-        if key not in before and (_is_default(now, key) or (name, now[key]) in LATER_SETTINGS):
+        if key not in before and (_is_default(now, key) or (name in LATER and now[key] == LATER[name])):
             continue
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
@@ -149,6 +163,8 @@ def restore_networks(module: SpeechModule, content: Mapping[str, Any], path: Pat
         raise CheckpointError(f"{path} was trained {'with' if module.adversary is None else 'without'} discriminators")
     if module.adversary is not None:
         checkpoint.load_weights(module.adversary.discriminators, content["discriminators"], path)
+    for name, critic in module.critics.items():  # checkpoints of older versions know none
+        checkpoint.load_weights(critic.network, content["critics"][name], path)
     module.step = int(content["step"])
 
 
@@ -159,3 +175,5 @@ def restore_session(module: SpeechModule, trainer: Trainer, content: Mapping[str
     module.load_training_state(content["state"])
     if len(content["random"]) == trainer.world_size:  # another number of processes sees other batches anyway
         checkpoint.restore_random_states(content["random"][trainer.global_rank])
+        if module.critics:
+            module.load_critic_states(content["critic_states"][trainer.global_rank])

@@ -11,10 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from bcfusion.files import appearing
@@ -79,6 +82,16 @@ class TensorBoardLogger(LightningTensorBoardLogger):
             for name in ("loss", "share", "discriminator", "gradient_norm", "lr")
         }
         self.experiment.file_writer.add_summary(custom_scalars({"quality": quality, "training": training}))
+
+    @rank_zero_only
+    def log_sound(self, tag: str, signal: np.ndarray, step: int, sample_rate: int) -> None:
+        """Write a sound ``(T,)`` within [-1, 1]."""
+        self.experiment.add_audio(tag, Tensor(np.clip(signal, -1.0, 1.0)).unsqueeze(0), step, sample_rate)
+
+    @rank_zero_only
+    def log_picture(self, tag: str, figure: Figure, step: int) -> None:
+        """Write a picture."""
+        self.experiment.add_figure(tag, figure, step, close=False)
 
     @rank_zero_only
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""The Lightning module: a generator, its losses, an optional adversary, two optimisers, one step count.
+"""The Lightning module: a generator, its losses, an optional adversary and critics, their optimisers, one step count.
 
 Optimisation is manual. ``step`` counts batches; schedules, checkpoints, logs and budgets go by it, since Lightning's
 ``global_step`` counts the steps of both optimisers.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from bcfusion.configuration.learning import loss_problems
+from bcfusion.configuration.learning import critic_name_problems, loss_problems
 from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
@@ -24,12 +24,13 @@ from bcfusion.training.adversary import NOTHING, Adversary, Inside, Network, Pai
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
 from bcfusion.training.guard import StepGuard
+from bcfusion.training.metric_gan import MetricGan
 from bcfusion.training.optimization import NETWORKS, Optimization
 from bcfusion.training.ranks import average_running_statistics
 
 
 class SpeechModule(LightningModule):
-    """Trains a generator by weighted losses and, if there is one, against an adversary.
+    """Trains a generator by weighted losses and, if there are any, against an adversary and by critics.
 
     It needs nothing but a Lightning ``Trainer`` and a loader of batches; see ``docs/library.md``.
 
@@ -42,6 +43,7 @@ class SpeechModule(LightningModule):
         optimization: optimisers, schedulers, clipping, accumulation.
         adversary: discriminators and their game; None: regression.
         ema_decay: decay of the averaged generator; None: no average is kept.
+        critics: learn quality metrics, by name; each adds a loss of this name to those of the generator.
         batch_names: further keys of a batch that losses may ask for (``noise``).
 
     Attributes:
@@ -64,6 +66,7 @@ class SpeechModule(LightningModule):
         adversary: Adversary | None = None,
         ema_decay: float | None = None,
         batch_names: Iterable[str] = (),
+        critics: Mapping[str, MetricGan] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,12 +75,14 @@ class SpeechModule(LightningModule):
         self.weights = {name: float(weights[name]) for name in losses}
         self.balancer = balancer
         self.adversary = adversary
+        self.critics = dict(critics or {})
+        self._critic_networks = nn.ModuleDict({name: critic.network for name, critic in self.critics.items()})
         self.optimization = optimization
         self.ema = None if ema_decay is None else EmaGenerator(generator, ema_decay)
         self.complete_batch: Callable[[Batch, int], Batch] | None = None
         self.step = 0
         self.schedulers: dict[Network, LRScheduler] = {}  # made with the optimisers
-        self.guard = StepGuard(NETWORKS, optimization.max_bad_steps)
+        self.guard = StepGuard([*NETWORKS, *self.critics], optimization.max_bad_steps)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
         self._asks = {name: asks_for(loss) for name, loss in losses.items()}
@@ -90,6 +95,7 @@ class SpeechModule(LightningModule):
         problems = loss_problems(
             self._asks, self.weights, type(self.generator), batch_names, adversarial=self.adversary is not None
         )
+        problems += critic_name_problems(self.critics, self.losses)
         takes = () if self.adversary is None else self.adversary.takes
         lacking = [name for name in takes if name not in getattr(self.generator, "provides", ())]
         if lacking:
@@ -113,7 +119,7 @@ class SpeechModule(LightningModule):
     # ---------------------------------------------------------------- optimisers
 
     def configure_optimizers(self) -> list[Optimizer]:
-        """Make an optimiser for the generator and, with an adversary, one for the discriminators.
+        """Make an optimiser for the generator, with an adversary one for the discriminators, and one for each critic.
 
         Schedulers are kept and stepped here, since Lightning does not step them in manual optimisation.
         """
@@ -125,18 +131,24 @@ class SpeechModule(LightningModule):
             make = self.optimization.schedulers.get(network)
             if make is not None:
                 self.schedulers[network] = make(optimizer)
-        return optimizers
+        return [*optimizers, *(critic.make_optimizer(critic.network.parameters()) for critic in self.critics.values())]
 
-    def _optimizer(self, network: Network) -> Any:
+    def _trained(self) -> dict[str, nn.Module]:
+        """Return the networks that have an optimiser, by name, in the order of the optimisers."""
+        networks: dict[str, nn.Module] = {"generator": self.generator}
+        if self.adversary is not None:
+            networks["discriminator"] = self.adversary
+        return networks | {name: critic.network for name, critic in self.critics.items()}
+
+    def _optimizer(self, network: str) -> Any:
         optimizers = self.optimizers()
-        return optimizers[NETWORKS.index(network)] if isinstance(optimizers, list) else optimizers
+        return optimizers[list(self._trained()).index(network)] if isinstance(optimizers, list) else optimizers
 
-    def _optimizer_step(self, network: Network) -> None:
+    def _optimizer_step(self, network: str) -> None:
         """Clip, step and clear the gradients of a network; a step with a non-finite gradient is left out."""
         optimizer = self._optimizer(network)
-        trained = self.adversary if network == "discriminator" else self.generator
-        assert trained is not None
-        limit = self.optimization.clip.get(network)
+        trained = self._trained()[network]
+        limit = self.critics[network].clip if network in self.critics else self.optimization.clip.get(network)
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), float("inf") if limit is None else limit)
         finite = bool(torch.isfinite(norm))  # a network's one synchronisation in a step: the host has to decide
         if finite:
@@ -174,6 +186,7 @@ class SpeechModule(LightningModule):
         if self.adversary is not None and turn.shared_passes:
             shared = self.adversary.judge_for_both(estimate, batch["target"], inside)
 
+        self._critics_learn(batch, ends_step)
         for network in turn.order:
             first = network == turn.order[0]
             if network == "discriminator":
@@ -182,6 +195,9 @@ class SpeechModule(LightningModule):
                 self._generator_learns(batch, anchor, estimate, inside, turn, shared, first)
             if ends_step:
                 self._optimizer_step(network)
+        for critic in self.critics.values():  # after the steps, with which the host has waited for the device anyway
+            if critic.active(self.step // accumulate):
+                critic.submit(batch["ids"], estimate, batch["target"], batch["lengths"])
 
         self.guard.batch_ends(self.step, batch["ids"], ends_step)
         self.step += 1
@@ -212,6 +228,20 @@ class SpeechModule(LightningModule):
         self._note("discriminator/loss", loss)
         for name, value in adversary.health(judgements).items():
             self._note(f"discriminator/{name}", value)
+
+    def _critics_learn(self, batch: Batch, ends_step: bool) -> None:
+        """Run the backward pass of each critic on estimates of an earlier batch and, with the last batch, its step."""
+        for name, critic in self.critics.items():
+            lesson = critic.lesson(batch["target"].device)
+            if lesson is None:
+                continue
+            loss, log = lesson
+            self.manual_backward(loss / self.optimization.accumulate)
+            self._note(f"critic/{name}/loss", loss)
+            for tag, value in log.items():
+                self._note(f"critic/{name}/{tag}", value)
+            if ends_step:
+                self._optimizer_step(name)
 
     def _generator_learns(
         self,
@@ -247,7 +277,7 @@ class SpeechModule(LightningModule):
             names |= {"estimate_judgements": judgements.estimate, "target_judgements": judgements.target}
             adversarial = self.adversary.objective.generator(judgements.estimate)
             self._note("loss/adversarial", adversarial)
-            if self.adversary.weight != 0.0:
+            if turn.ramp * self.adversary.weight != 0.0:
                 losses["adversarial"], weights["adversarial"] = adversarial, turn.ramp * self.adversary.weight
             fading = self.adversary.warm_up_losses
         for name, loss in self.losses.items():
@@ -263,6 +293,12 @@ class SpeechModule(LightningModule):
             self._note(f"loss/{name}", value)
             if weight != 0.0:
                 losses[name], weights[name] = value, weight
+        for name, critic in self.critics.items():
+            weight = critic.weight * critic.ramp(self.step // self.optimization.accumulate)
+            if weight != 0.0:
+                losses[name] = critic.generator_loss(estimate, batch["target"], batch["lengths"])
+                weights[name] = weight
+                self._note(f"loss/{name}", losses[name])
 
         def backward(gradient: Tensor) -> None:
             anchor.backward(gradient / self.optimization.accumulate, self.manual_backward)
@@ -288,7 +324,7 @@ class SpeechModule(LightningModule):
         values = {tag: float(total) / self._counts[tag] for tag, total in self._sums.items()}
         self._sums.clear()
         self._counts.clear()
-        for network in NETWORKS if self.adversary is not None else NETWORKS[:1]:
+        for network in self._trained():
             values[f"lr/{network}"] = float(self._optimizer(network).param_groups[0]["lr"])
             values[f"skipped_steps/{network}"] = float(self.guard.skipped[network])
         for name, count in getattr(self.balancer, "skipped", {}).items():
@@ -312,6 +348,24 @@ class SpeechModule(LightningModule):
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.schedulers.items()},
             "balancer": self.balancer.state_dict() if isinstance(self.balancer, nn.Module) else {},
         }
+
+    def critic_states(self) -> dict[str, Any]:
+        """Return what this rank's critics hold in addition to weights, by name, as plain containers."""
+        return {name: critic.state() for name, critic in self.critics.items()}
+
+    def load_critic_states(self, states: Mapping[str, Any]) -> None:
+        """Restore what :meth:`critic_states` returned."""
+        for name, critic in self.critics.items():
+            critic.load_state(states[name])
+
+    def close(self) -> None:
+        """End the worker processes of the critics; they start again when they are needed."""
+        for critic in self.critics.values():
+            critic.close()
+
+    def teardown(self, stage: str) -> None:
+        """End worker processes with the trainer's work."""
+        self.close()
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`training_state` returned."""

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
+from bcfusion.configuration.later import later
 from bcfusion.configuration.values import at, resolved, without_refused
 from bcfusion.contracts import SPLITS, Batch, Row
 from bcfusion.data.corpora.made_once import MadeOnce
@@ -80,7 +81,8 @@ def rehearse(cfg: DictConfig, known: Sequence[str] = ()) -> Rehearsal:
 
     The step is one in which the discriminators have joined and every ramp has ended; another one, on a single crop, is
     the first step of the run. One process on one device is used, whatever ``trainer.devices`` says. Seeds are those of
-    the run. A pass over the training set for statistics (``Fitted``) and ``trainer.compile`` are left out.
+    the run. Passes over the training set for statistics (``Fitted``, ``StartsFromStatistics``) and ``trainer.compile``
+    are left out.
 
     Args:
         cfg: composed configuration.
@@ -185,7 +187,11 @@ def _try_training(cfg: DictConfig, datamodule: SpeechDataModule, module: SpeechM
         how = "measured"
         batch, read = timed(lambda: datamodule.sample_batch(datamodule.batch_size))
         early = _fit(cfg, module, batch, 0) if joins else 0.0
-        late = _fit(cfg, module, batch, _late_step(cfg))
+        late = _fit(cfg, module, batch, _late_step(cfg, module))
+    if module.critics:
+        sample = batch if how == "measured" else one
+        learning = _fit_with_lessons(cfg, module, sample)
+        late = learning if how == "measured" else max(late, learning * datamodule.batch_size)
     skipped = [network for network, count in module.guard.skipped.items() if count]
     if skipped:
         rehearsal.problems.append(f"the training step: the gradient of the {' and the '.join(skipped)} is not finite")
@@ -204,12 +210,36 @@ def _try_training(cfg: DictConfig, datamodule: SpeechDataModule, module: SpeechM
     return steps
 
 
-def _late_step(cfg: DictConfig) -> int:
-    """Return an optimiser step at which both networks learn and all ramps have ended."""
+def _fit_with_lessons(cfg: DictConfig, module: SpeechModule, batch: Batch) -> float:
+    """Train on a batch while the critics learn from the one before; return the seconds without waiting for scores.
+
+    In the steps before, no batch was old enough. In a run the scores are there; here their processes have just started.
+    """
+    delays = {name: critic.delay for name, critic in module.critics.items()}
+    for critic in module.critics.values():
+        critic.load_state({"pending": [], "history": []})
+        critic.delay = 1
+    step = _late_step(cfg, module)
+    _fit(cfg, module, batch, step)
+    module.take_log()
+    seconds = _fit(cfg, module, batch, step)
+    log = module.take_log()
+    for name, critic in module.critics.items():
+        seconds -= log.get(f"critic/{name}/waiting", 0.0)
+        critic.delay = delays[name]
+    return max(seconds, 0.0)
+
+
+def _late_step(cfg: DictConfig, module: SpeechModule) -> int:
+    """Return an optimiser step at which all networks learn and all ramps have ended."""
+    critics = [critic.start_step + critic.delay + critic.ramp_steps for critic in module.critics.values()]
     if not cfg.discriminators:
-        return 1
+        return max([1, *critics])
     both = math.lcm(int(cfg.adversarial.interval), int(cfg.adversarial.generator_interval))
-    return int(cfg.adversarial.start_step) + math.ceil(max(int(cfg.adversarial.ramp_steps), 1) / both) * both
+    start = int(cfg.adversarial.start_step)
+    heard = start + int(later(cfg, "adversarial.head_start"))
+    late = max([heard + max(int(cfg.adversarial.ramp_steps), 1), *critics])
+    return start + math.ceil((late - start) / both) * both
 
 
 def _fit(cfg: DictConfig, module: SpeechModule, batch: Batch, step: int) -> float:
@@ -235,7 +265,10 @@ def _fit(cfg: DictConfig, module: SpeechModule, batch: Batch, step: int) -> floa
             default_root_dir=scratch,
         )
         batches: Any = [batch] * times  # to Lightning a plain list is several loaders; to PyTorch it is a dataset
-        trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None, collate_fn=lambda one: one))
+        try:
+            trainer.fit(module, train_dataloaders=DataLoader(batches, batch_size=None, collate_fn=lambda one: one))
+        finally:
+            module.close()  # a fault ends the trainer without its last hooks
     return watch.seconds
 
 

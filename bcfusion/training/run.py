@@ -17,13 +17,14 @@ from lightning import Callback, Trainer, seed_everything
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import build, plain
+from bcfusion.configuration.later import later
 from bcfusion.configuration.locations import relative_paths
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError, TrainingError, first_line
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.files import write_text
 from bcfusion.run.layout import RunDir
-from bcfusion.run.models import resolve_model
+from bcfusion.run.models import Resolved, hub_name
 from bcfusion.run.record import Provenance, hyperparameters, write_record
 from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
@@ -40,11 +41,12 @@ from bcfusion.training.closing_report import patience_key
 from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
 from bcfusion.training.guard import NonFiniteSteps
-from bcfusion.training.initial_state import load_initial_weights, restore_networks, resumed_content
+from bcfusion.training.initial_state import initial_model, load_initial_weights, restore_networks, resumed_content
 from bcfusion.training.limits import check_batch_of, check_devices, warn_user
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.plan import Plan, plan
 from bcfusion.training.selection import Selection
+from bcfusion.training.trackers.tracking import tracking
 from bcfusion.training.writing import writing
 
 
@@ -106,11 +108,12 @@ def train(
     config = plain(cfg)
     warned = check_devices(settings)
     resumed = resumed_content(config, run)
-    if cfg.init_from is not None and (named := resolve_model(cfg.init_from).named):
-        config["init_from"] = os.fspath(named.folder)  # the record says where the model of that name was
+    start = None if cfg.init_from is None else initial_model(cfg)
+    if start is not None and (named := start.named):
+        config["init_from"] = hub_name(named.folder) or os.fspath(named.folder)  # where the model of that name was
     datamodule = build_datamodule(cfg)
     datamodule.setup("fit")
-    module, left_out = _module(cfg, datamodule, resumed, run)
+    module, left_out = _module(cfg, datamodule, resumed, run, start)
     warned += check_batch_of(cfg, module, datamodule)
     warn_user(warned)
     if settings.compile:
@@ -166,7 +169,8 @@ def train(
         step_log = StepLog(settings.log_every, checkpointing.what_now)
         # in the order in which they are called: statistics come before everything, and a search ends a run after all
         # others have done their part
-        callbacks: list[Callback] = [Fitting(datamodule)] if resumed is None and cfg.init_from is None else []
+        fitting = Fitting(datamodule, later(cfg, "trainer.statistics_batches"))
+        callbacks: list[Callback] = [fitting] if resumed is None and cfg.init_from is None else []
         callbacks += [step_log, quality, ScheduleLength(clock), checkpointing, Interrupt(checkpointing), clock]
         callbacks += [Progress(clock, step_log, quality), *own_callbacks]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
@@ -180,7 +184,8 @@ def train(
             with writing(run_dir, checkpointing.what_now):
                 write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
             _announce(cfg, module, datamodule, session, left_out, run_dir)
-        _fit(trainer, module, datamodule, session, run)
+        with tracking(trainer, hyperparameters(config, provenance), lambda: module.step):
+            _fit(trainer, module, datamodule, session, run)
         closing = evaluate_best(run_dir, datamodule, scorer, cfg, trainer, started=started)
     return Result(
         run_dir=run_dir,
@@ -192,15 +197,19 @@ def train(
 
 
 def _module(
-    cfg: DictConfig, datamodule: SpeechDataModule, resumed: Mapping[str, Any] | None, run: RunDir
+    cfg: DictConfig,
+    datamodule: SpeechDataModule,
+    resumed: Mapping[str, Any] | None,
+    run: RunDir,
+    start: Resolved | None,
 ) -> tuple[SpeechModule, list[str]]:
     """Build the module with the weights that the session starts from, and name the losses that were left out."""
     module, left_out = build_module(cfg)
     module.complete_batch = datamodule.on_after_batch_transfer
     if resumed is not None:
         restore_networks(module, resumed, run.last)
-    elif cfg.init_from is not None:
-        load_initial_weights(module, cfg)
+    elif start is not None:
+        load_initial_weights(module, cfg, start)
     return module, left_out
 
 
@@ -276,6 +285,7 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
         ) from error
     finally:
         loader.close()
+        module.close()
 
 
 def _length(cfg: DictConfig) -> str:

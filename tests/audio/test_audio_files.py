@@ -14,6 +14,7 @@ import torch
 
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError, UnreadableAudio
+from bcfusion.audio.opening import EncodedAudio
 from bcfusion.errors import AudioError
 
 
@@ -284,3 +285,32 @@ def test_sound_that_cannot_be_read_is_named_with_its_number_and_the_remedy(
     for given in (tmp_path / "deep", f"{tmp_path}/*.M4A", tmp_path / "c.M4A"):
         with pytest.raises(AudioError, match=r"1 \.m4a cannot be read: convert them to FLAC or WAV"):
             audio.find_audio(given)
+
+
+@pytest.mark.parametrize("content", [b"", bytes.fromhex("00051607 00020000") + bytes(4000)], ids=["empty", "forked"])
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3", "a.aiff", "a.sph"])
+def test_what_macos_leaves_on_a_drive_is_no_sound_and_breaks_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(name, noise(4000).T, 16000, format="NIST" if name == "a.sph" else None)
+    before, _ = audio.read(name)
+    assert audio.info(name).frames == before.shape[1] == 4000
+    for path in ("._", f"._{name}"):
+        Path(path).write_bytes(content)
+        after, _ = audio.read(name)
+        np.testing.assert_array_equal(after, before)
+        assert audio.find_audio(".") == audio.find_audio("*.*") == [Path(name)]
+        with pytest.raises(AudioError, match="no audio matches"):
+            audio.find_audio("._*")
+        Path(path).unlink()
+
+
+def test_the_one_file_that_breaks_an_mp3_in_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("a.mp3", noise(4000).T, 16000)
+    held = EncodedAudio("a.mp3", Path("a.mp3").read_bytes())
+    assert audio.info(held).frames == 4000
+    Path("._").touch()
+    with pytest.raises(UnreadableAudio, match=r"takes \._ in the working directory for a part of it"):
+        audio.info(held)

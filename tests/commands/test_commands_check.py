@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,18 @@ def test_an_experiment_of_the_user_without_settings_for_a_cpu_is_named(
         "its own are used\n"
     )
     assert rows(shown.out)["machine"].startswith("cpu: batch 32 x 2.5 s, ")
+
+
+def test_the_loggers_are_in_the_table_and_a_missing_package_of_one_is_a_problem(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("trackio")
+    chosen = [*TINY, "logger=trackio", "check.step=false"]
+    assert exit_status(check.main, chosen) == 0
+    assert rows(capsys.readouterr().out)["loggers"] == "tensorboard, csv, trackio"
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "trackio" else find(name, *rest)
+    )
+    assert exit_status(check.main, chosen) == 2
+    assert "logger.trackio: needs trackio: pip install 'bcfusion[trackio]'" in capsys.readouterr().err

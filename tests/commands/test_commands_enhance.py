@@ -140,7 +140,7 @@ def test_a_fault_of_many_recordings_is_one_line_with_what_the_network_takes(caps
     assert captured.err.splitlines() == [
         "4 not restored:",
         f"  rec/a.wav has 1 channel, {takes}; likewise 2 more",
-        f"  rec/e.wav has 3 channels, {takes}",
+        f"  rec/e.wav has 3 channels, {takes}, or --channels NAME=N,... to choose",
     ]
     assert run("two_sensors", "rec") == 2
     assert "enhanced/d.wav exists: give --overwrite" in capsys.readouterr().err
@@ -236,7 +236,7 @@ def test_a_disk_that_takes_nothing_ends_the_batch_and_another_fault_of_one_file_
             raise OSError(number, os.strerror(number), str(path))
         return sound_writer(path, *settings)
 
-    monkeypatch.setattr("bcfusion.inference.recordings.sound_writer", refuse)
+    monkeypatch.setattr("bcfusion.inference.writing.sound_writer", refuse)
     for name in "abcd":
         record(f"rec/{name}.wav")
     assert run("model", "rec") == 2
@@ -249,7 +249,7 @@ def test_a_disk_that_takes_nothing_ends_the_batch_and_another_fault_of_one_file_
     if len(written) == 1:
         assert errors[2:] == ["  2 files after it: not tried, since nothing more can be written there"]
         assert "1 file, 0.1 s of audio" in captured.out
-        monkeypatch.setattr("bcfusion.inference.recordings.sound_writer", sound_writer)
+        monkeypatch.setattr("bcfusion.inference.writing.sound_writer", sound_writer)
         assert run("model", "rec") == 2  # a.wav exists
         assert outputs() == ["a.wav", "b.wav", "c.wav", "d.wav"]
 
@@ -280,10 +280,103 @@ def test_two_recordings_do_not_share_an_output(capsys: pytest.CaptureFixture[str
     assert level("enhanced/a.wav") == pytest.approx(0.4, abs=1e-3)  # of a.flac, the first by name
 
 
-def test_clipping_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "fate", "level_of_file"),
+    [
+        ([], "the file was lowered by 3.5 dB", 1.0),
+        (["--peak", "limit"], "their surroundings were lowered, by up to 3.5 dB", 1.0),
+        (["--peak", "clip"], "clipped (--subtype FLOAT keeps them)", 1.0),
+        (["--subtype", "FLOAT"], "kept", 1.5),
+        (["--subtype", "FLOAT", "--peak", "scale"], "the file was lowered by 3.5 dB", 1.0),
+    ],
+)
+def test_what_happens_to_peaks_is_said(
+    options: list[str], fate: str, level_of_file: float, capsys: pytest.CaptureFixture[str]
+) -> None:
     record("a.wav", 0.75)
-    assert run("model", "a.wav") == 0
-    assert "warning: enhanced/a.wav: 1600 samples above full scale, peak 1.50; clipped" in capsys.readouterr().out
+    assert run("model", "a.wav", *options) == 0
+    said = capsys.readouterr().out
+    assert f"warning: enhanced/a.wav: 1600 samples above full scale, peak 1.50; {fate}" in said
+    assert level("enhanced/a.wav") == pytest.approx(level_of_file, abs=1e-3)
+
+
+def test_less_of_the_network(capsys: pytest.CaptureFixture[str]) -> None:
+    record("a.wav", 0.1)
+    for options, expected in ((["--strength", "0.5"], 0.15), (["--strength", "0"], 0.1), (["--limit-db", "20"], 0.19)):
+        assert run("model", "a.wav", "--overwrite", *options) == 0
+        assert level("enhanced/a.wav") == pytest.approx(expected, abs=1e-4)
+    assert run("model", "a.wav", "--overwrite", "--strength", "0.5", "--limit-db", "3") == 2
+    assert "--strength 0.5 --limit-db 3: give either" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "subtype"),
+    [
+        (["--format", "flac", "--subtype", "pcm_24"], "a.flac", "PCM_24"),
+        (["--format", "opus"], "a.opus", "OPUS"),
+        (["--format", "MP3"], "a.mp3", "MPEG_LAYER_III"),
+        (["--format", "aiff", "--subtype", "FLOAT"], "a.aiff", "FLOAT"),
+        (["--format", "caf", "--subtype", "ALAC_24"], "a.caf", "ALAC_24"),
+    ],
+)
+def test_the_format_of_the_output_is_chosen(options: list[str], name: str, subtype: str) -> None:
+    record("rec/a.wav", seconds=0.5)
+    assert run("model", "rec", *options) == 0
+    assert outputs() == [name]
+    assert soundfile.info(f"enhanced/{name}").subtype == subtype
+    assert soundfile.info(f"enhanced/{name}").samplerate == RATE
+    assert soundfile.info(f"enhanced/{name}").frames >= RATE // 2
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--format", "flacc"], "there is no such format; did you mean 'flac'?"),
+        (["--format", "flac", "--subtype", "FLOAT"], "FLAC takes PCM_S8, PCM_16, PCM_24"),
+        (["--format", "wve"], "WVE ALAW has no sample rate of 16000 Hz, the network's: it takes 8000 Hz"),
+        (["--peak", "keep"], "--peak keep: PCM_16 cannot hold more than full scale"),
+        (["--channels", "air=1"], "air is no sensor of the network, which takes body"),
+    ],
+)
+def test_what_cannot_be_written_or_read_so_is_refused(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record("a.wav")
+    assert run("model", "a.wav", *options) == 2
+    assert says in capsys.readouterr().err
+    assert not Path("enhanced").exists()
+
+
+def test_channels_of_the_sensors_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rec").mkdir()
+    soundfile.write("rec/a.wav", np.tile([0.1, 0.2, 0.3], (1600, 1)), RATE)
+    record("rec/b.wav")
+    assert run("two_sensors", "rec", "--channels", "noisy=2,body=1") == 2
+    assert outputs() == ["a.wav"]
+    assert level("enhanced/a.wav") == pytest.approx(0.4, abs=1e-3)
+    assert "rec/b.wav has 1 channel, and no channel 2" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["two_sensors", "--sensor", "body=rec", "--sensor", "noisy=rec", "--channels", "noisy=2,body=1"])
+
+
+def test_batches_give_what_single_files_give(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, seconds, loudness in (
+        ("a", 0.1, 0.1),
+        ("b", 0.5, 0.2),
+        ("c", 0.1, 0.3),
+        ("d", 0.12, 0.4),
+        ("e", 0.1, 0.5),
+    ):
+        record(f"rec/{name}.wav", loudness, seconds=seconds)
+    record("rec/f.wav", channels=2)
+    Path("rec/g.wav").write_bytes(Path("rec/a.wav").read_bytes()[:1000])
+    assert run("model", "rec", "--batch", "2", "--chunk", "0.3", "--report", "r.jsonl") == 2
+    together = {name: soundfile.read(f"enhanced/{name}")[0] for name in outputs()}
+    assert run("model", "rec", "--output", "single", "--chunk", "0.3") == 2
+    assert outputs("single") == sorted(together) == [f"{name}.wav" for name in "abcde"]
+    for name, samples in together.items():
+        np.testing.assert_array_equal(samples, soundfile.read(f"single/{name}")[0])
+    assert capsys.readouterr().out.count("-> enhanced/") == 6
 
 
 def test_folders_of_sensors_are_matched_by_name(capsys: pytest.CaptureFixture[str]) -> None:

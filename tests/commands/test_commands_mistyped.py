@@ -22,7 +22,7 @@ AT_ONCE = [
     ("bcfusion test RUN", "did you mean 'evaluate'?"),
     ("bcfusion denoise RUN a.wav", "did you mean 'enhance'?"),
     ("bcfusion resume RUN", "did you mean 'train resume=RUN'?"),
-    ("bcfusion export RUN", "no verb 'export' yet: it is planned"),
+    ("bcfusion live RUN", "no verb 'live'; did you mean 'stream'?"),
     ("bcfusion seanet", "write bcfusion train experiment=seanet"),
     ("bcfusion experiment=seanet seed=1", "write bcfusion train experiment=seanet seed=1"),
     ("bcfusion bcfusion train seed=1", "write bcfusion train seed=1"),

@@ -113,7 +113,7 @@ if name == "sbatch":
         numbers = dict(SLURM_JOB_ID=18 + task, SLURM_ARRAY_JOB_ID=17, SLURM_ARRAY_TASK_ID=task, SLURM_NTASKS=1,
                        SLURM_JOB_NUM_NODES=1, SLURM_NODEID=0, SLURM_PROCID=0, SLURM_LOCALID=0)
         environment = dict(os.environ, SLURM_JOB_NODELIST="here", **dict((k, str(v)) for k, v in numbers.items()))
-        command = f"bash {{script}} > {{here / 'log'}} 2>&1; touch {{here / 'ended'}}-{{task}}"
+        command = f"bash {{script}} > {{here / 'log'}}-{{task}} 2>&1; touch {{here / 'ended'}}-{{task}}"
         subprocess.Popen(["bash", "-c", command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (here / "tasks").write_text(str(last + 1))
     print("Submitted batch job 17")
@@ -142,6 +142,8 @@ def test_submitit_hands_jobs_to_slurm(tmp_path: Path) -> None:
         *("seed=1,2,3", "hydra/launcher=submitit_slurm", *options),
         PATH=f"{cluster}{os.pathsep}{os.environ['PATH']}",
     )
+    for log in sorted(cluster.glob("log-*")):  # shown if the test fails
+        print(f"{log.name}:\n{log.read_text()}")
     check_three_jobs(done, tmp_path)
     script = (cluster / "script").read_text()
     for line in ("partition=gpu", "gpus-per-node=1", "time=90", "array=0-2%3"):

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from bcfusion.configuration.compose import plain
-from bcfusion.configuration.locations import absolute_paths, relative_paths
+from bcfusion.configuration.locations import absolute_paths, is_path_key, relative_paths
+from bcfusion.configuration.paths import conf_dir
 from bcfusion.configuration.values import at
 
 
@@ -51,3 +52,20 @@ def test_urls_and_absolute_paths_stay(value: object) -> None:
 def test_what_is_no_path_stays() -> None:
     config = {"balancer": {"weights": "given"}, "data": {"corpus": {"splits": {"train": "train"}}}, "name": "runs"}
     assert absolute_paths(config) == config
+
+
+def test_no_shipped_key_that_is_taken_for_a_path_holds_a_word() -> None:
+    """A run records its paths as absolute ones, so a word among them would be another one when the run is resumed."""
+    taken: dict[str, str] = {}
+
+    def look(node: object, above: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                look(value, f"{above}.{key}" if above else str(key))
+        elif isinstance(node, str) and is_path_key(above) and node != "???" and "${" not in node:
+            taken[above] = node
+
+    for file in conf_dir().rglob("*.yaml"):
+        if "hydra" not in file.relative_to(conf_dir()).parts:
+            look(OmegaConf.to_container(OmegaConf.load(file)), "")
+    assert taken == {"output_root": "runs"}

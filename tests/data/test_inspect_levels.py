@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bcfusion.data.inspect.levels import clipped_samples, levels
+from bcfusion.data.inspect.levels import clipped_samples, full_scale_samples, levels
 
 RATE = 16000
 
@@ -45,3 +45,11 @@ def test_clipping_is_found_at_any_level_and_only_where_tops_are_flat() -> None:
 def test_equal_samples_of_a_quiet_recording_are_rounding() -> None:
     quiet = np.round(3 * np.sin(2 * np.pi * 50 * np.arange(RATE) / RATE)) / 2**15
     assert clipped_samples(quiet) == 0
+
+
+def test_a_block_of_a_stream_is_clipped_where_it_reaches_full_scale() -> None:
+    moments = np.arange(160) / 16000
+    wave = np.sin(2 * np.pi * 100 * moments)  # one period: a flat top on either side
+    assert full_scale_samples(np.stack([0.9 * wave, np.clip(2 * wave, -1, 1)])) > 80
+    assert full_scale_samples(0.99 * wave) == 0
+    assert clipped_samples(np.clip(2 * wave, -1, 1)) == 0, "what one block does not tell"

@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.contracts import Metric, Skip
 from bcfusion.errors import ConfigError
-from bcfusion.evaluation.pool import Scorer
+from bcfusion.evaluation.pool import Scorer, available_workers
 from bcfusion.evaluation.scores import ItemScore
 from bcfusion.metrics.lsd import Lsd
 from bcfusion.metrics.optional import NetworkMetric
@@ -32,6 +32,18 @@ from bcfusion.metrics.stoi import Stoi
 RATE = 16_000
 FATAL = 6.0  # an estimate that begins with it kills the process that scores it
 FATAL_ONCE = 5.0  # the same, but only the first time
+WAITS = 7.0  # an estimate that begins with it is scored after one that begins with RELEASES
+RELEASES = 8.0
+FATAL_AFTER = 9.0  # the same as FATAL, once FATAL_ONCE has killed
+PATIENCE = 60.0  # seconds; without a release there is no score
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not file.exists():
+        if time.monotonic() > deadline:
+            raise Skip(f"no {file.name}")
+        time.sleep(0.01)
 
 
 class Probe:
@@ -53,6 +65,14 @@ class Probe:
                 pass
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
+        if estimate[0] == FATAL_AFTER:
+            wait_for(Path(self.directory, "died"))
+            os.kill(os.getpid(), signal.SIGKILL)
+        released = Path(self.directory, "released")
+        if estimate[0] == RELEASES:
+            released.touch()
+        if estimate[0] == WAITS:
+            wait_for(released)
         if estimate[0] == 3.0:
             raise Skip("as it likes")
         if estimate[0] == 2.0:
@@ -227,6 +247,120 @@ def test_collect_starts_from_scratch_and_reset_forgets(scorer: Scorer) -> None:
     scorer.submit("interrupted", first(0.0), np.ones(3))
     scorer.reset()
     assert [row.id for row in score(scorer, 0.0)] == ["item-0"]
+
+
+# ---------------------------------------------------------------- a part of what was submitted
+
+
+def submit(scorer: Scorer, **values: float) -> None:
+    """Submit utterances by their ids and what the estimates begin with."""
+    for item, value in values.items():
+        scorer.submit(item, first(value), np.ones(3))
+
+
+def ids(scorer: Scorer, count: int | None = None) -> list[str]:
+    return [row.id for row in scorer.collect(count).rows]
+
+
+def test_the_first_so_many_are_collected_and_then_the_rest() -> None:
+    scorer = Scorer({"probe": Probe()}, RATE, workers=0)
+    submit(scorer, a=0.0, b=0.0, c=0.0)
+    assert ids(scorer, 2) == ["a", "b"]
+    assert ids(scorer, 0) == []
+    submit(scorer, d=0.0)
+    assert ids(scorer, 1) == ["c"]
+    submit(scorer, e=0.0)
+    assert ids(scorer) == ["d", "e"]
+    assert ids(scorer) == []
+
+
+@pytest.mark.parametrize("count", [3, -1])
+def test_more_than_was_submitted_is_refused_and_nothing_is_lost(count: int) -> None:
+    scorer = Scorer({"probe": Probe()}, RATE, workers=0)
+    submit(scorer, a=0.0, b=0.0, c=0.0)
+    assert ids(scorer, 1) == ["a"]
+    with pytest.raises(ValueError, match=rf"count={count} must be 0 to 2, the number of utterances"):
+        scorer.collect(count)
+    assert ids(scorer) == ["b", "c"]
+    with pytest.raises(ValueError, match=r"must be 0 to 0"):
+        scorer.collect(1)
+
+
+@pytest.mark.parametrize("end", [Scorer.reset, Scorer.close])
+def test_a_reset_or_close_between_forgets_the_rest(end: Callable[[Scorer], None]) -> None:
+    with Scorer({"probe": Probe()}, RATE, workers=0) as scorer:
+        submit(scorer, a=0.0, b=0.0)
+        assert ids(scorer, 1) == ["a"]
+        end(scorer)
+        submit(scorer, c=0.0, d=0.0)
+        assert ids(scorer, 1) == ["c"]
+        assert ids(scorer) == ["d"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [Scorer.reset, Scorer.close])
+def test_what_workers_finish_after_a_reset_or_close_is_not_collected(
+    end: Callable[[Scorer], None], tmp_path: Path
+) -> None:
+    with Scorer({"probe": Probe(str(tmp_path))}, RATE, workers=2) as scorer:
+        submit(scorer, a=0.0, b=WAITS, c=0.0)
+        assert ids(scorer, 1) == ["a"]
+        released = Path(tmp_path, "released")
+        if end is Scorer.close:  # which waits for the workers
+            released.touch()
+        end(scorer)
+        released.touch()
+        submit(scorer, d=0.0, e=0.0)
+        assert ids(scorer, 1) == ["d"]
+        assert ids(scorer) == ["e"]
+
+
+@pytest.mark.slow
+def test_utterances_that_finish_late_keep_their_place(tmp_path: Path) -> None:
+    with Scorer({"probe": Probe(str(tmp_path))}, RATE, workers=2) as scorer:
+        submit(scorer, late=WAITS, b=0.0, c=0.0, d=RELEASES, e=0.0)
+        rows = scorer.collect(2).rows
+        assert [row.id for row in rows] == ["late", "b"]
+        assert not any(row.skipped for row in rows)
+        assert ids(scorer) == ["c", "d", "e"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_a_part_is_waited_for_costs_one_utterance(tmp_path: Path) -> None:
+    with Scorer({"probe": Probe(str(tmp_path))}, RATE, workers=2) as scorer:
+        submit(scorer, a=FATAL_ONCE, b=0.0, c=FATAL_AFTER, d=0.0)
+        parts = [scorer.collect(count).rows for count in (2, 1, None)]
+    assert [[row.id for row in rows] for rows in parts] == [["a", "b"], ["c"], ["d"]]
+    reasons = {row.id: set(row.skipped.values()) for rows in parts for row in rows}
+    assert reasons == {"a": set(), "b": set(), "c": {"scoring process died"}, "d": set()}
+
+
+@pytest.mark.parametrize(("cores", "beside_a_network", "alone"), [(1, 1, 1), (2, 1, 2), (12, 6, 12), (64, 8, 16)])
+def test_without_a_network_every_core_scores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, beside_a_network: int, alone: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert available_workers(with_network=True) == beside_a_network
+    assert available_workers(with_network=False) == alone
+
+
+def test_a_backlog_below_one_is_refused() -> None:
+    with pytest.raises(ConfigError, match="backlog=0 must be at least 1"):
+        Scorer({"probe": Probe()}, RATE, backlog=0)
+
+
+@pytest.mark.slow
+def test_submitting_waits_only_for_what_exceeds_the_backlog(tmp_path: Path) -> None:
+    with Scorer({"probe": Probe(str(tmp_path))}, RATE, workers=1, backlog=10) as scorer:
+        submit(scorer, first=WAITS, **{f"item_{number}": 0.0 for number in range(9)})
+        Path(tmp_path, "released").touch()  # after all were submitted: by default, the fifth would have waited
+        rows = scorer.collect().rows
+        assert len(rows) == 10
+        assert not any(row.skipped for row in rows)
+    Path(tmp_path, "released").unlink()
+    with Scorer({"probe": Probe(str(tmp_path))}, RATE, workers=1, backlog=1) as scorer:
+        submit(scorer, a=RELEASES, b=0.0)
+        assert Path(tmp_path, "released").exists(), "the second utterance has waited for the first"
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from fake_hub import FakeHub
 from public_formats import AP_BWE, ap_bwe_shapes, eben_discriminators, eben_state, random, write_ap_bwe
 from safetensors.torch import save_file
 from torch import Tensor
@@ -260,44 +260,21 @@ def test_a_path_with_a_typing_mistake_is_no_repository(tmp_path: Path, monkeypat
     )
 
 
-def hub(monkeypatch: pytest.MonkeyPatch, snapshot: Callable[..., str]) -> None:
-    module = ModuleType("huggingface_hub")
-    module.snapshot_download = snapshot  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-
-
-def test_a_repository_of_the_hub_is_fetched_with_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    write_eben(tmp_path / "snapshots" / commit, eben_state(2), m=4, n=32, p=2)
-    asked: dict[str, Any] = {}
-
-    def snapshot(**given: Any) -> str:
-        asked.update(given)
-        return str(tmp_path / "snapshots" / commit)
-
-    hub(monkeypatch, snapshot)
+def test_a_repository_of_the_hub_is_fetched_with_its_revision(tmp_path: Path, hub: FakeHub) -> None:
+    write_eben(tmp_path / "public", eben_state(2), m=4, n=32, p=2)
+    files = {file.name: file.read_bytes() for file in (tmp_path / "public").iterdir()}
+    commit = hub.add("Cnam-LMSSC/EBEN_throat_microphone", {**files, "optimizer.pt": b"x"})
+    hub.repositories["Cnam-LMSSC/EBEN_throat_microphone"].branches["v1"] = [commit]
     found = import_model("eben", "Cnam-LMSSC/EBEN_throat_microphone@v1", tmp_path / "bundle")
-    assert asked["repo_id"] == "Cnam-LMSSC/EBEN_throat_microphone"
-    assert asked["revision"] == "v1"
-    assert asked["allow_patterns"][:2] == ["config.json", "model.safetensors"]
     assert f"Cnam-LMSSC/EBEN_throat_microphone of the Hugging Face hub, revision {commit}" in found.card.notes[1]
+    assert not any("optimizer" in request for request in hub.requests)
 
 
-def test_without_a_connection_the_message_names_the_files_to_bring(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class LocalEntryNotFoundError(OSError):
-        pass
-
-    def snapshot(**given: Any) -> str:
-        raise LocalEntryNotFoundError("many\nlines")
-
-    hub(monkeypatch, snapshot)
+def test_without_a_connection_the_message_names_the_files_to_bring(tmp_path: Path, hub: FakeHub) -> None:
+    hub.broken = 503
     text = message("eben", Path("Cnam-LMSSC/EBEN_temple_vibration_pickup"), tmp_path)
     first, second = text.splitlines()
-    assert first.endswith(
-        "cannot be fetched from the Hugging Face hub: it cannot be reached, and an earlier download is not in the cache"
-    )
+    assert first.endswith("the hub answers with an error (503), and an earlier download is not in the cache")
     assert second.startswith("bring config.json and model.safetensors of its repository")
 
 

@@ -180,7 +180,8 @@ def test_file_equals_signal_and_is_read_piece_by_piece(tmp_path: Path, monkeypat
     real = soundfile.SoundFile.read
 
     def read(self: soundfile.SoundFile, frames: int = -1, *args: Any, **kwargs: Any) -> np.ndarray:
-        reads.append(frames)
+        if frames >= 0:  # a trial of the output's format reads all
+            reads.append(frames)
         return real(self, frames, *args, **kwargs)
 
     monkeypatch.setattr(soundfile.SoundFile, "read", read)
@@ -291,6 +292,24 @@ def test_sensors_of_a_bundle_are_named(tmp_path: Path) -> None:
     assert "(body, noisy)" in error_of(network, write(tmp_path / "in.wav", noise(1, 100)), tmp_path / "out.wav")
 
 
+def test_channels_of_a_file_are_chosen(tmp_path: Path) -> None:
+    x = torch.stack([torch.full((4000,), level) for level in (0.1, 0.2, 0.3)])
+    x[0, 7] = torch.nan  # in a channel that nobody reads
+    three, mono = write(tmp_path / "three.wav", x), write(tmp_path / "mono.wav", x[1:2])
+    network = FirstSensor(in_channels=2)
+    for channels in ((2, 1), (1, 1)):
+        enhance_file(network, three, tmp_path / "a.wav", subtype="FLOAT", channels=channels, chunk_seconds=0.1)
+        np.testing.assert_allclose(soundfile.read(tmp_path / "a.wav")[0], x[channels[0]], rtol=1e-6)
+    enhance_file(Simple(), three, tmp_path / "a.wav", subtype="FLOAT", channels=[2])
+    np.testing.assert_allclose(soundfile.read(tmp_path / "a.wav")[0], x[2], rtol=1e-6)
+    target = tmp_path / "x.wav"
+    assert "three.wav has 3 channels, and no channel 4" in error_of(network, three, target, channels=[3, 0])
+    assert "has 1 channel, and no channel 2" in error_of(network, mono, target, channels=[1, 0])
+    assert "1 channels for a model of 2 sensors" in error_of(network, three, target, channels=[1])
+    assert "2 files for a model of 2 sensors" in error_of(network, [mono, mono], target, channels=[0, 0])
+    assert "--channels NAME=N,... to choose" in error_of(network, three, target)
+
+
 def test_nan_is_reported_with_its_time(tmp_path: Path) -> None:
     x = noise(1, 2 * RATE)
     x[0, 24000] = torch.nan
@@ -309,21 +328,34 @@ def test_file_that_was_cut(tmp_path: Path) -> None:
     assert "does not exist" in error_of(Simple(), tmp_path / "absent.wav", tmp_path / "out.wav")
 
 
-def test_samples_beyond_full_scale_are_counted_and_do_not_wrap(tmp_path: Path) -> None:
+def test_samples_beyond_full_scale_are_counted_and_nothing_is_clipped_unless_asked(tmp_path: Path) -> None:
     source = write(tmp_path / "in.wav", np.array([[0.1, 0.6, -0.7, 0.5]]))
-    loud = Simple(gain=2.0)
-    result = enhance_file(loud, source, tmp_path / "pcm.wav")
-    assert (result.overs, result.peak) == (2, pytest.approx(1.4))
-    np.testing.assert_allclose(soundfile.read(tmp_path / "pcm.wav")[0], [0.2, 1.0, -1.0, 1.0], atol=1e-4)
-    assert soundfile.info(tmp_path / "pcm.wav").subtype == "PCM_16"
-    assert enhance_file(loud, source, tmp_path / "float.wav", subtype="FLOAT").overs == 2
-    np.testing.assert_allclose(soundfile.read(tmp_path / "float.wav")[0], [0.2, 1.2, -1.4, 1.0], atol=1e-6)
+    loud, target = Simple(gain=2.0), tmp_path / "out.wav"
+    expected = {
+        "scale": [0.2 / 1.4, 1.2 / 1.4, -1.0, 1.0 / 1.4],
+        "limit": [0.2 / 1.4, 1.2 / 1.4, -1.0, 1.0 / 1.4],  # one gain, for a file shorter than the limiter's window
+        "clip": [0.2, 1.0, -1.0, 1.0],
+    }
+    for peak, samples in expected.items():
+        result = enhance_file(loud, source, target, peak=peak)
+        assert (result.overs, result.peak) == (2, pytest.approx(1.4))
+        assert result.gain == pytest.approx(1 if peak == "clip" else 1 / 1.4, abs=0.01)
+        np.testing.assert_allclose(soundfile.read(target)[0], samples, atol=0.01 if peak == "limit" else 1e-4)
+    assert enhance_file(loud, source, target).gain == pytest.approx(1 / 1.4)  # the default of PCM_16
+    assert soundfile.info(target).subtype == "PCM_16"
+    assert enhance_file(loud, source, target, subtype="FLOAT").overs == 2
+    np.testing.assert_allclose(soundfile.read(target)[0], [0.2, 1.2, -1.4, 1.0], atol=1e-6)
+    assert "--peak keep: PCM_16 cannot hold more than full scale" in error_of(
+        loud, source, tmp_path / "x.wav", peak="keep"
+    )
 
 
 def test_target_that_cannot_be_written(tmp_path: Path) -> None:
     source = write(tmp_path / "in.wav", noise(1, 100))
-    assert "cannot write" in error_of(Simple(), source, tmp_path / "out.mp3")
-    assert "as FLOAT" in error_of(Simple(), source, tmp_path / "out.flac", subtype="FLOAT")
+    assert "out.xyz: --format xyz: there is no such format" in error_of(Simple(), source, tmp_path / "out.xyz")
+    assert "as FLOAT: FLAC takes PCM_S8, PCM_16, PCM_24" in error_of(
+        Simple(), source, tmp_path / "out.flac", subtype="FLOAT"
+    )
     with pytest.raises(AudioError, match="cannot write"):
         enhance_file(Simple(), source, source / "below_a_file.wav")
 

@@ -16,6 +16,7 @@ FILES = sorted((Path(__file__).parents[2] / "conf" / "adversarial").glob("*.yaml
 SCHEDULE = (
     "weight",
     "start_step",
+    "head_start",
     "ramp_steps",
     "warm_up_losses",
     "interval",

@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from parity import largest, muffled, relative, renamed, speech_like
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bcfusion.configuration.compose import register_resolvers
 from bcfusion.configuration.paths import conf_dir
@@ -98,6 +99,7 @@ class Recorder:
     def __init__(self) -> None:
         self.losses: dict[str, float] = {}
         self.gradients: dict[str, Tensor] = {}
+        self._watching: list[RemovableHandle] = []
 
     def watch(self, optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> None:
         def before_step(*_: Any) -> None:
@@ -105,7 +107,12 @@ class Recorder:
                 assert parameter.grad is not None, name
                 self.gradients[name] = parameter.grad.detach().clone()
 
-        optimizer.register_step_pre_hook(before_step)
+        self._watching.append(optimizer.register_step_pre_hook(before_step))
+
+    def stop(self) -> None:
+        """Copy no more gradients: for steps that are timed."""
+        for handle in self._watching:
+            handle.remove()
 
 
 def trained(network: nn.Module, prefix: str) -> dict[str, nn.Parameter]:
@@ -191,8 +198,9 @@ class PublicStep:
             sample_rate=16000,
             perceptual_weighting=True,
         )
-        for resolution in stft.stft_losses:  # it rounds them to float32
-            resolution.prefilter.fir.weight.data = resolution.prefilter.fir.weight.data.double()
+        for resolution in stft.stft_losses:  # which are in float32, whatever the default
+            weight = resolution.prefilter.fir.weight
+            weight.data = weight.data.to(torch.get_default_dtype())
         adam = partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.9))
         self.module = WithoutTrainer(
             sample_rate=16000,

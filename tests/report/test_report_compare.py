@@ -89,6 +89,19 @@ def test_a_run_of_a_whole_configuration_names_no_members_but_its_losses(tmp_path
     assert fact(whole, "losses") == "l1"
 
 
+def test_a_long_name_is_better_than_the_same_name_twice(tmp_path: Path) -> None:
+    long = "losses=[l1,mr_stft,feature_matching,pesq_surrogate]"
+    runs = [
+        run(tmp_path / "a", "losses=[l1,mr_stft]"),
+        run(tmp_path / "b", "losses=[l1,mr_stft]", "critics=[metric_gan]", choices={"critics": ["metric_gan"]}),
+        run(tmp_path / "c", long, "critics=[metric_gan_stoi]", choices={"critics": ["metric_gan_stoi"]}),
+    ]
+    names = run_names(runs)
+    assert len(set(names)) == 3
+    assert not any(name.endswith(")") for name in names)
+    assert "metric_gan" in names[1]
+
+
 def test_equal_runs_are_numbered(tmp_path: Path) -> None:
     assert run_names([run(tmp_path / "a"), run(tmp_path / "b")]) == ["seanet (1)", "seanet (2)"]
 

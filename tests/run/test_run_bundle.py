@@ -361,7 +361,7 @@ def test_target_that_is_not_a_module_is_not_called(bundle: Path) -> None:
         ({"format": 2}, "update bcfusion"),
         ({"format": None}, "holds no format number"),
         ({"sensors": 3}, "of the wrong kind"),
-        ({"dtype": "int4"}, "dtype must be float32 or float16, not int4"),
+        ({"dtype": "int4"}, "dtype must be float32 or float16, not 'int4'"),
     ],
 )
 def test_bundle_that_does_not_fit(bundle: Path, changes: dict[str, Any], says: str) -> None:

@@ -7,6 +7,7 @@ from bcfusion.run.record import Provenance, hyperparameters
 CONFIG: dict[str, Any] = {
     "generator": {"_target_": "my.Network", "channels": 8, "strides": [2, 4]},
     "discriminators": {},
+    "critics": {},
     "losses": {"l1": {"weight": 100.0}, "mr_stft": {"weight": 0.5}},
     "optimizer": {"lr": 3e-4},
     "data": {"batch_size": 8, "segment_seconds": 2.0, "root": "speech"},
@@ -23,6 +24,7 @@ def test_numbers_stay_numbers_and_a_typed_key_shares_the_column_of_one_that_is_a
         "experiment": "seanet",
         "generator": "seanet",
         "discriminators": "none",
+        "critics": "none",
         "losses": "l1+mr_stft",
         "seed": 0,
         "settings/batch_size": 8,

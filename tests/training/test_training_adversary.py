@@ -58,6 +58,13 @@ def test_the_ramp_rises_linearly_from_the_start_step() -> None:
     assert Schedule(start_step=10).ramp(10) == 1.0
 
 
+def test_the_generator_does_not_hear_the_discriminators_during_their_head_start() -> None:
+    schedule = Schedule(start_step=10, head_start=5, ramp_steps=2)
+    assert [schedule.ramp(step) for step in (10, 14, 15, 16, 17)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert schedule.discriminators_learn(10)
+    assert schedule.generator_learns(10)
+
+
 G, D = "generator", "discriminator"
 
 

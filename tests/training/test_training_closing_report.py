@@ -43,6 +43,16 @@ def test_scores_below_the_input_come_with_the_usual_length_and_the_discriminator
     assert len(explained(composed, scores(0.6), step=3000, minutes=9.0)) == 1  # neither is the reason
 
 
+def test_only_what_has_fallen_is_named(composed: Compose) -> None:
+    values = {"input": {"pesq_wb": 2.2, "stoi": 0.86}, "enhanced": {"pesq_wb": 1.8, "stoi": 0.88}}
+    found = Scores([ItemScore("a", system, of) for system, of in values.items()], {"pesq_wb": True, "stoi": True})
+    cfg = composed("selection=pesq_stoi", "trainer.accelerator=cpu")
+    trained = module()
+    trained.step = 2000
+    first, *_ = below_input(found, cfg, trained, 9.0, lambda seconds: round(3 * seconds))
+    assert first == "The output scores below the input: pesq_wb 1.800 against 2.200."
+
+
 @pytest.mark.parametrize(("enhanced", "step"), [(0.9, 180), (0.8, 180), (float("nan"), 180), (0.6, 0)])
 def test_nothing_is_explained_without_a_loss_in_a_trained_run(composed: Compose, enhanced: float, step: int) -> None:
     assert explained(composed, scores(enhanced), step) == []

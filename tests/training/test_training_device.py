@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
+import script_loading  # noqa: F401  puts scripts/ on the path
 import torch
 from omegaconf import DictConfig
-from script_loading import load_script
 from torch import Tensor
 
 from bcfusion.configuration.compose import drop_unchosen
@@ -35,7 +35,9 @@ def test_a_step_waits_for_the_device_once_for_each_network_and_mixes_no_devices(
     cfg = composed(f"experiment={experiment}", "machine=gpu", *SMALL[experiment])
     drop_unchosen(cfg)
     module, _ = build_module(cfg)
-    module.__class__ = load_script("bench_step").WithoutTrainer
+    from benchmarks.step import WithoutTrainer
+
+    module.__class__ = WithoutTrainer
     module.to("meta").train()
     # on the meta device parameters are replaced, which a GPU's are not
     module._anchor_parameter = (anchor_parameter(module.generator, cfg.balancer.get("anchor", OUTPUT)),)

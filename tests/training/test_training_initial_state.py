@@ -19,3 +19,11 @@ def test_an_argument_that_an_earlier_version_lacked_changes_nothing_at_its_defau
     ]
     assert changed_settings(before, now(nonsense=0)) == ["data.augmentation.nonsense: was None, now 0"]
     assert changed_settings(now(body_band_mask=0.1), before) == ["data.augmentation.body_band_mask: was 0.1, now None"]
+
+
+def test_the_workers_of_a_critic_may_change_and_what_it_learns_may_not() -> None:
+    before = {"critics": {"pesq": {"workers": 2, "delay": 4}}}
+    assert changed_settings(before, {"critics": {"pesq": {"workers": 8, "delay": 4}}}) == []
+    assert changed_settings(before, {"critics": {"pesq": {"workers": 2, "delay": 5}}}) == [
+        "critics.pesq.delay: was 4, now 5"
+    ]

@@ -120,6 +120,19 @@ def weights_of(network: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
 
 
+def test_in_a_head_start_the_discriminators_learn_and_the_generator_is_that_of_regression() -> None:
+    items = batches(4)
+    alone, heard = module(adversarial=False), module(schedule={"head_start": 4})
+    before = weights_of(heard.adversary.discriminators["tiny"])  # type: ignore[union-attr, arg-type]
+    for trained in (alone, heard):
+        fit(trained, items)
+    torch.testing.assert_close(weights_of(alone.generator), weights_of(heard.generator), rtol=0, atol=0)
+    assert not torch.equal(before, weights_of(heard.adversary.discriminators["tiny"]))  # type: ignore[union-attr, arg-type]
+    later = module(schedule={"head_start": 3})
+    fit(later, items)
+    assert not torch.equal(weights_of(later.generator), weights_of(heard.generator))
+
+
 def test_a_step_is_a_batch_though_lightning_counts_every_optimiser() -> None:
     trained = module()
     trainer = fit(trained, batches(10))

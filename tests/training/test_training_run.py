@@ -181,14 +181,18 @@ def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resu
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = ["trainer.max_steps=2", "trainer.validate_every=2"]
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    found = []
 
     def stopped(*_: Any, **__: Any) -> None:
+        found.append((signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("bcfusion.training.final_evaluation.evaluate", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(tiny(*settings), tmp_path / "run")
+    assert found == [handlers], "a signal would not end the closing evaluation"
     result = run(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run")
     assert result.step == 2
     assert (tmp_path / "run" / "bundle" / "config.yaml").is_file()

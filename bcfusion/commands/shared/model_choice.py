@@ -1,42 +1,68 @@
-"""The MODEL of a command line: a path or a name, and the line that says which of the two it was."""
+"""The MODEL of a command line: a path, a name or a repository, and the line that says which of them it was."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from bcfusion.errors import CheckpointError
 from bcfusion.run.card import CARD, read_card
 from bcfusion.run.description import find_bundle, read_description
-from bcfusion.run.models import resolve_model
+from bcfusion.run.models import hub_name, resolve_model
 
-__all__ = ["chosen_model", "sensors_needed"]
+__all__ = ["MODEL_HELP", "TRUST_OPTION", "add_trust_option", "chosen_model", "label_of", "sensors_needed"]
+
+MODEL_HELP = "run directory, bundle, .ckpt, a name that bcfusion models lists, or hf:OWNER/NAME[@REVISION]"
+TRUST_OPTION = "--trust-code"
 
 
-def chosen_model(given: str, *, searched: bool = False, missing_ok: bool = False) -> Path:
-    """Return the path that a MODEL means; where it is a name, print which model that is.
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-code`` to a parser."""
+    parser.add_argument(
+        TRUST_OPTION,
+        action="store_true",
+        help="of hf:OWNER/NAME: load a network whose class is not bcfusion's own; that class is imported from this "
+        "machine and runs with all your rights",
+    )
+
+
+def chosen_model(given: str, *, searched: bool = False, missing_ok: bool = False, trust_code: bool = False) -> Path:
+    """Return the path that a MODEL means; where it is a name or a repository, print which model that is.
 
     Args:
         given: as typed.
         searched: see :func:`bcfusion.run.models.resolve_model`.
         missing_ok: see there.
+        trust_code: see there.
 
     Raises:
-        CheckpointError: there is neither a path nor a model of that name.
+        CheckpointError: there is neither a path nor a model of that name, or one on the hub cannot be used.
     """
-    found = resolve_model(given, searched=searched, missing_ok=missing_ok)
+    found = resolve_model(given, searched=searched, missing_ok=missing_ok, trust_code=trust_code)
     if found.note:
         print(found.note, flush=True)
     return found.path
 
 
-def sensors_needed(given: str) -> str | None:
+def label_of(given: str, path: Path) -> str:
+    """Return what results call a MODEL: as it was typed, but one on the hub with the commit that was used.
+
+    Args:
+        given: as typed.
+        path: from :func:`chosen_model`.
+    """
+    return hub_name(path) or given
+
+
+def sensors_needed(given: str, *, trust_code: bool = False) -> str | None:
     """Return what to type for a model of several sensors; None for one sensor, or if they are not known.
 
     Args:
         given: the MODEL as typed.
+        trust_code: see :func:`bcfusion.run.models.resolve_model`.
     """
     try:
-        path = resolve_model(given).path
+        path = resolve_model(given, trust_code=trust_code).path
         folder = find_bundle(path)
         if folder is None:
             return None

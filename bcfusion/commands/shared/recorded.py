@@ -15,7 +15,11 @@ from bcfusion.configuration.machine import CPU
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.configuration.values import at
+from bcfusion.run.description import find_bundle
+from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import BUNDLE_CONFIG, RunDir
+from bcfusion.run.portable import portable_overrides
+from bcfusion.run.yaml_file import read_yaml as read_bundle_yaml
 
 # Settings of training that mean nothing, or something else, in an evaluation.
 TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
@@ -31,6 +35,9 @@ def recorded_overrides(model: str | Path) -> list[str]:
             verb that loads it reports what is wrong with it.
     """
     path = Path(model)
+    bundle = find_bundle(path)
+    if repository_of(bundle or path) is not None:  # what a stranger has written there about data is not read
+        return [] if bundle is None else _of_hub(bundle)
     run = RunDir.around(path)
     if run is not None and run.overrides.is_file():
         overrides = yaml.safe_load(run.overrides.read_text(encoding="utf-8")) or []
@@ -81,6 +88,10 @@ def _quoted(value: Any) -> str:
     return "'{}'".format(os.fspath(value).replace("'", "\\'"))
 
 
+def _plain_or_quoted(name: str) -> str:
+    return name if name.isidentifier() else _quoted(name)
+
+
 def _of_bundle(content: Mapping[str, Any]) -> list[str]:
     """Return the recorded overrides of a bundle or, if it records none, those of the task that it fits."""
     training = content.get("training") or {}
@@ -92,9 +103,23 @@ def _of_bundle(content: Mapping[str, Any]) -> list[str]:
         for name in group_members("recipe")
     }
     fitting = next((name for name, own in of_recipe.items() if own == sensors), None)
-    task = [f"recipe={fitting}"] if fitting else [f"task.sensors=[{','.join(sensors)}]", "degradation=none"]
+    task = (
+        [f"recipe={fitting}"]
+        if fitting
+        else [f"task.sensors=[{','.join(map(_plain_or_quoted, sensors))}]", "degradation=none"]
+    )
     # the network is the bundle's, whatever the configuration says; the identity has no settings that could be refused
     return ["experiment=identity", *task, f"sample_rate={content.get('sample_rate', 16000)}", f"machine={CPU}"]
+
+
+def _of_hub(folder: Path) -> list[str]:
+    content = read_bundle_yaml(folder / BUNDLE_CONFIG)
+    if not isinstance(content, dict):  # reported when it is loaded
+        return []
+    training = content.get("training")
+    overrides = training.get("overrides") if isinstance(training, dict) else None
+    own = {} if overrides is None else {"overrides": portable_overrides(map(str, overrides))}
+    return _of_bundle({**content, "training": own})
 
 
 def _arguments(training: dict[str, Any]) -> list[str]:

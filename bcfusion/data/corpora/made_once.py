@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,10 +20,10 @@ from bcfusion.data.corpora.demo_speech import LEXICON
 from bcfusion.data.corpora.phones import PHONES, SPECTRA
 from bcfusion.data.corpora.synthesis import SYNTHESISER_VERSION, Array
 from bcfusion.errors import DataError
-from bcfusion.files import appearing_folder
+from bcfusion.files import appearing_folder, cache_directory
 from bcfusion.requirements import at_least
 
-__all__ = ["MadeOnce", "cache_directory", "per_split", "write_flac"]
+__all__ = ["MadeOnce", "per_split", "write_flac"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class MadeOnce(ABC):
 
     Args:
         name: start of the folder's name.
-        cache_dir: where the folder lies; see :func:`cache_directory`.
+        cache_dir: where the folder lies; see :func:`bcfusion.files.cache_directory`.
         recipe: what the files depend on; another recipe is another folder.
     """
 
@@ -80,14 +79,6 @@ class MadeOnce(ABC):
             ) from error
         log.info("synthesised %d files into %s in %.1f s", len(index), self.root, time.perf_counter() - started)
         return index
-
-
-def cache_directory(cache_dir: str | None) -> Path:
-    """Return the first that is set: ``cache_dir``, $BCFUSION_CACHE, $XDG_CACHE_HOME/bcfusion, ~/.cache/bcfusion."""
-    if chosen := cache_dir or os.environ.get("BCFUSION_CACHE"):
-        return Path(os.path.expanduser(chosen)).absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache").absolute() / "bcfusion"
 
 
 def write_flac(path: Path, samples: Array, sample_rate: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["NOTHING_DB", "Levels", "clipped_samples", "levels"]
+__all__ = ["NOTHING_DB", "Levels", "clipped_samples", "full_scale_samples", "levels"]
 
 FRAME_SECONDS = 0.02
 ACTIVE_RANGE_DB = 30.0  #: frames this far below the loudest one are still speech; as in :mod:`bcfusion.audio.level`
@@ -17,6 +17,7 @@ NOTHING_DB = -120.0  #: dBFS that mean no signal; 16 bits end at -98
 _PAUSE_SHARE = 0.1  # of the frames, the quietest, that are pauses
 _MOST_SNR = 100.0
 _FLAT_RUN = 3  # consecutive samples at one extreme
+_FULL_SCALE = 0.999
 _LOW_PEAK = 0.1  # of full scale, below which equal samples at the top are rounding
 
 
@@ -87,6 +88,18 @@ def clipped_samples(signal: np.ndarray) -> int:
         if len(runs) > 1:
             count += int(runs.sum())
     return count
+
+
+def full_scale_samples(signal: np.ndarray) -> int:
+    """Count samples at full scale or beyond: what of a stream is clipped, as far as one short block tells.
+
+    A block of a few milliseconds rarely has two flat tops; for a whole recording, :func:`clipped_samples` finds more,
+    and is not misled by one that was normalised to full scale.
+
+    Args:
+        signal: of any shape.
+    """
+    return int((np.abs(signal) >= _FULL_SCALE).sum())
 
 
 def decibels(power: float) -> float:

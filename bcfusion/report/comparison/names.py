@@ -134,9 +134,12 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     heads = {key: last if short[last := key.rpartition(".")[2]] == 1 else key for key in keys}
     chosen: list[str] = []
     texts = [""] * len(runs)
-    for key in sorted(keys, key=lambda key: -len(set(values[key]))):
-        kept = [other for other in keys if other in chosen or other == key]
-        longer = [" ".join(f"{heads[k]}={values[k][place]}" for k in kept) for place in range(len(runs))]
-        if len(set(longer)) > len(set(texts)) and max(map(len, longer)) <= _LONGEST_DIFFERENCE:
-            chosen, texts = kept, longer
+    for longest in (_LONGEST_DIFFERENCE, 2 * _LONGEST_DIFFERENCE):  # rather a long name than the same one twice
+        for key in sorted(keys, key=lambda key: -len(set(values[key]))):
+            kept = [other for other in keys if other in chosen or other == key]
+            longer = [" ".join(f"{heads[k]}={values[k][place]}" for k in kept) for place in range(len(runs))]
+            if len(set(longer)) > len(set(texts)) and max(map(len, longer)) <= longest:
+                chosen, texts = kept, longer
+        if len(set(texts)) == len(texts):
+            break
     return texts

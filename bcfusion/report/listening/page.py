@@ -22,7 +22,7 @@ from bcfusion.report.table import heading, metric_name
 __all__ = ["Page", "listening_page", "require_replaceable"]
 
 MARK = '<meta name="generator" content="bcfusion listen">'  # by which a file is known to be a listening page
-SCRIPTS = ("player.js", "view.js", "rating.js", "main.js")
+SCRIPTS = ("player.js", "elements.js", "view.js", "rating.js", "main.js")
 
 
 @dataclass(frozen=True)

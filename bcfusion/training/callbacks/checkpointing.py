@@ -22,7 +22,7 @@ from bcfusion.training.writing import WriteFailed, writing
 
 
 class Checkpointing(Callback):
-    """``last.ckpt`` holds everything a resumed run needs; ``best*.ckpt`` hold the weights of both networks.
+    """``last.ckpt`` holds everything a resumed run needs; ``best*.ckpt`` hold the weights of all networks.
 
     A Lightning callback with a ``state_dict()`` of plain containers has its state in ``last.ckpt`` too, by its
     ``state_key``. If a file cannot be written, the previous one stays and the run ends with a
@@ -79,6 +79,7 @@ class Checkpointing(Callback):
             "generator": module.generator.state_dict(),
             "generator_ema": None if module.ema is None else module.ema.network.state_dict(),
             "discriminators": None if module.adversary is None else module.adversary.discriminators.state_dict(),
+            "critics": {name: critic.network.state_dict() for name, critic in module.critics.items()},
         }
 
     def save_last(self) -> None:
@@ -87,6 +88,7 @@ class Checkpointing(Callback):
         module = self.module
         if self._saved_step == module.step:
             return
+        critics = gathered(module.critic_states()) if module.critics else []
 
         def write() -> None:
             content = {
@@ -96,6 +98,7 @@ class Checkpointing(Callback):
                 "state": module.training_state(),
                 "callbacks": self._callback_states(),
                 "random": states,
+                "critic_states": critics,
                 "clock": self._clock(),
             }
             checkpoint.write(self.run.last, content)

@@ -71,7 +71,8 @@ class Interrupt(Callback):
             self._checkpointing.save_last()
             raise RunInterrupted(self._signum or signal.SIGTERM, self._checkpointing.module.step)
 
-    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Give the signals back before Lightning does: in ``teardown`` its own handler would be put back for good."""
         self._remove_handlers()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from bcfusion.evaluation.evaluate import input_signals
 from bcfusion.evaluation.pool import Scorer
@@ -28,6 +26,7 @@ from bcfusion.training.loggers import TensorBoardLogger
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.ranks import gathered
 from bcfusion.training.selection import Selection
+from bcfusion.training.trackers.tracker import Tracker
 from bcfusion.training.writing import writing
 
 SHORT_NAMES = {"pesq_wb": "pesq", "pesq_nb": "pesq"}
@@ -237,14 +236,14 @@ class Quality(Callback):
         self._registered = True
 
     def _show(self, module: SpeechModule, index: int, item: str, signals: dict[str, np.ndarray]) -> None:
-        for logger in module.loggers:
-            if not isinstance(logger, TensorBoardLogger):
-                continue
-            writer: SummaryWriter = logger.experiment
+        loggers = [one for one in module.loggers if isinstance(one, TensorBoardLogger | Tracker)]
+        if not loggers:
+            return
+        figure = spectrogram_figure(signals, self._sample_rate, f"{item}, step {module.step}", thumbnail=True)
+        for logger in loggers:
+            # input and target do not change; a tracker may have joined the run in this session
+            first = not self.input_means if isinstance(logger, Tracker) else not self._registered
             for name, signal in signals.items():
-                if name == ENHANCED or not self._registered:  # input and target do not change
-                    sound = Tensor(np.clip(signal, -1.0, 1.0)).unsqueeze(0)
-                    writer.add_audio(f"sample_{index}/{name}", sound, module.step, self._sample_rate)
-            title = f"{item}, step {module.step}"
-            figure = spectrogram_figure(signals, self._sample_rate, title, thumbnail=True)
-            writer.add_figure(f"sample_{index}/spectrogram", figure, module.step, close=False)
+                if name == ENHANCED or first:
+                    logger.log_sound(f"sample_{index}/{name}", signal, module.step, self._sample_rate)
+            logger.log_picture(f"sample_{index}/spectrogram", figure, module.step)

@@ -22,7 +22,6 @@ from urllib.parse import urlparse
 
 from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import SPLITS, Row
-from bcfusion.data.corpora.made_once import cache_directory
 from bcfusion.data.loading.shards import URL
 from bcfusion.data.loading.shards.datamodule import StreamedDataModule
 from bcfusion.data.loading.shards.index import HEADER, VERSION, row_of
@@ -30,7 +29,7 @@ from bcfusion.data.loading.shards.read import rows_of
 from bcfusion.data.loading.shards.urls import closed, opened, reason
 from bcfusion.data.seeding import stable_seed
 from bcfusion.errors import DataError
-from bcfusion.files import appearing
+from bcfusion.files import appearing, cache_directory
 from bcfusion.requirements import require
 
 logger = logging.getLogger(__name__)
@@ -49,8 +48,7 @@ class StreamedShards:
             (http, https, gs, hf, sftp, ...).
         shuffle_buffer: crops among which training data are shuffled, in each worker.
         max_unreadable_share: share of the shards, in [0, 1], that may be unreadable.
-        cache_dir: for the shards of validation and test; None: see
-            :func:`bcfusion.data.corpora.made_once.cache_directory`.
+        cache_dir: for the shards of validation and test; None: see :func:`bcfusion.files.cache_directory`.
 
     Raises:
         ConfigError: an argument is out of range.

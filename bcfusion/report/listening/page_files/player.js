@@ -12,6 +12,7 @@ class Player {
     this.buffers = [];
     this.factors = [];
     this.opened = 0;
+    this.shares = []; // of each sound in what is heard: 1 for the opened one, unless sounds are blended
     this.offset = 0;
     this.loop = null; // [begin, end] in seconds
     this.run = null; // what is playing: {sources, gains, bus, begun}
@@ -32,6 +33,7 @@ class Player {
     this.buffers = buffers;
     this.factors = factors;
     this.opened = opened;
+    this.shares = this.#alone(opened);
     this.offset = 0;
     this.loop = null;
   }
@@ -63,7 +65,7 @@ class Player {
     const run = { bus, begun, gains: [], sources: [] };
     this.buffers.forEach((buffer, index) => {
       const gain = context.createGain();
-      gain.gain.value = index === this.opened ? this.factors[index] : 0;
+      gain.gain.value = this.shares[index] * this.factors[index];
       gain.connect(bus);
       const source = context.createBufferSource();
       source.buffer = buffer;
@@ -107,6 +109,13 @@ class Player {
   // Switches to another sound of the row.
   open(index) {
     this.opened = index;
+    this.shares = this.#alone(index);
+    this.#ramp();
+  }
+
+  // Blends the sounds: the share of each, from 0 to 1.
+  blend(shares) {
+    this.shares = shares;
     this.#ramp();
   }
 
@@ -123,13 +132,17 @@ class Player {
     if (playing) this.play();
   }
 
+  #alone(opened) {
+    return this.buffers.map((_, index) => Number(index === opened));
+  }
+
   #ramp() {
     if (!this.run) return;
     const now = this.context.currentTime;
     this.run.gains.forEach(({ gain }, index) => {
       gain.cancelScheduledValues(now);
       gain.setValueAtTime(gain.value, now);
-      gain.linearRampToValueAtTime(index === this.opened ? this.factors[index] : 0, now + RAMP);
+      gain.linearRampToValueAtTime(this.shares[index] * this.factors[index], now + RAMP);
     });
   }
 }

@@ -1,59 +1,12 @@
 // The rows of the page: a card with button, gain and spectrogram for each sound, and a table of scores.
-// Names and ids come from file names: they are inserted as text nodes, never as markup.
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
-const minus = (text) => text.replace("-", "−");
-const decibels = (value) => minus((value > 0 ? "+" : "") + value.toFixed(1)) + " dB";
-const clock = (seconds) => seconds.toFixed(1) + " s";
-
 function score(metric, value) {
   return value === null ? "–" : minus(value.toFixed(metric.decimals));
 }
 
-// Ticks at round values, at most six.
-function ticks(end) {
-  const step = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4, 5, 10, 20].find((size) => end / size <= 5) || 60;
-  const found = [];
-  for (let place = 0; place <= end + 1e-9; place += step) found.push(place);
-  return found;
-}
-
-// A tick at its exact place on an axis, and its number, which stays within the ends of the axis.
-function mark(place, end, side) {
-  const number = el("span", { class: place === 0 ? "start" : place > 0.96 * end ? "end" : null }, String(Math.round(100 * place) / 100));
-  const nodes = [el("i"), number];
-  for (const node of nodes) node.style[side] = `${(100 * place) / end}%`;
-  return nodes;
-}
-
 function spectrogram(row, sound, name, onseek) {
-  const plot = el("div", { class: "plot" });
   const picture = el("img", { alt: `spectrogram of ${name}`, draggable: "false" });
   picture.src = "data:image/png;base64," + sound.picture;
-  const head = el("div", { class: "head" });
-  plot.append(picture, head);
-  plot.addEventListener("click", (event) => {
-    const box = plot.getBoundingClientRect();
-    onseek(((event.clientX - box.left) / box.width) * row.seconds);
-  });
-  const kilohertz = row.rate / 2000;
-  const vertical = el("div", { class: "y", "aria-hidden": "true" });
-  for (const place of ticks(kilohertz)) vertical.append(...mark(place, kilohertz, "bottom"));
-  const horizontal = el("div", { class: "x", "aria-hidden": "true" });
-  for (const place of ticks(row.seconds)) horizontal.append(...mark(place, row.seconds, "left"));
-  const labels = [
-    el("div", { class: "ylabel", "aria-hidden": "true" }, "frequency (kHz)"),
-    el("div", { class: "xlabel", "aria-hidden": "true" }, "time (s)"),
-  ];
-  return { node: el("div", { class: "spectrogram" }, labels[0], vertical, plot, horizontal, labels[1]), head };
+  return framed(picture, row.seconds, row.rate, onseek);
 }
 
 function scoreTable(page, row) {

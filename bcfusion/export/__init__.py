@@ -1,0 +1,1 @@
+"""Trained networks for other runtimes: ONNX files, their check and what runs them."""

@@ -1,0 +1,63 @@
+"""Workarounds for CPUs compute what the plain operation computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bcfusion.nn import cpu
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel_size", "stride", "groups", "length", "by_phases"),
+    [
+        (4, 8, 41, 4, 4, 256, True),
+        (4, 8, 41, 4, 2, 257, True),
+        (4, 8, 41, 4, 2, 258, True),
+        (4, 8, 41, 4, 2, 259, True),
+        (6, 6, 7, 3, 3, 50, True),
+        (4, 4, 5, 8, 2, 41, True),  # samples between the windows that no output sees
+        (4, 8, 41, 4, 2, 40, False),  # shorter than the kernel
+        (16, 8, 5, 4, 2, 60, False),  # too wide to gain
+        (4, 8, 41, 4, 1, 256, False),
+        (4, 8, 41, 2, 2, 256, False),
+        (256, 4, 9, 4, 1, 1024, False),  # padded beforehand
+    ],
+)
+def test_a_strided_convolution_is_that_of_torch(
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    outputs: int,
+    kernel_size: int,
+    stride: int,
+    groups: int,
+    length: int,
+    by_phases: bool,
+) -> None:
+    taken = []
+    plain = cpu._by_phases
+    monkeypatch.setattr(cpu, "_by_phases", lambda *given: taken.append(1) or plain(*given))
+    generator = torch.Generator().manual_seed(0)
+
+    def made(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    x, weight, bias = made(2, channels, length), made(outputs, channels // groups, kernel_size), made(outputs)
+    padding = kernel_size // 2
+    expected = F.conv1d(x, weight, bias, stride, padding, groups=groups)
+    found = cpu.strided_conv1d(x, weight, bias, stride, padding, groups)
+    assert bool(taken) == by_phases
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    ahead = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    for mine, theirs in zip(
+        *(torch.autograd.grad(y, (x, weight, bias), ahead) for y in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-11, rtol=1e-11)
+
+
+def test_a_layer_of_a_discriminator_is_that_of_torch_with_weight_norm() -> None:
+    layer = torch.nn.utils.parametrizations.weight_norm(cpu.StridedConv1d(16, 64, 41, stride=4, padding=20, groups=4))
+    x = torch.randn(2, 16, 1000, generator=torch.Generator().manual_seed(0))
+    expected = F.conv1d(x, layer.weight, layer.bias, 4, 20, groups=4)
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
