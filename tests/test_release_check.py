@@ -34,14 +34,14 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_nothing_that_a_script_wrote_is_at_the_top_of_the_repository() -> None:
-    """The sdist names what it takes: a result that is committed by mistake fails the release, so it fails here first."""
+    """The sdist names what it takes, so a result that is committed by mistake fails the release. It fails here first."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    allowed = {*"pyproject.toml mkdocs.yml constraints.txt README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md".split()}
-    allowed |= {*"CITATION.cff LICENSE .ci .gitignore .pre-commit-config.yaml".split()}
-    allowed |= {"bcfusion", "conf", "recipes", "tests", "scripts", "docs"}
-    assert {name.split("/", 1)[0] for name in done.stdout.splitlines()} - allowed == set()
+    folders = {".ci", "bcfusion", "conf", "docs", "recipes", "scripts", "tests"}
+    pages = {"CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md"}
+    settings = {".gitignore", ".pre-commit-config.yaml", "constraints.txt", "mkdocs.yml", "pyproject.toml"}
+    assert {name.split("/", 1)[0] for name in done.stdout.splitlines()} - folders - pages - settings == set()
 
 
 def change(file: Path, old: str, new: str) -> None:
