@@ -34,7 +34,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_nothing_that_a_script_wrote_is_at_the_top_of_the_repository() -> None:
-    """The sdist names what it takes, so a result that is committed by mistake fails the release. It fails here first."""
+    """The sdist names what it takes: a result committed by mistake fails the release, so it fails here first."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
