@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from bcfusion.run.layout import RunDir
+from bcfusion.errors import ConfigError
+from bcfusion.run.layout import RunDir, run_dir
 
 
 @pytest.fixture
@@ -48,3 +53,39 @@ def test_the_command_that_resumes_a_run_is_read_as_it_is_pasted(name: str) -> No
     program, verb, override = shlex.split(RunDir(Path("runs") / name).resume_command)
     assert (program, verb) == ("bcfusion", "train")
     assert OverridesParser.create().parse_override(override).value() == f"runs/{name}"
+
+
+TORCHRUN_PROCESS = """
+import os, sys
+from bcfusion.run.layout import run_dir
+print(os.environ["RANK"], run_dir("runs", None, None, None, f"clock of rank {os.environ['RANK']}"), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_agree_on_a_new_run(tmp_path: Path) -> None:
+    script, wrapper = tmp_path / "process.py", tmp_path / "wrapper.sh"
+    script.write_text(TORCHRUN_PROCESS)
+    wrapper.write_text(f'#!/bin/bash\nsleep "0.$RANK"\n{sys.executable} {script}\ntrue\n')
+    wrapper.chmod(0o755)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    began = time.time()
+    names = set()
+    for started in ([str(script)], ["--no-python", str(wrapper)]):
+        done = subprocess.run([*command, *started], capture_output=True, text=True, check=True, cwd=tmp_path)
+        lines = sorted(line.split(" ", 1) for line in done.stdout.splitlines())
+        assert [rank for rank, _ in lines] == ["0", "1"]
+        [name] = {name for _, name in lines}
+        stamp = Path(name).name
+        assert -2 < datetime.strptime(stamp, "%Y-%m-%d_%H-%M-%S-%f").timestamp() - began < time.time() - began + 2
+        names.add(name)
+    assert len(names) == 2
+
+
+def test_processes_of_torchrun_on_several_machines_need_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir=DIR"):
+        run_dir("runs", None, None, None, "now")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert run_dir("runs", None, None, None, "now") == "runs/default/default/now"
