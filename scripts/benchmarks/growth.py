@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.harness import Act, Measured, Setting, Turn, alone, compared, in_turns, per_unit
 from benchmarks.processes import call, environment, peak_megabytes
 from benchmarks.sounds import RATE, made_up
@@ -236,29 +237,68 @@ def workers(setting: dict[str, Any]) -> Measured:
 
 
 def processes(setting: dict[str, Any]) -> Measured:
-    """Measure the items a second of a training in two processes and in one, each with one thread."""
+    """Measure the items a second of a training in one, two and four processes of one thread each."""
     how = Setting(**setting)
     steps = 4 if how.rehearsal else 60
+    sent: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         runs = iter(range(10**6))
-        sides = {
-            f"{count} processes": lambda count=count: trained(count, steps, Path(name) / str(next(runs)), how)
-            for count in (2, 1)
-        }
-        figure = compared("items/s", "items/s", *sides, in_turns(sides, how))
-    note = "bcfusion train trainer=ddp on the demo corpus: batches of 4 in each process, the rate of the last third"
-    return Measured([figure], ["the same code on both sides"], [note])
+
+        def side(count: int, size: int) -> Callable[[], float]:
+            def act() -> float:
+                before = loopback_bytes()
+                rate = trained(count, steps, size, Path(name) / str(next(runs)), how)
+                if before is not None:
+                    sent.setdefault(f"{count}", []).append((loopback_bytes() - before) / steps / count / 1e6)
+                return rate
+
+            return act
+
+        result = Measured(agreement=["the same code on both sides"])
+        result.notes = [
+            "bcfusion train trainer=ddp on the demo corpus, segments of 1 s: the rate of the last third of the steps",
+            f"{machine.cores()} cores: more processes than cores gain nothing",
+        ]
+        for size, counts in [(4, (2,))] if how.rehearsal else [(4, (2, 4)), (1, (2,))]:
+            sides = {f"{count} x {size}": side(count, size) for count in (1, *counts)}
+            taken = in_turns(sides, how)
+            for count in counts:
+                figure = compared(
+                    f"{count} processes, batch {size}", "items/s", f"{count} x {size}", f"1 x {size}", taken
+                )
+                result.figures.append(figure)
+            for count in counts if size == 4 else ():
+                if values := sent.get(f"{count}"):
+                    result.figures.append(alone(f"{count} processes, MB sent by each a step", "MB", "ours", values))
+    parameters = sum(each.numel() for each in configured_generator(how).parameters())
+    result.notes.append(
+        f"{parameters:,} parameters: a ring of n processes sends 2 (n - 1) / n x 4 bytes x parameters from each, "
+        + ", ".join(f"{8e-6 * (n - 1) / n * parameters:.2f} MB with {n}" for n in (2, 4))
+        + "; measured on the loopback device, the weights that are sent once at the begin included"
+    )
+    return result
 
 
-def trained(count: int, steps: int, folder: Path, how: Setting) -> float:
-    """Train in ``count`` processes; return the items a second that they process together, from the run's own record.
+def loopback_bytes() -> int | None:
+    """Return what was sent through the loopback device since the system began; None where the system does not tell."""
+    count = Path("/sys/class/net/lo/statistics/tx_bytes")
+    return int(count.read_text()) if count.is_file() else None
+
+
+def trained(count: int, steps: int, size: int, folder: Path, how: Setting) -> float:
+    """Train with batches of ``size`` in each of ``count`` processes; return the items a second of all together.
 
     Raises:
         RuntimeError: the run failed.
     """
     folder.mkdir()
     command = [sys.executable, "-m", "bcfusion", "train", *REGRESSION, *(SMALL if how.rehearsal else ())]
-    command += ["data.batch_size=4", "data.segment_seconds=1", "data.workers=0", f"hydra.run.dir={folder / 'run'}"]
+    command += [
+        f"data.batch_size={size}",
+        "data.segment_seconds=1",
+        "data.workers=0",
+        f"hydra.run.dir={folder / 'run'}",
+    ]
     command += [f"trainer.max_steps={steps}", f"trainer.validate_every={steps}", f"trainer.log_every={steps // 3 or 1}"]
     command += ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={count}", "trainer.samples=0"]
     command += ["trainer.max_valid_items=1", "trainer.max_test_items=1", "metrics=[si_sdr]", "selection=si_sdr"]
@@ -269,4 +309,4 @@ def trained(count: int, steps: int, folder: Path, how: Setting) -> float:
         raise RuntimeError(f"bcfusion train in {count} processes ended with status {done.returncode}: {reason}")
     with (folder / "run" / "metrics.csv").open(newline="") as file:
         rates = [float(row["rate/steps_per_second"]) for row in csv.DictReader(file) if row["rate/steps_per_second"]]
-    return 4 * count * rates[-1]
+    return size * count * rates[-1]

@@ -152,7 +152,19 @@ def growth() -> Iterator[Row]:
             {"flac": at_least(1.8), "flac, simulated": at_least(1.8)},
             1,
         ),
-        ("processes", "training in two processes", "in one process", {"items/s": at_least(1.8)}, 1),
+        (
+            "processes",
+            "training in two and in four processes",
+            "in one process",
+            {
+                "2 processes, batch 4": at_least(1.8),
+                "4 processes, batch 4": None,
+                "2 processes, MB sent by each a step": None,
+                "4 processes, MB sent by each a step": None,
+                "2 processes, batch 1": None,
+            },
+            1,
+        ),
     ):
         yield Row(f"growth_{name}", words, other, f"benchmarks.growth:{name}", wanted, threads=threads)
 
