@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.hydra_app import record_composition, run
+from bcfusion.commands.shared.process_state import is_further_process
 from bcfusion.commands.shared.recorded import recorded_overrides
 from bcfusion.commands.shared.whose_settings import group_choices, say_whose_settings
 from bcfusion.configuration.machine import as_typed, published_name
@@ -183,7 +183,7 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
         config_dir=next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None),
         config_name=None if hydra.job.config_name == Path(ROOT_CONFIG).stem else hydra.job.config_name,
     )
-    if not _started_by_lightning():  # else the first process has checked, and may be a job of a sweep
+    if not is_further_process():  # else the first process checks; it may have begun to write already
         check_place(run_dir, provenance, resumes=cfg.resume is not None, sweeping=session.sweeping)
     title = shlex.join([*provenance.command, *([f"resume={cfg.resume}"] if cfg.resume else [])])
     try:
@@ -208,11 +208,6 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
     if trial is not None and trial.by_values:
         return Selection(cfg.selection).scaled(result.best)
     return result.objective
-
-
-def _started_by_lightning() -> bool:
-    """Return whether this is a further process of a run whose first process has started it."""
-    return os.environ.get("LOCAL_RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 if __name__ == "__main__":

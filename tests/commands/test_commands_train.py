@@ -227,6 +227,24 @@ def test_a_sweep_trains_every_job(speech: Path, tmp_path: Path) -> None:
     assert rates == [1e-4, 3e-4]
 
 
+def test_processes_of_torchrun_share_one_run(speech: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "bcfusion"]
+    overrides = ["experiment=seanet", *corpus(speech), *SMALL, "trainer=ddp", "trainer.devices=2"]
+    overrides += ["trainer.accelerator=cpu", "trainer.max_steps=1", "trainer.validate_every=1"]
+    done = subprocess.run(
+        [*launcher, "train", *overrides], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    run = RunDir(only(tmp_path, "runs/*/*/*"))
+    assert run.last.is_file()
+    assert len(done.stdout.split("Best checkpoint")) == 2  # said once
+    again = [*launcher, "train", *overrides, f"resume={run.path}", "trainer.max_steps=2"]
+    done = subprocess.run(again, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "at step 2, trainer.max_steps is reached" in done.stdout
+    assert only(tmp_path, "runs/*/*/*") == run.path
+
+
 def test_two_processes_share_the_work_and_stay_in_step(speech: Path, tmp_path: Path) -> None:
     done = bcfusion(
         *("train", "experiment=seanet", *corpus(speech), *SMALL, "trainer.devices=2", "trainer.max_valid_items=null"),

@@ -18,6 +18,7 @@ from bcfusion.commands.shared.hydra_arguments import Arguments
 from bcfusion.commands.shared.process_state import (
     command_line,
     environment,
+    is_further_process,
     make_cwd_importable,
     own_process_group,
     usable_start_method,
@@ -257,7 +258,7 @@ def _register_resolvers() -> None:
 
 
 def _warn_of_shadowed_members(extra_dirs: list[Path]) -> None:
-    if "LOCAL_RANK" in os.environ:
+    if is_further_process():
         return
     files = [(own, conf_dir() / own.relative_to(folder)) for folder in extra_dirs for own in folder.glob("**/*.yaml")]
     shadowed = sorted(own for own, shipped in files if shipped.exists() and shipped.read_bytes() != own.read_bytes())

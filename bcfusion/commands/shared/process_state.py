@@ -13,6 +13,14 @@ from typing import Any
 #: set by Lightning when it starts further processes; a second job of the same process must not inherit them
 LAUNCH_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
+#: the number of a process, or of its machine, in a run of several: set by Lightning, torchrun, srun, or the user
+RANK_VARIABLES = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+
+
+def is_further_process() -> bool:
+    """Return whether this process takes part in a run whose first process is another one."""
+    return any(os.environ.get(name, "0") != "0" for name in RANK_VARIABLES)
+
 
 def make_cwd_importable() -> None:
     """Let a user's own module, as in ``my_package.MyNetwork``, be imported from the working directory.

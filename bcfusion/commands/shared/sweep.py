@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 
+from bcfusion.commands.shared.process_state import is_further_process
 from bcfusion.errors import BcfusionError
 from bcfusion.run.jobs import FAILED, Outcome, best_first, distinguishing_overrides, job_folders, read_outcomes
 
@@ -78,7 +78,7 @@ def remove_made_directories() -> None:
     """
     if not SweepDirectory.missing or Path.cwd() in SweepDirectory.missing:
         return
-    if os.environ.get("SLURM_PROCID", "0") != "0" or os.environ.get("LOCAL_RANK", "0") != "0":
+    if is_further_process():
         return  # the first process of a run may just have begun to write
     first = SweepDirectory.missing[0]
     if first.is_dir() and [entry.name for entry in first.iterdir()] == ["multirun.yaml"]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bcfusion.commands.shared.process_state import is_further_process
 from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.configuration.machine import CPU, GPU, announcement, as_typed, published_name, settings
 from bcfusion.configuration.paths import group_members
@@ -25,7 +25,7 @@ def group_choices() -> dict[str, Any]:
 
 def say_whose_settings(cfg: DictConfig) -> None:
     """Print a line on stderr if the experiment has, or should have, the settings of a CPU."""
-    if (line := whose_settings(cfg)) and os.environ.get("LOCAL_RANK", "0") == "0":
+    if (line := whose_settings(cfg)) and not is_further_process():
         print(f"bcfusion: {line}", file=sys.stderr)
 
 
