@@ -21,7 +21,7 @@ from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.configuration.paths import ROOT_CONFIG
 from bcfusion.errors import ConfigError
 from bcfusion.run import jobs
-from bcfusion.run.alive import mark_alive, owner, unmark_alive
+from bcfusion.run.alive import claim, unmark_alive
 from bcfusion.run.layout import RunDir
 from bcfusion.run.place import check_kind, check_place
 
@@ -125,13 +125,12 @@ class _Session:
         """Make the directory, and copy what was and will be printed into its log."""
         run = RunDir(self.run_dir)
         if rank == 0:
-            if process := owner(run):
+            if process := claim(run):
                 raise ConfigError([f"resume: {self.run_dir} is being trained by {process}: wait, or end it first"])
+            self._writes = True
             if not self.sweeping:
                 jobs.begin(self.run_dir)
                 record_composition(self.cfg, self.run_dir)
-            mark_alive(run)
-            self._writes = True
         log.open(run.log(rank), title)
 
     @contextmanager

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bcfusion.files import read_object, write_text
 from bcfusion.run.layout import RunDir
 
-__all__ = ["changed_within", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
+__all__ = ["changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
 
 _DAY = 86400.0
 _MINUTES = 600.0
+
+
+def claim(run: RunDir) -> str | None:
+    """Mark a run as trained by this process, unless another process certainly trains it: return that one, as a name.
+
+    Of processes that begin at the same moment, one gets the run. The mark of a process that has died is no mark. The
+    directory is created.
+    """
+    run.path.mkdir(parents=True, exist_ok=True)
+    directory = os.open(run.path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(directory, fcntl.LOCK_EX)  # for the moment between looking and writing
+        if (process := owner(run)) is None:
+            mark_alive(run)
+        return process
+    finally:
+        os.close(directory)
 
 
 def mark_alive(run: RunDir) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bcfusion.run.alive import is_alive, mark_alive, owner, unmark_alive
+from bcfusion.run.alive import claim, is_alive, mark_alive, owner, unmark_alive
 from bcfusion.run.layout import RunDir
 
 
@@ -41,6 +41,44 @@ def test_a_run_lives_as_long_as_its_process(run: RunDir) -> None:
     rewrite(run, pid=ended.pid)
     assert not is_alive(run)
     assert owner(run) is None
+
+
+CLAIMS = """
+import sys, time
+from pathlib import Path
+from bcfusion.run.alive import claim
+from bcfusion.run.layout import RunDir
+print("ready", flush=True)
+sys.stdin.readline()
+print(claim(RunDir(Path("new/run"))), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.slow
+def test_one_of_several_processes_that_begin_together_gets_a_run_and_its_death_frees_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CLAIMS]
+    pipe = subprocess.PIPE
+    begun = [subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe, text=True) for _ in range(6)]
+    try:
+        for process in begun:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in begun:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        answers = [process.stdout.readline().strip() for process in begun if process.stdout is not None]
+        [winner] = [process for process, answer in zip(begun, answers, strict=True) if answer == "None"]
+        assert all(f"process {winner.pid} on" in answer for answer in answers if answer != "None")
+    finally:
+        for process in begun:
+            process.kill()
+            process.communicate()
+    run = RunDir(tmp_path / "new" / "run")
+    assert run.running.is_file()
+    assert claim(run) is None
+    assert str(os.getpid()) in str(claim(run))
 
 
 def test_a_later_process_with_the_same_number_is_another(run: RunDir) -> None:
