@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from types import TracebackType
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import soundfile
@@ -52,12 +51,13 @@ class Sound:
         self._path = path
         self._quiet = quiet
         self._jumped = False
-        self._stack = ExitStack()
+        self._streams: list[_Stream] = []
         try:
             with self._silence(report=True):
-                self._streams = [self._stack.enter_context(_Stream(opener)) for opener in openers]
+                for opener in openers:
+                    self._streams.append(_Stream(opener))
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
         first = self._streams[0].file
         self.sample_rate, self.channels = first.samplerate, first.channels
@@ -69,17 +69,14 @@ class Sound:
             self.remark += f", {self.frames / self.sample_rate:.3f} s can be read"
         others = {(stream.file.samplerate, stream.file.channels) for stream in self._streams}
         if len(others) > 1:
-            self._stack.close()
+            self.close()
             kinds = " and ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in sorted(others))
             raise AudioFormatError(f"{path} is a chain of {len(openers)} streams of {kinds}: split it into files")
 
-    def __enter__(self) -> Sound:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def close(self) -> None:
+        """Close the streams; the file that they read stays open."""
+        for stream in self._streams:
+            stream.file.close()
 
     def read(self, start: int, frames: int) -> np.ndarray:
         """Return samples ``(n, channels)`` float32 from ``start`` on: ``frames`` of them, or as many as can be decoded.
@@ -142,12 +139,6 @@ class _Stream:
         self.file = opener()
         self.frames: int = self.file.frames
         self.position = 0
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
 
     def read(self, start: int, frames: int) -> np.ndarray:
         if start != self.position:

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from bcfusion.audio.pcm import Plain
+
 __all__ = ["Layout", "Piece", "Source", "View"]
 
 #: part of a view: bytes that replace some of the file's, or the offset and size of a part of the file
 Piece = bytes | tuple[int, int]
+
+
+_HEADER = 256  # bytes
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,13 @@ class Layout:
         links: views, one after the other in time; none: the file as it is.
         remark: what the file's header does not tell or tells wrongly, and what was done about it; empty if it is right.
         cut: whether sound is missing that the file once held.
+        plain: how its samples are stored, if they can be read without a decoder.
     """
 
     links: tuple[tuple[Piece, ...], ...] = ()
     remark: str = ""
     cut: bool = False
+    plain: Plain | None = None
 
 
 class Source:
@@ -43,13 +50,21 @@ class Source:
     def __init__(self, content: bytes | int, offset: int, size: int) -> None:
         self._content = content
         self._offset = offset
+        self._head = b""
         self.size = size
+
+    def head(self, count: int) -> bytes:
+        """Return the first bytes, and keep as many as most headers have, so that these are read from the file once."""
+        self._head = self.read(0, max(count, _HEADER))
+        return self._head[:count]
 
     def read(self, offset: int, count: int) -> bytes:
         """Return the bytes from ``offset`` on: ``count`` of them, or as many as there are."""
         count = min(count, self.size - offset)
         if count <= 0:
             return b""
+        if offset + count <= len(self._head):
+            return self._head[offset : offset + count]
         if isinstance(self._content, bytes):
             return self._content[self._offset + offset : self._offset + offset + count]
         return os.pread(self._content, count, self._offset + offset)
