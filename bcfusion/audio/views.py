@@ -69,6 +69,15 @@ class Source:
             return self._content[self._offset + offset : self._offset + offset + count]
         return os.pread(self._content, count, self._offset + offset)
 
+    def read_into(self, target: memoryview, offset: int) -> int:
+        """Fill ``target`` with the bytes from ``offset`` on, as far as there are so many; return their number."""
+        if isinstance(self._content, bytes) or offset + len(target) <= len(self._head):
+            got = self.read(offset, len(target))
+            target[: len(got)] = got
+            return len(got)
+        part = target[: max(0, self.size - offset)]
+        return os.preadv(self._content, [part], self._offset + offset) if part else 0
+
 
 class View(io.RawIOBase):
     """Pieces of a source, joined; libsndfile reads through it, and only the bytes that it needs.
@@ -108,12 +117,12 @@ class View(io.RawIOBase):
         while done < len(target) and (place := bisect_right(self._ends, self._position)) < len(self._pieces):
             piece, begin = self._pieces[place], self._position - self._starts[place]
             count = min(len(target) - done, self._ends[place] - self._position)
-            got = (
-                piece[begin : begin + count] if isinstance(piece, bytes) else self._source.read(piece[0] + begin, count)
-            )
-            if not got:
+            if isinstance(piece, bytes):
+                target[done : done + count] = piece[begin : begin + count]
+            else:
+                count = self._source.read_into(target[done : done + count], piece[0] + begin)
+            if not count:
                 break
-            target[done : done + len(got)] = got
-            done += len(got)
-            self._position += len(got)
+            done += count
+            self._position += count
         return done
