@@ -128,7 +128,7 @@ def zero_phase_lowpass(
     response = 1.0 / ((1.0 - x.square()).square() + (x / quality).square())
     mirrored = reflect(signal.to(torch.float64), pad)
     frames = torch.nn.functional.pad(mirrored, (0, blocks * step - length)).unfold(-1, size, step)
-    spectra = torch.fft.rfft(frames) * response.to(device)[:, None, None]
+    spectra = torch.fft.rfft(frames).mul_(response.to(device)[:, None, None])
     filtered = torch.fft.irfft(spectra, n=size)[..., pad : pad + step]
     return filtered.reshape(*signal.shape[:-1], blocks * step)[..., :length]
 
