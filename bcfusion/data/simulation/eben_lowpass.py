@@ -91,7 +91,8 @@ class EbenLowpass(Batched):
         filtered = zero_phase_lowpass(air, sample_rate, cutoffs, qs)
         # the population deviation: for a single sample it is 0 and not NaN
         level = self.noise_std * filtered.std(dim=-1, keepdim=True, correction=0)
-        return {"signal": (filtered + level * torch.stack(noises).to(air.device)).to(torch.float32)}
+        noise = torch.stack(noises) if len(noises) > 1 else noises[0][None]
+        return {"signal": filtered.add_(level * noise.to(air.device)).to(torch.float32)}
 
 
 def zero_phase_lowpass(
@@ -126,9 +127,8 @@ def zero_phase_lowpass(
     quality = torch.tensor(qs, dtype=torch.float64)[:, None]
     x = _warped(size) / (math.pi * cutoffs / sample_rate).tan()
     response = 1.0 / ((1.0 - x.square()).square() + (x / quality).square())
-    mirrored = reflect(signal.to(torch.float64), pad)
-    frames = torch.nn.functional.pad(mirrored, (0, blocks * step - length)).unfold(-1, size, step)
-    spectra = torch.fft.rfft(frames).mul_(response.to(device)[:, None, None])
+    mirrored = torch.nn.functional.pad(reflect(signal, pad), (0, blocks * step - length))
+    spectra = torch.fft.rfft(mirrored.unfold(-1, size, step).to(torch.float64)).mul_(response.to(device)[:, None, None])
     filtered = torch.fft.irfft(spectra, n=size)[..., pad : pad + step]
     return filtered.reshape(*signal.shape[:-1], blocks * step)[..., :length]
 
