@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Batch, Draw, Row
+from bcfusion.data.loading import collate as collating
 from bcfusion.data.loading import memory as module
 from bcfusion.data.loading.collate import Item, collate, fill
 from bcfusion.data.loading.loaders import StepLoader, UnreadableTally
@@ -75,6 +77,30 @@ def test_a_block_is_used_again_only_after_the_last_reference_to_its_batch() -> N
     memory.free(0)
     assert memory.take(4097) is None
     assert memory.take(4096) == 0
+
+
+def test_a_reader_sends_a_number_and_no_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        id = 1
+
+    memory = BatchMemory(10**6, readers=2)
+    items = [item(number, pending=True) for number in range(3)]
+    with monkeypatch.context() as reading:
+        for place in (module, collating):
+            reading.setattr(place, "get_worker_info", Worker)
+        filled = fill(iter(items), 3, memory)
+        assert isinstance(filled, collating.Filled)
+        assert memory.take(1) == BLOCKS + 1  # the next of this reader's own
+        sent = bytes(ForkingPickler.dumps(filled))
+    assert (
+        len(sent) < 1000 < sum(signal.nbytes for one in items for signal in one.values() if isinstance(signal, Tensor))
+    )
+    received = pickle.loads(sent)
+    assert same(received, collate(items))
+    del received
+    with monkeypatch.context() as reading:
+        reading.setattr(module, "get_worker_info", Worker)
+        assert memory.take(1) == BLOCKS
 
 
 def test_an_item_that_fails_leaves_its_block_free() -> None:

@@ -180,7 +180,7 @@ def _batch(signals: Mapping[str, Tensor], others: Mapping[str, Any], names: Iter
 
 
 def memory_rules(batch_size: int, segment_seconds: float, sample_rate: int, sensors: int) -> list[Rule]:
-    """Return the rule that a batch fits into this machine's memory, in which it is held twice while it is collated."""
+    """Return the rule that two batches fit into this machine's memory: the one that is trained on, and the next."""
     needed = 2 * 4 * batch_size * segment_seconds * sample_rate * (sensors + 1)
     present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     message = (
