@@ -109,7 +109,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound | PlainSound]:
                 openers = [partial(_open_view, source, pieces) for pieces in layout.links]
                 sound = Sound(path, openers, layout, is_mpeg)
             elif inside is not None or descriptor < 0 or (is_mpeg and _has_fork(file)):
-                sound = Sound(path, [partial(_open_view, source, ((0, source.size),))], layout, is_mpeg)
+                sound = Sound(path, [lambda: Decoder(source.file())], layout, is_mpeg)
             elif is_mpeg:  # given a descriptor, libsndfile looks for a resource fork in the working directory
                 sound = Sound(path, [partial(Decoder, os.fsencode(file))], layout, is_mpeg)
             else:

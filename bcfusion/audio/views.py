@@ -69,6 +69,12 @@ class Source:
             return self._content[self._offset + offset : self._offset + offset + count]
         return os.pread(self._content, count, self._offset + offset)
 
+    def file(self) -> Part | io.BytesIO:
+        """Return all of it as a file of its own."""
+        if isinstance(self._content, bytes):
+            return io.BytesIO(self._content[self._offset : self._offset + self.size])
+        return Part(self._content, self._offset, self.size)
+
     def read_into(self, target: memoryview, offset: int) -> int:
         """Fill ``target`` with the bytes from ``offset`` on, as far as there are so many; return their number."""
         if isinstance(self._content, bytes) or offset + len(target) <= len(self._head):
@@ -77,6 +83,38 @@ class Source:
             return len(got)
         part = target[: max(0, self.size - offset)]
         return os.preadv(self._content, [part], self._offset + offset) if part else 0
+
+
+class Part:
+    """A part of an open file, from which libsndfile reads like from a file; called often, so it does little.
+
+    Args:
+        descriptor: of the file; stays open.
+        offset: first byte of the part.
+        size: number of bytes.
+    """
+
+    __slots__ = ("_descriptor", "_offset", "_position", "_size")
+
+    def __init__(self, descriptor: int, offset: int, size: int) -> None:
+        self._descriptor, self._offset, self._size = descriptor, offset, size
+        self._position = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer as far as there are bytes; return their number."""
+        left = self._size - self._position
+        if left < len(buffer):
+            buffer = memoryview(buffer)[: max(0, left)]
+        count = os.preadv(self._descriptor, (buffer,), self._offset + self._position)
+        self._position += count
+        return count
 
 
 class View(io.RawIOBase):
