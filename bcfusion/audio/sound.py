@@ -31,7 +31,6 @@ class Sound:
         frames: number of samples per channel.
         sample_rate: in Hz.
         channels: number of channels.
-        format: libsndfile's name of the container.
         subtype: libsndfile's name of the sample format.
         remark: what the file's header does not tell, and what was done about it; empty if it is right.
         cut: whether sound is missing that the file once held.
@@ -61,7 +60,7 @@ class Sound:
             raise
         first = self._streams[0].file
         self.sample_rate, self.channels = first.samplerate, first.channels
-        self.format, self.subtype = first.format, first.subtype
+        self.subtype = self._streams[0].subtype
         self.frames = sum(stream.frames for stream in self._streams)
         self.cut = layout.cut
         self.remark = layout.remark
@@ -72,6 +71,12 @@ class Sound:
             self.close()
             kinds = " and ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in sorted(others))
             raise AudioFormatError(f"{path} is a chain of {len(openers)} streams of {kinds}: split it into files")
+
+    @property
+    def format(self) -> str:
+        """libsndfile's name of the container."""
+        name: str = self._streams[0].file.format
+        return name
 
     def close(self) -> None:
         """Close the streams; the file that they read stays open."""
@@ -138,6 +143,7 @@ class _Stream:
         self._opener = opener
         self.file = opener()
         self.frames: int = self.file.frames
+        self.subtype: str = self.file.subtype  # asked for once: each time libsndfile looks through its formats
         self.position = 0
 
     def read(self, start: int, frames: int) -> np.ndarray:
@@ -148,8 +154,8 @@ class _Stream:
         return data
 
     def _go_to(self, start: int) -> None:
-        can_jump = self.file.can_jump and self.file.subtype != "VORBIS"
-        before = self.file.samplerate // 2 if self.file.subtype == "MPEG_LAYER_III" else 0
+        can_jump = self.file.can_jump and self.subtype != "VORBIS"
+        before = self.file.samplerate // 2 if self.subtype == "MPEG_LAYER_III" else 0
         if can_jump and not self.position <= start <= self.position + before:
             self.position = max(0, start - before)
             self.file.seek(self.position)
