@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from bcfusion.audio.formats import UnreadableAudio
+from bcfusion.audio.pcm import plain
 from bcfusion.audio.views import Layout, Piece, Source
 
 __all__ = ["layout"]
@@ -88,7 +89,8 @@ def _wav(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout:
         unfinished = size >= _UNKNOWN and size > rest
     unfinished = unfinished or (size == 0 and not _are_chunks(source, _RIFF, found.begin))
     if not unfinished or rest < found.block:
-        return _compared(source, "<I", replace(found, size=size), path, False, 0)
+        layout = _compared(source, "<I", found if size == found.size else replace(found, size=size), path, False, 0)
+        return Layout(plain=plain(form, found.begin, size)) if head[:4] == b"RIFF" else layout
     length = rest // found.block * found.block
     if head[:4] == b"RIFF" and source.size <= _LARGEST_WAV:
         pieces: tuple[Piece, ...] = (

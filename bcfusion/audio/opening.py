@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import soundfile
 
 from bcfusion.audio import chunked, flac, mpeg, ogg
 from bcfusion.audio.formats import UnreadableAudio, one_line
+from bcfusion.audio.pcm import PlainSound
 from bcfusion.audio.sound import Decoder, Sound
 from bcfusion.audio.views import Layout, Piece, Source, View
 from bcfusion.nearest import nearest_path
@@ -77,7 +78,7 @@ def encoded(path: str | os.PathLike[str]) -> bytes:
 
 
 @contextmanager
-def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
+def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound | PlainSound]:
     """Open a sound file, with its true length where its header does not state it.
 
     Raises:
@@ -88,25 +89,31 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
     inside = _PART.fullmatch(name)
     file = name if inside is None else inside["archive"]
     is_mpeg = False
-    with ExitStack() as stack:
+    descriptor = -1
+    sound: Sound | PlainSound | None = None
+    try:
         try:
             if isinstance(path, EncodedAudio):
                 source = Source(path.content, 0, len(path.content))
                 key = None
             else:
-                raw = stack.enter_context(open(file, "rb", buffering=0))
-                status = os.fstat(raw.fileno())
+                descriptor = os.open(file, os.O_RDONLY)
+                status = os.fstat(descriptor)
                 offset, size = (0, status.st_size) if inside is None else (int(inside["offset"]), int(inside["size"]))
-                source = Source(raw.fileno(), offset, size)
+                source = Source(descriptor, offset, size)
                 key = (file, offset, size, status.st_mtime_ns)
             layout, is_mpeg = _layout(source, path, key)
-            if layout.links:
+            if layout.plain is not None:
+                sound = PlainSound(source, layout.plain)
+            elif layout.links:
                 openers = [partial(_open_view, source, pieces) for pieces in layout.links]
-            elif inside is None and not isinstance(path, EncodedAudio) and not (is_mpeg and _has_fork(file)):
-                openers = [partial(Decoder, os.fsencode(file))]  # a name need not be UTF-8
+                sound = Sound(path, openers, layout, is_mpeg)
+            elif inside is not None or descriptor < 0 or (is_mpeg and _has_fork(file)):
+                sound = Sound(path, [lambda: Decoder(source.file())], layout, is_mpeg)
+            elif is_mpeg:  # given a descriptor, libsndfile looks for a resource fork in the working directory
+                sound = Sound(path, [partial(Decoder, os.fsencode(file))], layout, is_mpeg)
             else:
-                openers = [partial(_open_view, source, ((0, source.size),))]
-            sound = stack.enter_context(Sound(path, openers, layout, is_mpeg))
+                sound = Sound(path, [partial(_open_descriptor, descriptor)], layout)
         except (OSError, soundfile.LibsndfileError) as error:
             reason = one_line(error)
             if reason.startswith("File does not exist"):  # libsndfile, of files that do
@@ -124,6 +131,11 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound]:
             problem = "holds no samples" if sound.frames <= 0 else "does not state its length: encode it again"
             raise UnreadableAudio(f"{path} {problem}", name)
         yield sound
+    finally:
+        if sound is not None:
+            sound.close()
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
 def _has_fork(file: str) -> bool:
@@ -139,6 +151,11 @@ def _open_view(source: Source, pieces: Sequence[Piece]) -> Decoder:
     return Decoder(View(source, pieces))
 
 
+def _open_descriptor(descriptor: int) -> Decoder:
+    os.lseek(descriptor, 0, os.SEEK_SET)  # the file begins for libsndfile where the descriptor is
+    return Decoder(descriptor, closefd=False)
+
+
 def _layout(source: Source, path: str | os.PathLike[str], key: tuple[str, int, int, int] | None) -> tuple[Layout, bool]:
     """Return how a file is read, and whether the decoder of MP3 reads it.
 
@@ -149,7 +166,7 @@ def _layout(source: Source, path: str | os.PathLike[str], key: tuple[str, int, i
     """
     if key is not None and key in _known:
         return _known[key]
-    head = source.read(0, _HEAD)
+    head = source.head(_HEAD)
     found = chunked.layout(source, head, path)
     if found is not None:  # quickly found again
         return found, False

@@ -10,6 +10,7 @@ import soundfile
 
 from bcfusion.audio.formats import AudioFormatError, UnreadableAudio, one_line, require_finite
 from bcfusion.audio.opening import open_sound
+from bcfusion.audio.pcm import PlainSound
 from bcfusion.audio.resampling import RateChange, resample
 from bcfusion.audio.sound import Sound
 
@@ -147,7 +148,7 @@ def read_span(
     return np.pad(samples, ((0, 0), (low - start, start + length - high)))
 
 
-def _read_frames(sound: Sound, path: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:
+def _read_frames(sound: Sound | PlainSound, path: str | os.PathLike[str], start: int, frames: int) -> np.ndarray:
     if start < 0 or frames < 0 or start + frames > sound.frames:
         raise UnreadableAudio(f"{path} has {sound.frames} samples; {start} to {start + frames} were requested", path)
     try:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from types import TracebackType
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import soundfile
@@ -32,7 +31,6 @@ class Sound:
         frames: number of samples per channel.
         sample_rate: in Hz.
         channels: number of channels.
-        format: libsndfile's name of the container.
         subtype: libsndfile's name of the sample format.
         remark: what the file's header does not tell, and what was done about it; empty if it is right.
         cut: whether sound is missing that the file once held.
@@ -52,16 +50,17 @@ class Sound:
         self._path = path
         self._quiet = quiet
         self._jumped = False
-        self._stack = ExitStack()
+        self._streams: list[_Stream] = []
         try:
             with self._silence(report=True):
-                self._streams = [self._stack.enter_context(_Stream(opener)) for opener in openers]
+                for opener in openers:
+                    self._streams.append(_Stream(opener))
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
         first = self._streams[0].file
         self.sample_rate, self.channels = first.samplerate, first.channels
-        self.format, self.subtype = first.format, first.subtype
+        self.subtype = self._streams[0].subtype
         self.frames = sum(stream.frames for stream in self._streams)
         self.cut = layout.cut
         self.remark = layout.remark
@@ -69,17 +68,20 @@ class Sound:
             self.remark += f", {self.frames / self.sample_rate:.3f} s can be read"
         others = {(stream.file.samplerate, stream.file.channels) for stream in self._streams}
         if len(others) > 1:
-            self._stack.close()
+            self.close()
             kinds = " and ".join(f"{rate} Hz with {channels} channel(s)" for rate, channels in sorted(others))
             raise AudioFormatError(f"{path} is a chain of {len(openers)} streams of {kinds}: split it into files")
 
-    def __enter__(self) -> Sound:
-        return self
+    @property
+    def format(self) -> str:
+        """libsndfile's name of the container."""
+        name: str = self._streams[0].file.format
+        return name
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def close(self) -> None:
+        """Close the streams; the file that they read stays open."""
+        for stream in self._streams:
+            stream.file.close()
 
     def read(self, start: int, frames: int) -> np.ndarray:
         """Return samples ``(n, channels)`` float32 from ``start`` on: ``frames`` of them, or as many as can be decoded.
@@ -141,13 +143,8 @@ class _Stream:
         self._opener = opener
         self.file = opener()
         self.frames: int = self.file.frames
+        self.subtype: str = self.file.subtype  # asked for once: each time libsndfile looks through its formats
         self.position = 0
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
 
     def read(self, start: int, frames: int) -> np.ndarray:
         if start != self.position:
@@ -157,8 +154,8 @@ class _Stream:
         return data
 
     def _go_to(self, start: int) -> None:
-        can_jump = self.file.can_jump and self.file.subtype != "VORBIS"
-        before = self.file.samplerate // 2 if self.file.subtype == "MPEG_LAYER_III" else 0
+        can_jump = self.file.can_jump and self.subtype != "VORBIS"
+        before = self.file.samplerate // 2 if self.subtype == "MPEG_LAYER_III" else 0
         if can_jump and not self.position <= start <= self.position + before:
             self.position = max(0, start - before)
             self.file.seek(self.position)

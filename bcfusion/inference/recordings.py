@@ -14,6 +14,7 @@ from torch import Tensor
 from bcfusion import audio
 from bcfusion.audio.formats import one_line
 from bcfusion.audio.opening import open_sound
+from bcfusion.audio.pcm import PlainSound
 from bcfusion.audio.sound import Sound
 from bcfusion.errors import AudioError
 
@@ -53,7 +54,7 @@ class Recording:
         self.remark = header.remark
         self.total = self.change.length(self.frames)
         self._opened = ExitStack()
-        self._sound: Sound | None = None
+        self._sound: Sound | PlainSound | None = None
         self._begin = 0
         self._window = np.zeros((len(self._picked), 0), dtype=np.float32)
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Batch
-from bcfusion.data.loading.collate import collate
+from bcfusion.data.loading.collate import Filled, collate, fill
+from bcfusion.data.loading.memory import BatchMemory
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.seeding import generator_for
@@ -176,7 +177,8 @@ class StepLoader(TrainLoader):
     def _stream(self) -> Iterator[Batch | BcfusionError]:
         self.schedule.start_batch = self.start_batch
         generator = generator_for(self.schedule.seed, "workers")
-        return iter(batch_loader(_Reported(self.segments), self.workers, self.pin_memory, generator, self.schedule))
+        batches = _Reported(self.segments, memory_for(self.segments, self.schedule.batch_size, self.workers))
+        return iter(batch_loader(batches, self.workers, self.pin_memory, generator, self.schedule))
 
 
 class EvalLoader:
@@ -218,14 +220,21 @@ class _Reported(Dataset[Any]):
     stack.
     """
 
-    def __init__(self, items: TrainSegments | EvalItems) -> None:
+    def __init__(self, items: TrainSegments | EvalItems, memory: BatchMemory | None = None) -> None:
         self.items = items
+        self.memory = memory  # of batches whose items have one length
 
-    def __getitem__(self, keys: Sequence[Any]) -> Batch | BcfusionError:
+    def __getitem__(self, keys: Sequence[Any]) -> Batch | Filled | BcfusionError | None:
+        items = (self.items[key] for key in keys)
         try:
-            return collate([self.items[key] for key in keys])
+            return collate(list(items)) if self.memory is None else fill(items, len(keys), self.memory)
         except BcfusionError as error:
             return error
+
+
+def memory_for(segments: TrainSegments, batch_size: int, workers: int) -> BatchMemory:
+    """Return memory for the batches of a stream: sensors, target, and what a simulation may add, noise and air."""
+    return BatchMemory(4 * batch_size * segments.segment * (len(segments.reader.sensors) + 3), workers)
 
 
 def batch_loader(

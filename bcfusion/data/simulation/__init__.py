@@ -109,6 +109,9 @@ def reflect(signal: Tensor, pad: int) -> Tensor:
         ``(..., pad + T + pad)``.
     """
     length = signal.shape[-1]
+    if pad < length:
+        before, after = signal[..., 1 : pad + 1].flip(-1), signal[..., length - 1 - pad : length - 1].flip(-1)
+        return torch.cat([before, signal, after], dim=-1)
     period = max(2 * (length - 1), 1)
     index = torch.arange(-pad, length + pad, device=signal.device).remainder(period)
     return signal[..., torch.minimum(index, period - index)]

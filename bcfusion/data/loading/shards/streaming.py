@@ -15,8 +15,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from bcfusion.audio import EncodedAudio, UnreadableAudio
 from bcfusion.contracts import Batch, Row
-from bcfusion.data.loading.collate import Item, collate
-from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader
+from bcfusion.data.loading.collate import Filled, Item, fill
+from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader, memory_for
+from bcfusion.data.loading.memory import BatchMemory
 from bcfusion.data.loading.rows import reaches
 from bcfusion.data.loading.segments import ATTEMPTS, TrainSegments
 from bcfusion.data.loading.shards.index import row_of
@@ -106,7 +107,10 @@ class StreamLoader(TrainLoader):
                 "training data are streamed and cannot be resumed exactly: the run continues with other crops than an "
                 "uninterrupted one, and some come again early"
             )
-        batches = _Batches(self.segments, self.streaming, self.batch_size, self.rank, self.world_size, self.start_batch)
+        memory = memory_for(self.segments, self.batch_size, self.workers)
+        batches = _Batches(
+            self.segments, self.streaming, self.batch_size, self.rank, self.world_size, self.start_batch, memory
+        )
         return iter(batch_loader(batches, self.workers, self.pin_memory, generator_for(self.segments.seed, "workers")))
 
 
@@ -121,7 +125,9 @@ class _Batches(IterableDataset[Any]):
         rank: int,
         world_size: int,
         start_batch: int,
+        memory: BatchMemory,
     ) -> None:
+        self.memory = memory
         self.segments = segments
         self.streaming = streaming
         self.batch_size = batch_size
@@ -130,11 +136,11 @@ class _Batches(IterableDataset[Any]):
         self.start_batch = start_batch
         self._failed: list[str] = []  # shards and files that could not be read since the last item
 
-    def __iter__(self) -> Iterator[Batch | BcfusionError]:
+    def __iter__(self) -> Iterator[Batch | Filled | BcfusionError]:
         try:
             items = self._items()
-            while batch := list(itertools.islice(items, self.batch_size)):
-                yield collate(batch)
+            while (batch := fill(items, self.batch_size, self.memory)) is not None:
+                yield batch
         except BcfusionError as error:
             yield error
 
