@@ -155,7 +155,7 @@ def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
 def _turning_phases(
     generator: nn.Module, half: int, traces: Mapping[int, _Trace], left: bool, right: bool
 ) -> list[int]:
-    """Guess the phases on either side of where the reach drops, so that :func:`_refine` need not close in on them.
+    """Return guessed phases on either side of where the reach drops: :func:`_refine` need not close in on them then.
 
     With strides, the first poisoned output moves on once per frame: after the last input on which the first poisoned
     output of phase 0 depends. So does the last poisoned output, at the first input on which that of the last phase
