@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_generator"]
 
+TYPE_CHECKING = False  # of `typing`, whose import would take longer than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from bcfusion.run.bundle import load_generator
 
 

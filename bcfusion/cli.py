@@ -1,19 +1,16 @@
 """The command line: it parses the verb and imports the one module of :mod:`bcfusion.commands` that implements it.
 
-Only the standard library is loaded here, so that ``bcfusion --help`` answers at once.
+Little of the standard library is loaded here, and nothing else, so that ``bcfusion --help`` answers at once.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from importlib import import_module
 
 from bcfusion import __version__
 from bcfusion.commands import USER_ERROR, exit_status
 from bcfusion.commands.verbs import HABITS, HYDRA_VERBS, VERBS, module_of
-from bcfusion.nearest import did_you_mean
 
 USAGE = f"""\
 usage: bcfusion VERB [ARGUMENTS]
@@ -37,6 +34,7 @@ OPTIONS = ("-h", "--help", "--version", "-sc", "--shell-completion")
 
 def main(argv: list[str] | None = None) -> int:
     """Run the console script ``bcfusion`` and return its exit status."""
+    owned = argv is None
     argv = list(sys.argv[1:] if argv is None else argv)
     relaunched = os.environ.get("BCFUSION_VERB")
     if relaunched and "LOCAL_RANK" in os.environ and not (argv and argv[0] in VERBS):
@@ -58,11 +56,19 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(unknown_verb(verb, rest), file=sys.stderr)
         return USER_ERROR
+    if owned:
+        from bcfusion.startup import own_process
+
+        own_process()
     return exit_status(lambda arguments: _run(verb, arguments), rest)
 
 
 def unknown_verb(verb: str, rest: list[str]) -> str:
     """Return two lines about a word that is not a verb: the command that was meant, if that is clear, and the verbs."""
+    import shlex
+
+    from bcfusion.nearest import did_you_mean
+
     verbs = f"verbs: {', '.join(VERBS)}"
     if verb == "bcfusion":
         return f"bcfusion: typed twice\nwrite {shlex.join(['bcfusion', *rest])}"
@@ -92,6 +98,8 @@ def _run(verb: str, argv: list[str]) -> int | None:
 
         print(help_text(verb))
         return 0
+    from importlib import import_module
+
     status: int | None = import_module(module_of(verb)).main(argv)
     return status
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -28,10 +28,11 @@ __all__ = [
     "receptive_field",
 ]
 
-FIRST_REACH_SECONDS = 0.2  # of the first window, on either side
+FIRST_REACH_SECONDS = 0.2  # that the first window can show, on either side
 EMPTY_SHARE = 0.4  # of the window on each side that must stay finite; otherwise the window grows
 GROWTH = 3  # factor by which the window grows while the trace of the poison touches its edge
 MAX_PROBES = 40  # frame phases tried at most
+MANY_PHASES = 64  # of a frame; with fewer, closing in on the best ones is cheaper than a gradient
 PROBES_AT_ONCE = 2  # more in one batch is slower on a CPU: the activations leave the cache
 
 
@@ -124,7 +125,7 @@ def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
     hop = spec.hop
     # in frames; the widest window has room for the longest trace that is accepted
     limit = math.ceil(max_seconds * spec.sample_rate / (1 - EMPTY_SHARE) / hop) + 3
-    half = min(limit, math.ceil(FIRST_REACH_SECONDS * spec.sample_rate / hop) + 3)
+    half = min(limit, math.ceil(FIRST_REACH_SECONDS * spec.sample_rate / (1 - EMPTY_SHARE) / hop) + 3)
     with evaluating(generator), torch.no_grad():
         while True:
             traces = _traces(generator, half, [0])
@@ -137,6 +138,10 @@ def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
                 half = max(-traces[0].first, traces[0].last) // hop + 4
             if hop > 1:
                 traces.update(_traces(generator, half, [hop - 1]))
+            many = hop > MANY_PHASES and _promising(traces, left, right)
+            guessed = _turning_phases(generator, half, traces, left, right) if many else []
+            for start in range(0, len(guessed), PROBES_AT_ONCE):
+                traces.update(_traces(generator, half, guessed[start : start + PROBES_AT_ONCE]))
             _refine(generator, half, traces, left, right)
     past = max(trace.last for trace in traces.values()) if right else None
     future = max(-trace.first for trace in traces.values()) if left else None
@@ -147,37 +152,79 @@ def _reach(generator: nn.Module, max_seconds: float) -> _Reach:
     )
 
 
+def _turning_phases(
+    generator: nn.Module, half: int, traces: Mapping[int, _Trace], left: bool, right: bool
+) -> list[int]:
+    """Return guessed phases on either side of where the reach drops: :func:`_refine` need not close in on them then.
+
+    With strides, the first poisoned output moves on once per frame: after the last input on which the first poisoned
+    output of phase 0 depends. So does the last poisoned output, at the first input on which that of the last phase
+    depends. A gradient that is NaN at such an output is NaN at the inputs on which it depends. Where a zero stops it,
+    or there is no gradient, the guess is worse and more phases are tried.
+    """
+    end = cast("Generator", generator).hop - 1
+    middle = half * (end + 1)
+    inputs = _noise(generator, half).requires_grad_()
+    turning: set[int] = set()
+    try:
+        with torch.enable_grad():
+            output = estimate_of(generator(inputs))[0, 0]
+        for wanted, seen, outermost, beside in (
+            (left, traces[0].first, torch.max, 1),
+            (right, end + traces[end].last, torch.min, -1),
+        ):
+            if wanted:
+                poison = torch.zeros_like(output)
+                poison[middle + seen] = torch.nan
+                [gradient] = torch.autograd.grad(output, inputs, poison, retain_graph=True)
+                depends = (~torch.isfinite(gradient[0])).any(0).nonzero()
+                if len(depends):
+                    phase = int(outermost(depends)) - middle
+                    turning |= {phase, phase + beside}
+    except RuntimeError:  # it has no gradient
+        return []
+    return sorted(phase for phase in turning if 0 < phase < end)
+
+
 def _refine(generator: nn.Module, half: int, traces: dict[int, _Trace], left: bool, right: bool) -> None:
-    """Try further phases, the most promising first, until none can reach further than those in ``traces``.
+    """Try further phases, the most promising first, until none can reach further than those in ``traces``."""
+    while len(traces) < MAX_PROBES and (promising := _promising(traces, left, right)):
+        traces.update(_traces(generator, half, promising[:PROBES_AT_ONCE]))
+
+
+def _promising(traces: Mapping[int, _Trace], left: bool, right: bool) -> list[int]:
+    """Return phases that may reach further than those in ``traces``, the most promising first.
 
     The first and the last poisoned output never move back when the poison moves forward. Between two known phases
     a < b the future is therefore at most ``(b - 1) - (a + first(a))`` and the past at most ``(b + last(b)) - (a + 1)``.
     """
-    while len(traces) < MAX_PROBES:
-        future = max(-trace.first for trace in traces.values())
-        past = max(trace.last for trace in traces.values())
-        phases = sorted(traces)
-        gains = []
-        for a, b in pairwise(phases):
-            if b - a < 2:
-                continue
-            gain_left = (b - 1 - a) - traces[a].first - future if left else 0
-            gain_right = (b - 1 - a) + traces[b].last - past if right else 0
-            if max(gain_left, gain_right) > 0:
-                gains.append((max(gain_left, gain_right), (a + b) // 2))
-        if not gains:
-            return
-        best = sorted(gains, reverse=True)[:PROBES_AT_ONCE]
-        traces.update(_traces(generator, half, [phase for _, phase in best]))
+    future = max(-trace.first for trace in traces.values())
+    past = max(trace.last for trace in traces.values())
+    gains = []
+    for a, b in pairwise(sorted(traces)):
+        if b - a < 2:
+            continue
+        gain_left = (b - 1 - a) - traces[a].first - future if left else 0
+        gain_right = (b - 1 - a) + traces[b].last - past if right else 0
+        if max(gain_left, gain_right) > 0:
+            gains.append((max(gain_left, gain_right), (a + b) // 2))
+    return [phase for _, phase in sorted(gains, reverse=True)]
+
+
+def _noise(generator: nn.Module, half: int) -> Tensor:
+    """Return ``2 * half + 1`` frames of noise ``(1, S, T)``: a network may divide by the level of its input."""
+    spec = cast("Generator", generator)
+    samples = (2 * half + 1) * spec.hop
+    noise = torch.randn(1, spec.in_channels, samples, generator=torch.Generator().manual_seed(0))
+    return (0.1 * noise).to(device_of(generator))
 
 
 def _traces(generator: nn.Module, half: int, phases: list[int]) -> dict[int, _Trace]:
     """Poison one sample at each of ``phases`` of the frame in the middle of ``2 * half + 1`` frames."""
     spec = cast("Generator", generator)
-    samples = (2 * half + 1) * spec.hop
-    # noise, not silence: a network may divide by the level of its input
-    noise = torch.randn(1, spec.in_channels, samples, generator=torch.Generator().manual_seed(0))
-    inputs = (0.1 * noise).repeat(len(phases), 1, 1).to(device_of(generator))
+    noise = _noise(generator, half)
+    samples = noise.shape[-1]
+    inputs = noise.repeat(len(phases), 1, 1)
     positions = [half * spec.hop + phase for phase in phases]
     for item, position in enumerate(positions):
         inputs[item, :, position] = torch.nan

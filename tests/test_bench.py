@@ -196,6 +196,34 @@ def test_the_peak_of_the_memory_is_that_of_the_process_itself() -> None:
         call("benchmarks.processes:no_such_function", 1)
 
 
+def test_the_stall_is_the_pause_between_steps_beyond_the_usual_one() -> None:
+    from benchmarks.stall import EVERY, judged
+
+    steps, now = [], 0.0
+    validations = []
+    for number in range(1, 2 * EVERY + 2):
+        steps.append((now, now + 2.0))
+        now += 3.0  # a second between steps
+        if number % EVERY == 0:
+            validations.append(now)
+            now += 20.0
+    spans = {name: [] for name in ("checkpoint.best", "checkpoint.last", "quality.show", "scorer.submit")}
+    spans |= {"step.training": steps, "validation": [(begun, begun) for begun in (*validations, now)]}
+    spans["step.validation"] = [(begun + 1, begun + 5) for begun in validations]
+    spans["scorer.collect"] = [(begun + 8, begun + 16) for begun in (*validations, now)]
+    spans["checkpoint.last"] = [(begun + 17, begun + 19) for begun in validations]
+    found = judged(spans)
+    assert found == pytest.approx(
+        {
+            "stalled": 20 / 16,
+            "enhancing": 4 / 16,
+            "waiting for scores": 8 / 16,
+            "sounds and pictures": 0.0,
+            "checkpoints": 2 / 16,
+        }
+    )
+
+
 # ---------------------------------------------------------------- rows and page
 
 
@@ -290,10 +318,11 @@ def bench(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_rehearsal_measures_rows_and_adds_them_to_what_is_there(tmp_path: Path) -> None:
     done = bench("mr_stft", "start_help", "--rehearse", "--out", "results", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    done = bench("growth_manifest", "--rehearse", "--out", "results", "--write", "page.md", folder=tmp_path)
+    rows = ("validation_stall", "growth_manifest")
+    done = bench(*rows, "--rehearse", "--out", "results", "--write", "page.md", folder=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results" / "benchmarks.json").read_text())
-    assert list(results["rows"]) == ["mr_stft", "start_help", "growth_manifest"]
+    assert list(results["rows"]) == ["mr_stft", "start_help", *rows]
     for result in results["rows"].values():
         assert result["status"] == "measured", result
         assert result["rehearsal"]

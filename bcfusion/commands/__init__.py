@@ -7,14 +7,11 @@ when it runs. It can also be run as a script, which is how Lightning starts furt
 from __future__ import annotations
 
 import os
-import select
 import sys
-import traceback
-from collections.abc import Callable
 
-from bcfusion.errors import BcfusionError, printable
-from bcfusion.files import of_the_disk
-from bcfusion.telemetry import without_telemetry
+TYPE_CHECKING = False  # of `typing`; nothing is loaded here that `bcfusion --help` does not need
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
@@ -27,6 +24,9 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
     A user's error is printed without traceback, with status 2, and so is that of a disk that is full or read-only. Any
     other exception is a bug and is raised.
     """
+    from bcfusion.errors import BcfusionError, printable
+    from bcfusion.telemetry import without_telemetry
+
     # Before torch is loaded: threads that spin while they wait for each other make a training step up to ten times
     # slower as soon as another process, such as a metric worker, needs the same core; sleeping costs nothing.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
@@ -41,6 +41,8 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
         return status
     except BcfusionError as error:
         if wants_traceback():
+            import traceback
+
             traceback.print_exc()
         else:
             print(printable(str(error), keep="\n\t"), file=sys.stderr)  # it may quote a file of a stranger
@@ -52,6 +54,8 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
             raise
         return BROKEN_PIPE
     except OSError as error:
+        from bcfusion.files import of_the_disk
+
         if (fault := of_the_disk(error)) is None or wants_traceback():
             raise
         print(fault, file=sys.stderr)
@@ -60,6 +64,8 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
 
 def _nobody_reads() -> bool:
     """Return whether the reader of standard output has closed it, as ``| head`` does; if so, discard what is left."""
+    import select
+
     output = sys.stdout.fileno()
     poll = select.poll()
     poll.register(output, select.POLLOUT)

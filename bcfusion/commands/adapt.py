@@ -17,6 +17,7 @@ from bcfusion.commands.shared.model_choice import MODEL_HELP, add_trust_option, 
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER
 from bcfusion.errors import DataError
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from bcfusion.contracts import Corpus, Row
@@ -62,8 +63,9 @@ def main(argv: list[str]) -> int:
     if arguments.share is not None and arguments.speech is None:
         parser.error("--share is the share of --speech, which is not given")
 
-    from bcfusion.adaptation.adapt import Settings, adapt
-    from bcfusion.adaptation.report import check_output, report_text, write_adaptation
+    with loading():
+        from bcfusion.adaptation.adapt import Settings, adapt
+        from bcfusion.adaptation.report import check_output, report_text, write_adaptation
 
     make_cwd_importable()  # for a network of the user's own
     model = chosen_model(arguments.model, trust_code=arguments.trust_code)

@@ -14,6 +14,7 @@ from bcfusion.commands.shared.whose_settings import published_settings, say_whos
 from bcfusion.configuration.later import later
 from bcfusion.configuration.machine import settings
 from bcfusion.errors import ConfigError
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -74,11 +75,12 @@ def task(cfg: DictConfig, step: bool = True) -> None:
     Raises:
         ConfigError: with every problem.
     """
-    from rich.console import Console
-    from rich.table import Table
+    with loading():
+        from rich.console import Console
+        from rich.table import Table
 
-    from bcfusion.configuration.check import verify
-    from bcfusion.run.layout import find_run
+        from bcfusion.configuration.check import verify
+        from bcfusion.run.layout import find_run
 
     problems = verify(cfg)
     say_whose_settings(cfg)
@@ -91,7 +93,8 @@ def task(cfg: DictConfig, step: bool = True) -> None:
     if step:
         # Lightning lists devices and gives tips
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        from bcfusion.training.rehearsal import rehearse
+        with loading():
+            from bcfusion.training.rehearsal import rehearse
 
         rehearsal = rehearse(cfg, problems)
         problems = list(dict.fromkeys([*problems, *rehearsal.problems]))
@@ -114,10 +117,11 @@ def _machine(cfg: DictConfig) -> Iterator[tuple[str, str]]:
 
 
 def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
-    from bcfusion.configuration.compose import build
-    from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators
-    from bcfusion.configuration.targets import locate
-    from bcfusion.probe import macs_per_second, receptive_field
+    with loading():
+        from bcfusion.configuration.compose import build
+        from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators
+        from bcfusion.configuration.targets import locate
+        from bcfusion.probe import macs_per_second, receptive_field
 
     generator = build(cfg.generator)
     if not rehearsed and (warning := empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg))):

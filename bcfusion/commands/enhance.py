@@ -23,6 +23,7 @@ from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.commands.shared.signals import cleaning_up_when_ended
 from bcfusion.errors import AudioError, BcfusionError
 from bcfusion.files import remove_leftovers
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from bcfusion.inference.enhance import Enhanced
@@ -94,13 +95,14 @@ def _enhance(arguments: argparse.Namespace, sink: BinaryIO | None = None) -> int
             raise AudioError("\n".join(plan.problems))
     model = chosen_model(arguments.model, trust_code=arguments.trust_code)
 
-    from bcfusion.inference.batches import batches_of, enhance_batch
-    from bcfusion.inference.blend import blended
-    from bcfusion.inference.computing import check_precision
-    from bcfusion.inference.containers import check_rate
-    from bcfusion.inference.enhance import Manner, misfits
-    from bcfusion.inference.writing import check_peak
-    from bcfusion.run.bundle import bundle_of, load_generator
+    with loading():
+        from bcfusion.inference.batches import batches_of, enhance_batch
+        from bcfusion.inference.blend import blended
+        from bcfusion.inference.computing import check_precision
+        from bcfusion.inference.containers import check_rate
+        from bcfusion.inference.enhance import Manner, misfits
+        from bcfusion.inference.writing import check_peak
+        from bcfusion.run.bundle import bundle_of, load_generator
 
     share = share_of(arguments)
     device = device_of(arguments.device)

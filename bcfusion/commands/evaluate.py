@@ -17,6 +17,7 @@ from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run.description import find_bundle, read_description
 from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import RunDir
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -132,16 +133,18 @@ def _task(
         limited: key of the number of utterances; None: all of them.
         trust_code: see :func:`bcfusion.load_generator`.
     """
-    from bcfusion.configuration.check import verify_or_raise
+    with loading():
+        from bcfusion.configuration.check import verify_or_raise
 
     verify_or_raise(cfg, training=False)
-    from omegaconf import OmegaConf
+    with loading():
+        from omegaconf import OmegaConf
 
-    from bcfusion.commands.shared.model_evaluation import evaluate_model, load_task_model
-    from bcfusion.evaluation.utterances import Utterances
-    from bcfusion.report.samples import SampleWriter
-    from bcfusion.run.bundle import bundle_of
-    from bcfusion.training.assemble import build_datamodule
+        from bcfusion.commands.shared.model_evaluation import evaluate_model, load_task_model
+        from bcfusion.evaluation.utterances import Utterances
+        from bcfusion.report.samples import SampleWriter
+        from bcfusion.run.bundle import bundle_of
+        from bcfusion.training.assemble import build_datamodule
 
     generator = load_task_model(cfg, model, trust_code=trust_code)
     bundle = bundle_of(generator)

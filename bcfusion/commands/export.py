@@ -17,6 +17,7 @@ from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.commands.shared.signals import cleaning_up_when_ended
 from bcfusion.errors import ExportError
 from bcfusion.run.models import model_name
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from bcfusion.export.writing import Exported
@@ -70,10 +71,11 @@ def _export(arguments: argparse.Namespace, target: Path) -> int:
     make_cwd_importable()  # for a network of the user's own
     model = chosen_model(arguments.model, trust_code=arguments.trust_code)
 
-    from bcfusion.export.verification import check_reference, check_signal
-    from bcfusion.export.writing import Wishes, export_file
-    from bcfusion.run.bundle import load_generator
-    from bcfusion.run.card import CARD, read_card
+    with loading():
+        from bcfusion.export.verification import check_reference, check_signal
+        from bcfusion.export.writing import Wishes, export_file
+        from bcfusion.run.bundle import load_generator
+        from bcfusion.run.card import CARD, read_card
 
     wishes = Wishes(
         format=arguments.format,

@@ -13,6 +13,7 @@ from bcfusion.commands.shared.arguments import between, path, positive_int, posi
 from bcfusion.commands.shared.model_choice import add_trust_option, chosen_model
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.errors import BcfusionError, CheckpointError, DataError
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from bcfusion.report.listening.candidates import Candidate
@@ -54,7 +55,6 @@ def main(argv: list[str]) -> int:
         parser.error("--no-screening needs --analyse")
     make_cwd_importable()  # for a network of the user's own
     from bcfusion.report.listening.candidates import find_candidates
-    from bcfusion.report.listening.page import require_replaceable
 
     overrides = [given for given in arguments.inputs if "=" in given and not Path(given).exists()]
     given = [
@@ -63,6 +63,9 @@ def main(argv: list[str]) -> int:
         if each not in overrides
     ]
     candidates = find_candidates(given, arguments.names, _left_out)
+    with loading():  # heavy, and not needed to say that there is no such run
+        from bcfusion.report.listening.page import require_replaceable
+
     output = arguments.output or Path("listen.html")
     require_replaceable(output)
 

@@ -17,6 +17,7 @@ from bcfusion.commands.shared.signals import cleaning_up_when_ended
 from bcfusion.errors import BcfusionError, CheckpointError, ConfigError
 from bcfusion.run.models import missing_folders, named_models, resolve_model
 from bcfusion.serving.limits import Limits
+from bcfusion.startup import loading
 
 HELP = """\
 Serve a page on which recordings are uploaded or recorded, restored, heard and downloaded; and on which a microphone is
@@ -59,12 +60,13 @@ def main(argv: list[str]) -> int:
     share = share_of(arguments)
     make_cwd_importable()  # for a network of the user's own
 
-    import torch
+    with loading():
+        import torch
 
-    from bcfusion.live.streaming import undisturbed
-    from bcfusion.serving.models import load_models
-    from bcfusion.serving.names import addresses_for_others
-    from bcfusion.serving.server import Settings, is_open_to_others, serve
+        from bcfusion.live.streaming import undisturbed
+        from bcfusion.serving.models import load_models
+        from bcfusion.serving.names import addresses_for_others
+        from bcfusion.serving.server import Settings, is_open_to_others, serve
 
     torch.set_num_threads(1)
     limits = Limits(

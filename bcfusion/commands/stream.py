@@ -22,6 +22,7 @@ from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.commands.shared.restored import SHORTEST_CUT, peak_warning
 from bcfusion.commands.shared.signals import cleaning_up_when_ended
 from bcfusion.errors import AudioError
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from bcfusion.inference.inputs import Signal
@@ -149,7 +150,8 @@ def _stepper(arguments: argparse.Namespace) -> Stepper:
     given = Path(arguments.model)
     model = given if given.suffix.lower() == ".onnx" else chosen_model(arguments.model, trust_code=arguments.trust_code)
 
-    from bcfusion.live.steppers import open_stepper
+    with loading():
+        from bcfusion.live.steppers import open_stepper
 
     return open_stepper(
         model,

@@ -24,6 +24,7 @@ from bcfusion.run import jobs
 from bcfusion.run.alive import claim, unmark_alive
 from bcfusion.run.layout import RunDir
 from bcfusion.run.place import check_kind, check_place
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -151,8 +152,9 @@ class _Session:
 def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> float | list[float]:
     from hydra.core.hydra_config import HydraConfig
 
-    from bcfusion.configuration.check import verify_or_raise
-    from bcfusion.search.trial import SearchTrial
+    with loading():
+        from bcfusion.configuration.check import verify_or_raise
+        from bcfusion.search.trial import SearchTrial
 
     hydra = HydraConfig.get()
     run_dir = session.run_dir
@@ -162,11 +164,12 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
     # Lightning lists devices and gives tips; bcfusion prints what matters
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    from bcfusion.run.record import Provenance
-    from bcfusion.training.callbacks.interrupt import RunInterrupted
-    from bcfusion.training.callbacks.pruning import RunPruned
-    from bcfusion.training.run import train
-    from bcfusion.training.selection import Selection
+    with loading():
+        from bcfusion.run.record import Provenance
+        from bcfusion.training.callbacks.interrupt import RunInterrupted
+        from bcfusion.training.callbacks.pruning import RunPruned
+        from bcfusion.training.run import train
+        from bcfusion.training.selection import Selection
 
     # a run that is resumed or repeated is no longer a job of its search
     passing = ("resume=", "hparams_search=", "+hparams_search=")

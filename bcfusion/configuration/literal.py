@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, read_write
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 __all__ = ["literal", "literal_paths", "literal_runtime"]
 
@@ -26,6 +27,8 @@ def literal(text: str) -> str:
 
 def literal_runtime(config: Any) -> None:
     """Make the paths that Hydra has put into ``hydra.runtime`` literal, in place; those that are so already stay."""
+    from omegaconf import read_write
+
     runtime: Any = config.hydra.runtime
     with read_write(runtime):
         nodes = [(runtime, name) for name in ("cwd", "output_dir")]

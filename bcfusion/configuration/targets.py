@@ -14,6 +14,7 @@ from typing import Any, Literal
 from bcfusion.configuration.moved import current_target
 from bcfusion.configuration.values import UNRESOLVED
 from bcfusion.nearest import did_you_mean
+from bcfusion.startup import loading
 
 #: keys of a node that are for Hydra, not for the class
 HYDRA_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
@@ -48,7 +49,8 @@ def locate(target: str) -> Any:
 
 def _module(name: str, last: str, package: types.ModuleType | None = None) -> types.ModuleType:
     try:
-        return import_module(name)
+        with loading():
+            return import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise UnknownTarget(f"{name} needs the package '{error.name}', which is not installed") from error

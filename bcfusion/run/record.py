@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from bcfusion import __version__
@@ -65,6 +64,8 @@ def write_record(
             run.
         relative: paths that were written relative to the working directory, by their keys, as written.
     """
+    import torch  # not by verbs that only read records
+
     run = RunDir(run_dir)
     session = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -121,6 +121,20 @@ def starts() -> Iterator[Row]:
         yield Row(f"start_{name}", words, other, function, {"time": wanted}, {"command": name})
 
 
+def stalls() -> Iterator[Row]:
+    yield Row(
+        "validation_stall",
+        "seconds that training steps stand still because of a validation, over its seconds until its last score",
+        "none",
+        "benchmarks.stall:validation_stall",
+        {
+            "stalled": at_most(0.15),
+            **dict.fromkeys(("enhancing", "waiting for scores", "sounds and pictures", "checkpoints")),
+        },
+        threads=1,
+    )
+
+
 def growth() -> Iterator[Row]:
     many, few = "1,000,000 rows", "1,000 rows"
     linear = "the smaller size, per unit"
@@ -170,5 +184,5 @@ def growth() -> Iterator[Row]:
 
 
 ROWS: dict[str, Row] = {
-    row.name: row for family in (steps, networks, metrics, loaders, streams, starts, growth) for row in family()
+    row.name: row for family in (steps, networks, metrics, loaders, streams, starts, stalls, growth) for row in family()
 }

@@ -15,17 +15,20 @@ from benchmarks.processes import environment
 
 BARE = ("-c", "pass")
 IMPORTS = ("-c", "import torch, lightning, hydra")
-#: ends the process in place of the second training step: nothing of the run's end is counted
+#: ends the process after the first training step: nothing of the run's end is counted
 FIRST_STEP = """
 import os, sys
 from bcfusion.cli import main
-from bcfusion.training.module import SpeechModule
+from bcfusion.startup import loading, own_process
+own_process()
+with loading():
+    from bcfusion.training.module import SpeechModule
 step = SpeechModule.training_step
 def first(*arguments, **named):
     step(*arguments, **named)
     os._exit(0)
 SpeechModule.training_step = first
-sys.exit(main(sys.argv[1:]) or 1)
+sys.exit(main() or 1)
 """
 TINY = (
     *("generator=seanet", "generator.channels=2", "generator.bottleneck_channels=4", "discriminators=[]"),

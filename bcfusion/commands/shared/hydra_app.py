@@ -29,6 +29,7 @@ from bcfusion.configuration.machine import GPU, as_typed
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import BcfusionError, ConfigError, first_line
 from bcfusion.run.layout import register_run_dir
+from bcfusion.startup import loading
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -76,21 +77,22 @@ def run(
     if not {"-h", "--help"}.isdisjoint(argv):
         print(help_text(verb))
         return None
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
+    with loading():
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
 
-    from bcfusion.commands.shared.additions import refuse_unread
-    from bcfusion.commands.shared.composition import compose_first_job
-    from bcfusion.commands.shared.hydra_errors import explain
-    from bcfusion.commands.shared.sweep import (
-        SweepDirectory,
-        SweepFailed,
-        close_sweep,
-        has_begun,
-        remove_made_directories,
-        sweep_directory,
-    )
-    from bcfusion.search.sweeper import register_sweeper
+        from bcfusion.commands.shared.additions import refuse_unread
+        from bcfusion.commands.shared.composition import compose_first_job
+        from bcfusion.commands.shared.hydra_errors import explain
+        from bcfusion.commands.shared.sweep import (
+            SweepDirectory,
+            SweepFailed,
+            close_sweep,
+            has_begun,
+            remove_made_directories,
+            sweep_directory,
+        )
+        from bcfusion.search.sweeper import register_sweeper
 
     arguments = Arguments.parse(argv, verb)
     _register_resolvers()

@@ -15,6 +15,7 @@ from bcfusion.configuration.machine import for_machine
 from bcfusion.configuration.paths import ROOT_CONFIG, groups, user_conf_dir
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import did_you_mean, nearest_path
+from bcfusion.startup import loading
 
 #: what conf/train.yaml says of Hydra itself, for a whole configuration in its place, such as the config.yaml of a run
 _OF_WHOLE_CONFIGURATION = (
@@ -137,7 +138,8 @@ def _require_config_dir(given: str) -> None:
 
 def _on_gpu(accelerator: str) -> bool:
     """Return whether a run uses a GPU; one that asks for a GPU that is not there is refused later."""
-    from bcfusion.training import device
+    with loading():
+        from bcfusion.training import device
 
     return accelerator == "gpu" or device.on_gpu(accelerator)
 
