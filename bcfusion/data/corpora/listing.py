@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, past_the_end, read_headers, usable_duration, wrong_channels
 from bcfusion.data.corpora.manifest import listed, read_manifest
-from bcfusion.data.corpora.manifest_columns import Entries
-from bcfusion.data.corpora.table import Columns, RowTable
+from bcfusion.data.corpora.manifest_columns import Entries, LineEntries
+from bcfusion.data.corpora.table import Columns, RowTable, slim
 from bcfusion.errors import DataError
 from bcfusion.files import on_disk
 from bcfusion.requirements import require, within
@@ -81,9 +81,8 @@ class ManifestCorpus:
             bandwidth=entries.bandwidth,
             distinct=True,
         )
-        source = _Listed(entries.without_files(), facts.duration, rate)
         self._split = entries.split[facts.usable]
-        return RowTable(source, columns, np.arange(len(entries))).at(facts.usable)
+        return RowTable(_Listed(entries.alone(), facts.duration, rate), columns).at(facts.usable)
 
     def _warn_of_shared_speakers(self, entries: Entries, usable: NDArray[np.bool_]) -> None:
         splits: dict[str, set[str]] = {}
@@ -101,7 +100,7 @@ class ManifestCorpus:
 class _Listed:
     """Makes rows from the lines of a manifest, with what the headers of their files say."""
 
-    def __init__(self, entries: Entries, duration: NDArray[np.float64], sample_rate: NDArray[np.int64]) -> None:
+    def __init__(self, entries: LineEntries, duration: NDArray[np.float64], sample_rate: NDArray[np.int64]) -> None:
         self.entries = entries
         self.duration = duration
         self.sample_rate = sample_rate
@@ -140,9 +139,9 @@ class _Facts:
             number |= there.astype(np.int64) << place
         self._left = end - entries.offset
         self._wanted = np.where(np.isnan(entries.duration), self._left, entries.duration)
-        self.duration = np.minimum(self._wanted, self._left)
+        self.duration = slim(np.minimum(self._wanted, self._left))
         kinds, sensors = np.unique(number, return_inverse=True)
-        self.sensors = sensors.astype(np.int32)
+        self.sensors = slim(sensors.astype(np.int32))
         names = list(entries.files)
         self.sensor_sets = tuple(
             frozenset(name for place, name in enumerate(names) if int(kind) >> place & 1) for kind in kinds
@@ -150,7 +149,7 @@ class _Facts:
 
     def of(self, sensor: str, facts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return a fact of the file of a sensor, for each line."""
-        return facts[self._entries.files[sensor]]
+        return slim(facts[self._entries.files[sensor]])
 
     def problems(self) -> list[str]:
         """Return what contradicts the headers, one text for each line."""

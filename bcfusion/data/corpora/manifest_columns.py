@@ -32,54 +32,35 @@ from bcfusion.data.corpora.manifest_line import (
     number_of,
     path_of,
 )
-from bcfusion.data.corpora.table import Codes
+from bcfusion.data.corpora.table import Codes, slim
 from bcfusion.files import NamesOnDisk, normal_name
 
-__all__ = ["Entries", "Misfit", "csv_table", "read_columns"]
+__all__ = ["Entries", "LineEntries", "Misfit", "csv_table", "read_columns"]
 
 _TYPES = {int, float, str}
+_MOST = 1 << 30  # no file has so many channels
 
 
 class Misfit(Exception):
     """Something in a file is not as it has to be; another pass over it says what."""
 
 
-class Entries(Sequence[ManifestEntry]):
-    """The checked lines of a manifest; an entry is made when it is asked for, each time anew.
+class LineEntries(Sequence[ManifestEntry]):
+    """Makes the entries of checked lines, each time anew.
 
-    Attributes:
-        split: number of each line's split in :data:`~bcfusion.contracts.SPLITS`.
-        speaker: number of its speaker in ``speakers``.
-        speakers: their names.
-        offset: seconds.
-        duration: seconds; NaN: not given.
-        sample_rate: Hz; 0: not given.
-        bandwidth: Hz; NaN: not given.
-        weight: see :class:`~bcfusion.contracts.Row`.
-        files: of each sensor the number of the line's file in ``written``; -1: it has none.
-        written: names of files, as the manifest gives them.
-        channels: of each sensor the channel of its file; -1: not given.
+    Args:
+        lines: of the manifest.
+        folder: of the manifest, from which relative paths start.
+        needed: the sensor that each line must have.
+        sensors: the columns that hold files.
     """
 
-    def __init__(
-        self, lines: Lines, folder: Path, needed: str, sensors: frozenset[str], columns: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, lines: Lines, folder: Path, needed: str, sensors: frozenset[str]) -> None:
         self._lines = lines
         self._folder = folder
         self._needed = needed
         self._sensors = sensors
         self._names = NamesOnDisk()
-        self.split: NDArray[np.int8] = columns["split"]
-        self.speaker: NDArray[np.int32] = columns["speaker"]
-        self.speakers: tuple[str, ...] = columns["speakers"]
-        self.offset: NDArray[np.float64] = columns["offset"]
-        self.duration: NDArray[np.float64] = columns["duration"]
-        self.sample_rate: NDArray[np.int64] = columns["sample_rate"]
-        self.bandwidth: NDArray[np.float64] = columns["bandwidth"]
-        self.weight: NDArray[np.float64] = columns["weight"]
-        self.files: dict[str, NDArray[np.int32]] = columns["files"]
-        self.written: list[str] = columns["written"]
-        self.channels: dict[str, NDArray[np.int64]] = columns["channels"]
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -103,10 +84,45 @@ class Entries(Sequence[ManifestEntry]):
         """Return the path of a file that the manifest names."""
         return path_of(written, self._folder, self._names)
 
-    def without_files(self) -> Entries:
-        """Return the same lines without the columns of files, which are large and not needed to make entries."""
-        columns = {**vars(self), "files": {}, "written": [], "channels": {}}
-        return Entries(self._lines, self._folder, self._needed, self._sensors, columns)
+
+class Entries(LineEntries):
+    """The checked lines of a manifest as columns; an entry is made when it is asked for, each time anew.
+
+    Attributes:
+        split: number of each line's split in :data:`~bcfusion.contracts.SPLITS`.
+        speaker: number of its speaker in ``speakers``.
+        speakers: their names.
+        offset: seconds.
+        duration: seconds; NaN: not given.
+        sample_rate: Hz; 0: not given.
+        bandwidth: Hz; NaN: not given.
+        weight: see :class:`~bcfusion.contracts.Row`.
+        files: of each sensor the number of the line's file in ``written``; -1: it has none.
+        written: names of files, as the manifest gives them.
+        channels: of each sensor the channel of its file; -1: not given.
+    """
+
+    split: NDArray[np.int8]
+    speaker: NDArray[np.int32]
+    speakers: tuple[str, ...]
+    offset: NDArray[np.float64]
+    duration: NDArray[np.float64]
+    sample_rate: NDArray[np.int64]
+    bandwidth: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    files: dict[str, NDArray[np.int32]]
+    written: list[str]
+    channels: dict[str, NDArray[np.int64]]
+
+    def __init__(
+        self, lines: Lines, folder: Path, needed: str, sensors: frozenset[str], columns: Mapping[str, Any]
+    ) -> None:
+        super().__init__(lines, folder, needed, sensors)
+        vars(self).update(columns)
+
+    def alone(self) -> LineEntries:
+        """Return the entries without the columns."""
+        return LineEntries(self._lines, self._folder, self._needed, self._sensors)
 
 
 def read_columns(source: Path, needed: str) -> Entries:
@@ -309,7 +325,7 @@ class _Reading:
             block.set(f"file {name}", places, self._codes(files), -1)
         if name.endswith(CHANNEL):
             channels = [number_of(value) for value in values]
-            fitting = [-2 if each is None or each < 0 or each != int(each) else int(each) for each in channels]
+            fitting = [-2 if each is None or each < 0 or each % 1 else min(each, _MOST) for each in channels]
             block.set(f"channel {name.removesuffix(CHANNEL)}", places, np.array(fitting, np.int64), -1)
 
     def _nested(self, paths: Sequence[Any]) -> dict[str, list[str | None]]:
@@ -358,7 +374,7 @@ class _Reading:
                 channels[sensor] = given
         written = self._in_use(files)
         columns: dict[str, Any] = {name: self._column(name, np.float64, default) for name, default in _KEPT.items()}
-        columns["sample_rate"] = columns["sample_rate"].astype(np.int64)
+        columns["sample_rate"] = slim(columns["sample_rate"].astype(np.int64))
         columns["split"] = self._column("split", np.int8, 0)
         columns["speaker"] = self._column("speaker", np.int32, 0)
         columns["speakers"] = tuple(self._speakers.numbers)
@@ -386,7 +402,7 @@ class _Reading:
         if not any(name in block.columns for block in self._blocks):
             return np.broadcast_to(np.array(default, kind), sum(block.size for block in self._blocks))
         parts = [block.columns.pop(name, np.full(block.size, default, kind)) for block in self._blocks]
-        return np.concatenate(parts).astype(kind, copy=False)
+        return slim(np.concatenate(parts).astype(kind, copy=False))
 
 
 # Columns of numbers that entries have in arrays, and what they hold where a line does not give one.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bcfusion.contracts import Row
 
-__all__ = ["Codes", "Columns", "RowSource", "RowTable", "chosen", "columns_of", "joined"]
+__all__ = ["Codes", "Columns", "RowSource", "RowTable", "chosen", "columns_of", "joined", "slim"]
 
 
 class Codes:
@@ -60,15 +60,8 @@ class Columns:
 
     def at(self, places: NDArray[Any]) -> Columns:
         """Return the columns of the rows at some places."""
-        return replace(
-            self,
-            speaker=self.speaker[places],
-            sensors=self.sensors[places],
-            sample_rate=self.sample_rate[places],
-            duration=self.duration[places],
-            weight=self.weight[places],
-            bandwidth=self.bandwidth[places],
-        )
+        taken: dict[str, Any] = {name: _taken(getattr(self, name), places) for name in _ARRAYS}
+        return replace(self, **taken)
 
     def __len__(self) -> int:
         return len(self.duration)
@@ -82,6 +75,22 @@ class Columns:
         return np.array([sensor in each for each in self.sensor_sets], bool)[self.sensors]
 
 
+_ARRAYS = ("speaker", "sensors", "sample_rate", "duration", "weight", "bandwidth")
+
+
+def slim(column: NDArray[Any]) -> NDArray[Any]:
+    """Return a column that takes no memory if all its values are equal; such a one cannot be written to."""
+    if not len(column) or (not (column[0] == column).all() and not (column != column).all()):
+        return column
+    return np.broadcast_to(column[0].copy(), len(column))
+
+
+def _taken(column: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:
+    if column.strides == (0,):
+        return np.broadcast_to(column[0], int(np.count_nonzero(places)) if places.dtype == bool else len(places))
+    return column[places]
+
+
 def joined(parts: Sequence[Columns], distinct: bool) -> Columns:
     """Return the columns of several parts, one after the other.
 
@@ -90,17 +99,11 @@ def joined(parts: Sequence[Columns], distinct: bool) -> Columns:
         distinct: whether no two rows of them have the same id.
     """
     speakers, sets = Codes(), Codes()
-    return Columns(
-        speaker=np.concatenate([_renumbered(part.speaker, part.speakers, speakers) for part in parts]),
-        speakers=tuple(speakers.numbers),
-        sensors=np.concatenate([_renumbered(part.sensors, part.sensor_sets, sets) for part in parts]),
-        sensor_sets=tuple(sets.numbers),
-        sample_rate=np.concatenate([part.sample_rate for part in parts]),
-        duration=np.concatenate([part.duration for part in parts]),
-        weight=np.concatenate([part.weight for part in parts]),
-        bandwidth=np.concatenate([part.bandwidth for part in parts]),
-        distinct=distinct,
-    )
+    arrays = {name: [getattr(part, name) for part in parts] for name in _ARRAYS}
+    arrays["speaker"] = [_renumbered(part.speaker, part.speakers, speakers) for part in parts]
+    arrays["sensors"] = [_renumbered(part.sensors, part.sensor_sets, sets) for part in parts]
+    together: dict[str, Any] = {name: slim(np.concatenate(own)) for name, own in arrays.items()}
+    return Columns(**together, speakers=tuple(speakers.numbers), sensor_sets=tuple(sets.numbers), distinct=distinct)
 
 
 def _renumbered(numbers: NDArray[np.int32], values: Sequence[Any], codes: Codes) -> NDArray[np.int32]:
@@ -121,7 +124,7 @@ class RowTable(Sequence[Row]):
     Args:
         source: makes them.
         columns: of the rows of this table.
-        places: of its rows in the source.
+        places: of its rows in the source; None: all of them.
         weights: of its rows, if they are not those of the source.
     """
 
@@ -129,12 +132,12 @@ class RowTable(Sequence[Row]):
         self,
         source: RowSource,
         columns: Columns,
-        places: NDArray[Any],
+        places: NDArray[Any] | None = None,
         weights: NDArray[np.float64] | None = None,
     ) -> None:
         self.source = source
         self.columns = columns if weights is None else replace(columns, weight=weights)
-        self.places = places
+        self.places = np.arange(len(columns), dtype=np.int32) if places is None else places
         self.weights = weights
 
     def __len__(self) -> int:
@@ -164,6 +167,8 @@ class RowTable(Sequence[Row]):
 
     def at(self, places: NDArray[Any]) -> RowTable:
         """Return the table of some of its rows, by an array of their numbers or of a truth value for each row."""
+        if places.dtype == bool and places.all():
+            return self
         weights = None if self.weights is None else self.weights[places]
         return RowTable(self.source, self.columns.at(places), self.places[places], weights)
 

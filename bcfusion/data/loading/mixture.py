@@ -99,7 +99,7 @@ class Mixture:
             parts[name] = rows
         columns = [columns_of(rows) for rows in parts.values()]
         together = joined(columns, distinct=all(each.distinct for each in columns))
-        return RowTable(_Parts(parts), together, np.arange(len(together)))
+        return RowTable(_Parts(parts), together)
 
     def weighted(self, rows: Sequence[Row], visits: Callable[[Columns], NDArray[np.float64]]) -> Sequence[Row]:
         """Return training rows with the weights that give each part its share.

@@ -112,8 +112,7 @@ def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bo
             )
         message = "%s: %.3g of %d shards of %s are missing or damaged: %s"
         logger.warning(message, tars[0].parent, lost, total, split, some)
-    columns = ShardColumns.together([shard.columns() for shard in shards]).columns
-    return RowTable(_Shards(shards), columns, np.arange(len(columns)))
+    return RowTable(_Shards(shards), ShardColumns.together([shard.columns() for shard in shards]).columns)
 
 
 class _Shards:
