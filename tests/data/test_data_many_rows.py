@@ -93,7 +93,12 @@ def test_rows_are_made_for_the_first_batch_only_and_each_file_is_looked_at_once(
     looked = counted(monkeypatch, headers, "header")
     read: list[Path] = []
     whole = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or whole(path))
+
+    def reading(path: Path) -> bytes:
+        read.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
     path = manifest(sounds, count)
     module = data(ManifestCorpus(str(path)))
     module.setup("fit")
@@ -125,12 +130,12 @@ def test_a_row_takes_the_memory_of_its_text_and_no_object(sounds: Path, tmp_path
         return sum(block.size for block in blocks), len(blocks)
 
     few, many = (100, 700) if kind == "shards" else (500, 2500)
-    kept(corpus(few))  # modules that are imported on the way
+    kept(corpus(many))  # imports modules, and leaves Python with the free blocks that it keeps for the next objects
     (first, fewer), (second, more) = kept(corpus(few)), kept(corpus(many))
     text = 330 if kind == "shards" else 105  # bytes of a line
     parts = 2 if kind == "mixture" else 1
     assert (second - first) / (many - few) < parts * (text + 90)
-    assert more - fewer < 0.5 * (many - few)  # Python itself keeps a few hundred blocks for the next objects
+    assert more - fewer < 0.5 * (many - few)
 
 
 # ---------------------------------------------------------------- the same as line by line

@@ -90,10 +90,12 @@ class Shard:
             ShardError: a row has unknown fields, or lacks some.
         """
         entries = self.entries
-        kinds = entries.kinds if isinstance(entries, _Indexed) else _kinds(entries)
+        kinds = entries.kinds if isinstance(entries, _Indexed) else _kinds(entry.row for entry in entries)
         for row in kinds.values():
             row_of(row, {})
-        return entries.columns if isinstance(entries, _Indexed) else ShardColumns.of(entries)
+        if isinstance(entries, _Indexed):
+            return entries.columns
+        return ShardColumns.of([entry.row for entry in entries], [entry.files for entry in entries])
 
 
 class ShardColumns(NamedTuple):
@@ -103,23 +105,24 @@ class ShardColumns(NamedTuple):
     ids: NDArray[np.int64]
 
     @classmethod
-    def of(cls, entries: Sequence[Entry]) -> ShardColumns:
-        """Collect the columns of entries."""
-        rows, count = [entry.row for entry in entries], len(entries)
+    def of(cls, rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]) -> ShardColumns:
+        """Collect the columns of rows, as :func:`record` writes them, and of their files by sensor."""
+        count = len(rows)
         speakers, sets = Codes(), Codes()
+        sensors = sets.of(list(map(tuple, files)))
         bandwidth = [row.get("bandwidth") for row in rows]
         columns = Columns(
             speaker=speakers.of([row["speaker"] for row in rows]),
             speakers=tuple(speakers.numbers),
-            sensors=sets.of([frozenset(entry.files) for entry in entries]),
-            sensor_sets=tuple(sets.numbers),
-            sample_rate=np.fromiter((row["sample_rate"] for row in rows), np.int64, count),
-            duration=np.fromiter((row["duration"] for row in rows), np.float64, count),
-            weight=np.fromiter((row.get("weight", 1.0) for row in rows), np.float64, count),
+            sensors=sensors,
+            sensor_sets=tuple(map(frozenset, sets.numbers)),
+            sample_rate=np.array([row["sample_rate"] for row in rows], np.int64),
+            duration=np.array([row["duration"] for row in rows], np.float64),
+            weight=np.array([row.get("weight", 1.0) for row in rows], np.float64),
             bandwidth=np.array([math.nan if each is None else each for each in bandwidth], np.float64),
             distinct=False,  # not known
         )
-        return cls(columns, np.fromiter((hash(row["id"]) for row in rows), np.int64, count))
+        return cls(columns, np.fromiter(map(hash, [row["id"] for row in rows]), np.int64, count))
 
     @classmethod
     def together(cls, parts: Sequence[ShardColumns]) -> ShardColumns:
@@ -132,9 +135,9 @@ class ShardColumns(NamedTuple):
         return cls(joined([part.columns for part in parts], distinct=len(np.unique(ids)) == len(ids)), ids)
 
 
-def _kinds(entries: Iterable[Entry]) -> dict[tuple[str, ...], dict[str, Any]]:
+def _kinds(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
     """Return one row for each set of fields that rows have."""
-    return {tuple(entry.row): entry.row for entry in entries}
+    return {tuple(row): row for row in rows}
 
 
 class _Indexed(Sequence[Entry]):
@@ -151,12 +154,15 @@ class _Indexed(Sequence[Entry]):
 
     def __init__(self, data: bytes, begin: int) -> None:
         self.kinds: dict[tuple[str, ...], dict[str, Any]] = {}
-        starts, parts = [np.zeros(0, np.int64)], [ShardColumns.of([])]
+        starts, parts = [np.zeros(0, np.int64)], [ShardColumns.of([], [])]
         for first, texts in text_blocks(data, begin):
-            entries = list(map(_entry, parsed(texts)))
-            self.kinds |= _kinds(entries)
+            lines = parsed(texts)
+            rows, files = [line["row"] for line in lines], [line["files"] for line in lines]
+            if any(len(place) != 2 for each in files for place in each.values()):
+                raise ValueError("a file has no place in the shard")
+            self.kinds |= _kinds(rows)
             starts.append(first)
-            parts.append(ShardColumns.of(entries))
+            parts.append(ShardColumns.of(rows, files))
         self._lines = Lines(data, np.concatenate(starts))
         self.columns = ShardColumns.together(parts)
 
