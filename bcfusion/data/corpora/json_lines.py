@@ -38,8 +38,8 @@ class Lines:
         return record
 
 
-def text_blocks(data: bytes, begin: int = 0) -> Iterator[tuple[NDArray[np.int64], list[str]]]:
-    """Yield where lines begin in UTF-8 text, and the lines, some tens of kilobytes at a time.
+def text_blocks(data: bytes, begin: int = 0) -> Iterator[tuple[str, list[str], NDArray[np.int64]]]:
+    """Yield some tens of kilobytes of UTF-8 text at a time: as a whole, its lines, and where these begin in the data.
 
     Args:
         data: the text.
@@ -56,7 +56,7 @@ def text_blocks(data: bytes, begin: int = 0) -> Iterator[tuple[NDArray[np.int64]
             texts.pop()
         lengths = map(len, texts) if text.isascii() else (len(line.encode()) for line in texts)
         sizes = np.fromiter(lengths, np.int64, len(texts)) + 1
-        yield begin + np.cumsum(sizes) - sizes, texts
+        yield text, texts, begin + np.cumsum(sizes) - sizes
         begin = end
 
 

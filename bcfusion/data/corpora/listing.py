@@ -15,7 +15,7 @@ from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, past_the_end, read_headers, usable_duration, wrong_channels
 from bcfusion.data.corpora.manifest import listed, read_manifest
 from bcfusion.data.corpora.manifest_columns import Entries, LineEntries
-from bcfusion.data.corpora.table import Columns, RowTable, slim
+from bcfusion.data.corpora.table import Codes, Columns, RowTable, present, slim
 from bcfusion.errors import DataError
 from bcfusion.files import on_disk
 from bcfusion.requirements import require, within
@@ -86,8 +86,9 @@ class ManifestCorpus:
 
     def _warn_of_shared_speakers(self, entries: Entries, usable: NDArray[np.bool_]) -> None:
         splits: dict[str, set[str]] = {}
-        pairs = np.unique(entries.speaker[usable].astype(np.int64) * len(SPLITS) + entries.split[usable])
-        for speaker, split in (divmod(int(pair), len(SPLITS)) for pair in pairs):
+        pairs = entries.speaker[usable].astype(np.int64) * len(SPLITS) + entries.split[usable]
+        for pair in present(pairs, len(entries.speakers) * len(SPLITS)):
+            speaker, split = divmod(pair, len(SPLITS))
             if entries.speakers[speaker] != UNKNOWN_SPEAKER:
                 splits.setdefault(entries.speakers[speaker], set()).add(SPLITS[split])
         shared = sorted(speaker for speaker, found in splits.items() if len(found) > 1)
@@ -140,11 +141,11 @@ class _Facts:
         self._left = end - entries.offset
         self._wanted = np.where(np.isnan(entries.duration), self._left, entries.duration)
         self.duration = slim(np.minimum(self._wanted, self._left))
-        kinds, sensors = np.unique(number, return_inverse=True)
-        self.sensors = slim(sensors.astype(np.int32))
+        kinds = Codes()
+        self.sensors = slim(kinds.of(number.tolist()))
         names = list(entries.files)
         self.sensor_sets = tuple(
-            frozenset(name for place, name in enumerate(names) if int(kind) >> place & 1) for kind in kinds
+            frozenset(name for place, name in enumerate(names) if kind >> place & 1) for kind in kinds.numbers
         )
 
     def of(self, sensor: str, facts: NDArray[np.int64]) -> NDArray[np.int64]:

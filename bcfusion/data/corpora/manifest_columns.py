@@ -154,6 +154,9 @@ def read_columns(source: Path, needed: str) -> Entries:
 
 def _distinct(hashes: NDArray[np.int64], name: Callable[[int], str]) -> bool:
     """Return whether no two names are equal, by their hashes; only names whose hashes are equal are made."""
+    ordered = np.sort(hashes)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return True
     order = np.argsort(hashes, kind="stable")
     same = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
     names: dict[int, set[str]] = defaultdict(set)
@@ -212,7 +215,7 @@ class _Reading:
         if b"\r" in data:  # no JSON text holds one, so it ends a line
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         starts = []
-        for first, texts in text_blocks(data):
+        for text, texts, first in text_blocks(data):
             try:
                 records = parsed(texts)
             except ValueError:  # an empty line, or a fault
@@ -224,7 +227,7 @@ class _Reading:
                     raise Misfit from error
             if set(map(type, records)) - {dict}:
                 raise Misfit
-            if any("null" in line for line in texts):  # means the same as no column
+            if "null" in text:  # means the same as no column
                 records = [{name: value for name, value in each.items() if value is not None} for each in records]
             self._add(records)
             starts.append(first)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bcfusion.contracts import Row
 
-__all__ = ["Codes", "Columns", "RowSource", "RowTable", "chosen", "columns_of", "joined", "slim"]
+__all__ = ["Codes", "Columns", "RowSource", "RowTable", "chosen", "columns_of", "joined", "present", "slim"]
 
 
 class Codes:
@@ -30,6 +30,14 @@ class Codes:
         for value in dict.fromkeys(values):
             self.numbers.setdefault(value, len(self.numbers))
         return np.fromiter(map(self.numbers.__getitem__, values), np.int32, len(values))
+
+
+def present(numbers: NDArray[Any], count: int) -> list[int]:
+    """Return which of the numbers below ``count`` occur, in order; without sorting them all."""
+    found = np.zeros(count, bool)
+    found[numbers] = True
+    places: list[int] = np.flatnonzero(found).tolist()
+    return places
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ class Columns:
 
     def speaker_names(self) -> list[str]:
         """Return the names of the speakers of these rows, sorted, ``unknown`` too."""
-        return sorted(self.speakers[number] for number in np.unique(self.speaker))
+        return sorted(self.speakers[number] for number in present(self.speaker, len(self.speakers)))
 
     def with_sensor(self, sensor: str) -> NDArray[np.bool_]:
         """Return which rows have a file of a sensor."""

@@ -155,7 +155,7 @@ class _Indexed(Sequence[Entry]):
     def __init__(self, data: bytes, begin: int) -> None:
         self.kinds: dict[tuple[str, ...], dict[str, Any]] = {}
         starts, parts = [np.zeros(0, np.int64)], [ShardColumns.of([], [])]
-        for first, texts in text_blocks(data, begin):
+        for _, texts, first in text_blocks(data, begin):
             lines = parsed(texts)
             rows, files = [line["row"] for line in lines], [line["files"] for line in lines]
             if any(len(place) != 2 for each in files for place in each.values()):

@@ -25,8 +25,8 @@ class ShardCorpus:
     """Utterances in the shards of a folder (see :mod:`bcfusion.data.loading.shards`).
 
     Every utterance is read from its place in its shard, so order, crops and resuming are the same as with single files.
-    The indices of a split are read at the first call of :meth:`rows`; a missing or outdated one is made again. A row
-    takes about a kilobyte of memory in each process, which allows a few million utterances; beyond that, stream shards.
+    The indices of a split are read at the first call of :meth:`rows`; a missing or outdated one is made again. They
+    are kept in memory, about 260 bytes for each utterance, which allows some ten million; beyond that, stream shards.
 
     Args:
         root: the folder.
