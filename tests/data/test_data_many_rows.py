@@ -22,7 +22,7 @@ from bcfusion.data.corpora.json_lines import parsed
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, file_columns
-from bcfusion.data.corpora.table import RowTable, columns_of
+from bcfusion.data.corpora.table import RowTable, columns_of, tabled
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.mixture import Mixture
 from bcfusion.data.loading.segments import TrainSegments
@@ -280,10 +280,11 @@ def tables(sounds: Path, tmp_path: Path) -> dict[str, Sequence[Row]]:
         "manifest": ManifestCorpus(str(path)).rows("train"),
         "mixture": mixture.weighted(mixture.rows("train"), lambda columns: np.ones(len(columns))),
         "shards": ShardCorpus(str(tmp_path / "shards")).rows("train"),
+        "list": tabled(list(ManifestCorpus(str(path)).rows("train"))),
     }
 
 
-@pytest.mark.parametrize("kind", ["manifest", "mixture", "shards"])
+@pytest.mark.parametrize("kind", ["manifest", "mixture", "shards", "list"])
 def test_a_table_is_a_sequence_of_its_rows_whose_columns_are_theirs(
     tables: dict[str, Sequence[Row]], kind: str
 ) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bcfusion.contracts import Row
 
-__all__ = ["Codes", "Columns", "RowSource", "RowTable", "chosen", "columns_of", "joined", "present", "slim"]
+__all__ = ["Codes", "Columns", "RowSource", "RowTable", "chosen", "columns_of", "joined", "present", "slim", "tabled"]
 
 
 class Codes:
@@ -197,6 +197,21 @@ def columns_of(rows: Sequence[Row]) -> Columns:
         bandwidth=np.array([math.nan if row.bandwidth is None else row.bandwidth for row in rows], np.float64),
         distinct=len({row.id for row in rows}) == len(rows),
     )
+
+
+class _Kept:
+    """Rows that exist already."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def row(self, place: int) -> Row:
+        return self.rows[place]
+
+
+def tabled(rows: Sequence[Row]) -> RowTable:
+    """Return rows as a table, so that their columns are collected once."""
+    return rows if isinstance(rows, RowTable) else RowTable(_Kept(rows), columns_of(rows))
 
 
 def chosen(rows: Sequence[Row], places: NDArray[Any]) -> Sequence[Row]:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import UNKNOWN_SPEAKER, Batch, Corpus, Row, Simulator
-from bcfusion.data.corpora.table import columns_of
+from bcfusion.data.corpora.table import columns_of, tabled
 from bcfusion.data.loading.aligned import probe, report
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import memory_rules
@@ -171,7 +171,7 @@ class SpeechDataModule(lightning.LightningDataModule):
             DataError: see the class.
         """
         if split not in self._rows:
-            rows = self.corpus.rows(split)
+            rows: Sequence[Row] = tabled(self.corpus.rows(split))
             if split == "train" and self.speakers is not None:
                 rows = spoken_by(self.speakers, rows, self._corpus_name)
             if split == "train" and self.min_bandwidth is not None:
