@@ -481,7 +481,7 @@ class Corpus(Protocol):
         ['valid/0', 'valid/1']
     """
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> Sequence[Row]:
         """Return the utterances of one of :data:`SPLITS`, always in the same order."""
         ...
 

@@ -187,10 +187,9 @@ def _speech(source: Path) -> list[Row]:
     else:
         corpus = ManifestCorpus(str(source), _ANY_SHARE)
         rows = corpus.rows("train") or [row for split in SPLITS for row in corpus.rows(split)]
-    air = [replace(row, paths={"air": row.paths["air"]}) for row in rows]
-    if not air:
+    if not rows:
         raise DataError(f"--speech {source}: no recordings")
-    return spread(air, MOST_SPEECH)
+    return [replace(row, paths={"air": row.paths["air"]}) for row in spread(rows, MOST_SPEECH)]
 
 
 if __name__ == "__main__":

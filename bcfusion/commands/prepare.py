@@ -236,7 +236,7 @@ def _table(rows: Sequence[Row]) -> str:
     lines = []
     for split in SPLITS:
         found = by_split.get(split, [])
-        speakers = speakers_text(found)
+        speakers = speakers_text({row.speaker for row in found})
         hours = sum(row.duration for row in found) / 3600
         rates = ", ".join(f"{rate} Hz" for rate in sorted({row.sample_rate for row in found}))
         lines.append(f"  {split:<6}{len(found):>9} files {speakers:>15} {hours:>10.2f} h   {rates}".rstrip())

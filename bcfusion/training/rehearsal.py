@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from omegaconf import DictConfig, OmegaConf
@@ -19,8 +20,9 @@ from bcfusion.configuration.compose import build
 from bcfusion.configuration.construction import buildable, refusal
 from bcfusion.configuration.later import later
 from bcfusion.configuration.values import at, resolved, without_refused
-from bcfusion.contracts import SPLITS, Batch, Row
+from bcfusion.contracts import SPLITS, Batch
 from bcfusion.data.corpora.made_once import MadeOnce
+from bcfusion.data.corpora.table import columns_of
 from bcfusion.data.loading.collate import collate
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.segments import EvalItems
@@ -295,8 +297,9 @@ def _try_validation(
 ) -> tuple[float, float]:
     """Enhance and score one utterance; return the seconds of a validation and of the closing evaluation."""
     rows = datamodule.rows("valid")
-    long_enough = [row for row in rows if row.duration >= TYPICAL_SECONDS]
-    row = min(long_enough or [max(rows, key=_duration)], key=_duration)
+    durations = columns_of(rows).duration
+    long_enough = np.where(durations >= TYPICAL_SECONDS, durations, np.inf)
+    row = rows[int(long_enough.argmin() if np.isfinite(long_enough).any() else durations.argmax())]
     item = collate([EvalItems([row], datamodule.reader)[0]])
     generator = module.best_generator
     if device.on_gpu(cfg.trainer.accelerator) and torch.cuda.is_available():
@@ -320,7 +323,3 @@ def _try_validation(
     if unscored:  # an untrained network gives noise or silence, which some metrics leave out
         rehearsal.facts["not scored"] = f"{skipped_cell(unscored)} ({row.id}, restored by the untrained network)"
     return validation, pace * datamodule.audio_seconds("test", cfg.trainer.max_test_items)
-
-
-def _duration(row: Row) -> float:
-    return row.duration

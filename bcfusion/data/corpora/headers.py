@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError, AudioInfo, UnreadableAudio
@@ -19,6 +20,7 @@ __all__ = [
     "first_few",
     "header",
     "one_take",
+    "past_the_end",
     "read_headers",
     "usable_duration",
     "warn_of_lengths",
@@ -26,6 +28,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+File = TypeVar("File", str, Path)
 
 NAMED = 3  #: problems that a message names; the others are a number
 #: Reading a header is waiting, not computing: with this many reads in progress a network disk is busy.
@@ -35,8 +39,8 @@ _ROUNDING_SECONDS = 0.05  # durations in manifests are rounded: one may exceed i
 
 
 def read_headers(
-    files: Iterable[Path], max_unreadable_share: float, where: str, mono: bool = True
-) -> dict[Path, AudioInfo]:
+    files: Iterable[File], max_unreadable_share: float, where: str, mono: bool = True
+) -> dict[File, AudioInfo]:
     """Read the headers of sound files with several threads.
 
     Args:
@@ -171,6 +175,16 @@ def wrong_channels(headers: Mapping[str, AudioInfo], channels: Mapping[str, int]
     return ""
 
 
+def past_the_end(left: Any, wanted: Any) -> Any:
+    """Return whether an utterance does not fit into its files; seconds, of one utterance or arrays of many.
+
+    Args:
+        left: from its offset to the end of the shortest file.
+        wanted: its own length.
+    """
+    return (left <= 0) | (wanted > left + _ROUNDING_SECONDS)
+
+
 def usable_duration(headers: Iterable[AudioInfo], offset: float, duration: float | None) -> tuple[float, str]:
     """Return how many seconds of an utterance its files hold, and what is wrong if that is too little.
 
@@ -185,7 +199,7 @@ def usable_duration(headers: Iterable[AudioInfo], offset: float, duration: float
     end = min(found.duration for found in headers)
     left = end - offset
     wanted = left if duration is None else duration
-    if left <= 0 or wanted > left + _ROUNDING_SECONDS:
+    if past_the_end(left, wanted):
         problem = f"{offset:g} s + {max(wanted, 0):g} s is past the end of the shortest file, at {end:.3f} s"
         return 0.0, problem
     return min(wanted, left), ""

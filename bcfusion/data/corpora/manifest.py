@@ -40,7 +40,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bcfusion.contracts import Row
-from bcfusion.data.corpora.manifest_line import ManifestEntry, entry_of, faults, file_columns, record_of
+from bcfusion.data.corpora.manifest_columns import Entries, Misfit, csv_table, read_columns
+from bcfusion.data.corpora.manifest_line import entry_of, faults, file_columns, record_of
 from bcfusion.errors import DataError
 from bcfusion.files import NamesOnDisk, appearing, normal_name, on_disk
 from bcfusion.nearest import nearest_path
@@ -49,19 +50,29 @@ SUFFIXES = (".jsonl", ".csv")
 _PROBLEMS_SHOWN = 10
 
 
-def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[ManifestEntry]:
+def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> Entries:
     """Read and check a manifest; whether the sound files exist is not checked.
 
     Args:
         path: the manifest.
         needed: the column whose file every line must have: ``air``, or ``noise`` or ``rir`` for corpora without speech.
 
+    Returns:
+        The lines, as columns; an entry is made when it is asked for.
+
     Raises:
         DataError: the manifest is missing, of another kind, or empty; or its lines have problems: all are reported at
             once, each with its line number, ten in full and the rest as a number.
     """
     source = _manifest_path(path)
-    entries: list[ManifestEntry] = []
+    try:
+        return read_columns(source, needed)
+    except (OSError, Misfit) as error:
+        raise _refusal(source, needed) from (error if isinstance(error, OSError) else None)
+
+
+def _refusal(source: Path, needed: str) -> DataError:
+    """Return what is wrong with a manifest that cannot be used."""
     problems: list[str] = []
     line_of: dict[str, int] = {}
     columns: dict[str, None] = {}
@@ -72,29 +83,26 @@ def read_manifest(path: str | os.PathLike[str], needed: str = "air") -> list[Man
         for line, record in _read_lines(source):
             found = [record] if isinstance(record, str) else faults(record, needed, files)
             if not found and not isinstance(record, str):
-                entry = entry_of(record, source.parent, needed, files, names)
-                if not entry.id:
+                name = entry_of(record, source.parent, needed, files, names).id
+                if not name:
                     found = [f"id: missing, and the absolute path of {needed} is no name: give the line an id"]
-                elif entry.id in line_of:
-                    found = [f"id: {entry.id!r} is also the id of line {line_of[entry.id]}"]
+                elif name in line_of:
+                    found = [f"id: {name!r} is also the id of line {line_of[name]}"]
                 else:
-                    line_of[entry.id] = line
-                    entries.append(entry)
+                    line_of[name] = line
             problems.extend(f"line {line}: {problem}" for problem in found)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read manifest {source.absolute()}: {_reason(error)}") from error
+        return DataError(f"cannot read manifest {source.absolute()}: {_reason(error)}")
     absent = [] if "paths" in columns else [name for name in (needed, "split") if name not in columns]
     if absent and columns:  # reported once, not for each of a million lines
         separated = "; cells are separated by commas" if len(columns) == 1 and source.suffix == ".csv" else ""
-        raise DataError(
+        return DataError(
             f"manifest {source} has no column {' and no column '.join(map(repr, absent))}; its columns: "
             f"{', '.join(map(repr, columns))}{separated}"
         )
     if problems:
-        raise DataError(listed(source, problems))
-    if not entries:
-        raise DataError(f"manifest {source} holds no utterance: each is a line with {needed} and split")
-    return entries
+        return DataError(listed(source, problems))
+    return DataError(f"manifest {source} holds no utterance: each is a line with {needed} and split")
 
 
 def _read_lines(source: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -163,19 +171,6 @@ def _manifest_path(path: str | os.PathLike[str]) -> Path:
     if manifest.suffix not in SUFFIXES:
         raise DataError(f"{manifest}: a manifest ends in {' or '.join(SUFFIXES)}")
     return manifest
-
-
-def csv_table(text: Iterable[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Return the names of the columns, and the number and cells of each line that has any.
-
-    Spreadsheets write empty lines, and empty cells after the last column: an empty name is a column without one.
-    """
-    table = csv.reader(text)
-    header = [name.strip() for name in next(table, [])]
-    while header and not header[-1]:
-        header.pop()
-    filled = ((table.line_num, [cell if cell.strip() else "" for cell in cells]) for cells in table)
-    return header, ((line, cells) for line, cells in filled if any(cells))
 
 
 def _json_line(record: Mapping[str, Any]) -> str:

@@ -15,24 +15,42 @@ from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.errors import DataError
 from bcfusion.files import NamesOnDisk, normal_name
 
-__all__ = ["ManifestEntry", "entry_of", "faults", "file_columns", "number_of", "record_of"]
+__all__ = [
+    "CHANNEL",
+    "KNOWN",
+    "NUMBERS",
+    "TEXTS",
+    "ManifestEntry",
+    "derived_id",
+    "entry_of",
+    "faults",
+    "file_columns",
+    "is_sound",
+    "number_of",
+    "path_of",
+    "record_of",
+]
 
 _LOUDEST_DB = 120.0  # a larger gain is a factor or a typing error, not decibels
 _LARGEST_WEIGHT = 1000.0
-# Columns of numbers: which ones each takes, and what is wrong with the others.
-_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+#: Columns of numbers: which ones each takes, of one number or of an array, and what is wrong with the others.
+NUMBERS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
     "offset": (lambda seconds: seconds >= 0, "s is negative"),
     "duration": (lambda seconds: seconds > 0, "s is not positive"),
-    "lag": (lambda _: True, ""),
-    "polarity": (lambda sign: sign in (-1, 1), "is neither 1 nor -1"),
+    "lag": (lambda seconds: seconds == seconds, ""),
+    "polarity": (lambda sign: abs(sign) == 1, "is neither 1 nor -1"),
     "gain": (lambda decibels: abs(decibels) <= _LOUDEST_DB, f"dB exceeds {_LOUDEST_DB:g} dB"),
-    "sample_rate": (lambda hertz: hertz >= 1 and hertz == int(hertz), "is not a positive whole number of Hz"),
+    "sample_rate": (lambda hertz: (hertz >= 1) & (hertz % 1 == 0), "is not a positive whole number of Hz"),
     "bandwidth": (lambda hertz: hertz >= 0, "Hz is negative"),
-    "weight": (lambda times: 0 < times <= _LARGEST_WEIGHT, f"is not above 0 and at most {_LARGEST_WEIGHT:g}"),
+    "weight": (
+        lambda times: (times > 0) & (times <= _LARGEST_WEIGHT),
+        f"is not above 0 and at most {_LARGEST_WEIGHT:g}",
+    ),
 }
-_KNOWN = ("id", "split", "speaker", "paths", *_NUMBERS)
-_TEXTS = ("text", "corpus", "session", "snr")  # never files, whatever they say
-_CHANNEL = "_channel"  # after a sensor's name: the column of its channel
+#: Columns that are neither files nor kept in ``Row.extra``.
+KNOWN = ("id", "split", "speaker", "paths", *NUMBERS)
+TEXTS = ("text", "corpus", "session", "snr")  #: never files, whatever they say
+CHANNEL = "_channel"  #: after a sensor's name: the column of its channel
 _MEANING = {"air": "clean speech", "noise": "noise", "rir": "room response"}
 
 
@@ -84,9 +102,9 @@ def file_columns(records: Iterable[Mapping[str, Any]], needed: str) -> frozenset
     filled: Counter[str] = Counter()
     for record in records:
         filled.update(record.keys())
-        sounds.update(column for column, value in record.items() if _is_sound(value))
+        sounds.update(column for column, value in record.items() if is_sound(value))
     named = {column for column, count in sounds.items() if 2 * count > filled[column]}
-    return frozenset(named.difference(_KNOWN, _TEXTS)) | {needed, "air", "body"}
+    return frozenset(named.difference(KNOWN, TEXTS)) | {needed, "air", "body"}
 
 
 def faults(record: Mapping[str, Any], needed: str, columns: Collection[str]) -> list[str]:
@@ -110,19 +128,19 @@ def faults(record: Mapping[str, Any], needed: str, columns: Collection[str]) -> 
         if needed not in given:
             found.append(f"{needed}: missing, the file of the {_MEANING.get(needed, needed)}")
         for sensor in sorted(set(columns) & record.keys() - {needed, "air", "body"}):
-            if not _is_sound(record[sensor]):
+            if not is_sound(record[sensor]):
                 found.append(f"{sensor}: {record[sensor]!r} is not the name of a sound file, as in the other lines")
         sensors = _sensor_files(record, columns)
         for sensor in sensors:
-            channel = record.get(sensor + _CHANNEL, 0)
+            channel = record.get(sensor + CHANNEL, 0)
             if (number := number_of(channel)) is None or number < 0 or number != int(number):
-                found.append(f"{sensor}{_CHANNEL}: {channel!r} is not the number of a channel: 0, 1, ...")
+                found.append(f"{sensor}{CHANNEL}: {channel!r} is not the number of a channel: 0, 1, ...")
     for name in ("id", "speaker"):
         if isinstance(record.get(name, ""), bool) or not isinstance(record.get(name, ""), (str, int, float)):
             found.append(f"{name}: {record[name]!r} is neither text nor a number")
     if record.get("split") not in SPLITS:
         found.append(f"split: {record.get('split')!r} is none of {', '.join(SPLITS)}")
-    for name, (fits, fault) in _NUMBERS.items():
+    for name, (fits, fault) in NUMBERS.items():
         if name in record:
             number = number_of(record[name])
             if number is None:
@@ -148,16 +166,13 @@ def entry_of(
         An entry whose ``id`` is empty if the line gives none and the path of ``needed`` is absolute.
     """
     written = _sensor_files(record, columns)
-    channel_columns = {sensor: sensor + _CHANNEL for sensor in written if sensor + _CHANNEL in record}
-    number = {name: float(record[name]) for name in _NUMBERS if name in record}
+    channel_columns = {sensor: sensor + CHANNEL for sensor in written if sensor + CHANNEL in record}
+    number = {name: float(record[name]) for name in NUMBERS if name in record}
     offset = number.get("offset", 0.0)
     identity = normal_name(str(record.get("id", "")))
-    main = PurePath(written[needed])
-    if not identity and not main.is_absolute():
-        identity = normal_name(main.with_suffix("").as_posix()) + (f"@{offset:g}" if offset else "")
     return ManifestEntry(
-        id=identity,
-        paths={sensor: names.find(os.fspath(folder / os.path.expanduser(file))) for sensor, file in written.items()},
+        id=identity or derived_id(written[needed], offset),
+        paths={sensor: path_of(file, folder, names) for sensor, file in written.items()},
         speaker=normal_name(str(record.get("speaker", UNKNOWN_SPEAKER))),
         split=record["split"],
         sample_rate=int(number["sample_rate"]) if "sample_rate" in number else None,
@@ -168,13 +183,26 @@ def entry_of(
         extra={
             name: value
             for name, value in record.items()
-            if name not in _KNOWN and name not in written and name not in channel_columns.values()
+            if name not in KNOWN and name not in written and name not in channel_columns.values()
         },
         channels={sensor: int(float(record[column])) for sensor, column in channel_columns.items()},
         gain=number.get("gain", 0.0),
         bandwidth=number.get("bandwidth"),
         weight=number.get("weight", 1.0),
     )
+
+
+def derived_id(file: str, offset: float) -> str:
+    """Return the id of a line that gives none, by its main file and its offset in seconds; empty if it has none."""
+    main = PurePath(file)
+    if main.is_absolute():
+        return ""
+    return normal_name(main.with_suffix("").as_posix()) + (f"@{offset:g}" if offset else "")
+
+
+def path_of(file: str, folder: Path, names: NamesOnDisk) -> str:
+    """Return the path of a file that a manifest in ``folder`` names, as it is spelled on disk."""
+    return names.find(os.fspath(folder / os.path.expanduser(file)))
 
 
 def record_of(row: Row, folder: Path) -> dict[str, Any]:
@@ -193,7 +221,7 @@ def record_of(row: Row, folder: Path) -> dict[str, Any]:
         "split": row.split,
         "speaker": row.speaker,
         **files,
-        **{sensor + _CHANNEL: channel for sensor, channel in row.channels.items()},
+        **{sensor + CHANNEL: channel for sensor, channel in row.channels.items()},
         "offset": row.offset,
         "duration": row.duration,
         "lag": row.lag,
@@ -206,7 +234,7 @@ def record_of(row: Row, folder: Path) -> dict[str, Any]:
     if row.weight != 1.0:
         record["weight"] = row.weight
     for name, value in row.extra.items():
-        if name in record or name in _KNOWN or (name not in _TEXTS and _is_sound(value)):
+        if name in record or name in KNOWN or (name not in TEXTS and is_sound(value)):
             raise DataError(f"{row.id}: the extra column {name!r} = {value!r} would be read as something else")
         record[name] = value
     return record
@@ -218,12 +246,13 @@ def number_of(value: Any) -> float | None:
         return None
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
 
-def _is_sound(value: Any) -> bool:
+def is_sound(value: Any) -> bool:
+    """Return whether a value is the name of a sound file."""
     return isinstance(value, str) and value.strip().lower().endswith(EXTENSIONS)
 
 

@@ -22,11 +22,11 @@ def known_speakers(utterances: Iterable[Spoken]) -> set[str]:
     return {utterance.speaker for utterance in utterances} - {UNKNOWN_SPEAKER}
 
 
-def speakers_text(utterances: Collection[Spoken]) -> str:
+def speakers_text(speakers: Collection[str]) -> str:
     """Return how many speakers there are: ``2 speakers``, ``1 speaker + unknown``, ``unknown speakers``."""
-    names = known_speakers(utterances)
+    names = set(speakers) - {UNKNOWN_SPEAKER}
     count = f"{len(names)} speaker{'s' * (len(names) != 1)}"
-    if all(utterance.speaker != UNKNOWN_SPEAKER for utterance in utterances):
+    if UNKNOWN_SPEAKER not in speakers:
         return count
     return f"{count} + unknown" if names else "unknown speakers"
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bcfusion.data.corpora.manifest import csv_table, read_manifest
+from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.corpora.manifest_columns import csv_table
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import Alignment
 from bcfusion.data.inspect.inspection import Inspected, Inspection

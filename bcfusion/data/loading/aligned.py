@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bcfusion.contracts import Corpus, Row
+from bcfusion.data.corpora.table import chosen, columns_of
 from bcfusion.data.inspect.alignment import MAX_LAG, SAME, Alignment, alignment
 from bcfusion.data.inspect.certainty import all_believed, summary
 from bcfusion.data.inspect.criteria import LAG_WARNING
@@ -60,19 +61,20 @@ def probe(rows: Sequence[Row], split: str, reader: SensorReader) -> Probe:
         split: its name.
         reader: of the task.
     """
-    pairs = [row for row in rows if BODY in row.paths and AIR in row.paths]
+    columns = columns_of(rows)
+    pairs = chosen(rows, columns.with_sensor(BODY) & columns.with_sensor(AIR))
     rate = reader.sample_rate
     bare = SensorReader((BODY,), {}, rate, reader.resample)
-    rows, found = [], []
+    measured, found = [], []
     for row in spread(pairs, FILES):
         try:
             item = bare.read(row, 0, min(bare.total(row), round(_SECONDS * rate)), ("probe",), training=False)
         except AudioError:
             continue  # whoever reads it next reports it
         rest = alignment(item["inputs"][0].numpy(), item["target"][0].numpy(), rate)
-        rows.append(row)
+        measured.append(row)
         found.append(_as_recorded(rest, row, rate))
-    return Probe(split, len(pairs), rows, all_believed(rows, found))
+    return Probe(split, len(pairs), measured, all_believed(measured, found))
 
 
 def _as_recorded(rest: Alignment, row: Row, rate: int) -> Alignment:

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from bcfusion.configuration.keys import key_rules
-from bcfusion.contracts import Batch, Corpus, Row, Simulator
-from bcfusion.data.corpora.speakers import known_speakers
+from bcfusion.contracts import UNKNOWN_SPEAKER, Batch, Corpus, Row, Simulator
+from bcfusion.data.corpora.table import columns_of, tabled
 from bcfusion.data.loading.aligned import probe, report
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import memory_rules
@@ -24,6 +24,7 @@ from bcfusion.data.loading.rows import (
     check_rows,
     rates_of,
     require_rows,
+    seconds_of,
     spoken_by,
     spread,
     warn_of_lower_rates,
@@ -135,7 +136,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.augmentation = augmentation
         self.min_bandwidth = min_bandwidth
         self.speakers = None if speakers is None else [str(name) for name in speakers]
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, Sequence[Row]] = {}
         self._probed: set[str] = set()  # splits whose lag and polarity of body were measured
         self._train_loader: TrainLoader | None = None
         self._told_of_rates = False
@@ -161,16 +162,16 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def train_speakers(self) -> set[str] | None:
         """Return the speakers that are trained on, of whom none may be known; None if the utterances are not listed."""
-        return known_speakers(self.rows("train"))
+        return set(columns_of(self.rows("train")).speaker_names()) - {UNKNOWN_SPEAKER}
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> Sequence[Row]:
         """Return the checked rows of a split, of all ranks; may be empty.
 
         Raises:
             DataError: see the class.
         """
         if split not in self._rows:
-            rows = self.corpus.rows(split)
+            rows: Sequence[Row] = tabled(self.corpus.rows(split))
             if split == "train" and self.speakers is not None:
                 rows = spoken_by(self.speakers, rows, self._corpus_name)
             if split == "train" and self.min_bandwidth is not None:
@@ -188,7 +189,7 @@ class SpeechDataModule(lightning.LightningDataModule):
 
     def audio_seconds(self, split: str, limit: int | None = None) -> float:
         """Return the seconds of audio in at most ``limit`` rows of a split; ``test`` stands for :attr:`test_split`."""
-        return sum(row.duration for row in spread(self.rows(self.test_split if split == "test" else split), limit))
+        return seconds_of(spread(self.rows(self.test_split if split == "test" else split), limit))
 
     def closing_items(self, limit: int | None = None) -> int:
         """Return how many utterances of :attr:`test_split` are evaluated if there are at most ``limit``."""
@@ -312,7 +313,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         """Return the rank and the number of ranks."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _filled(self, split: str) -> list[Row]:
+    def _filled(self, split: str) -> Sequence[Row]:
         rows = self.rows(split)
         require_rows(rows, split, self.corpus)
         return rows

@@ -6,10 +6,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bcfusion.contracts import SPLITS, Corpus, Row
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.manifest import SUFFIXES
+from bcfusion.data.corpora.table import Columns, RowTable, columns_of, joined
 from bcfusion.data.loading.shards import URL, open_shards
 from bcfusion.errors import DataError
 from bcfusion.files import on_disk
@@ -77,14 +81,14 @@ class Mixture:
         self.evaluated = tuple(present if evaluate_on is None else evaluate_on)
         self.path = ", ".join(str(part) if isinstance(part, str) else name for name, part in present.items())
 
-    def rows(self, split: str) -> list[Row]:
-        """Return the utterances of a split, part after part.
+    def rows(self, split: str) -> RowTable:
+        """Return the utterances of a split, part after part; each is made when it is asked for.
 
         Raises:
             DataError: a part raises it, or has nothing to train on.
         """
         names = self.evaluated if split != "train" else [name for name, share in self.shares.items() if share != 0]
-        made: list[Row] = []
+        parts: dict[str, Sequence[Row]] = {}
         for name in names:
             rows = self.parts[name].rows(split)
             if split == "train" and not rows:
@@ -92,22 +96,24 @@ class Mixture:
                     f"data.parts.{name}: no utterances for the split 'train'; with data.shares.{name}=0 it is only "
                     "evaluated on"
                 )
-            made += [replace(row, id=f"{name}/{row.id}", extra={"corpus": name, **row.extra}) for row in rows]
-        return made
+            parts[name] = rows
+        columns = [columns_of(rows) for rows in parts.values()]
+        together = joined(columns, distinct=all(each.distinct for each in columns))
+        return RowTable(_Parts(parts), together)
 
-    def weighted(self, rows: Sequence[Row], visits: Callable[[Row], float]) -> list[Row]:
+    def weighted(self, rows: Sequence[Row], visits: Callable[[Columns], NDArray[np.float64]]) -> Sequence[Row]:
         """Return training rows with the weights that give each part its share.
 
         Args:
             rows: those that are trained on.
-            visits: how often an epoch visits a row of weight 1.
+            visits: how often an epoch visits each row, by their columns, if it has a weight of 1.
 
         Raises:
             DataError: none of them is of a part that has a share.
         """
-        amounts = {name: 0.0 for name, share in self.shares.items() if share != 0}
-        for row in rows:
-            amounts[_part(row)] += visits(row) * row.weight
+        names = [name for name, share in self.shares.items() if share != 0]
+        columns, part = columns_of(rows), _numbers(rows, names)
+        amounts = dict(zip(names, _sums(visits(columns) * columns.weight, part, len(names)), strict=True))
         if empty := [name for name, amount in amounts.items() if not amount]:
             raise DataError(
                 f"data.parts.{empty[0]}: no training utterance is left by data.speakers, data.min_bandwidth and "
@@ -120,12 +126,20 @@ class Mixture:
             for name, amount in amounts.items()
         }
         total = max(amount / wanted[name] for name, amount in amounts.items())
-        factors = {name: total * wanted[name] / amount for name, amount in amounts.items()}
-        return [replace(row, weight=row.weight * factors[_part(row)]) for row in rows]
+        factors = np.array([total * wanted[name] / amount for name, amount in amounts.items()])
+        weights = columns.weight * factors[part]
+        if isinstance(rows, RowTable):
+            return RowTable(rows.source, columns, rows.places, weights)
+        return [replace(row, weight=weight) for row, weight in zip(rows, weights.tolist(), strict=True)]
 
     def alignment_advice(self, lag: float | None, polarity: int | None) -> list[str]:
         """Return what to type so that body is read aligned with air, for each part with recordings of body."""
-        recorded = {_part(row) for split in SPLITS for row in self.rows(split) if "body" in row.paths}
+        recorded = set()
+        for split in SPLITS:
+            rows = self.rows(split)
+            with_body = rows.at(rows.columns.with_sensor("body"))
+            numbers = _numbers(with_body, list(self.parts))
+            recorded |= {name for number, name in enumerate(self.parts) if (numbers == number).any()}
         return [
             f"{name}: {way}"
             for name, part in self.parts.items()
@@ -134,8 +148,32 @@ class Mixture:
         ]
 
 
-def _part(row: Row) -> str:
-    return row.id.partition("/")[0]
+class _Parts:
+    """Makes the rows of a mixture from those of its parts."""
+
+    def __init__(self, parts: Mapping[str, Sequence[Row]]) -> None:
+        self.names = list(parts)
+        self.parts = list(parts.values())
+        self.ends = np.cumsum([len(rows) for rows in self.parts])
+
+    def row(self, place: int) -> Row:
+        number = int(np.searchsorted(self.ends, place, side="right"))
+        name, rows = self.names[number], self.parts[number]
+        row = rows[place - int(self.ends[number])]  # counted from its end
+        return replace(row, id=f"{name}/{row.id}", extra={"corpus": name, **row.extra})
+
+
+def _numbers(rows: Sequence[Row], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return for each row of a mixture the number of its part in ``names``."""
+    if isinstance(rows, RowTable) and isinstance(rows.source, _Parts):
+        own = np.searchsorted(rows.source.ends, rows.places, side="right")
+        return np.array([names.index(name) for name in rows.source.names], np.int64)[own]
+    return np.array([names.index(row.id.partition("/")[0]) for row in rows], np.int64)
+
+
+def _sums(values: NDArray[np.float64], part: NDArray[np.int64], parts: int) -> list[float]:
+    """Return the sum of the values of each part."""
+    return [float(number) for number in np.bincount(part, weights=values, minlength=parts)]
 
 
 def _shares_fit(given: Mapping[str, float], without: Sequence[str]) -> list[str]:

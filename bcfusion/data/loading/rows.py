@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from bcfusion.contracts import Corpus, Row
 from bcfusion.data.corpora.speakers import speakers_text
+from bcfusion.data.corpora.table import chosen, columns_of
 from bcfusion.data.loading.reader import AIR, SensorReader
 from bcfusion.errors import DataError
 
@@ -16,7 +18,7 @@ logger = logging.getLogger(__name__)
 _SHOWN = 8  # names of speakers in a message
 
 
-def spoken_by(speakers: Sequence[str], rows: Sequence[Row], corpus: str) -> list[Row]:
+def spoken_by(speakers: Sequence[str], rows: Sequence[Row], corpus: str) -> Sequence[Row]:
     """Return the training rows of some speakers.
 
     Args:
@@ -27,14 +29,15 @@ def spoken_by(speakers: Sequence[str], rows: Sequence[Row], corpus: str) -> list
     Raises:
         DataError: a speaker is not in the corpus.
     """
-    known = sorted({row.speaker for row in rows})
+    columns = columns_of(rows)
+    known = columns.speaker_names()
     unknown = [name for name in speakers if name not in known]
     if unknown:
         names = f"{', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''}" or "none"
         raise DataError(
             f"data.speakers: {', '.join(unknown)} not among the {len(known)} training speakers of {corpus}: {names}"
         )
-    return [row for row in rows if row.speaker in speakers]
+    return chosen(rows, np.isin(columns.speaker, [columns.speakers.index(name) for name in speakers]))
 
 
 def reaches(row: Row, min_bandwidth: float) -> bool:
@@ -42,7 +45,7 @@ def reaches(row: Row, min_bandwidth: float) -> bool:
     return row.bandwidth is None or row.bandwidth >= min_bandwidth
 
 
-def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[Row]:
+def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> Sequence[Row]:
     """Return the training rows that are not known to be narrower; a warning says how many are left out.
 
     Args:
@@ -53,8 +56,10 @@ def wide_enough(min_bandwidth: float, rows: Sequence[Row], corpus: str) -> list[
     Raises:
         DataError: none is left, or the bandwidth of none was measured.
     """
-    kept = [row for row in rows if reaches(row, min_bandwidth)]
-    unmeasured = sum(row.bandwidth is None for row in rows)
+    bandwidth = columns_of(rows).bandwidth
+    unknown = np.isnan(bandwidth)
+    kept = chosen(rows, unknown | (bandwidth >= min_bandwidth))
+    unmeasured = int(unknown.sum())
     if rows and unmeasured == len(rows):
         raise DataError(
             f"data.min_bandwidth: no training utterance of {corpus} has a measured bandwidth: give a manifest with the "
@@ -91,16 +96,22 @@ def require_rows(rows: Sequence[Row], split: str, corpus: Corpus) -> None:
         )
 
 
+def seconds_of(rows: Sequence[Row]) -> float:
+    """Return the duration of all rows together, in seconds."""
+    return float(sum(columns_of(rows).duration.tolist()))
+
+
 def amount(rows: Sequence[Row]) -> str:
     """Return how much there is in the rows of a split: files, speakers and duration."""
-    seconds = sum(row.duration for row in rows)
+    seconds = seconds_of(rows)
     duration = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-    return f"{len(rows)} file{'s' * (len(rows) != 1)}, {speakers_text(rows)}, {duration}"
+    return f"{len(rows)} file{'s' * (len(rows) != 1)}, {speakers_text(columns_of(rows).speaker_names())}, {duration}"
 
 
 def rates_of(rows: Sequence[Row]) -> str:
     """Return the sample rates of the rows' files for a message: ``16000 Hz``, or ``16000 Hz (8), 48000 Hz (2)``."""
-    counts = sorted(Counter(row.sample_rate for row in rows).items())
+    rates, numbers = np.unique(columns_of(rows).sample_rate, return_counts=True)
+    counts = list(zip(rates.tolist(), numbers.tolist(), strict=True))
     if len(counts) == 1:
         return f"{counts[0][0]} Hz"
     return ", ".join(f"{rate} Hz ({number})" for rate, number in counts) or "none"
@@ -114,9 +125,10 @@ def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bo
         split: its name, for the message.
         sample_rate: of the task, in Hz.
     """
-    lower = [row for row in rows if row.sample_rate < sample_rate]
+    rates = columns_of(rows).sample_rate
+    lower = chosen(rows, rates < sample_rate)
     if lower:
-        highest = max(row.sample_rate for row in lower)
+        highest = int(rates[rates < sample_rate].max())
         text = (
             f"sample_rate={sample_rate}: {len(lower)} of {len(rows)} {split} files have a lower sample rate, "
             f"{rates_of(lower)}: resampled, their targets are empty above {highest / 2:g} Hz, and so is what a network "
@@ -128,7 +140,7 @@ def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bo
 
 def warn_of_padding(rows: Sequence[Row], segment_seconds: float) -> None:
     """Warn if the training crops are more than twice as long as the longest file."""
-    longest = max(row.duration for row in rows)
+    longest = float(columns_of(rows).duration.max())
     if longest < 0.5 * segment_seconds:
         logger.warning(
             "data.segment_seconds=%g: the longest training file has %.3g s; the rest of each crop is padding",
@@ -150,24 +162,29 @@ def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: st
         DataError: a sensor is neither recorded nor simulated, there is no air, files have another rate while resampling
             is off, or two rows have one id.
     """
+    columns = columns_of(rows)
     known = {AIR, *reader.simulators}
     for sensor in reader.sensors:
-        without = [row.id for row in rows if sensor not in row.paths and sensor not in known]
-        if without:
+        without = np.flatnonzero(~columns.with_sensor(sensor))
+        if len(without) and sensor not in known:
             raise DataError(
                 f"sensor {sensor!r}: {corpus} has no recording of it for {len(without)} of {len(rows)} utterances of "
-                f"{split} (first: {without[0]}), and no degradation simulates it"
+                f"{split} (first: {rows[int(without[0])].id}), and no degradation simulates it"
             )
-    if without := [row.id for row in rows if AIR not in row.paths]:
-        raise DataError(f"{corpus} has no clean air-conducted file for {len(without)} rows (first: {without[0]})")
+    if len(without := np.flatnonzero(~columns.with_sensor(AIR))):
+        first = rows[int(without[0])].id
+        raise DataError(f"{corpus} has no clean air-conducted file for {len(without)} rows (first: {first})")
     if not reader.resample:
-        other = [row for row in rows if row.sample_rate != reader.sample_rate]
-        if other:
+        other = np.flatnonzero(columns.sample_rate != reader.sample_rate)
+        if len(other):
+            row = rows[int(other[0])]
             raise DataError(
-                f"{other[0].paths[AIR]} has {other[0].sample_rate} Hz, the task {reader.sample_rate} Hz "
+                f"{row.paths[AIR]} has {row.sample_rate} Hz, the task {reader.sample_rate} Hz "
                 f"({len(other)} of {len(rows)} files of {split}), and resampling is off: set data.resample=true or "
                 "convert them"
             )
+    if columns.distinct:
+        return
     seen: dict[str, Row] = {}
     for row in rows:
         if row.id in seen:
@@ -177,8 +194,8 @@ def check_rows(rows: Sequence[Row], split: str, reader: SensorReader, corpus: st
         seen[row.id] = row
 
 
-def spread(rows: list[Row], limit: int | None) -> list[Row]:
+def spread(rows: Sequence[Row], limit: int | None) -> Sequence[Row]:
     """Return at most ``limit`` rows, evenly spread, since neighbours are often of one speaker."""
     if limit is None or limit >= len(rows):
         return rows
-    return [rows[position * len(rows) // limit] for position in range(limit)]
+    return chosen(rows, np.arange(limit, dtype=np.int64) * len(rows) // limit)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
 
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Row
+from bcfusion.data.corpora.table import Columns, RowTable, columns_of
 from bcfusion.data.loading.augmentation import Augmentation, Drawn, sped
 from bcfusion.data.loading.collate import Item
 from bcfusion.data.loading.reader import SensorReader
@@ -58,33 +59,27 @@ class TrainSegments(Dataset[Item]):
     ) -> None:
         if not rows:
             raise DataError("no utterances to train on")
-        self.rows = list(rows)
+        self.rows = rows if isinstance(rows, RowTable) else list(rows)
         self.reader = reader
         self.seed = seed
         self.sensor_dropout = sensor_dropout
         self.augmentation = augmentation
         self.segment_seconds = segment_seconds
         self.segment = max(1, round(segment_seconds * reader.sample_rate))
-        self._visits_up_to = list(accumulate(self._whole_visits()))
+        columns = columns_of(rows)
+        self._visits_up_to = np.cumsum(_whole_visits(natural_visits(columns, segment_seconds) * columns.weight))
 
     def __len__(self) -> int:
         """Return the items of an epoch: the visits to all rows."""
-        return self._visits_up_to[-1]
+        return int(self._visits_up_to[-1])
 
     def visits(self, row: Row) -> int:
         """Return how often an epoch visits a row alone, without the fractions of others."""
-        return max(1, round(natural_visits(row, self.segment_seconds) * row.weight))
-
-    def _whole_visits(self) -> Iterator[int]:
-        exact = 0.0
-        for row in self.rows:
-            before = round(exact)
-            exact += natural_visits(row, self.segment_seconds) * row.weight
-            yield max(1, round(exact) - before)
+        return max(1, round(float(natural_visits(row, self.segment_seconds)) * row.weight))
 
     def row_of(self, index: int) -> int:
         """Return the row of which item ``index`` of an epoch is a crop."""
-        return bisect_right(self._visits_up_to, index)
+        return int(np.searchsorted(self._visits_up_to, index, side="right"))
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         epoch, index = key
@@ -149,9 +144,15 @@ class TrainSegments(Dataset[Item]):
                 inputs[int(torch.randint(sensors, (1,), generator=generator))] = 0
 
 
-def natural_visits(row: Row, segment_seconds: float) -> int:
-    """Return how often an epoch visits a row of weight 1."""
-    return max(1, round(row.duration / segment_seconds))
+def natural_visits(rows: Row | Columns, segment_seconds: float) -> NDArray[np.float64]:
+    """Return how often an epoch visits a row of weight 1, or each of many rows."""
+    return np.maximum(1.0, np.rint(rows.duration / segment_seconds))
+
+
+def _whole_visits(visits: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return whole visits to each row, at least one, for visits whose fractions add up from row to row."""
+    whole = np.rint(np.cumsum(visits)).astype(np.int64)
+    return np.maximum(1, np.diff(whole, prepend=0))
 
 
 class EvalItems(Dataset[Item]):
@@ -163,7 +164,7 @@ class EvalItems(Dataset[Item]):
     """
 
     def __init__(self, rows: Sequence[Row], reader: SensorReader) -> None:
-        self.rows = list(rows)
+        self.rows = rows if isinstance(rows, RowTable) else list(rows)
         self.reader = reader
 
     def __len__(self) -> int:

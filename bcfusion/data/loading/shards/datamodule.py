@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,7 +38,7 @@ class StreamedDataModule(SpeechDataModule):
     _first: list[Row] | None = None
     _rows_of_a_shard: int
 
-    def _filled(self, split: str) -> list[Row]:
+    def _filled(self, split: str) -> Sequence[Row]:
         if split != "train":
             return super()._filled(split)
         if self.max_train_items is not None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bcfusion import audio
 from bcfusion.contracts import Row
+from bcfusion.data.corpora.json_lines import Lines, parsed, text_blocks
+from bcfusion.data.corpora.table import Codes, Columns, joined
 from bcfusion.errors import DataError
 from bcfusion.files import appearing
 
@@ -68,14 +74,115 @@ class Shard:
 
     tar: Path
     header: Header
-    entries: list[Entry]
+    entries: Sequence[Entry]
     problem: str | None = None
 
-    def rows(self) -> Iterator[Row]:
-        """Yield the utterances as rows of a corpus, whose paths are parts of the shard."""
+    def row(self, place: int) -> Row:
+        """Return an utterance as a row of a corpus, whose paths are parts of the shard."""
         archive = os.fspath(self.tar)
-        for entry in self.entries:
-            yield row_of(entry.row, {name: audio.part(archive, *place) for name, place in entry.files.items()})
+        row, files = self.entries[place]
+        return row_of(row, {name: audio.part(archive, *where) for name, where in files.items()})
+
+    def columns(self) -> ShardColumns:
+        """Return the columns of its utterances.
+
+        Raises:
+            ShardError: a row has unknown fields, or lacks some.
+        """
+        entries = self.entries
+        kinds = entries.kinds if isinstance(entries, _Indexed) else _kinds(entry.row for entry in entries)
+        for row in kinds.values():
+            row_of(row, {})
+        if isinstance(entries, _Indexed):
+            return entries.columns
+        return ShardColumns.of([entry.row for entry in entries], [entry.files for entry in entries])
+
+
+class ShardColumns(NamedTuple):
+    """What checks and samplers need of the utterances of a shard, and the hash of the id of each."""
+
+    columns: Columns
+    ids: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]], files: Sequence[Mapping[str, Any]]) -> ShardColumns:
+        """Collect the columns of rows, as :func:`record` writes them, and of their files by sensor."""
+        count = len(rows)
+        speakers, sets = Codes(), Codes()
+        sensors = sets.of(list(map(tuple, files)))
+        bandwidth = [row.get("bandwidth") for row in rows]
+        columns = Columns(
+            speaker=speakers.of([row["speaker"] for row in rows]),
+            speakers=tuple(speakers.numbers),
+            sensors=sensors,
+            sensor_sets=tuple(map(frozenset, sets.numbers)),
+            sample_rate=np.array([row["sample_rate"] for row in rows], np.int64),
+            duration=np.array([row["duration"] for row in rows], np.float64),
+            weight=np.array([row.get("weight", 1.0) for row in rows], np.float64),
+            bandwidth=np.array([math.nan if each is None else each for each in bandwidth], np.float64),
+            distinct=False,  # not known
+        )
+        return cls(columns, np.fromiter(map(hash, [row["id"] for row in rows]), np.int64, count))
+
+    @classmethod
+    def together(cls, parts: Sequence[ShardColumns]) -> ShardColumns:
+        """Return the columns of several parts, one after the other.
+
+        Args:
+            parts: at least one.
+        """
+        ids = np.concatenate([part.ids for part in parts])
+        return cls(joined([part.columns for part in parts], distinct=len(np.unique(ids)) == len(ids)), ids)
+
+
+def _kinds(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return one row for each set of fields that rows have."""
+    return {tuple(row): row for row in rows}
+
+
+class _Indexed(Sequence[Entry]):
+    """The entries of an index, as columns; an entry is made when it is asked for.
+
+    Args:
+        data: the index.
+        begin: where its first entry begins.
+
+    Attributes:
+        columns: of the entries.
+        kinds: one row for each set of fields that rows have.
+    """
+
+    def __init__(self, data: bytes, begin: int) -> None:
+        self.kinds: dict[tuple[str, ...], dict[str, Any]] = {}
+        starts, parts = [np.zeros(0, np.int64)], [ShardColumns.of([], [])]
+        for _, texts, first in text_blocks(data, begin):
+            lines = parsed(texts)
+            rows, files = [line["row"] for line in lines], [line["files"] for line in lines]
+            if any(len(place) != 2 for each in files for place in each.values()):
+                raise ValueError("a file has no place in the shard")
+            self.kinds |= _kinds(rows)
+            starts.append(first)
+            parts.append(ShardColumns.of(rows, files))
+        self._lines = Lines(data, np.concatenate(starts))
+        self.columns = ShardColumns.together(parts)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return _entry(self._lines.record(index))
+
+
+def _entry(line: Mapping[str, Any]) -> Entry:
+    return Entry(line["row"], {name: (place[0], place[1]) for name, place in line["files"].items()})
 
 
 def record(row: Row) -> dict[str, Any]:
@@ -191,19 +298,17 @@ def write(shard: Shard) -> None:
 def _read(path: Path, tar: Path, size: int) -> Shard | None:
     """Return what an index holds; None if it does not belong to this shard or is damaged."""
     try:
-        with path.open(encoding="utf-8") as text:
-            about = json.loads(next(text, "null"))
-            if not isinstance(about, dict) or about.get("version") != VERSION or about.get("bytes") != size:
+        data = path.read_bytes()
+        begin = data.find(b"\n") + 1
+        about = json.loads(data[:begin])
+        if not isinstance(about, dict) or about.get("version") != VERSION or about.get("bytes") != size:
+            return None
+        header = Header(*(about[name] for name in Header._fields))
+        with tar.open("rb") as archive:  # sizes of tars are rounded, so many shards have equal sizes
+            archive.seek(tarfile.BLOCKSIZE)
+            if _header(json.loads(archive.read(HEADER_BYTES)), tar) != header:
                 return None
-            header = Header(*(about[name] for name in Header._fields))
-            with tar.open("rb") as archive:  # sizes of tars are rounded, so many shards have equal sizes
-                archive.seek(tarfile.BLOCKSIZE)
-                if _header(json.loads(archive.read(HEADER_BYTES)), tar) != header:
-                    return None
-            entries = [
-                Entry(line["row"], {name: (place[0], place[1]) for name, place in line["files"].items()})
-                for line in map(json.loads, text)
-            ]
+        entries = _Indexed(data, begin)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ShardError):
         return None
     return Shard(tar, header, entries) if len(entries) == header.rows else None

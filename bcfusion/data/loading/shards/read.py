@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from bcfusion.contracts import Row
 from bcfusion.data.corpora.headers import NAMED, THREADS
-from bcfusion.data.loading.shards.index import Shard, ShardError, load
+from bcfusion.data.corpora.table import RowTable
+from bcfusion.data.loading.shards.index import Shard, ShardColumns, ShardError, load
 from bcfusion.errors import DataError
 from bcfusion.files import on_disk
 from bcfusion.nearest import nearest_path
@@ -21,8 +25,8 @@ class ShardCorpus:
     """Utterances in the shards of a folder (see :mod:`bcfusion.data.loading.shards`).
 
     Every utterance is read from its place in its shard, so order, crops and resuming are the same as with single files.
-    The indices of a split are read at the first call of :meth:`rows`; a missing or outdated one is made again. A row
-    takes about a kilobyte of memory in each process, which allows a few million utterances; beyond that, stream shards.
+    The indices of a split are read at the first call of :meth:`rows`; a missing or outdated one is made again. They
+    are kept in memory, about 260 bytes for each utterance, which allows some ten million; beyond that, stream shards.
 
     Args:
         root: the folder.
@@ -38,11 +42,11 @@ class ShardCorpus:
         require(self, within(0, 1, max_unreadable_share=max_unreadable_share))
         self.root = on_disk(root)
         self.max_unreadable_share = max_unreadable_share
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, Sequence[Row]] = {}
         if not self.root.is_dir():
             raise DataError(f"data.root: no such folder: {self.root.absolute()}{nearest_path(self.root.absolute())}")
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> Sequence[Row]:
         """Return the utterances of a split, in the order of the shards; empty if ``valid`` or ``test`` has none.
 
         Raises:
@@ -61,8 +65,8 @@ class ShardCorpus:
         return self._rows[split]
 
 
-def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bool = True) -> list[Row]:
-    """Return the utterances of the shards of one split.
+def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bool = True) -> Sequence[Row]:
+    """Return the utterances of the shards of one split; each is made when it is asked for.
 
     Args:
         tars: at least one.
@@ -108,4 +112,16 @@ def rows_of(tars: list[Path], split: str, max_unreadable_share: float, whole: bo
             )
         message = "%s: %.3g of %d shards of %s are missing or damaged: %s"
         logger.warning(message, tars[0].parent, lost, total, split, some)
-    return [row for shard in shards for row in shard.rows()]
+    return RowTable(_Shards(shards), ShardColumns.together([shard.columns() for shard in shards]).columns)
+
+
+class _Shards:
+    """Makes the rows of several shards."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = shards
+        self.ends = np.cumsum([len(shard.entries) for shard in shards])
+
+    def row(self, place: int) -> Row:
+        number = int(np.searchsorted(self.ends, place, side="right"))
+        return self.shards[number].row(place - int(self.ends[number]))  # counted from its end

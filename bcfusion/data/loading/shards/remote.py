@@ -85,9 +85,9 @@ class StreamedShards:
             self.urls[names[-1]["split"]].append(urlparse(url).path if url.startswith("file:") else url)
         if not self.urls["train"]:
             raise DataError("data.root: none of the URLs is a training shard, train-000000.tar and so on")
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, Sequence[Row]] = {}
 
-    def rows(self, split: str) -> list[Row]:
+    def rows(self, split: str) -> Sequence[Row]:
         """Return the utterances of ``valid`` or ``test``, whose shards are copied to the cache first; may be empty.
 
         Raises:
