@@ -79,7 +79,7 @@ class TasNet(WaveformNetwork):
         ConfigError: sizes or names that do not fit.
     """
 
-    least_frame = 30e-3  # segments of a frame share the weights that are read from memory, which is what takes long
+    least_frame = 40e-3  # segments of a frame share the weights that are read from memory, which is what takes long
 
     def __init__(
         self,

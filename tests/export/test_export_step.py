@@ -102,11 +102,11 @@ def test_the_transform_of_few_frames_is_a_product() -> None:
 
 def test_a_frame_that_is_not_given_lasts_8_ms_or_what_the_network_declares() -> None:
     assert usual_frame(Levelled()) == 64
-    assert usual_frame(TasNet(filters=2, hidden_size=2, num_layers=1, causal=True)) == 480
+    assert usual_frame(TasNet(filters=2, hidden_size=2, num_layers=1, causal=True)) == 640
     small = ConvTasNet(
         filters=4, bottleneck_channels=2, hidden_channels=2, blocks=1, repeats=1, norm="cLN", causal=True
     )
-    assert (small.hop, usual_frame(small), usual_frame(blended(small, 0.5, None))) == (8, 256, 256)
+    assert (small.hop, usual_frame(small), usual_frame(blended(small, 0.5, None))) == (8, 512, 512)
     stepper = TorchStepper(small.eval())
-    assert (stepper.frame, stepper.lookahead) == (256, 8)
+    assert (stepper.frame, stepper.lookahead) == (512, 8)
     stepper.close()
