@@ -32,6 +32,7 @@ from bcfusion.configuration.compose import build, register_resolvers
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.contracts import Generator
 from bcfusion.nn.conv import remove_weight_norm
+from bcfusion.nn.network import usual_frame
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.probe import count_parameters, macs_per_second
 
@@ -116,7 +117,7 @@ def measure(name: str) -> Row:
 def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
     """Return the median over some runs on one thread, after a warm-up."""
     spec = cast("Generator", model)
-    chunk = spec.hop * max(1, round(CHUNK_SECONDS * spec.sample_rate / spec.hop))
+    chunk = max(usual_frame(spec), spec.hop * max(1, round(CHUNK_SECONDS * spec.sample_rate / spec.hop)))
     chunks = max(1, round(seconds * spec.sample_rate / chunk))
     signal = 0.07 * torch.randn(1, spec.in_channels, chunks * chunk)
     before = torch.get_num_threads()

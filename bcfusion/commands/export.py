@@ -120,7 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         default="onnxruntime",
         help="sherpa-onnx: a mono network for its speech denoiser; default: onnxruntime",
     )
-    parser.add_argument("--frame", metavar="SAMPLES", type=positive_int, help="of a step; default: the network's hop")
+    parser.add_argument(
+        "--frame",
+        metavar="SAMPLES",
+        type=positive_int,
+        help="of a step, a multiple of the network's hop; default: the shortest of at least 8 ms",
+    )
     parser.add_argument("--pack", action="store_true", help="the whole state as one vector, state and state.next")
     add_blend_options(parser)
     parser.add_argument(

@@ -50,7 +50,8 @@ def export_step(
 
     Args:
         generator: a causal network; it is left unchanged.
-        frame: samples of a step, a multiple of the network's ``hop``; None for the hop.
+        frame: samples of a step, a multiple of the network's ``hop``; None: see
+            :func:`bcfusion.nn.network.usual_frame`.
         packed: whether the state is one input ``state (1, N)`` and one output ``state.next``. A network without a state
             has neither.
         opset: version of ONNX's standard operators.
@@ -66,7 +67,7 @@ def export_step(
         StreamingError: a layer is not causal; it is named.
     """
     size = frame_of(generator, frame)
-    own = ready(generator)
+    own = with_onnx_recurrence(ready(generator))
     step = StreamingStep(own, packed)
     inputs = torch.zeros(1, len(describe(own, size).sensors), size)
     program = traced(step, (inputs, *step.zeros()))
@@ -203,7 +204,10 @@ def convert(
                 opset_version=opset,
                 verbose=False,
                 external_data=False,
-                custom_translation_table={torch.ops.aten.atan2.default: _atan2},
+                custom_translation_table={
+                    torch.ops.aten.atan2.default: _atan2,
+                    torch.ops.aten.pow.Tensor_Scalar: _power,
+                },
                 # its rules take an addition of 1e-8 for one of zero and drop it: log(0) where the network is safe
                 optimize=False,
             )
@@ -250,6 +254,17 @@ def _atan2(y: Any, x: Any) -> Any:
     origin = op.And(op.Equal(x, zero), op.Equal(y, zero))
     angle = op.Atan(op.Div(y, op.Where(origin, op.CastLike(op.Constant(value_float=1.0), x), x)))
     return op.Where(left, op.Where(upper, op.Add(angle, pi), op.Sub(angle, pi)), angle)
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    """Return the nodes of a power; a square is a product, because runtimes take the general power of each value."""
+    from onnxscript import opset18
+
+    op: Any = opset18
+
+    if exponent == 2:
+        return op.Mul(base, base)
+    return op.Pow(base, op.CastLike(op.Constant(value_float=float(exponent)), base))
 
 
 def newest_opset() -> int:

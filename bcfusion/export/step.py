@@ -15,7 +15,7 @@ from bcfusion.errors import ConfigError, ExportError
 from bcfusion.export.metadata import PACKED, StateTensor
 from bcfusion.inference.blend import Blend
 from bcfusion.nn.conv import remove_weight_norm
-from bcfusion.nn.network import WaveformNetwork, estimate_of
+from bcfusion.nn.network import WaveformNetwork, estimate_of, usual_frame
 from bcfusion.nn.streaming import StreamingModule
 
 __all__ = ["StreamingStep", "WholeFile", "WholeFrames", "frame_of", "ready"]
@@ -27,7 +27,7 @@ def ready(generator: nn.Module) -> nn.Module:
 
 
 def frame_of(generator: nn.Module, frame: int | None) -> int:
-    """Return the samples of a step: the network's hop for None.
+    """Return the samples of a step; for None see :func:`bcfusion.nn.network.usual_frame`.
 
     Raises:
         ConfigError: ``frame`` is no multiple of the hop.
@@ -37,7 +37,7 @@ def frame_of(generator: nn.Module, frame: int | None) -> int:
     if not spec.causal or not isinstance(generator, StreamingModule):
         name = type(generator).__name__
         raise ExportError(f"{name} is not causal and cannot stream: export it as a graph for whole files (--whole)")
-    size = spec.hop if frame is None else frame
+    size = usual_frame(spec) if frame is None else frame
     if size < 1 or size % spec.hop:
         raise ConfigError([f"a frame of {size} samples is not a multiple of the network's hop, {spec.hop} samples"])
     return size

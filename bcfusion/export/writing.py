@@ -39,7 +39,7 @@ class Wishes:
         format: ``onnx``, or ``torch`` for a ``.pt2`` file.
         runtime: ``onnxruntime``; or ``sherpa-onnx``, whose speech denoiser takes the file.
         whole: a graph for whole files instead of a step.
-        frame: samples of a step; None for the hop.
+        frame: samples of a step; None: see :func:`bcfusion.nn.network.usual_frame`.
         packed: whether the state is one vector.
         share: of the sensor in the output, see :func:`bcfusion.inference.blend.input_share`.
         precision: of the weights.

@@ -172,6 +172,8 @@ class ConvTasNet(WaveformNetwork):
         ConfigError: sizes or names that do not fit, gLN or ``edge_segments=False`` with ``causal=True``.
     """
 
+    least_frame = 32e-3  # segments of a millisecond, one by one, are slower than real time
+
     def __init__(
         self,
         sample_rate: int = 16000,

@@ -79,6 +79,8 @@ class TasNet(WaveformNetwork):
         ConfigError: sizes or names that do not fit.
     """
 
+    least_frame = 40e-3  # segments of a frame share the weights that are read from memory, which is what takes long
+
     def __init__(
         self,
         sample_rate: int = 16000,

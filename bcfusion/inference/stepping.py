@@ -16,7 +16,7 @@ from torch import nn
 
 from bcfusion.contracts import Generator
 from bcfusion.errors import ConfigError
-from bcfusion.nn.network import estimate_of, lookahead_of
+from bcfusion.nn.network import estimate_of, lookahead_of, usual_frame
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.run.bundle import bundle_of
 
@@ -66,7 +66,8 @@ class TorchStepper:
     Args:
         generator: from :func:`bcfusion.run.bundle.load_generator`, or another that fulfils
             :class:`bcfusion.contracts.Generator`, in eval mode.
-        frame: samples of a frame, a multiple of the network's ``hop``; None for the hop.
+        frame: samples of a frame, a multiple of the network's ``hop``; None: see
+            :func:`bcfusion.nn.network.usual_frame`.
 
     Raises:
         ConfigError: ``frame`` is no multiple of the hop.
@@ -75,7 +76,7 @@ class TorchStepper:
 
     def __init__(self, generator: nn.Module, frame: int | None = None) -> None:
         spec = cast("Generator", generator)
-        self.sample_rate, self.frame = spec.sample_rate, spec.hop if frame is None else frame
+        self.sample_rate, self.frame = spec.sample_rate, usual_frame(spec) if frame is None else frame
         if self.frame < 1 or self.frame % spec.hop:
             hop = f"the network's hop, {spec.hop} samples"
             raise ConfigError([f"a frame of {self.frame} samples is not a multiple of {hop}"])

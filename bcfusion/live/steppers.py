@@ -12,17 +12,17 @@ from bcfusion.contracts import Generator
 from bcfusion.errors import BcfusionError, CheckpointError, ConfigError
 from bcfusion.inference.blend import blended, input_share
 from bcfusion.inference.stepping import Stepper, TorchStepper
+from bcfusion.nn.network import usual_frame
 from bcfusion.run.bundle import load_generator
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BACKENDS", "missing_packages", "open_stepper", "prepared", "usual_frame", "wants_onnx"]
+__all__ = ["BACKENDS", "missing_packages", "open_stepper", "prepared", "wants_onnx"]
 
 T = TypeVar("T")
 
 BACKENDS = ("auto", "onnx", "torch")
-LEAST_FRAME = 8e-3  #: seconds of a frame whose length is not given: calls of shorter ones cost more than they compute
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ def open_stepper(
         model: a bundle, run directory or checkpoint; or an exported ``.onnx`` file.
         backend: ``torch``; ``onnx``, for which a bundle is exported in memory; or ``auto``: onnx where its packages are
             installed and the network can be exported.
-        frame: samples of a frame, a multiple of the network's hop; None: the shortest one of at least 8 ms. An exported
-            file has its own.
+        frame: samples of a frame, a multiple of the network's hop; None: see
+            :func:`bcfusion.nn.network.usual_frame`. An exported file has its own.
         strength: see :func:`bcfusion.inference.blend.blended`.
         limit_db: likewise.
         threads: that compute.
@@ -85,11 +85,6 @@ def open_stepper(
         return TorchStepper(generator, samples)
 
     return prepared(backend, by_onnxruntime, by_torch)
-
-
-def usual_frame(spec: Generator) -> int:
-    """Return the samples of a frame whose length is not given: whole hops, of at least 8 ms."""
-    return max(1, -(-round(LEAST_FRAME * spec.sample_rate) // spec.hop)) * spec.hop
 
 
 def wants_onnx(backend: str) -> bool:

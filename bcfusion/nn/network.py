@@ -13,6 +13,8 @@ from bcfusion.errors import AudioError
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import at_least, require, within
 
+LEAST_FRAME = 8e-3  #: seconds of a stream's frame that is not given: calls of shorter ones cost more than they compute
+
 
 class WaveformNetwork(StreamingModule):
     """A generator ``(B, in_channels, T) -> (B, 1, T)`` for any T of at least one sample.
@@ -42,12 +44,14 @@ class WaveformNetwork(StreamingModule):
     Attributes:
         delay: algorithmic latency in samples, or None.
         provides: keys of the output other than ``estimate``.
+        least_frame: seconds that a stream's frame lasts at least if its length is not given, see :func:`usual_frame`.
 
     Raises:
         ConfigError: a sample rate, number of sensors or hop below one, or a ``skip_channel`` that is no sensor.
     """
 
     provides: tuple[str, ...] = ()
+    least_frame: float = LEAST_FRAME
 
     def __init__(
         self,
@@ -162,6 +166,15 @@ def _steps_in_time(module: nn.Module) -> Iterator[Callable[[int], int]]:
 def lookahead_of(generator: Generator) -> int:
     """Return by how many samples the stream of a generator is late, beside its frame; 0 if it does not stream."""
     return 0 if generator.delay is None or not generator.causal else generator.delay - generator.hop + 1
+
+
+def usual_frame(generator: Generator) -> int:
+    """Return the samples of a stream's frame whose length is not given: whole hops, of at least 8 ms.
+
+    A network whose hops are cheaper together declares longer frames, by ``least_frame`` in seconds.
+    """
+    least = round(float(getattr(generator, "least_frame", LEAST_FRAME)) * generator.sample_rate)
+    return max(1, -(-least // generator.hop)) * generator.hop
 
 
 def estimate_of(output: Tensor | dict[str, Tensor]) -> Tensor:

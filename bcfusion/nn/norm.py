@@ -12,6 +12,8 @@ from bcfusion.nn.precision import full_precision
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.requirements import above, at_least, require
 
+_FEW = 256  # frames of a chunk; the float32 of a stream's state holds the sums of as many
+
 
 class _Affine(StreamingModule):
     """Gain and shift per channel, after a normalisation."""
@@ -69,6 +71,8 @@ class FrameLayerNorm(_Affine):
         super().__init__(channels, eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_streaming and x.shape[-1] == 1:  # one operation
+            return self.scaled(F.layer_norm(x, x.shape[1:], eps=self.eps))
         over = tuple(range(1, x.ndim - 1))
         centred = x - x.mean(over, keepdim=True)
         return self.scaled(centred * (centred.square().mean(over, keepdim=True) + self.eps).rsqrt())
@@ -78,9 +82,9 @@ class CumulativeLayerNorm(_Affine):
     """cLN: over all channels of this frame and of all frames before it (Luo & Mesgarani 2019, eq. 12). Causal, with
     memory.
 
-    A stream keeps mean, variance and number of the frames so far, in float32. Within a chunk, sums are computed in
-    float64 about that mean, and squares within a frame about the frame's own: otherwise values that lie far from 0
-    would lose their variance.
+    A stream keeps mean, variance and number of the frames so far, in float32. Sums are computed in float64 about that
+    mean, or from frame to frame if a chunk has few, and squares within a frame about the frame's own: otherwise values
+    that lie far from 0 would lose their variance.
 
     Args:
         channels: C.
@@ -105,10 +109,26 @@ class CumulativeLayerNorm(_Affine):
         over = tuple(range(1, x.ndim - 1))
         with full_precision(x):
             x = x if x.dtype == torch.float64 else x.float()
-            of_frame = x.mean(over, keepdim=True)
-            within = (x - of_frame).square().mean(over).double()  # (B, N)
-            of_frame = of_frame.double().view_as(within)
-        count = torch.arange(1, x.shape[-1] + 1, dtype=torch.float64, device=x.device).expand_as(within)
+            of_frame = self._mean(x, over)
+            deviation = x - of_frame
+            within = self._mean(deviation * deviation, over).flatten(1)  # (B, N)
+            of_frame = of_frame.view_as(within)
+        few = self.is_streaming and x.shape[-1] <= _FEW
+        mean, variance = self._of_few(of_frame, within) if few else self._of_many(of_frame, within)
+        shape = (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
+        scale = (variance + self.eps).rsqrt()
+        return self.scaled((x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype))
+
+    def _mean(self, x: Tensor, over: tuple[int, ...]) -> Tensor:
+        """Return the mean of each frame, ``(B, 1, ..., N)``; in an exported step as a product, which is much faster."""
+        if torch.compiler.is_exporting() and self.is_streaming and x.ndim == 3:
+            return torch.matmul(x.new_full((1, self.channels), 1 / self.channels), x)
+        return x.mean(over, keepdim=True)
+
+    def _of_many(self, of_frame: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance ``(B, N)`` of the values up to each frame, in float64, of those of each frame."""
+        of_frame, within = of_frame.double(), within.double()
+        count = torch.arange(1, within.shape[-1] + 1, dtype=torch.float64, device=within.device).expand_as(within)
         before = squares_before = torch.zeros_like(within[:, :1])
         if self.is_streaming:
             frames = self.recall("count").double()
@@ -121,10 +141,25 @@ class CumulativeLayerNorm(_Affine):
         variance = (squares / count - shift.square()).clamp_min(0)
         if self.is_streaming:
             kept = {"mean": mean, "variance": variance, "count": count}
-            self.replace(**{name: value[:, -1:].to(x.dtype) for name, value in kept.items()})
-        shape = (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
-        scale = (variance + self.eps).rsqrt()
-        return self.scaled((x - mean.view(shape).to(x.dtype)) * scale.view(shape).to(x.dtype))
+            self.replace(**{name: value[:, -1:].to(self.recall(name).dtype) for name, value in kept.items()})
+        return mean, variance
+
+    def _of_few(self, of_frame: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same for a short chunk of a stream, in the precision of its state and in half of the operations.
+
+        The distance of a frame's mean from the mean so far is taken before it is squared (Welford 1962), so that there
+        is no difference of large squares.
+        """
+        frames, before = self.recall("count"), self.recall("mean")
+        count = frames + torch.arange(1, within.shape[-1] + 1, dtype=within.dtype, device=within.device)
+        distance = of_frame - before
+        shift = distance.cumsum(-1) / count
+        mean = before + shift
+        rest = distance - shift  # of the frame's mean from the mean up to and with it
+        squares = (within + rest * rest * (count / (count - 1).clamp_min(1))).cumsum(-1)
+        variance = (squares + frames * self.recall("variance")) / count
+        self.replace(mean=mean[:, -1:], variance=variance[:, -1:], count=count[:, -1:])
+        return mean, variance
 
 
 class _WithoutInitialStatistics(nn.modules.batchnorm._BatchNorm):
@@ -182,6 +217,8 @@ class InstantLayerNorm(StreamingModule):
         self.bias = nn.Parameter(torch.zeros(channels, freq_bins, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_streaming and x.shape[-1] == 1:  # one operation
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         centred = x - x.mean((1, 2), keepdim=True)
         normal = centred * (centred.square().mean((1, 2), keepdim=True) + self.eps).rsqrt()
         return normal * self.weight + self.bias

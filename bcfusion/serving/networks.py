@@ -10,8 +10,8 @@ import numpy as np
 
 from bcfusion.contracts import Generator
 from bcfusion.inference.stepping import Frames, Stepper, TorchStepper, sensors_of
-from bcfusion.live.steppers import prepared, usual_frame
-from bcfusion.nn.network import lookahead_of
+from bcfusion.live.steppers import prepared
+from bcfusion.nn.network import lookahead_of, usual_frame
 from bcfusion.nn.streaming import StreamingModule
 
 if TYPE_CHECKING:

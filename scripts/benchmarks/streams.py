@@ -41,6 +41,8 @@ def stream(setting: dict[str, Any], name: str) -> Measured:
     streamed.load_state_dict(model.state_dict())
     result = Measured(notes=[f"{seconds:g} s of noise at {rate} Hz, one item, random weights"])
     steppers: dict[str, Stepper] = {"eager": TorchStepper(streamed)}
+    frame = steppers["eager"].frame
+    result.notes.append(f"frames of {frame} samples, {1000 * frame / rate:g} ms: what a stream takes by default")
     try:
         steppers["onnxruntime"] = OnnxStepper(export_step(model).SerializeToString())
     except ExportError as error:

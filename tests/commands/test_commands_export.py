@@ -90,7 +90,12 @@ def test_a_causal_network_becomes_a_step_that_onnxruntime_runs(
     (workplace / "two" / "card.yaml").write_text(yaml.safe_dump(card))
     assert run("two", "--sidecar") == 0
     stepper = OnnxStepper("two.onnx")
-    assert (stepper.sample_rate, stepper.sensors, stepper.frame, stepper.lookahead) == (RATE, ("body", "noisy"), 64, 64)
+    assert (stepper.sample_rate, stepper.sensors, stepper.frame, stepper.lookahead) == (
+        RATE,
+        ("body", "noisy"),
+        128,
+        64,
+    )
     x = speech(2)
     np.testing.assert_allclose(stream_signal(stepper, x), whole("two", x), atol=1e-5)
     np.testing.assert_allclose(stream_signal(stepper, x), whole("two", x), atol=1e-5)  # it starts anew

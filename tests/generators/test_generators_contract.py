@@ -371,7 +371,8 @@ def test_a_streaming_step_runs_in_onnxruntime(path: Path) -> None:
     stepper = OnnxStepper(export_step(model).SerializeToString())
     with torch.no_grad(), model.streaming(1):
         start = model.get_state()
-        chunks = with_silence(speech_like(model, 12 * model.hop)).split(model.hop, dim=-1)
+        samples = max(12 * model.hop, 6 * stepper.frame) // stepper.frame * stepper.frame
+        chunks = with_silence(speech_like(model, samples)).split(stepper.frame, dim=-1)
         expected = torch.cat([estimate(model, chunk) for chunk in chunks], dim=-1)
     assert {state.input: state.shape for state in stepper.metadata.states} == {
         name: tuple(tensor.shape) for name, tensor in start.items()

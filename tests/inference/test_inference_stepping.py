@@ -65,7 +65,7 @@ def test_a_reset_forgets_and_without_it_the_past_matters(network: SEANet) -> Non
 
 def test_while_it_is_open_the_network_streams_and_afterwards_it_takes_files(network: SEANet) -> None:
     stepper = TorchStepper(network)
-    assert (stepper.sample_rate, stepper.frame, stepper.sensors) == (16000, 8, ("sensor1", "sensor2"))
+    assert (stepper.sample_rate, stepper.frame, stepper.sensors) == (16000, 128, ("sensor1", "sensor2"))
     assert stepper.lookahead == network.lookahead
     with pytest.raises(StreamingError, match="streaming already"):
         TorchStepper(network)
