@@ -61,3 +61,58 @@ def test_a_layer_of_a_discriminator_is_that_of_torch_with_weight_norm() -> None:
     x = torch.randn(2, 16, 1000, generator=torch.Generator().manual_seed(0))
     expected = F.conv1d(x, layer.weight, layer.bias, 4, 20, groups=4)
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def of_both(
+    ours: torch.nn.Module, plain: torch.nn.Module, x: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Return output, gradient of the input and gradients of the parameters of both layers, in pairs."""
+    found: list[list[torch.Tensor | None]] = []
+    for layer in (ours, plain):
+        layer.zero_grad()
+        inputs = x.clone().requires_grad_()
+        y = layer(inputs)
+        (y * torch.linspace(-1, 2, y.numel()).view_as(y)).sum().backward()
+        found.append([y, inputs.grad, *(parameter.grad for parameter in layer.parameters())])
+    return list(zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("product", ["oneDNN", "torch"])
+def test_a_pointwise_convolution_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, product: str) -> None:
+    if product == "torch":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    taken = []
+    plain_product = cpu._product
+    monkeypatch.setattr(cpu, "_product", lambda *given: taken.append(1) or plain_product(*given))
+    torch.manual_seed(0)
+    ours = cpu.PointwiseConv1d(6, 4, causal=False)
+    plain = torch.nn.Conv1d(6, 4, 1)
+    plain.load_state_dict(ours.state_dict())
+    for mine, expected in of_both(ours, plain, torch.randn(3, 6, 50)):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-5)
+    assert len(taken) == (9 if cpu._ONEDNN_PRODUCT is not None else 0)  # forward, and two gradients, of three items
+    with torch.no_grad():
+        ours(torch.randn(1, 6, 50))
+    ours(torch.randn(1, 6, 2)).sum().backward()  # shorter than the channels
+    ours.double()(torch.randn(1, 6, 50, dtype=torch.float64)).sum().backward()
+    assert len(taken) == (9 if cpu._ONEDNN_PRODUCT is not None else 0), "others are torch's own"
+
+
+@pytest.mark.parametrize("slope", [0.25, 1.0, 0.0, -0.5])
+def test_prelu_is_that_of_torch(slope: float) -> None:
+    torch.manual_seed(0)
+    ours, plain = cpu.PReLU(), torch.nn.PReLU()
+    torch.nn.init.constant_(ours.weight, slope)
+    plain.load_state_dict(ours.state_dict())
+    for mine, expected in of_both(ours, plain, torch.randn(3, 6, 50)):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-5)
+    x = torch.randn(4)
+    with torch.no_grad():
+        assert torch.equal(ours(x), plain(x))
+
+
+def test_a_fast_layer_without_second_derivative_says_so() -> None:
+    x = torch.randn(2, 4, 9, requires_grad=True)
+    (gradient,) = torch.autograd.grad(cpu.PReLU()(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
