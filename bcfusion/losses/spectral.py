@@ -115,8 +115,9 @@ class _StftLoss(nn.Module):
         """
         form, items = self.form, len(estimate)
         spectra = self._spectra(torch.cat([estimate, target]))
-        parts = torch.view_as_real(spectra)
-        powers = parts[..., 0].square().addcmul_(parts[..., 1], parts[..., 1])
+        squares = torch.view_as_real(spectra).square()
+        powers = squares[..., 0] + squares[..., 1]
+        del squares
         if self.power_gain is not None:
             powers *= self.power_gain
         slope = self._set_floor(powers, items) if derive else self._set_floor(powers, 0)
@@ -156,7 +157,7 @@ class _StftLoss(nn.Module):
             pull *= slope
         if self.power_gain is not None:
             pull *= self.power_gain
-        return per_item.mean(), self._back(parts[:items].mul_(pull.unsqueeze(-1)), estimate)
+        return per_item.mean(), self._back(spectra[:items].mul_(pull), estimate)
 
     def _spectra(self, padded: Tensor) -> Tensor:
         """Return the spectrogram of signals with their padding, transformed in place."""
@@ -165,13 +166,13 @@ class _StftLoss(nn.Module):
         torch.mul(segments, self.stft.window, out=windowed[..., : self.stft.win_length])
         return torch.fft.rfft(windowed)
 
-    def _back(self, parts: Tensor, padded: Tensor) -> Tensor:
+    def _back(self, spectra: Tensor, padded: Tensor) -> Tensor:
         """Return the gradient of a signal with its padding, from half of that of its spectrogram, which is changed."""
         stft = self.stft
-        parts[:, :, 0] *= 2  # it has no negative counterpart, and neither has half the sample rate
+        spectra[:, :, 0] *= 2  # it has no negative counterpart, and neither has half the sample rate
         if stft.n_fft % 2 == 0:
-            parts[:, :, -1] *= 2
-        segments = torch.fft.irfft(torch.view_as_complex(parts), n=stft.n_fft, norm="forward")[..., : stft.win_length]
+            spectra[:, :, -1] *= 2
+        segments = torch.fft.irfft(spectra, n=stft.n_fft, norm="forward")[..., : stft.win_length]
         segments = segments * stft.window
         gradient: Tensor = torch.ops.aten.unfold_backward(
             segments, list(padded.shape), padded.ndim - 1, stft.win_length, stft.hop_length
