@@ -111,8 +111,48 @@ def test_prelu_is_that_of_torch(slope: float) -> None:
         assert torch.equal(ours(x), plain(x))
 
 
-def test_a_fast_layer_without_second_derivative_says_so() -> None:
-    x = torch.randn(2, 4, 9, requires_grad=True)
-    (gradient,) = torch.autograd.grad(cpu.PReLU()(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+@pytest.mark.parametrize(
+    ("channels", "outputs", "taps", "stride", "groups", "length"),
+    [(8, 12, 41, 4, 4, 50), (8, 12, 41, 4, 2, 33), (6, 4, 5, 1, 1, 20), (6, 4, 5, 1, 2, 5), (4, 4, 7, 3, 1, 8)],
+)
+def test_a_wide_convolution_is_that_of_torch(
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    outputs: int,
+    taps: int,
+    stride: int,
+    groups: int,
+    length: int,
+) -> None:
+    monkeypatch.setattr(cpu, "_WIDE", 0)
+    taken = []
+    plain_columns = cpu._columns
+    monkeypatch.setattr(cpu, "_columns", lambda *given: taken.append(1) or plain_columns(*given))
+    torch.manual_seed(0)
+    ours = cpu.StridedConv1d(channels, outputs, taps, stride, padding=taps // 2, groups=groups)
+    plain = torch.nn.Conv1d(channels, outputs, taps, stride, padding=taps // 2, groups=groups)
+    plain.load_state_dict(ours.state_dict())
+    for mine, expected in of_both(ours, plain, torch.randn(3, channels, length)):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-5)
+    if cpu._ONEDNN_PRODUCT is not None:
+        assert len(taken) == groups * (2 if stride == 1 else 1)
+
+
+def test_fast_layers_have_a_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_WIDE", 0)
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 9)
+    for layer, plain in (
+        (cpu.PReLU(), torch.nn.PReLU()),
+        (cpu.PointwiseConv1d(4, 4, causal=False), torch.nn.Conv1d(4, 4, 1)),
+        (cpu.StridedConv1d(4, 4, 3, padding=1), torch.nn.Conv1d(4, 4, 3, padding=1)),
+    ):
+        plain.load_state_dict(layer.state_dict())
+        found = []
+        for network in (layer, plain):
+            inputs = x.clone().requires_grad_()
+            (first,) = torch.autograd.grad(network(inputs).square().sum(), inputs, create_graph=True)
+            given = [inputs, *network.parameters()]
+            found.append([first, *torch.autograd.grad(first.square().sum(), given, allow_unused=True)])
+        for mine, expected in zip(*found, strict=True):
+            torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
