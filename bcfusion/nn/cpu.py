@@ -76,11 +76,16 @@ def elu(x: Tensor) -> Tensor:
     return _FastELU.apply(x) if fast else F.elu(x)
 
 
-def _trains(x: Tensor) -> bool:
-    """Return whether a float32 tensor is at work on a CPU, eagerly, with a graph for a backward pass."""
+def _eager(x: Tensor) -> bool:
+    """Return whether a float32 tensor is at work on a CPU, without a trace, an export or autocast."""
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
     traced = torch.compiler.is_exporting() or torch.compiler.is_compiling()
-    return plain and torch.is_grad_enabled() and not traced and not torch.is_autocast_enabled("cpu")
+    return plain and not traced and not torch.is_autocast_enabled("cpu")
+
+
+def _trains(x: Tensor) -> bool:
+    """Return whether a float32 tensor is at work as in :func:`_eager`, with a graph for a backward pass."""
+    return torch.is_grad_enabled() and _eager(x)
 
 
 def _product(a: Tensor, w: Tensor) -> Tensor:
@@ -284,7 +289,8 @@ def strided_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
         groups: of channels.
     """
     if x.device.type == "cpu" and not torch.compiler.is_exporting():
-        if weight.numel() >= _WIDE and _ONEDNN_PRODUCT is not None and _trains(x):
+        # without a graph too: features of all passes are then the same to the last bit
+        if weight.numel() >= _WIDE and _ONEDNN_PRODUCT is not None and _eager(x):
             y: Tensor = _Columns.apply(x, weight, bias, stride, padding, groups)
             return y
         if groups > 1 and stride > 2 and x.shape[-1] >= max(4 * x.shape[1], weight.shape[-1]):
