@@ -65,6 +65,11 @@ def cpu_rnn_backward(inputs: Shape, to_gates: Shape, from_hidden: Shape, *_: Any
     return 2 * _recurrent(inputs, [to_gates, from_hidden])
 
 
+def cpu_product(a: Shape, w: Shape, *_: Any, out_shape: Any = None) -> int:
+    """Return the operations of oneDNN's ``a @ w.T``, from shapes."""
+    return 2 * prod(a) * w[0]
+
+
 FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution_backward: convolution_backward,
     aten._cudnn_rnn: cudnn_rnn,
@@ -72,6 +77,8 @@ FORMULAS: dict[Any, Callable[..., int]] = {
     aten.mkldnn_rnn_layer: cpu_rnn,
     aten.mkldnn_rnn_layer_backward: cpu_rnn_backward,
 }
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    FORMULAS[torch.ops.mkldnn._linear_pointwise] = cpu_product
 
 
 def count(action: Callable[[], object]) -> int:

@@ -10,6 +10,8 @@ from script_loading import load_script
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from bcfusion.nn.cpu import PointwiseConv1d
+
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
@@ -69,3 +71,9 @@ def test_a_recurrent_layer_on_a_gpu_counts_like_one_on_a_cpu(script: ModuleType)
 
 def test_a_matrix_product_takes_two_operations_per_multiply_accumulate(script: ModuleType) -> None:
     assert script.count(lambda: torch.randn(5, 7) @ torch.randn(7, 11)) == 2 * 5 * 7 * 11
+
+
+def test_a_pointwise_layer_takes_three_times_its_forward_pass(script: ModuleType) -> None:
+    layer = PointwiseConv1d(6, 4, causal=False)
+    inputs = torch.randn(3, 6, 50, requires_grad=True)
+    assert script.count(lambda: layer(inputs).sum().backward()) == 3 * 2 * 3 * 50 * 6 * 4

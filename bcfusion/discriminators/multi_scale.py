@@ -55,7 +55,9 @@ class ScaleDiscriminator(nn.Module):
             layers.append(strided)
             width = wider
         widest = min(2 * width, max_channels)
-        layers.append(Conv1d(width, widest, 5, norm=norm))
+        wide = StridedConv1d(width, widest, 5, padding=2)
+        apply_norm(wide, norm)
+        layers.append(wide)
         self.layers = nn.ModuleList(layers)
         self.logits = Conv1d(widest, 1, 3, norm=norm)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, set_weight
-from bcfusion.nn.cpu import DepthwiseConv1d
+from bcfusion.nn.cpu import DepthwiseConv1d, PointwiseConv1d, PReLU
 from bcfusion.nn.network import WaveformNetwork, future_reach
 from bcfusion.nn.norm import CumulativeLayerNorm, FrameLayerNorm, GlobalLayerNorm
 from bcfusion.requirements import above, at_least, one_of, require
@@ -108,11 +108,11 @@ class ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         hidden = hidden_channels
-        self.expand = Conv1d(channels, hidden, 1, causal=causal)
-        self.expand_act = nn.Sequential(nn.PReLU(), norm(hidden, causal))
+        self.expand = PointwiseConv1d(channels, hidden, causal)
+        self.expand_act = nn.Sequential(PReLU(), norm(hidden, causal))
         self.depthwise = DepthwiseConv1d(hidden, kernel_size, dilation, causal)
-        self.depthwise_act = nn.Sequential(nn.PReLU(), norm(hidden, causal))
-        self.project = Conv1d(hidden, outputs, 1, causal=causal)
+        self.depthwise_act = nn.Sequential(PReLU(), norm(hidden, causal))
+        self.project = PointwiseConv1d(hidden, outputs, causal)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the block adds to the next block's input, to the skip path, or to both, in this order."""
@@ -218,7 +218,7 @@ class ConvTasNet(WaveformNetwork):
         # causal even in a network that is not: looking ahead of a segment is left to the separator
         self.encoder = Conv1d(in_channels, features, filter_length, hop, groups=in_channels, bias=False, causal=True)
         self.bottleneck = nn.Sequential(
-            make_norm(features, causal), Conv1d(features, bottleneck_channels, 1, causal=causal)
+            make_norm(features, causal), PointwiseConv1d(features, bottleneck_channels, causal)
         )
         self.blocks = nn.ModuleList()
         for index in range(repeats * blocks):
@@ -229,7 +229,7 @@ class ConvTasNet(WaveformNetwork):
             self.blocks.append(
                 ConvBlock(bottleneck_channels, hidden_channels, outputs, kernel_size, dilation, causal, make_norm)
             )
-        self.output = nn.Sequential(nn.PReLU(), Conv1d(bottleneck_channels, self.head.maps * filters, 1, causal=causal))
+        self.output = nn.Sequential(PReLU(), PointwiseConv1d(bottleneck_channels, self.head.maps * filters, causal))
         self.decoder = ConvTranspose1d(filters, 1, filter_length, hop, bias=False, causal=True)
         self._initialise()
         if not causal:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from bcfusion.losses.stft import ComplexSpectrogram, Padding, past_end, power
+from bcfusion.losses.stft import ComplexSpectrogram, Padding, past_end
 from bcfusion.losses.valid import valid_samples
 from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.stft import stft_sizes
@@ -75,7 +76,7 @@ class _Form(NamedTuple):
 
 
 class _StftLoss(nn.Module):
-    """One resolution of :class:`MultiResolutionStftLoss`: a value per item."""
+    """One resolution of :class:`MultiResolutionStftLoss`. It has a first derivative only."""
 
     power_gain: Tensor | None
 
@@ -94,49 +95,137 @@ class _StftLoss(nn.Module):
         self.register_buffer("power_gain", power_gain, persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """Return ``(B,)`` from float32 ``estimate (B, T)`` and ``target (B, T)``, both zero past ``lengths (B,)``."""
-        with torch.no_grad():
-            target_power = self._power(target)
-        estimate_power = self._power(estimate)
+        """Return the mean over items, from float32 ``estimate (B, T)`` and ``target (B, T)``, both zero past
+        ``lengths (B,)``."""
+        both = self.stft.padded(estimate), self.stft.padded(target.detach())
+        value: Tensor = _Distance.apply(*both, self.stft.frames(lengths), self)
+        return value
 
-        frames = self.stft.frames(lengths)
-        padding = past_end(frames, target_power.shape[1])  # (B, N)
-        bins = frames * target_power.shape[2]
+    def compare(self, estimate: Tensor, target: Tensor, frames: Tensor, derive: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the mean over items and, to ``derive`` it, its gradient at the estimate.
 
-        loss = torch.zeros_like(lengths, dtype=estimate_power.dtype)
-        if self.form.spectral_convergence_weight:
-            convergence = self._spectral_convergence(estimate_power.sqrt(), target_power.sqrt(), padding, bins)
-            loss = loss + self.form.spectral_convergence_weight * convergence
-        if self.form.log_magnitude_weight:
-            log_distance = (estimate_power.log() - target_power.log()).abs().sum(-1).masked_fill(padding, 0.0)
-            # The logarithm of a magnitude is half that of its power.
-            loss = loss + self.form.log_magnitude_weight * 0.5 * log_distance.sum(-1) / bins
-        return loss
+        Most of the time goes into reading and writing memory, so that one transform serves both signals, its tensors
+        are overwritten, and nothing is kept for the backward pass but the gradient.
 
-    def _power(self, signal: Tensor) -> Tensor:
-        """Return the power spectrogram ``(B, N, F)``, A-weighted if asked for, with the floor."""
-        powers = power(self.stft(signal))
+        Args:
+            estimate: ``(B, T)`` with its padding.
+            target: likewise.
+            frames: ``(B,)`` frames of each item.
+            derive: whether to compute the gradient.
+        """
+        form, items = self.form, len(estimate)
+        spectra = self._spectra(torch.cat([estimate, target]))
+        squares = torch.view_as_real(spectra).square()
+        powers = squares[..., 0] + squares[..., 1]
+        del squares
         if self.power_gain is not None:
-            powers = powers * self.power_gain
+            powers *= self.power_gain
+        slope = self._set_floor(powers, items) if derive else self._set_floor(powers, 0)
+        logs = powers.log() if form.log_magnitude_weight else None
+        roots = powers.sqrt() if form.spectral_convergence_weight else None
+
+        padding = past_end(frames, powers.shape[1])  # (B, N)
+        bins = frames * powers.shape[2]
+        per_item = torch.zeros_like(bins, dtype=powers.dtype)
+        # of the gradient at the logarithm of the powers: half of it, since a spectrum without its negative
+        # frequencies, as the inverse transform takes it, counts twice
+        pull: Tensor | None = None
+        if logs is not None:
+            distance = logs[:items].sub_(logs[items:])
+            per_frame = torch.linalg.vector_norm(distance, ord=1, dim=-1).masked_fill(padding, 0.0)
+            # The logarithm of a magnitude is half that of its power.
+            per_item = per_item + form.log_magnitude_weight * 0.5 * per_frame.sum(-1) / bins
+            if derive:
+                share = (form.log_magnitude_weight * 0.5 / items / bins)[:, None].expand_as(padding)
+                pull = distance.sign_().mul_(share.masked_fill(padding, 0.0).unsqueeze(-1))
+        if roots is not None:
+            reference = self._reference(roots[:items], roots[items:], padding, bins)
+            difference = roots[items:].neg_().add_(roots[:items])
+            norm = self._frobenius(difference, padding)
+            per_item = per_item + form.spectral_convergence_weight * norm / reference
+            if derive:
+                over = 1 if form.convergence_over == "batch" else items
+                share = form.spectral_convergence_weight * 0.5 / over / (norm * reference)
+                share = torch.where(norm > 0, share, 0.0)  # an exact estimate has no gradient
+                share = share.view(-1, 1).expand_as(padding).masked_fill(padding, 0.0).unsqueeze(-1)
+                along = difference.mul_(roots[:items])
+                pull = along.mul_(share) if pull is None else pull.addcmul_(along, share)
+        if pull is None:
+            return per_item.mean(), None
+        pull /= powers[:items]
+        if slope is not None:
+            pull *= slope
+        if self.power_gain is not None:
+            pull *= self.power_gain
+        return per_item.mean(), self._back(spectra[:items].mul_(pull), estimate)
+
+    def _spectra(self, padded: Tensor) -> Tensor:
+        """Return the spectrogram of signals with their padding, transformed in place."""
+        segments = self.stft.segments(padded)
+        windowed = padded.new_zeros(*segments.shape[:2], self.stft.n_fft)
+        torch.mul(segments, self.stft.window, out=windowed[..., : self.stft.win_length])
+        return torch.fft.rfft(windowed)
+
+    def _back(self, spectra: Tensor, padded: Tensor) -> Tensor:
+        """Return the gradient of a signal with its padding, from half of that of its spectrogram, which is changed."""
+        stft = self.stft
+        spectra[:, :, 0] *= 2  # it has no negative counterpart, and neither has half the sample rate
+        if stft.n_fft % 2 == 0:
+            spectra[:, :, -1] *= 2
+        segments = torch.fft.irfft(spectra, n=stft.n_fft, norm="forward")[..., : stft.win_length]
+        segments = segments * stft.window
+        gradient: Tensor = torch.ops.aten.unfold_backward(
+            segments, list(padded.shape), padded.ndim - 1, stft.win_length, stft.hop_length
+        )
+        return gradient
+
+    def _set_floor(self, powers: Tensor, items: int) -> Tensor | None:
+        """Put the floor under powers, in place.
+
+        Returns:
+            The derivative of the new powers by the old ones, of the first ``items``; None: it is 1.
+        """
+        floor, slope = self.form.floor, None
         if self.form.flooring == "clamped":
-            return powers.clamp_min(self.form.floor)
-        if self.form.flooring == "magnitude":
-            return (powers.clamp_min(EMPTY).sqrt() + self.form.floor).square()
-        return powers + self.form.floor
+            slope = powers[:items] >= floor
+            powers.clamp_min_(floor)
+        elif self.form.flooring == "magnitude":
+            full = powers[:items] >= EMPTY
+            powers.clamp_min_(EMPTY).sqrt_()
+            slope = (1 + floor / powers[:items]) * full
+            powers.add_(floor).square_()
+        else:
+            powers += floor
+        return slope
 
-    def _spectral_convergence(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
-        def frobenius(magnitude: Tensor) -> Tensor:
-            # vector_norm, unlike the root of a sum of squares, has a gradient of 0 if a frame is matched exactly.
-            per_frame = torch.linalg.vector_norm(magnitude, dim=-1).masked_fill(padding, 0.0)
-            return torch.linalg.vector_norm(per_frame, dim=-1 if self.form.convergence_over == "item" else None)
+    def _frobenius(self, magnitude: Tensor, padding: Tensor) -> Tensor:
+        per_frame = torch.linalg.vector_norm(magnitude, dim=-1).masked_fill(padding, 0.0)
+        return torch.linalg.vector_norm(per_frame, dim=-1 if self.form.convergence_over == "item" else None)
 
-        with torch.no_grad():
-            reference = frobenius(target)
-            if self.form.convergence_limit is not None:
-                reference = torch.maximum(reference, frobenius(estimate) / self.form.convergence_limit)
-            bins = bins if self.form.convergence_over == "item" else bins.sum()
-            reference = torch.maximum(reference, (self.silence_power * bins).sqrt())
-        return frobenius(estimate - target) / reference
+    def _reference(self, estimate: Tensor, target: Tensor, padding: Tensor, bins: Tensor) -> Tensor:
+        """Return what the norm of the difference is divided by, a constant for the gradient."""
+        reference = self._frobenius(target, padding)
+        if self.form.convergence_limit is not None:
+            reference = torch.maximum(reference, self._frobenius(estimate, padding) / self.form.convergence_limit)
+        bins = bins if self.form.convergence_over == "item" else bins.sum()
+        return torch.maximum(reference, (self.silence_power * bins).sqrt())
+
+
+class _Distance(torch.autograd.Function):
+    """:meth:`_StftLoss.compare`, whose gradient is computed with the value."""
+
+    @staticmethod
+    def forward(ctx: Any, estimate: Tensor, target: Tensor, frames: Tensor, loss: _StftLoss) -> Tensor:
+        value, gradient = loss.compare(estimate, target, frames, derive=ctx.needs_input_grad[0])
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradients[0] * gradient, None, None, None
 
 
 class MultiResolutionStftLoss(nn.Module):

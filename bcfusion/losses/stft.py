@@ -57,13 +57,24 @@ class ComplexSpectrogram(nn.Module):
         Raises:
             AudioError: a signal that is too short to be mirrored.
         """
+        return torch.fft.rfft(self.segments(self.padded(signal)) * self.window, n=self.n_fft)
+
+    def padded(self, signal: Tensor) -> Tensor:
+        """Return a signal ``(B, T)`` with what lies around it under the first and the last window.
+
+        Raises:
+            AudioError: a signal that is too short to be mirrored.
+        """
         if self.pad_mode == "reflect" and signal.shape[-1] <= max(self.pad):
             raise AudioError(
                 f"padding=reflect: a window of {self.win_length} samples needs signals of more than {max(self.pad)} "
                 f"samples, not {signal.shape[-1]}; use longer crops (data.segment_seconds) or padding=zeros"
             )
-        padded = nn.functional.pad(signal, self.pad, self.pad_mode)
-        return torch.fft.rfft(padded.unfold(-1, self.win_length, self.hop_length) * self.window, n=self.n_fft)
+        return nn.functional.pad(signal, self.pad, self.pad_mode)
+
+    def segments(self, padded: Tensor) -> Tensor:
+        """Return the samples under each window, a view ``(B, N, win_length)``, of a signal with its padding."""
+        return padded.unfold(-1, self.win_length, self.hop_length)
 
     def frames(self, lengths: Tensor) -> Tensor:
         """Return the frames ``(B,)`` centred within items of ``lengths (B,)`` samples, as if each were transformed

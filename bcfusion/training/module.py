@@ -25,7 +25,7 @@ from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
 from bcfusion.training.guard import StepGuard
 from bcfusion.training.metric_gan import MetricGan
-from bcfusion.training.optimization import NETWORKS, Optimization
+from bcfusion.training.optimization import NETWORKS, Optimization, fused_on_cpu
 from bcfusion.training.ranks import average_running_statistics
 
 
@@ -131,7 +131,8 @@ class SpeechModule(LightningModule):
             make = self.optimization.schedulers.get(network)
             if make is not None:
                 self.schedulers[network] = make(optimizer)
-        return [*optimizers, *(critic.make_optimizer(critic.network.parameters()) for critic in self.critics.values())]
+        optimizers += [critic.make_optimizer(critic.network.parameters()) for critic in self.critics.values()]
+        return [fused_on_cpu(optimizer) for optimizer in optimizers]
 
     def _trained(self) -> dict[str, nn.Module]:
         """Return the networks that have an optimiser, by name, in the order of the optimisers."""
@@ -149,7 +150,10 @@ class SpeechModule(LightningModule):
         optimizer = self._optimizer(network)
         trained = self._trained()[network]
         limit = self.critics[network].clip if network in self.critics else self.optimization.clip.get(network)
-        norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), float("inf") if limit is None else limit)
+        gradients = [p.grad for p in trained.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if limit is not None:
+            torch.nn.utils.clip_grads_with_norm_(trained.parameters(), limit, norm)
         finite = bool(torch.isfinite(norm))  # a network's one synchronisation in a step: the host has to decide
         if finite:
             optimizer.step()

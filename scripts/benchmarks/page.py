@@ -35,7 +35,8 @@ was more than {QUIET:g} above the threads in use (at least two): other programs 
 little.
 
 Beside this, `scripts/bench_stream.py` measures single frames of live sound (99th percentile, memory, size of files:
-[streaming](streaming.md)), and `scripts/gpu_check.py` a GPU ([on a GPU](gpu.md))."""
+[streaming](streaming.md)), and `scripts/gpu_check.py` a GPU ([on a GPU](gpu.md)). Where the time of a training step
+goes: [profiles](profiles.md)."""
 
 
 def page(rows: Iterable[Row], results: Mapping[str, Any]) -> str:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install --no-deps --ignore-requires-python vibravox==0.1.1 && pip install auraloss"
 TOLERANCE = 1e-3  # in float32; tests/parity compares the same steps in float64, to 1e-4 of each parameter
-OF_ONE = 1e-2  # of the gradient of one parameter: some are sums of large numbers that nearly cancel
+# of the gradient of one parameter, in float32. It is rounding: for one item and these networks the largest difference
+# is 1.8e-4 in float32 and 2.4e-13 in float64
+OF_ONE = 1e-2
 PROCESSES = 3  # of each side, for the peak of the memory
 TINY = 256 * 10 - 32  # samples
 

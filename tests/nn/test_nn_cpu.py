@@ -61,3 +61,98 @@ def test_a_layer_of_a_discriminator_is_that_of_torch_with_weight_norm() -> None:
     x = torch.randn(2, 16, 1000, generator=torch.Generator().manual_seed(0))
     expected = F.conv1d(x, layer.weight, layer.bias, 4, 20, groups=4)
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def of_both(
+    ours: torch.nn.Module, plain: torch.nn.Module, x: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Return output, gradient of the input and gradients of the parameters of both layers, in pairs."""
+    found: list[list[torch.Tensor | None]] = []
+    for layer in (ours, plain):
+        layer.zero_grad()
+        inputs = x.clone().requires_grad_()
+        y = layer(inputs)
+        (y * torch.linspace(-1, 2, y.numel()).view_as(y)).sum().backward()
+        found.append([y, inputs.grad, *(parameter.grad for parameter in layer.parameters())])
+    return list(zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("product", ["oneDNN", "torch"])
+def test_a_pointwise_convolution_is_that_of_torch(monkeypatch: pytest.MonkeyPatch, product: str) -> None:
+    if product == "torch":
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    taken = []
+    plain_product = cpu._product
+    monkeypatch.setattr(cpu, "_product", lambda *given: taken.append(1) or plain_product(*given))
+    torch.manual_seed(0)
+    ours = cpu.PointwiseConv1d(6, 4, causal=False)
+    plain = torch.nn.Conv1d(6, 4, 1)
+    plain.load_state_dict(ours.state_dict())
+    for mine, expected in of_both(ours, plain, torch.randn(3, 6, 50)):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-5)
+    assert len(taken) == (9 if cpu._ONEDNN_PRODUCT is not None else 0)  # forward, and two gradients, of three items
+    with torch.no_grad():
+        ours(torch.randn(1, 6, 50))
+    ours(torch.randn(1, 6, 2)).sum().backward()  # shorter than the channels
+    ours.double()(torch.randn(1, 6, 50, dtype=torch.float64)).sum().backward()
+    assert len(taken) == (9 if cpu._ONEDNN_PRODUCT is not None else 0), "others are torch's own"
+
+
+@pytest.mark.parametrize("slope", [0.25, 1.0, 0.0, -0.5])
+def test_prelu_is_that_of_torch(slope: float) -> None:
+    torch.manual_seed(0)
+    ours, plain = cpu.PReLU(), torch.nn.PReLU()
+    torch.nn.init.constant_(ours.weight, slope)
+    plain.load_state_dict(ours.state_dict())
+    for mine, expected in of_both(ours, plain, torch.randn(3, 6, 50)):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-5)
+    x = torch.randn(4)
+    with torch.no_grad():
+        assert torch.equal(ours(x), plain(x))
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "taps", "stride", "groups", "length"),
+    [(8, 12, 41, 4, 4, 50), (8, 12, 41, 4, 2, 33), (6, 4, 5, 1, 1, 20), (6, 4, 5, 1, 2, 5), (4, 4, 7, 3, 1, 8)],
+)
+def test_a_wide_convolution_is_that_of_torch(
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    outputs: int,
+    taps: int,
+    stride: int,
+    groups: int,
+    length: int,
+) -> None:
+    monkeypatch.setattr(cpu, "_WIDE", 0)
+    taken = []
+    plain_columns = cpu._columns
+    monkeypatch.setattr(cpu, "_columns", lambda *given: taken.append(1) or plain_columns(*given))
+    torch.manual_seed(0)
+    ours = cpu.StridedConv1d(channels, outputs, taps, stride, padding=taps // 2, groups=groups)
+    plain = torch.nn.Conv1d(channels, outputs, taps, stride, padding=taps // 2, groups=groups)
+    plain.load_state_dict(ours.state_dict())
+    for mine, expected in of_both(ours, plain, torch.randn(3, channels, length)):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-5)
+    if cpu._ONEDNN_PRODUCT is not None:
+        assert len(taken) == groups * (2 if stride == 1 else 1)
+
+
+def test_fast_layers_have_a_second_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_WIDE", 0)
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 9)
+    for layer, plain in (
+        (cpu.PReLU(), torch.nn.PReLU()),
+        (cpu.PointwiseConv1d(4, 4, causal=False), torch.nn.Conv1d(4, 4, 1)),
+        (cpu.StridedConv1d(4, 4, 3, padding=1), torch.nn.Conv1d(4, 4, 3, padding=1)),
+    ):
+        plain.load_state_dict(layer.state_dict())
+        found = []
+        for network in (layer, plain):
+            inputs = x.clone().requires_grad_()
+            (first,) = torch.autograd.grad(network(inputs).square().sum(), inputs, create_graph=True)
+            given = [inputs, *network.parameters()]
+            found.append([first, *torch.autograd.grad(first.square().sum(), given, allow_unused=True)])
+        for mine, expected in zip(*found, strict=True):
+            torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
