@@ -104,8 +104,9 @@ def _onnx(facts: Facts, repository: str, without: str) -> Iterator[str]:
         if without:
             yield from ("## ONNX", "", f"There is no `model.onnx`: {without}")
         return
-    count, hop = len(facts.bundle.sensors), facts.bundle.hop
-    kind = "restores whole files" if facts.onnx.whole else "is one step of a stream"
+    count, frame = len(facts.bundle.sensors), facts.onnx.frame
+    step = f"is one step of a stream, of {1000 * frame / facts.bundle.sample_rate:g} ms"
+    kind = step if frame else "restores whole files"
     yield from ("## ONNX", "")
     yield (
         f"`model.onnx` {kind}, and needs neither torch nor bcfusion. Its output differs from that of the network by at "
@@ -119,7 +120,7 @@ def _onnx(facts: Facts, repository: str, without: str) -> Iterator[str]:
         "from huggingface_hub import hf_hub_download",
     )
     yield from ("", f'session = onnxruntime.InferenceSession(hf_hub_download("{repository}", "model.onnx"))')
-    if facts.onnx.whole:
+    if not frame:
         yield f"x = np.zeros((1, {count}, {facts.bundle.sample_rate}), np.float32)  # of any length"
         yield '[y] = session.run(["y"], {"x": x})  # (1, 1, samples)'
     else:
@@ -127,9 +128,9 @@ def _onnx(facts: Facts, repository: str, without: str) -> Iterator[str]:
             "inputs = session.get_inputs()",
             "state = [np.zeros(each.shape, np.float32) for each in inputs[1:]]",
         )
-        yield f"for frame in np.zeros((10, 1, {count}, {hop}), np.float32):  # as they arrive"
+        yield f"for frame in np.zeros((10, 1, {count}, {frame}), np.float32):  # as they arrive"
         yield "    values = {each.name: value for each, value in zip(inputs, [frame, *state])}"
-        yield f"    y, *state = session.run(None, values)  # y: (1, 1, {hop})"
+        yield f"    y, *state = session.run(None, values)  # y: (1, 1, {frame})"
     yield "```"
 
 

@@ -59,13 +59,13 @@ class OnnxFacts:
     """The exported file.
 
     Attributes:
-        whole: whether it takes whole files; else it is a step of a stream.
+        frame: samples of a step of a stream; 0: it takes whole files.
         size: bytes.
         difference: largest difference from the network that its check has found.
         real_time_factor: on one thread of the machine that exported it.
     """
 
-    whole: bool
+    frame: int
     size: int
     difference: float
     real_time_factor: float

@@ -145,9 +145,9 @@ def _lost_losses(generator: nn.Module, facts: Facts) -> Iterator[str]:
 def _export(generator: nn.Module, file: Path, facts: Facts) -> OnnxFacts:
     from bcfusion.export.writing import Wishes, export_file
 
-    whole = not facts.bundle.causal
-    exported = export_file(generator, file, Wishes(whole=whole), card=facts.card)
-    return OnnxFacts(whole, exported.size, exported.verified.difference, exported.verified.real_time_factor)
+    exported = export_file(generator, file, Wishes(whole=not facts.bundle.causal), card=facts.card)
+    found = exported.verified
+    return OnnxFacts(exported.metadata.frame, exported.size, found.difference, found.real_time_factor)
 
 
 def _missing(facts: Facts, licence: str | None) -> Iterator[str]:

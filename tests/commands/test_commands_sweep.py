@@ -107,13 +107,13 @@ from pathlib import Path
 name, here = Path(sys.argv[0]).name, Path(sys.argv[0]).parent
 if name == "sbatch":
     script = Path(sys.argv[1])
-    (here / "script").write_text(script.read_text())
+    (here / "script").write_text(script.read_text())  # as Slurm does: submitit removes its own
     last = int(re.search("--array=0-([0-9]+)", script.read_text())[1])
     for task in range(last + 1):
         numbers = dict(SLURM_JOB_ID=18 + task, SLURM_ARRAY_JOB_ID=17, SLURM_ARRAY_TASK_ID=task, SLURM_NTASKS=1,
                        SLURM_JOB_NUM_NODES=1, SLURM_NODEID=0, SLURM_PROCID=0, SLURM_LOCALID=0)
         environment = dict(os.environ, SLURM_JOB_NODELIST="here", **dict((k, str(v)) for k, v in numbers.items()))
-        command = f"bash {{script}} > {{here / 'log'}}-{{task}} 2>&1; touch {{here / 'ended'}}-{{task}}"
+        command = f"bash {{here / 'script'}} > {{here / 'log'}}-{{task}} 2>&1; touch {{here / 'ended'}}-{{task}}"
         subprocess.Popen(["bash", "-c", command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (here / "tasks").write_text(str(last + 1))
     print("Submitted batch job 17")

@@ -169,7 +169,7 @@ def test_a_network_of_somebodys_own_asks_for_consent(tmp_path: Path) -> None:
 
 def test_the_exported_file_is_described_as_it_was_measured(tmp_path: Path) -> None:
     known = facts(save_bundle(tmp_path / "bundle", SEANet(**SIZES), CONFIG, ["body"], {}))
-    text = card_text(replace(known, onnx=OnnxFacts(True, 123_456, 3e-6, 0.0123)), "me/x")
+    text = card_text(replace(known, onnx=OnnxFacts(0, 123_456, 3e-6, 0.0123)), "me/x")
     assert "differs from that of the network by at most 3e-06" in text
     assert "0.012 in onnxruntime, on one thread of the machine that exported it" in text
     assert "ONNX 0.12 MB" in text

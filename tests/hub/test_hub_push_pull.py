@@ -252,7 +252,7 @@ def test_what_the_card_says_can_be_run(hub: FakeHub, place: Path, causal: bool) 
     assert (len(sound), rate) == (4000, 16000)
     found: dict[str, Any] = {}
     exec(onnx, found)
-    assert found["y"].shape == ((1, 1, 8) if causal else (1, 1, 16000))
+    assert found["y"].shape == ((1, 1, 128) if causal else (1, 1, 16000))
     enhance, *stream = blocks(card, "bash")[0].splitlines()
     assert run(*shlex.split(enhance)[1:]) == 0
     restored, _ = soundfile.read("restored/recording.wav")
