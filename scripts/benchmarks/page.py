@@ -29,6 +29,9 @@ of threads. Before anything is timed, both sides are compared
 than the stated tolerance fails, and is not timed. A row whose peer is not installed says so. `results/benchmarks.json`
 has CPU seconds, versions and loads as well.
 
+speechbrain 1.1.2 is no peer: its Conv-TasNet has neither skip connections nor biases, and it has neither DCCRN
+nor SEANet.
+
 A ratio is ours over the other side: of times and memory, less is better; of rates (segments/s, items/s), more is
 better. Figures without another side are values. `{BUSY}` marks a row at whose begin or end the load average of a minute
 was more than {QUIET:g} above the threads in use (at least two): other programs were running, and its numbers are worth
