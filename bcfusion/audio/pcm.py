@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from bcfusion.audio.views import Source
+from bcfusion.audio.views import Plain, Source
 
-__all__ = ["Plain", "PlainSound", "plain"]
+__all__ = ["PlainSound", "plain"]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 #: by format tag and bits: libsndfile's name, how a sample is stored, and the factor to [-1, 1]
@@ -23,29 +20,6 @@ _KINDS: dict[tuple[int, int], tuple[str, str, float]] = {
 }
 _GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  # of an extensible format, after its tag
 _LARGEST_RATE, _MOST_CHANNELS = 1 << 20, 64
-
-
-@dataclass(frozen=True)
-class Plain:
-    """Where samples lie in a file, and how each is stored.
-
-    Attributes:
-        begin: first byte.
-        frames: number of samples of each channel.
-        channels: their number.
-        sample_rate: in Hz.
-        tag: of the format, 1 for integers and 3 for floating point.
-        bits: of a sample.
-        format: libsndfile's name of the container.
-    """
-
-    begin: int
-    frames: int
-    channels: int
-    sample_rate: int
-    tag: int
-    bits: int
-    format: str
 
 
 def plain(form: bytes, begin: int, size: int) -> Plain | None:

@@ -10,15 +10,36 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from bcfusion.audio.pcm import Plain
-
-__all__ = ["Layout", "Piece", "Source", "View"]
+__all__ = ["Layout", "Piece", "Plain", "Source", "View"]
 
 #: part of a view: bytes that replace some of the file's, or the offset and size of a part of the file
 Piece = bytes | tuple[int, int]
 
 
 _HEADER = 256  # bytes
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Where samples lie in a file, and how each is stored.
+
+    Attributes:
+        begin: first byte.
+        frames: number of samples of each channel.
+        channels: their number.
+        sample_rate: in Hz.
+        tag: of the format, 1 for integers and 3 for floating point.
+        bits: of a sample.
+        format: libsndfile's name of the container.
+    """
+
+    begin: int
+    frames: int
+    channels: int
+    sample_rate: int
+    tag: int
+    bits: int
+    format: str
 
 
 @dataclass(frozen=True)
