@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bcfusion.contracts import Generator
 from bcfusion.errors import ConfigError
 from bcfusion.nn.delay import Delay
-from bcfusion.nn.network import LEAST_FRAME, estimate_of, lookahead_of
+from bcfusion.nn.network import estimate_of, least_frame_of, lookahead_of
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.run.bundle import bundle_of
 
@@ -75,7 +75,7 @@ class Blend(StreamingModule):
         self.causal, self.delay = spec.causal, spec.delay
         self.skip_channel = int(getattr(generator, "skip_channel", -1)) % spec.in_channels
         self.lookahead = lookahead_of(spec)
-        self.least_frame = float(getattr(generator, "least_frame", LEAST_FRAME))
+        self.least_frame = least_frame_of(generator)
         self.late = Delay(self.lookahead)
         if bundle := bundle_of(generator):
             vars(self)["bundle"] = bundle

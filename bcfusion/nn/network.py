@@ -168,12 +168,17 @@ def lookahead_of(generator: Generator) -> int:
     return 0 if generator.delay is None or not generator.causal else generator.delay - generator.hop + 1
 
 
+def least_frame_of(generator: object) -> float:
+    """Return the ``least_frame`` of a network in seconds, :data:`LEAST_FRAME` if it declares none."""
+    return float(getattr(generator, "least_frame", LEAST_FRAME))
+
+
 def usual_frame(generator: Generator) -> int:
     """Return the samples of a stream's frame whose length is not given: whole hops, of at least 8 ms.
 
     A network whose hops are cheaper together declares longer frames, by ``least_frame`` in seconds.
     """
-    least = round(float(getattr(generator, "least_frame", LEAST_FRAME)) * generator.sample_rate)
+    least = round(least_frame_of(generator) * generator.sample_rate)
     return max(1, -(-least // generator.hop)) * generator.hop
 
 

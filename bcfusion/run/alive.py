@@ -8,11 +8,11 @@ import os
 import platform
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from bcfusion.files import read_object, write_text
 from bcfusion.run.layout import RunDir
+from bcfusion.run.processes import began
 
 __all__ = ["changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
 
@@ -40,7 +40,7 @@ def claim(run: RunDir) -> str | None:
 
 def mark_alive(run: RunDir) -> None:
     """Write which process trains a run."""
-    process = {**_place(), "pid": os.getpid(), "began": _began(os.getpid())}
+    process = {**_place(), "pid": os.getpid(), "began": began(os.getpid())}
     write_text(run.running, json.dumps(process) + "\n")
 
 
@@ -104,12 +104,4 @@ def _exists(process: dict[str, Any]) -> bool:
         pass
     except (OSError, KeyError, ValueError, TypeError):
         return False
-    return _began(int(process["pid"])) == process.get("began")
-
-
-def _began(pid: int) -> str:
-    """Return when a process began, as the kernel counts; empty where it does not say."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+    return began(int(process["pid"])) == process.get("began")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bcfusion.configuration.machine import published_name
 from bcfusion.errors import ConfigError
 from bcfusion.nearest import nearest_path
+from bcfusion.run.processes import TORCHRUN, torchrun_began
 
 __all__ = [
     "BUNDLE_CONFIG",
@@ -25,7 +25,6 @@ __all__ = [
 
 BUNDLE_WEIGHTS, BUNDLE_CONFIG = "generator.safetensors", "config.yaml"  #: the files of a bundle
 BUNDLE_DISCRIMINATORS = "discriminators.safetensors"  #: beside a bundle that was imported with its discriminators
-TORCHRUN = "TORCHELASTIC_RUN_ID"  #: in the environment of each process that torchrun starts
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         now = f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}"
     elif TORCHRUN in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1 and resume in (None, "auto"):
-        now = _torchrun_began()
+        now = _begin_of_torchrun()
     if resume is None:
         return str(runs / now)
     if resume == "auto":
@@ -194,34 +193,16 @@ def run_dir(root: str, resume: str | None, recipe: str | None, experiment: str |
     return str(find_run(str(resume)))
 
 
-def _torchrun_began() -> str:
-    """Return the moment at which the torchrun that started this process began, as a time stamp of a run.
-
-    Raises:
-        ConfigError: there are processes on several machines, or this system does not tell.
-    """
-    agent = os.getppid()
-    try:
-        while f"{TORCHRUN}=" in Path(f"/proc/{agent}/environ").read_bytes().decode(errors="replace"):
-            agent = int(_stat(agent)[1])  # a script between torchrun and this process
-        ticks = int(_stat(agent)[19])
-        kernel = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
-    except (OSError, IndexError):
-        kernel = None
-    if kernel is None or int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
+def _begin_of_torchrun() -> str:
+    began = torchrun_began()
+    if began is None or int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
         raise ConfigError(
             [
                 "hydra.run.dir: torchrun started several processes, and each would name the run by its own clock: give "
                 "all of them the same directory, hydra.run.dir=DIR"
             ]
         )
-    began = int(kernel[1]) + ticks / os.sysconf("SC_CLK_TCK")
-    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(began)) + f"-{int(began % 1 * 1e6):06d}"
-
-
-def _stat(process: int) -> list[str]:
-    """Return the fields of a process from its state on; its name, which comes before, may hold spaces."""
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return began
 
 
 def find_run(path: str | Path) -> Path:
