@@ -33,6 +33,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_nothing_that_a_script_wrote_is_at_the_top_of_the_repository() -> None:
     """The sdist names what it takes: a result committed by mistake fails the release, so it fails here first."""
     if not (ROOT / ".git").exists():

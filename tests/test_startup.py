@@ -62,6 +62,7 @@ def heavy(modules: set[str]) -> set[str]:
 # ---------------------------------------------------------------- verbs
 
 
+@pytest.mark.slow
 def test_help_imports_a_handful_of_modules(tmp_path: Path) -> None:
     statuses, modules = imported(("--help",), cwd=tmp_path)
     assert statuses == [0]
@@ -71,6 +72,7 @@ def test_help_imports_a_handful_of_modules(tmp_path: Path) -> None:
     assert len(modules) <= 15, sorted(modules)
 
 
+@pytest.mark.slow
 def test_import_bcfusion_imports_nothing_else(tmp_path: Path) -> None:
     code = "import json, sys; before = set(sys.modules); import bcfusion; "
     code += "print(json.dumps([[], sorted(set(sys.modules) - before)]))"

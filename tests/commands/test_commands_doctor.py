@@ -72,6 +72,7 @@ def test_it_works_where_torch_cannot_be_imported(tmp_path: Path) -> None:
     assert "\ntraining or streaming would fail: 1 problem above; " in done.stdout
 
 
+@pytest.mark.slow
 def test_what_it_has_started_ends_with_it(tmp_path: Path) -> None:
     """A batch system ends a job by SIGTERM, and a terminal that is closed by SIGHUP."""
     torch = tmp_path / "first" / "torch"

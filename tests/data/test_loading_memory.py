@@ -115,6 +115,7 @@ def test_an_item_that_fails_leaves_its_block_free() -> None:
     assert memory.take(1) == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_is_forked_later_frees_no_block() -> None:
     memory = BatchMemory(4096)
     block = memory.take(4)
@@ -149,6 +150,7 @@ def doubled(air: Tensor, draw: Draw) -> dict[str, Tensor]:
     return {"signal": 2 * air}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_uses_no_more_memory_than_its_blocks(tmp_path: Path, workers: int) -> None:
     rows = []

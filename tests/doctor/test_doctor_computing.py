@@ -177,6 +177,7 @@ def test_what_fails_in_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 # ---------------------------------------------------------------- compilation, determinism
 
 
+@pytest.mark.slow
 def test_a_compiler_that_is_missing_or_cannot_do_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     [found] = computing.compilation()

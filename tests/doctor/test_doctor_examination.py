@@ -88,6 +88,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Finding, ..
     return examined
 
 
+@pytest.mark.slow
 def test_a_check_that_ends_python_is_named_and_the_others_go_on(run: Callable[..., list[tuple[Finding, ...]]]) -> None:
     before, [crashed], [gone], after = run(HEALTHY, ILLEGAL, GIVES_UP, HEALTHY)
     assert crashed.status == gone.status == FAIL
@@ -114,32 +115,38 @@ def test_a_check_that_hangs_is_given_up_and_its_process_ended(
             os.kill(int(finding.text.split()[-1]), 0)
 
 
+@pytest.mark.slow
 def test_a_process_that_the_kernel_kills_lacks_memory(run: Callable[..., list[tuple[Finding, ...]]]) -> None:
     [[killed]] = run(KILLED)
     assert (killed.text, killed.remedy) == ("crashes Python (SIGKILL)", MEMORY)
 
 
+@pytest.mark.slow
 def test_healthy_checks_share_a_process(run: Callable[..., list[tuple[Finding, ...]]]) -> None:
     first, second = run(HEALTHY, HEALTHY)
     assert first == second
     assert first[0].text != f"process {os.getpid()}"
 
 
+@pytest.mark.slow
 def test_what_needs_something_that_failed_is_not_tried(run: Callable[..., list[tuple[Finding, ...]]]) -> None:
     [_], [after], [last] = run(ILL, AFTER, LAST)
     assert (after.status, last.status) == (NOTE, NOTE)
     assert after.text == last.text == "skipped, because ill failed"
 
 
+@pytest.mark.slow
 def test_what_the_purpose_does_not_need_is_a_note(run: Callable[..., list[tuple[Finding, ...]]]) -> None:
     assert run(ILL, purposes=("train",)) == [(note("ill", "does not work", "mend it"),)]
     assert run(ILL, purposes=("stream",)) == [(fail("ill", "does not work", "mend it"),)]
 
 
+@pytest.mark.slow
 def test_a_finding_may_concern_less_than_its_check(run: Callable[..., list[tuple[Finding, ...]]]) -> None:
     assert [run(PARTLY, purposes=(purpose,))[0][0].status for purpose in ("train", "stream")] == [FAIL, NOTE]
 
 
+@pytest.mark.slow
 def test_it_needs_no_place_for_temporary_files(
     run: Callable[..., list[tuple[Finding, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def look(tmp_path: Path) -> Look:
     return of
 
 
+@pytest.mark.slow
 def test_a_torch_that_cannot_be_loaded_comes_with_torchaudio(package: Callable[[str, str], None], look: Look) -> None:
     package("torch", "raise ImportError('libtorch_cpu.so: cannot enable executable stack')")
     found = look("torch")
@@ -57,6 +58,7 @@ def test_a_torch_that_cannot_be_loaded_comes_with_torchaudio(package: Callable[[
     assert found.remedy.endswith("--force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*'")
 
 
+@pytest.mark.slow
 def test_a_torch_of_another_numpy_is_named(package: Callable[[str, str], None], look: Look) -> None:
     package("torch", "__version__ = '2.0'\ndef from_numpy(x):\n    raise RuntimeError('Numpy is not available')\n")
     found = look("torch")
@@ -65,6 +67,7 @@ def test_a_torch_of_another_numpy_is_named(package: Callable[[str, str], None], 
     assert "do not fit" in found.text
 
 
+@pytest.mark.slow
 def test_a_torchaudio_for_cuda_beside_a_torch_for_cpus(package: Callable[[str, str], None], look: Look) -> None:
     package("torch", TORCH_FOR_CPUS)
     package("torchaudio", "raise OSError('libc10_cuda.so: cannot open shared object file: No such file or directory')")
@@ -74,6 +77,7 @@ def test_a_torchaudio_for_cuda_beside_a_torch_for_cpus(package: Callable[[str, s
     assert found.remedy.endswith("'torch==2.11.*' 'torchaudio==2.11.*'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message",
     [
@@ -91,6 +95,7 @@ def test_a_torchaudio_that_was_built_for_another_torch(
     assert "was built for another torch than 2.11.0+cpu" in found.text
 
 
+@pytest.mark.slow
 def test_a_pesq_that_was_compiled_for_another_numpy(package: Callable[[str, str], None], look: Look) -> None:
     reason = "numpy.dtype size changed, may indicate binary incompatibility. Expected 96 from C header, got 88"
     package("pesq", f"raise ValueError({reason!r})")
@@ -100,16 +105,19 @@ def test_a_pesq_that_was_compiled_for_another_numpy(package: Callable[[str, str]
     assert "--no-cache-dir 'pesq>=0.0.4,<0.1'" in found.remedy
 
 
+@pytest.mark.slow
 def test_a_pesq_that_computes_nonsense(package: Callable[[str, str], None], look: Look) -> None:
     package("pesq", "def pesq(rate, reference, estimate, mode):\n    return 1.2\n")
     assert (look("pesq").status, look("pesq").text) == (FAIL, "a signal compared with itself has 1.20, not 4.64")
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_not_one_that_is_broken(package: Callable[[str, str], None], look: Look) -> None:
     package("lightning", "raise ModuleNotFoundError(\"No module named 'lightning'\", name='lightning')")
     assert look("lightning").text == "not installed"
 
 
+@pytest.mark.slow
 def test_a_lightning_that_lacks_something(package: Callable[[str, str], None], look: Look) -> None:
     package("lightning", "import no_such_module_anywhere")
     found = look("lightning")
@@ -117,6 +125,7 @@ def test_a_lightning_that_lacks_something(package: Callable[[str, str], None], l
     assert "No module named 'no_such_module_anywhere'" in found.text
 
 
+@pytest.mark.slow
 def test_without_libsndfile_no_file_is_read(package: Callable[[str, str], None], look: Look) -> None:
     package("soundfile", "raise OSError('sndfile library not found')")
     found = look("sound_files")
@@ -124,6 +133,7 @@ def test_without_libsndfile_no_file_is_read(package: Callable[[str, str], None],
     assert "apt-get install libsndfile1" in found.remedy
 
 
+@pytest.mark.slow
 def test_without_onnxruntime_streams_are_computed_by_torch(package: Callable[[str, str], None], look: Look) -> None:
     package("onnxruntime", "raise ImportError('GLIBC_2.38 not found')")
     found = look("onnxruntime")
@@ -132,6 +142,7 @@ def test_without_onnxruntime_streams_are_computed_by_torch(package: Callable[[st
     assert "--backend torch" in found.remedy
 
 
+@pytest.mark.slow
 def test_without_portaudio_there_is_no_sound_card(package: Callable[[str, str], None], look: Look) -> None:
     package("sounddevice", "raise OSError('PortAudio library not found')")
     found = look("sound_cards")
@@ -139,6 +150,7 @@ def test_without_portaudio_there_is_no_sound_card(package: Callable[[str, str], 
     assert "PortAudio" in found.text
 
 
+@pytest.mark.slow
 def test_without_soxr_nothing_is_resampled(package: Callable[[str, str], None], look: Look) -> None:
     package("soxr", "raise ImportError('libsoxr.so: undefined symbol')")
     found = look("resampling")

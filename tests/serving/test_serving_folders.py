@@ -25,6 +25,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_a_killed_server_has_left_is_deleted_and_nothing_else(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

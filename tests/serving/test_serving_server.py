@@ -117,6 +117,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return files
 
 
+@pytest.mark.slow
 def test_with_a_certificate_everything_is_encrypted(
     models: dict[str, ServedModel], certificate: tuple[Path, Path]
 ) -> None:
