@@ -120,6 +120,65 @@ class Fitted(Protocol):
 
 
 @runtime_checkable
+class Taught(Protocol):
+    """A generator whose training step is not its use: ``forward`` restores speech, ``teach`` says what losses get.
+
+    Flows and bridges are trained at one random time of their path and restore speech in several steps; see
+    :class:`bcfusion.objectives.bridge.Bridge`. Training calls ``teach`` in place of the generator.
+
+    >>> import torch
+    >>> class Denoiser(torch.nn.Module):
+    ...     def forward(self, inputs):
+    ...         return 0.9 * inputs[:, -1:]
+    ...
+    ...     def teach(self, batch):
+    ...         noisy = batch["target"] + 0.1 * torch.randn_like(batch["target"])
+    ...         return {"estimate": self(noisy)}
+    >>> generator = Denoiser()
+    >>> isinstance(generator, Taught)
+    True
+    >>> generator.teach({"inputs": torch.zeros(2, 1, 8), "target": torch.zeros(2, 1, 8)})["estimate"].shape
+    torch.Size([2, 1, 8])
+    """
+
+    def teach(self, batch: Batch) -> dict[str, Tensor]:
+        """Return ``estimate (B, 1, T)`` and the keys of ``provides``, from a training batch on the device."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A generator that restores speech in a number of steps that may be changed after training.
+
+    >>> import torch
+    >>> class Halving(torch.nn.Module):
+    ...     steps = 1
+    ...
+    ...     def set_steps(self, steps):
+    ...         self.steps = steps
+    ...
+    ...     def forward(self, inputs):
+    ...         return inputs[:, -1:] * 0.5**self.steps
+    >>> generator = Halving()
+    >>> isinstance(generator, Stepwise)
+    True
+    >>> generator.set_steps(2)
+    >>> generator(torch.ones(1, 1, 1))
+    tensor([[[0.2500]]])
+    """
+
+    steps: int
+
+    def set_steps(self, steps: int) -> None:
+        """Take another number of steps from now on; ``delay`` may change.
+
+        Raises:
+            ConfigError: less than one.
+        """
+        ...
+
+
+@runtime_checkable
 class StartsFromStatistics(Protocol):
     """A part of a generator, or all of it, that starts from statistics of what passes through it.
 

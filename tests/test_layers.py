@@ -15,7 +15,7 @@ LAYERS = (
     ("contracts", "errors", "files", "nearest", "requirements", "startup", "telemetry", "audio"),
     ("nn", "configuration", "probe"),
     ("run",),
-    ("generators", "discriminators", "critics", "losses", "balancers", "metrics", "data"),
+    ("generators", "objectives", "discriminators", "critics", "losses", "balancers", "metrics", "data"),
     ("inference", "evaluation", "search", "importing", "export"),
     ("training", "adaptation", "report", "live", "serving", "hub", "doctor"),
     ("commands",),

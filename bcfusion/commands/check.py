@@ -118,12 +118,12 @@ def _machine(cfg: DictConfig) -> Iterator[tuple[str, str]]:
 
 def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
     with loading():
-        from bcfusion.configuration.compose import build
+        from bcfusion.configuration.compose import build, generator_node
         from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators
         from bcfusion.configuration.targets import locate
         from bcfusion.probe import macs_per_second, receptive_field
 
-    generator = build(cfg.generator)
+    generator = build(generator_node(cfg))
     if not rehearsed and (warning := empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg))):
         logger.warning(warning)  # the rehearsal has said so
     rate = int(generator.sample_rate)
@@ -139,6 +139,10 @@ def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
     ahead = "the whole file" if generator.delay is None else _span(generator.delay, rate)
     yield "latency", f"{ahead}, in frames of {_span(generator.hop, rate)}"
     yield "causal", "yes" if generator.causal else "no"
+    if (objective := later(cfg, "objective")) and "_target_" in objective:
+        path = objective.path._target_.rpartition(".")[2]
+        steps = f"{objective.steps} step{'' if objective.steps == 1 else 's'} of {objective.solver}"
+        yield "objective", f"{path}, predicts {objective.predict}, {steps}"
     discriminators = cfg.get("discriminators") or {}
     for name, node in discriminators.items():
         yield f"discriminator {name}", f"{_millions(build(node))} parameters"

@@ -102,12 +102,12 @@ def _enhance(arguments: argparse.Namespace, sink: BinaryIO | None = None) -> int
         from bcfusion.inference.containers import check_rate
         from bcfusion.inference.enhance import Manner, misfits
         from bcfusion.inference.writing import check_peak
-        from bcfusion.run.bundle import bundle_of, load_generator
+        from bcfusion.run.bundle import bundle_of, in_steps, load_generator
 
     share = share_of(arguments)
     device = device_of(arguments.device)
     check_precision(arguments.precision, device)
-    network = load_generator(model, device=device, trust_code=arguments.trust_code)
+    network = in_steps(load_generator(model, device=device, trust_code=arguments.trust_code), arguments.steps)
     bundle = bundle_of(network)
     assert bundle is not None  # load_generator attaches it
     generator = blended(network, arguments.strength, arguments.limit_db)

@@ -10,7 +10,7 @@ from bcfusion.commands.shared.arguments import VerbParser, path, positive_int, p
 from bcfusion.commands.shared.blending import add_blend_options
 from bcfusion.commands.shared.channels import add_channels_option
 from bcfusion.commands.shared.computing import add_device_option
-from bcfusion.commands.shared.model_choice import MODEL_HELP, add_trust_option
+from bcfusion.commands.shared.model_choice import MODEL_HELP, add_steps_option, add_trust_option
 from bcfusion.errors import AudioError
 
 __all__ = ["STANDARD", "enhance_parser", "is_piped", "parse_sensors"]
@@ -24,6 +24,7 @@ def enhance_parser(text: str) -> VerbParser:
     parser = verb_parser("enhance", text)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     add_trust_option(parser)
+    add_steps_option(parser)
     parser.add_argument(
         "inputs", metavar="INPUT", nargs="*", help="sound files, folders, quoted globs; - is raw PCM from the stdin"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import path, positive_int, verb_parser
 from bcfusion.commands.shared.blending import add_blend_options, share_of
-from bcfusion.commands.shared.model_choice import MODEL_HELP, add_trust_option, chosen_model
+from bcfusion.commands.shared.model_choice import MODEL_HELP, add_steps_option, add_trust_option, chosen_model
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.commands.shared.signals import cleaning_up_when_ended
 from bcfusion.errors import ExportError
@@ -74,7 +74,7 @@ def _export(arguments: argparse.Namespace, target: Path) -> int:
     with loading():
         from bcfusion.export.verification import check_reference, check_signal
         from bcfusion.export.writing import Wishes, export_file
-        from bcfusion.run.bundle import load_generator
+        from bcfusion.run.bundle import in_steps, load_generator
         from bcfusion.run.card import CARD, read_card
 
     wishes = Wishes(
@@ -87,7 +87,7 @@ def _export(arguments: argparse.Namespace, target: Path) -> int:
         precision=arguments.precision,
         opset=arguments.opset,
     )
-    generator = load_generator(model, trust_code=arguments.trust_code)
+    generator = in_steps(load_generator(model, trust_code=arguments.trust_code), arguments.steps)
     signal = clean = None
     if arguments.check:
         signal = check_signal(arguments.check, generator)
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("export", HELP)
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     add_trust_option(parser)
+    add_steps_option(parser)
     parser.add_argument("--output", metavar="FILE", type=path, help="file to write; default: ./NAME-OF-MODEL.onnx")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     parser.add_argument("--whole", action="store_true", help="a graph for whole files, for networks of any kind")

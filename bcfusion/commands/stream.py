@@ -17,7 +17,7 @@ from bcfusion.commands import USER_ERROR, exit_status
 from bcfusion.commands.shared.arguments import path, positive_int, positive_number, verb_parser
 from bcfusion.commands.shared.blending import add_blend_options, share_of
 from bcfusion.commands.shared.channels import add_channels_option, parse_channels
-from bcfusion.commands.shared.model_choice import MODEL_HELP, add_trust_option, chosen_model
+from bcfusion.commands.shared.model_choice import MODEL_HELP, add_steps_option, add_trust_option, chosen_model
 from bcfusion.commands.shared.process_state import make_cwd_importable
 from bcfusion.commands.shared.restored import SHORTEST_CUT, peak_warning
 from bcfusion.commands.shared.signals import cleaning_up_when_ended
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = verb_parser("stream", HELP)
     parser.add_argument("model", metavar="MODEL", nargs="?", help=f"exported .onnx, {MODEL_HELP}")
     add_trust_option(parser)
+    add_steps_option(parser)
     card = parser.add_argument_group("sound card")
     card.add_argument("--list-devices", action="store_true", help="list the sound devices, and stop")
     card.add_argument("--input-device", metavar="DEVICE", help="number or part of the name; default: the system's")
@@ -162,6 +163,7 @@ def _stepper(arguments: argparse.Namespace) -> Stepper:
         arguments.threads,
         lambda text: print(text, file=sys.stderr, flush=True),
         trust_code=arguments.trust_code,
+        steps=arguments.steps,
     )
 
 

@@ -21,7 +21,7 @@ TRAINING_GROUPS = frozenset(
     {"losses", "discriminators", "critics", "adversarial", "balancer", "optimizer", "scheduler", "logger", "callbacks"}
 )
 #: arguments that the program adds when it builds a node of these groups
-GIVEN_WHEN_BUILT = {"logger": ("run_dir", "first_step")}
+GIVEN_WHEN_BUILT = {"logger": ("run_dir", "first_step"), "objective": ("network",)}
 
 
 def verify_or_raise(cfg: DictConfig, training: bool = True) -> None:

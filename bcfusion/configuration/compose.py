@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bcfusion.configuration.later import later
 from bcfusion.configuration.machine import minutes_without
 from bcfusion.configuration.moved import with_current_targets
 from bcfusion.configuration.paths import group_members
@@ -78,6 +79,22 @@ def drop_unchosen(cfg: DictConfig, extra_dirs: Iterable[Path] = ()) -> list[str]
                     del chosen[name]
                 removed.append(f"{group}.{name}")
     return removed
+
+
+def generator_node(config: Any) -> Any:
+    """Return the node that builds what is trained and shipped: the generator, or what ``objective`` makes of it.
+
+    Args:
+        config: a composed configuration, or plain containers of a recorded one.
+    """
+    from omegaconf import DictConfig, OmegaConf
+
+    generator, objective = config["generator"], later(config, "objective")
+    if "_target_" not in objective:
+        return generator
+    if isinstance(config, DictConfig):
+        generator, objective = (OmegaConf.to_container(node, resolve=True) for node in (generator, objective))
+    return {**objective, "network": {**generator, "_partial_": True}}
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

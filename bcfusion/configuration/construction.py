@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from bcfusion.configuration.compose import build
+from bcfusion.configuration.compose import build, generator_node
 from bcfusion.configuration.keys import KEYS
 from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.configuration.values import at, group, is_resolved, nodes
@@ -20,6 +20,7 @@ from bcfusion.requirements import check_rate
 #: check of its data. A class says of itself that it is to be built here by an attribute ``built_by_check``.
 BUILT = (
     "generator.",
+    "objective.",
     "discriminators.",
     "critics.",
     "losses.",
@@ -42,15 +43,17 @@ def construction_problems(tree: Mapping[str, Any], known: list[str]) -> list[str
     """
     from torch.random import fork_rng
 
-    problems = []
+    problems: list[str] = []
     outer: tuple[str, ...] = ()
     with fork_rng(devices=[]):  # a run draws the same weights whether it has been checked or not
         for path, node in nodes(tree):
             if "_target_" not in node or path.startswith(outer) or not _is_built(path, node):
                 continue
             outer = (*outer, f"{path}.")  # what is inside is built with it
+            if path == "objective" and any(problem.startswith("generator") for problem in (*known, *problems)):
+                continue  # it is built around the generator
             if buildable(path, node, known) and not _unused(path, tree):
-                problems += _problems(path, node, tree.get("sample_rate"), at(tree, "task.sensors"))
+                problems += _problems(path, node, tree)
         problems += _optimization_problems(tree, [*known, *problems])
     return problems
 
@@ -72,7 +75,10 @@ def _unused(path: str, tree: Mapping[str, Any]) -> bool:
     return section == "degradation" and isinstance(sensors, list) and name not in sensors
 
 
-def _problems(path: str, node: Mapping[str, Any], sample_rate: Any, sensors: Any) -> list[str]:
+def _problems(path: str, node: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    sample_rate, sensors = tree.get("sample_rate"), at(tree, "task.sensors")
+    if path == "objective":
+        node = generator_node(tree)
     if path.startswith("losses."):
         node = {key: value for key, value in node.items() if key != "weight"}
     if path.startswith("logger."):

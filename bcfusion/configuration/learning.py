@@ -108,8 +108,9 @@ def learning_problems(tree: Mapping[str, Any], targets: Mapping[str, Any]) -> li
     if "generator" in targets:
         computed = asks if adversarial else alone
         batch_names = ["noise"] if provides_noise(tree) else []
+        taught = targets.get("objective", targets["generator"])
         problems += loss_problems(
-            computed, {name: weights[name] for name in computed}, targets["generator"], batch_names, adversarial
+            computed, {name: weights[name] for name in computed}, taught, batch_names, adversarial
         )
     critics = group(tree, "critics")
     problems += critic_name_problems(critics, losses)

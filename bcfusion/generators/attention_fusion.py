@@ -11,9 +11,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bcfusion.generators.branches import Branches, Build, Inner
+from bcfusion.generators.branches import Branches
 from bcfusion.nn.conv2d import Conv2d
 from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
+from bcfusion.nn.inner import Build, Inner
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.spectral import magnitude

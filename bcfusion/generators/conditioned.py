@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bcfusion.generators.branches import Build, Inner
 from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
+from bcfusion.nn.inner import Build, Inner
 from bcfusion.nn.mel import LogMel
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.pitch import Pitch

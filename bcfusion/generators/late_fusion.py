@@ -11,8 +11,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bcfusion.generators.branches import Branches, Build
+from bcfusion.generators.branches import Branches
 from bcfusion.nn.conv import Conv1d
+from bcfusion.nn.inner import Build
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.requirements import above, at_least, require
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Generator
 from bcfusion.inference.computing import computed
-from bcfusion.nn.network import lookahead_of
+from bcfusion.nn.network import from_position, lookahead_of
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.probe import receptive_field
 from bcfusion.run.bundle import bundle_of
@@ -64,7 +64,8 @@ def enhanced_chunks(
     while (stop := end(position + chunk)) > position:
         reach = end(stop + fade)
         begin, last = max(0, position - left), end(reach + right)
-        estimate = computed(generator, read(begin, last)[None], precision)
+        with from_position(generator, begin):
+            estimate = computed(generator, read(begin, last)[None], precision)
         block = estimate[0, :, position - begin : reach - begin]
         if tail is not None and tail.shape[1] > 0:
             ramp = (torch.arange(tail.shape[1]) + 0.5) / tail.shape[1]

@@ -13,7 +13,7 @@ from bcfusion.errors import BcfusionError, CheckpointError, ConfigError
 from bcfusion.inference.blend import blended, input_share
 from bcfusion.inference.stepping import Stepper, TorchStepper
 from bcfusion.nn.network import usual_frame
-from bcfusion.run.bundle import load_generator
+from bcfusion.run.bundle import in_steps, load_generator
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +38,7 @@ def open_stepper(
     say: Callable[[str], None] = lambda _: None,
     *,
     trust_code: bool = False,
+    steps: int | None = None,
 ) -> Stepper:
     """Return a model as a stepper, and whatever it takes to step it.
 
@@ -52,14 +53,17 @@ def open_stepper(
         threads: that compute.
         say: is told what takes seconds.
         trust_code: see :func:`bcfusion.load_generator`.
+        steps: see :func:`bcfusion.run.bundle.in_steps`.
 
     Raises:
         BcfusionError: there is no such model, it is not causal, packages are missing, or an argument does not fit.
     """
     if model.suffix.lower() == ".onnx":
+        if steps is not None:
+            raise ConfigError([f"--steps: {model} is exported with its steps; give them to bcfusion export"])
         return _exported(model, backend, frame, input_share(strength, limit_db), threads)
     wants_onnx(backend)  # before the model is loaded
-    generator = load_generator(model, trust_code=trust_code)
+    generator = in_steps(load_generator(model, trust_code=trust_code), steps)
     spec = cast("Generator", generator)
     if not spec.causal:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,8 @@ class WaveformNetwork(StreamingModule):
         delay: algorithmic latency in samples, or None.
         provides: keys of the output other than ``estimate``.
         least_frame: seconds that a stream's frame lasts at least if its length is not given, see :func:`usual_frame`.
+        position: sample of the file, a multiple of ``hop``, with which the input of a whole pass starts; see
+            :func:`from_position`.
 
     Raises:
         ConfigError: a sample rate, number of sensors or hop below one, or a ``skip_channel`` that is no sensor.
@@ -52,6 +55,7 @@ class WaveformNetwork(StreamingModule):
 
     provides: tuple[str, ...] = ()
     least_frame: float = LEAST_FRAME
+    position: int = 0
 
     def __init__(
         self,
@@ -132,6 +136,26 @@ class WaveformNetwork(StreamingModule):
         if isinstance(output, Tensor):
             return output[..., :0]
         return {key: value[:, :, :0] for key, value in output.items()}  # frames, of masks too, are the third dimension
+
+
+@contextmanager
+def from_position(generator: nn.Module, sample: int) -> Iterator[None]:
+    """Tell a generator, and all in it, that its input is a part of a file that starts with this sample.
+
+    What a network draws at random is a function of the place in the file: chunks are then equal to the whole.
+
+    Args:
+        generator: any.
+        sample: a multiple of its ``hop``.
+    """
+    parts = [part for part in generator.modules() if isinstance(part, WaveformNetwork)]
+    for part in parts:
+        part.position = sample
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.position = 0
 
 
 def future_reach(hop: int, *chain: nn.Module) -> int:

@@ -16,8 +16,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from bcfusion.contracts import Generator
-from bcfusion.errors import CheckpointError
+from bcfusion.configuration.compose import generator_node
+from bcfusion.contracts import Generator, Stepwise
+from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.nearest import nearest_path
 from bcfusion.nn.conv import remove_weight_norm
 from bcfusion.probe import receptive_field
@@ -32,7 +33,7 @@ from bcfusion.run.models import resolve_model
 from bcfusion.run.stored import require_keys
 from bcfusion.run.trust import own_training
 
-__all__ = ["Bundle", "bundle_of", "load_generator", "save_bundle"]
+__all__ = ["Bundle", "bundle_of", "in_steps", "load_generator", "save_bundle"]
 
 
 def save_bundle(
@@ -135,6 +136,33 @@ def bundle_of(generator: nn.Module) -> Bundle | None:
     return bundle if isinstance(bundle, Bundle) else None
 
 
+def in_steps(generator: nn.Module, steps: int | None) -> nn.Module:
+    """Let a loaded generator take another number of steps; what its bundle says of it follows.
+
+    Args:
+        generator: of :func:`load_generator`; changed in place.
+        steps: as :meth:`bcfusion.contracts.Stepwise.set_steps` takes them; None: as the bundle says.
+
+    Returns:
+        The generator.
+
+    Raises:
+        ConfigError: it restores speech in one pass, or less than one step.
+    """
+    if steps is None:
+        return generator
+    if not isinstance(generator, Stepwise):
+        raise ConfigError([f"--steps: {type(generator).__name__} restores speech in one pass, not in steps"])
+    generator.set_steps(steps)
+    bundle = vars(generator).pop("bundle", None)
+    if isinstance(bundle, Bundle):
+        place = Path(str(bundle.training.get("run", "bundle")))
+        vars(generator)["bundle"] = _describe(
+            generator, {**bundle.generator, "steps": steps}, bundle.sensors, bundle.training, place
+        )
+    return generator
+
+
 def _describe(
     generator: nn.Module, config: dict[str, Any], sensors: list[str], training: dict[str, Any], where: Path
 ) -> Bundle:
@@ -192,8 +220,9 @@ def _from_checkpoint(source: Path) -> tuple[nn.Module, Bundle]:
     config = content["config"]
     require_keys(config, ("generator", "task"), source, "config.")
     require_keys(config["task"], ("sensors",), source, "config.task.")
-    generator = build_generator(config["generator"], source)
+    node = generator_node(config)
+    generator = build_generator(node, source)
     load_weights(generator, checkpoint.generator_state(content), source)
     generator = remove_weight_norm(generator).eval()
     training = {"step": content.get("step"), **(content.get("training") or {})}
-    return generator, _describe(generator, config["generator"], list(config["task"]["sensors"]), training, source)
+    return generator, _describe(generator, node, list(config["task"]["sensors"]), training, source)

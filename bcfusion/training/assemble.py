@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 from torch import nn
 
 from bcfusion.configuration.additions import trainer_arguments
-from bcfusion.configuration.compose import build
+from bcfusion.configuration.compose import build, generator_node
 from bcfusion.configuration.later import later
 from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
@@ -104,7 +104,7 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
         accumulate=cfg.trainer.accumulate,
         max_bad_steps=cfg.trainer.max_bad_steps,
     )
-    generator = build(cfg.generator)
+    generator = build(generator_node(cfg))
     if warning := empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg)):
         logger.warning(warning)
     module = SpeechModule(

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bcfusion.configuration.learning import critic_name_problems, loss_problems
-from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
+from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, Taught, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
 from bcfusion.training.adversary import NOTHING, Adversary, Inside, Network, Pair, Turn, detached
@@ -181,7 +181,7 @@ class SpeechModule(LightningModule):
         ends_step = (self.step + 1) % accumulate == 0
 
         with torch.set_grad_enabled("generator" in turn.order):
-            outputs = self._generate(batch["inputs"])
+            outputs = self._generate(batch)
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
         estimate = _without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order
@@ -206,8 +206,8 @@ class SpeechModule(LightningModule):
         self.guard.batch_ends(self.step, batch["ids"], ends_step)
         self.step += 1
 
-    def _generate(self, inputs: Tensor) -> dict[str, Tensor]:
-        outputs = self.generator(inputs)
+    def _generate(self, batch: Batch) -> dict[str, Tensor]:
+        outputs = self.generator.teach(batch) if isinstance(self.generator, Taught) else self.generator(batch["inputs"])
         return outputs if isinstance(outputs, dict) else {"estimate": outputs}
 
     def _inside(self, outputs: dict[str, Any], target: Tensor) -> Inside:

@@ -111,13 +111,13 @@ def test_a_metric_of_a_recogniser_asks_for_its_command_and_its_transcripts(tmp_p
     assert verify(composed(*chosen, f"metrics.wer.transcripts={tmp_path}")) == []
 
 
-def test_all_losses_pass_together_except_those_of_a_mask_an_embedding_or_a_latent() -> None:
+def test_all_losses_pass_together_except_those_of_what_only_some_networks_provide() -> None:
     """SEANet with a body sensor gives an estimate and nothing else, and its data have no noise."""
     problems = verify(composed(f"losses=[{','.join(group_members('losses'))}]"))
     asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
     asked |= {"generator_log_mel": "log_mel", "generator_log_bands": "band_levels"}
     asked |= {"log_magnitude_mse": "log_magnitude, deviation, scale", "msa": "mask", "tpsa": "mask"}
-    asked |= {"inconsistency": "spectrum"}
+    asked |= {"inconsistency": "spectrum", "prediction_mse": "prediction, prediction_target, prediction_mask"}
     assert set(problems) == {
         f"losses.{name}: asks for {what}, which neither the data nor SEANet provides" for name, what in asked.items()
     }

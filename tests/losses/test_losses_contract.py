@@ -30,6 +30,9 @@ PROVIDED = {
     "scale",
     "band_levels",
     "spectrum",
+    "prediction",
+    "prediction_target",
+    "prediction_mask",
 }
 
 # Losses that are smallest, and known in value, for a perfect estimate. SI-SNR has no zero: it falls without bound.

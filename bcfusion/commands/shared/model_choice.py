@@ -5,12 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bcfusion.commands.shared.arguments import positive_int
 from bcfusion.errors import CheckpointError
 from bcfusion.run.card import CARD, read_card
 from bcfusion.run.description import find_bundle, read_description
 from bcfusion.run.models import hub_name, resolve_model
 
-__all__ = ["MODEL_HELP", "TRUST_OPTION", "add_trust_option", "chosen_model", "label_of", "sensors_needed"]
+__all__ = [
+    "MODEL_HELP",
+    "TRUST_OPTION",
+    "add_steps_option",
+    "add_trust_option",
+    "chosen_model",
+    "label_of",
+    "sensors_needed",
+]
 
 MODEL_HELP = "run directory, bundle, .ckpt, a name that bcfusion models lists, or hf:OWNER/NAME[@REVISION]"
 TRUST_OPTION = "--trust-code"
@@ -23,6 +32,16 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of hf:OWNER/NAME: load a network whose class is not bcfusion's own; that class is imported from this "
         "machine and runs with all your rights",
+    )
+
+
+def add_steps_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--steps`` to a parser."""
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=positive_int,
+        help="of a model trained with objective=flow or bridge, from the sensor to the result; default: the model's",
     )
 
 

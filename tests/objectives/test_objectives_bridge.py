@@ -1,0 +1,339 @@
+"""The generator on a path: against closed forms, and the same for whole files, chunks and streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise, product
+from pathlib import Path as File
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bcfusion.contracts import Generator, Taught
+from bcfusion.errors import ConfigError
+from bcfusion.generators.dpcrn import DPCRN
+from bcfusion.generators.identity import Identity
+from bcfusion.generators.seanet import SEANet
+from bcfusion.inference.enhance import enhance_signal
+from bcfusion.losses.prediction import PredictionMseLoss
+from bcfusion.nn.time import TimeConditioned, TimeEmbedding
+from bcfusion.objectives.bridge import Bridge
+from bcfusion.objectives.paths import Flow, Path, SchroedingerBridge
+from bcfusion.run.bundle import load_generator, save_bundle
+
+MEAN, DEVIATION = 0.3, 0.5  # of the data in closed forms
+DPCRN_SMALL = partial(DPCRN, channels=(8, 8, 8, 8, 8), blocks=1)
+SEANET = {"channels": 2, "strides": (2, 4), "dilations": (1,), "bottleneck_channels": 4}
+
+
+class Told(TimeConditioned):
+    """A network of no memory that computes a function of (state, time)."""
+
+    sample_rate, hop, causal, delay, provides = 16000, 1, True, 0, ()
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], in_channels: int) -> None:
+        super().__init__()
+        self.function, self.in_channels = function, in_channels
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        state = inputs[:, -1:]
+        return self.function(state, self.time(inputs).view(-1, 1, 1))
+
+
+class ToldNetwork(Told):
+    """Built by :class:`Bridge` as from a YAML: the function is given before."""
+
+    def __init__(self, in_channels: int, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(function, in_channels)
+
+
+def told(function: Callable[[Tensor, Tensor], Tensor], path: Path, **settings: Any) -> Bridge:
+    return Bridge(partial(ToldNetwork, function=function), path, domain="waveform", **settings).eval()
+
+
+def optimal_velocity(path: Flow) -> Callable[[Tensor, Tensor], Tensor]:
+    """E[v | x_t] of Gaussian data, x ~ N(MEAN, DEVIATION^2), and a flow from noise: v and x_t are jointly Gaussian."""
+
+    def velocity(state: Tensor, time: Tensor) -> Tensor:
+        variance = ((1 - time) * DEVIATION) ** 2 + (time * path.sigma) ** 2
+        covariance = -(1 - time) * DEVIATION**2 + time * path.sigma**2
+        return -MEAN + covariance / variance * (state - (1 - time) * MEAN)
+
+    return velocity
+
+
+def whole(bridge: Bridge, inputs: Tensor) -> Tensor:
+    with torch.inference_mode():
+        output = bridge(inputs)
+    assert isinstance(output, Tensor)
+    return output
+
+
+# ---------------------------------------------------------------- closed forms
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2)])
+def test_the_solver_converges_with_its_order_to_the_exact_map_of_gaussian_data(solver: Any, order: int) -> None:
+    path = Flow("noise", 1.0)
+    silence = torch.zeros(1, 1, 400, dtype=torch.float64)
+    errors = []
+    for steps in (16, 32, 64):
+        bridge = told(optimal_velocity(path), path, predict="velocity", solver=solver, steps=steps)
+        start = bridge._noise(0, silence, torch.tensor(0))
+        exact = MEAN + DEVIATION * start  # deviations of the state are mapped to those of the data
+        errors.append(float((whole(bridge, silence) - exact).abs().max()))
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine == pytest.approx(2**order, rel=0.2)
+    assert errors[-1] < (0.1 if order == 1 else 2e-3)
+
+
+def test_what_is_taught_is_the_optimal_velocity_of_gaussian_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least squares on what a training step gives: the line through (x_t, v) is E[v | x_t], known in closed form."""
+    path, time = Flow("noise", 1.0), 0.6
+    seen: list[Tensor] = []
+
+    def record(state: Tensor, at: Tensor) -> Tensor:
+        seen.append(state)
+        return state
+
+    bridge = told(record, path, predict="velocity", least_time=time)
+    generator = torch.Generator().manual_seed(0)
+    target = MEAN + DEVIATION * torch.randn(100, 1, 100_000, dtype=torch.float64, generator=generator)
+    torch.manual_seed(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *size, **_: torch.zeros(*size))  # the earliest time, for all items
+        batch: Any = {"inputs": torch.zeros_like(target), "target": target, "lengths": torch.full((100,), 100_000)}
+        outputs = bridge.teach(batch)
+    state, velocity = seen[0].flatten(), outputs["prediction_target"].flatten()
+    centred = state - state.mean()
+    slope = (centred * velocity).mean() / (centred**2).mean()
+    states = torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64)
+    fitted = velocity.mean() + slope * (states - state.mean())
+    exact = optimal_velocity(path)(states, torch.tensor(time, dtype=torch.float64))
+    torch.testing.assert_close(fitted, exact, atol=1e-3, rtol=0)
+
+
+def test_a_network_that_knows_the_target_gets_there_on_every_path_in_any_number_of_steps() -> None:
+    for path, solver, steps in (
+        *product((Flow(), Flow("noise", 1.0)), ("euler", "heun"), (1, 2, 5)),
+        *product((SchroedingerBridge(),), ("euler", "sde"), (1, 2, 5)),
+    ):
+        bridge = told(lambda state, _: torch.full_like(state, 0.25), path, solver=solver, steps=steps)
+        torch.testing.assert_close(whole(bridge, torch.randn(1, 1, 50)), torch.full((1, 1, 50), 0.25))
+
+
+def test_one_step_of_the_bridge_is_the_networks_prediction_at_the_sensor() -> None:
+    """At t = 1 the state is the sensor: regression."""
+    torch.manual_seed(0)
+    bridge = Bridge(partial(SEANet, **SEANET), SchroedingerBridge(), domain="waveform", steps=1).eval()
+    sensor = torch.randn(1, 1, 800)
+    with torch.inference_mode():
+        direct = bridge.domain.network(torch.cat([sensor, sensor, torch.full_like(sensor, 0.1)], dim=1))
+    assert torch.equal(whole(bridge, sensor), direct)
+
+
+def test_one_step_and_five_differ() -> None:
+    torch.manual_seed(0)
+    bridge = Bridge(DPCRN_SMALL, SchroedingerBridge(), steps=1).eval()
+    sensor = 0.1 * torch.randn(1, 1, 4000)
+    one = whole(bridge, sensor)
+    bridge.set_steps(5)
+    assert bridge.steps == 5
+    assert (whole(bridge, sensor) - one).abs().max() > 1e-3
+
+
+def test_guidance_multiplies_what_the_sensors_say() -> None:
+    heard = 0.3
+
+    class Difference(ToldNetwork):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs[:, :1] + 1.0  # the sensor, if it is heard, and 1
+
+    for weight in (1.0, 0.0, 3.0):
+        network = partial(Difference, function=torch.add)
+        settings: dict[str, Any] = {"domain": "waveform", "steps": 2, "p_condition": 0.8, "guidance": weight}
+        bridge = Bridge(network, SchroedingerBridge(), **settings).eval()
+        output = whole(bridge, torch.full((1, 1, 20), heard))
+        torch.testing.assert_close(output, torch.full((1, 1, 20), 1 + weight * heard))
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("domain", ["spectrum", "waveform"])
+@pytest.mark.parametrize("predict", ["data", "velocity"])
+def test_a_training_step_gives_an_aligned_estimate_and_what_should_be_predicted(domain: Any, predict: Any) -> None:
+    """With a network that predicts what it should, the loss is 0 and the estimate is the target."""
+    torch.manual_seed(0)
+    bridge = Bridge(DPCRN_SMALL, Flow(), predict=predict, domain=domain)
+    target = 0.1 * torch.randn(2, 1, 5000)
+    batch: Any = {"inputs": target.roll(3), "target": target, "lengths": torch.tensor([5000, 3000])}
+    outputs = bridge.teach(batch)
+    assert isinstance(bridge, Taught)
+    assert outputs["estimate"].shape == target.shape
+    places = outputs["prediction"].shape[-1]
+    assert outputs["prediction_mask"].shape == (2, places)
+    share = outputs["prediction_mask"].float().mean(1) * places * bridge.domain.step
+    assert abs(share - torch.tensor([5000.0, 3000.0])).max() <= bridge.hop
+    loss = PredictionMseLoss()(**{name: outputs[name] for name in bridge.provides})
+    assert loss > 0
+    loss.backward()
+    assert all(p.grad is not None for p in bridge.parameters())
+
+    if predict == "data":
+        late = bridge.domain.lookahead
+        perfect = bridge.domain.synthesis(outputs["prediction_target"])[..., late : late + 5000]
+        torch.testing.assert_close(perfect, target, atol=1e-4, rtol=1e-3)
+
+
+def test_sensors_are_left_out_for_a_share_of_the_items() -> None:
+    heard: list[Tensor] = []
+
+    class Listening(ToldNetwork):
+        def forward(self, inputs: Tensor) -> Tensor:
+            heard.append(inputs[:, 0].abs().amax(-1))
+            return inputs[:, -1:]
+
+    bridge = Bridge(partial(Listening, function=torch.add), Flow("noise", 1.0), domain="waveform", p_condition=0.7)
+    ones = torch.ones(2000, 1, 4)
+    torch.manual_seed(0)
+    bridge.teach({"inputs": ones, "target": ones, "lengths": torch.full((2000,), 4)})
+    assert float(heard[0].mean()) == pytest.approx(0.7, abs=0.05)
+
+
+def test_the_loss_counts_places_of_the_item_only() -> None:
+    prediction, target = torch.zeros(2, 1, 3, 4), torch.ones(2, 1, 3, 4)
+    target[1, ..., 2:] = 100.0
+    mask = torch.tensor([[True] * 4, [True, True, False, False]])
+    assert PredictionMseLoss()(prediction, target, mask) == 1.0
+    assert PredictionMseLoss()(prediction, target, torch.zeros_like(mask)) == 0.0
+    with pytest.raises(ValueError, match="must be"):
+        PredictionMseLoss()(prediction, target[..., :2], mask)
+
+
+# ---------------------------------------------------------------- files, chunks and streams
+
+FOLLOWED: list[tuple[Path, dict[str, Any]]] = [
+    (Flow(), {"predict": "velocity"}),
+    (Flow(), {"solver": "heun"}),
+    (Flow("noise", 1.0), {"predict": "velocity", "guidance": 2.0, "p_condition": 0.9}),
+    (SchroedingerBridge(), {}),
+    (SchroedingerBridge(), {"solver": "sde"}),
+]
+
+
+@pytest.mark.parametrize("domain", ["spectrum", "waveform"])
+@pytest.mark.parametrize(("path", "settings"), FOLLOWED, ids=str)
+def test_a_stream_equals_the_whole_file_late_by_the_look_ahead(
+    path: Path, settings: dict[str, Any], domain: Any
+) -> None:
+    torch.manual_seed(0)
+    bridge = Bridge(DPCRN_SMALL, path, in_channels=2, domain=domain, steps=3, **settings).eval()
+    assert isinstance(bridge, Generator)
+    recording = 0.1 * torch.randn(1, 2, 40 * bridge.hop)
+    late = bridge.lookahead
+    for hops in (1, 7):
+        with torch.inference_mode(), bridge.streaming(1):
+            streamed = torch.cat([bridge(chunk) for chunk in recording.split(hops * bridge.hop, -1)], dim=-1)
+        expected = whole(bridge, recording)
+        scale = expected.abs().max()
+        torch.testing.assert_close(streamed[..., late:] / scale, expected[..., : expected.shape[-1] - late] / scale)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_chunks_equal_the_whole_file(causal: bool) -> None:
+    """The noise of a chunk is that of its place in the file."""
+    torch.manual_seed(0)
+    network = partial(SEANet, **SEANET, causal=causal)
+    bridge = Bridge(network, Flow(), predict="velocity", domain="waveform", steps=2).eval()
+    recording = 0.1 * torch.randn(1, 16000)
+    chunked = enhance_signal(bridge, recording, chunk_seconds=0.21)
+    torch.testing.assert_close(chunked, whole(bridge, recording[None])[0], atol=1e-5, rtol=1e-4)
+    assert bridge.position == 0
+
+
+def test_results_repeat_whatever_else_is_in_the_batch_and_change_with_the_seed() -> None:
+    torch.manual_seed(0)
+    bridge = Bridge(DPCRN_SMALL, Flow(), predict="velocity", steps=2).eval()
+    one, other = 0.1 * torch.randn(2, 1, 1, 4000)
+    alone = whole(bridge, one)
+    assert torch.equal(whole(bridge, one), alone)
+    torch.testing.assert_close(whole(bridge, torch.cat([other, one]))[1:], alone, atol=1e-6, rtol=1e-4)
+    bridge.seed = 1
+    assert (whole(bridge, one) - alone).abs().max() > 1e-3
+
+
+def test_a_bundle_knows_its_sampler(tmp_path: File) -> None:
+    torch.manual_seed(0)
+    sizes = {"channels": [8, 8, 8, 8, 8], "blocks": 1}
+    config = {
+        "_target_": "bcfusion.objectives.bridge.Bridge",
+        "network": {"_target_": "bcfusion.generators.dpcrn.DPCRN", "_partial_": True, **sizes},
+        "path": {"_target_": "bcfusion.objectives.paths.Flow", "sigma": 0.3},
+        "predict": "velocity",
+        "steps": 4,
+        "seed": 5,
+    }
+    bridge = Bridge(DPCRN_SMALL, Flow(sigma=0.3), predict="velocity", steps=4, seed=5).eval()
+    sensor = 0.1 * torch.randn(1, 1, 3000)
+    loaded = load_generator(save_bundle(tmp_path / "bundle", bridge, config, ["body"], {"step": 0}))
+    assert isinstance(loaded, Bridge)
+    assert (loaded.steps, loaded.seed) == (4, 5)
+    torch.testing.assert_close(whole(loaded, sensor), whole(bridge, sensor))
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_without_a_path_the_time_is_that_of_the_source() -> None:
+    network = Told(lambda state, time: state + time, 1)
+    assert network(torch.zeros(2, 1, 3)).unique().tolist() == [1.0]
+    with network.at_time(torch.tensor([0.25, 0.5])):
+        assert network(torch.zeros(2, 1, 3))[:, 0, 0].tolist() == [0.25, 0.5]
+    assert network(torch.zeros(1, 1, 1)).item() == 1.0
+
+
+def test_times_that_differ_have_embeddings_that_differ() -> None:
+    torch.manual_seed(0)
+    embedding = TimeEmbedding(8)
+    vectors = embedding(torch.tensor([0.0, 0.5, 0.501, 1.0]))
+    assert vectors.shape == (4, 8)
+    assert torch.cdist(vectors, vectors).add(torch.eye(4)).min() > 1e-4
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "message"),
+    [
+        (Flow(), {"solver": "sde"}, "solver='sde' must be one of euler, heun"),
+        (SchroedingerBridge(), {"solver": "heun"}, "solver='heun' must be one of euler, sde"),
+        (SchroedingerBridge(), {"predict": "velocity"}, "predict=velocity: SchroedingerBridge has none"),
+        (Flow(), {"guidance": 2.0}, "guidance=2.0 needs p_condition below 1"),
+        (Flow(), {"steps": 0}, "steps=0 must be at least 1"),
+        (Flow(), {"least_time": 0.0}, "least_time=0.0 must be above 0"),
+        (Flow(), {"p_condition": 0.0}, "p_condition=0.0 must be above 0"),
+        (Flow(), {"source_channel": 1}, "source_channel=1 must be from -1 to 0"),
+        (Flow(), {"domain": "mel"}, "domain='mel' must be one of spectrum, waveform"),
+    ],
+)
+def test_what_does_not_fit_is_refused(path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Bridge(DPCRN_SMALL, path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (partial(SEANet, **SEANET), "SEANet does not map one complex spectrum to another: take domain=waveform"),
+        (Identity, "Identity does not map"),
+        (partial(DPCRN, frequency_norm="learnable"), "DPCRN has frequency_norm"),
+    ],
+)
+def test_the_spectrum_needs_a_network_on_spectra(network: Callable[..., nn.Module], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Bridge(network, Flow())
