@@ -23,6 +23,7 @@ from bcfusion.requirements import at_least, one_of, require, within
 Predict = Literal["data", "velocity"]
 Where = Literal["spectrum", "waveform"]
 
+_BLOCK = 2**16  # places that a stream counts together
 _TIME_LEVEL = 0.1  # of the channel that holds the time, about the level of speech
 
 
@@ -206,10 +207,13 @@ class Bridge(WaveformNetwork):
 
     def initial_state(self, batch_size: int, like: Tensor) -> dict[str, Tensor]:
         """Return the state of the network in all passes but the first, whose state is the network's own, and, if there
-        is noise, ``place (B,)``, how many places of the domain have passed."""
+        is noise, ``place (B, 2)``, how many places of the domain have passed: in blocks of 2^16, and the rest.
+
+        Both are exact in float32, the only dtype of the state of an exported step.
+        """
         state: dict[str, Tensor] = {}
         if self.path.noisy_source or self.solver == "sde":
-            state["place"] = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
+            state["place"] = torch.zeros(batch_size, 2, dtype=torch.float32, device=like.device)
         network = self.domain.network
         if isinstance(network, StreamingModule):
             for index in range(1, self._rounds * self._voices):
@@ -237,8 +241,10 @@ class Bridge(WaveformNetwork):
             return torch.tensor(self.position // self.domain.step)
         if not (self.path.noisy_source or self.solver == "sde"):
             return torch.tensor(0)
-        start = self.recall("place")
-        self.replace(place=start + places)
+        blocks, rest = self.recall("place").to(torch.int64).unbind(1)
+        start = blocks * _BLOCK + rest
+        after = start + places
+        self.replace(place=torch.stack([after // _BLOCK, after % _BLOCK], dim=1).float())
         return start
 
     def _noise(self, draw: int, like: Tensor, start: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Generator, Taught
 from bcfusion.errors import ConfigError
+from bcfusion.export.onnx_export import export_step
+from bcfusion.export.onnx_stepper import OnnxStepper
 from bcfusion.generators.dpcrn import DPCRN
 from bcfusion.generators.identity import Identity
 from bcfusion.generators.seanet import SEANet
@@ -21,6 +23,7 @@ from bcfusion.inference.enhance import enhance_signal
 from bcfusion.losses.prediction import PredictionMseLoss
 from bcfusion.nn.time import TimeConditioned, TimeEmbedding
 from bcfusion.objectives.bridge import Bridge
+from bcfusion.objectives.noise import normal_at
 from bcfusion.objectives.paths import Flow, Path, SchroedingerBridge
 from bcfusion.run.bundle import load_generator, save_bundle
 
@@ -264,6 +267,30 @@ def test_results_repeat_whatever_else_is_in_the_batch_and_change_with_the_seed()
     torch.testing.assert_close(whole(bridge, torch.cat([other, one]))[1:], alone, atol=1e-6, rtol=1e-4)
     bridge.seed = 1
     assert (whole(bridge, one) - alone).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "settings"), FOLLOWED, ids=str)
+def test_an_exported_step_with_its_noise_equals_the_whole_file(path: Path, settings: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    bridge = Bridge(DPCRN_SMALL, path, steps=2, **settings).eval()
+    stepper = OnnxStepper(export_step(bridge).SerializeToString())
+    recording = 0.1 * torch.randn(1, 1, 12 * stepper.frame)
+    steps = [torch.from_numpy(stepper.step(chunk[0].numpy())) for chunk in recording.split(stepper.frame, -1)]
+    streamed, expected = torch.cat(steps, dim=-1).flatten(), whole(bridge, recording).flatten()
+    scale, late = expected.abs().max(), bridge.lookahead
+    torch.testing.assert_close(streamed[late:] / scale, expected[:-late] / scale, atol=1e-5, rtol=1e-4)
+
+
+def test_a_stream_of_days_draws_the_noise_of_its_place() -> None:
+    bridge = Bridge(DPCRN_SMALL, Flow(), predict="velocity", steps=1).eval()
+    like, far = torch.zeros(1, 1, 2, 201, 4), 3 * 2**30 + 65_533
+    with bridge.streaming(1):
+        bridge.set_state({**bridge.get_state(), "place": torch.tensor([[float(far // 2**16), float(far % 2**16)]])})
+        start = bridge._start(4)
+        assert bridge.recall("place").tolist() == [[far // 2**16 + 1, 1]]
+        noise = bridge._noise(0, like, start)
+    assert torch.equal(noise.reshape(402, 4), normal_at(0, 0, torch.arange(far, far + 4), 402))
 
 
 def test_a_bundle_knows_its_sampler(tmp_path: File) -> None:
