@@ -25,7 +25,7 @@ from bcfusion.run.yaml_file import read_yaml
 __all__ = ["PARTS", "foreign_class", "is_sensor_name", "own_training", "require_own", "require_own_code"]
 
 #: packages of modules that do nothing but compute
-NETWORKS = ("bcfusion.generators.", "bcfusion.nn.")
+NETWORKS = ("bcfusion.generators.", "bcfusion.objectives.", "bcfusion.nn.")
 PARTS = (*NETWORKS, "bcfusion.discriminators.", "bcfusion.losses.")
 _KEY = re.compile(r"[\w./-]{1,100}", re.ASCII)
 _TARGET = re.compile(r"[A-Za-z_]\w{0,99}(\.[A-Za-z_]\w{0,99}){1,19}", re.ASCII)
