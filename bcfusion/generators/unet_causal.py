@@ -8,6 +8,7 @@ al. 2018). Sizes and the recurrence at its bottom are ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +164,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         h = self.first(x / loudness)
         skips = []
         for level, blocks in enumerate(self.encoder):
-            for block in blocks:
+            for block in cast("nn.ModuleList", blocks):
                 h = block(h, embedding)
             if level < len(self.down):
                 skips.append(h)
@@ -171,7 +172,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         h = self.recurrence(h)
         for level in reversed(range(len(self.up))):
             h = self.join[level](torch.cat([self.up[level](h), skips.pop()], dim=1))
-            for block in self.decoder[level]:
+            for block in cast("nn.ModuleList", self.decoder[level]):
                 h = block(h, embedding)
         h = self.last(self.last_norm(h))
         if not self.head.masks:
