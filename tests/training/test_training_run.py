@@ -177,6 +177,23 @@ def test_an_interrupted_validation_is_repeated(tiny: Compose, tmp_path: Path) ->
     assert_equal_states(parts["training"]["quality"], whole["training"]["quality"])
 
 
+def test_a_signal_in_the_validation_that_comes_first_is_no_end_without_an_error(tiny: Compose, tmp_path: Path) -> None:
+    settings = ["trainer.max_valid_items=null", "trainer.max_steps=2", "trainer.validate_every=2"]
+    ends: list[tuple[int, type[BaseException]]] = [
+        (signal.SIGTERM, RunInterrupted),  # in training; the next ones before it
+        (signal.SIGTERM, RunInterrupted),
+        (signal.SIGINT, KeyboardInterrupt),
+    ]
+    for number, (signum, error) in enumerate(ends):
+        cfg = tiny(*settings, *([f"resume={tmp_path / 'run'}"] if number else []))
+        with open_dict(cfg):
+            cfg.callbacks = {"stop": {"_target_": "test_training_run.SignalInValidation", "signum": int(signum)}}
+        with pytest.raises(error):
+            run(cfg, tmp_path / "run")
+        assert weights(tmp_path / "run")["training"]["quality"]["validated_step"] == -1
+    assert run(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run").closing is not None
+
+
 def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resumed(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,8 +216,11 @@ def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resu
 
 
 class SignalInValidation(Callback):
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        self.signum = signum
+
     def on_validation_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), self.signum)
 
 
 class SpoilInputs(Callback):
