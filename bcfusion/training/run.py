@@ -167,7 +167,8 @@ def train(
         )
         if session.finished:
             raise ConfigError([_finished(cfg, run_dir, module.step, clock.elapsed() / 60, stopping)])
-        step_log = StepLog(settings.log_every, checkpointing.what_now)
+        again = _repeated_point(session, resumed)
+        step_log = StepLog(settings.log_every, checkpointing.what_now, again)
         # in the order in which they are called: statistics come before everything, and a search ends a run after all
         # others have done their part
         fitting = Fitting(datamodule, later(cfg, "trainer.statistics_batches"))
@@ -175,7 +176,7 @@ def train(
         callbacks += [step_log, quality, ScheduleLength(clock), checkpointing, Interrupt(checkpointing), clock]
         callbacks += [Progress(clock, step_log, quality), *own_callbacks]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
-        trainer = build_trainer(cfg, run_dir, module.step, callbacks)
+        trainer = build_trainer(cfg, run_dir, module.step - (again is not None), callbacks)
         datamodule.trainer = trainer  # it divides the data among the ranks
         torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
         if on_begin is not None:
@@ -197,6 +198,18 @@ def train(
         best=quality.best_values,
         closing=closing,
     )
+
+
+def _repeated_point(session: Plan, resumed: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the state of the log if the validation of the latest step is repeated, and the step was logged.
+
+    The session before may have logged this validation, and died before it was saved. Loggers then drop all of that
+    step, and what was logged of its training is logged again.
+    """
+    if resumed is None or not session.validate_first:
+        return None
+    point: Mapping[str, Any] | None = resumed.get("callbacks", {}).get(StepLog.__qualname__)
+    return point if point is not None and point["step"] == resumed["step"] else None
 
 
 def _clear(run: RunDir) -> None:
