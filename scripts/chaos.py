@@ -70,6 +70,7 @@ STEPS, INTERVAL, VALIDATE = 24, 4, 8
 PATIENCE = 300.0  # seconds after which a process hangs; a net, not a measure
 GRACE = 60.0  # seconds in which all processes of a run have to be gone
 DISK = 96 << 20
+AT_RANDOM = 0.3  # share of the deaths inside a write that are not aimed at a checkpoint
 CHECKPOINT = 1_000_000  # bytes of last.ckpt, about
 OPERATIONS = 60  # a session changes about so many names
 
@@ -89,7 +90,6 @@ SETTINGS = (
     "trainer.accelerator=cpu",
     "trainer.accumulate=2",
     "trainer.max_valid_items=2",
-    "trainer.samples=1",
     "trainer.log_every=1",
     "trainer.keep_best=[stoi]",
     f"trainer.checkpoint_every={INTERVAL}",
@@ -323,6 +323,9 @@ class Run:
         self.number = number
         self.root = (place.disk if reference else place.out) / f"run-{number:03d}"
         self.root.mkdir()
+        self.notes = place.out / f"notes-{number:03d}"  # not on the disk that is filled
+        self.notes.mkdir()
+        self.samples = reference is None or number % 4 == 1  # pictures take half of the time
         self.ranks = ranks
         self.done = False
         self._place = place
@@ -344,13 +347,14 @@ class Run:
         return max(runs, key=lambda path: (RunDir(path).last.is_file(), path.name), default=None)
 
     def argv(self) -> list[str]:
-        note = self.root / f"phase-{self._count}"
+        note = self.notes / f"phase-{self._count}"
         return [
             "train",
             *SETTINGS,
             f"data.root={self._place.out / 'speech'}",
             f"output_root={self.root}",
             *([] if self._fixed is None else [f"hydra.run.dir={self._fixed}"]),
+            f"trainer.samples={int(self.samples)}",
             *([] if self.ranks == 1 else [f"trainer.devices={self.ranks}"]),
             "+callbacks.phases._target_=chaos_process.Phases",
             f"+callbacks.phases.path={note}",
@@ -358,10 +362,10 @@ class Run:
         ]
 
     def output(self) -> str:
-        return (self.root / f"output-{self._count}").read_text(errors="replace")
+        return (self.notes / f"output-{self._count}").read_text(errors="replace")
 
     def note(self) -> tuple[str, int]:
-        return read_note(self.root / f"phase-{self._count}")
+        return read_note(self.notes / f"phase-{self._count}")
 
     def session(self, kill: Kill | None, fork: bool = True) -> bool:
         """Run one session, interrupt it, and check what is left; return whether the interruption came in time."""
@@ -372,7 +376,7 @@ class Run:
         order: dict[str, Any] = {
             "argv": self.argv(),
             "cwd": str(self.root),
-            "output": str(self.root / f"output-{self._count}"),
+            "output": str(self.notes / f"output-{self._count}"),
             "plain": self._plain,
         }
         if kill is not None:
@@ -417,7 +421,7 @@ class Run:
             found, self._known = checks.interrupted(path, self._reference, self._known, step, began, saved_at_once)
             problems += found
             if self.done:
-                problems += checks.closed(path, self._reference)
+                problems += checks.closed(path, self._reference, self.samples)
             if kill is not None:
                 new = set(self._known.hidden) - hidden
                 kill.hidden = len(new)
@@ -513,6 +517,8 @@ class Interruption:
         aim = TRAINING if wanted == "loader worker" and self.kill.aim == START else self.kill.aim
         if wanted in (INSIDE, "metric process"):
             aim = TRAINING if wanted == INSIDE else VALIDATION  # training writes little but checkpoints
+        # a step is short, and what was measured are all between two validations
+        seconds = self.pace.seconds.get(aim, 0.0) / (VALIDATE if aim == TRAINING else 1)
         begun: float | None = None
         first: int | None = None
         ahead = 1 + int(self.kill.choice * 2 * INTERVAL)
@@ -520,6 +526,8 @@ class Interruption:
         def come() -> bool:
             nonlocal begun, first
             phase, step = self.run.note()
+            if wanted == INSIDE and self.kill.choice >= AT_RANDOM:  # the next checkpoint comes before a validation
+                return phase == TRAINING and step % VALIDATE < INTERVAL
             if aim == WRITING:
                 return self._writes_checkpoint()
             if wanted in ("loader worker", "metric process", "rank") and not helpers(self.session.pid, wanted):
@@ -534,7 +542,7 @@ class Interruption:
             if there and begun is None:
                 begun = time.monotonic()
             # later parts of a session are as good: what matters is that the moment is random
-            return begun is not None and time.monotonic() - begun >= self.kill.share * self.pace.seconds[aim]
+            return begun is not None and time.monotonic() - begun >= self.kill.share * seconds
 
         return come
 
@@ -586,7 +594,7 @@ class Interruption:
         """Return how large a file may become: mostly more than the events have, so that it is a checkpoint."""
         events = [file.stat() for file in (self.run.path or self.run.root).glob("events.out.tfevents.*")]
         latest = max(events, key=lambda status: status.st_mtime, default=None)
-        floor = 0 if latest is None or latest.st_size > CHECKPOINT or self.kill.choice < 0.3 else latest.st_size
+        floor = 0 if latest is None or latest.st_size > CHECKPOINT or self.kill.choice < AT_RANDOM else latest.st_size
         return floor + int(self.kill.choice * (CHECKPOINT - floor))
 
     @contextmanager
@@ -622,7 +630,7 @@ def make_speech(folder: Path) -> None:
 def uninterrupted(number: int, place: Place, sessions: Sessions, ranks: int) -> tuple[checks.Reference, Pace]:
     """Return what a run writes that nobody interrupts, and how long its parts take."""
     run, pace = Run(number, place, sessions, None, ranks), Pace()
-    order = {"argv": run.argv(), "cwd": str(run.root), "output": str(run.root / "output-0")}
+    order = {"argv": run.argv(), "cwd": str(run.root), "output": str(run.notes / "output-0")}
     sessions.start({**order, "argv": ["--version"]}, fork=True).wait()  # everything has been imported now
     session = sessions.start(order, fork=True)
     try:
@@ -727,7 +735,9 @@ def interrupt_runs(
                 report.problems += [(number, problem) for problem in run.end()]
             broken = {run for run, _ in report.problems} | {kill.run for kill in report.kills if kill.problems}
             if number in broken:
-                shutil.copytree(run.root, place.out / f"broken-{number:03d}")
+                shutil.copytree(run.root, run.notes / "run")
+            else:
+                shutil.rmtree(run.notes)
             shutil.rmtree(run.root)
             report.write(place.out)
         number += 1

@@ -116,8 +116,14 @@ def interrupted(
     return problems, now
 
 
-def closed(path: Path, reference: Reference) -> list[str]:
-    """Check the directory of a run that has come to its end: it is that of the run that nobody interrupted."""
+def closed(path: Path, reference: Reference, samples: bool = True) -> list[str]:
+    """Check the directory of a run that has come to its end: it is that of the run that nobody interrupted.
+
+    Args:
+        path: the directory.
+        reference: the run that nobody interrupted.
+        samples: whether the run has written samples.
+    """
     run, other = RunDir(path), reference.run
     problems = [f"{file.relative_to(path)} is left" for file in leftovers(path)]
     if run.running.exists():
@@ -135,7 +141,7 @@ def closed(path: Path, reference: Reference) -> list[str]:
     rows, torn = read_rows(path)
     problems += torn + ["metrics.csv: rows differ"] * (dict(rows) != reference.rows or len(rows) != len(reference.rows))
     problems += ["TensorBoard: curves differ"] * (read_curves(path) != reference.curves)
-    problems += _differing_files(run, other)
+    problems += _differing_files(run, other, samples)
     return problems
 
 
@@ -323,9 +329,10 @@ def _check_curves(curves: Curves, reference: Reference, step: int, validated: in
             yield f"TensorBoard: {tag} has not the values of the run"
 
 
-def _differing_files(run: RunDir, other: RunDir) -> Iterator[str]:
+def _differing_files(run: RunDir, other: RunDir, samples: bool) -> Iterator[str]:
     """Compare tables, samples and bundle; at the first validation of a session a table has the input, too."""
-    for theirs in sorted((*other.quality.glob("*.csv"), *other.samples.iterdir(), *other.bundle.iterdir())):
+    sounds = other.samples.iterdir() if samples else ()
+    for theirs in sorted((*other.quality.glob("*.csv"), *sounds, *other.bundle.iterdir())):
         name = theirs.relative_to(other.path)
         mine = run.path / name
         if not mine.is_file():
