@@ -71,6 +71,7 @@ PATIENCE = 300.0  # seconds after which a process hangs; a net, not a measure
 GRACE = 60.0  # seconds in which all processes of a run have to be gone
 DISK = 96 << 20
 AT_RANDOM = 0.3  # share of the deaths inside a write that are not aimed at a checkpoint
+LEAST = 20_000  # bytes of a limit of the size of files: what a session prints is smaller
 CHECKPOINT = 1_000_000  # bytes of last.ckpt, about
 OPERATIONS = 60  # a session changes about so many names
 
@@ -165,7 +166,8 @@ class Sessions:
 
     def start(self, session: dict[str, Any], *, fork: bool) -> Session:
         if not fork:
-            process = subprocess.Popen([sys.executable, self._script, json.dumps(session)], env=self._environment)
+            command = [sys.executable, self._script, json.dumps(session)]
+            process = subprocess.Popen(command, env=self._environment, start_new_session=True)
             return Session(process.pid, process.poll)
         if self._server is None:
             pipe = subprocess.PIPE
@@ -238,6 +240,17 @@ def members(session: int) -> list[int]:
                 if int(leader) == session and state not in "ZX":
                     found.append(int(folder.name))
     return found
+
+
+def send(process: int, signum: int, *, group: bool = False) -> bool:
+    """Send a signal to a process or its group; return False if the process is gone."""
+    try:
+        os.killpg(process, signum) if group else os.kill(process, signum)
+    except ProcessLookupError:
+        if not group:
+            return False
+        return send(process, signum)  # it has no group of its own yet
+    return True
 
 
 def helpers(session: int, kind: str) -> list[int]:
@@ -392,18 +405,23 @@ class Run:
 
     def end(self) -> list[str]:
         """Wait for the processes of all sessions, kill those that stay, and return them as problems."""
-        limit = time.monotonic() + GRACE
-        while any(members(session.pid) for session in self._started) and time.monotonic() < limit:
-            time.sleep(0.1)
-        left = [process for session in self._started for process in members(session.pid)]
+        problems = self._left(self._started)
         for session in self._started:
             session.end()
+        return problems
+
+    @staticmethod
+    def _left(ended: Sequence[Session]) -> list[str]:
+        """Return the processes that outlive their sessions; those of readers take seconds to notice the end."""
+        limit = time.monotonic() + GRACE
+        while any(members(session.pid) for session in ended) and time.monotonic() < limit:
+            time.sleep(0.1)
+        left = [process for session in ended for process in members(session.pid)]
         return [f"process {process} outlives its session by {GRACE:g} seconds" for process in left]
 
     def _ends(self, session: Session, kill: Kill | None) -> bool:
         """Check a session that has ended."""
-        earlier = [one.pid for one in self._started if one is not session]
-        problems = [f"process {process} of an earlier session is left" for pid in earlier for process in members(pid)]
+        problems = self._left([one for one in self._started if one is not session])
         output = self.output()
         phase, step = self.note()
         if kill is None and session.status != 0:
@@ -555,7 +573,7 @@ class Interruption:
     def _act(self) -> bool:
         kind, choice, pid = self.kill.kind, self.kill.choice, self.session.pid
         if kind == "SIGKILL":
-            os.kill(pid, signal.SIGKILL)
+            return send(pid, signal.SIGKILL)
         elif kind == INSIDE or kind == "file too large":
             limit = self._size()
             with suppress(ProcessLookupError):
@@ -563,12 +581,12 @@ class Interruption:
             self.session.wait()
             return self.session.status != 0
         elif kind == "SIGTERM":
-            (os.killpg if choice < 0.5 else os.kill)(pid, signal.SIGTERM)
+            return send(pid, signal.SIGTERM, group=choice < 0.5)
         elif kind == "SIGINT twice":
-            os.killpg(pid, signal.SIGINT)
+            sent = send(pid, signal.SIGINT, group=True)
             time.sleep(0.3 * choice)
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGINT)
+            send(pid, signal.SIGINT, group=True)
+            return sent
         elif kind == "full disk":
             self.place.fill(int(choice * CHECKPOINT))
             try:
@@ -586,16 +604,14 @@ class Interruption:
                 processes = [pid]
             if not processes:
                 return False
-            with suppress(ProcessLookupError):
-                os.kill(processes[0], signal.SIGKILL)
-        return True
+            return send(processes[0], signal.SIGKILL)
 
     def _size(self) -> int:
         """Return how large a file may become: mostly more than the events have, so that it is a checkpoint."""
         events = [file.stat() for file in (self.run.path or self.run.root).glob("events.out.tfevents.*")]
         latest = max(events, key=lambda status: status.st_mtime, default=None)
         floor = 0 if latest is None or latest.st_size > CHECKPOINT or self.kill.choice < AT_RANDOM else latest.st_size
-        return floor + int(self.kill.choice * (CHECKPOINT - floor))
+        return max(LEAST, floor + int(self.kill.choice * (CHECKPOINT - floor)))
 
     @contextmanager
     def _read_only(self) -> Iterator[None]:

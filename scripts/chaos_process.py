@@ -134,7 +134,8 @@ def prepare(session: dict[str, Any]) -> list[str]:
             ``dies_at``, the folder and the number of :class:`DiesAtOperation`; ``dies_of_size``, whether a file that
             grows too large ends the process, as the kernel does by itself, or is an error, as in Python.
     """
-    os.setsid()  # by which what it leaves is found
+    if os.getsid(0) != os.getpid():
+        os.setsid()  # by which what it leaves is found
     os.chdir(session["cwd"])
     output = os.open(session["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
