@@ -65,9 +65,9 @@ OF_THE_DISK = ("full disk", "file too large", "read-only folder")
 WRITING = "checkpoint writing"
 PHASES = (START, TRAINING, VALIDATION, WRITING, CLOSING)
 # how often of a hundred times an interruption aims at a part of a session
-AIMS = {START: 18, TRAINING: 34, VALIDATION: 16, WRITING: 16, CLOSING: 16}
+AIMS = {START: 18, TRAINING: 36, VALIDATION: 18, WRITING: 18, CLOSING: 10}
 STEPS, INTERVAL, VALIDATE = 24, 4, 8
-PATIENCE = 300.0  # seconds after which a process hangs; a net, not a measure
+PATIENCE = 900.0  # seconds after which a process hangs; a net, not a measure
 GRACE = 60.0  # seconds in which all processes of a run have to be gone
 DISK = 96 << 20
 AT_RANDOM = 0.3  # share of the deaths inside a write that are not aimed at a checkpoint
@@ -224,7 +224,11 @@ class Session:
 
     def end(self) -> None:
         """Kill whatever is left of the session, and wait for it."""
-        for process in members(self.pid):
+        if self.ended():
+            processes = members(self.pid)
+        else:
+            processes = [self.pid, *members(self.pid)]
+        for process in processes:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         self.wait()
@@ -338,7 +342,7 @@ class Run:
         self.root.mkdir()
         self.notes = place.out / f"notes-{number:03d}"  # not on the disk that is filled
         self.notes.mkdir()
-        self.samples = reference is None or number % 4 == 1  # pictures take half of the time
+        self.samples = reference is None or number % 6 == 1  # pictures take half of the time
         self.ranks = ranks
         self.done = False
         self._place = place
@@ -375,7 +379,8 @@ class Run:
         ]
 
     def output(self) -> str:
-        return (self.notes / f"output-{self._count}").read_text(errors="replace")
+        file = self.notes / f"output-{self._count}"
+        return file.read_text(errors="replace") if file.is_file() else ""  # a session may die before its first line
 
     def note(self) -> tuple[str, int]:
         return read_note(self.notes / f"phase-{self._count}")
@@ -406,9 +411,13 @@ class Run:
     def end(self) -> list[str]:
         """Wait for the processes of all sessions, kill those that stay, and return them as problems."""
         problems = self._left(self._started)
+        self.kill()
+        return problems
+
+    def kill(self) -> None:
+        """Kill the processes of all sessions."""
         for session in self._started:
             session.end()
-        return problems
 
     @staticmethod
     def _left(ended: Sequence[Session]) -> list[str]:
@@ -747,8 +756,10 @@ def interrupt_runs(
                 report.problems += [(number, problem) for problem in broken.problems]
             except Hangs as hangs:
                 report.problems.append((number, str(hangs)))
-            finally:
-                report.problems += [(number, problem) for problem in run.end()]
+            except BaseException:  # this script is stopped
+                run.kill()
+                raise
+            report.problems += [(number, problem) for problem in run.end()]
             broken = {run for run, _ in report.problems} | {kill.run for kill in report.kills if kill.problems}
             if number in broken:
                 shutil.copytree(run.root, run.notes / "run")
@@ -763,7 +774,7 @@ def interrupt(run: Run, left: deque[Kill], report: Report, dice: random.Random) 
     """Interrupt and resume one run until it ends, or is broken."""
     while not run.done:
         kill = left[0] if left else None
-        fork = dice.random() >= 0.1
+        fork = dice.random() >= 0.05
         if run.session(kill, fork):
             kill = left.popleft()
             report.kills.append(kill)
@@ -809,12 +820,12 @@ def main(arguments: list[str]) -> int:
                 kill.kind = "file too large"
         try:
             interrupt_runs(kills, place, sessions, report, options.plain_writes, dice)
-        finally:
+        finally:  # of what was done, if it is stopped
             sessions.close()
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    report.cpu_minutes = sum(one.ru_utime + one.ru_stime for one in usage) / 60
-    report.write(out)
-    print(report.markdown())
+            usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+            report.cpu_minutes = sum(one.ru_utime + one.ru_stime for one in usage) / 60
+            report.write(out)
+            print(report.markdown())
     return 1 if report.broken() else 0
 
 
