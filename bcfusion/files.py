@@ -35,7 +35,9 @@ __all__ = [
     "of_the_disk",
     "on_disk",
     "read_object",
+    "remove_folder",
     "remove_leftovers",
+    "remove_unfinished",
     "why_unwritable",
     "write_text",
 ]
@@ -43,6 +45,8 @@ __all__ = [
 #: reasons that concern the place that is written to, even if the error names no file
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PROBE_BYTES = 1 << 20
+#: names of what is being written, or being replaced
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(part|old)")
 _YOUNG = 2.0  # seconds; the process that writes a younger file may not have locked it yet
 
 
@@ -110,12 +114,45 @@ def remove_leftovers(targets: Iterable[str | os.PathLike[str]]) -> list[Path]:
     removed = []
     for folder, names in starts.items():
         for entry in os.listdir(folder) if folder.is_dir() else []:
-            found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.part", entry)
-            if found and found[1] in names and _is_left(folder / entry):
+            found = _UNFINISHED.fullmatch(entry)
+            if found and found[2] == "part" and found[1] in names and _is_left(folder / entry):
                 with suppress(OSError):
                     (folder / entry).unlink()
                     removed.append(folder / entry)
     return removed
+
+
+def remove_unfinished(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Delete what processes that were killed have left of files and folders; nobody else may write there meanwhile.
+
+    Args:
+        folders: what lies in them is looked at, not what lies deeper. They may be missing.
+
+    Returns:
+        What was deleted.
+    """
+    found = [
+        Path(folder, entry)
+        for folder in folders
+        if os.path.isdir(folder)
+        for entry in os.listdir(folder)
+        if _UNFINISHED.fullmatch(entry)
+    ]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    return [path for path in found if not path.exists()]
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Delete a folder, if it exists, so that no process ever sees a part of it, not even after a crash."""
+    old = _hidden(Path(path), "old")
+    with suppress(FileNotFoundError):
+        os.replace(path, old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_left(part: Path) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bcfusion.files import appearing, appearing_folder, write_text
+from bcfusion.files import appearing, appearing_folder, remove_folder, remove_unfinished, write_text
 
 
 def interrupted(path: Path) -> None:
@@ -111,3 +111,32 @@ def test_a_complete_folder_that_another_process_made_meanwhile_is_not_moved(
     assert (target / kept).exists()
     assert (target.stat().st_ino == before) == complete
     assert os.listdir(tmp_path) == ["corpus"]
+
+
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    inner = tmp_path / "checkpoints"
+    kept = [tmp_path / "metrics.csv", inner / "last.ckpt", tmp_path / ".hydra", tmp_path / ".a.part", inner / "x.old"]
+    left = [inner / ".last.ckpt.0123abcd.part", tmp_path / ".metrics.csv.89abcdef.part"]
+    folders = [tmp_path / ".bundle.00000000.part", tmp_path / ".bundle.11111111.old"]
+    deeper = tmp_path / "evaluation" / ".scores.csv.22222222.part"  # another process may write it
+    for path in (*kept, *left, deeper):
+        write_text(path, "text")
+    for folder in folders:
+        filled(folder, "half")
+    found = remove_unfinished([tmp_path, inner, tmp_path / "missing"])
+    assert sorted(found) == sorted([*left, *folders])
+    assert all(path.exists() for path in (*kept, deeper))
+    assert not any(path.exists() for path in (*left, *folders))
+    assert remove_unfinished([tmp_path, inner]) == []
+
+
+def test_a_folder_is_deleted_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove_folder(tmp_path / "missing")
+    filled(tmp_path / "bundle", "old")
+    seen: list[list[str]] = []
+    monkeypatch.setattr("shutil.rmtree", lambda *_, **__: seen.append(os.listdir(tmp_path)))  # as if killed before it
+    remove_folder(tmp_path / "bundle")
+    assert "bundle" not in seen[0]
+    monkeypatch.undo()
+    assert len(remove_unfinished([tmp_path])) == 1
+    assert os.listdir(tmp_path) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from bcfusion.files import appearing_folder, read_object, write_text
 from bcfusion.report.table import markdown_rows, metric_name, number
 from bcfusion.run.bundle import save_bundle
 
-__all__ = ["REPORT", "check_output", "record_of", "report_text", "write_adaptation"]
+__all__ = ["REPORT", "check_output", "record_of", "report_text", "unused", "write_adaptation"]
 
 REPORT, READABLE = "report.json", "report.md"
 FORMAT = "bcfusion adaptation"
@@ -55,6 +56,12 @@ def check_output(output: Path, overwrite: bool) -> None:
         with suppress(OSError):
             for folder in made:
                 folder.rmdir()
+
+
+def unused(output: Path) -> Path:
+    """Return the first of ``output-2``, ``output-3``, ... that does not exist."""
+    names = (output.with_name(f"{output.name}-{number}") for number in itertools.count(2))
+    return next(path for path in names if not path.exists())
 
 
 def write_adaptation(adaptation: Adaptation, output: Path) -> None:

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
 
     with loading():
         from bcfusion.adaptation.adapt import Settings, adapt
-        from bcfusion.adaptation.report import check_output, report_text, write_adaptation
+        from bcfusion.adaptation.report import check_output, report_text, unused, write_adaptation
 
     make_cwd_importable()  # for a network of the user's own
     model = chosen_model(arguments.model, trust_code=arguments.trust_code)
@@ -93,9 +93,15 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted: nothing is written", file=sys.stderr)
         raise
-    write_adaptation(adaptation, arguments.output)
+    output = arguments.output
+    try:
+        check_output(output, arguments.overwrite)
+    except DataError as error:  # another process has written it since, whose work is worth as much
+        output = unused(output)
+        print(f"{error}\nthis adaptation is in {output}", file=sys.stderr)
+    write_adaptation(adaptation, output)
     print(f"\n{report_text(adaptation)}")
-    print(f"{arguments.output}: bcfusion enhance {arguments.output} RECORDINGS --output restored")
+    print(f"{output}: bcfusion enhance {output} RECORDINGS --output restored")
     if settings.steps is None:
         print(f"the same again: --steps {adaptation.tried} --seed {settings.seed} in place of --minutes")
     return 0

@@ -20,8 +20,9 @@ from bcfusion.configuration.machine import as_typed, published_name
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.configuration.paths import ROOT_CONFIG
 from bcfusion.errors import ConfigError
+from bcfusion.files import remove_unfinished
 from bcfusion.run import jobs
-from bcfusion.run.alive import claim, unmark_alive
+from bcfusion.run.alive import RunIsTrained, claim, unmark_alive
 from bcfusion.run.layout import RunDir
 from bcfusion.run.place import check_kind, check_place
 from bcfusion.startup import loading
@@ -121,14 +122,21 @@ class _Session:
         self.run_dir = run_dir
         self.sweeping = sweeping
         self._writes = False
+        self._state = _version(RunDir(run_dir).last)  # from before it is read
 
     def begin(self, rank: int, log: RunLog, title: str) -> None:
         """Make the directory, and copy what was and will be printed into its log."""
         run = RunDir(self.run_dir)
         if rank == 0:
             if process := claim(run):
-                raise ConfigError([f"resume: {self.run_dir} is being trained by {process}: wait, or end it first"])
+                raise RunIsTrained([f"resume: {self.run_dir} is being trained by {process}: wait, or end it first"])
+            if _version(run.last) != self._state:  # and the process that did so has ended since
+                unmark_alive(run)
+                raise RunIsTrained(
+                    [f"resume: {self.run_dir} was trained further by another process meanwhile: repeat the command"]
+                )
             self._writes = True
+            remove_unfinished(run.folders)  # of a session that was killed
             if not self.sweeping:
                 jobs.begin(self.run_dir)
                 record_composition(self.cfg, self.run_dir)
@@ -147,6 +155,15 @@ class _Session:
         finally:
             if self._writes:
                 unmark_alive(RunDir(self.run_dir))
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """Return what changes when a file is replaced; None if there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> float | list[float]:
@@ -204,7 +221,9 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
         return pruned.objective
     except RunInterrupted as interruption:
         # a search repeats the trial by itself
-        further = "" if trial is not None else f". Continue with:\n  {RunDir(run_dir).resume_command}"
+        run = RunDir(run_dir)
+        resumable = trial is None and run.last.is_file()
+        further = f". Continue with:\n  {run.resume_command}" if resumable else ""
         print(f"\nbcfusion: {interruption}{further}", file=sys.stderr)
         raise SystemExit(128 + interruption.signum) from None
     if trial is not None and trial.by_values:

@@ -1,4 +1,4 @@
-"""Whether a run is being trained now: a file in its directory names the process that does."""
+"""Whether a run is being trained now: a file in its directory names the process that does, and is locked by it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ import json
 import os
 import platform
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from bcfusion.files import read_object, write_text
+from bcfusion.errors import ConfigError
+from bcfusion.files import appearing, read_object
 from bcfusion.run.layout import RunDir
 from bcfusion.run.processes import began
 
-__all__ = ["changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
+__all__ = ["RunIsTrained", "changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
 
 _DAY = 86400.0
 _MINUTES = 600.0
+
+#: the open marks of this process, which holds the lock of each, by the path of the run
+_marks: dict[str, int] = {}
+
+
+class RunIsTrained(ConfigError):
+    """Another process trains the run; nothing was or may be written into its directory."""
 
 
 def claim(run: RunDir) -> str | None:
@@ -39,34 +47,95 @@ def claim(run: RunDir) -> str | None:
 
 
 def mark_alive(run: RunDir) -> None:
-    """Write which process trains a run."""
-    process = {**_place(), "pid": os.getpid(), "began": began(os.getpid())}
-    write_text(run.running, json.dumps(process) + "\n")
+    """Write which process trains a run, and lock what was written for as long as the process lives.
+
+    The system releases the lock however the process ends. A copy of the directory is not locked, and on a shared file
+    system with locks the processes of all machines see it.
+    """
+    process: dict[str, Any] = {**_place(), "pid": os.getpid(), "began": began(os.getpid())}
+    with ExitStack() as opened:
+        with appearing(run.running) as part:
+            descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
+            opened.callback(os.close, descriptor)
+            process["locked"] = _locks(descriptor, fcntl.LOCK_EX)
+            os.write(descriptor, (json.dumps(process) + "\n").encode())
+        opened.pop_all()
+    _forget(run)
+    _marks[_key(run)] = descriptor
 
 
 def unmark_alive(run: RunDir) -> None:
-    """Delete what :func:`mark_alive` wrote."""
-    run.running.unlink(missing_ok=True)
+    """Delete what :func:`mark_alive` wrote, unless a process that could not see this one has taken the run over."""
+    descriptor = _marks.get(_key(run))
+    with suppress(OSError):
+        if descriptor is None or os.path.samestat(os.fstat(descriptor), os.stat(run.running)):
+            run.running.unlink()
+    _forget(run)
+
+
+def _forget(run: RunDir) -> None:
+    if (descriptor := _marks.pop(_key(run), None)) is not None:
+        os.close(descriptor)
+
+
+def _forget_all() -> None:
+    """Leave the locks to the process that holds them: its children may outlive it for a moment."""
+    while _marks:
+        os.close(_marks.popitem()[1])
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _key(run: RunDir) -> str:
+    return os.path.abspath(run.path)
+
+
+def _locks(descriptor: int, kind: int) -> bool | None:
+    """Lock a file; return False if another process holds its lock, and None where there are no locks."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def owner(run: RunDir) -> str | None:
     """Return the process that certainly trains a run now, as ``process 123 on HOST``; None if none is known to."""
     process = read_object(run.running)
-    if _here(process) and _exists(process):
-        return f"process {process['pid']} on {process['host']}"
-    return None
+    if not process:
+        return None
+    free = _is_free(run)
+    # A lock that was held and is free was left by a process that died, whatever process has its number now. Of a
+    # process of another machine that is not certain, since not every file system shares its locks.
+    alive = free is False or (not (free and process.get("locked")) and _here(process) and _exists(process))
+    return f"process {process.get('pid')} on {process.get('host')}" if alive else None
+
+
+def _is_free(run: RunDir) -> bool | None:
+    """Return whether no process has locked the mark of a run; None where there are no locks."""
+    try:
+        descriptor = os.open(run.running, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        return _locks(descriptor, fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
 
 
 def is_alive(run: RunDir) -> bool:
     """Return whether a run is, or may be, trained now.
 
-    Processes of another machine cannot be seen: their runs count as alive for a day after the last change. So do, for
-    some minutes, runs that name no process.
+    Where a file system does not share its locks, processes of another machine cannot be seen: their runs count as alive
+    for a day after the last change. So do, for some minutes, runs that name no process.
     """
+    if owner(run) is not None:
+        return True
     process = read_object(run.running)
-    if _here(process):
-        return _exists(process)
-    return changed_within(run, _DAY if process else _MINUTES)
+    return not _here(process) and changed_within(run, _DAY if process else _MINUTES)
 
 
 def changed_within(run: RunDir, seconds: float = _MINUTES) -> bool:
@@ -76,9 +145,7 @@ def changed_within(run: RunDir, seconds: float = _MINUTES) -> bool:
 
 def last_change(run: RunDir) -> float:
     """Return when a file of a run was last written, or its directory made, in seconds since 1970."""
-    folders = [
-        folder for folder in (run.path, run.checkpoints, run.quality, run.hydra_config.parent) if folder.is_dir()
-    ]
+    folders = [folder for folder in run.folders if folder.is_dir()]
     files = [file for folder in folders for file in folder.iterdir()]
     return max(path.stat().st_mtime for path in (*folders, *files) if path.exists())
 

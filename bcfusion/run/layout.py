@@ -104,6 +104,11 @@ class RunDir:
         """The log of losses and metrics by step."""
         return self.path / "metrics.csv"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the process that trains the run writes, and nobody else while it does; some may not exist."""
+        return self.path, self.checkpoints, self.quality, self.samples, self.hydra_config.parent
+
     def tracker(self, title: str) -> Path:
         """Return the file with the run's id at an experiment tracker, and with what was sent there."""
         return self.path / f"{title}.json"

@@ -181,11 +181,18 @@ class CsvLogger(Logger):
     def _open(self) -> None:
         self._opened = True
         if self._first_step and self.path.is_file():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or ["step"])
-                self._rows = [row for row in reader if int(row["step"]) <= self._first_step]
+            reader = csv.DictReader(self._whole_lines())
+            self._columns = list(reader.fieldnames or ["step"])
+            self._rows = [row for row in reader if int(row["step"]) <= self._first_step]
         self._rewrite()
+
+    def _whole_lines(self) -> list[str]:
+        """Return the lines of the file but one without an end, in which a full disk or a death has stopped a session.
+
+        Its step is cut off, too: 1 may have been 12.
+        """
+        with self.path.open(newline="") as file:
+            return [line for line in file if line.endswith("\n")]
 
     def _rewrite(self) -> None:
         with appearing(self.path) as part, part.open("w", newline="") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
+import signal
 import sys
 import time
 import warnings
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 
 from bcfusion.configuration.compose import build, plain
@@ -22,7 +23,7 @@ from bcfusion.configuration.locations import relative_paths
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError, TrainingError, first_line
 from bcfusion.evaluation.pool import Scorer
-from bcfusion.files import write_text
+from bcfusion.files import remove_folder, write_text
 from bcfusion.run.layout import RunDir
 from bcfusion.run.models import Resolved, hub_name
 from bcfusion.run.record import Provenance, hyperparameters, write_record
@@ -31,7 +32,7 @@ from bcfusion.training.assemble import build_datamodule, build_module, build_tra
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.callbacks.early_stopping import EarlyStopping
-from bcfusion.training.callbacks.interrupt import Interrupt
+from bcfusion.training.callbacks.interrupt import Interrupt, RunInterrupted
 from bcfusion.training.callbacks.progress import Progress
 from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
@@ -166,7 +167,8 @@ def train(
         )
         if session.finished:
             raise ConfigError([_finished(cfg, run_dir, module.step, clock.elapsed() / 60, stopping)])
-        step_log = StepLog(settings.log_every, checkpointing.what_now)
+        again = _repeated_point(session, resumed)
+        step_log = StepLog(settings.log_every, checkpointing.what_now, again)
         # in the order in which they are called: statistics come before everything, and a search ends a run after all
         # others have done their part
         fitting = Fitting(datamodule, later(cfg, "trainer.statistics_batches"))
@@ -174,14 +176,16 @@ def train(
         callbacks += [step_log, quality, ScheduleLength(clock), checkpointing, Interrupt(checkpointing), clock]
         callbacks += [Progress(clock, step_log, quality), *own_callbacks]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
-        trainer = build_trainer(cfg, run_dir, module.step, callbacks)
+        trainer = build_trainer(cfg, run_dir, module.step - (again is not None), callbacks)
         datamodule.trainer = trainer  # it divides the data among the ranks
         torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
         if on_begin is not None:
             on_begin(trainer.global_rank)
         if trainer.is_global_zero:
-            shutil.rmtree(run.bundle, ignore_errors=True)  # an earlier session's; this one writes its own
             with writing(run_dir, checkpointing.what_now):
+                remove_folder(run.bundle)  # an earlier session's; this one writes its own
+                if resumed is None:
+                    _clear(run)
                 write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
             _announce(cfg, module, datamodule, session, left_out, run_dir)
         with tracking(trainer, hyperparameters(config, provenance), lambda: module.step):
@@ -194,6 +198,29 @@ def train(
         best=quality.best_values,
         closing=closing,
     )
+
+
+def _repeated_point(session: Plan, resumed: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the state of the log if the validation of the latest step is repeated, and the step was logged.
+
+    The session before may have logged this validation, and died before it was saved. Loggers then drop all of that
+    step, and what was logged of its training is logged again.
+    """
+    if resumed is None or not session.validate_first:
+        return None
+    point: Mapping[str, Any] | None = resumed.get("callbacks", {}).get(StepLog.__qualname__)
+    return point if point is not None and point["step"] == resumed["step"] else None
+
+
+def _clear(run: RunDir) -> None:
+    """Delete what an attempt has left that ended before it could be resumed, or a run that this one replaces.
+
+    Its curves would be shown with those of this run, and its best checkpoint would be taken for one of this run.
+    """
+    for file in (*run.checkpoints.glob("*.ckpt"), *run.path.glob("events.out.tfevents.*"), run.metrics):
+        file.unlink(missing_ok=True)
+    for folder in (run.quality, run.samples):
+        remove_folder(folder)
 
 
 def _module(
@@ -283,6 +310,12 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
             f"out of memory after step {module.step}: lower data.batch_size, data.segment_seconds or, if validation "
             f"failed, the length of its files ({first_line(error)})"
         ) from error
+    except SIGTERMException:  # before training began, or a second signal; by itself it is an end without an error
+        raise RunInterrupted(signal.SIGTERM, module.step) from None
+    except SystemExit as end:  # of Lightning, which says nothing of Ctrl-C to whoever waits for the process
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
     finally:
         loader.close()
         module.close()

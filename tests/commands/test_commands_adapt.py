@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from bcfusion.adaptation.report import FORMAT
 from bcfusion.cli import main
+from bcfusion.files import write_text
 from bcfusion.generators.seanet import SEANet
 from bcfusion.run.bundle import save_bundle
 
@@ -125,6 +127,32 @@ def test_a_model_that_does_not_exist_is_reported(tmp_path: Path, capsys: pytest.
     command = ["adapt", str(tmp_path / "none"), "--body", body, "--air", air, "--output", str(tmp_path / "out")]
     assert main(command) == 2
     assert "no model at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_another_process_has_written_meanwhile_is_replaced_on_demand_only(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    body, air = noise_pair(tmp_path, 2.0)
+    output, written = tmp_path / "adapted", []
+    (tmp_path / "adapted-2").mkdir()
+
+    def adapt(*_: object, **__: object) -> object:
+        assert not output.exists()
+        write_text(output / "report.json", json.dumps({"format": FORMAT}))  # by the other one
+        return object()
+
+    monkeypatch.setattr("bcfusion.adaptation.adapt.adapt", adapt)
+    monkeypatch.setattr("bcfusion.adaptation.report.report_text", lambda *_: "the report")
+    monkeypatch.setattr("bcfusion.adaptation.report.write_adaptation", lambda _, folder: written.append(folder))
+    options = ["--overwrite"] if overwrite else []
+    arguments = ["adapt", str(model), "--body", body, "--air", air, "--steps", "1", "--output", str(output), *options]
+    assert main(arguments) == 0
+    expected = output if overwrite else tmp_path / "adapted-3"
+    assert written == [expected]
+    printed = capsys.readouterr()
+    assert (f"this adaptation is in {expected}" in printed.err) is not overwrite
+    assert f"{expected}: bcfusion enhance {expected} RECORDINGS" in printed.out
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from bcfusion.commands.shared.recorded import recorded_overrides
 from bcfusion.commands.train import _Session, main
 from bcfusion.errors import ConfigError
+from bcfusion.files import write_text
 from bcfusion.run.alive import mark_alive, unmark_alive
 from bcfusion.run.layout import RunDir
 from bcfusion.run.log import RunLog
@@ -181,6 +182,89 @@ def test_a_run_of_another_kind_and_one_that_is_trained_are_not_resumed(finished:
     unmark_alive(RunDir(run))
     assert before.keys() == set(run.rglob("*"))
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in before.items() if path.is_file())
+
+
+def test_a_run_that_went_on_while_its_checkpoint_was_read_is_not_resumed(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    for before, now in ((b"old", b"new"), (None, b"first")):
+        if before is None:
+            run.last.unlink()
+        else:
+            write_text(run.last, before.decode())
+        session = _Session(OmegaConf.create({}), run.path, sweeping=False)
+        write_text(run.last, now.decode())  # by a process that has ended since
+        with RunLog() as log, pytest.raises(ConfigError, match="was trained further by another process meanwhile"):
+            session.begin(0, log, "title")
+        assert not run.running.exists()
+        assert [path.name for path in run.path.iterdir()] == ["checkpoints"]
+
+
+def test_of_two_processes_that_begin_together_one_trains_the_run(speech: Path, tmp_path: Path) -> None:
+    arguments = ["train", "experiment=seanet", *corpus(speech), *SMALL, "trainer.validate_every=2", "budget.minutes=9"]
+    begun = [
+        subprocess.Popen(
+            command(*arguments, "hydra.run.dir=run", "resume=auto"),
+            cwd=tmp_path,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        while all(process.poll() is None for process in begun):
+            time.sleep(0.1)
+        [loser] = [process for process in begun if process.poll() is not None]
+        [winner] = [process for process in begun if process is not loser]
+        _, errors = loser.communicate(timeout=300)
+        assert loser.returncode == 2, errors
+        assert f"is being trained by process {winner.pid} on " in errors
+        while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
+            assert winner.poll() is None, winner.communicate()
+            time.sleep(0.1)
+        winner.terminate()
+        _, errors = winner.communicate(timeout=300)
+        assert winner.returncode == 128 + signal.SIGTERM, errors
+        assert len(json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]) == 1
+        assert not (tmp_path / "run" / "failed.txt").exists()
+    finally:
+        for process in begun:
+            process.kill()
+            process.communicate()
+
+
+def test_a_job_that_another_sweep_trains_is_left_alone(speech: Path, tmp_path: Path) -> None:
+    other = RunDir(tmp_path / "sweep" / "0")
+    write_text(other.hydra_overrides, "- seed=7\n")
+    write_text(other.path / "pruned.txt", "earlier\n")
+    mark_alive(other)
+    before = {path: path.read_bytes() for path in other.path.rglob("*") if path.is_file()}
+    try:
+        done = bcfusion(
+            *("train", "-m", "experiment=seanet", "seed=1,2", *corpus(speech), *TINY, "hydra.sweep.dir=sweep"),
+            *("trainer.max_steps=1", "trainer.validate_every=1", "discriminators=[]"),
+            cwd=tmp_path,
+        )
+    finally:
+        unmark_alive(other)
+    assert done.returncode == 2, done.stderr
+    assert f"sweep/0 is being trained by process {os.getpid()} on " in done.stderr
+    assert before == {path: path.read_bytes() for path in (*before, *other.path.rglob("*")) if path.is_file()} | {
+        other.running: before[other.running]
+    }
+    assert (tmp_path / "sweep" / "1" / "objective.json").is_file()
+
+
+def test_what_a_killed_session_was_writing_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    left = [folder / f".last.ckpt.0123456{number}.part" for number, folder in enumerate(run.folders)]
+    for file in left:
+        write_text(file, "half")
+    session = _Session(OmegaConf.create({}), run.path, sweeping=True)
+    with RunLog() as log, session.ending():
+        session.begin(0, log, "title")
+        assert not any(file.exists() for file in left)
 
 
 def test_sigterm_to_the_whole_group_leaves_a_resumable_run(speech: Path, tmp_path: Path) -> None:

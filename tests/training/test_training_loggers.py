@@ -38,6 +38,19 @@ def test_resuming_keeps_earlier_lines_and_drops_those_of_repeated_steps(tmp_path
     assert [(row["step"], row["loss/l1"]) for row in rows(tmp_path)] == [("10", "10.0"), ("20", "20.0"), ("30", "3.0")]
 
 
+@pytest.mark.parametrize("torn", ["1", "12", "12,0.", "12,0.5\r"])
+def test_a_line_that_was_cut_off_is_dropped_when_a_run_is_resumed(tmp_path: Path, torn: str) -> None:
+    logger = CsvLogger(tmp_path)
+    for step in (1, 2, 11):
+        logger.log_metrics({"loss/l1": float(step)}, step=step)
+    with (tmp_path / "metrics.csv").open("a", newline="") as file:
+        file.write(torn)
+    again = CsvLogger(tmp_path, first_step=20)
+    again.log_metrics({"loss/l1": 21.0}, step=21)
+    assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "11", "21"]
+    assert None not in rows(tmp_path)[-2].values()
+
+
 class Full:
     """Events that cannot be flushed."""
 

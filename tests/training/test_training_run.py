@@ -25,6 +25,7 @@ from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run import checkpoint
 from bcfusion.run.layout import RunDir
 from bcfusion.run.record import Provenance
+from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.callbacks.interrupt import RunInterrupted
 from bcfusion.training.device import configure
 from bcfusion.training.guard import NonFiniteSteps
@@ -177,6 +178,52 @@ def test_an_interrupted_validation_is_repeated(tiny: Compose, tmp_path: Path) ->
     assert_equal_states(parts["training"]["quality"], whole["training"]["quality"])
 
 
+def test_a_signal_in_the_validation_that_comes_first_is_no_end_without_an_error(tiny: Compose, tmp_path: Path) -> None:
+    settings = ["trainer.max_valid_items=null", "trainer.max_steps=2", "trainer.validate_every=2"]
+    ends: list[tuple[int, type[BaseException]]] = [
+        (signal.SIGTERM, RunInterrupted),  # in training; the next ones before it
+        (signal.SIGTERM, RunInterrupted),
+        (signal.SIGINT, KeyboardInterrupt),
+    ]
+    for number, (signum, error) in enumerate(ends):
+        cfg = tiny(*settings, *([f"resume={tmp_path / 'run'}"] if number else []))
+        with open_dict(cfg):
+            cfg.callbacks = {"stop": {"_target_": "test_training_run.SignalInValidation", "signum": int(signum)}}
+        with pytest.raises(error):
+            run(cfg, tmp_path / "run")
+        assert weights(tmp_path / "run")["training"]["quality"]["validated_step"] == -1
+    assert run(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run").closing is not None
+
+
+def test_a_validation_that_was_logged_and_not_saved_is_in_the_curves_once(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["trainer.validate_every=2", "trainer.max_steps=4"]
+    cfg = tiny(*settings)
+    with open_dict(cfg):
+        cfg.callbacks = {"stop": {"_target_": "test_training_run.SignalInValidation"}}
+    with pytest.raises(RunInterrupted, match="at step 2"):
+        run(cfg, tmp_path / "run")
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    resumed = [*settings, f"resume={tmp_path / 'run'}"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpointing, "save_best", dies)  # the validation of step 2 has been logged
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(*resumed), tmp_path / "run")
+    assert weights(tmp_path / "run")["training"]["quality"]["validated_step"] == -1
+    run(tiny(*resumed), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    for tag, steps in (("loss/total", [1, 2, 3, 4]), ("valid/stoi", [2, 4]), ("valid_input/stoi", [2, 4])):
+        assert [event.step for event in events.Scalars(tag)] == steps, tag
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert all(row["loss/total"] for row in rows)
+    assert [bool(row["valid/stoi"]) for row in rows] == [False, True, False, True]
+
+
 def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resumed(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,8 +246,11 @@ def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resu
 
 
 class SignalInValidation(Callback):
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        self.signum = signum
+
     def on_validation_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), self.signum)
 
 
 class SpoilInputs(Callback):

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from safetensors.torch import save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training_module import batches, fit, module
 
 from bcfusion.files import write_text
@@ -21,6 +23,7 @@ from bcfusion.run.layout import RunDir
 from bcfusion.run.record import Provenance
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.guard import NonFiniteSteps
+from bcfusion.training.loggers import TensorBoardLogger
 from bcfusion.training.run import train
 from bcfusion.training.writing import WriteFailed, writing
 
@@ -94,6 +97,66 @@ def test_a_failed_checkpoint_keeps_the_last_good_one(tmp_path: Path, monkeypatch
     )
     assert callback.run.last.read_bytes() == before
     assert [path.name for path in callback.run.checkpoints.iterdir()] == ["last.ckpt"]
+
+
+def test_the_curves_are_on_the_disk_before_the_checkpoint_that_continues_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callback = checkpointing(tmp_path / "run")
+    logger = TensorBoardLogger(tmp_path / "run")
+    callback.module.trainer.loggers = [logger]
+    seen = []
+
+    def write(*_: object) -> None:
+        [events] = (tmp_path / "run").glob("events.*")
+        seen.append(b"loss/total" in events.read_bytes())
+
+    # a writer that is behind: its thread has written nothing yet when the step is saved
+    waits = threading.Event()
+    logger.log_metrics({"loss/first": 0.0}, step=1)
+    logger.save()
+    worker = logger.experiment.file_writer.event_writer._async_writer._worker
+    record = worker._record_writer.write
+    monkeypatch.setattr(worker._record_writer, "write", lambda data: (waits.wait(60), record(data)))
+    logger.log_metrics({"loss/total": 1.0}, step=1)
+    threading.Timer(0.2, waits.set).start()
+    monkeypatch.setattr(checkpoint, "write", write)
+    callback.module.step = 7
+    callback.save_last()
+    assert seen == [True]
+    logger.finalize("success")
+
+
+@pytest.mark.slow
+def test_a_run_that_starts_anew_shows_nothing_of_an_attempt_without_a_checkpoint(
+    tiny: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["trainer.validate_every=2", "trainer.max_steps=2", "resume=auto"]
+    provenance = Provenance(recipe="bone_to_air", experiment="seanet")
+    run = RunDir(tmp_path / "run")
+
+    write = checkpoint.write
+
+    def refuse(path: Path, content: dict[str, object]) -> None:
+        if path.name == "last.ckpt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint, "write", refuse)
+    with pytest.raises(WriteFailed):
+        train(tiny(*settings), run.path, provenance)
+    monkeypatch.setattr(checkpoint, "write", write)
+    assert not run.last.exists()
+    assert run.best.is_file()
+    stray = [run.quality / "valid-0000099.csv", run.samples / "9-x.input.wav", run.checkpoints / "best-x.ckpt"]
+    for file in stray:
+        write_text(file, "of another attempt")
+    train(tiny(*settings), run.path, provenance)
+    assert not any(file.exists() for file in stray)
+    events = EventAccumulator(str(run.path), size_guidance={"scalars": 0}).Reload()
+    for tag in ("loss/total", "valid/stoi"):
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
 
 
 def test_without_hard_links_the_best_checkpoints_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from bcfusion.configuration.literal import literal_paths, literal_runtime
 from bcfusion.configuration.machine import GPU, as_typed
 from bcfusion.configuration.paths import conf_dir, group_members, groups, user_conf_dir
 from bcfusion.errors import BcfusionError, ConfigError, first_line
-from bcfusion.run.layout import register_run_dir
+from bcfusion.run.layout import RunDir, register_run_dir
 from bcfusion.startup import loading
 
 if TYPE_CHECKING:
@@ -193,6 +193,7 @@ class _Job(Generic[T]):
 
         from bcfusion.commands.shared.sweep import remove_made_directories
         from bcfusion.run import jobs
+        from bcfusion.run.alive import RunIsTrained, owner
 
         if (whole := HydraConfig.instance().cfg) is not None:
             literal_runtime(whole)  # a launcher may have moved the job to another process
@@ -210,6 +211,10 @@ class _Job(Generic[T]):
         inherited = {"HYDRA_FULL_ERROR": self.full_error, "BCFUSION_VERB": self.verb}
         with environment(**inherited), command_line(argv), own_process_group(), usable_start_method():
             if sweeping:
+                if not is_further_process() and (process := owner(RunDir(directory))):  # nothing of it is touched
+                    return self._is_trained(
+                        RunIsTrained([f"{directory} is being trained by {process}: wait, or end it"])
+                    )
                 jobs.begin(directory)
                 record_composition(cfg, directory)
             else:
@@ -217,6 +222,8 @@ class _Job(Generic[T]):
             try:
                 self._leave_out_unchosen(cfg, hydra_config.overrides.task)
                 result = self.task(cfg)
+            except RunIsTrained as error:  # by a process that was faster
+                return self._is_trained(error)
             except Exception as error:
                 if not sweeping:
                     self.failures.append(error)
@@ -231,6 +238,10 @@ class _Job(Generic[T]):
             jobs.note_objective(directory, result)
         self.results.append(result)
         return result
+
+    def _is_trained(self, error: BcfusionError) -> None:
+        """Keep why a job cannot run, not in its directory, which is another's; the other jobs of a sweep run."""
+        self.failures.append(error)
 
     def _leave_out_unchosen(self, cfg: DictConfig, overrides: Any) -> None:
         from omegaconf import OmegaConf

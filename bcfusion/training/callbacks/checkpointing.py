@@ -101,6 +101,8 @@ class Checkpointing(Callback):
                 "critic_states": critics,
                 "clock": self._clock(),
             }
+            for logger in module.trainer.loggers:  # those who wrote later would leave a gap in the curves, if killed
+                logger.save()
             checkpoint.write(self.run.last, content)
 
         self._on_rank_zero(write, self.run.last)

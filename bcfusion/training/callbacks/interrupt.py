@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunInterrupted(Exception):
-    """A signal ended the run after its state was saved."""
+    """A signal ended the run, after its state was saved if it came while the run was trained or validated."""
 
     def __init__(self, signum: int, step: int) -> None:
         self.signum = signum

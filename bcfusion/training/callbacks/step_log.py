@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,18 @@ class StepLog(Callback):
     Args:
         every: steps between points.
         what_now: returns what a user does after the log could not be written.
+        again: state of an earlier session, of :meth:`state_dict`, whose latest point is logged again; None: nothing is.
 
     Attributes:
         latest: values of the latest point.
         unreadable: how often each file could not be read.
     """
 
-    def __init__(self, every: int, what_now: Callable[[], str] = str) -> None:
+    def __init__(self, every: int, what_now: Callable[[], str] = str, again: Mapping[str, Any] | None = None) -> None:
         self.every = every
         self._what_now = what_now
+        self._again = again
+        self._latest_step = -1
         self.latest: dict[str, float] = {}
         self.unreadable: dict[str, int] = {}
         self._since = time.monotonic()
@@ -47,11 +50,29 @@ class StepLog(Callback):
         values["rate/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
         values["data/unreadable_files"] = float(len(self.unreadable))
         self._since, self._steps = now, 0
-        self.latest = values
+        self.latest, self._latest_step = values, module.step
+        self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
             with writing(Path(trainer.default_root_dir), self._what_now):
                 for logger in trainer.loggers:
-                    logger.log_metrics(values, step=module.step)
+                    logger.log_metrics(self.latest, step=self._latest_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the latest point, as plain containers for the checkpoint."""
+        return {"step": self._latest_step, "latest": dict(self.latest)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take note of the latest point of an earlier session."""
+        self._latest_step, self.latest = int(state_dict["step"]), dict(state_dict["latest"])
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Log the point of a step again whose validation is repeated: of all of that step, it alone will not come."""
+        if self._again is not None:
+            self.load_state_dict(dict(self._again))
+            self._again = None
+            self._log(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure the step rate without the time of the validation."""
