@@ -12,9 +12,9 @@ from typing import Any
 
 from bcfusion.files import read_object, write_text
 from bcfusion.run.layout import RunDir
-from bcfusion.run.processes import began
+from bcfusion.run.processes import began, runs
 
-__all__ = ["changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
+__all__ = ["changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "place", "unmark_alive"]
 
 _DAY = 86400.0
 _MINUTES = 600.0
@@ -40,7 +40,7 @@ def claim(run: RunDir) -> str | None:
 
 def mark_alive(run: RunDir) -> None:
     """Write which process trains a run."""
-    process = {**_place(), "pid": os.getpid(), "began": began(os.getpid())}
+    process = {**place(), "pid": os.getpid(), "began": began(os.getpid())}
     write_text(run.running, json.dumps(process) + "\n")
 
 
@@ -83,7 +83,7 @@ def last_change(run: RunDir) -> float:
     return max(path.stat().st_mtime for path in (*folders, *files) if path.exists())
 
 
-def _place() -> dict[str, str]:
+def place() -> dict[str, str]:
     """Return the host and its process numbers: a container has its own."""
     try:
         numbers = os.readlink("/proc/self/ns/pid")
@@ -93,15 +93,12 @@ def _place() -> dict[str, str]:
 
 
 def _here(process: dict[str, Any]) -> bool:
-    return bool(process) and all(process.get(name) == value for name, value in _place().items())
+    return bool(process) and all(process.get(name) == value for name, value in place().items())
 
 
 def _exists(process: dict[str, Any]) -> bool:
     """Return whether the process runs; a later one with the same number began at another time."""
     try:
-        os.kill(int(process["pid"]), 0)
-    except PermissionError:
-        pass
-    except (OSError, KeyError, ValueError, TypeError):
+        return runs(int(process["pid"]), str(process["began"]))
+    except (KeyError, ValueError, TypeError):
         return False
-    return began(int(process["pid"])) == process.get("began")

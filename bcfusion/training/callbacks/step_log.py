@@ -10,6 +10,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from bcfusion.training.module import SpeechModule
+from bcfusion.training.ranks import gathered
 from bcfusion.training.writing import writing
 
 
@@ -42,6 +43,7 @@ class StepLog(Callback):
             self.unreadable[path] = self.unreadable.get(path, 0) + 1
         if module.step % self.every:
             return
+        self._join_ranks(trainer)
         now = time.monotonic()
         values = module.take_log()
         values["rate/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
@@ -52,6 +54,17 @@ class StepLog(Callback):
             with writing(Path(trainer.default_root_dir), self._what_now):
                 for logger in trainer.loggers:
                     logger.log_metrics(values, step=module.step)
+
+    def _join_ranks(self, trainer: Trainer) -> None:
+        """Count the files that other ranks could not read, so that too many end all ranks together."""
+        if trainer.world_size == 1:
+            return
+        ranks = gathered(self.unreadable)
+        for path in {path for rank in ranks for path in rank}:
+            self.unreadable.setdefault(path, 0)
+        tally = getattr(trainer.train_dataloader, "tally", None)
+        if tally is not None:
+            tally.join(gathered(tally.paths))
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure the step rate without the time of the validation."""
