@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -33,12 +34,12 @@ LAUNCHER = "BCFUSION_LAUNCHER"  #: environment variable: the process that has st
 STATUS = 2  #: of a process that is ended because of another one
 GRACE = 15.0  #: seconds for a process to end by itself after another one was lost
 
-_KEY = "bcfusion/watch"
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OWN = str(Path(__file__).parents[1])
 _TORCH = str(Path(dist.__file__).parents[1])
 # where a process waits for others: in an exchange, or in a backward pass, which ends with one
 _WAITING = tuple(f"{_TORCH}/{place}" for place in ("distributed/", "autograd/", "nn/parallel/distributed.py"))
+_numbers = itertools.count()  # of the watches of a process, in whose store the words of earlier ones are still
 _BROKEN = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 
@@ -94,10 +95,11 @@ class Watch:
         self._mark = (0, "before training")
         self._last: tuple[Any, ...] = ()
         self._beat = self._moves = 0
-        self._rank, self._world_size = 0, 1
+        self._rank, self._world_size, self._number = 0, 1, 0
         self._state, self._problem, self._blames = "works", "", False
         self._lock = threading.Lock()
         self._peers: dict[int, _Peer] = {}
+        self._gone: dict[int, float] = {}  # when a process was first found to be no more
         self._asked = time.monotonic()
         self._children: dict[int, subprocess.Popen[Any]] = {}  # by rank
         self._launcher = 0
@@ -130,6 +132,7 @@ class Watch:
         """Begin to watch all ranks, now that they have met."""
         if world_size > 1 and len(self._threads) == 1:
             self._rank, self._world_size = rank, world_size
+            self._number = next(_numbers)
             self._asked = time.monotonic()
             self._begin(self._exchange)
 
@@ -170,7 +173,7 @@ class Watch:
 
     def _exchange(self) -> None:
         """Say where this process is, and hear where the others are, again and again."""
-        keys = [f"{_KEY}/{rank}" for rank in range(self._world_size)]
+        keys = [f"bcfusion/watch/{self._number}/{rank}" for rank in range(self._world_size)]
         store: TCPStore | None = None
         while not self._over.is_set():
             try:
@@ -261,16 +264,17 @@ class Watch:
                     said = peer.record["problem"]
                     return _Fault(said if blames else f"{_name(rank, peer)} ended with: {said}", frozenset({rank}))
         for rank, peer in others.items():
-            if rank in at_work and not _is_there(peer.record):
+            if rank not in at_work or _is_there(peer.record):
+                continue
+            noticed = self._gone.setdefault(rank, now)  # it may have said why in its last words
+            if asked > noticed + self._tick or now > noticed + 3 * self._tick:
                 how = self._how(rank)
                 return _Fault(f"{_name(rank, peer)} has died{how} ({peer.record['where']})", frozenset({rank}))
         if now - asked >= self.seconds and 0 in others:
-            where = others[0].record["where"]
-            return _Fault(f"{_name(0, others[0])} has not answered for {self.seconds:g} s ({where})", frozenset({0}))
+            return self._silent([0], peers)  # with it the store is gone
         silent = [rank for rank in others if rank in at_work and now - others[rank].heard >= self.seconds]
         if silent and now - asked < self.seconds / 2:
-            said = "; ".join(f"{_name(rank, peers[rank])} ({peers[rank].record['where']})" for rank in silent)
-            return _Fault(f"no answer for {self.seconds:g} s from {said}", frozenset(silent))
+            return self._silent(silent, peers)
         heard = all(now - peer.heard < self.seconds / 2 for peer in at_work.values())
         if at_work and heard and all(now - peer.moved >= self.seconds for peer in at_work.values()):
             return self._stuck(at_work)
@@ -300,6 +304,10 @@ class Watch:
         with suppress(ValueError):
             return f" of {signal.Signals(-status).name}"
         return f" of signal {-status}"
+
+    def _silent(self, ranks: Sequence[int], peers: Mapping[int, _Peer]) -> _Fault:
+        said = "; ".join(f"{_name(rank, peers[rank])}, last {peers[rank].record['where']}" for rank in ranks)
+        return _Fault(f"no answer for {self.seconds:g} s from {said}", frozenset(ranks))
 
     def _stuck(self, at_work: Mapping[int, _Peer]) -> _Fault:
         """Return who is the reason that no process gets on."""
@@ -384,7 +392,7 @@ class Watch:
         self._threads = []
 
     def _tell(self, state: str, problem: str, blames: bool) -> None:
-        """Say how this process ends, and wait until that is heard, since rank zero takes the store away with it."""
+        """Say how this process ends, and wait until that is heard: rank zero takes the store away with it."""
         self._problem, self._blames, self._state = problem, blames, state
         said, deadline = self._beat, time.monotonic() + 3 * self._tick + 2
         while time.monotonic() < deadline:
@@ -396,7 +404,7 @@ class Watch:
                 other["state"] != "works" or self._rank in other["heard_end"] or not _is_there(other)
                 for other in others
             )
-            if self._beat > said + 1 and (heard or self._rank):
+            if self._beat > said + 1 and heard:
                 return
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,3 +124,45 @@ def two_ranks(folder: Path, launcher: str, *overrides: str) -> Iterator[Ranks]:
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         process.wait()
+
+
+def forked(function: Callable[[int], None], folder: Path) -> list[str]:
+    """Call a function with the rank in two processes that Lightning takes for those that it has started.
+
+    They are forked, so that nothing is imported again.
+
+    Returns:
+        Of each rank, the text of the exception that it ended with, or an empty text.
+    """
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+
+    def call(rank: int) -> None:
+        os.environ.update(variables, LOCAL_RANK=str(rank))
+        said = (folder / f"printed-{rank}.txt").open("w", buffering=1)
+        for stream in (1, 2):
+            os.dup2(said.fileno(), stream)
+        sys.stdout = sys.stderr = said
+        logging.basicConfig(stream=said, force=True)
+        try:
+            function(rank)
+        except BaseException as error:
+            (folder / f"error-{rank}.txt").write_text(str(error) or type(error).__name__)
+            traceback.print_exc()
+            raise
+
+    processes = [multiprocessing.get_context("fork").Process(target=call, args=(rank,)) for rank in (0, 1)]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(PATIENCE)
+            assert not process.is_alive(), [file.read_text() for file in folder.glob("printed-*.txt")]
+    finally:
+        for process in processes:
+            process.kill()
+    found = [folder / f"error-{rank}.txt" for rank in (0, 1)]
+    return [file.read_text() if file.is_file() else "" for file in found]

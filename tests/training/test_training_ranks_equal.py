@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
+from rank_processes import forked
 from test_training_metric_gan import Distance, Likeness
 from test_training_module import TinyDiscriminator
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ BALANCERS = sorted((Path(__file__).parents[2] / "conf" / "balancer").glob("*.yam
 ANCHORS = {path.stem: ["output", "last.weight"] if "anchor" in OmegaConf.load(path) else [None] for path in BALANCERS}
 CASES = [(path, anchor) for path in BALANCERS for anchor in ANCHORS[path.stem]]
 SAMPLES, SIZE, BATCHES, ACCUMULATE = 256, 4, 16, 2
-TOLERANCE = 1e-12  # relative to the largest element, of networks in float64; each item's loss is the same float32
+TOLERANCE = 1e-13  # relative to the largest element, of networks in float64; each item's loss is the same float32
 
 
 class Generator(nn.Module):
@@ -88,7 +89,13 @@ class Part:
             yield {key: value[rank::count] for key, value in item.items()}
 
 
-def build(path: Path, anchor: str | None) -> SpeechModule:
+def build(
+    path: Path,
+    anchor: str | None,
+    generator: nn.Module | None = None,
+    discriminator: nn.Module | None = None,
+    judge: nn.Module | None = None,
+) -> SpeechModule:
     torch.manual_seed(0)
     losses: dict[str, nn.Module] = {
         "energy": Energy(),
@@ -98,7 +105,7 @@ def build(path: Path, anchor: str | None) -> SpeechModule:
     }
     rates = {"generator": 5e-3, "discriminator": 0.05}
     critic = MetricGan(
-        Distance(),
+        judge or Distance(),
         Likeness(),
         "likeness",
         [0.0, 1.0],
@@ -107,7 +114,7 @@ def build(path: Path, anchor: str | None) -> SpeechModule:
     )
     schedule = Schedule(start_step=1, head_start=1, ramp_steps=3, interval=2)
     return SpeechModule(
-        Generator(),
+        generator or Generator(),
         losses=losses,
         weights=dict.fromkeys(losses, 1.0),
         balancer=instantiate(OmegaConf.load(path), **({} if anchor is None else {"anchor": anchor})),
@@ -117,7 +124,7 @@ def build(path: Path, anchor: str | None) -> SpeechModule:
             accumulate=ACCUMULATE,
         ),
         adversary=Adversary(
-            {"tiny": TinyDiscriminator()},
+            {"tiny": discriminator or TinyDiscriminator()},
             HingeObjective(),
             schedule=schedule,
             warm_up_losses=["l1"],
@@ -156,9 +163,15 @@ class Recorder(Callback):
 def train(module: SpeechModule, items: list[dict[str, Any]], folder: Path, ranks: int) -> list[list[dict[str, Any]]]:
     """Return what each rank has recorded."""
     folder.mkdir()
-    strategy: Any = "auto"
-    if ranks > 1:
+    if ranks == 1:
+        fit(module, items, folder, "auto", 1)
+    else:
         strategy = DDPStrategy(start_method="fork", find_unused_parameters=True, broadcast_buffers=False)
+        fit(module, items, folder, strategy, ranks)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
+
+
+def fit(module: SpeechModule, items: list[dict[str, Any]], folder: Path, strategy: Any, ranks: int) -> None:
     Trainer(
         accelerator="cpu",
         devices=ranks,
@@ -172,7 +185,6 @@ def train(module: SpeechModule, items: list[dict[str, Any]], folder: Path, ranks
         use_distributed_sampler=False,
         default_root_dir=folder,
     ).fit(module, train_dataloaders=Part(items))
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
 def difference(one: Tensor, other: Tensor) -> float:
@@ -218,3 +230,53 @@ def test_every_step_of_a_game_is_that_of_one_process(path: Path, anchor: str | N
     for name in ("generator.last.bias", "ema.network.last.bias", "adversary.discriminators.tiny.out.weight"):
         assert float((start[name] - last[name]).abs().max()) > 1e-4, name
     assert float((start["_critic_networks.pleasing.slope"] - last["_critic_networks.pleasing.slope"]).abs()) > 1e-4
+
+
+def test_a_value_that_is_not_finite_on_one_rank_is_skipped_by_both_or_ends_both(tmp_path: Path) -> None:
+    path = next(path for path in BALANCERS if path.stem == "fixed")
+    items = batches()
+    items[5]["target"][1] = torch.inf  # of the second rank, in the third of the optimiser steps
+    first, second = train(build(path, None), items, tmp_path / "skipped", 2)
+    for one, other in zip(first, second, strict=True):
+        assert all(torch.equal(value, other["tensors"][name]) for name, value in one["tensors"].items())
+    for steps in (first, second):
+        assert steps[-1]["log"]["skipped_steps/generator"] == 1
+        assert all(bool(value.isfinite().all()) for name, value in steps[-1]["tensors"].items() if "grad" not in name)
+
+    for index in (7, 9):
+        items[index]["target"][3] = torch.inf
+    module = build(path, None)
+    module.guard.max_bad_steps = 3
+    strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    errors = forked(lambda _: fit(module, items, tmp_path, strategy, 2), tmp_path / "ended")
+    says = "diverged at step 9: 3 steps in a row had a non-finite gradient. Last batch: item-9-1, item-9-3"
+    assert [error.partition("\n")[0] for error in errors] == [says, says]  # items of the second rank alone
+
+
+class Normalised(nn.Module):
+    """A network behind a batch normalisation of its inputs."""
+
+    provides = ("mask",)
+    least_samples = 8
+
+    def __init__(self, network: nn.Module, channels: int = 1) -> None:
+        super().__init__()
+        self.norm, self.network = nn.BatchNorm1d(channels), network
+
+    def forward(self, *inputs: Tensor) -> Any:
+        joined = torch.cat(inputs, dim=1).to(self.norm.weight.dtype)
+        return self.network(*self.norm(joined).split(1, dim=1))
+
+
+def test_running_statistics_of_all_networks_are_the_same_on_all_ranks(tmp_path: Path) -> None:
+    path = next(path for path in BALANCERS if path.stem == "eben")
+    networks = Normalised(Generator()), Normalised(TinyDiscriminator()), Normalised(Distance(), channels=2)
+    module = build(path, None, *networks)
+    start = {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    first, second = train(module, batches(), tmp_path / "run", 2)
+    last = first[-1]["tensors"]
+    for name, value in last.items():
+        assert torch.equal(value, second[-1]["tensors"][name]), name
+    running = [name for name in last if "running" in name]
+    assert {name.partition(".")[0] for name in running} == {"generator", "ema", "adversary", "_critic_networks"}
+    assert not [name for name in running if torch.equal(start[name], last[name])]

@@ -149,9 +149,9 @@ class Checkpointing(Callback):
 
     def what_next(self) -> str:
         """Return what a user does after another process was lost: continue from the last good checkpoint."""
-        if self._good_step is None:
+        if not self.run.last.is_file():  # which rank zero may just have written
             return "The run has no checkpoint yet: start again"
-        return f"The checkpoint of step {self._good_step} is kept: continue with\n  {self.run.resume_command}"
+        return f"The last checkpoint is kept: continue with\n  {self.run.resume_command}"
 
     def _stateful(self) -> list[Callback]:
         callbacks: list[Callback] = self.module.trainer.callbacks  # type: ignore[attr-defined]
