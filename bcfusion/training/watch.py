@@ -104,7 +104,7 @@ class Watch:
         self._children: dict[int, subprocess.Popen[Any]] = {}  # by rank
         self._launcher = 0
         self._fault: _Fault | None = None
-        self._closing, self._over, self._wake = threading.Event(), threading.Event(), threading.Event()
+        self._ending, self._over, self._wake = threading.Event(), threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
 
     # ---------------------------------------------------------------- what the run tells
@@ -117,6 +117,13 @@ class Watch:
             where: for the message.
         """
         self._mark = (order, where)
+
+    def fails(self, error: BaseException) -> None:
+        """Say that the main thread has begun to end this process with an error: the others need not wait for it."""
+        self._ending.set()
+        if self._threads and not _is_broken(error):
+            self._state, self._problem = "fails", first_line(error)
+            self._wake.set()
 
     def supervise(self, children: Sequence[subprocess.Popen[Any]]) -> None:
         """Take the processes that this one has started as ranks 1, 2, ... of its machine."""
@@ -154,12 +161,16 @@ class Watch:
         try:
             yield
         except BaseException as error:
-            lost = self._lost() if self._threads and _is_broken(error) else None
+            lost = None
+            if self._threads and _is_broken(error):
+                with _ignoring_sigterm():  # by which torchrun ends the others as soon as it sees that one has ended
+                    lost = self._lost()
+                    if lost is not None:
+                        self._close(lost.message, blames=True)
+                        self._end_children()
             if lost is None:
                 self._close(first_line(error))
                 raise
-            self._close(lost.message, blames=True)
-            self._end_children()
             if not self._speaks(lost):
                 raise SystemExit(STATUS) from None
             raise TrainingError(f"{lost.message}\n{self.what_now()}") from error
@@ -246,9 +257,10 @@ class Watch:
                     self._peers = {rank: _Peer(peer.record, now, now) for rank, peer in self._peers.items()}
             last = now
             fault = self._find(now)
-            if fault is not None and not self._closing.is_set():
+            if fault is not None:
                 self._fault = fault
-                self._end(fault)
+                if not self._ending.is_set():
+                    self._end(fault)
                 return
 
     def _find(self, now: float) -> _Fault | None:
@@ -330,11 +342,11 @@ class Watch:
             self._exit()
         # one that hangs ends itself, if it still can
         waiting = time.monotonic() + (GRACE / 3 if self._hangs_awake(fault) else 0.0)
-        while time.monotonic() < waiting and not self._closing.wait(self._tick):
+        while time.monotonic() < waiting and not self._ending.wait(self._tick):
             pass
         for rank in fault.ranks:
             self._kill(rank)
-        if not self._closing.wait(GRACE):
+        if not self._ending.wait(GRACE):
             if self._speaks(fault):
                 _say(f"{fault.message}\n{self.what_now()}")
             self._tell("ended", fault.message, blames=True)
@@ -384,7 +396,7 @@ class Watch:
 
     def _close(self, problem: str = "", blames: bool = False) -> None:
         """Tell the others that this process ends, and stop watching."""
-        self._closing.set()
+        self._ending.set()
         if len(self._threads) > 1:
             self._tell("ended" if problem else "done", problem, blames)
         self._over.set()
@@ -406,6 +418,18 @@ class Watch:
             )
             if self._beat > said + 1 and heard:
                 return
+
+
+@contextmanager
+def _ignoring_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _is_broken(error: BaseException) -> bool:

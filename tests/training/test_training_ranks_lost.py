@@ -48,6 +48,7 @@ CASES = [
     ("lightning", 1, "killed"),
     ("lightning", 0, "stopped"),
     ("lightning", 1, "hanging"),
+    ("lightning", None, "terminated"),
     ("torchrun", 1, "killed"),
     ("torchrun", 0, "stopped"),
     ("torchrun", 1, "hanging"),
@@ -56,11 +57,13 @@ SAYS = {"killed": "has died", "stopped": "no answer for 6 s", "hanging": "no pro
 
 
 @pytest.mark.parametrize(("launcher", "lost", "how"), CASES)
-def test_a_lost_rank_ends_all(launcher: str, lost: int, how: str, speech: Path, tmp_path: Path) -> None:
+def test_a_lost_rank_ends_all(launcher: str, lost: int | None, how: str, speech: Path, tmp_path: Path) -> None:
     with two_ranks(tmp_path, launcher, *settings(speech), *HANG) as ranks:
         last = ranks.wait_for("runs/*/*/*/checkpoints/last.ckpt")
-        number = ranks.rank(lost)
-        if how == "hanging":  # in a process that reads
+        number = ranks.rank(lost or 0)
+        if lost is None:
+            os.killpg(number, signal.SIGTERM)
+        elif how == "hanging":  # in a process that reads
             (tmp_path / "hang").touch()
         else:
             os.kill(number, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
@@ -69,6 +72,10 @@ def test_a_lost_rank_ends_all(launcher: str, lost: int, how: str, speech: Path, 
         assert ranks.process.returncode != 0
         printed = ranks.printed()
     (tmp_path / "hang").unlink(missing_ok=True)
+    if lost is None:  # all have saved their state together
+        assert ranks.process.returncode == 128 + signal.SIGTERM
+        assert "rank" not in printed
+        return
     assert f"rank {lost} (process {number} on " in printed
     assert SAYS[how] in printed
     assert printed.count("Traceback") == (launcher == "torchrun")  # its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -59,12 +60,12 @@ class StepLog(Callback):
         """Count the files that other ranks could not read, so that too many end all ranks together."""
         if trainer.world_size == 1:
             return
-        ranks = gathered(self.unreadable)
-        for path in {path for rank in ranks for path in rank}:
-            self.unreadable.setdefault(path, 0)
         tally = getattr(trainer.train_dataloader, "tally", None)
+        met, counted = zip(*gathered((list(self.unreadable), {} if tally is None else tally.paths)), strict=True)
+        for path in itertools.chain(*met):
+            self.unreadable.setdefault(path, 0)
         if tally is not None:
-            tally.join(gathered(tally.paths))
+            tally.join(counted)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure the step rate without the time of the validation."""

@@ -40,6 +40,10 @@ class Whereabouts(Callback):
         assert isinstance(module, SpeechModule)
         self._mark(module, f"in the validation after step {module.step}, at {', '.join(batch['ids'])}")
 
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Say so before loggers are closed, which may take a while."""
+        self._watch.fails(exception)
+
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._reads(module)
 
