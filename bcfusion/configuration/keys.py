@@ -77,6 +77,7 @@ KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "trainer.accelerator": Choice(("auto", "cpu", "gpu")),
     "trainer.devices": Devices(),
     "trainer.num_nodes": COUNT,
+    "trainer.hang_minutes": POSITIVE,
     "trainer.max_steps": Number(low_allowed=True, whole=True, optional=True),
     "trainer.validate_every": COUNT,
     "trainer.max_valid_items": COUNT_OR_NULL,

@@ -13,6 +13,7 @@ LATER: Mapping[str, Any] = {
     "adversarial.head_start": 0,
     "trainer.statistics_batches": 50,
     "objective": {},
+    "trainer.hang_minutes": 10,
 }
 
 

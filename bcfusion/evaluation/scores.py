@@ -8,6 +8,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 
 from bcfusion.files import appearing
@@ -56,22 +57,24 @@ class Scores:
 
     @classmethod
     def merged(cls, parts: Sequence[Scores]) -> Scores:
-        """Concatenate the scores of several processes.
+        """Join the scores of several processes, of which each has scored every so many-th utterance.
 
-        An utterance that several of them scored (a distributed sampler pads the last batch) counts once.
+        The utterances are in the order in which one process would have scored them. One that several of them scored (a
+        distributed sampler pads the last batch) counts once.
 
         Args:
-            parts: scores by the same metrics.
+            parts: scores by the same metrics, in the order of the processes.
 
         Raises:
             ValueError: there are no parts, or their metrics differ.
         """
         if not parts or any(part.higher_is_better != parts[0].higher_is_better for part in parts):
             raise ValueError("scores to merge must be at least one, and of the same metrics")
+        utterances = [[list(rows) for _, rows in groupby(part.rows, key=lambda row: row.id)] for part in parts]
+        in_turn = chain.from_iterable(zip_longest(*utterances, fillvalue=()))
         rows: dict[tuple[str, str], ItemScore] = {}
-        for part in parts:
-            for row in part.rows:
-                rows.setdefault((row.id, row.system), row)
+        for row in chain.from_iterable(in_turn):
+            rows.setdefault((row.id, row.system), row)
         return cls(list(rows.values()), dict(parts[0].higher_is_better))
 
     @property

@@ -6,15 +6,14 @@ number of its threads only once, when it is loaded.
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
-import threading
 import types
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnContext, SpawnProcess
+
+from bcfusion.run.processes import end_with_parent
 
 __all__ = ["start_workers"]
 
@@ -58,15 +57,4 @@ def _prepare_worker() -> None:
     """Limit linear algebra to one thread, before NumPy is loaded, and watch the parent."""
     for variable in _THREAD_VARIABLES:
         os.environ[variable] = "1"
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """End this process when its parent is gone; otherwise the executor's pipe would keep it waiting forever."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    # The sentinel alone is not enough: processes forked from the parent (data loaders) keep its other end open.
-    while os.getppid() == parent.pid and not multiprocessing.connection.wait([parent.sentinel], timeout=1.0):
-        pass
-    os._exit(1)
+    end_with_parent()  # otherwise the executor's pipe would keep it waiting forever

@@ -13,9 +13,19 @@ from typing import Any
 from bcfusion.errors import ConfigError
 from bcfusion.files import appearing, read_object
 from bcfusion.run.layout import RunDir
-from bcfusion.run.processes import began
+from bcfusion.run.processes import began, runs
 
-__all__ = ["RunIsTrained", "changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
+__all__ = [
+    "RunIsTrained",
+    "changed_within",
+    "claim",
+    "is_alive",
+    "last_change",
+    "mark_alive",
+    "owner",
+    "place",
+    "unmark_alive",
+]
 
 _DAY = 86400.0
 _MINUTES = 600.0
@@ -52,7 +62,7 @@ def mark_alive(run: RunDir) -> None:
     The system releases the lock however the process ends. A copy of the directory is not locked, and on a shared file
     system with locks the processes of all machines see it.
     """
-    process: dict[str, Any] = {**_place(), "pid": os.getpid(), "began": began(os.getpid())}
+    process: dict[str, Any] = {**place(), "pid": os.getpid(), "began": began(os.getpid())}
     with ExitStack() as opened:
         with appearing(run.running) as part:
             descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
@@ -150,7 +160,7 @@ def last_change(run: RunDir) -> float:
     return max(path.stat().st_mtime for path in (*folders, *files) if path.exists())
 
 
-def _place() -> dict[str, str]:
+def place() -> dict[str, str]:
     """Return the host and its process numbers: a container has its own."""
     try:
         numbers = os.readlink("/proc/self/ns/pid")
@@ -160,15 +170,12 @@ def _place() -> dict[str, str]:
 
 
 def _here(process: dict[str, Any]) -> bool:
-    return bool(process) and all(process.get(name) == value for name, value in _place().items())
+    return bool(process) and all(process.get(name) == value for name, value in place().items())
 
 
 def _exists(process: dict[str, Any]) -> bool:
     """Return whether the process runs; a later one with the same number began at another time."""
     try:
-        os.kill(int(process["pid"]), 0)
-    except PermissionError:
-        pass
-    except (OSError, KeyError, ValueError, TypeError):
+        return runs(int(process["pid"]), str(process["began"]))
+    except (KeyError, ValueError, TypeError):
         return False
-    return began(int(process["pid"])) == process.get("began")

@@ -1,17 +1,20 @@
-"""What the kernel tells of processes, where there is ``/proc``: when they began, and with which torchrun."""
+"""What the kernel tells of processes: whether they run, when they began, and with which torchrun (from ``/proc``)."""
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.connection
 import os
 import re
+import threading
 import time
 from pathlib import Path
 
-__all__ = ["TORCHRUN", "began", "torchrun_began"]
+__all__ = ["TORCHRUN", "began", "end_with_parent", "runs", "torchrun_began"]
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"  #: in the environment of each process that torchrun starts
 
-_PARENT, _BEGAN = 1, 19  # places in /proc/PID/stat, counted from the state on
+_STATE, _PARENT, _BEGAN = 0, 1, 19  # places in /proc/PID/stat, counted from the state on
 
 
 def began(process: int) -> str:
@@ -20,6 +23,42 @@ def began(process: int) -> str:
         return _stat(process)[_BEGAN]
     except (OSError, IndexError):
         return ""
+
+
+def runs(process: int, since: str) -> bool:
+    """Return whether a process of this machine that began at ``since`` (:func:`began`) is there and has not ended.
+
+    One that has ended, and that its parent has not asked about yet, does not run; one that is stopped does.
+    """
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        pass
+    except OSError:
+        return False
+    try:
+        state = _stat(process)
+    except OSError:
+        return not since  # where the kernel does not say; else it has ended between the two questions
+    return state[_STATE] not in "ZX" and state[_BEGAN] == since
+
+
+def end_with_parent() -> None:
+    """Let this process, which :mod:`multiprocessing` has started, end within a second of its parent, however that ends.
+
+    A thread watches the parent, so that it holds while the process waits or computes.
+    """
+    threading.Thread(target=_exit_with_parent, name="bcfusion-parent", daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    # The sentinel alone is not enough: processes forked from the parent (data loaders) keep its other end open.
+    while os.getppid() == parent.pid and not multiprocessing.connection.wait([parent.sentinel], timeout=1.0):
+        pass
+    os._exit(1)
 
 
 def torchrun_began() -> str | None:

@@ -27,8 +27,9 @@ class OutputAnchor:
         parameter: a parameter of the generator at which norms are measured; None: at the output.
 
     Attributes:
-        leaf: ``(B, n)`` float32, or the estimate's shape if it is the only output with a gradient.
-        outputs: the generator's outputs by name; those with a gradient are float32 parts of the leaf.
+        leaf: ``(B, n)`` float32, or float64 if the generator is; in the estimate's shape if it is the only output with
+            a gradient.
+        outputs: the generator's outputs by name; those with a gradient are parts of the leaf.
 
     Raises:
         ValueError: no output has a gradient.
@@ -44,10 +45,10 @@ class OutputAnchor:
         shapes = [_real(value).shape for value in self._attached.values()]
         if len(self._attached) == 1:
             (value,) = self._attached.values()
-            self.leaf = value.detach().float().requires_grad_()
+            self.leaf = _precise(value.detach()).requires_grad_()
             parts = [self.leaf]
         else:
-            flat = [_real(value.detach()).float().reshape(value.shape[0], -1) for value in self._attached.values()]
+            flat = [_precise(_real(value.detach())).reshape(value.shape[0], -1) for value in self._attached.values()]
             self.leaf = torch.cat(flat, dim=1).requires_grad_()
             parts = [
                 torch.view_as_complex(part.contiguous()) if value.is_complex() else part
@@ -84,7 +85,7 @@ class OutputAnchor:
         return torch.where(norms.isfinite(), norms, torch.nan)
 
     def _at_parameter(self, gradient: Tensor) -> Tensor:
-        """Return the gradient of this rank at the parameter, as one dimension in float32."""
+        """Return the gradient of this rank at the parameter, as one dimension."""
         assert self.parameter is not None
         outputs = [_real(value) for value in self._attached.values()]
         (found,) = torch.autograd.grad(
@@ -95,7 +96,7 @@ class OutputAnchor:
                 ["balancer.anchor: the generator's output does not depend on this parameter; choose another, or output"]
             )
         # a NaN at the output counts even if a dead unit keeps it from the parameter
-        return torch.where(gradient.isfinite().all(), _real(found).float().flatten(), torch.nan)
+        return torch.where(gradient.isfinite().all(), _precise(_real(found)).flatten(), torch.nan)
 
     def _like_outputs(self, gradient: Tensor) -> list[Tensor]:
         shapes = self._shapes
@@ -120,6 +121,11 @@ class OutputAnchor:
 def _real(value: Tensor) -> Tensor:
     """View a complex tensor as pairs of real numbers; return any other unchanged."""
     return torch.view_as_real(value) if value.is_complex() else value
+
+
+def _precise(value: Tensor) -> Tensor:
+    """Return a real tensor in float32, or as it is if it is more precise."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def anchor_parameter(generator: nn.Module, name: str) -> nn.Parameter | None:

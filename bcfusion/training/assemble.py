@@ -11,7 +11,7 @@ import torch
 from hydra.utils import get_class
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
@@ -23,8 +23,10 @@ from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
 from bcfusion.training.adversary import Adversary, Schedule
+from bcfusion.training.data_parallel import DataParallel
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.optimization import NETWORKS, Optimization
+from bcfusion.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +123,9 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
     return module, left_out
 
 
-def build_trainer(cfg: DictConfig, run_dir: Path, first_step: int, callbacks: Sequence[Callback]) -> Trainer:
+def build_trainer(
+    cfg: DictConfig, run_dir: Path, first_step: int, callbacks: Sequence[Callback], watch: Watch
+) -> Trainer:
     """Build the Lightning trainer of a run.
 
     Args:
@@ -129,13 +133,14 @@ def build_trainer(cfg: DictConfig, run_dir: Path, first_step: int, callbacks: Se
         run_dir: where the loggers write.
         first_step: steps that earlier sessions have trained.
         callbacks: in the order in which they are called.
+        watch: over the processes of the run, if there are several.
     """
     settings = cfg.trainer
     return Trainer(
         accelerator=settings.accelerator,
         devices=1 if settings.devices == "auto" and not device.on_gpu(settings.accelerator) else settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=_strategy(settings),
+        strategy=_strategy(settings, watch),
         plugins=None if settings.environment is None else [build(settings.environment)],
         precision=settings.precision,
         max_epochs=-1,
@@ -158,12 +163,9 @@ def _logger(node: DictConfig, run_dir: Path, first_step: int) -> Logger:
     return build(node, **{name: value for name, value in given.items() if name in known})
 
 
-def _strategy(settings: DictConfig) -> str | Strategy:
+def _strategy(settings: DictConfig, watch: Watch) -> str | Strategy:
     if settings.strategy not in ("auto", "ddp"):
         return str(settings.strategy)
     several = settings.strategy == "ddp" or settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1")
     several = several or (settings.devices == "auto" and torch.cuda.device_count() > 1)
-    # The backward passes of generator and discriminators leave each other's parameters without gradient. Buffers are
-    # the same on all ranks (windows, power iterations; running statistics are averaged after each step); broadcasting
-    # them would make ranks wait for each other in validations of different lengths.
-    return DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if several else "auto"
+    return DataParallel(watch) if several else "auto"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bcfusion.errors import TrainingError
+from bcfusion.training.ranks import gathered
 
 #: Peak of an output, in units of full scale, that no speech reaches: 60 dB above it.
 LARGEST_PEAK = 1000.0
@@ -54,28 +58,38 @@ class StepGuard:
         self.skipped = dict.fromkeys(networks, 0)
         self._bad = False
         self._bad_in_a_row = 0
-        self._batches: list[tuple[int, list[str]]] = []  # step and ids of the batches of this optimiser step
-        self._bad_batches: list[tuple[int, list[str]]] = []  # and of the bad ones in a row before it
+        # step, ids and losses of the batches of this optimiser step
+        self._batches: list[tuple[int, list[str], list[Tensor]]] = []
+        self._bad_batches: list[_BadBatch] = []  # of the bad steps in a row
 
     def skip(self, network: str) -> None:
         """Count the present step of a network as left out."""
         self.skipped[network] += 1
         self._bad = True
 
-    def batch_ends(self, step: int, ids: Iterable[str], ends_step: bool) -> None:
+    def batch_ends(self, step: int, ids: Iterable[str], ends_step: bool, losses: Iterable[Tensor] = ()) -> None:
         """Take note of a batch, and judge the optimiser step if the batch is its last one.
 
+        The gradients that made a step bad are those of all ranks, so that all judge alike.
+
+        Args:
+            step: number of the batch.
+            ids: of its items, on this rank.
+            ends_step: whether an optimiser step ends with it.
+            losses: scalars of this rank, by which its items are told from those of other ranks.
+
         Raises:
-            NonFiniteSteps: ``max_bad_steps`` steps in a row were bad.
+            NonFiniteSteps: ``max_bad_steps`` steps in a row were bad; on all ranks.
         """
-        self._batches.append((step, list(ids)))
+        self._batches.append((step, list(ids), list(losses)))
         if not ends_step:
             return
         self._bad_in_a_row = self._bad_in_a_row + 1 if self._bad else 0
-        self._bad_batches = [*self._bad_batches, *self._batches] if self._bad else []
+        bad = [_BadBatch(*batch[:2], all(map(_is_finite, batch[2]))) for batch in self._batches] if self._bad else []
+        self._bad_batches = [*self._bad_batches, *bad] if self._bad else []
         self._bad, self._batches = False, []
         if self._bad_in_a_row >= self.max_bad_steps:
-            raise NonFiniteSteps(self._bad_in_a_row, self._bad_batches)
+            raise NonFiniteSteps(self._bad_in_a_row, _blamed(gathered(self._bad_batches)))
 
     def state(self) -> dict[str, Any]:
         """Return the counts as plain containers."""
@@ -87,11 +101,34 @@ class StepGuard:
         self._bad_in_a_row = int(state["bad_in_a_row"])
 
 
+class _BadBatch(NamedTuple):
+    """A batch of one rank in a bad step; ``finite`` if its losses do not tell why the step was bad."""
+
+    step: int
+    ids: list[str]
+    finite: bool
+
+
+def _is_finite(loss: Tensor) -> bool:
+    return bool(torch.isfinite(loss))
+
+
+def _blamed(ranks: list[list[_BadBatch]]) -> list[tuple[int, list[str]]]:
+    """Return step and ids of the batches with a loss that is not finite; of those of all ranks if that is none."""
+    batches = sorted(itertools.chain.from_iterable(ranks), key=lambda batch: batch.step)
+    blamed = [batch for batch in batches if not batch.finite] or batches
+    return [(step, [name for batch in group for name in batch.ids]) for step, group in _by_step(blamed)]
+
+
+def _by_step(batches: list[_BadBatch]) -> Iterator[tuple[int, Iterator[_BadBatch]]]:
+    return itertools.groupby(batches, key=lambda batch: batch.step)
+
+
 class NonFiniteSteps(TrainingError):
     """Too many steps in a row had a non-finite gradient.
 
     Attributes:
-        batches: step and ids of the batches of these steps.
+        batches: step and ids of the batches of these steps, of the ranks whose losses were not finite.
     """
 
     def __init__(self, count: int, batches: list[tuple[int, list[str]]]) -> None:

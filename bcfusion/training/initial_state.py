@@ -74,7 +74,7 @@ FREE_SETTINGS = {
     "trainer": (
         *("accelerator", "devices", "strategy", "max_steps", "validate_every", "max_valid_items", "max_test_items"),
         *("checkpoint_every", "log_every", "max_bad_steps", "keep_best", "samples", "tf32", "cudnn_benchmark"),
-        *("deterministic", "compile", "statistics_batches"),
+        *("deterministic", "compile", "statistics_batches", "hang_minutes", "num_nodes", "environment"),
     ),
 }
 

@@ -20,6 +20,7 @@ from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.losses.valid import valid_samples
 from bcfusion.requirements import above, ascending, at_least, one_of, require, whole, within
+from bcfusion.training.ranks import mean_over_ranks
 
 
 @dataclass
@@ -56,8 +57,8 @@ class MetricGan:
     checkpoint, nor on interruptions. Neither network learns from crops whose target is a pause, or that are too short
     for the critic, and the critic from none without a score.
 
-    On several ranks each scores its own batch, and gradients are averaged. A run that is resumed with another number of
-    ranks begins with no pending batch and no older pairs.
+    On several ranks each scores its own batch and draws from its own older pairs; every pair counts alike, whichever
+    rank has it. A run that is resumed with another number of ranks begins with no pending batch and no older pairs.
 
     Args:
         network: predicts scores; fulfils :class:`bcfusion.contracts.Critic`.
@@ -199,21 +200,26 @@ class MetricGan:
         perfect = [_Pair(pair.target, pair.target, 1.0) for pair in new]
         older = [self._history[place] for place in torch.randperm(len(self._history))[: self._replayed].tolist()]
         self._history.extend(new)
+        scored = [score for score in scores if score == score]
+        # gradients and logs are averaged over ranks, which may have different numbers of pairs
+        counts = torch.tensor([float(len(pairs)) for pairs in (new, older, scored)], device=device)
+        mean_new, mean_older, mean_scored = mean_over_ranks(counts)
         with parametrize.cached():  # one step of the power iteration and one set of weights for all passes
-            terms, predicted = [], []
-            for pairs in (new, perfect, older):
+            terms, error = [], torch.zeros((), device=device)
+            for pairs, mean_count in ((new, mean_new), (perfect, mean_new), (older, mean_older)):
                 if pairs:
                     prediction, score = self._judge(pairs, device)
-                    terms.append((prediction - score).square().mean())
-                    predicted.append((prediction - score).abs().mean().detach())
+                    terms.append((prediction - score).square().sum() / mean_count)
+                    if pairs is new:
+                        error = (prediction - score).abs().sum().detach()
             # with several ranks each takes part in the exchange of gradients and in the power iterations, whatever it
             # has to learn from
             for module in self.network.modules():
                 terms += [0.0 * getattr(module, name).sum() for name in getattr(module, "parametrizations", ())]
             terms += [0.0 * parameter.sum() for parameter in self.network.parameters()]
-        if new:
-            log["score"] = sum(s for s in scores if s == s) / sum(s == s for s in scores)
-            log["error"] = float(predicted[0])
+        if mean_new > 0:
+            log["score"] = sum(scored) / float(mean_scored)
+            log["error"] = float(error / mean_new)
         return torch.stack(terms).sum(), log
 
     def _judges(self, target: Tensor) -> bool:
@@ -253,7 +259,7 @@ class MetricGan:
                     continue
                 items = torch.tensor(members, device=estimate.device)
                 predicted = self.network(estimate[items, :, :size], target[items, :, :size])
-                values = values.index_add(0, items, (1.0 - predicted).square())
+                values = values.index_add(0, items, (1.0 - predicted).square().to(values.dtype))
         return values.mean()
 
     @contextmanager

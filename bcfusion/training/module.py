@@ -26,7 +26,7 @@ from bcfusion.training.ema import EmaGenerator
 from bcfusion.training.guard import StepGuard
 from bcfusion.training.metric_gan import MetricGan
 from bcfusion.training.optimization import NETWORKS, Optimization, fused_on_cpu
-from bcfusion.training.ranks import average_running_statistics
+from bcfusion.training.ranks import average_running_statistics, gathered
 
 
 class SpeechModule(LightningModule):
@@ -85,6 +85,7 @@ class SpeechModule(LightningModule):
         self.guard = StepGuard([*NETWORKS, *self.critics], optimization.max_bad_steps)
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = defaultdict(int)
+        self._losses_of_batch: list[Tensor] = []
         self._asks = {name: asks_for(loss) for name, loss in losses.items()}
         self._compares_judgements = any("target_judgements" in asks for asks in self._asks.values())
         # in a tuple, so that the generator's parameter is not registered here a second time
@@ -163,10 +164,9 @@ class SpeechModule(LightningModule):
         else:
             self.guard.skip(network)
         optimizer.zero_grad(set_to_none=True)
-        if network == "generator":
-            average_running_statistics(self.generator)
-            if finite and self.ema is not None:
-                self.ema.update(self.generator)
+        average_running_statistics(trained)
+        if network == "generator" and finite and self.ema is not None:
+            self.ema.update(self.generator)
 
     # ---------------------------------------------------------------- training
 
@@ -203,7 +203,8 @@ class SpeechModule(LightningModule):
             if critic.active(self.step // accumulate):
                 critic.submit(batch["ids"], estimate, batch["target"], batch["lengths"])
 
-        self.guard.batch_ends(self.step, batch["ids"], ends_step)
+        self.guard.batch_ends(self.step, batch["ids"], ends_step, self._losses_of_batch)
+        self._losses_of_batch = []
         self.step += 1
 
     def _generate(self, batch: Batch) -> dict[str, Tensor]:
@@ -317,15 +318,20 @@ class SpeechModule(LightningModule):
     def _note(self, tag: str, value: Tensor | float) -> None:
         """Add to the mean that :meth:`take_log` returns; the value stays on its device."""
         value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
+        if "loss" in tag.split("/"):
+            self._losses_of_batch.append(value)
         self._sums[tag] = self._sums[tag] + value if tag in self._sums else value
         self._counts[tag] += 1
 
     def take_log(self) -> dict[str, float]:
         """Return the means of all values since the last call, learning rates, and counts of skipped steps and losses.
 
-        The tags are those of ``docs/curves.md``.
+        The tags are those of ``docs/curves.md``. The means are over all ranks, which must call it together: each has
+        seen other items.
         """
-        values = {tag: float(total) / self._counts[tag] for tag, total in self._sums.items()}
+        ranks = gathered({tag: (float(total), self._counts[tag]) for tag, total in self._sums.items()})
+        found = {tag: [rank[tag] for rank in ranks if tag in rank] for rank in ranks for tag in rank}
+        values = {tag: sum(total for total, _ in parts) / sum(n for _, n in parts) for tag, parts in found.items()}
         self._sums.clear()
         self._counts.clear()
         for network in self._trained():

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def several() -> bool:
@@ -36,15 +37,15 @@ def mean_over_ranks(value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def average_running_statistics(network: nn.Module) -> None:
-    """Replace the running means and variances of batch and instance normalisation by their means over all ranks.
+    """Replace running means, variances and counts of batch and instance normalisation by their means over all ranks.
 
     Each rank measures its own items; without this, the ranks would validate different networks, and rank zero would
     save another one than the rest train. All ranks must call it together.
     """
     named = network.named_buffers() if several() else ()
-    running = [buffer for name, buffer in named if name.rpartition(".")[2] in ("running_mean", "running_var")]
+    running = [buffer for name, buffer in named if name.rpartition(".")[2] in _RUNNING]
     if not running:
         return
-    means = mean_over_ranks(torch.cat([buffer.flatten() for buffer in running]))
+    means = mean_over_ranks(torch.cat([buffer.flatten().double() for buffer in running]))
     for buffer, mean in zip(running, means.split([buffer.numel() for buffer in running]), strict=True):
         buffer.copy_(mean.view_as(buffer))

@@ -38,6 +38,7 @@ from bcfusion.training.callbacks.pruning import Pruning
 from bcfusion.training.callbacks.quality import Quality
 from bcfusion.training.callbacks.schedule_length import ScheduleLength
 from bcfusion.training.callbacks.step_log import StepLog
+from bcfusion.training.callbacks.whereabouts import Whereabouts
 from bcfusion.training.closing_report import patience_key
 from bcfusion.training.final_evaluation import FinalEvaluation, evaluate_best
 from bcfusion.training.fitting import Fitting
@@ -48,6 +49,7 @@ from bcfusion.training.module import SpeechModule
 from bcfusion.training.plan import Plan, plan
 from bcfusion.training.selection import Selection
 from bcfusion.training.trackers.tracking import tracking
+from bcfusion.training.watch import Watch
 from bcfusion.training.writing import writing
 
 
@@ -173,10 +175,11 @@ def train(
         # others have done their part
         fitting = Fitting(datamodule, later(cfg, "trainer.statistics_batches"))
         callbacks: list[Callback] = [fitting] if resumed is None and cfg.init_from is None else []
-        callbacks += [step_log, quality, ScheduleLength(clock), checkpointing, Interrupt(checkpointing), clock]
-        callbacks += [Progress(clock, step_log, quality), *own_callbacks]
+        watch = Watch(60.0 * later(cfg, "trainer.hang_minutes"), checkpointing.what_next)
+        callbacks += [Whereabouts(watch), step_log, quality, ScheduleLength(clock), checkpointing]
+        callbacks += [Interrupt(checkpointing), clock, Progress(clock, step_log, quality), *own_callbacks]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
-        trainer = build_trainer(cfg, run_dir, module.step - (again is not None), callbacks)
+        trainer = build_trainer(cfg, run_dir, module.step - (again is not None), callbacks, watch)
         datamodule.trainer = trainer  # it divides the data among the ranks
         torch.manual_seed(cfg.seed + trainer.global_rank)  # dropout differs between ranks; a resume restores its own
         if on_begin is not None:
@@ -188,9 +191,10 @@ def train(
                     _clear(run)
                 write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
             _announce(cfg, module, datamodule, session, left_out, run_dir)
-        with tracking(trainer, hyperparameters(config, provenance), lambda: module.step):
+        with tracking(trainer, hyperparameters(config, provenance), lambda: module.step), watch.guarding():
             _fit(trainer, module, datamodule, session, run)
         closing = evaluate_best(run_dir, datamodule, scorer, cfg, trainer, started=started)
+        watch.end_children()
     return Result(
         run_dir=run_dir,
         step=module.step,

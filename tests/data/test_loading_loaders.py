@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.errors import AudioError, ConfigError, DataError
+from bcfusion.run.processes import runs
 
 RATE = 8000
 
@@ -228,3 +230,47 @@ def test_an_error_in_a_worker_reaches_the_user_without_a_traceback_in_its_text(r
     with pytest.raises(ConfigError) as config:
         list(loader(rows, workers, simulator=failing))
     assert str(config.value) == "degradation: a cutoff\ndegradation: a rate"
+
+
+def test_files_that_other_processes_could_not_read_count_too_but_are_not_reported_again() -> None:
+    tally = UnreadableTally(10, 0.2, "train")
+    tally.add("a.wav", "damaged")
+    tally.join([{"a.wav": "damaged"}, {"b.wav": "gone"}])
+    assert tally.paths == {"a.wav": "damaged", "b.wav": "gone"}
+    with pytest.raises(DataError, match=r"3 unreadable files among the 10 utterances of train.*c\.wav: gone"):
+        tally.join([dict(tally.paths), {"c.wav": "gone"}])
+
+
+HANGING = """\
+import os, signal, sys, time
+import torch
+from bcfusion.data.loading.loaders import batch_loader, end_workers
+from bcfusion.run.processes import began
+
+class Hangs(torch.utils.data.Dataset):
+    def __getitem__(self, keys):
+        open(sys.argv[2] + ".part", "w").write(f"{os.getpid()} {began(os.getpid())}")
+        os.rename(sys.argv[2] + ".part", sys.argv[2])
+        time.sleep(3600)
+
+batches = iter(batch_loader(Hangs(), 1, False, torch.Generator(), [[0]]))
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.05)
+if sys.argv[1] == "closed":
+    end_workers(batches)
+else:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_a_worker_that_hangs_ends_with_the_trainer(how: str, tmp_path: Path) -> None:
+    worker = tmp_path / "worker"
+    done = subprocess.run([sys.executable, "-c", HANGING, how, str(worker)], timeout=300, check=False)
+    assert (done.returncode == 0) == (how == "closed")  # before, it would not end at all
+    number, since = worker.read_text().split()
+    deadline = time.monotonic() + 300  # a net
+    while runs(int(number), since):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -8,7 +8,7 @@ import os
 import signal
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.seeding import generator_for
 from bcfusion.errors import BcfusionError, DataError
+from bcfusion.run.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class UnreadableTally:
         n_rows: utterances of the corpus' split.
         max_share: share of them, in [0, 1], that may be unreadable.
         split: for the message.
+
+    Attributes:
+        paths: of the files, with the reasons.
     """
 
     def __init__(self, n_rows: int, max_share: float, split: str) -> None:
@@ -57,7 +61,26 @@ class UnreadableTally:
             return
         self.paths[path] = reason
         logger.warning("left out of %s (%d so far): %s: %s", self.split, len(self.paths), path, reason)
+        self._check(path)
+
+    def join(self, others: Iterable[Mapping[str, str]]) -> None:
+        """Count the files of other processes, which have reported them, too.
+
+        Args:
+            others: :attr:`paths` of each process, in the same order on all.
+
+        Raises:
+            DataError: there are too many now; then on all processes.
+        """
+        before = len(self.paths)
+        for paths in others:
+            self.paths.update({path: reason for path, reason in paths.items() if path not in self.paths})
+        if len(self.paths) > before:
+            self._check(max(self.paths))
+
+    def _check(self, path: str) -> None:
         if len(self.paths) > self.max_share * self.n_rows:
+            reason = self.paths[path]
             raise DataError(
                 f"{len(self.paths)} unreadable files among the {self.n_rows} utterances of {self.split}, more than the "
                 f"share of {self.max_share:g} that data.max_unreadable_share allows; the last: {path}: {reason}"
@@ -105,7 +128,7 @@ class TrainLoader(ABC):
         while self.position < end:
             if self._batches is None:
                 self._batches = self._stream()
-                _close_at_exit(self)
+                _end_at_exit(self._batches)
             batch = next(self._batches, None)
             if batch is None:  # the end of a stream for a single pass
                 return
@@ -115,36 +138,52 @@ class TrainLoader(ABC):
                 for path in batch["unreadable"]:
                     self.tally.add(path, "cannot be read; other utterances replace it")
             except BcfusionError:
-                # if left to the garbage collector, PyTorch waits five seconds for each worker
                 self.close()
                 raise
             self.position += 1
             yield batch
 
     def close(self) -> None:
-        """End the worker processes; a later iteration continues at ``position`` with new ones."""
+        """End the worker processes; a later iteration continues at ``position`` with new ones.
+
+        One that hangs, in the storage or in a user's own code, is killed.
+        """
         if self._batches is not None:
-            self._batches = None
+            batches, self._batches = self._batches, None
             self._start_batch = self.position
+            end_workers(batches)
 
     @abstractmethod
     def _stream(self) -> Iterator[Batch | BcfusionError]:
         """Return the batches from ``start_batch``; an error that is meant for the user replaces its batch."""
 
 
-_open_loaders: weakref.WeakSet[TrainLoader] = weakref.WeakSet()
+_open: weakref.WeakSet[Iterator[Any]] = weakref.WeakSet()
 
 
-def _close_at_exit(loader: TrainLoader) -> None:
-    """Close a loader at exit: Python ends child processes by SIGTERM, which workers ignore, and would wait forever."""
-    _open_loaders.add(loader)
-    atexit.unregister(_close_open)
-    atexit.register(_close_open)  # registered after multiprocessing's own hook, and so run before it
+def end_workers(batches: Any) -> None:
+    """End the worker processes of an iterator of PyTorch's loader; one that hangs is killed after five seconds.
+
+    PyTorch itself ends them by SIGTERM in the end, which workers ignore, and Python would then wait for them at exit
+    without end.
+    """
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+        for worker in batches._workers:
+            if worker.is_alive():
+                worker.kill()
 
 
-def _close_open() -> None:
-    for loader in list(_open_loaders):
-        loader.close()
+def _end_at_exit(batches: Iterator[Any]) -> None:
+    if hasattr(batches, "_workers"):
+        _open.add(batches)
+        atexit.unregister(_end_open)
+        atexit.register(_end_open)  # registered after multiprocessing's own hook, and so run before it
+
+
+def _end_open() -> None:
+    for batches in list(_open):
+        end_workers(batches)
 
 
 class StepLoader(TrainLoader):
@@ -204,13 +243,18 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         one_by_one = [[index] for index in range(len(self.items))]
         generator = generator_for("evaluation", "workers")
-        for batch in batch_loader(_Reported(self.items), self.workers, self.pin_memory, generator, one_by_one):
-            if isinstance(batch, UnreadableAudio):
-                self.tally.add(batch.path, str(batch))
-            elif isinstance(batch, BcfusionError):
-                raise batch
-            else:
-                yield batch
+        batches = iter(batch_loader(_Reported(self.items), self.workers, self.pin_memory, generator, one_by_one))
+        _end_at_exit(batches)
+        try:
+            for batch in batches:
+                if isinstance(batch, UnreadableAudio):
+                    self.tally.add(batch.path, str(batch))
+                elif isinstance(batch, BcfusionError):
+                    raise batch
+                else:
+                    yield batch
+        finally:
+            end_workers(batches)
 
 
 class _Reported(Dataset[Any]):
@@ -261,7 +305,7 @@ def batch_loader(
         pin_memory=pin_memory,
         generator=generator,
         collate_fn=_unchanged,
-        worker_init_fn=_leave_signals_to_the_trainer if workers else None,
+        worker_init_fn=_belong_to_the_trainer if workers else None,
     )
 
 
@@ -270,7 +314,11 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_trainer(_worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the trainer saves, then ends its workers."""
+def _belong_to_the_trainer(_worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the trainer saves, then ends its workers.
+
+    A worker ends with the trainer however that ends, even while it waits for a file.
+    """
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -149,6 +149,12 @@ class Checkpointing(Callback):
             f"  {self.run.resume_command}"
         )
 
+    def what_next(self) -> str:
+        """Return what a user does after another process was lost: continue from the last good checkpoint."""
+        if not self.run.last.is_file():  # which rank zero may just have written
+            return "The run has no checkpoint yet: start again"
+        return f"The last checkpoint is kept: continue with\n  {self.run.resume_command}"
+
     def _stateful(self) -> list[Callback]:
         callbacks: list[Callback] = self.module.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in callbacks if type(callback).state_dict is not Callback.state_dict]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -49,7 +50,9 @@ class Interrupt(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         for signum in SIGNALS:
-            self._previous[signum] = signal.getsignal(signum)
+            # Lightning's own handler would exchange with other processes, wherever these are
+            alone = trainer.world_size == 1 or signum != signal.SIGTERM
+            self._previous[signum] = signal.getsignal(signum) if alone else signal.SIG_DFL
             signal.signal(signum, self._handle)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
@@ -76,4 +79,7 @@ class Interrupt(Callback):
         self._remove_handlers()
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Give the signals back; one of several processes ends by itself, whatever its starter sends for that."""
         self._remove_handlers()
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until Lightning puts back what was there before

@@ -171,6 +171,9 @@ class Quality(Callback):
         if diverged is not None:
             raise Diverged(module.step, *diverged, self.best_step)
         scores = Scores.merged(gathered(self._scorer.collect()))
+        tally = getattr(trainer.val_dataloaders, "tally", None)
+        if tally is not None and trainer.world_size > 1:
+            tally.join(gathered(tally.paths))
         self.latest = scores.mean(ENHANCED)
         systems = [system for system in scores.systems if system != ENHANCED]
         if systems:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from bcfusion.training.module import SpeechModule
+from bcfusion.training.ranks import gathered
 from bcfusion.training.writing import writing
 
 
@@ -45,6 +47,7 @@ class StepLog(Callback):
             self.unreadable[path] = self.unreadable.get(path, 0) + 1
         if module.step % self.every:
             return
+        self._join_ranks(trainer)
         now = time.monotonic()
         values = module.take_log()
         values["rate/steps_per_second"] = self._steps / max(now - self._since, 1e-9)
@@ -73,6 +76,17 @@ class StepLog(Callback):
             self.load_state_dict(dict(self._again))
             self._again = None
             self._log(trainer)
+
+    def _join_ranks(self, trainer: Trainer) -> None:
+        """Count the files that other ranks could not read, so that too many end all ranks together."""
+        if trainer.world_size == 1:
+            return
+        tally = getattr(trainer.train_dataloader, "tally", None)
+        met, counted = zip(*gathered((list(self.unreadable), {} if tally is None else tally.paths)), strict=True)
+        for path in itertools.chain(*met):
+            self.unreadable.setdefault(path, 0)
+        if tally is not None:
+            tally.join(counted)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Measure the step rate without the time of the validation."""
