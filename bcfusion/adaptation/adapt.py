@@ -133,7 +133,8 @@ def adapt(
     for each in refused:
         say(f"refused: {each}")
     rows = enough(rows, refused, say)
-    work = _Work(Trainee(start, model, sensors, speech, settings, device), rows, say)
+    trainee = Trainee(start, model, sensors, speech, settings, device, trust_code=trust_code)
+    work = _Work(trainee, rows, say)
     with Workers(*_processes(settings, device, len(work.folds))) as workers:
         return work.run(workers, refused, timer, began)
 
@@ -254,6 +255,7 @@ class _Work:
             fold.held,
             grid,
             seconds,
+            losses=trainee.stored_losses,
         )
 
     def _train_all(self, folder: Path, steps: int, timer: Timer, progress: Progress) -> tuple[nn.Module, int]:
