@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from bcfusion.errors import BcfusionError
+from bcfusion.serving import connections
 from bcfusion.serving.app import Parts, build_app
 from bcfusion.serving.assets import read_assets
 from bcfusion.serving.connections import Connection, Socket, check_uvicorn, drop_stuck
@@ -84,7 +85,8 @@ class Server(uvicorn.Server):
         self.signal: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        with _impatient_handshakes(asyncio.get_running_loop()):
+            await super().startup(sockets)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -183,6 +185,26 @@ def serve(
         server = Server(config, parts, lambda: ready(address, server))
         asyncio.run(server.serve([listening]))
         return server.signal
+
+
+@contextmanager
+def _impatient_handshakes(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Give the handshake of a connection with a certificate as long as the headers of a request.
+
+    Until it is over a connection is counted nowhere. asyncio gives it a minute, and uvicorn passes nothing on.
+    """
+    usual = loop.create_server
+
+    def create_server(*arguments: Any, **options: Any) -> Any:
+        if options.get("ssl") is not None:
+            options.setdefault("ssl_handshake_timeout", connections.HEADER_SECONDS)
+        return usual(*arguments, **options)
+
+    loop.create_server = create_server  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        loop.create_server = usual  # type: ignore[method-assign]
 
 
 @contextmanager
