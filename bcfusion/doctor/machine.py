@@ -21,7 +21,7 @@ LEAST_MEMORY, LITTLE_MEMORY = 0.8 * GB, 2 * GB  # free: a process with torch and
 LEAST_OF_STREAM = 0.4 * GB  # a stream takes 0.6 GB with torch, of which a part is files that can be dropped
 LEAST_FILES, FEW_FILES = 128, 1024
 LITTLE_SHARED = 0.5 * GB
-SHARED = Path("/dev/shm")
+SHARED = Path("/dev/shm")  # nosec B108 # only its size is read
 #: bytes that one worker of the loader keeps in shared memory: two batches ahead and the one that is trained on, each of
 #: 16 crops of 2 s of one sensor and the target
 PER_WORKER = 3 * 16 * 2 * 2 * 16000 * 4

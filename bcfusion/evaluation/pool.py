@@ -248,7 +248,7 @@ def _ready() -> None:
 @lru_cache(maxsize=1)
 def _load(pickled: bytes) -> dict[str, Metric]:
     """Unpickle the metrics once per worker, so that what they load lazily is loaded once."""
-    return pickle.loads(pickled)
+    return pickle.loads(pickled)  # nosec B301 # made by the process that started this one
 
 
 def _score_pickled(pickled: bytes, job: _Job) -> list[ItemScore]:

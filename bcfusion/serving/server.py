@@ -29,6 +29,7 @@ from bcfusion.serving.jobs import Jobs
 from bcfusion.serving.limits import Limits, is_local
 from bcfusion.serving.live import Streams
 from bcfusion.serving.models import ServedModel
+from bcfusion.serving.names import ANY
 from bcfusion.serving.receiving import Receiving
 
 __all__ = ["Settings", "is_open_to_others", "serve"]
@@ -245,7 +246,7 @@ def bound(host: str, port: int) -> socket.socket:
 def address_of(listening: socket.socket, settings: Settings) -> str:
     """Return the address of a server, as one types it into a browser on this machine."""
     port = listening.getsockname()[1]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(settings.host, settings.host)
+    host = dict(zip(ANY, ("127.0.0.1", "[::1]", "127.0.0.1"), strict=True)).get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return f"{'https' if settings.certificate else 'http'}://{host}:{port}/"
 
