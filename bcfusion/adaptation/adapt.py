@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import statistics
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bcfusion import system
 from bcfusion.adaptation.curve import Choice, Curve, HeldOut, choose, selection_for, steps_to_score
 from bcfusion.adaptation.fold_run import FoldJob, Trainee, Workers
 from bcfusion.adaptation.folds import Fold, folds_of, seconds_of
@@ -273,7 +273,7 @@ class _Work:
 
 def _processes(settings: Settings, device: str, folds: int) -> tuple[int, int]:
     """Return how many folds are trained at once, and on how many threads each."""
-    cores = len(os.sched_getaffinity(0))
+    cores = system.cores()
     count = 1 if device != "cpu" else min(settings.processes or cores, folds)
     return count, max(1, cores // count)
 

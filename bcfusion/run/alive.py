@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -13,6 +12,7 @@ from typing import Any
 from bcfusion.files import read_object, write_text
 from bcfusion.run.layout import RunDir
 from bcfusion.run.processes import began
+from bcfusion.system import is_running, lock, open_folder
 
 __all__ = ["changed_within", "claim", "is_alive", "last_change", "mark_alive", "owner", "unmark_alive"]
 
@@ -27,15 +27,17 @@ def claim(run: RunDir) -> str | None:
     directory is created.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    directory = os.open(run.path, os.O_RDONLY)
+    directory = open_folder(run.path)
     try:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(directory, fcntl.LOCK_EX)  # for the moment between looking and writing
+        if directory is not None:
+            with suppress(OSError):  # some network file systems have no locks
+                lock(directory, wait=True)  # for the moment between looking and writing
         if (process := owner(run)) is None:
             mark_alive(run)
         return process
     finally:
-        os.close(directory)
+        if directory is not None:
+            os.close(directory)
 
 
 def mark_alive(run: RunDir) -> None:
@@ -99,9 +101,7 @@ def _here(process: dict[str, Any]) -> bool:
 def _exists(process: dict[str, Any]) -> bool:
     """Return whether the process runs; a later one with the same number began at another time."""
     try:
-        os.kill(int(process["pid"]), 0)
-    except PermissionError:
-        pass
-    except (OSError, KeyError, ValueError, TypeError):
+        running = is_running(int(process["pid"]))
+    except (KeyError, ValueError, TypeError):
         return False
-    return began(int(process["pid"])) == process.get("began")
+    return running and began(int(process["pid"])) == process.get("began")

@@ -31,10 +31,10 @@ from bcfusion.serving.live import Streams
 from bcfusion.serving.models import ServedModel
 from bcfusion.serving.names import ANY
 from bcfusion.serving.receiving import Receiving
+from bcfusion.system import ENDING
 
 __all__ = ["Settings", "is_open_to_others", "serve"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_SECONDS = 1.5  # for downloads that are under way when the server ends
 STUCK_TICKS = 50  # of a tenth of a second
 OVERHEAD = 1024  # bytes of a message beyond a frame: too long a frame is answered by what is wrong with it
@@ -114,7 +114,7 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in ENDING}
         before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
         for number in before:
             signal.signal(number, self.handle_exit)
