@@ -6,7 +6,6 @@ Whatever cannot be written is reported by a :class:`~bcfusion.errors.WriteError`
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bcfusion.errors import BcfusionError, WriteError
+from bcfusion.system import BINARY, lock, open_folder
 
 __all__ = [
     "NamesOnDisk",
@@ -90,10 +90,10 @@ def in_use(part: Path) -> Iterator[None]:
     Args:
         part: from :func:`appearing`; it is created.
     """
-    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR | BINARY, 0o666)
     try:
         with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(descriptor)
         yield
     finally:
         os.close(descriptor)
@@ -164,7 +164,7 @@ def _is_left(part: Path) -> bool:
     except OSError:  # it has just taken its place, or is another user's
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor)
     except OSError:
         return False
     finally:
@@ -409,7 +409,9 @@ def _names_to_disk(folder: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = open_folder(path) if path.is_dir() else os.open(path, os.O_RDWR)  # Windows writes no other to the disk
+    if descriptor is None:
+        return
     try:
         os.fsync(descriptor)
     finally:

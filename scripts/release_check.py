@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -19,7 +20,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from email.parser import Parser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import yaml
 
@@ -32,6 +33,7 @@ TOOLS = (
 )
 #: what the build adds to files of the repository
 ADDED_TO_SDIST = {"PKG-INFO"}
+ABOUT_WHEEL = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,7 +97,17 @@ def build(root: Path, folder: Path) -> tuple[Path, Path]:
 
 def wheel_contents(wheel: Path, tracked: set[str]) -> Iterator[str]:
     """Yield a line for each file that the wheel lacks, or should not have."""
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
+    members = zipfile.ZipFile(wheel).infolist()
+    names = {member.filename for member in members if not member.is_dir()}
+    for member in members:
+        name = member.filename.partition(".dist-info/")[2]
+        if name and not member.is_dir() and name not in ABOUT_WHEEL:
+            yield f"the wheel has {member.filename}, which says nothing about it"
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or _leads_out(member.filename):
+            yield f"the wheel has {member.filename}, which is no plain file below it"
+    if len(members) > len({member.filename for member in members}):
+        yield "the wheel has two files of one name"
     wanted = {name for name in tracked if name.startswith("bcfusion/")}
     wanted |= {f"bcfusion/{name}" for name in tracked if name.startswith("conf/")}
     yield from _differences("wheel", {name for name in names if ".dist-info/" not in name}, wanted)
@@ -105,7 +117,15 @@ def wheel_contents(wheel: Path, tracked: set[str]) -> Iterator[str]:
 def sdist_contents(sdist: Path, tracked: set[str]) -> Iterator[str]:
     """Yield a line for each file that the sdist lacks, or should not have."""
     with tarfile.open(sdist) as archive:
-        names = {member.name.split("/", 1)[1] for member in archive if member.isfile()}
+        members = archive.getmembers()
+    names = {member.name.partition("/")[2] for member in members if member.isfile()}
+    for member in members:
+        if not (member.isfile() or member.isdir()) or _leads_out(member.name):
+            yield f"the sdist has {member.name}, which is no plain file below it"
+        elif member.mode & 0o7022:
+            yield f"the sdist has {member.name}, which others could write, or run as somebody else"
+    if len(members) > len({member.name for member in members}):
+        yield "the sdist has two files of one name"
     wanted = {name for name in tracked if not name.startswith((".ci/", ".pre-commit"))}
     yield from _differences("sdist", names, wanted | ADDED_TO_SDIST)
     yield from _size("sdist", sdist)
@@ -157,6 +177,11 @@ def output_of(command: list[str], folder: Path) -> str:
 def _differences(kind: str, names: set[str], wanted: set[str]) -> Iterator[str]:
     yield from (f"the {kind} lacks {name}" for name in sorted(wanted - names))
     yield from (f"the {kind} has {name}, which is not part of it" for name in sorted(names - wanted))
+
+
+def _leads_out(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name
 
 
 def _size(kind: str, file: Path) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "bcfusion"
 
 LAYERS = (
-    ("contracts", "errors", "files", "nearest", "requirements", "startup", "telemetry", "audio"),
+    ("contracts", "errors", "files", "nearest", "requirements", "startup", "system", "telemetry", "audio"),
     ("nn", "configuration", "probe"),
     ("run",),
     ("generators", "objectives", "discriminators", "critics", "losses", "balancers", "metrics", "data"),

@@ -115,3 +115,24 @@ def test_constraints_hold_names_and_versions_only() -> None:
     assert pinned["torch"] == pinned["torchaudio"] == "2.11.0"
     for name, requirement in REQUIREMENTS.items():
         assert Version(pinned[name.lower()]) in requirement.specifier, name
+
+
+@pytest.mark.parametrize("address", ["", "--index-url https://registry.example/simple"])
+def test_hashed_requirements_hold_no_address(tmp_path: Path, address: str) -> None:
+    """A stand-in for uv writes what it was asked, and what it would print."""
+    uv = tmp_path / "uv"
+    uv.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho "{address}"\necho "soxr==1.0 --hash=sha256:00"\n')
+    uv.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "scripts" / "hashed_requirements.sh", "metrics", "serve"],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked[:2] == ["pip", "compile"]
+    assert {"--generate-hashes", "--no-emit-index-url", "--constraint", "constraints.txt"} <= set(asked)
+    assert " ".join(asked).count("--extra") == 2
+    assert (done.returncode, done.stdout.strip()) == ((1, "") if address else (0, "soxr==1.0 --hash=sha256:00"))

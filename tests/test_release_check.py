@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import shutil
+import stat
 import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import yaml
@@ -127,6 +129,50 @@ def test_what_an_sdist_lacks_or_should_not_have_is_named(script: ModuleType, tmp
         "the sdist lacks LICENSE",
         "the sdist has runs/a.ckpt, which is not part of it",
     ]
+
+
+def test_what_is_no_plain_file_of_its_own_is_found_in_a_wheel(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        file = wheel(
+            tmp_path, "bcfusion/a.py", "bcfusion/a.py", "../escaped.py", "bcfusion-1.dist-info/direct_url.json"
+        )
+    with zipfile.ZipFile(file, "a") as archive:
+        link = zipfile.ZipInfo("bcfusion/link.py")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    found = list(script.wheel_contents(file, {"bcfusion/a.py", "bcfusion/link.py"}))
+    assert found == [
+        "the wheel has ../escaped.py, which is no plain file below it",
+        "the wheel has bcfusion-1.dist-info/direct_url.json, which says nothing about it",
+        "the wheel has bcfusion/link.py, which is no plain file below it",
+        "the wheel has two files of one name",
+        "the wheel has ../escaped.py, which is not part of it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("bcfusion-1/link", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "no plain file below it"),
+        ("bcfusion-1/pipe", {"type": tarfile.FIFOTYPE}, "no plain file below it"),
+        ("bcfusion-1/../../x", {}, "no plain file below it"),
+        ("bcfusion-1/LICENSE", {"mode": 0o666}, "others could write"),
+        ("bcfusion-1/LICENSE", {"mode": 0o4755}, "run as somebody else"),
+        ("bcfusion-1/README.md", {}, "two files of one name"),
+    ],
+)
+def test_what_is_no_plain_file_of_its_own_is_found_in_an_sdist(
+    script: ModuleType, tmp_path: Path, name: str, change: dict[str, Any], says: str
+) -> None:
+    file = tmp_path / "bcfusion-1.tar.gz"
+    member = tarfile.TarInfo(name)
+    vars_of = {"mode": 0o644, **change}
+    for key, value in vars_of.items():
+        setattr(member, key, value)
+    with tarfile.open(file, "w:gz") as archive:
+        for each in (tarfile.TarInfo("bcfusion-1/PKG-INFO"), tarfile.TarInfo("bcfusion-1/README.md"), member):
+            archive.addfile(each)
+    assert any(says in line for line in script.sdist_contents(file, {"README.md", "LICENSE"}))
 
 
 def test_missing_metadata_is_named(script: ModuleType, tmp_path: Path) -> None:

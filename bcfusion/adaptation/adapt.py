@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import statistics
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bcfusion import system
 from bcfusion.adaptation.curve import Choice, Curve, HeldOut, choose, selection_for, steps_to_score
 from bcfusion.adaptation.fold_run import FoldJob, Trainee, Workers
 from bcfusion.adaptation.folds import Fold, folds_of, seconds_of
@@ -133,7 +133,8 @@ def adapt(
     for each in refused:
         say(f"refused: {each}")
     rows = enough(rows, refused, say)
-    work = _Work(Trainee(start, model, sensors, speech, settings, device), rows, say)
+    trainee = Trainee(start, model, sensors, speech, settings, device, trust_code=trust_code)
+    work = _Work(trainee, rows, say)
     with Workers(*_processes(settings, device, len(work.folds))) as workers:
         return work.run(workers, refused, timer, began)
 
@@ -254,6 +255,7 @@ class _Work:
             fold.held,
             grid,
             seconds,
+            losses=trainee.stored_losses,
         )
 
     def _train_all(self, folder: Path, steps: int, timer: Timer, progress: Progress) -> tuple[nn.Module, int]:
@@ -271,7 +273,7 @@ class _Work:
 
 def _processes(settings: Settings, device: str, folds: int) -> tuple[int, int]:
     """Return how many folds are trained at once, and on how many threads each."""
-    cores = len(os.sched_getaffinity(0))
+    cores = system.cores()
     count = 1 if device != "cpu" else min(settings.processes or cores, folds)
     return count, max(1, cores // count)
 

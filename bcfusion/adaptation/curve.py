@@ -19,7 +19,7 @@ from bcfusion.evaluation.evaluate import enhance_item, input_signals
 from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.statistics import PairedDifference, paired_difference
 from bcfusion.evaluation.systems import ENHANCED, is_input
-from bcfusion.metrics.pesq import Pesq
+from bcfusion.metrics.pesq import Pesq, is_installed
 from bcfusion.metrics.stoi import Stoi
 from bcfusion.probe import evaluating
 from bcfusion.training.selection import Selection
@@ -34,13 +34,19 @@ _DEVIATIONS = 1.96  # half the width of a 95 % interval, in standard errors
 
 
 def metrics_for(sample_rate: int) -> dict[str, Metric]:
-    """Return STOI and PESQ, in wide band from 16 kHz on."""
-    return {"stoi": Stoi(), "pesq": Pesq("wb" if sample_rate >= _WIDE_BAND else "nb")}
+    """Return STOI and PESQ, in wide band from 16 kHz on; STOI alone where the package ``pesq`` is not installed."""
+    stoi: dict[str, Metric] = {"stoi": Stoi()}
+    return {**stoi, "pesq": Pesq("wb" if sample_rate >= _WIDE_BAND else "nb")} if is_installed() else stoi
 
 
 def selection_for(sample_rate: int) -> Selection:
-    """Return the mean of STOI and PESQ, each scaled to 0..1: ``selection=pesq_stoi`` of a training."""
+    """Return the mean of STOI and PESQ, each scaled to 0..1: ``selection=pesq_stoi`` of a training.
+
+    Where the package ``pesq`` is not installed, it is STOI alone.
+    """
     criteria = read_yaml(conf_dir() / "selection" / "pesq_stoi.yaml")
+    if not is_installed():
+        return Selection({"stoi": criteria["stoi"]})
     if sample_rate < _WIDE_BAND:
         criteria = {"pesq_nb": {**criteria["pesq_wb"], "best": _NARROW_BEST}, "stoi": criteria["stoi"]}
     return Selection(criteria)

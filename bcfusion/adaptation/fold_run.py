@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 
 from bcfusion.adaptation.batches import Batches, HeldReader, calibrated
 from bcfusion.adaptation.curve import HeldOut, PieceScore
-from bcfusion.adaptation.learning import Learner, losses_of
+from bcfusion.adaptation.learning import OWN, Learner, losses_of
 from bcfusion.adaptation.pairs import Piece
 from bcfusion.adaptation.settings import Settings
 from bcfusion.contracts import Fitted, Row
@@ -41,6 +41,8 @@ class Trainee:
         speech: rows of air, from which the sensor is simulated.
         settings: of the adaptation.
         device: where to train.
+        trust_code: see :func:`bcfusion.load_generator`.
+        trusted: see :func:`bcfusion.adaptation.learning.losses_of`.
 
     Attributes:
         start: the network as it was loaded, in evaluation mode.
@@ -56,6 +58,9 @@ class Trainee:
         speech: Sequence[Row],
         settings: Settings,
         device: str,
+        *,
+        trust_code: bool = False,
+        trusted: Collection[str] | None = None,
     ) -> None:
         self.model, self.sensors, self.speech, self.settings, self.device = model, sensors, speech, settings, device
         self.start = start.to(device)
@@ -63,7 +68,12 @@ class Trainee:
         assert bundle is not None  # load_generator attaches it
         self.bundle = bundle
         self.reader = HeldReader(tuple(sensors), {}, bundle.sample_rate)
-        self.losses, self.losses_from = losses_of(bundle, start, model)
+        self.losses, self.losses_from = losses_of(bundle, start, model, trust_code=trust_code, trusted=trusted)
+
+    @property
+    def stored_losses(self) -> tuple[str, ...]:
+        """The names of the losses that were built from what the model records."""
+        return tuple(self.losses) if self.losses_from == OWN else ()
 
     def batches(self, pieces: Sequence[Piece], folder: Path) -> Batches:
         """Return the batches of some pieces; the sensor is calibrated on these alone.
@@ -89,7 +99,7 @@ class Trainee:
     def learner(self, batches: Batches) -> Learner:
         """Return the network as a training starts from it: with the start's weights, or random ones."""
         torch.manual_seed(self.settings.seed)
-        network: nn.Module = build_generator(self.bundle.generator, self.model)
+        network: nn.Module = build_generator(self.bundle.generator, self.model, trust_code=True)  # as start
         if not self.settings.fresh:
             load_weights(network, {name: value.cpu() for name, value in self.start.state_dict().items()}, self.model)
         network = network.to(self.device)
@@ -119,6 +129,7 @@ class FoldJob:
         steps: numbers of steps after which to score, ascending.
         seconds: after which the training ends, but not before the first score; infinity: never.
         threads: of torch; 0: as they are.
+        losses: of the model's own that another process has built.
     """
 
     number: int
@@ -133,6 +144,7 @@ class FoldJob:
     steps: tuple[int, ...]
     seconds: float = math.inf
     threads: int = 0
+    losses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,7 +180,7 @@ def train_fold(job: FoldJob, trainee: Trainee | None = None) -> FoldResult:
         logging.disable(logging.WARNING)  # said once, by the process that started this one
     if trainee is None:
         start = load_generator(job.model, trust_code=True)  # the process that started this one has loaded it, too
-        trainee = Trainee(start, job.model, job.sensors, job.speech, job.settings, job.device)
+        trainee = Trainee(start, job.model, job.sensors, job.speech, job.settings, job.device, trusted=job.losses)
     held_out = HeldOut(trainee.reader, trainee.bundle.sample_rate)
     held_out.score(trainee.start, job.held, 0)
     done = 0

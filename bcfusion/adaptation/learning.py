@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bcfusion.run.bundle import Bundle
 from bcfusion.run.layout import RunDir
 from bcfusion.training.ema import EmaGenerator
 
-__all__ = ["Learner", "WeightedLosses", "losses_of"]
+__all__ = ["OWN", "Learner", "WeightedLosses", "losses_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +32,28 @@ CLIP = 5.0  #: largest norm of the gradient
 EMA_DECAY = 0.9
 WARM_UP = 10  #: steps over which the learning rate rises: Adam's first steps are as large as any
 MAX_BAD_STEPS = 10
+OWN = "of its own training"  #: where losses come from
 
 
-def losses_of(bundle: Bundle, generator: nn.Module, model: Path) -> tuple[dict[str, tuple[nn.Module, float]], str]:
+def losses_of(
+    bundle: Bundle,
+    generator: nn.Module,
+    model: Path,
+    *,
+    trust_code: bool = False,
+    trusted: Collection[str] | None = None,
+) -> tuple[dict[str, tuple[nn.Module, float]], str]:
     """Return the losses of a network's own training with their weights, and where they come from.
 
-    Those that need discriminators are left out. If none is known, or none is left, they are the L1 distance of log mel
-    spectrograms and that of short-time spectra at three resolutions.
+    Those that need discriminators, and those whose classes are not trusted, are left out. If none is known, or none is
+    left, they are the L1 distance of log mel spectrograms and that of short-time spectra at three resolutions.
 
     Args:
         bundle: describes the network.
         generator: the network.
         model: where it was loaded from.
+        trust_code: see :func:`bcfusion.load_generator`.
+        trusted: the losses to build, because the process that started this one has built them; None: all.
     """
     nodes = bundle.training.get("losses")
     config = RunDir(model).config
@@ -51,10 +61,12 @@ def losses_of(bundle: Bundle, generator: nn.Module, model: Path) -> tuple[dict[s
         nodes = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("losses")
     found: dict[str, tuple[nn.Module, float]] = {}
     for name, node in (nodes or {}).items():
+        if trusted is not None and name not in trusted:
+            continue
         arguments = dict(node)
         weight = float(arguments.pop("weight", 1.0))
         try:
-            loss = build_generator(arguments, model)
+            loss = build_generator(arguments, model, trust_code=trust_code or trusted is not None)
         except CheckpointError as error:
             logger.warning("loss %s is left out: %s", name, error)
             continue
@@ -62,7 +74,7 @@ def losses_of(bundle: Bundle, generator: nn.Module, model: Path) -> tuple[dict[s
         if weight and not needs_discriminators(type(loss)) and not unprovided(asks_for(loss), provides, (), False):
             found[name] = (loss, weight)
     if found:
-        return found, "of its own training"
+        return found, OWN
     rate = bundle.sample_rate
     usual = {"log_mel": (LogMelLoss(rate, floor=1e-2), 1.0), "mr_stft": (MultiResolutionStftLoss(floor=1e-5), 0.5)}
     return dict(usual), "log mel and short-time spectra, since those of its own training are not stored"

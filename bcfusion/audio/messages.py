@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bcfusion.system import pread
+
 __all__ = ["without_decoder_messages"]
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ def _new_lock() -> None:
     _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it at that moment
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)  # another thread may hold it at that moment
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def without_decoder_messages(path: str | os.PathLike[str], report: bool) -> Iter
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            written = os.pread(sink, 1 << 16, 0)
+            written = pread(sink, 1 << 16, 0)
             os.close(sink)
         if written:  # before others decode, who would catch the warning
             _pass_on(written, os.fspath(path), report)

@@ -17,6 +17,7 @@ from bcfusion.audio.pcm import PlainSound
 from bcfusion.audio.sound import Decoder, Sound
 from bcfusion.audio.views import Layout, Piece, Source, View
 from bcfusion.nearest import nearest_path
+from bcfusion.system import BINARY
 
 __all__ = ["EncodedAudio", "container", "encoded", "open_sound", "part"]
 
@@ -97,7 +98,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound | PlainSound]:
                 source = Source(path.content, 0, len(path.content))
                 key = None
             else:
-                descriptor = os.open(file, os.O_RDONLY)
+                descriptor = os.open(file, os.O_RDONLY | BINARY)
                 status = os.fstat(descriptor)
                 offset, size = (0, status.st_size) if inside is None else (int(inside["offset"]), int(inside["size"]))
                 source = Source(descriptor, offset, size)

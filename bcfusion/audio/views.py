@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from bcfusion.system import pread, preadv
+
 __all__ = ["Layout", "Piece", "Plain", "Source", "View"]
 
 #: part of a view: bytes that replace some of the file's, or the offset and size of a part of the file
@@ -88,7 +90,7 @@ class Source:
             return self._head[offset : offset + count]
         if isinstance(self._content, bytes):
             return self._content[self._offset + offset : self._offset + offset + count]
-        return os.pread(self._content, count, self._offset + offset)
+        return pread(self._content, count, self._offset + offset)
 
     def file(self) -> Part | io.BytesIO:
         """Return all of it as a file of its own."""
@@ -103,7 +105,7 @@ class Source:
             target[: len(got)] = got
             return len(got)
         part = target[: max(0, self.size - offset)]
-        return os.preadv(self._content, [part], self._offset + offset) if part else 0
+        return preadv(self._content, [part], self._offset + offset) if part else 0
 
 
 class Part:
@@ -133,7 +135,7 @@ class Part:
         left = self._size - self._position
         if left < len(buffer):
             buffer = memoryview(buffer)[: max(0, left)]
-        count = os.preadv(self._descriptor, (buffer,), self._offset + self._position)
+        count = preadv(self._descriptor, (buffer,), self._offset + self._position)
         self._position += count
         return count
 

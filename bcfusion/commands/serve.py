@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bcfusion import system
 from bcfusion.commands import INTERRUPTED, exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, verb_parser
 from bcfusion.commands.shared.blending import add_blend_options, share_of
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
         key=arguments.key,
         limits=limits,
         workers=arguments.jobs,
-        threads=arguments.threads or len(os.sched_getaffinity(0)),
+        threads=arguments.threads or system.cores(),
         share=share,
     )
 

@@ -27,6 +27,7 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
     else:
         problems = []
     directions: dict[str, bool | None] = {}
+    lacking: dict[str, str] = {}  # values that cannot be computed on this machine, with the reason
     complete = bool(metrics)  # if a metric is missing, so may be the value that an entry names
     for name, node in metrics.items():
         path = f"metrics.{name}"
@@ -44,6 +45,8 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
             continue
         if isinstance(given, Mapping):
             directions |= given
+            if reason := getattr(metric, "unavailable", None):
+                lacking |= dict.fromkeys(given, reason)
         else:
             complete = False
             problems.append(f"{path}: its class must have higher_is_better, a dict with the direction of each value")
@@ -59,6 +62,15 @@ def selection_problems(tree: Mapping[str, Any], known: list[str], training: bool
         if name not in directions and complete:
             given = f"; they give {', '.join(directions)}{_instead(path, name, directions, tree)}"
             problems.append(f"{path}: no metric gives '{name}'{did_you_mean(name, directions) or given}")
+        elif name in lacking:
+            ranked = [
+                value for value, direction in directions.items() if direction is not None and value not in lacking
+            ]
+            instead = next((value for value in ranked if value in group_members("selection")), "stoi")
+            problems.append(
+                f"{path}: {lacking[name]}, so that {name} cannot choose a checkpoint; install it (bcfusion doctor says "
+                f"how), or write selection={instead} trainer.keep_best=[{instead}]"
+            )
         elif directions.get(name, False) is None:
             problems.append(f"{path}: {name} is for information: neither high nor low values are better")
     for name, criterion in selection.items():

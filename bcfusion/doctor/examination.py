@@ -22,6 +22,7 @@ from typing import IO
 
 from bcfusion.doctor.finding import FAIL, NOTE, PURPOSES, Check, Finding, fail, note, worst
 from bcfusion.doctor.remedies import MEMORY, reinstall
+from bcfusion.system import kill_group
 
 __all__ = ["PATIENCE", "Examined", "examine"]
 
@@ -120,7 +121,7 @@ class _Process:
         code = process.poll()
         last = self._last_line()
         repair = reinstall(*check.packages) if check.packages else check.repair or REPORT
-        if code == -signal.SIGKILL:  # the kernel ends what takes more memory than there is
+        if code == -getattr(signal, "SIGKILL", 9):  # the kernel ends what takes more memory than there is
             repair = MEMORY
         self.end()
         return (fail(check.name, f"{_how(code)}{f': {last}' if last else ''}", repair),)
@@ -135,8 +136,7 @@ class _Process:
             with suppress(BrokenPipeError):
                 stream.close()
         if process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            kill_group(process)
             with suppress(subprocess.TimeoutExpired):  # it waits for a driver or a disk, which no signal ends
                 process.wait(LAST_WAIT)
         self._places.close()

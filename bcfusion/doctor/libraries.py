@@ -93,7 +93,8 @@ def pesq() -> Iterator[Finding]:
         text = str(error)
         remedy = after(error, _with_compiler())
         if isinstance(error, ModuleNotFoundError) and error.name == "pesq":
-            yield fail("pesq", f"{_import_problem('pesq', error)}; it is compiled by pip", _with_compiler())
+            lack = f"{_import_problem('pesq', error)}; it is compiled by pip. Without it there are no values of PESQ"
+            yield note("pesq", f"{lack}: train with selection=stoi trainer.keep_best=[stoi]", _with_compiler())
         elif any(
             words in text for words in ("numpy.dtype size changed", "numpy.core.multiarray", "compiled using NumPy")
         ):

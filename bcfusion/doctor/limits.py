@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bcfusion import system
+
 __all__ = ["Limits", "read_limits"]
 
 _UNLIMITED = 1 << 60  # bytes: version 1 of control groups writes a number near 2 ** 63 for no limit
@@ -51,7 +53,7 @@ def read_limits(groups: Path = Path("/sys/fs/cgroup"), processes: Path = Path("/
         memory = _smaller(memory, limit)
         if limit is not None and used is not None:
             free = _smaller(free, max(0, limit - used))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = system.cores()
     return Limits(
         cores=cores,
         machine_cores=os.cpu_count() or cores,

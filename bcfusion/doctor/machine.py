@@ -5,7 +5,6 @@ from __future__ import annotations
 import locale
 import os
 import platform
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from bcfusion.doctor.finding import PURPOSES, Finding, fail, note, ok
 from bcfusion.doctor.limits import read_limits
 from bcfusion.doctor.project import GB, size
 from bcfusion.doctor.remedies import MEMORY
+from bcfusion.system import space
 
 __all__ = ["cluster", "encoding", "memory", "open_files", "processor", "shared_memory", "threads"]
 
@@ -21,7 +21,7 @@ LEAST_MEMORY, LITTLE_MEMORY = 0.8 * GB, 2 * GB  # free: a process with torch and
 LEAST_OF_STREAM = 0.4 * GB  # a stream takes 0.6 GB with torch, of which a part is files that can be dropped
 LEAST_FILES, FEW_FILES = 128, 1024
 LITTLE_SHARED = 0.5 * GB
-SHARED = Path("/dev/shm")
+SHARED = Path("/dev/shm")  # nosec B108 # only its size is read
 #: bytes that one worker of the loader keeps in shared memory: two batches ahead and the one that is trained on, each of
 #: 16 crops of 2 s of one sensor and the target
 PER_WORKER = 3 * 16 * 2 * 2 * 16000 * 4
@@ -96,14 +96,16 @@ def shared_memory() -> Iterator[Finding]:
     """Look at the shared memory, through which the workers of the loader hand over their batches."""
     cores = read_limits().cores
     workers = 0 if cores <= 2 else min(8, cores - 1)  # as data.workers=auto chooses
+    if not sys.platform.startswith("linux"):
+        yield ok("shared memory", f"of {platform.system()}, which has no {SHARED}")
+        return
     try:
-        state = os.statvfs(SHARED)
+        free = space(SHARED).free
     except OSError:
         text = f"there is no {SHARED}, which workers of the loader need"
         remedy = "mount a tmpfs there, or train with data.workers=0"
         yield fail("shared memory", text, remedy) if workers else note("shared memory", text, remedy)
         return
-    free = state.f_bavail * state.f_frsize
     remedy = "docker run --shm-size=2g, or data.workers=0"
     text = f"{size(free)} are free in {SHARED}"
     of_workers = f"{workers} workers of the loader" if workers else "no worker of the loader"
@@ -117,6 +119,11 @@ def shared_memory() -> Iterator[Finding]:
 
 def open_files() -> Iterator[Finding]:
     """Look at how many files and connections a process may have open."""
+    try:
+        import resource
+    except ImportError:
+        yield ok("open files", f"as {platform.system()} allows")
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= FEW_FILES:
         yield ok("open files", "any number" if soft == resource.RLIM_INFINITY else f"up to {soft}")

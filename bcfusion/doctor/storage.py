@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bcfusion import system
 from bcfusion.configuration.paths import ROOT_CONFIG, conf_dir
 from bcfusion.doctor.finding import FAIL, NOTE, Finding, fail, note, ok, why
 from bcfusion.doctor.project import GB, home, size
@@ -98,12 +99,12 @@ def _compiled() -> Path:
 
 
 def _user() -> str:
-    import pwd
+    import getpass
 
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container that is run as a user of the host
-        return str(os.getuid())
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container that is run as a user of the host
+        return str(system.own_user())
 
 
 def token() -> Iterator[Finding]:
@@ -128,12 +129,11 @@ def _place(name: str, folder: Path, move: str, space: str, counted: bool = False
     problem = _unwritable(folder)
     if problem:
         return fail(name, f"{home(folder)} cannot be written to: {problem}", move)
-    state = os.statvfs(_existing(folder))
-    free = state.f_bavail * state.f_frsize
+    free, full_of_files = system.space(_existing(folder))
     text = f"{home(folder)}, {size(free)} are free" + (f", {_used(folder)}" if counted else "")
     if free < LEAST:
         return fail(name, text, space)
-    if state.f_files and not state.f_favail:
+    if full_of_files:
         return fail(name, f"{text}, but the disk can hold no more files", space)
     return note(name, text, space) if free < LITTLE else ok(name, text)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import pickle
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
@@ -21,6 +20,7 @@ from bcfusion.errors import ConfigError
 from bcfusion.evaluation.scores import ItemScore, Scores
 from bcfusion.evaluation.workers import start_workers
 from bcfusion.requirements import at_least, check_rates, require
+from bcfusion.system import cores as usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +49,7 @@ def available_workers(*, with_network: bool) -> int:
     Args:
         with_network: whether a network computes at the same time, which then keeps half of the cores.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return min(max(cores // 2, 1), 8) if with_network else min(cores, 16)
 
 
@@ -248,7 +248,7 @@ def _ready() -> None:
 @lru_cache(maxsize=1)
 def _load(pickled: bytes) -> dict[str, Metric]:
     """Unpickle the metrics once per worker, so that what they load lazily is loaded once."""
-    return pickle.loads(pickled)
+    return pickle.loads(pickled)  # nosec B301 # made by the process that started this one
 
 
 def _score_pickled(pickled: bytes, job: _Job) -> list[ItemScore]:

@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import SpawnContext, SpawnProcess
 
 from bcfusion.run.processes import end_with_parent
+from bcfusion.system import held_back
 
 __all__ = ["start_workers"]
 
@@ -36,13 +37,12 @@ class _Process(SpawnProcess):
         does. A signal blocked here is blocked in the child from its first instruction, and merely late in the parent.
         """
         main = sys.modules["__main__"]
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            super().start()
-        finally:
-            sys.modules["__main__"] = main
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        with held_back(signal.SIGINT, signal.SIGTERM):
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            try:
+                super().start()
+            finally:
+                sys.modules["__main__"] = main
 
     def terminate(self) -> None:
         """Kill: SIGTERM is blocked, and a broken pool waits for the processes that it terminates."""

@@ -7,6 +7,7 @@ holders of attributes, and nothing but tensors is built.
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.errors import CheckpointError
+from bcfusion.run.stored import require_stored_whole
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -53,6 +55,7 @@ def read_archive(file: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is none, or damaged.
     """
+    require_stored_whole(file)
     try:
         with zipfile.ZipFile(file) as archive:
             name = next(each for each in archive.namelist() if each.endswith("/data.pkl"))
@@ -74,6 +77,8 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _rebuilt(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    if math.prod(size) > storage.numel():  # strides of zero would make a tensor of any size of one number
+        raise pickle.UnpicklingError(f"it holds a tensor {list(size)} of {storage.numel()} numbers")
     return storage.as_strided(size, stride, offset).clone()
 
 

@@ -17,6 +17,7 @@ from torch.torch_version import TorchVersion
 
 from bcfusion.errors import CheckpointError
 from bcfusion.nn.conv import remove_weight_norm
+from bcfusion.run.stored import require_stored_whole
 
 __all__ = ["Weights", "pointwise", "read_pickle", "read_tensors"]
 
@@ -31,6 +32,7 @@ def read_pickle(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no such file, it holds objects of other classes, which are never loaded, or no keys.
     """
+    require_stored_whole(file)
     try:
         with torch.serialization.safe_globals(_PLAIN):
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +12,7 @@ import numpy as np
 
 from bcfusion.contracts import Skip
 from bcfusion.metrics.optional import NetworkMetric, require_packages, weights_file
+from bcfusion.system import lock
 
 FILE_NAME = "nisqa.tar"
 
@@ -77,6 +77,6 @@ class Nisqa(NetworkMetric):
 def _alone(folder: Path) -> Iterator[None]:
     """Create a folder and keep other processes out of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder / ".lock").open("w") as file:
+        lock(file, wait=True)
         yield

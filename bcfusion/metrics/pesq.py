@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import numpy as np
-from pesq import BufferTooShortError, NoUtterancesError, PesqError, pesq
 
 from bcfusion.contracts import Skip
 from bcfusion.errors import ConfigError
@@ -19,6 +19,12 @@ LOWEST_RATE = {"wb": 16_000, "nb": 8_000}  # Hz
 
 NO_UTTERANCE = "target has no utterance"
 TOO_MANY = "50 utterances or more"
+MISSING = "the package pesq is not installed"
+
+
+def is_installed() -> bool:
+    """Return whether the package is there that computes PESQ; pip compiles it, and has to have a compiler for that."""
+    return find_spec("pesq") is not None
 
 
 class Pesq(MetricBase):
@@ -32,7 +38,7 @@ class Pesq(MetricBase):
     An utterance is skipped if its rate is too low, if P.862 finds no utterance in the target, if the estimate is
     silent, if it is shorter than 0.25 s, or if 50 or more utterances may be found in the target (from about 70 s of
     read speech on), with which the reference implementation overruns its tables and crashes the process or returns
-    nonsense: cut long recordings into utterances.
+    nonsense: cut long recordings into utterances. Where the package ``pesq`` is not installed, all are skipped.
 
     Args:
         mode: ``wb`` or ``nb``.
@@ -46,6 +52,11 @@ class Pesq(MetricBase):
         self.mode = mode
         self.names = (f"pesq_{mode}",)
         self.higher_is_better = {self.names[0]: True}
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why no utterance can be scored on this machine; None if it can."""
+        return None if is_installed() else MISSING
 
     def check_rate(self, sample_rate: int) -> None:
         """Refuse a sample rate, in Hz, at which the upper part of the band that the measure listens to is empty.
@@ -78,13 +89,14 @@ class Pesq(MetricBase):
         sample_rate = rate
         if target.size > SAFE_SECONDS * sample_rate and most_utterances(target, sample_rate) >= TABLE_SIZE:
             raise Skip(TOO_MANY)
+        package = _package()
         try:
-            value = float(pesq(sample_rate, target, estimate, self.mode))
-        except NoUtterancesError:
+            value = float(package.pesq(sample_rate, target, estimate, self.mode))
+        except package.NoUtterancesError:
             raise Skip(NO_UTTERANCE) from None
-        except BufferTooShortError:
+        except package.BufferTooShortError:
             raise Skip(TOO_SHORT) from None
-        except PesqError as error:
+        except package.PesqError as error:
             message = error.args[0] if error.args else "unknown error"  # the C code's own text, as bytes
             text = message.decode() if isinstance(message, bytes) else str(message)
             raise Skip(f"PESQ failed: {text}") from None
@@ -92,6 +104,14 @@ class Pesq(MetricBase):
             # rate and mode were checked: the score is NaN because the estimate is too faint for single precision
             raise Skip("estimate is silent") from None
         return {self.names[0]: value}
+
+
+def _package() -> Any:
+    try:
+        import pesq
+    except ImportError as error:
+        raise Skip(MISSING) from error
+    return pesq
 
 
 def most_utterances(target: np.ndarray, sample_rate: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -11,9 +10,10 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from bcfusion.errors import ConfigError
-from bcfusion.files import appearing, read_object
+from bcfusion.files import appearing, read_object, write_text
 from bcfusion.run.layout import RunDir
 from bcfusion.run.processes import began, runs
+from bcfusion.system import HAS_LOCKS, lock, open_folder
 
 __all__ = [
     "RunIsTrained",
@@ -45,15 +45,17 @@ def claim(run: RunDir) -> str | None:
     directory is created.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    directory = os.open(run.path, os.O_RDONLY)
+    directory = open_folder(run.path)
     try:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(directory, fcntl.LOCK_EX)  # for the moment between looking and writing
+        if directory is not None:
+            with suppress(OSError):  # some network file systems have no locks
+                lock(directory, wait=True)  # for the moment between looking and writing
         if (process := owner(run)) is None:
             mark_alive(run)
         return process
     finally:
-        os.close(directory)
+        if directory is not None:
+            os.close(directory)
 
 
 def mark_alive(run: RunDir) -> None:
@@ -63,11 +65,14 @@ def mark_alive(run: RunDir) -> None:
     system with locks the processes of all machines see it.
     """
     process: dict[str, Any] = {**place(), "pid": os.getpid(), "began": began(os.getpid())}
+    if not HAS_LOCKS:  # and an open file cannot be renamed there
+        write_text(run.running, json.dumps(process) + "\n")
+        return
     with ExitStack() as opened:
         with appearing(run.running) as part:
             descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o666)
             opened.callback(os.close, descriptor)
-            process["locked"] = _locks(descriptor, fcntl.LOCK_EX)
+            process["locked"] = _locks(descriptor)
             os.write(descriptor, (json.dumps(process) + "\n").encode())
         opened.pop_all()
     _forget(run)
@@ -94,17 +99,20 @@ def _forget_all() -> None:
         os.close(_marks.popitem()[1])
 
 
-os.register_at_fork(after_in_child=_forget_all)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _key(run: RunDir) -> str:
     return os.path.abspath(run.path)
 
 
-def _locks(descriptor: int, kind: int) -> bool | None:
+def _locks(descriptor: int, shared: bool = False) -> bool | None:
     """Lock a file; return False if another process holds its lock, and None where there are no locks."""
+    if not HAS_LOCKS:
+        return None
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        lock(descriptor, shared=shared)
     except BlockingIOError:
         return False
     except OSError:
@@ -131,7 +139,7 @@ def _is_free(run: RunDir) -> bool | None:
     except OSError:
         return None
     try:
-        return _locks(descriptor, fcntl.LOCK_SH)
+        return _locks(descriptor, shared=True)
     finally:
         os.close(descriptor)
 

@@ -1,7 +1,8 @@
 """Bundles: all that inference needs of a trained generator, in a folder of two files.
 
-Neither file holds code. The class of the network is looked up by name and must be a ``torch.nn.Module``; a local bundle
-may name one of any installed package, which is imported. See :mod:`bcfusion.run.bundle_files` for what the files hold.
+Neither file holds code. The class of the network is looked up by name and must be a ``torch.nn.Module`` of bcfusion, or
+of a package that the user trusts (:mod:`bcfusion.run.trust`). See :mod:`bcfusion.run.bundle_files` for what the files
+hold.
 """
 
 from __future__ import annotations
@@ -88,15 +89,17 @@ def load_generator(
             a checkpoint (``.ckpt``, whose averaged weights are loaded if it has any), the name of a model, or
             ``hf:OWNER/NAME`` for one on the Hugging Face hub, see :func:`bcfusion.run.models.resolve_model`.
         device: where to put the network.
-        trust_code: whether a model of the hub may name classes that are not bcfusion's own. They are not part of its
-            repository: they are imported from this machine, and building them runs them.
+        trust_code: whether the model may name classes that are not bcfusion's own. They are not part of it: they are
+            imported from this machine, and building them runs them. Without it, a model on the disk may name classes
+            of a module that this program has imported, or of a package that ``BCFUSION_TRUST`` or ``./conf`` names;
+            one of the hub may not.
 
     Returns:
         A network that fulfils :class:`bcfusion.contracts.Generator`: ``(B, S, T)`` to ``(B, 1, T)``.
 
     Raises:
         CheckpointError: there is nothing at ``path``; it is damaged, of another kind or of a newer format; its class or
-            its weights do not fit; or it is on the hub and cannot be fetched, or names other classes than bcfusion's.
+            its weights do not fit, or its class is not trusted; or it is on the hub and cannot be fetched.
 
     Example:
         >>> import tempfile, torch
@@ -115,15 +118,15 @@ def load_generator(
     """
     source = resolve_model(path, trust_code=trust_code).path
     if source.is_dir() and (find_bundle(source) or not RunDir(source).checkpoints.is_dir()):
-        generator, bundle = _from_bundle(source)
+        generator, bundle = _from_bundle(source, trust_code)
         if (origin := repository_of(find_bundle(source) or source)) is not None:  # what is made of it can say so
             known = dict(zip(("repository", "revision"), origin, strict=True))
             training = bundle.training if trust_code else own_training(bundle.training)
             bundle = replace(bundle, training={**training, "hub": known})
     elif source.is_dir():  # a run that did not reach its end
-        generator, bundle = _from_checkpoint(_best_checkpoint(RunDir(source)))
+        generator, bundle = _from_checkpoint(_best_checkpoint(RunDir(source)), trust_code)
     elif source.is_file():
-        generator, bundle = _from_checkpoint(source)
+        generator, bundle = _from_checkpoint(source, trust_code)
     else:
         raise CheckpointError(f"no model at {source}: give a run directory, a bundle or a .ckpt{nearest_path(source)}")
     vars(generator)["bundle"] = bundle
@@ -197,9 +200,9 @@ def _rounded(name: str, value: Tensor, dtype: torch.dtype, where: Path) -> Tenso
     return rounded
 
 
-def _from_bundle(source: Path) -> tuple[nn.Module, Bundle]:
+def _from_bundle(source: Path, trust_code: bool) -> tuple[nn.Module, Bundle]:
     bundle, state = read_bundle(source)
-    generator = remove_weight_norm(build_generator(bundle.generator, source))
+    generator = remove_weight_norm(build_generator(bundle.generator, source, trust_code=trust_code))
     load_weights(generator, state, source)
     return generator, bundle
 
@@ -212,7 +215,7 @@ def _best_checkpoint(run: RunDir) -> Path:
     )
 
 
-def _from_checkpoint(source: Path) -> tuple[nn.Module, Bundle]:
+def _from_checkpoint(source: Path, trust_code: bool) -> tuple[nn.Module, Bundle]:
     if source.name in (BUNDLE_WEIGHTS, BUNDLE_CONFIG):
         raise CheckpointError(f"{source} is one file of a bundle: give its folder, {source.parent}")
     content = checkpoint.read(source, mmap=True)  # optimisers and discriminators stay on the disk
@@ -221,7 +224,7 @@ def _from_checkpoint(source: Path) -> tuple[nn.Module, Bundle]:
     require_keys(config, ("generator", "task"), source, "config.")
     require_keys(config["task"], ("sensors",), source, "config.task.")
     node = generator_node(config)
-    generator = build_generator(node, source)
+    generator = build_generator(node, source, trust_code=trust_code)
     load_weights(generator, checkpoint.generator_state(content), source)
     generator = remove_weight_norm(generator).eval()
     training = {"step": content.get("step"), **(content.get("training") or {})}

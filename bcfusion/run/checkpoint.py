@@ -25,7 +25,7 @@ from bcfusion.run.bundle_files import read_bundle, read_discriminators
 from bcfusion.run.description import find_bundle
 from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import RunDir
-from bcfusion.run.stored import check_format
+from bcfusion.run.stored import check_format, require_stored_whole
 
 __all__ = ["generator_state", "load_weights", "random_states", "read", "restore_random_states", "weights_of", "write"]
 
@@ -79,6 +79,7 @@ def read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint at {path}{nearest_path(path)}")
     if not zipfile.is_zipfile(path):  # torch.save writes a zip archive, whose directory is at the end of the file
         raise CheckpointError(f"{path} is not a checkpoint, or damaged: give a run directory, a bundle or a .ckpt")
+    require_stored_whole(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises many kinds for archives that it did not write

@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+from bcfusion.system import is_running
+
 __all__ = ["TORCHRUN", "began", "end_with_parent", "runs", "torchrun_began"]
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"  #: in the environment of each process that torchrun starts
@@ -30,11 +32,7 @@ def runs(process: int, since: str) -> bool:
 
     One that has ended, and that its parent has not asked about yet, does not run; one that is stopped does.
     """
-    try:
-        os.kill(process, 0)
-    except PermissionError:
-        pass
-    except OSError:
+    if not is_running(process):
         return False
     try:
         state = _stat(process)

@@ -4,11 +4,16 @@ A bundle's ``config.yaml`` names the class of the network, and those of the loss
 class is to import its module, which runs code. So a name is first compared as text with the packages that hold networks
 and losses; all of it but its last part must be a module of theirs; then the class that is really found must be defined
 in one of them, so that no alias leads out of it.
+
+A model on the disk may also name a network of the user's own. Before its module is imported, the user must have said
+so: see :func:`may_be_imported`.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,11 +23,24 @@ from typing import Any
 
 from bcfusion import __version__
 from bcfusion.configuration.locations import is_path_key
+from bcfusion.configuration.paths import user_conf_dir
 from bcfusion.errors import CheckpointError, printable
 from bcfusion.run.layout import BUNDLE_CONFIG
 from bcfusion.run.yaml_file import read_yaml
 
-__all__ = ["PARTS", "foreign_class", "is_sensor_name", "own_training", "require_own", "require_own_code"]
+__all__ = [
+    "PARTS",
+    "VARIABLE",
+    "foreign_class",
+    "is_sensor_name",
+    "may_be_built",
+    "may_be_imported",
+    "own_training",
+    "require_own",
+    "require_own_code",
+]
+
+VARIABLE = "BCFUSION_TRUST"  #: environment variable: packages of the user's own networks, separated by commas
 
 #: packages of modules that do nothing but compute
 NETWORKS = ("bcfusion.generators.", "bcfusion.objectives.", "bcfusion.nn.")
@@ -30,6 +48,23 @@ PARTS = (*NETWORKS, "bcfusion.discriminators.", "bcfusion.losses.")
 _KEY = re.compile(r"[\w./-]{1,100}", re.ASCII)
 _TARGET = re.compile(r"[A-Za-z_]\w{0,99}(\.[A-Za-z_]\w{0,99}){1,19}", re.ASCII)
 _SPECIAL = frozenset("${}[],=\\")  #: means something in an override, or on a command line of bcfusion
+#: layers of torch that compute, and do nothing else
+_LAYERS = ("torch.nn.modules.",)
+#: packages that bcfusion itself imports: that they are imported says nothing about what the user wants
+_LIBRARIES = frozenset(
+    {
+        "bcfusion",
+        "builtins",
+        "lightning",
+        "lightning_fabric",
+        "pytorch_lightning",
+        "torch",
+        "torchaudio",
+        "torchmetrics",
+    }
+)
+_TARGET_LINE = re.compile(r"""_target_["']?\s*[:=]\s*["']?([A-Za-z_]\w*)\.""")
+_LARGEST_CONF = 1_000_000  #: bytes of a file in ./conf that are looked at
 #: where a class that is not bcfusion's own is left out, not refused: see own_training
 _LEFT_OUT = (("training", "losses"), ("training", "imported", "discriminator_arguments"))
 _CONSENT = (
@@ -152,6 +187,55 @@ def require_own(target: Any, packages: tuple[str, ...], origin: str) -> None:
     own = isinstance(found, type) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(packages)
     if not own:
         raise CheckpointError(f"{origin} needs {target}, which is not a network of bcfusion\n{_CONSENT}")
+
+
+def may_be_imported(target: str) -> bool:
+    """Return whether the module of a class that a model on the disk names may be imported without ``trust_code``.
+
+    To import a module is to run it. So it is one of bcfusion or of torch's layers; or one that this program has
+    imported already; or one of a package that the user trusts: by the environment variable ``BCFUSION_TRUST``, or
+    because a file in ``./conf``, whose classes every training there imports, names a class of it.
+    """
+    if target.startswith(("bcfusion.", "torch.nn.")):
+        return True
+    return target.rpartition(".")[0] in sys.modules or _is_trusted(target)
+
+
+def may_be_built(target: str, found: type) -> bool:
+    """Return whether the class that was found may be built without ``trust_code``.
+
+    Args:
+        target: the dotted path, for which :func:`may_be_imported` is true.
+        found: what is there, which may be an alias of a class of another package.
+    """
+    defined = found.__module__
+    if f"{defined}.".startswith((*PARTS, *_LAYERS)):
+        return True
+    packages = {target.partition(".")[0], defined.partition(".")[0]}
+    return not packages & _LIBRARIES or _in_environment(f"{defined}.")
+
+
+def _is_trusted(target: str) -> bool:
+    package = target.partition(".")[0]
+    return _in_environment(target) or (package not in _LIBRARIES and package in _named_in_conf())
+
+
+def _in_environment(target: str) -> bool:
+    named = os.environ.get(VARIABLE, "").replace(" ", "").split(",")
+    return any(name and target.startswith(f"{name}.") for name in named)
+
+
+def _named_in_conf() -> set[str]:
+    """Return the packages whose classes the files in ``./conf`` name; none where that folder is bcfusion's own."""
+    folder = user_conf_dir(Path.cwd())
+    found: set[str] = set()
+    for file in () if folder is None else folder.rglob("*.yaml"):
+        try:
+            with file.open("rb") as stream:
+                found |= set(_TARGET_LINE.findall(stream.read(_LARGEST_CONF).decode("utf-8", "replace")))
+        except OSError:  # a link that leads nowhere, a file without permission: it names nothing
+            continue
+    return found
 
 
 def _is_own_module(name: str) -> bool:

@@ -39,7 +39,8 @@ def read_yaml(file: Path) -> Any:
             content = stream.read(LARGEST + 1 if foreign else -1)
         if foreign and len(content) > LARGEST:
             raise CheckpointError(f"{file} is longer than the {LARGEST} bytes that it may have on the hub")
-        return yaml.load(content.decode("utf-8"), _Foreign if foreign else yaml.SafeLoader)
+        loader = _Foreign if foreign else yaml.SafeLoader
+        return yaml.load(content.decode("utf-8"), loader)  # nosec B506 # both are safe loaders
     except _TooMuch as error:
         raise CheckpointError(f"{file} is damaged: it holds {error}, which a model of the hub may not") from error
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from bcfusion import system
 from bcfusion.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def exclusive(place: str, name: str, sweep_dir: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(file)
         except (BlockingIOError, PermissionError) as error:
             raise ConfigError(
                 [f"hydra.sweeper.storage: another process searches in {place}; wait until it has ended"]

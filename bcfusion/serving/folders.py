@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from bcfusion.system import lock, open_folder, own_user
 
 __all__ = ["end_at_once", "private_folder", "remove_left"]
 
@@ -30,17 +31,20 @@ def private_folder() -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _open.discard(folder)
-        os.close(held)
+        if held is not None:
+            os.close(held)
 
 
 def remove_left() -> None:
     """Delete the folders that servers of this user have left that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # it is no folder, not ours, in use, or gone
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            held = open_folder(folder, follow=False)
+            if held is None:  # nothing says whether it is in use
+                continue
             try:
-                if os.fstat(held).st_uid == os.getuid():
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(held).st_uid == own_user():
+                    lock(held)
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(held)
@@ -53,14 +57,16 @@ def end_at_once(status: int) -> None:
     os._exit(status)
 
 
-def _locked() -> tuple[Path, int]:
-    """Return a new folder, and what holds its lock."""
+def _locked() -> tuple[Path, int | None]:
+    """Return a new folder, and what holds its lock; None where folders have none."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         with contextlib.suppress(FileNotFoundError):
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            held = open_folder(folder)
+            if held is None:
+                return folder, None
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(held, fcntl.LOCK_EX)
+                lock(held, wait=True)
             if folder.exists():
                 return folder, held
             os.close(held)  # another server that starts has found it before it was locked

@@ -25,6 +25,8 @@ __all__ = ["Guard", "Hosts", "abort", "failed"]
 
 UNSAFE = ("POST", "PUT", "PATCH", "DELETE")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)
+MOST_HEADERS = 100  #: of a request
+HEADER_BYTES = 32_768  #: of all of them; uvicorn bounds those alone that have not arrived completely
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -99,6 +101,9 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Return status and sentence with which a request is refused; None if it is not."""
+        sent = scope["headers"]
+        if len(sent) > MOST_HEADERS or sum(len(name) + len(value) for name, value in sent) > HEADER_BYTES:
+            return 431, "the headers of this request are too long: delete the cookies of this address"
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._hosts.knows(hosts[0]):

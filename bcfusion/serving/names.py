@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 __all__ = ["ANY", "addresses_for_others", "own_names"]
 
-ANY = ("0.0.0.0", "::", "")  #: hosts that stand for all addresses of this machine
+#: hosts that stand for all addresses of this machine
+ANY = ("0.0.0.0", "::", "")  # nosec B104 # compared with, not bound to
 # a datagram socket that is "connected" says from which address it would send, and sends nothing
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))  # addresses kept for examples
 
@@ -28,7 +29,7 @@ def addresses_for_others(host: str, address: str) -> list[str]:
     """
     if host.strip("[]") not in ANY:
         return []
-    families = _ELSEWHERE[: 1 if host == "0.0.0.0" else 2]
+    families = _ELSEWHERE[: 1 if host == ANY[0] else 2]
     hosts = [found for family, elsewhere in families if (found := _own_address(family, elsewhere))]
     parts = urlsplit(address)
     hosts = [f"[{each}]" if ":" in each else each for each in [*hosts, own_names()[0]]]

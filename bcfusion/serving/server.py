@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from bcfusion.errors import BcfusionError
+from bcfusion.serving import connections
 from bcfusion.serving.app import Parts, build_app
 from bcfusion.serving.assets import read_assets
 from bcfusion.serving.connections import Connection, Socket, check_uvicorn, drop_stuck
@@ -28,11 +29,12 @@ from bcfusion.serving.jobs import Jobs
 from bcfusion.serving.limits import Limits, is_local
 from bcfusion.serving.live import Streams
 from bcfusion.serving.models import ServedModel
+from bcfusion.serving.names import ANY
 from bcfusion.serving.receiving import Receiving
+from bcfusion.system import ENDING
 
 __all__ = ["Settings", "is_open_to_others", "serve"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_SECONDS = 1.5  # for downloads that are under way when the server ends
 STUCK_TICKS = 50  # of a tenth of a second
 OVERHEAD = 1024  # bytes of a message beyond a frame: too long a frame is answered by what is wrong with it
@@ -84,7 +86,8 @@ class Server(uvicorn.Server):
         self.signal: int | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        with _impatient_handshakes(asyncio.get_running_loop()):
+            await super().startup(sockets)
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -111,7 +114,7 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in ENDING}
         before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
         for number in before:
             signal.signal(number, self.handle_exit)
@@ -186,6 +189,26 @@ def serve(
 
 
 @contextmanager
+def _impatient_handshakes(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Give the handshake of a connection with a certificate as long as the headers of a request.
+
+    Until it is over a connection is counted nowhere. asyncio gives it a minute, and uvicorn passes nothing on.
+    """
+    usual = loop.create_server
+
+    def create_server(*arguments: Any, **options: Any) -> Any:
+        if options.get("ssl") is not None:
+            options.setdefault("ssl_handshake_timeout", connections.HEADER_SECONDS)
+        return usual(*arguments, **options)
+
+    loop.create_server = create_server  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        loop.create_server = usual  # type: ignore[method-assign]
+
+
+@contextmanager
 def _quiet(*loggers: str) -> Iterator[None]:
     """Let loggers report errors alone: a client that sends nonsense, or is gone early, is not our problem."""
     before = {name: logging.getLogger(name).level for name in loggers}
@@ -223,7 +246,7 @@ def bound(host: str, port: int) -> socket.socket:
 def address_of(listening: socket.socket, settings: Settings) -> str:
     """Return the address of a server, as one types it into a browser on this machine."""
     port = listening.getsockname()[1]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(settings.host, settings.host)
+    host = dict(zip(ANY, ("127.0.0.1", "[::1]", "127.0.0.1"), strict=True)).get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
     return f"{'https' if settings.certificate else 'http'}://{host}:{port}/"
 

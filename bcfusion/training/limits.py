@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
+from bcfusion import system
 from bcfusion.errors import ConfigError
 from bcfusion.probe import device_of, evaluating
 from bcfusion.training import device
@@ -38,7 +39,7 @@ def check_devices(settings: Mapping[str, Any]) -> list[str]:
         ConfigError: there are no such devices.
     """
     _check_machines(settings)
-    wanted, cores = settings["devices"], len(os.sched_getaffinity(0))
+    wanted, cores = settings["devices"], system.cores()
     listed = isinstance(wanted, list | tuple | ListConfig)
     number = None if listed or wanted == "auto" else int(wanted)
     if not device.on_gpu(settings["accelerator"]):

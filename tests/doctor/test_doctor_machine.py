@@ -162,7 +162,7 @@ def test_shared_memory_for_the_workers(
     def statvfs(_: object) -> SimpleNamespace:
         if free is None:
             raise FileNotFoundError
-        return SimpleNamespace(f_bavail=free // 4096, f_frsize=4096)
+        return SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_files=0, f_favail=0)
 
     monkeypatch.setattr(machine.os, "statvfs", statvfs)
     [found] = machine.shared_memory()
@@ -179,7 +179,7 @@ def test_the_workers_that_are_counted_are_those_that_would_be_started(monkeypatc
 
 @pytest.mark.parametrize(("soft", "status"), [(64, FAIL), (256, NOTE), (1024, OK), (resource.RLIM_INFINITY, OK)])
 def test_few_open_files(soft: int, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (soft, 4096))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, 4096))
     [found] = machine.open_files()
     assert found.status == status
     assert found.remedy == ("" if status == OK else "ulimit -n 1024")

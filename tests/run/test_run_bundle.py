@@ -347,7 +347,7 @@ def test_target_that_is_not_a_module_is_not_called(bundle: Path) -> None:
     [
         (
             {"generator": {**CONFIG, "_target_": "absent_package.Net"}},
-            "there is no package 'absent_package'; install it",
+            "needs absent_package.Net, which is not a network of bcfusion",
         ),
         (
             {"generator": {**CONFIG, "_target_": "bcfusion.generators.seanet.Net"}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from fake_hub import FakeHub, Half
 from omegaconf import OmegaConf
 
 from bcfusion import __version__, cli
+from bcfusion.adaptation.learning import losses_of
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.errors import CheckpointError
 from bcfusion.generators.seanet import SEANet
 from bcfusion.hub.pull import pull
-from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
+from bcfusion.run.building import build_generator
+from bcfusion.run.bundle import Bundle, bundle_of, load_generator, save_bundle
 from bcfusion.run.card import read_card
-from bcfusion.run.checkpoint import weights_of
+from bcfusion.run.checkpoint import FORMAT, KIND, weights_of
 from bcfusion.run.models import resolve_model
 from bcfusion.run.trust import PARTS, foreign_class, require_own
 from bcfusion.training.initial_state import initial_model
@@ -185,7 +188,156 @@ def test_with_consent_the_class_on_this_machine_is_used(hub: FakeHub, tmp_path: 
     hub.add("me/model", {file.name: file.read_bytes() for file in folder.iterdir()})
     assert "needs fake_hub.Half" in refusal()
     assert load_generator(NAME, trust_code=True)(torch.ones(1, 1, 4)).tolist() == [[[0.5] * 4]]
-    assert load_generator(folder)(torch.ones(1, 1, 1)).item() == 0.5  # local models load without it
+    assert load_generator(folder)(torch.ones(1, 1, 1)).item() == 0.5  # on the disk: this program has imported the class
+
+
+# ---------------------------------------------------------------- models on the disk
+
+NET = """
+import pathlib, sys, torch
+pathlib.Path(r"{marker}").touch()
+class Net(torch.nn.Module):
+    in_channels, sample_rate, hop, delay, causal = 1, 16000, 1, 0, True
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.5))
+    def forward(self, x):
+        return self.gain * x[:, :1]
+class Loss(torch.nn.Module):
+    def forward(self, estimate, target, lengths):
+        return (estimate - target).abs().mean()
+Alias = torch.jit.ScriptModule
+"""
+
+
+@pytest.fixture(params=["bundle", "checkpoint"])
+def planted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A model of a class that nobody has imported; where it is imported, the file ``ran`` appears."""
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted" / "__init__.py").touch()
+    (tmp_path / "planted" / "nets.py").write_text(NET.format(marker=tmp_path / "ran"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BCFUSION_TRUST", raising=False)
+    node = {"_target_": "planted.nets.Net"}
+    folder = save_bundle(
+        tmp_path / "own", Half(), node, ["body"], {"losses": {"own": {"_target_": "planted.nets.Loss"}}}
+    )
+    if request.param == "checkpoint":
+        config = {"generator": node, "task": {"sensors": ["body"]}}
+        folder = tmp_path / "own.ckpt"
+        torch.save({"kind": KIND, "format": FORMAT, "config": config, "generator": Half().state_dict()}, folder)
+    yield folder
+    for name in ("planted", "planted.nets"):
+        sys.modules.pop(name, None)
+
+
+def output_of(model: Path, **given: Any) -> float:
+    return load_generator(model, **given)(torch.ones(1, 1, 1)).item()
+
+
+def test_a_model_on_the_disk_imports_nothing_that_the_user_does_not_trust(planted: Path) -> None:
+    with pytest.raises(CheckpointError) as error:
+        load_generator(planted)
+    assert f"{planted} needs planted.nets.Net, which is not a network of bcfusion\nif it is your own" in str(
+        error.value
+    )
+    assert "BCFUSION_TRUST=planted" in str(error.value)
+    assert "planted" not in sys.modules
+    assert not (planted.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("named", ["planted", "other, planted", "planted.nets"])
+def test_a_package_in_the_environment_is_trusted(planted: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("BCFUSION_TRUST", named)
+    assert output_of(planted) == 0.5
+
+
+@pytest.mark.parametrize("named", ["plant", "planted.net", "", ","])
+def test_a_part_of_its_name_is_not_enough(planted: Path, monkeypatch: pytest.MonkeyPatch, named: str) -> None:
+    monkeypatch.setenv("BCFUSION_TRUST", named)
+    with pytest.raises(CheckpointError, match="which is not a network of bcfusion"):
+        load_generator(planted)
+
+
+def test_consent_or_an_import_is_enough(planted: Path) -> None:
+    assert output_of(planted, trust_code=True) == 0.5
+    assert output_of(planted) == 0.5  # imported by now
+
+
+@pytest.mark.parametrize(
+    "line", ["_target_: planted.other.Net", "x: {_target_: 'planted.nets.Net'}", '"_target_": planted.a']
+)
+def test_a_package_that_the_own_configuration_names_is_trusted(planted: Path, line: str) -> None:
+    Path("conf/generator").mkdir(parents=True)
+    Path("conf/generator/mine.yaml").write_text(line + "\n")
+    Path("conf/generator/dangling.yaml").symlink_to("nowhere")
+    assert output_of(planted) == 0.5
+
+
+@pytest.mark.parametrize(
+    "line", ["# planted.nets.Net", "_target_: torch.optim.AdamW", "_target_: planted_by.others.Net"]
+)
+def test_a_configuration_that_names_other_packages_is_not_enough(planted: Path, line: str) -> None:
+    Path("conf/generator").mkdir(parents=True)
+    Path("conf/generator/mine.yaml").write_text(line + "\n")
+    with pytest.raises(CheckpointError, match="which is not a network of bcfusion"):
+        load_generator(planted)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "bcfusion.training.module.SpeechModule",  # not a network: it builds whatever it is given
+        "bcfusion.generators.seanet.nn.parallel.DataParallel",
+        "torch.nn.parallel.DistributedDataParallel",
+        "torch.jit.ScriptModule",
+        "lightning.LightningModule",
+        "planted.nets.Alias",  # leads out of a trusted package
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_modules_that_do_more_than_compute_need_consent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, nested: bool
+) -> None:
+    (tmp_path / "planted").mkdir()
+    (tmp_path / "planted" / "nets.py").write_text(NET.format(marker=tmp_path / "ran"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("BCFUSION_TRUST", "planted,torch.nn.modules")
+    node = {"_target_": target}
+    with pytest.raises(CheckpointError, match=f"needs {target}, which is not a network of bcfusion"):
+        build_generator({**SEANET, "channels": [{"deep": node}]} if nested else node, tmp_path)
+    sys.modules.pop("planted.nets", None)
+    sys.modules.pop("planted", None)
+
+
+def test_a_library_can_be_named_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"_target_": "torch.ao.nn.quantizable.LSTM", "input_size": 1, "hidden_size": 1}
+    monkeypatch.setenv("BCFUSION_TRUST", "torch.ao")
+    assert build_generator(node, tmp_path)
+    monkeypatch.setenv("BCFUSION_TRUST", "torch.jit")
+    with pytest.raises(CheckpointError, match="which is not a network of bcfusion"):
+        build_generator(node, tmp_path)
+
+
+def test_layers_of_torch_and_losses_of_bcfusion_are_built_without_consent(tmp_path: Path) -> None:
+    assert build_generator(
+        {"_target_": "torch.nn.Conv1d", "in_channels": 1, "out_channels": 1, "kernel_size": 1}, tmp_path
+    )
+    assert build_generator({"_target_": "bcfusion.losses.waveform.L1Loss"}, tmp_path)
+
+
+@pytest.mark.parametrize("planted", ["bundle"], indirect=True)
+def test_a_loss_is_left_out_unless_its_class_is_trusted(planted: Path) -> None:
+    """Also if the network's own class is bcfusion's; a process that is told so builds what another has built."""
+    network = Half()
+    bundle = Bundle({}, 16000, ["body"], 1, 0, True, 0, {"losses": {"own": {"_target_": "planted.nets.Loss"}}})
+    assert "not stored" in losses_of(bundle, network, planted)[1]
+    assert "not stored" in losses_of(bundle, network, planted, trusted=())[1]
+    assert "planted" not in sys.modules
+    assert list(losses_of(bundle, network, planted, trusted=("own",))[0]) == ["own"]
+    sys.modules.pop("planted.nets")
+    assert list(losses_of(bundle, network, planted, trust_code=True)[0]) == ["own"]
 
 
 def test_losses_and_discriminators_of_others_are_left_out(hub: FakeHub, tmp_path: Path) -> None:

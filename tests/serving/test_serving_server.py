@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from serving_server import PATIENCE, bundle, form, make_models, noise, running, 
 from websockets.exceptions import ConnectionClosed
 
 from bcfusion.errors import BcfusionError
-from bcfusion.serving import restoring
+from bcfusion.serving import connections, restoring
 from bcfusion.serving.models import ServedModel, load_models
 from bcfusion.serving.server import Settings, address_of, bound, is_open_to_others
 
@@ -134,6 +135,20 @@ def test_with_a_certificate_everything_is_encrypted(
         url = client.address.replace("https", "wss") + "api/live?model=one"
         with connect(url, ssl=context, compression=None, origin=client.address.rstrip("/")) as stream:  # type: ignore[arg-type]
             assert json.loads(stream.recv(timeout=PATIENCE))["type"] == "ready"
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n"])
+def test_a_handshake_that_does_not_go_on_is_given_up(
+    models: dict[str, ServedModel], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """asyncio itself would wait for a minute, and count nobody who waits."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.4)
+    settings = Settings(port=0, certificate=certificate[0], key=certificate[1])
+    with running(models, settings) as client, socket.create_connection(client.place, timeout=30.0) as plain:
+        plain.sendall(sent)
+        with suppress(ConnectionError):
+            while plain.recv(1000):  # an alert may come before the end
+                pass
 
 
 def test_a_certificate_that_is_none_is_an_error(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         TRUST_OPTION,
         action="store_true",
-        help="of hf:OWNER/NAME: load a network whose class is not bcfusion's own; that class is imported from this "
-        "machine and runs with all your rights",
+        help="load a network whose class is not bcfusion's own; that class is imported from this machine and runs with "
+        "all your rights",
     )
 
 

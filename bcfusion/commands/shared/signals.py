@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from bcfusion.system import ENDING
+
 __all__ = ["cleaning_up_when_ended"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = 0.01  # seconds
+_ALARM = getattr(signal, "SIGALRM", None)  # Windows has no timer that interrupts: there, the exception may be lost
 
 
 @contextmanager
@@ -27,16 +29,18 @@ def cleaning_up_when_ended() -> Iterator[None]:
         return
     ending = _Ending()
     usual = (signal.SIG_DFL, signal.default_int_handler)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in ENDING}
     before = {number: handler for number, handler in before.items() if handler in usual}
-    alarm = signal.getsignal(signal.SIGALRM)
+    if _ALARM is not None:
+        before[_ALARM] = signal.getsignal(_ALARM)
     try:
-        for number in (*before, signal.SIGALRM):
+        for number in before:
             signal.signal(number, ending)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in {**before, signal.SIGALRM: alarm}.items():
+        if _ALARM is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -47,9 +51,9 @@ class _Ending:
         self._asked = int(signal.SIGTERM)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if number != signal.SIGALRM:
+        if number != _ALARM:
             self._asked = number
-        while frame is not None:
+        while frame is not None and _ALARM is not None:
             if frame.f_globals.get("__name__") == "soundfile":
                 signal.setitimer(signal.ITIMER_REAL, AGAIN)
                 return

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from bcfusion import system
 from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import MAX_LAG, Alignment
@@ -134,7 +135,7 @@ def inspect_manifest(
     found: list[Measured] = []
     chosen = [entries[place] for place in places]
     with tqdm(total=len(chosen), desc="measuring", unit=" files", disable=None if progress else True) as bar:
-        count = 1 if len(chosen) <= _FEW else workers or len(os.sched_getaffinity(0))
+        count = 1 if len(chosen) <= _FEW else workers or system.cores()
         work = partial(measure, main=main, max_lag=max_lag)
         with closing(in_batches(work, chosen, _BATCH, count, processes=True)) as batches:
             for batch in batches:

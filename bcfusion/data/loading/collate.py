@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from math import prod
@@ -16,6 +15,7 @@ from torch.utils.data import default_collate, get_worker_info
 from bcfusion.contracts import Batch
 from bcfusion.data.loading.memory import BatchMemory
 from bcfusion.requirements import Rule
+from bcfusion.system import memory
 
 #: a sensor yet to be simulated: its channel, valid samples, seed of its generator, seed of the wearer's generator, and
 #: seed of the augmentation's changes to the result, None without these
@@ -182,7 +182,9 @@ def _batch(signals: Mapping[str, Tensor], others: Mapping[str, Any], names: Iter
 def memory_rules(batch_size: int, segment_seconds: float, sample_rate: int, sensors: int) -> list[Rule]:
     """Return the rule that two batches fit into this machine's memory: the one that is trained on, and the next."""
     needed = 2 * 4 * batch_size * segment_seconds * sample_rate * (sensors + 1)
-    present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    present = memory()
+    if present is None:
+        return []
     message = (
         f"reading {batch_size} crops of {segment_seconds:g} s takes {needed / 1e9:.1f} GB of memory, and this machine "
         f"has {present / 1e9:.1f}; lower data.batch_size or data.segment_seconds"

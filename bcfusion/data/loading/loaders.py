@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import signal
 import weakref
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from bcfusion import system
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import Batch
 from bcfusion.data.loading.collate import Filled, collate, fill
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def automatic_workers() -> int:
     """Return the number of reader processes for this machine: none on one or two cores, else all but one, at most 8."""
-    cores = len(os.sched_getaffinity(0))  # those this process may use: on a cluster a share of the machine
+    cores = system.cores()  # those this process may use: on a cluster a share of the machine
     return 0 if cores <= 2 else min(8, cores - 1)
 
 

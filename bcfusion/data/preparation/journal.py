@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from bcfusion.errors import DataError
 from bcfusion.files import why_unwritable
+from bcfusion.system import lock
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._file)
         except BlockingIOError as error:
             self._file.close()
             raise DataError(f"{path} is in use: the same command is already running") from error

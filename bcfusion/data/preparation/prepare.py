@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from bcfusion import system
 from bcfusion.audio import UnreadableAudio
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, THREADS, first_few
@@ -157,7 +158,7 @@ def prepare(job: Job, progress: bool = True) -> Prepared:
             unit=" files",
             disable=None if progress else True,
         )
-        workers = job.workers or (len(os.sched_getaffinity(0)) if job.measure else THREADS)
+        workers = job.workers or (system.cores() if job.measure else THREADS)
         look_at = partial(facts_of, sensor=NEEDED[job.adapter.kind], measure=job.measure)
         # closed, so that an interrupt ends the workers too, wherever it occurs
         batches = in_batches(look_at, missing, _BATCH[job.measure], workers, processes=job.measure)

@@ -82,7 +82,7 @@ def read_yaml(path: Path) -> Any:
         yaml.YAMLError: the file is damaged.
     """
     with path.open("rb") as file:
-        return yaml.load(file, Loader=_Loader)
+        return yaml.load(file, Loader=_Loader)  # nosec B506 # a safe loader
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 HEADER = "__shard__"  #: first member of a shard; WebDataset skips such names
 HEADER_BYTES = 256  #: of its content, padded with spaces
 VERSION = 1
+LARGEST_JSON = 1_000_000  #: bytes of the description of an utterance
 _DEFAULTS = {
     field.name: field.default if field.default_factory is MISSING else field.default_factory() for field in fields(Row)
 }
@@ -253,10 +254,17 @@ def scan(tar: Path) -> Shard:
     size = tar.stat().st_size
     try:
         with tarfile.open(tar, "r:") as archive:
+            names: set[str] = set()
             for member in archive:
+                check_member(member)
                 if member.offset_data + member.size > size:
                     problem = "it is truncated"
                     break
+                if member.isdir():
+                    continue
+                if member.name in names:
+                    raise ValueError(f"it holds {member.name} twice")
+                names.add(member.name)
                 if member.name == HEADER:
                     header = _header(_json(archive, member), tar)
                     continue
@@ -269,7 +277,7 @@ def scan(tar: Path) -> Shard:
                         raise ValueError(f"{member.name} names no files")
                 else:
                     files.setdefault(key, {})[suffix] = (member.offset_data, member.size)
-    except (OSError, tarfile.TarError, ValueError, LookupError) as error:
+    except (OSError, tarfile.TarError, ValueError, LookupError, RecursionError) as error:
         problem = f"it is damaged or truncated ({error})"
     if header is None:
         raise ShardError(f"{tar} is not a shard of bcfusion prepare" + (f": {problem}" if problem else ""))
@@ -317,6 +325,21 @@ def _read(path: Path, tar: Path, size: int) -> Shard | None:
 def header_content(header: Header) -> bytes:
     """Return the content of the first member, of fixed length, since the number of rows is known only at the end."""
     return json.dumps({"version": VERSION, **header._asdict()}).ljust(HEADER_BYTES).encode()
+
+
+def check_member(member: tarfile.TarInfo) -> None:
+    """Raise an error unless a member of a shard is a plain file of a possible size, or a folder.
+
+    A link or a device would be read from elsewhere. A size below zero leads Python's reader to the same member for
+    ever, and one of a sparse file is not that of its data.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if member.size < 0 or member.issparse() or not (member.isreg() or member.isdir()):
+        raise ValueError(f"{member.name} is no plain file")
+    if member.name.endswith(".json") and member.size > LARGEST_JSON:
+        raise ValueError(f"{member.name} is longer than {LARGEST_JSON} bytes")
 
 
 def _json(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from bcfusion.configuration.keys import key_rules
 from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.loading.shards import URL
 from bcfusion.data.loading.shards.datamodule import StreamedDataModule
-from bcfusion.data.loading.shards.index import HEADER, VERSION, row_of
+from bcfusion.data.loading.shards.index import HEADER, LARGEST_JSON, VERSION, check_member, row_of
 from bcfusion.data.loading.shards.read import rows_of
 from bcfusion.data.loading.shards.urls import closed, opened, reason
 from bcfusion.data.seeding import stable_seed
@@ -112,19 +112,20 @@ class StreamedShards:
         raw: BinaryIO | None = None
         try:
             raw = opened(url)
-            with tarfile.open(fileobj=raw, mode="r|*") as archive:
+            with tarfile.open(fileobj=raw, mode="r|") as archive:  # plain: nothing expands
                 for member in archive:
+                    check_member(member)
                     content = archive.extractfile(member)
                     if content is None or not (member.name == HEADER or member.name.endswith(".json")):
                         continue
-                    values = json.loads(content.read())
+                    values = json.loads(content.read(LARGEST_JSON))
                     if member.name == HEADER:
                         about = values
                     else:
                         rows.append(row_of(values, dict.fromkeys(values["files"], f"{url}/{member.name}")))
                     if len(rows) == _FIRST:
                         break
-        except (OSError, tarfile.TarError, ValueError, LookupError) as error:
+        except (OSError, tarfile.TarError, ValueError, LookupError, TypeError, RecursionError) as error:
             # if nothing arrived, the command that should have fetched the shard reports why
             cause = closed(raw) if "empty file" in str(error) else None
             raise DataError(f"data.root: cannot read {url}: {reason(url, cause or error)}") from error

@@ -6,9 +6,10 @@ import itertools
 import json
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -20,13 +21,14 @@ from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_lo
 from bcfusion.data.loading.memory import BatchMemory
 from bcfusion.data.loading.rows import reaches
 from bcfusion.data.loading.segments import ATTEMPTS, TrainSegments
-from bcfusion.data.loading.shards.index import row_of
-from bcfusion.data.loading.shards.urls import reason
+from bcfusion.data.loading.shards.index import HEADER, check_member, row_of
+from bcfusion.data.loading.shards.urls import closed, opened, reason
 from bcfusion.data.seeding import generator_for, stable_seed
 from bcfusion.errors import BcfusionError, DataError
 
 logger = logging.getLogger(__name__)
 
+LARGEST_FILE = 1_000_000_000  #: bytes of a recording in a shard that is streamed: it is held in memory
 _EPOCHS_WITHOUT = 10  # epochs of shards without a wanted utterance that end a run
 
 
@@ -212,7 +214,7 @@ class _Batches(IterableDataset[Any]):
 
     def _rows(self, url: str, broken: set[str]) -> Iterator[Row]:
         """Yield the utterances of a shard, with their files in memory; after a failure, report it and skip the rest."""
-        import webdataset
+        from webdataset.tariterators import group_by_keys
 
         def report(error: Exception) -> bool:
             logger.warning("%s: %s; the rest of this shard is left out", url, reason(url, error))
@@ -220,7 +222,7 @@ class _Batches(IterableDataset[Any]):
             self._failed.append(url)
             return False
 
-        for sample in webdataset.tarfile_to_samples(handler=report)(iter([{"url": url}])):
+        for sample in group_by_keys(_members(url, report), handler=report):
             try:
                 described = json.loads(sample["json"])
                 name = f"{url}/{sample['__key__']}"
@@ -234,6 +236,29 @@ class _Batches(IterableDataset[Any]):
                 report(DataError(f"{sample.get('__key__')}: not an utterance of bcfusion prepare ({error})"))
                 continue
             yield row
+
+
+def _members(url: str, report: Callable[[Exception], bool]) -> Iterator[dict[str, Any]]:
+    """Yield the files of a shard as ``webdataset`` does; of plain tars, without links, devices and huge files."""
+    raw: BinaryIO | None = None
+    try:
+        raw = opened(url)
+        with tarfile.open(fileobj=raw, mode="r|") as archive:
+            for member in archive:
+                check_member(member)
+                if member.name == HEADER or member.isdir():
+                    continue
+                if member.size > LARGEST_FILE:
+                    raise ValueError(f"{member.name} is longer than {LARGEST_FILE} bytes")
+                content = archive.extractfile(member)
+                assert content is not None  # of a plain file
+                yield {"fname": member.name, "data": content.read(), "__url__": url}
+                archive.members = []  # type: ignore[attr-defined]  # it keeps all that it has read
+    except Exception as error:  # of a network, a command or a damaged file
+        report(error)
+    finally:
+        closed(raw)
+    yield {}  # the end of the shard
 
 
 def _worker() -> tuple[int, int]:

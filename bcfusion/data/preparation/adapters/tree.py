@@ -68,7 +68,7 @@ def grouped(
             speaker=UNKNOWN_SPEAKER,
             paths={sensor: file},
             channels=channels,
-            extra=extra(file),
+            extra=extra(file),  # nosec B610 # a function of this call, not Django's
         )
 
 
