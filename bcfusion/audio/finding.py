@@ -56,8 +56,8 @@ def find_audio(paths_or_globs: str | os.PathLike[str] | Sequence[str | os.PathLi
             found.add(path)
         elif glob.has_magic(os.fspath(path)):
             matched = [name for name in matching(path) if not name.name.startswith("._")]  # AppleDouble files of macOS
-            sounds = [name for name in matched if name.suffix.lower() in EXTENSIONS and name.is_file()]
-            foreign = [name for name in matched if name.suffix.lower() in FOREIGN and name.is_file()]
+            sounds = [name for name in matched if name.suffix.lower() in EXTENSIONS and not os.path.isdir(name)]
+            foreign = [name for name in matched if name.suffix.lower() in FOREIGN and not os.path.isdir(name)]
             if not sounds:
                 raise AudioError(f"no audio matches {path}: {_left_out(foreign) or f'expected {_EXPECTED}'}")
             _warn(path, foreign)
