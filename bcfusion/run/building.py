@@ -14,6 +14,18 @@ from bcfusion.errors import CheckpointError, ConfigError
 
 __all__ = ["build_generator"]
 
+#: what constructors raise if arguments do not fit, or a size is more than memory holds
+_REFUSALS = (
+    TypeError,
+    ValueError,
+    ConfigError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    MemoryError,
+)
+
 
 def build_generator(config: Mapping[str, Any], source: Path) -> nn.Module:
     """Return the network that ``config`` describes, nested modules included.
@@ -46,8 +58,8 @@ def _build(value: Any, source: Path) -> Any:
         return functools.partial(kind, *positional, **arguments)
     try:
         return kind(*positional, **arguments)
-    except (TypeError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{source}: cannot build {value['_target_']}: {error}") from error
+    except _REFUSALS as error:
+        raise CheckpointError(f"{source}: cannot build {value['_target_']}: {str(error)[:500]}") from error
 
 
 def _module_class(target: str, source: Path) -> type[nn.Module]:

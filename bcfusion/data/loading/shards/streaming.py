@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from bcfusion.data.loading.shards.index import row_of
 from bcfusion.data.loading.shards.urls import reason
 from bcfusion.data.seeding import generator_for, stable_seed
 from bcfusion.errors import BcfusionError, DataError
+from bcfusion.files import from_json
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class _Batches(IterableDataset[Any]):
 
         for sample in webdataset.tarfile_to_samples(handler=report)(iter([{"url": url}])):
             try:
-                described = json.loads(sample["json"])
+                described = from_json(sample["json"])
                 name = f"{url}/{sample['__key__']}"
                 paths = {
                     sensor: EncodedAudio(f"{name}.{suffix}", sample[suffix.lower()])
