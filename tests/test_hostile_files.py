@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +23,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hostile_files import FILES, NAMES, PLACES, RATE, HostileFile, Subject, write_corpus
+from hostile_files import FILES, NAMES, PLACES, RATE, HostileFile, Subject, chunk, riff, write_corpus
 from torch import Tensor, nn
 
 from bcfusion import audio, cli
+from bcfusion.audio.formats import MOST_CHUNKS
 from bcfusion.audio.opening import open_sound
 from bcfusion.audio.pcm import PlainSound
+from bcfusion.audio.views import Source
 from bcfusion.errors import AudioError
 from bcfusion.generators.seanet import SEANet
 from bcfusion.inference.recordings import Recording
@@ -200,6 +203,106 @@ def test_every_name_is_read_by_itself_and_found_in_its_folder(tmp_path: Path, na
     path = path.rename(tmp_path / name)
     assert audio.find_audio(tmp_path) == audio.find_audio(path) == [path]
     assert close(audio.read(path)[0], file)
+
+
+# ---------------------------------------------------------------- files that change, and files of others
+
+
+@pytest.mark.parametrize("name", ["pcm_16.wav", "usual.flac", "usual.aiff"])
+@pytest.mark.parametrize("change", ["vanish", "grow", "shrink", "become another"])
+def test_a_file_that_changes_while_it_is_read_gives_its_samples_or_is_named(
+    tmp_path: Path, name: str, change: str
+) -> None:
+    file = FILES[name]
+    path = file.write(tmp_path)
+    found: list[np.ndarray] = []
+
+    def read() -> None:
+        with Recording(path, RATE, True) as recording:
+            found.append(recording.read(0, 100).numpy())
+            if change == "vanish":
+                path.unlink()
+            elif change == "grow":
+                path.write_bytes(file.content + bytes(50_000))
+            elif change == "shrink":
+                os.truncate(path, 300)
+            else:
+                other = FILES["stereo.wav"].write(tmp_path / "other")
+                other.replace(path)  # the file that is open stays as it was
+            found.append(recording.read(100, recording.total).numpy())
+
+    if change == "shrink" and name != "usual.flac":  # of which the decoder has read the whole frame before
+        with pytest.raises(AudioError, match=f"{name} is (truncated|damaged)"):
+            read()
+        return
+    read()
+    assert close(np.concatenate(found, axis=1), file)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")
+def test_what_this_user_may_not_read_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        root.chmod(0o755)
+        for place in ("a/open.wav", "b/closed.wav", "c/hidden.wav"):
+            (root / place).parent.mkdir()
+            FILES["pcm_16.wav"].write(root / place)
+        (root / "b/closed.wav").chmod(0)
+        (root / "c").chmod(0)
+        os.seteuid(65534)
+        try:
+            assert audio.find_audio(root) == [root / "a/open.wav", root / "b/closed.wav"]
+            assert close(audio.read(root / "a/open.wav")[0], FILES["pcm_16.wav"])
+            for place in ("b/closed.wav", "c/hidden.wav"):
+                with pytest.raises(AudioError, match=f"cannot read .*{place}: Permission denied"):
+                    audio.read(root / place)
+        finally:
+            os.seteuid(0)
+            (root / "c").chmod(0o755)
+    assert "c: left out, with all that is in it: Permission denied" in caplog.text
+
+
+# ---------------------------------------------------------------- bounds, by counting
+
+
+def silence_with_gaps(count: int) -> bytes:
+    """Return pairs of the shortest frames of an MP3 with a byte between the pairs."""
+    frame = bytes([0xFF, 0xF3, 0x14, 0xC4]).ljust(24, b"\0")
+    return (frame + frame + b"x") * count
+
+
+@pytest.mark.parametrize(
+    ("content", "most"),
+    [
+        (b"OggS" * 50_000, 10),
+        (b"OggS\0" + bytes(25), 10),
+        ((b"OggS\0".ljust(26, b"\0") + b"\xff") * 5000, 60_000),
+        (silence_with_gaps(3000), 30_000),
+        (riff() + bytes(10_000_000), 3 * MOST_CHUNKS),
+        (riff(*[chunk(b"LIST", b"")] * 100_000), 3 * MOST_CHUNKS),
+        (b"FORM\0\0\0\0AIFF" + b"ABCD\0\0\0\0" * 100_000, 3 * MOST_CHUNKS),
+        (b"fLaC" + b"\xff\xf8" * 100_000, 10),
+        (b"ID3\4\0\0\0\0\0\0" * 10_000, 30_000),
+    ],
+)
+def test_the_reads_of_a_header_grow_no_faster_than_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, most: int
+) -> None:
+    counts = [0, 0]
+    read = Source.read
+
+    def counted(source: Source, offset: int, count: int) -> bytes:
+        got = read(source, offset, count)
+        counts[0] += 1
+        counts[1] += len(got)
+        return got
+
+    monkeypatch.setattr(Source, "read", counted)
+    (tmp_path / "x.wav").write_bytes(content)
+    with contextlib.suppress(AudioError):  # some are sound
+        audio.read(tmp_path / "x.wav")
+    assert counts[0] <= most
+    assert counts[1] <= 100 * len(content) + (1 << 20)
 
 
 # ---------------------------------------------------------------- verbs over the whole corpus

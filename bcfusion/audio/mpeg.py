@@ -24,7 +24,7 @@ _BITRATES = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_BLOCK, _FIRST_BLOCK = 1 << 20, 1 << 12  # bytes read at once; few first, since gaps may follow each other closely
+_BLOCK, _FIRST_BLOCK = 1 << 20, 1 << 10  # bytes read at once; few first, since gaps may follow each other closely
 _ID3V1 = 128
 _OTHER_KINDS = (b"fLaC", b"OggS", b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff", b".snd")
 _DECODER_DELAY = 529  # samples; of every Layer III decoder
