@@ -581,6 +581,7 @@ def test_a_verb_ends_with_its_status_and_no_traceback(verb: str, told: Callable[
     found = told(verb)
     assert found.status == {**FAST, **SLOW}[verb].status, found.text
     assert "Traceback" not in found.text
+    assert "\x1b" not in found.text  # the name of a file does not steer the terminal
 
 
 def wrong(verbs: Mapping[str, Verb], subject: Subject, told: Callable[[str], Told]) -> dict[str, tuple[str, str]]:
