@@ -423,7 +423,6 @@ def _compressed() -> list[HostileFile]:
             "promises_a_year.flac",
             patched(flac, 21, bytes([flac[21] | 0x0F]) + b"\xff" * 4),
             says="its header promises",
-            by_header=False,
         ),
         HostileFile("rate_0.flac", patched(flac, 18, bytes(2) + bytes([flac[20] & 0x0F])), says="0 Hz"),
         HostileFile("damaged_frame.flac", patched(flac, len(flac) // 2, bytes(200)), says="damaged", by_header=False),

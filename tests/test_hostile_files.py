@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import TINY
 from hostile_files import FILES, NAMES, PLACES, RATE, HostileFile, Subject, chunk, riff, write_corpus
 from torch import Tensor, nn
 
@@ -613,3 +615,34 @@ def test_each_file_is_read_rightly_or_named_by_slow_verbs(
     name: str, corpus: Corpus, told: Callable[[str], Told]
 ) -> None:
     assert not wrong(SLOW, corpus.subject(name), told)
+
+
+@pytest.mark.slow
+def test_training_leaves_out_what_cannot_be_read_counts_it_and_ends(corpus: Corpus, tmp_path: Path) -> None:
+    lines = []
+    for subject in corpus.subjects:
+        picked = {"air_channel": 0} if subject.file.channels > 1 else {}
+        for split in ("train", "valid"):
+            about = {"id": f"{subject.key}.{split}", "split": split, "speaker": f"{subject.key}{split}"}
+            lines.append(json.dumps({**about, "air": os.fspath(subject.path), **picked}))
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    metrics = ("metrics=[si_sdr]", "selection=si_sdr", "trainer.keep_best=[si_sdr]", "trainer.max_valid_items=999")
+    words = ("data=manifest", "data.path=m.jsonl", "data.max_unreadable_share=1", "trainer.max_steps=3")
+    command = ["train", "experiment=seanet", *words, *TINY, "trainer.validate_every=2", *metrics]
+    done = subprocess.run(
+        [sys.executable, "-m", "bcfusion", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    refused = sum(not subject.file.readable and subject.file.by_header for subject in corpus.subjects)
+    assert f"{refused} of {len(corpus.subjects)} files are unreadable and left out" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    (table,) = tmp_path.glob("runs/*/*/*/quality/*.csv")
+    rows = list(csv.DictReader(table.open(newline="")))
+    scored = {row["id"].partition(".")[0] for row in rows if row["system"] == "enhanced" and row["si_sdr"]}
+    usable = {each.key for each in corpus.subjects if each.file.seconds > 1e-3}  # a single sample is silence
+    assert scored == usable

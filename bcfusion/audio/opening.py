@@ -231,7 +231,7 @@ def _layout(source: Source, path: str | os.PathLike[str], key: tuple[str, int, i
     found = chunked.layout(source, head, path)
     if found is not None:  # quickly found again
         return _Found(found, tags=tags)
-    found = ogg.layout(source, head) or flac.layout(source, head)
+    found = ogg.layout(source, head) or flac.layout(source, head, path)
     found = found or mpeg.layout(source, head, path)
     result = _Found(found or Layout(), mpeg.may_be(head), tags)
     if key is not None and (found is not None or tags):
