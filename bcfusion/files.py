@@ -28,6 +28,8 @@ __all__ = [
     "appearing_folder",
     "cache_directory",
     "fixed_part",
+    "from_json",
+    "from_yaml",
     "in_use",
     "matching",
     "name_below",
@@ -47,6 +49,8 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _PROBE_BYTES = 1 << 20
 #: names of what is being written, or being replaced
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(part|old)")
+_DEEP = 500  # brackets of a YAML text, and columns of one line's indentation, that may be nested
+_INDENTED = re.compile(rb"^[ ?:-]{500}", re.MULTILINE)
 _YOUNG = 2.0  # seconds; the process that writes a younger file may not have locked it yet
 
 
@@ -236,10 +240,45 @@ def write_text(path: str | os.PathLike[str], text: str, *, newline: str | None =
     return Path(path)
 
 
+def from_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is no JSON, is not UTF-8, or holds a number of thousands of digits or brackets in thousands of
+            others, for which Python's own reader has other errors.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+
+
+def from_yaml(text: str | bytes) -> Any:
+    """Return the plain values of a YAML text; nothing that it names is made or called.
+
+    Raises:
+        ValueError: it is no YAML, holds a tag, a date that does not exist or brackets in thousands of others.
+    """
+    import yaml
+
+    data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    # libyaml's reader is ten times faster, and ends the whole process where Python's has an error
+    may_be_deep = data.count(b"[") + data.count(b"{") > _DEEP or _INDENTED.search(data) is not None
+    fast = yaml.SafeLoader if may_be_deep else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(data, fast)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deeply") from error
+    except (OverflowError, TypeError, AttributeError, LookupError) as error:  # of numbers, keys and times that are none
+        raise ValueError(f"a value cannot be read ({type(error).__name__}: {error})") from error
+
+
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the JSON object in a file; empty if there is no such file, or if it holds something else."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = from_json(Path(path).read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -26,6 +26,7 @@ __all__ = [
     "BINARY",
     "ENDING",
     "HAS_LOCKS",
+    "NO_WAIT",
     "Space",
     "cores",
     "held_back",
@@ -43,6 +44,7 @@ __all__ = [
 _WINDOWS = os.name == "nt"
 HAS_LOCKS = fcntl is not None  #: whether :func:`lock` keeps anybody out
 BINARY = getattr(os, "O_BINARY", 0)  #: flag of os.open without which Windows changes what it reads and writes
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)  #: flag of os.open that does not wait for whoever writes into a pipe
 #: signals that ask a process to end; Windows has no SIGHUP
 ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from bcfusion.configuration.learning import needs_discriminators
 from bcfusion.contracts import Batch, asks_for, unprovided
 from bcfusion.errors import CheckpointError, TrainingError
+from bcfusion.files import from_yaml
 from bcfusion.losses.mel import LogMelLoss
 from bcfusion.losses.spectral import MultiResolutionStftLoss
 from bcfusion.probe import moved
@@ -58,13 +58,20 @@ def losses_of(
     nodes = bundle.training.get("losses")
     config = RunDir(model).config
     if nodes is None and (RunDir(model).record.is_file() and config.is_file()):
-        nodes = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("losses")
+        try:
+            content = from_yaml(config.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{config} cannot be read: {error}") from error
+        nodes = content.get("losses") if isinstance(content, Mapping) else None
     found: dict[str, tuple[nn.Module, float]] = {}
-    for name, node in (nodes or {}).items():
+    for name, node in nodes.items() if isinstance(nodes, Mapping) else ():
         if trusted is not None and name not in trusted:
             continue
-        arguments = dict(node)
-        weight = float(arguments.pop("weight", 1.0))
+        try:
+            arguments = dict(node)
+            weight = float(arguments.pop("weight", 1.0))
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{model} is damaged: its loss {name} has no settings: {error}") from error
         try:
             loss = build_generator(arguments, model, trust_code=trust_code or trusted is not None)
         except CheckpointError as error:

@@ -11,7 +11,7 @@ import os
 import struct
 from dataclasses import dataclass, replace
 
-from bcfusion.audio.formats import UnreadableAudio
+from bcfusion.audio.formats import MOST_CHUNKS, UnreadableAudio
 from bcfusion.audio.pcm import plain
 from bcfusion.audio.views import Layout, Piece, Source
 
@@ -21,6 +21,7 @@ _W64_RIFF = bytes.fromhex("72696666 2e91 cf11 a5d6 28db04c10000")
 #: sizes in 32 bits from here on mean "unknown" in a smaller file: programs write 0x7F000000, 0x7FFFF000 or all ones
 _UNKNOWN = 0x7F000000
 _LARGEST_WAV = 0xFFFFFFFF
+_LARGEST_LONG = 1 << 63  # the same for sizes in 64 bits
 _PLAIN = (1, 3, 6, 7, 0xFFFE)  # format tags of WAV in which a block is a sample of each channel
 
 
@@ -37,6 +38,7 @@ class _Kind:
 
 
 _RIFF = _Kind(12, 4, "<I", False, 2, b"data")
+_RIFX = _Kind(12, 4, ">I", False, 2, b"data")
 _AIFF = _Kind(12, 4, ">I", False, 2, b"SSND")
 _W64 = _Kind(40, 16, "<Q", True, 8, b"data")
 _CAF = _Kind(8, 4, ">q", False, 1, b"data")
@@ -66,6 +68,8 @@ def layout(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout 
     """
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         return _wav(source, head, path)
+    if head[:4] == b"RIFX" and head[8:12] == b"WAVE":
+        return _other(source, _RIFX, path, unfinished=(0,))
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _other(source, _AIFF, path, unfinished=(0, 8))
     if head[:16] == _W64_RIFF:
@@ -109,7 +113,9 @@ def _wav(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout:
 def _other(source: Source, kind: _Kind, path: str | os.PathLike[str], unfinished: tuple[int, ...]) -> Layout:
     found, _, _ = _find(source, kind, path)
     rest = source.size - found.begin
-    unknown = found.size in (*unfinished, -1) or (kind is not _CAF and found.size >= _UNKNOWN and found.size > rest)
+    unknown = found.size in (*unfinished, -1)
+    if kind is not _CAF:
+        unknown = unknown or rest < found.size >= (_LARGEST_LONG if kind is _W64 else _UNKNOWN)
     # an empty file: its last chunk ends where the file ends, or chunks follow it
     last = found.begin + max(unfinished) - (max(unfinished) if kind.header_counts else 0)
     unknown = unknown and last < source.size and not _are_chunks(source, kind, last)
@@ -147,7 +153,9 @@ def _find(source: Source, kind: _Kind, path: str | os.PathLike[str]) -> tuple[_C
     width = struct.calcsize(kind.size)
     position, long_size, form = kind.first, 0, b""
     block, unit = 1, "bytes of sound"
-    while len(header := source.read(position, kind.name + width)) == kind.name + width:
+    for _ in range(MOST_CHUNKS):
+        if len(header := source.read(position, kind.name + width)) < kind.name + width:
+            break
         name = header[:4]
         (size,) = struct.unpack_from(kind.size, header, kind.name)
         begin = position + kind.name + width
@@ -155,7 +163,7 @@ def _find(source: Source, kind: _Kind, path: str | os.PathLike[str]) -> tuple[_C
             return _Chunk(begin - width, begin, size, block, unit), long_size, form
         body = source.read(begin, 32) if name in (b"fmt ", b"ds64") else b""
         if name == b"fmt " and len(body) >= 14:
-            tag, aligned = struct.unpack_from("<H", body)[0], struct.unpack_from("<H", body, 12)[0]
+            tag, aligned = struct.unpack_from(f"{kind.size[0]}H10xH", body)
             block, unit = (aligned, "samples" if tag in _PLAIN else "blocks") if aligned else (1, unit)
             form = source.read(position, kind.name + width + size) if size < 1000 else b""
         elif name == b"ds64" and len(body) >= 16:
@@ -164,13 +172,18 @@ def _find(source: Source, kind: _Kind, path: str | os.PathLike[str]) -> tuple[_C
         if length < 0:
             break
         position = begin + length + -length % kind.align
+    else:
+        raise UnreadableAudio(f"{path} is damaged: {MOST_CHUNKS} chunks come before its samples", path)
     raise UnreadableAudio(f"{path} is truncated: it ends before its samples begin", path)
 
 
 def _are_chunks(source: Source, kind: _Kind, position: int) -> bool:
     """Return whether what follows an empty chunk is further chunks, the last of which ends where the file ends."""
     width = kind.name + struct.calcsize(kind.size)
-    while len(header := source.read(position, width)) == width:
+    header = b""
+    for _ in range(MOST_CHUNKS):
+        if len(header := source.read(position, width)) < width:
+            break
         if not all(0x20 <= byte < 0x7F for byte in header[:4]):
             return False
         (size,) = struct.unpack_from(kind.size, header, kind.name)

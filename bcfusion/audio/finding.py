@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bcfusion.audio.formats import EXTENSIONS, FOREIGN
+from bcfusion.audio.formats import EXTENSIONS, FOREIGN, one_line
 from bcfusion.errors import AudioError
 from bcfusion.files import matching, on_disk
 from bcfusion.nearest import nearest_path
@@ -56,8 +56,8 @@ def find_audio(paths_or_globs: str | os.PathLike[str] | Sequence[str | os.PathLi
             found.add(path)
         elif glob.has_magic(os.fspath(path)):
             matched = [name for name in matching(path) if not name.name.startswith("._")]  # AppleDouble files of macOS
-            sounds = [name for name in matched if name.suffix.lower() in EXTENSIONS and name.is_file()]
-            foreign = [name for name in matched if name.suffix.lower() in FOREIGN and name.is_file()]
+            sounds = [name for name in matched if name.suffix.lower() in EXTENSIONS and not os.path.isdir(name)]
+            foreign = [name for name in matched if name.suffix.lower() in FOREIGN and not os.path.isdir(name)]
             if not sounds:
                 raise AudioError(f"no audio matches {path}: {_left_out(foreign) or f'expected {_EXPECTED}'}")
             _warn(path, foreign)
@@ -70,7 +70,8 @@ def find_audio(paths_or_globs: str | os.PathLike[str] | Sequence[str | os.PathLi
 def walk(folder: Path) -> Iterator[Path]:
     """Yield the sound files below a folder; hidden ones are left out, links are followed, but no folder twice.
 
-    A warning gives the number of files of sound that libsndfile cannot read, by their suffixes, once for a folder.
+    A warning gives the number of files of sound that libsndfile cannot read, by their suffixes, once for a folder;
+    another one names each folder that cannot be listed.
     """
     sounds, foreign = _listed(folder)
     _warn(folder, foreign)
@@ -82,7 +83,7 @@ def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
     seen: set[str] = set()
     sounds: list[Path] = []
     foreign: list[Path] = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_unlisted, followlinks=True):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
@@ -98,6 +99,14 @@ def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
             elif ending.endswith(FOREIGN):
                 foreign.append(Path(parent, name))
     return sounds, foreign
+
+
+def _unlisted(error: OSError) -> None:
+    """Warn of a folder whose files nobody will see."""
+    reason = one_line(error)
+    if (os.fspath(error.filename), reason) not in _reported:
+        _reported.add((os.fspath(error.filename), reason))
+        logger.warning("%s: left out, with all that is in it: %s", error.filename, reason)
 
 
 def _left_out(foreign: Sequence[Path]) -> str:

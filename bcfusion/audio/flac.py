@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from bcfusion.audio.formats import UnreadableAudio
 from bcfusion.audio.views import Layout, Source
 
 __all__ = ["layout"]
@@ -12,6 +14,7 @@ __all__ = ["layout"]
 _STREAMINFO = 8  # where the body of the first block starts, after "fLaC" and the block's own header
 _TOTAL = _STREAMINFO + 13  # where the byte starts that holds the upper 4 of the 36 bits of the length
 _LARGEST_FRAME = 1 << 24
+_LARGEST_BLOCK, _SMALLEST_FRAME = 65535, 8  # samples, and bytes: header, a constant in each channel, checksum
 _FIRST_LOOK = 1 << 16
 # number of samples of a frame, by the code in its header; 6 and 7: written in the header itself
 _BLOCKS = {
@@ -29,18 +32,28 @@ class _Frame(NamedTuple):
     samples: int
 
 
-def layout(source: Source, head: bytes) -> Layout | None:
-    """Return how a file is read; None if it is no FLAC, or one that states its length."""
+def layout(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout | None:
+    """Return how a file is read; None if it is no FLAC, or one that states its length.
+
+    Raises:
+        UnreadableAudio: it states more samples than its bytes can hold.
+    """
     if head[:4] != b"fLaC" or len(head) < _STREAMINFO + 18 or head[4] & 0x7F:
         return None
-    if head[_TOTAL] & 0x0F or any(head[_TOTAL + 1 : _TOTAL + 5]):
+    if stated := int.from_bytes(head[_TOTAL : _TOTAL + 5], "big") & (1 << 36) - 1:
+        if stated > _LARGEST_BLOCK * (source.size // _SMALLEST_FRAME + 1):
+            raise UnreadableAudio(
+                f"{path} is truncated or damaged: its header promises {stated} samples, more than {source.size} bytes "
+                "can hold",
+                path,
+            )
         return None
     total, cut = _total(source, head)
     if not total:
         return None
-    stated = bytes([head[_TOTAL] & 0xF0 | total >> 32]) + (total & 0xFFFFFFFF).to_bytes(4, "big")
+    written = bytes([head[_TOTAL] & 0xF0 | total >> 32]) + (total & 0xFFFFFFFF).to_bytes(4, "big")
     after = _TOTAL + 5
-    pieces = ((0, _TOTAL), stated, (after, source.size - after))
+    pieces = ((0, _TOTAL), written, (after, source.size - after))
     remark = f"its header states no length: its frames hold {total} samples"
     return Layout((pieces,), remark + ("; its end is missing" if cut else ""), cut)
 

@@ -8,7 +8,16 @@ import numpy as np
 
 from bcfusion.errors import AudioError
 
-__all__ = ["EXTENSIONS", "FOREIGN", "AudioFormatError", "UnreadableAudio", "one_line", "require_finite"]
+__all__ = [
+    "EXTENSIONS",
+    "FOREIGN",
+    "MOST_CHUNKS",
+    "RATES",
+    "AudioFormatError",
+    "UnreadableAudio",
+    "one_line",
+    "require_finite",
+]
 
 #: files that libsndfile reads
 EXTENSIONS = (
@@ -21,6 +30,12 @@ FOREIGN = (
     *(".mkv", ".avi", ".wv", ".ape", ".tta", ".tak", ".alac", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".ra", ".spx"),
     *(".mp1", ".mp2", ".mpc", ".qcp", ".gsm", ".raw", ".pcm"),
 )
+
+#: Hz that a header may state: a tenth of what holds speech, up to ten times what converters give. Memory grows with the
+#: rate, for what is read at once, and against it, for what is resampled.
+RATES = (100, 1 << 20)
+#: chunks of a WAV or one of its relatives before its samples: programs write some tens, and each takes time
+MOST_CHUNKS = 4096
 
 
 class AudioFormatError(AudioError):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bcfusion.audio.formats import UnreadableAudio
 from bcfusion.audio.views import Layout, Piece, Source
 
-__all__ = ["layout", "may_be"]
+__all__ = ["foreign_tags", "layout", "may_be"]
 
 _RATES = (44100, 48000, 32000)
 # kbit/s of Layer III by the code in the frame header: of MPEG-1, and of MPEG-2 and 2.5
@@ -24,9 +24,9 @@ _BITRATES = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_BLOCK = 1 << 20
+_BLOCK, _FIRST_BLOCK = 1 << 20, 1 << 10  # bytes read at once; few first, since gaps may follow each other closely
 _ID3V1 = 128
-_OTHER_KINDS = (b"fLaC", b"OggS", b"RIFF", b"RF64", b"FORM", b"riff", b"caff", b".snd")
+_OTHER_KINDS = (b"fLaC", b"OggS", b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff", b".snd")
 _DECODER_DELAY = 529  # samples; of every Layer III decoder
 _FRAMES_STATED, _BYTES_STATED, _CONTENTS_STATED, _QUALITY_STATED = 1, 2, 4, 8  # flags of a Xing header
 
@@ -64,6 +64,14 @@ class _Walk:
 def may_be(head: bytes) -> bool:
     """Return whether a file that begins with these bytes is given to the decoder of MPEG audio."""
     return head[:3] == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
+
+
+def foreign_tags(source: Source, head: bytes) -> int:
+    """Return the bytes of ID3v2 tags in front of a file of another kind than MPEG; 0 if there are none."""
+    if head[:3] != b"ID3":
+        return 0
+    position = _after_tags(source)
+    return position if source.read(position, 4) in _OTHER_KINDS else 0
 
 
 def layout(source: Source, head: bytes, path: str | os.PathLike[str]) -> Layout | None:
@@ -127,19 +135,27 @@ def _start(source: Source) -> int | None:
 
     None if the tags are those of a file of another kind, in whose samples two frames may be found by chance.
     """
-    position = 0
-    while (tag := source.read(position, 10))[:3] == b"ID3" and len(tag) == 10:
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True))
-        position += 10 + size + (10 if tag[5] & 0x10 else 0)
-    if tag[:4] in _OTHER_KINDS:
+    position = _after_tags(source)
+    if source.read(position, 4) in _OTHER_KINDS:
         return None
     return _resync(source, position, source.size, None)
 
 
+def _after_tags(source: Source) -> int:
+    """Return where the tags at the start of a file end: ID3v2, one or several."""
+    position = 0
+    while (tag := source.read(position, 10))[:3] == b"ID3" and len(tag) == 10:
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=True))
+        position += 10 + size + (10 if tag[5] & 0x10 else 0)
+    return position
+
+
 def _resync(source: Source, position: int, end: int, kind: tuple[int, int] | None) -> int | None:
     """Return the next byte from which on there are two frames of one kind, or one that ends where the sound ends."""
+    block = _FIRST_BLOCK
     while position < end:
-        data = source.read(position, _BLOCK)
+        data = source.read(position, block)
+        block = min(2 * block, _BLOCK)
         place = -1
         while (place := data.find(b"\xff", place + 1)) >= 0:
             frame = _frame(data[place : place + 4] if place + 4 <= len(data) else source.read(position + place, 4))
@@ -175,10 +191,11 @@ def _walk(source: Source, begin: int, end: int, kind: tuple[int, int]) -> _Walk:
 
 def _sizes(source: Source, position: int, kind: tuple[int, int]) -> Iterator[int]:
     """Yield the sizes of the frames that follow each other without a gap."""
-    data, offset = b"", position
+    data, offset, block = b"", position, _FIRST_BLOCK
     while True:
         if position + 4 > offset + len(data):
-            data, offset = source.read(position, _BLOCK), position
+            data, offset = source.read(position, block), position
+            block = min(2 * block, _BLOCK)
         place = position - offset
         frame = _frame(data[place : place + 4])
         if frame is None or frame.kind != kind:

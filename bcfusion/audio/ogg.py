@@ -15,6 +15,7 @@ __all__ = ["layout"]
 
 _AHEAD = 1 << 17  # bytes searched at once for the next page; one has at most 65,307
 _HEADER = 27
+_START = b"OggS\0"
 _BEGINS, _ENDS = 2, 4  # flags of a page: the first, and the last, of its stream
 END_MISSING = "its end is missing"
 
@@ -69,7 +70,7 @@ def layout(source: Source, head: bytes) -> Layout | None:
 def _page(source: Source, start: int) -> _Page | None:
     """Return the page that starts at a byte, also if the file ends within it."""
     header = source.read(start, _HEADER + 255)
-    if len(header) < _HEADER or header[:5] != b"OggS\0":
+    if len(header) < _HEADER or header[:5] != _START:
         return None
     segments = header[26]
     end = start + _HEADER + segments + sum(header[_HEADER : _HEADER + segments])
@@ -82,12 +83,16 @@ def _pages(source: Source) -> Iterator[_Page]:
     Behind a page that was cut, the next one starts within the bytes that its header counts.
     """
     position = searched = 0
+    held, begin = b"", 0  # bytes that are searched, and where they begin
     while position + _HEADER <= source.size:
         page = _page(source, position)
         if page is None:
-            ahead = source.read(searched + 1, _AHEAD)
-            found = ahead.find(b"OggS")
-            position = searched = searched + 1 + (found if found >= 0 else max(1, len(ahead) - 3))
+            if not begin <= searched + 1 <= begin + len(held) - len(_START):
+                begin = searched + 1
+                held = source.read(begin, _AHEAD)
+            found = held.find(_START, searched + 1 - begin)
+            searched = begin + found if found >= 0 else max(searched + 1, begin + len(held) - len(_START) + 1)
+            position = searched
             continue
         if page.end > source.size:
             return

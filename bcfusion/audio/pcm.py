@@ -6,9 +6,10 @@ import struct
 
 import numpy as np
 
+from bcfusion.audio.formats import RATES
 from bcfusion.audio.views import Plain, Source
 
-__all__ = ["PlainSound", "plain"]
+__all__ = ["GUID", "PlainSound", "plain"]
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 #: by format tag and bits: libsndfile's name, how a sample is stored, and the factor to [-1, 1]
@@ -18,8 +19,8 @@ _KINDS: dict[tuple[int, int], tuple[str, str, float]] = {
     (_PCM, 32): ("PCM_32", "<i4", 2.0**-31),
     (_FLOAT, 32): ("FLOAT", "<f4", 1.0),
 }
-_GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  # of an extensible format, after its tag
-_LARGEST_RATE, _MOST_CHANNELS = 1 << 20, 64
+GUID = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")  #: of an extensible format, after its tag
+_MOST_CHANNELS = 64
 
 
 def plain(form: bytes, begin: int, size: int) -> Plain | None:
@@ -36,10 +37,10 @@ def plain(form: bytes, begin: int, size: int) -> Plain | None:
     name = "WAV"
     if tag == _EXTENSIBLE and len(form) >= 48:
         valid, _, tag = struct.unpack_from("<HIH", form, 26)
-        if valid != bits or form[34:48] != _GUID:
+        if valid != bits or form[34:48] != GUID:
             return None
         name = "WAVEX"
-    usual = 0 < channels <= _MOST_CHANNELS and 0 < rate <= _LARGEST_RATE and block == channels * (bits // 8)
+    usual = 0 < channels <= _MOST_CHANNELS and RATES[0] <= rate <= RATES[1] and block == channels * (bits // 8)
     if (tag, bits) not in _KINDS or not usual or size < block:
         return None
     return Plain(begin, size // block, channels, rate, tag, bits, name)

@@ -76,6 +76,10 @@ class Source:
         self._head = b""
         self.size = size
 
+    def after(self, offset: int) -> Source:
+        """Return the bytes from ``offset`` on as a source of its own."""
+        return Source(self._content, self._offset + offset, max(0, self.size - offset)) if offset else self
+
     def head(self, count: int) -> bytes:
         """Return the first bytes, and keep as many as most headers have, so that these are read from the file once."""
         self._head = self.read(0, max(count, _HEADER))

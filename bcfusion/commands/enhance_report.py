@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bcfusion.errors import AudioError, WriteError
-from bcfusion.files import of_the_disk, why_unwritable
+from bcfusion.files import from_json, of_the_disk, why_unwritable
 
 __all__ = ["COLUMNS", "EXISTING", "FAILED", "RESTORED", "ReportFile", "check_report"]
 
@@ -160,7 +160,7 @@ def _present(path: Path) -> tuple[int, list[dict[str, Any]]]:
 
 def _json_row(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = from_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) and set(row) == set(COLUMNS) else None

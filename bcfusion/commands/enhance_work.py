@@ -14,7 +14,7 @@ from bcfusion.commands import USER_ERROR
 from bcfusion.commands.enhance_plan import EXISTS, Fault, Job, Plan
 from bcfusion.commands.enhance_report import EXISTING, FAILED, RESTORED, ReportFile
 from bcfusion.commands.shared.restored import SHORTEST_CUT, peak_warning
-from bcfusion.errors import AudioError, BcfusionError, WriteError
+from bcfusion.errors import AudioError, BcfusionError, WriteError, printable
 
 if TYPE_CHECKING:
     from bcfusion.inference.enhance import Enhanced
@@ -29,7 +29,7 @@ def show(plan: Plan, arguments: argparse.Namespace) -> int:
     """Print what would be read and written, and return the exit status."""
     for job in plan.jobs:
         replaced = "  (replaced)" if os.path.exists(job.target) else ""
-        print(f"{' + '.join(map(str, job.sources))} -> {job.target}{replaced}")
+        print(printable(f"{' + '.join(map(str, job.sources))} -> {job.target}{replaced}"))
     print(f"{_count(len(plan.jobs))} would be written to {arguments.output}")
     return _left_out(plan, "would not be restored")
 
@@ -186,20 +186,21 @@ def _restore(
 
 def _remark(result: Enhanced, protection: str) -> None:
     for remark in result.remarks:
-        print(f"note: {remark}")
+        print(printable(f"note: {remark}"))
     if result.overs:
-        print(peak_warning(result.overs, result.peak, result.gain, protection, result.target, "--subtype FLOAT"))
+        warning = peak_warning(result.overs, result.peak, result.gain, protection, result.target, "--subtype FLOAT")
+        print(printable(warning))
 
 
 def _title(plan: Plan, job: Job, number: int) -> str:
-    return f"[{number}/{len(plan.jobs)}] {job.sources[0]} -> {job.target}"
+    return printable(f"[{number}/{len(plan.jobs)}] {job.sources[0]} -> {job.target}")
 
 
 def _left_out(plan: Plan, what: str) -> int:
     if plan.problems:
         print(f"{plan.left_out} {what}:", file=sys.stderr)
         for problem in plan.problems:
-            print(f"  {problem}", file=sys.stderr)
+            print(printable(f"  {problem}", keep="\n"), file=sys.stderr)
     return USER_ERROR if plan.problems else 0
 
 

@@ -12,7 +12,7 @@ from bcfusion.commands import exit_status
 from bcfusion.commands.shared.arguments import between, path, positive_int, positive_number, separated, verb_parser
 from bcfusion.commands.shared.model_choice import add_trust_option, chosen_model
 from bcfusion.commands.shared.process_state import make_cwd_importable
-from bcfusion.errors import BcfusionError, CheckpointError, DataError
+from bcfusion.errors import BcfusionError, CheckpointError, DataError, printable
 from bcfusion.startup import loading
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _write(output: Path, text: str) -> None:
 
 
 def _left_out(problem: str) -> None:
-    print(f"left out: {problem}", file=sys.stderr)
+    print(printable(f"left out: {problem}", keep="\n"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bcfusion.configuration.compose import LIST_GROUPS
 from bcfusion.configuration.moved import RENAMED, current_target
 from bcfusion.configuration.paths import conf_dir, group_members, groups
 from bcfusion.configuration.targets import HYDRA_KEYS, takes_argument
 from bcfusion.configuration.values import UNRESOLVED, at
+from bcfusion.files import from_yaml
 from bcfusion.nearest import nearest
 
 #: what other frameworks call a key or group, and its name here
@@ -191,8 +190,8 @@ def _has(content: Mapping[str, Any], path: str) -> bool:
 def read_yaml(file: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; an empty one if there is none, or it cannot be read."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        content = from_yaml(file.read_bytes())
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -159,7 +159,7 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[ItemScore]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no text, or there are no columns ``id`` and ``system``.
+        ValueError: it is no text, or a line has no ``id`` and ``system``.
     """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
@@ -170,6 +170,8 @@ def read_rows(path: Path) -> tuple[tuple[str, ...], list[ItemScore]]:
             raise ValueError(f"{path} is damaged: {error}") from error
     if not {"id", "system"} <= set(heads):
         raise ValueError(f"{path} has no columns id and system")
+    if any(line["id"] is None or line["system"] is None for line in lines):
+        raise ValueError(f"{path} is damaged: a line ends before its columns id and system")
     others = (head for head in heads if head not in ("id", "system", *INFO, "skipped"))
     names = tuple(head for head in others if all(_number(line[head]) is not None for line in lines if line[head]))
     rows = []

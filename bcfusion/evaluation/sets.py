@@ -80,7 +80,7 @@ def read_published(path: Path) -> list[Published]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is no CSV in UTF-8: {error}") from error
     if lacking := [head for head in _ABOUT[:2] if head not in heads]:
-        raise DataError(f"{path} has no column {', '.join(lacking)}; its columns: {', '.join(heads)}")
+        raise DataError(f"{path} has no column {', '.join(lacking)}; its columns: {', '.join(heads)[:300]}")
     names = [head for head in heads if head and head not in _ABOUT]
     rows = []
     for number, line in enumerate(lines, start=2):

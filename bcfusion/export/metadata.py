@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 from bcfusion import __version__
 from bcfusion.errors import ExportError
+from bcfusion.files import from_json
 
 __all__ = [
     "INPUT",
@@ -137,16 +138,16 @@ def parse_metadata(stored: Mapping[str, str], where: str | os.PathLike[str]) -> 
             hop=int(own["hop"]),
             lookahead=int(own["lookahead"]),
             delay=int(own["delay"]) if own["delay"] else None,
-            sensors=tuple(json.loads(own["sensors"])),
+            sensors=tuple(from_json(own["sensors"])),
             skip_channel=int(own["skip_channel"]),
-            states=tuple(StateTensor(each["input"], tuple(each["shape"])) for each in json.loads(own["states"])),
+            states=tuple(StateTensor(each["input"], tuple(each["shape"])) for each in from_json(own["states"])),
             packed=own["packed"] == "true",
             precision=cast("Precision", own["precision"]),
             strength_share=float(own["strength_share"]),
             network=own["network"],
             version=own["version"],
-            licence=tuple(json.loads(own["licence"])),
-            origin=json.loads(own["origin"]),
+            licence=tuple(from_json(own["licence"])),
+            origin=from_json(own["origin"]),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise ExportError(f"{where} is damaged: its metadata cannot be read ({error!r})") from error

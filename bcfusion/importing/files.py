@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bcfusion.errors import CheckpointError
+from bcfusion.files import from_json
 from bcfusion.nearest import nearest_path
 from bcfusion.run.fetching import Fetched, Reference, fetch, parse_reference
 
@@ -58,7 +58,7 @@ class Found:
         if self.config is None:
             return {}
         try:
-            content = json.loads(self.config.read_bytes())
+            content = from_json(self.config.read_bytes())
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.config} cannot be read as JSON: {error}") from error
         if not isinstance(content, dict):

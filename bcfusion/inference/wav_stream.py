@@ -6,6 +6,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bcfusion.audio.formats import MOST_CHUNKS, RATES
+from bcfusion.audio.pcm import GUID
 from bcfusion.errors import AudioError
 from bcfusion.inference.pcm import RAW_FORMATS, RawFormat
 
@@ -13,6 +15,8 @@ __all__ = ["WavStream", "opened_wav", "wav_header"]
 
 _UNKNOWN, _LONG_UNKNOWN = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF  # as sizes: up to the end
 _PLACEHOLDER = 0x7F000000  # sizes in 32 bits from here on need not be true
+_MOST_CHANNELS = 1024  # as in files, which libsndfile reads
+_LONGEST_FORMAT = 1 << 16  # bytes of its description
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE  # format tags
 _FORMATS = {(_PCM, 16): "s16le", (_PCM, 24): "s24le", (_PCM, 32): "s32le", (_FLOAT, 32): "f32le"}
 
@@ -95,17 +99,19 @@ def opened_wav(receive: Callable[[], bytes], name: str) -> WavStream:
         raise AudioError(f"{name} is no WAV: give --raw-format {', '.join(RAW_FORMATS)} for samples without a header")
     found: tuple[RawFormat, int, int] | None = None
     long_size = 0  # of the samples, where 32 bits do not suffice
-    while True:
+    for _ in range(MOST_CHUNKS):
         kind, size = struct.unpack("<4sI", source.take(8))
         if kind == b"data":
             break
-        if kind == b"fmt ":
+        if kind == b"fmt " and size < _LONGEST_FORMAT:
             found = _format(source.take(size), name)
         elif kind == b"ds64" and 16 <= size < 1 << 16:
             long_size = struct.unpack_from("<Q", source.take(size), 8)[0]
         else:
             source.skip(size)
         source.skip(size % 2)  # chunks begin at even positions
+    else:
+        raise AudioError(f"{name} is damaged: {MOST_CHUNKS} chunks come before its samples")
     if found is None:
         raise AudioError(f"{name} is no WAV: its samples come before their format")
     if start[:4] == b"RF64" and size == _UNKNOWN:
@@ -134,9 +140,9 @@ def _format(fields: bytes, name: str) -> tuple[RawFormat, int, int]:
     if len(fields) < 16:
         raise AudioError(f"{name} is no WAV: the description of its format is too short")
     tag, channels, rate, _, _, bits = struct.unpack("<HHIIHH", fields[:16])
-    if tag == _EXTENSIBLE and len(fields) >= 26:
+    if tag == _EXTENSIBLE and fields[26:40] == GUID:
         tag = struct.unpack("<H", fields[24:26])[0]
-    if (tag, bits) not in _FORMATS or not channels or not rate:
+    if (tag, bits) not in _FORMATS or not 0 < channels <= _MOST_CHANNELS or not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
             f"{name} is a WAV of format {tag} with {bits} bits and {channels} channels at {rate} Hz: a pipe takes "
             "integers of 16, 24 and 32 bits and floating-point numbers of 32 bits"

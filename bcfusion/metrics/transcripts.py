@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from bcfusion.errors import DataError
-from bcfusion.files import name_below, normal_name, on_disk
+from bcfusion.files import from_json, name_below, normal_name, on_disk
 
 COLUMN = "text"
 
@@ -38,7 +37,13 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
                 found = {_identity(record): str(record[COLUMN]) for record in records if record.get(COLUMN)}
     except FileNotFoundError:
         raise DataError(f"transcripts {source}: there is no such file or folder") from None
-    except (OSError, ValueError, csv.Error) as error:  # not UTF-8, not JSON, an offset that is not a number
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        csv.Error,
+    ) as error:  # not UTF-8, not JSON, no number, no path
         raise DataError(f"transcripts {source} cannot be read: {error}") from error
     if not found:
         wanted = "file *.txt" if source.is_dir() else f"line with the column {COLUMN!r}"
@@ -49,7 +54,7 @@ def read_transcripts(path: str | Path) -> dict[str, str]:
 def _objects(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
     for line in lines:
         if line.strip():
-            record = json.loads(line)
+            record = from_json(line)
             if not isinstance(record, dict):
                 raise ValueError(f"a line of a manifest is an object in braces, not {line.strip()[:40]}")
             yield record

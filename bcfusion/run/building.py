@@ -19,6 +19,18 @@ from bcfusion.run.trust import VARIABLE, may_be_built, may_be_imported
 
 __all__ = ["build_generator"]
 
+#: what constructors raise if arguments do not fit, or a size is more than memory holds
+_REFUSALS = (
+    TypeError,
+    ValueError,
+    ConfigError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    MemoryError,
+)
+
 
 def build_generator(config: Mapping[str, Any], source: Path, *, trust_code: bool = False) -> nn.Module:
     """Return the network that ``config`` describes, nested modules included.
@@ -53,8 +65,8 @@ def _build(value: Any, source: Path, trust_code: bool) -> Any:
         return functools.partial(kind, *positional, **arguments)
     try:
         return kind(*positional, **arguments)
-    except (TypeError, ValueError, ConfigError) as error:
-        raise CheckpointError(f"{source}: cannot build {value['_target_']}: {error}") from error
+    except _REFUSALS as error:
+        raise CheckpointError(f"{source}: cannot build {value['_target_']}: {str(error)[:500]}") from error
 
 
 def _module_class(target: str, source: Path, trust_code: bool) -> type[nn.Module]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 from bcfusion import __version__
 from bcfusion.errors import CheckpointError
+from bcfusion.files import from_json
 from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 from bcfusion.run.stored import check_format, require_keys
 from bcfusion.run.yaml_file import read_yaml
@@ -129,10 +130,10 @@ def count_parameters(weights: Path) -> int:
         size = file.read(8)
         if len(size) < 8 or (length := struct.unpack("<Q", size)[0]) > weights.stat().st_size:
             raise ValueError(f"{weights} is not a safetensors file")
-        header = json.loads(file.read(length))
+        header = from_json(file.read(length))
     try:
         return sum(
-            math.prod(tensor["shape"])
+            math.prod(map(index, tensor["shape"]))  # whole numbers: a text times a number may fill the memory
             for name, tensor in header.items()
             if name != "__metadata__" and not name.endswith(_MEASURED)
         )

@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from bcfusion.errors import first_line
-from bcfusion.files import write_text
+from bcfusion.errors import CheckpointError, first_line
+from bcfusion.files import from_json, from_yaml, write_text
 from bcfusion.run.layout import RunDir
 
 OBJECTIVE, FAILED, PRUNED = "objective.json", "failed.txt", "pruned.txt"
@@ -91,12 +89,19 @@ def job_folders(sweep_dir: Path) -> Iterator[Path]:
 
 
 def read_objective(job_dir: Path) -> tuple[float, ...]:
-    """Return the numbers of ``objective.json``; an empty tuple if there are none."""
+    """Return the numbers of ``objective.json``; an empty tuple if there are none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     file = job_dir / OBJECTIVE
     if not file.is_file():
         return ()
-    value = json.loads(file.read_bytes())
-    return tuple(float(v) for v in (value if isinstance(value, list) else [value]))
+    try:
+        value = from_json(file.read_bytes())
+        return tuple(float(v) for v in (value if isinstance(value, list) else [value]))
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{file} holds no numbers: {error}") from error
 
 
 def read_outcomes(sweep_dir: Path) -> list[Outcome]:
@@ -116,7 +121,13 @@ def read_end(job_dir: Path) -> tuple[Status, str]:
 
 
 def _read_outcome(job_dir: Path, name: str) -> Outcome:
-    overrides = yaml.safe_load(RunDir(job_dir).hydra_overrides.read_text(encoding="utf-8")) or []
+    file = RunDir(job_dir).hydra_overrides
+    try:
+        overrides = from_yaml(file.read_bytes()) or []
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if not isinstance(overrides, list):
+        raise CheckpointError(f"{file} holds no list of overrides")
     status, note = read_end(job_dir)
     time = 0.0 if status == "no result" else (job_dir / END_FILES[status]).stat().st_mtime
     return Outcome(name, tuple(str(o) for o in overrides), status, read_objective(job_dir), note, time)

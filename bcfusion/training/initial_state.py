@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
@@ -17,6 +16,7 @@ from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.moved import with_current_targets
 from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.files import from_yaml
 from bcfusion.run import checkpoint
 from bcfusion.run.layout import RunDir
 from bcfusion.run.models import Resolved, resolve_model
@@ -99,7 +99,10 @@ def resumed_content(config: dict[str, Any], run: RunDir) -> dict[str, Any] | Non
         )
     changes = changed_settings(with_current_targets(resumed["config"]), config)
     if changes and run.config.is_file():  # a relative path that leads to the same place from another folder is the same
-        recorded = with_current_targets(yaml.safe_load(run.config.read_text(encoding="utf-8")))
+        try:
+            recorded = with_current_targets(from_yaml(run.config.read_bytes()))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{run.config} cannot be read: {error}") from error
         places = {_key(line) for line in changed_settings(absolute_paths(recorded), absolute_paths(config))}
         changes = [line for line in changes if _key(line) in places]
     if changes:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import Any, TypeVar
 
 from bcfusion.configuration.locations import absolute
 from bcfusion.configuration.machine import CPU
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.configuration.values import at
+from bcfusion.errors import CheckpointError
+from bcfusion.files import from_json, from_yaml
 from bcfusion.run.description import find_bundle
 from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import BUNDLE_CONFIG, RunDir
 from bcfusion.run.portable import portable_overrides
 from bcfusion.run.yaml_file import read_yaml as read_bundle_yaml
+
+Kind = TypeVar("Kind", list[Any], dict[str, Any])
 
 # Settings of training that mean nothing, or something else, in an evaluation.
 TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
@@ -40,15 +41,14 @@ def recorded_overrides(model: str | Path) -> list[str]:
         return [] if bundle is None else _of_hub(bundle)
     run = RunDir.around(path)
     if run is not None and run.overrides.is_file():
-        overrides = yaml.safe_load(run.overrides.read_text(encoding="utf-8")) or []
-        record = json.loads(run.record.read_bytes()) if run.record.is_file() else {}
+        overrides = _read(run.overrides, from_yaml, list)
+        record = _read(run.record, from_json, dict) if run.record.is_file() else {}
         if record.get("config_name"):  # a whole configuration, which may have changed since: the run has its own copy
             return ["--config-dir", str(run.path), "--config-name", run.config.stem]
         overrides = _located(overrides, record.get("relative_paths") or {}, run)
         return _arguments({"overrides": overrides, "config_dir": record.get("config_dir")})
     if (path / BUNDLE_CONFIG).is_file():
-        content = yaml.safe_load((path / BUNDLE_CONFIG).read_text(encoding="utf-8"))
-        return _of_bundle(content) if isinstance(content, dict) else []
+        return _of_bundle(_read(path / BUNDLE_CONFIG, from_yaml, dict))
     if path.is_file() and path.suffix == ".ckpt":
         from bcfusion.run import checkpoint
 
@@ -62,12 +62,27 @@ def recorded_for_evaluation(model: str | Path) -> list[str]:
     return [each for each in overrides if each.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY]
 
 
+def _read(file: Path, reader: Callable[[bytes], Any], kind: type[Kind]) -> Kind:
+    """Return the content of a file, empty if it holds nothing.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something of another kind.
+    """
+    try:
+        content = reader(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    if content is not None and not isinstance(content, kind):
+        raise CheckpointError(f"{file} is damaged: it holds no {'list' if kind is list else 'keys'}")
+    return content or kind()
+
+
 def _located(overrides: Sequence[str], relative: Mapping[str, Any], run: RunDir) -> list[str]:
     """Return overrides in which the paths that were written relative to a run's own working directory still hold."""
     located = list(map(str, overrides))
-    if not relative or not run.config.is_file():
+    if not isinstance(relative, Mapping) or not relative or not run.config.is_file():
         return located
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    config = _read(run.config, from_yaml, dict)
     for key, written in relative.items():
         place = at(config, key, None)
         if place is None or place == absolute(written):

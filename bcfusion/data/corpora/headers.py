@@ -138,8 +138,13 @@ def header(file: str | os.PathLike[str]) -> AudioInfo | AudioError:
     A suggestion needs a listing of the folder, which takes a second if a whole corpus lies in one folder. With
     thousands of missing files, only those that are named get one, from :func:`first_few`.
     """
-    if not os.path.exists(audio.container(file)):
-        return UnreadableAudio(f"{file} does not exist", file)
+    try:
+        os.stat(audio.container(file))
+    except FileNotFoundError:
+        if not os.path.islink(audio.container(file)):
+            return UnreadableAudio(f"{file} does not exist", file)
+    except (OSError, ValueError):
+        pass  # the next call says what it is: a link in a circle, a folder that may not be entered, no name of a file
     try:
         return audio.info(file)
     except AudioError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bcfusion.files import from_json
 
 __all__ = ["Lines", "parsed", "text_blocks"]
 
@@ -34,7 +35,7 @@ class Lines:
         """Return the object in a line."""
         start = int(self.starts[place])
         end = self.data.find(b"\n", start)
-        record: dict[str, Any] = json.loads(self.data[start : end if end >= 0 else None])
+        record: dict[str, Any] = from_json(self.data[start : end if end >= 0 else None])
         return record
 
 
@@ -68,7 +69,7 @@ def parsed(texts: Sequence[str]) -> list[Any]:
     """
     # a number between the values: texts that are only valid together, as "[1" and "2]", are not taken for two values
     between = secrets.randbelow(900_000) + 100_000
-    values: list[Any] = json.loads("[" + f",{between},".join(texts) + "]")
+    values: list[Any] = from_json("[" + f",{between},".join(texts) + "]")
     if len(values) != 2 * len(texts) - 1 or values[1::2] != [between] * (len(texts) - 1):
         raise ValueError("a text is no value by itself")
     return values[::2]

@@ -20,7 +20,7 @@ from bcfusion.data.corpora.demo_speech import LEXICON
 from bcfusion.data.corpora.phones import PHONES, SPECTRA
 from bcfusion.data.corpora.synthesis import SYNTHESISER_VERSION, Array
 from bcfusion.errors import DataError
-from bcfusion.files import appearing_folder, cache_directory
+from bcfusion.files import appearing_folder, cache_directory, from_json
 from bcfusion.requirements import at_least
 
 __all__ = ["MadeOnce", "per_split", "write_flac"]
@@ -103,7 +103,7 @@ def per_split(**counts: Mapping[str, int]) -> list[str]:
 def _read_index(root: Path) -> list[dict[str, Any]] | None:
     """Return the index, or None if it or one of its files is missing."""
     try:
-        index: list[dict[str, Any]] = json.loads((root / "index.json").read_text(encoding="utf-8"))
+        index: list[dict[str, Any]] = from_json((root / "index.json").read_text(encoding="utf-8"))
         return index if all((root / entry["file"]).is_file() for entry in index) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

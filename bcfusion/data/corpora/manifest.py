@@ -43,7 +43,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.corpora.manifest_columns import Entries, Misfit, csv_table, read_columns
 from bcfusion.data.corpora.manifest_line import entry_of, faults, file_columns, record_of
 from bcfusion.errors import DataError
-from bcfusion.files import NamesOnDisk, appearing, normal_name, on_disk
+from bcfusion.files import NamesOnDisk, appearing, from_json, normal_name, on_disk
 from bcfusion.nearest import nearest_path
 
 SUFFIXES = (".jsonl", ".csv")
@@ -205,9 +205,12 @@ def _records(text: TextIO, suffix: str) -> Iterator[tuple[int, dict[str, Any] | 
         if not content.strip():
             continue
         try:
-            record = json.loads(content)
+            record = from_json(content)
         except json.JSONDecodeError as error:
             yield line, f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+            continue
+        except ValueError as error:
+            yield line, f"not JSON that can be read: {error}"
             continue
         if isinstance(record, dict):
             yield line, {name: value for name, value in record.items() if value is not None}

@@ -33,7 +33,7 @@ from bcfusion.data.corpora.manifest_line import (
     path_of,
 )
 from bcfusion.data.corpora.table import Codes, slim
-from bcfusion.files import NamesOnDisk, normal_name
+from bcfusion.files import NamesOnDisk, from_json, normal_name
 
 __all__ = ["Entries", "LineEntries", "Misfit", "csv_table", "read_columns"]
 
@@ -222,7 +222,7 @@ class _Reading:
                 filled = [place for place, line in enumerate(texts) if line.strip()]
                 first = first[filled]
                 try:
-                    records = [json.loads(texts[place]) for place in filled]
+                    records = [from_json(texts[place]) for place in filled]
                 except ValueError as error:
                     raise Misfit from error
             if set(map(type, records)) - {dict}:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,7 +20,7 @@ from bcfusion.data.inspect.alignment import MAX_LAG, Alignment
 from bcfusion.data.inspect.certainty import believed, session_alignments, session_of, with_common_polarity
 from bcfusion.data.inspect.measure import Measured, measure
 from bcfusion.data.parallel import in_batches
-from bcfusion.files import on_disk
+from bcfusion.files import from_json, on_disk
 
 __all__ = ["Inspected", "Inspection", "MeanSpectrum", "inspect_manifest", "main_sensor"]
 
@@ -158,7 +157,7 @@ def main_sensor(manifest: Path) -> str:
             if manifest.suffix == ".csv":
                 columns = set(next(csv.reader(text), []))
             else:
-                record = json.loads(next((line for line in text if line.strip()), "{}"))
+                record = from_json(next((line for line in text if line.strip()), "{}"))
                 columns = {*record, *record["paths"]} if isinstance(record.get("paths"), dict) else set(record)
     except (OSError, ValueError, AttributeError, csv.Error):
         return "air"  # read_manifest reports what is wrong

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from bcfusion.errors import DataError
-from bcfusion.files import why_unwritable
+from bcfusion.files import from_json, why_unwritable
 from bcfusion.system import lock
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        record = from_json(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) and ("id" in record or "job" in record) else None

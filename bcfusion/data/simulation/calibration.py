@@ -13,7 +13,7 @@ import numpy as np
 from bcfusion import __version__
 from bcfusion.data.simulation.short_time import ShortTime
 from bcfusion.errors import DataError
-from bcfusion.files import write_text
+from bcfusion.files import from_json, write_text
 
 FORMAT = "bcfusion sensor calibration"
 VERSION = 2
@@ -136,7 +136,7 @@ class Calibration:
         source = Path(os.path.expanduser(path))
         hint = "make one with: bcfusion calibrate --pairs MANIFEST --out FILE.json"
         try:
-            record = json.loads(source.read_text(encoding="utf-8"))
+            record = from_json(source.read_text(encoding="utf-8"))
         except OSError as error:
             raise DataError(f"cannot read calibration {source}: {error.strerror}; {hint}") from error
         except ValueError as error:

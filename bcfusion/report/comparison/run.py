@@ -6,7 +6,6 @@ A bundle that was made elsewhere, such as an imported one, counts as a finished 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -17,12 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import yaml
 
 from bcfusion.configuration.machine import published_name
 from bcfusion.configuration.values import at
 from bcfusion.errors import CheckpointError
 from bcfusion.evaluation.systems import ENHANCED
+from bcfusion.files import from_json
 from bcfusion.report.comparison.event_times import working_seconds
 from bcfusion.report.comparison.run_files import (
     Curve,
@@ -235,7 +234,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     record: dict[str, Any] = {}
     if run.record.is_file():
         try:
-            record = json.loads(run.record.read_text(encoding="utf-8"))
+            record = from_json(run.record.read_text(encoding="utf-8"))
             choices, recipe = dict(record["choices"]), str(record["recipe"])
             typed = [str(override) for override in record["sessions"][-1]["overrides"]]
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -290,7 +289,7 @@ def _of_bundle(folder: Path, table: Path) -> Run:
 def _hydra_overrides(run: RunDir) -> list[str]:
     try:
         return [str(override) for override in read_yaml(run.hydra_overrides) or ()]
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError):
         return []
 
 
@@ -298,7 +297,7 @@ def _hydra_choices(run: RunDir) -> dict[str, Any]:
     try:
         choices = read_settings(run.hydra_config)["hydra"]["runtime"]["choices"]
         return {group: published_name(member) for group, member in choices.items() if not group.startswith("hydra")}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -327,6 +326,6 @@ def _read(path: Path, reader: Callable[[Path], T]) -> T | None:
         return None
     try:
         return reader(path)
-    except (OSError, ValueError, KeyError, TypeError, csv.Error, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         reason = str(error).replace(f"{path} ", "").partition("\n")[0]
         raise CheckpointError(f"{path} cannot be read: {reason}") from error

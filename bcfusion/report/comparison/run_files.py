@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from bcfusion.evaluation.scores import read_rows
+from bcfusion.files import from_yaml
 
 __all__ = [
     "Curve",
@@ -24,9 +24,6 @@ __all__ = [
     "read_settings",
     "read_yaml",
 ]
-
-# The C parser of libyaml reads a run's config.yaml in milliseconds; not every build of PyYAML includes it.
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,9 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        yaml.YAMLError: the file is damaged.
+        ValueError: the file is damaged.
     """
-    with path.open("rb") as file:
-        return yaml.load(file, Loader=_Loader)  # nosec B506 # a safe loader
+    return from_yaml(path.read_bytes())
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -90,8 +86,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: the file cannot be read.
-        yaml.YAMLError: the file is damaged.
-        ValueError: the file holds something else.
+        ValueError: the file is damaged, or holds something else.
     """
     content = read_yaml(path)
     if content is not None and not isinstance(content, dict):

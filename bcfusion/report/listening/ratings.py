@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bcfusion.errors import DataError
+from bcfusion.files import from_json
 
 __all__ = ["Session", "Trial", "read_ratings"]
 
@@ -65,10 +65,10 @@ def read_ratings(path: Path) -> Session:
         if path.suffix.lower() == ".csv":
             with path.open(newline="", encoding="utf-8") as file:
                 return _from_csv(list(csv.DictReader(file)))
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        return _from_json(from_json(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(
             f"{path}: not the ratings of a listening page ({type(error).__name__}: {error}); "
             "give a file that the page saved by Save JSON or Save CSV"

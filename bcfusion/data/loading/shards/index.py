@@ -20,7 +20,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.corpora.json_lines import Lines, parsed, text_blocks
 from bcfusion.data.corpora.table import Codes, Columns, joined
 from bcfusion.errors import DataError
-from bcfusion.files import appearing
+from bcfusion.files import appearing, from_json
 
 logger = logging.getLogger(__name__)
 
@@ -308,13 +308,13 @@ def _read(path: Path, tar: Path, size: int) -> Shard | None:
     try:
         data = path.read_bytes()
         begin = data.find(b"\n") + 1
-        about = json.loads(data[:begin])
+        about = from_json(data[:begin])
         if not isinstance(about, dict) or about.get("version") != VERSION or about.get("bytes") != size:
             return None
         header = Header(*(about[name] for name in Header._fields))
         with tar.open("rb") as archive:  # sizes of tars are rounded, so many shards have equal sizes
             archive.seek(tarfile.BLOCKSIZE)
-            if _header(json.loads(archive.read(HEADER_BYTES)), tar) != header:
+            if _header(from_json(archive.read(HEADER_BYTES)), tar) != header:
                 return None
         entries = _Indexed(data, begin)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ShardError):
@@ -344,7 +344,7 @@ def check_member(member: tarfile.TarInfo) -> None:
 
 def _json(archive: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, Any]:
     content = archive.extractfile(member)
-    values = json.loads(content.read()) if content is not None else None
+    values = from_json(content.read()) if content is not None else None
     if not isinstance(values, dict):
         raise ValueError(f"{member.name} is not a JSON object")
     return values

@@ -9,7 +9,6 @@ there, so that evaluation is the same as for any other corpus.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -29,7 +28,7 @@ from bcfusion.data.loading.shards.read import rows_of
 from bcfusion.data.loading.shards.urls import closed, opened, reason
 from bcfusion.data.seeding import stable_seed
 from bcfusion.errors import DataError
-from bcfusion.files import appearing, cache_directory
+from bcfusion.files import appearing, cache_directory, from_json
 from bcfusion.requirements import require
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ class StreamedShards:
                     content = archive.extractfile(member)
                     if content is None or not (member.name == HEADER or member.name.endswith(".json")):
                         continue
-                    values = json.loads(content.read(LARGEST_JSON))
+                    values = from_json(content.read(LARGEST_JSON))
                     if member.name == HEADER:
                         about = values
                     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import random
 import tarfile
@@ -25,6 +24,7 @@ from bcfusion.data.loading.shards.index import HEADER, check_member, row_of
 from bcfusion.data.loading.shards.urls import closed, opened, reason
 from bcfusion.data.seeding import generator_for, stable_seed
 from bcfusion.errors import BcfusionError, DataError
+from bcfusion.files import from_json
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class _Batches(IterableDataset[Any]):
 
         for sample in group_by_keys(_members(url, report), handler=report):
             try:
-                described = json.loads(sample["json"])
+                described = from_json(sample["json"])
                 name = f"{url}/{sample['__key__']}"
                 paths = {
                     sensor: EncodedAudio(f"{name}.{suffix}", sample[suffix.lower()])
