@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import struct
 import threading
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, hparams
@@ -89,9 +90,11 @@ class TensorBoardLogger(LightningTensorBoardLogger):
         self.experiment.add_audio(tag, Tensor(np.clip(signal, -1.0, 1.0)).unsqueeze(0), step, sample_rate)
 
     @rank_zero_only
-    def log_picture(self, tag: str, figure: Figure, step: int) -> None:
-        """Write a picture."""
-        self.experiment.add_figure(tag, figure, step, close=False)
+    def log_picture(self, tag: str, png: bytes, step: int) -> None:
+        """Write a picture, a PNG file."""
+        width, height = struct.unpack(">II", png[16:24])  # of the header, the first chunk
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)  # RGBA
+        self.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     @rank_zero_only
     def save(self) -> None:
