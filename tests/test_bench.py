@@ -201,24 +201,31 @@ def test_the_stall_is_the_pause_between_steps_beyond_the_usual_one() -> None:
 
     steps, now = [], 0.0
     validations = []
-    for number in range(1, 2 * EVERY + 2):
+    for number in range(1, 3 * EVERY):
         steps.append((now, now + 2.0))
         now += 3.0  # a second between steps
         if number % EVERY == 0:
             validations.append(now)
             now += 20.0
-    spans = {name: [] for name in ("checkpoint.best", "checkpoint.last", "quality.show", "scorer.submit")}
+    spans = {name: [] for name in ("checkpoint.best", "scorer.submit", "quality.draw")}
     spans |= {"step.training": steps, "validation": [(begun, begun) for begun in (*validations, now)]}
     spans["step.validation"] = [(begun + 1, begun + 5) for begun in validations]
     spans["scorer.collect"] = [(begun + 8, begun + 16) for begun in (*validations, now)]
     spans["checkpoint.last"] = [(begun + 17, begun + 19) for begun in validations]
+    spans["quality.sounds"] = [(begun + 5, begun + 6) for begun in validations]
+    after = steps[2 * EVERY + 3][1]  # a picture is logged between later steps
+    spans["quality.pictures"] = [
+        (validations[1], validations[1]),
+        (after, after + 0.5),
+        (now, now + 7),
+    ]  # and at the end
     found = judged(spans)
     assert found == pytest.approx(
         {
-            "stalled": 20 / 16,
+            "stalled": 20.5 / 16,
             "enhancing": 4 / 16,
             "waiting for scores": 8 / 16,
-            "sounds and pictures": 0.0,
+            "sounds and pictures": 1.5 / 16,
             "checkpoints": 2 / 16,
         }
     )

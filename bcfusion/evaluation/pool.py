@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import pickle
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bcfusion.contracts import ItemMetric, Metric, Skip
 from bcfusion.errors import ConfigError
@@ -25,9 +26,11 @@ from bcfusion.system import cores as usable_cores
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Scorer", "available_workers"]
+__all__ = ["Aside", "Scorer", "available_workers"]
 
 logger = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 WORKER_DIED = "scoring process died"  #: reason for which an utterance is skipped
 
@@ -153,6 +156,18 @@ class Scorer:
             self.reset()
         return Scores(rows, dict(self._higher_is_better))
 
+    def aside(self, call: Callable[[], Value]) -> Aside[Value]:
+        """Have something else computed in a worker, after the utterances that wait for one.
+
+        Args:
+            call: picklable, from an importable module, and of no effect but its value, since it may be called twice.
+        """
+        future = None
+        if self._workers:
+            with suppress(BrokenExecutor, OSError):  # the next utterance deals with it
+                future = self._running().submit(call)
+        return Aside(call, future)
+
     def reset(self) -> None:
         """Forget everything submitted since the last :meth:`collect`, as after an interrupted validation."""
         self._pending = {}  # not cancelled: a pool that breaks later fails on cancelled futures (Python 3.11)
@@ -239,6 +254,30 @@ class Scorer:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+
+
+class Aside(Generic[Value]):
+    """What :meth:`Scorer.aside` has begun.
+
+    Args:
+        call: computes the value.
+        future: of the worker that computes it; None: :meth:`result` computes it.
+    """
+
+    def __init__(self, call: Callable[[], Value], future: Future[Value] | None) -> None:
+        self._call = call
+        self._future = future
+
+    def done(self) -> bool:
+        """Return whether :meth:`result` need not wait for a worker."""
+        return self._future is None or self._future.done()
+
+    def result(self) -> Value:
+        """Return the value; computed in this process if the worker died or was ended. What ``call`` raises passes."""
+        if self._future is not None:
+            with suppress(BrokenExecutor, CancelledError):
+                return self._future.result()
+        return self._call()
 
 
 def _ready() -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
+import struct
 import threading
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, hparams
@@ -89,9 +92,11 @@ class TensorBoardLogger(LightningTensorBoardLogger):
         self.experiment.add_audio(tag, Tensor(np.clip(signal, -1.0, 1.0)).unsqueeze(0), step, sample_rate)
 
     @rank_zero_only
-    def log_picture(self, tag: str, figure: Figure, step: int) -> None:
-        """Write a picture."""
-        self.experiment.add_figure(tag, figure, step, close=False)
+    def log_picture(self, tag: str, png: bytes, step: int) -> None:
+        """Write a picture, a PNG file."""
+        width, height = struct.unpack(">II", png[16:24])  # of the header, the first chunk
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)  # RGBA
+        self.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
     @rank_zero_only
     def save(self) -> None:
@@ -129,7 +134,7 @@ class CsvLogger(Logger):
     """``metrics.csv`` in the run directory: one line per step, one column per tag.
 
     A tag that appears late widens the table: the file is then rewritten, atomically. On resume, lines after
-    ``first_step`` are dropped, since those steps are repeated.
+    ``first_step`` are dropped, since those steps are repeated. Only the last line is kept in memory.
 
     Args:
         run_dir: where the file goes.
@@ -140,7 +145,8 @@ class CsvLogger(Logger):
         super().__init__()
         self.path = RunDir(Path(run_dir)).metrics
         self._columns: list[str] = ["step"]
-        self._rows: list[dict[str, str]] = []
+        self._last: dict[str, str] = {}  # line
+        self._before = 0  # bytes of the file before it
         self._first_step = first_step
         self._opened = False
 
@@ -165,37 +171,69 @@ class CsvLogger(Logger):
             self._open()
         step_text = str(0 if step is None else step)
         new_columns = [tag for tag in metrics if tag not in self._columns]
+        joined = self._last.get("step") == step_text
         values = {tag: repr(float(value)) for tag, value in metrics.items()}
-        joined = bool(self._rows) and self._rows[-1]["step"] == step_text
-        if joined:
-            self._rows[-1].update(values)
+        self._last = {**(self._last if joined else {"step": step_text}), **values}
+        if new_columns:
+            self._rewrite(new_columns, keep=lambda row: not (joined and row["step"] == step_text))
+        elif joined:
+            with appearing(self.path) as part:
+                with self.path.open("rb") as old, part.open("wb") as new:
+                    _copy(old, new, self._before)
+                self._append(part)
         else:
-            self._rows.append({"step": step_text, **values})
-        if new_columns or joined:
-            self._columns.extend(new_columns)
-            self._rewrite()
-        else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(self._rows[-1])
+            self._before = self.path.stat().st_size
+            self._append(self.path)
 
     def _open(self) -> None:
         self._opened = True
-        if self._first_step and self.path.is_file():
-            reader = csv.DictReader(self._whole_lines())
-            self._columns = list(reader.fieldnames or ["step"])
-            self._rows = [row for row in reader if int(row["step"]) <= self._first_step]
-        self._rewrite()
+        if not self._first_step:
+            self.path.unlink(missing_ok=True)
+        self._rewrite([], keep=lambda row: int(row["step"]) <= self._first_step)
 
-    def _whole_lines(self) -> list[str]:
-        """Return the lines of the file but one without an end, in which a full disk or a death has stopped a session.
+    def _rewrite(self, columns: Sequence[str], keep: Callable[[dict[str, str]], bool]) -> None:
+        """Write the file anew: the lines that are kept, and after them the last one, if it is not one of these.
 
-        Its step is cut off, too: 1 may have been 12.
+        Args:
+            columns: beside those of the file.
+            keep: whether a line of the file is kept.
         """
-        with self.path.open(newline="") as file:
-            return [line for line in file if line.endswith("\n")]
+        with ExitStack() as opened:
+            part = opened.enter_context(appearing(self.path))
+            file = opened.enter_context(self.path.open(newline="")) if self.path.is_file() else io.StringIO("step\n")
+            reader = csv.DictReader(_whole_lines(file))
+            self._columns = [*(reader.fieldnames or ["step"]), *columns]
+            with part.open("w", newline="") as new:
+                writer = csv.DictWriter(new, self._columns, restval="")
+                writer.writeheader()
+                kept = filter(keep, reader)
+                latest = self._last or next(kept, {})
+                for row in kept:
+                    if self._last:
+                        writer.writerow(row)
+                    else:
+                        writer.writerow(latest)
+                        latest = row
+            self._last = {tag: value for tag, value in latest.items() if value}
+            self._before = part.stat().st_size
+            if self._last:
+                self._append(part)
 
-    def _rewrite(self) -> None:
-        with appearing(self.path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns, restval="")
-            writer.writeheader()
-            writer.writerows(self._rows)
+    def _append(self, path: Path) -> None:
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns, restval="").writerow(self._last)
+
+
+def _whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a file but one without an end, in which a full disk or a death has stopped a session.
+
+    Its step is cut off, too: 1 may have been 12.
+    """
+    return (line for line in file if line.endswith("\n"))
+
+
+def _copy(source: BinaryIO, target: BinaryIO, count: int) -> None:
+    """Copy the first bytes of a file."""
+    while count and (block := source.read(min(count, 1 << 20))):
+        target.write(block)
+        count -= len(block)

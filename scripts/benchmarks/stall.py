@@ -18,12 +18,12 @@ from benchmarks.processes import call
 from benchmarks.sounds import made_up
 
 NETWORK = REGRESSION[0].partition("=")[2]
-EVERY = 4  # steps between validations
+EVERY = 12  # steps between validations: pictures are drawn while they run
 #: what a validation does, by the name of the figure: methods whose seconds are added up
 PARTS = {
     "enhancing": ("step.validation",),
     "waiting for scores": ("scorer.submit", "scorer.collect"),
-    "sounds and pictures": ("quality.show",),
+    "sounds and pictures": ("quality.sounds", "quality.draw", "quality.pictures"),
     "checkpoints": ("checkpoint.best", "checkpoint.last"),
 }
 
@@ -62,7 +62,8 @@ def validation_stall(setting: dict[str, Any]) -> Measured:
             f"{utterances} utterances of 3 s, {NETWORK}, PESQ and STOI in two processes; second validation of a run",
             "the network enhances in the process that trains, and the next step waits for the last score: the best "
             "checkpoint, early stopping, pruning, schedules that follow the quality and the state to resume from take "
-            "effect at this step; what is not in a part is reading and logging",
+            "effect at this step; what is not in a part is reading and logging; pictures are drawn by the two "
+            "processes during the steps that follow, and logging them between these steps counts",
         ],
     )
 
@@ -80,7 +81,9 @@ def shares(root: str, run: str, small: bool) -> dict[str, float]:
         (SpeechModule, "training_step", "step.training"),
         (SpeechModule, "validation_step", "step.validation"),
         (Quality, "on_validation_start", "validation"),
-        (Quality, "_show", "quality.show"),
+        (Quality, "_log_sounds", "quality.sounds"),
+        (Quality, "_draw", "quality.draw"),
+        (Quality, "_log_pictures", "quality.pictures"),
         (pool.Scorer, "submit", "scorer.submit"),
         (pool.Scorer, "collect", "scorer.collect"),
         (Checkpointing, "save_best", "checkpoint.best"),
@@ -90,7 +93,7 @@ def shares(root: str, run: str, small: bool) -> dict[str, float]:
     pool.available_workers = lambda **_: 2
     arguments = ["train", *REGRESSION, *(SMALL if small else ()), "data=folder", f"data.root={root}"]
     arguments += ["data.batch_size=2", "data.segment_seconds=1", "data.workers=0", f"hydra.run.dir={run}"]
-    arguments += [f"trainer.max_steps={2 * EVERY + 1}", f"trainer.validate_every={EVERY}", "trainer.accelerator=cpu"]
+    arguments += [f"trainer.max_steps={3 * EVERY - 1}", f"trainer.validate_every={EVERY}", "trainer.accelerator=cpu"]
     arguments += ["metrics=[pesq_wb,stoi]"]
     if (status := main(arguments)) != 0:
         raise RuntimeError(f"bcfusion train ended with status {status}")
@@ -114,7 +117,8 @@ def judged(spans: dict[str, list[Span]]) -> dict[str, float]:
     """Return the shares of the second validation.
 
     Args:
-        spans: begin and end of each call, by name. Of the pauses between training steps, two hold a validation.
+        spans: begin and end of each call, by name. Of the pauses between training steps, two hold a validation. The
+            pictures of the second are logged in later ones.
     """
     steps = spans["step.training"]
     pauses = [(before[1], after[0]) for before, after in pairwise(steps)]
@@ -124,8 +128,11 @@ def judged(spans: dict[str, list[Span]]) -> dict[str, float]:
     later = [start for start, _ in spans["validation"] if start > began]
     last_score = max(stop for _, stop in spans["scorer.collect"] if began <= stop <= min(later))
     seconds = last_score - began
-    parts = {
-        part: sum(stop - start for name in names for start, stop in spans[name] if begin <= start <= end)
-        for part, names in PARTS.items()
-    }
-    return {name: value / seconds for name, value in {"stalled": end - begin - usual, **parts}.items()}
+
+    def spent(name: str, since: float, until: float) -> float:
+        return sum(stop - start for start, stop in spans[name] if since <= start <= until)
+
+    logging = spent("quality.pictures", end, steps[-1][0])
+    parts = {part: sum(spent(name, begin, end) for name in names) for part, names in PARTS.items()}
+    parts["sounds and pictures"] += logging
+    return {name: value / seconds for name, value in {"stalled": end - begin - usual + logging, **parts}.items()}

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,40 @@ def test_without_a_network_every_core_scores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     assert available_workers(with_network=True) == beside_a_network
     assert available_workers(with_network=False) == alone
+
+
+@pytest.mark.slow
+def test_something_else_is_computed_in_a_worker_or_here_if_that_dies() -> None:
+    here = os.getpid()
+    with Scorer({"probe": Probe()}, RATE, workers=1) as made:
+        aside = made.aside(os.getpid)
+        assert aside.result() != here
+        assert aside.done()
+        lost = made.aside(partial(_die_elsewhere, here))
+        assert lost.result() == here
+        assert made.aside(os.getpid).result() == here, "nothing is begun in a broken pool"
+        assert len(score(made, 0.0)) == 1, "utterances start new workers"
+        assert made.aside(os.getpid).result() != here
+        with pytest.raises(ZeroDivisionError):
+            made.aside(partial(divmod, 1, 0)).result()
+        waiting = [made.aside(partial(_slowly, here)) for _ in range(8)]
+    assert [each.result() for each in waiting][-1] == here, "the workers have ended before its turn"
+    with Scorer({}, RATE, workers=0) as none:
+        aside = none.aside(os.getpid)
+        assert aside.done()
+        assert aside.result() == here
+
+
+def _die_elsewhere(process: int) -> int:
+    if os.getpid() != process:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return process
+
+
+def _slowly(process: int) -> int:
+    if os.getpid() != process:
+        time.sleep(0.2)
+    return os.getpid()
 
 
 def test_a_backlog_below_one_is_refused() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pictures import assert_nothing_is_covered
 
-from bcfusion.report.spectrogram import RANGE_DB, save_figure, spectrogram_figure
+from bcfusion.report.spectrogram import RANGE_DB, save_figure, spectrogram_figure, thumbnail_png
 
 RATE = 16000
 
@@ -88,6 +89,16 @@ def test_nothing_is_cut_and_texts_are_readable_at_the_size_that_is_shown(thumbna
     texts = [text for axes in figure.axes for text in (axes.xaxis.label, axes.yaxis.label, *axes.get_yticklabels())]
     smallest = min(text.get_fontsize() for text in texts if text.get_text())
     assert smallest / 72 * figure.dpi * shown / figure.bbox.width >= 8.5
+
+
+def test_the_file_of_a_thumbnail_is_its_figure() -> None:
+    signals = {"enhanced": tone(300), "target": tone(500)}
+    figure = spectrogram_figure(signals, RATE, "a, step 3", thumbnail=True)
+    figure.savefig(expected := io.BytesIO(), format="png")
+    expected.seek(0)
+    drawn = matplotlib.image.imread(io.BytesIO(thumbnail_png(signals, RATE, "a, step 3")))
+    assert drawn.shape[1] == 720
+    np.testing.assert_array_equal(drawn, matplotlib.image.imread(expected))
 
 
 def test_a_tone_is_drawn_at_its_frequency() -> None:

@@ -4,6 +4,7 @@ import csv
 import errno
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,50 @@ def test_a_line_that_was_cut_off_is_dropped_when_a_run_is_resumed(tmp_path: Path
     again.log_metrics({"loss/l1": 21.0}, step=21)
     assert [row["step"] for row in rows(tmp_path)] == ["1", "2", "11", "21"]
     assert None not in rows(tmp_path)[-2].values()
+
+
+def test_a_validation_that_is_repeated_completes_the_line_of_its_step(tmp_path: Path) -> None:
+    logger = CsvLogger(tmp_path)
+    for step in (10, 20, 30):
+        logger.log_metrics({"loss/l1": float(step)}, step=step)
+    again = CsvLogger(tmp_path, first_step=20)
+    again.log_metrics({"valid/stoi": 0.5}, step=20)
+    again.log_metrics({"valid/stoi": 0.75}, step=20)
+    again.log_metrics({"loss/l1": 3.0}, step=30)
+    assert [list(row.values()) for row in rows(tmp_path)] == [
+        ["10", "10.0", ""],
+        ["20", "20.0", "0.75"],
+        ["30", "3.0", ""],
+    ]
+
+
+def test_a_new_run_in_the_same_directory_begins_anew(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        CsvLogger(tmp_path).log_metrics({f"loss/{value:g}": value}, step=1)
+    assert rows(tmp_path) == [{"step": "1", "loss/2": "2.0"}]
+
+
+def test_a_long_run_takes_no_memory_for_its_lines(tmp_path: Path) -> None:
+    logger = CsvLogger(tmp_path)
+    expected = []
+
+    def log(steps: range) -> None:
+        for step in steps:
+            logger.log_metrics({f"loss/{name}": float(step) for name in range(20)}, step=step)
+            if step % 100 == 0:
+                logger.log_metrics({"valid/stoi": step / 2}, step=step)
+            expected.append((str(step), f"{float(step)}", f"{step / 2}" if step % 100 == 0 else ""))
+
+    log(range(1, 500))
+    tracemalloc.start()
+    log(range(500, 502))
+    before = tracemalloc.take_snapshot()
+    log(range(502, 1500))
+    grown = tracemalloc.take_snapshot().compare_to(before, "filename")
+    tracemalloc.stop()
+    of_logger = sum(each.size_diff for each in grown if each.traceback[0].filename.endswith("/loggers.py"))
+    assert of_logger < 20_000, "a line is 2 kB: 998 were written"
+    assert [(row["step"], row["loss/7"], row["valid/stoi"]) for row in rows(tmp_path)] == expected
 
 
 class Full:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -409,6 +410,30 @@ def test_tensorboard_shows_scalars_by_group_sounds_pictures_and_hparams_once(tin
     }
     assert "loss/l1" in {tag for tag in tags["scalars"] if charts["loss"].search(tag)}
     assert events.Scalars("best/stoi")[0].step == 2  # nothing is logged at step 0
+
+
+def refuse_to_draw(*_: object, **__: object) -> None:
+    raise AssertionError("the process that trains draws no pictures")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_pictures_are_drawn_elsewhere_and_all_are_logged_however_a_run_ends(
+    stopped: bool, tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bcfusion.report.spectrogram.spectrogram_figure", refuse_to_draw)  # not in other processes
+    cfg = tiny(
+        "trainer.validate_every=2", "trainer.samples=2", "trainer.max_valid_items=2", f"trainer.max_steps={3 + stopped}"
+    )
+    if stopped:
+        with open_dict(cfg):
+            cfg.callbacks = {
+                "stop": {"_target_": "test_training_run.SignalAt", "step": 3, "signum": int(signal.SIGTERM)}
+            }
+    with pytest.raises(RunInterrupted) if stopped else nullcontext():
+        run(cfg, tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"images": 0}).Reload()
+    for index in range(2):
+        assert [event.step for event in events.Images(f"sample_{index}/spectrogram")] == ([2] if stopped else [2, 3])
 
 
 def test_compiled_networks_train(tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

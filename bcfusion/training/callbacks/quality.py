@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from bcfusion.evaluation.evaluate import input_signals
-from bcfusion.evaluation.pool import Scorer
+from bcfusion.evaluation.pool import Aside, Scorer
 from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.systems import ENHANCED
-from bcfusion.report.spectrogram import spectrogram_figure
+from bcfusion.report.spectrogram import thumbnail_png
 from bcfusion.training.callbacks.checkpointing import Checkpointing
 from bcfusion.training.guard import LARGEST_PEAK, Diverged, output_problem
 from bcfusion.training.loggers import TensorBoardLogger
@@ -27,7 +29,7 @@ from bcfusion.training.module import SpeechModule
 from bcfusion.training.ranks import gathered
 from bcfusion.training.selection import Selection
 from bcfusion.training.trackers.tracker import Tracker
-from bcfusion.training.writing import writing
+from bcfusion.training.writing import WriteFailed, writing
 
 SHORT_NAMES = {"pesq_wb": "pesq", "pesq_nb": "pesq"}
 
@@ -39,6 +41,9 @@ def best_name(metric: str) -> str:
 
 class Quality(Callback):
     """Computes the metrics of a validation in worker processes while the network works on the next item.
+
+    The same processes draw the pictures, while training goes on: each is logged at its validation's step when a later
+    training step ends or the trainer does.
 
     Args:
         scorer: computes the metrics; kept between validations.
@@ -92,7 +97,8 @@ class Quality(Callback):
         self.input_means: dict[str, float] = {}
         self._inputs: dict[str, dict[str, float]] = {}  # means by system
         self._registered = bool(self.best)  # by an earlier session
-        self._shown = 0
+        self._shown: list[tuple[str, dict[str, np.ndarray]]] = []  # of this validation: item and signals, to be drawn
+        self._drawing: deque[tuple[str, int, Aside[bytes]]] = deque()  # tag, step and picture, not logged yet
         self._began = 0.0
         checkpointing.quality_state = self.state
 
@@ -131,9 +137,10 @@ class Quality(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start from scratch, whatever an interrupted validation left."""
+        self._log_pictures(trainer)
         self._scorer.reset()
         self._diverged: tuple[str, str] | None = None
-        self._shown = 0
+        self._shown = []
         self._cudnn_benchmark = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = False  # whole files: cuDNN would time every new length
         self._began = time.monotonic()
@@ -159,10 +166,12 @@ class Quality(Callback):
                 signals.update(inputs)
             target = batch["target"][position, 0, :length].cpu().numpy()
             self._scorer.submit(item, signals, target)
-            if trainer.is_global_zero and self._shown < self._samples:
+            if trainer.is_global_zero and len(self._shown) < self._samples:
+                shown = {**inputs, ENHANCED: signals[ENHANCED], "target": target}
                 with writing(self._directory.parent, self._checkpointing.what_now):
-                    self._show(module, self._shown, item, {**inputs, ENHANCED: signals[ENHANCED], "target": target})
-                self._shown += 1
+                    self._log_sounds(trainer, f"sample_{len(self._shown)}", shown, module.step)
+                # copied, as for the scorer
+                self._shown.append((item, {name: np.array(signal) for name, signal in shown.items()}))
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Collect and log the scores; write the checkpoints that are the best by this validation."""
@@ -199,7 +208,22 @@ class Quality(Callback):
         if trainer.state.fn == TrainerFn.VALIDATING and not self._checkpointing.run.last.is_file() and not self.best:
             improved = ["best", *improved]  # nothing is trained and there is no other candidate
         self._checkpointing.save_best(improved)
+        self._draw(trainer, module.step)
         torch.backends.cudnn.benchmark = self._cudnn_benchmark
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        """Log the pictures of the latest validation that are drawn by now."""
+        self._log_pictures(trainer, wait=False)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Log the pictures that are left."""
+        self._log_pictures(trainer)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Log the pictures that are left, unless that is what has failed or would keep a second Ctrl-C waiting."""
+        if isinstance(exception, Exception) and not isinstance(exception, WriteFailed):
+            with suppress(WriteFailed):
+                self._log_pictures(trainer)
 
     # ---------------------------------------------------------------- parts
 
@@ -238,15 +262,34 @@ class Quality(Callback):
             logger.log_metrics({**values, **(bests if improved else {})}, step=step)
         self._registered = True
 
-    def _show(self, module: SpeechModule, index: int, item: str, signals: dict[str, np.ndarray]) -> None:
-        loggers = [one for one in module.loggers if isinstance(one, TensorBoardLogger | Tracker)]
-        if not loggers:
-            return
-        figure = spectrogram_figure(signals, self._sample_rate, f"{item}, step {module.step}", thumbnail=True)
-        for logger in loggers:
+    def _log_sounds(self, trainer: Trainer, group: str, signals: dict[str, np.ndarray], step: int) -> None:
+        for logger in _showing(trainer):
             # input and target do not change; a tracker may have joined the run in this session
             first = not self.input_means if isinstance(logger, Tracker) else not self._registered
             for name, signal in signals.items():
                 if name == ENHANCED or first:
-                    logger.log_sound(f"sample_{index}/{name}", signal, module.step, self._sample_rate)
-            logger.log_picture(f"sample_{index}/spectrogram", figure, module.step)
+                    logger.log_sound(f"{group}/{name}", signal, step, self._sample_rate)
+
+    def _draw(self, trainer: Trainer, step: int) -> None:
+        """Have the pictures of this validation drawn, after its scores: they would keep training waiting for these."""
+        loggers = _showing(trainer)
+        for index, (item, signals) in enumerate(self._shown if loggers else ()):
+            draw = partial(thumbnail_png, signals, self._sample_rate, f"{item}, step {step}")
+            self._drawing.append((f"sample_{index}/spectrogram", step, self._scorer.aside(draw)))
+        self._shown = []
+        if any(isinstance(logger, Tracker) for logger in loggers):
+            self._log_pictures(trainer)  # a tracker takes one row after the other
+
+    def _log_pictures(self, trainer: Trainer, wait: bool = True) -> None:
+        """Log the pictures that are drawn, in their order; with ``wait`` all of them."""
+        while self._drawing and (wait or self._drawing[0][2].done()):
+            tag, step, picture = self._drawing.popleft()
+            png = picture.result()
+            with writing(self._directory.parent, self._checkpointing.what_now):
+                for logger in _showing(trainer):
+                    logger.log_picture(tag, png, step)
+
+
+def _showing(trainer: Trainer) -> list[TensorBoardLogger | Tracker]:
+    """Return the loggers that take sounds and pictures."""
+    return [one for one in trainer.loggers if isinstance(one, TensorBoardLogger | Tracker)]

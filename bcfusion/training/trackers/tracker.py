@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import io
 import json
 import sys
 from abc import abstractmethod
@@ -18,7 +17,6 @@ from typing import Any, ClassVar
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
 
 from bcfusion.errors import ConfigError, first_line
 from bcfusion.files import read_object, write_text
@@ -208,12 +206,10 @@ class Tracker(Logger):
             row.sounds[tag] = np.round(32767 * np.clip(signal, -1.0, 1.0)).astype(np.int16)
             row.sample_rate = sample_rate
 
-    def log_picture(self, tag: str, figure: Figure, step: int) -> None:
-        """Add a picture to the row of a step."""
+    def log_picture(self, tag: str, png: bytes, step: int) -> None:
+        """Add a picture, a PNG file, to the row of a step."""
         if (row := self._row_of(step)) is not None:
-            png = io.BytesIO()
-            figure.savefig(png, format="png")
-            row.pictures[tag] = png.getvalue()
+            row.pictures[tag] = png
 
     # ---------------------------------------------------------------- parts
 

@@ -1,0 +1,1 @@
+"""Parts of scripts/soak.py: what the kernel tells of processes, what is judged, and the three loads."""
