@@ -6,8 +6,8 @@ python scripts/networks_table.py eben --write      update one row
 
 Parameters, multiply-accumulates and latency follow from the networks. The real-time factor (seconds of computation per
 second of audio) is the CPU time of one thread on this machine, the median of several passes, which other programs
-lengthen by what they take from the caches only: causal networks in streaming mode, with chunks of 16 ms or of the
-network's own frame if that is longer; the others on one file.
+lengthen by what they take from the caches only: causal networks in streaming mode, in frames of the length that a
+stream takes by default; the others on one file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ HEADER = (
     "| `generator=` | parameters | GMAC/s | causal | latency | real-time factor |",
     "| --- | ---: | ---: | --- | ---: | ---: |",
 )
-CHUNK_SECONDS = 0.016
 FILE_SECONDS = 4.0
 REPEATS = 5
 
@@ -118,7 +117,7 @@ def measure(name: str) -> Row:
 def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
     """Return the median of the CPU time over some runs on one thread, after a warm-up."""
     spec = cast("Generator", model)
-    chunk = max(usual_frame(spec), spec.hop * max(1, round(CHUNK_SECONDS * spec.sample_rate / spec.hop)))
+    chunk = usual_frame(spec)
     chunks = max(1, round(seconds * spec.sample_rate / chunk))
     signal = 0.07 * torch.randn(1, spec.in_channels, chunks * chunk)
     before = torch.get_num_threads()
