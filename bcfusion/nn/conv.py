@@ -25,8 +25,9 @@ from bcfusion.requirements import at_least, one_of, require
 
 Norm = Literal["weight_norm", "spectral_norm"]
 
-#: frames up to which a layer of an exported step is a matrix product, and the weights from which it is
-_FEW, _MANY = 8, 2**13
+#: frames up to which a layer of an exported step is a matrix product, the weights from which it is, and the channels
+#: from which samples are rows that are worth gathering
+_FEW, _MANY, _ROW = 8, 2**13, 16
 
 
 def apply_norm(module: nn.Module, norm: Norm | None) -> None:
@@ -175,7 +176,7 @@ class Conv1d(StreamingModule):
         weight = self.weight  # once: under a norm every access computes it again
         if torch.compiler.is_exporting() and self.is_streaming and self.groups == 1 and weight.numel() >= _MANY:
             frames = (x.shape[-1] - self.extent) // self.stride + 1
-            if frames <= _FEW:
+            if frames <= _FEW and (self.context == 0 or frames == 1 or self.in_channels >= _ROW):
                 return self._product(x, weight, frames)
         if not _is_channels_last(x):
             return F.conv1d(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
@@ -189,8 +190,9 @@ class Conv1d(StreamingModule):
     def _product(self, x: Tensor, weight: Tensor, frames: int) -> Tensor:
         """Convolve a few frames by a matrix product, which runtimes do in half of the time of a convolution: they
         prepare the weight when they load the file."""
-        if frames == 1 and self.dilation == 1:  # the samples are the columns
-            return F.linear(x.flatten(1), weight.flatten(1), self.bias).unsqueeze(-1)
+        if self.dilation == 1 and (frames == 1 or self.context == 0):  # the samples are the columns
+            columns = x.unflatten(2, (frames, self.kernel_size)).transpose(1, 2).flatten(2)
+            return F.linear(columns, weight.flatten(1), self.bias).transpose(1, 2)
         taps = torch.arange(self.kernel_size) * self.dilation
         places = torch.arange(frames).unsqueeze(1) * self.stride + taps
         columns = x.transpose(1, 2)
