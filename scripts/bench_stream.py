@@ -5,10 +5,11 @@ python scripts/bench_stream.py seanet_streaming dpcrn          these
 python scripts/bench_stream.py throat_causal                   a model by its name, a run or a bundle
 python scripts/bench_stream.py --write docs/streaming.md       put the table into the page, too
 
-Each measurement is a process of its own with one thread, on a machine that should be idle otherwise. What has been
-measured is kept in a JSON file, and a second call measures what is missing; --again measures anew. Entries of
-conf/generator have random weights, which take as long as trained ones. The memory is the peak of a process that does
-nothing but step: for onnxruntime it loads neither torch nor bcfusion's networks.
+Each measurement is a process of its own with one thread, whose CPU time is taken: other programs lengthen it by what
+they take from the caches only. What has been measured is kept in a JSON file, and a second call measures what is
+missing; --again measures anew. Entries of conf/generator have random weights, which take as long as trained ones. The
+memory is the peak of a process that does nothing but step: for onnxruntime it loads neither torch nor bcfusion's
+networks.
 """
 
 from __future__ import annotations
@@ -134,16 +135,16 @@ def stepper_of(name: str, kind: str, folder: Path) -> Stepper:
 
 
 def measure(stepper: Stepper, seconds: float) -> dict[str, float]:
-    """Return median and 99th percentile of the time of a frame in ms, and the peak of the memory in MB."""
+    """Return median and 99th percentile of the CPU time of a frame in ms, and the peak of the memory in MB."""
     frames = max(100, round(seconds * stepper.sample_rate / stepper.frame))
     rng = np.random.default_rng(0)
     times = []
     for number in range(WARM_UP + frames):
         chunk = (0.07 * rng.standard_normal((len(stepper.sensors), stepper.frame))).astype(np.float32)
-        begun = time.perf_counter()
+        begun = time.thread_time()
         stepper.step(chunk)
         if number >= WARM_UP:
-            times.append(1000 * (time.perf_counter() - begun))
+            times.append(1000 * (time.thread_time() - begun))
     tail = float(np.percentile(times, 99))
     return {"median_ms": statistics.median(times), "p99_ms": tail, "memory_mb": peak_memory(), "frames": frames}
 
@@ -299,9 +300,9 @@ def main() -> None:
 
     version = torch.__version__.partition("+")[0]
     note = (
-        "Computing: median (99th percentile) of a frame. State: values of float32. Files: with the transforms, whose "
-        "filters stay float32. Memory: of a process with onnxruntime, and of one with PyTorch. sherpa: the largest "
-        "difference between the online denoiser of sherpa-onnx and our stream. "
+        "Computing: median (99th percentile) of a frame, in CPU time. State: values of float32. Files: with the "
+        "transforms, whose filters stay float32. Memory: of a process with onnxruntime, and of one with PyTorch. "
+        "sherpa: the largest difference between the online denoiser of sherpa-onnx and our stream. "
         f"One core of {networks_table.processor()}, torch {version}, onnxruntime "
         f"{onnxruntime.__version__}; random weights for entries of `conf/generator`."
     )

@@ -5,8 +5,9 @@ python scripts/networks_table.py --write           put it into docs/networks.md
 python scripts/networks_table.py eben --write      update one row
 
 Parameters, multiply-accumulates and latency follow from the networks. The real-time factor (seconds of computation per
-second of audio) is measured on one CPU core of this machine, which should be idle otherwise: causal networks in
-streaming mode, with chunks of 16 ms or of the network's own frame if that is longer; the others on one file.
+second of audio) is the CPU time of one thread on this machine, the median of several passes, which other programs
+lengthen by what they take from the caches only: causal networks in streaming mode, in frames of the length that a
+stream takes by default; the others on one file.
 """
 
 from __future__ import annotations
@@ -42,9 +43,8 @@ HEADER = (
     "| `generator=` | parameters | GMAC/s | causal | latency | real-time factor |",
     "| --- | ---: | ---: | --- | ---: | ---: |",
 )
-CHUNK_SECONDS = 0.016
 FILE_SECONDS = 4.0
-REPEATS = 3
+REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ def measure(name: str) -> Row:
 
 
 def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
-    """Return the median over some runs on one thread, after a warm-up."""
+    """Return the median of the CPU time over some runs on one thread, after a warm-up."""
     spec = cast("Generator", model)
-    chunk = max(usual_frame(spec), spec.hop * max(1, round(CHUNK_SECONDS * spec.sample_rate / spec.hop)))
+    chunk = usual_frame(spec)
     chunks = max(1, round(seconds * spec.sample_rate / chunk))
     signal = 0.07 * torch.randn(1, spec.in_channels, chunks * chunk)
     before = torch.get_num_threads()
@@ -127,9 +127,9 @@ def real_time_factor(model: nn.Module, seconds: float = FILE_SECONDS) -> float:
             run_through(model, signal[..., : 10 * chunk], chunk)
             times = []
             for _ in range(REPEATS):
-                start = time.perf_counter()
+                start = time.process_time()
                 run_through(model, signal, chunk)
-                times.append(time.perf_counter() - start)
+                times.append(time.process_time() - start)
     finally:
         torch.set_num_threads(before)
     return statistics.median(times) * spec.sample_rate / signal.shape[-1]
@@ -168,7 +168,7 @@ def main() -> None:
     for line in table(arguments.names):
         print(line, flush=True)
         lines.append(line)
-    note = f"\nReal-time factors: one core of {processor()}, torch {torch.__version__.partition('+')[0]}."
+    note = f"\nReal-time factors: CPU time of one thread on {processor()}, torch {torch.__version__.partition('+')[0]}."
     print(note)
     if arguments.write:
         PAGE.write_text(replaced(PAGE.read_text(), lines, note))

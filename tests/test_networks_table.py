@@ -63,11 +63,11 @@ def test_a_causal_network_is_timed_as_a_stream_and_another_as_a_file(script: Mod
 
     network = Listening()
     assert script.real_time_factor(network, seconds=0.1) > 0
-    assert set(seen) == {(15, True)}, "16 ms, in whole frames"
+    assert set(seen) == {(10, True)}, "at least 8 ms, in whole frames"
     seen.clear()
     network.causal = False
     script.real_time_factor(network, seconds=0.1)
-    assert seen[-1] == (105, False)
+    assert seen[-1] == (100, False)
 
 
 def test_lines_are_markdown_of_as_many_columns_as_the_header(script: ModuleType) -> None:
@@ -87,8 +87,9 @@ def test_single_rows_are_replaced_and_the_others_stay(script: ModuleType) -> Non
 
 def test_the_networks_that_take_more_than_half_of_a_core_are_explained(script: ModuleType) -> None:
     slow = {name for name, cells in rows(script).items() if cells[2] == "yes" and float(cells[4]) > 0.5}
-    [note] = [part for part in script.PAGE.read_text().split("\n\n") if "take more than half of a core" in part]
-    count = {"Two": 2, "Three": 3, "Four": 4, "Five": 5, "Six": 6}[note.split()[0]]
-    assert len(slow) == count
-    for name in slow:
-        assert f"`{name}`" in note or "tasnet" in name, name
+    notes = [part for part in script.PAGE.read_text().split("\n\n") if "more than half of a core" in part]
+    assert len(notes) == bool(slow)
+    if slow:
+        count = {"One": 1, "Two": 2, "Three": 3, "Four": 4, "Five": 5, "Six": 6}[notes[0].split()[0]]
+        assert len(slow) == count
+        assert all(f"`{name}`" in notes[0] for name in slow), slow

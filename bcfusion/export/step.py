@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +21,25 @@ from bcfusion.nn.streaming import StreamingModule
 __all__ = ["StreamingStep", "WholeFile", "WholeFrames", "frame_of", "ready"]
 
 
+@runtime_checkable
+class Mergeable(Protocol):
+    """A module that can make one layer of several."""
+
+    def merge_layers(self) -> None:
+        """Do so in place, once and for all; the module computes the same, but for rounding."""
+        ...
+
+
 def ready(generator: nn.Module) -> nn.Module:
-    """Return a copy of a network for export: on the CPU, in float32 and eval mode, without weight norm."""
-    return remove_weight_norm(copy.deepcopy(generator).cpu().float()).eval()
+    """Return a copy of a network for export: on the CPU, in float32 and eval mode, without weight norm.
+
+    Modules of ours that have a method ``merge_layers`` make one layer of several, which computes the same.
+    """
+    own = remove_weight_norm(copy.deepcopy(generator).cpu().float()).eval()
+    for module in list(own.modules()):
+        if isinstance(module, Mergeable):
+            module.merge_layers()
+    return own
 
 
 def frame_of(generator: nn.Module, frame: int | None) -> int:

@@ -25,6 +25,8 @@ from bcfusion.requirements import above, at_least, require
 # input is not amplified any further, so that pauses stay quiet at the output.
 LEVEL_FLOOR = 1e-4
 
+_FEW = 8  # frames of a step that is exported
+
 
 def speech_band_widths(sample_rate: int) -> list[float]:
     """Return widths in Hz, lowest band first: 200 Hz up to 4 kHz, 500 Hz up to 7 kHz, then 2 kHz (a split for speech).
@@ -126,7 +128,9 @@ class BandSplit(nn.Module):
         centred = (gathered - gathered.sum(over, keepdim=True) / counts) * self.filled
         variance = centred.square().sum(over, keepdim=True) / counts + self.eps
         weight = F.pad(self.weight, (0, 0, 0, 0, 0, 1))[self.index]  # (K, widest, inputs, channels)
-        y = torch.einsum("bckwn,kwcd->bdkn", centred * variance.rsqrt(), weight) + self.bias
+        normal = (centred * variance.rsqrt()).permute(2, 0, 4, 3, 1)  # (K, B, N, widest, inputs)
+        products = normal.flatten(3).flatten(1, 2) @ weight.flatten(1, 2)  # (K, B N, channels)
+        y = products.unflatten(1, normal.shape[1:3]).permute(1, 3, 0, 2) + self.bias
         return y + self.level_weight * 0.5 * variance.log10().squeeze(3) if self.causal else y
 
 
@@ -182,6 +186,8 @@ class BandMlp(nn.Module):
     """
 
     band_of_bin: Tensor
+    bins_of_band: Tensor
+    place_of_bin: Tensor
 
     def __init__(
         self,
@@ -197,6 +203,13 @@ class BandMlp(nn.Module):
         self.over, self.eps = (1,) if causal else (1, 3), eps
         band_of_bin = [band for band, width in enumerate(widths) for _ in range(width)]
         self.register_buffer("band_of_bin", torch.tensor(band_of_bin), persistent=False)
+        widest, places = max(widths), [(band, place) for band, width in enumerate(widths) for place in range(width)]
+        bins_of_band = torch.full((len(widths), widest), sum(widths))  # bin F, a zero, fills narrow bands
+        for number, (band, place) in enumerate(places):
+            bins_of_band[band, place] = number
+        self.register_buffer("bins_of_band", bins_of_band, persistent=False)
+        place_of_bin = torch.tensor([band * widest + place for band, place in places])
+        self.register_buffer("place_of_bin", place_of_bin, persistent=False)
         self.hidden_weight = nn.Parameter(torch.empty(len(widths), channels, hidden))
         self.hidden_bias = nn.Parameter(torch.zeros(len(widths), 1, 1, hidden))
         self.output_weight = nn.Parameter(torch.empty(sum(widths), hidden, 4))  # real, imaginary, and a gate for each
@@ -210,9 +223,17 @@ class BandMlp(nn.Module):
         """Process whole spectrograms or chunks, of any number of frames."""
         centred = x - x.mean(self.over, keepdim=True)
         x = centred * (centred.square().mean(self.over, keepdim=True) + self.eps).rsqrt()
-        h = torch.tanh(torch.einsum("bdkn,kdh->kbnh", x, self.hidden_weight) + self.hidden_bias)
-        h = h[self.band_of_bin]  # (F, B, N, hidden)
-        y = torch.einsum("fbnh,fho->bofn", h, self.output_weight) + self.output_bias
+        batch, _, _, frames = x.shape
+        h = x.permute(2, 0, 3, 1).flatten(1, 2) @ self.hidden_weight  # (K, B N, hidden)
+        h = torch.tanh(h + self.hidden_bias.flatten(1, 2))
+        if torch.compiler.is_exporting() and isinstance(frames, int) and frames <= _FEW:
+            # one product for each band, of as many bins as the widest one has, in place of one for each bin
+            weight = F.pad(self.output_weight, (0, 0, 0, 0, 0, 1))[self.bins_of_band]  # (K, widest, hidden, 4)
+            y = (h @ weight.permute(0, 2, 1, 3).flatten(2)).unflatten(2, (-1, 4)).transpose(1, 2)
+            y = y.flatten(0, 1).index_select(0, self.place_of_bin)  # (F, B N, 4)
+        else:
+            y = h[self.band_of_bin] @ self.output_weight
+        y = y.unflatten(1, (batch, frames)).permute(1, 3, 0, 2) + self.output_bias
         return F.glu(y, dim=1)
 
 

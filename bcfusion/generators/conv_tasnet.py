@@ -34,6 +34,9 @@ _NORMS: dict[str, Callable[[int, bool], nn.Module]] = {
 
 def _softmax(output: Tensor) -> Tensor:
     """Return the mask of speech, which competes with that of all the rest."""
+    if torch.compiler.is_exporting():  # the same by one operator, which runtimes need not transpose for
+        speech, rest = output.chunk(2, dim=1)
+        return torch.sigmoid(speech - rest)
     return output.unflatten(1, (2, -1)).softmax(1)[:, 0]
 
 

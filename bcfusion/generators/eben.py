@@ -38,12 +38,20 @@ class ResidualUnit(nn.Module):
     def __init__(self, channels: int, dilation: int, act: nn.Module, causal: bool, norm: Norm | None) -> None:
         super().__init__()
         self.dilated = _convolution(channels, channels, 3, causal, norm, dilation=dilation)
-        self.pointwise = _convolution(channels, channels, 1, causal, norm)
+        self.pointwise: nn.Module = _convolution(channels, channels, 1, causal, norm)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
         h: Tensor = self.act(self.pointwise(self.dilated(x)))
         return x + h
+
+    def merge_layers(self) -> None:
+        """Make one convolution of the two, in place; without an activation in between their product is one, too."""
+        if isinstance(self.pointwise, Conv1d):
+            with torch.no_grad():
+                first, second = self.dilated.weight.double(), self.pointwise.weight[..., 0].double()
+                self.dilated.weight.copy_(torch.einsum("om,mik->oik", second, first))
+            self.pointwise = nn.Identity()
 
 
 class EncoderBlock(nn.Module):

@@ -92,6 +92,8 @@ class Conv2d(StreamingModule):
             StreamingError: a chunk is not a multiple of the stride.
         """
         frames = x.shape[-1]
+        if torch.compiler.is_exporting() and self.is_streaming and frames == self.stride[1] == 1 >= self.context:
+            return self._of_one_frame(x)
         if not self.is_streaming:
             right = self.future + -frames % self.stride[1]
             x = F.pad(x, (self.left, right, self.below, self.above))
@@ -105,6 +107,21 @@ class Conv2d(StreamingModule):
             windows = windows.permute(0, 2, 3, 1, 4, 5).flatten(3)  # (B, F', N, in_channels kernel)
             return F.linear(windows, weight.flatten(1), self.bias).permute(0, 3, 1, 2)
         return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def _of_one_frame(self, x: Tensor) -> Tensor:
+        """Convolve one frame ``(B, in_channels, F, 1)`` and the one before it, which become channels of each other:
+        runtimes are slow with rows of two values."""
+        weight: Tensor = self.weight
+        if self.context:
+            past = self.recall("past")
+            self.replace(past=x)
+            parts = [each.chunk(self.groups, dim=1) for each in (past, x)]
+            x = torch.cat([part for pair in zip(*parts, strict=True) for part in pair], dim=1)
+            weight = weight.transpose(2, 3).transpose(1, 2).flatten(1, 2).unsqueeze(-1)
+        if self.below != self.above:
+            x = F.pad(x, (0, 0, self.below, self.above))
+        padding = self.below if self.below == self.above else 0
+        return F.conv2d(x, weight, self.bias, self.stride, (padding, 0), (self.dilation[0], 1), self.groups)
 
     def extra_repr(self) -> str:
         sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
@@ -186,6 +203,9 @@ class ConvTranspose2d(StreamingModule):
         frames = x.shape[-1]
         self.require_frames(frames)
         weight = self.weight
+        if torch.compiler.is_exporting() and self.is_streaming and frames == self.overlap == self.groups == 1:
+            y = self._of_one_frame(x)
+            return y if self.bias is None else y + self.bias[:, None, None]
         if self.is_streaming and self.groups == 1 and matmul_is_faster(x, weight):
             taps = x.flatten(2).transpose(1, 2) @ weight.flatten(1)  # (B, F N, out_channels kernel)
             size = ((x.shape[2] - 1) * self.stride + self.kernel_size[0], frames + self.overlap)
@@ -194,6 +214,17 @@ class ConvTranspose2d(StreamingModule):
             y = F.conv_transpose2d(x, weight, None, (self.stride, 1), 0, 0, self.groups)
         y = self.add_overlap(y[:, :, self.below : y.shape[2] - self.above, self.future :], frames)
         return y if self.bias is None else y + self.bias[:, None, None]
+
+    def _of_one_frame(self, x: Tensor) -> Tensor:
+        """Return the output for one frame, without the bias; what it adds to the next one is computed as further
+        channels: runtimes are slow with rows of two values."""
+        weight = self.weight.permute(0, 3, 1, 2).flatten(1, 2)  # (in_channels, 2 out_channels, kernel)
+        padding = min(self.below, self.above)
+        y = F.conv_transpose1d(x.squeeze(-1), weight, None, self.stride, padding)
+        y = y[:, :, self.below - padding :][:, :, : self.out_bins].unsqueeze(-1)
+        before = self.recall("overlap")
+        self.replace(overlap=y[:, self.out_channels :])
+        return y[:, : self.out_channels] + before
 
     def extra_repr(self) -> str:
         sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

@@ -76,7 +76,7 @@ def elu(x: Tensor) -> Tensor:
     return _FastELU.apply(x) if fast else F.elu(x)
 
 
-def _eager(x: Tensor) -> bool:
+def eager(x: Tensor) -> bool:
     """Return whether a float32 tensor is at work on a CPU, without a trace, an export or autocast."""
     plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
     traced = torch.compiler.is_exporting() or torch.compiler.is_compiling()
@@ -84,11 +84,11 @@ def _eager(x: Tensor) -> bool:
 
 
 def _trains(x: Tensor) -> bool:
-    """Return whether a float32 tensor is at work as in :func:`_eager`, with a graph for a backward pass."""
-    return torch.is_grad_enabled() and _eager(x)
+    """Return whether a float32 tensor is at work as in :func:`eager`, with a graph for a backward pass."""
+    return torch.is_grad_enabled() and eager(x)
 
 
-def _product(a: Tensor, w: Tensor) -> Tensor:
+def product(a: Tensor, w: Tensor) -> Tensor:
     """Return ``a @ w.T`` of float32 matrices; fast if each is contiguous or the transpose of a contiguous one."""
     if _ONEDNN_PRODUCT is None or not torch.backends.mkldnn.enabled:
         return a @ w.T
@@ -145,7 +145,7 @@ class _Pointwise(torch.autograd.Function):
         matrix = weight.squeeze(-1)
         y = x.new_empty(x.shape[0], weight.shape[0], x.shape[-1])
         for item, signal in zip(y, x, strict=True):
-            item.copy_(_product(matrix, signal.T))
+            item.copy_(product(matrix, signal.T))
             if bias is not None:
                 item.add_(bias.unsqueeze(-1))  # while it is in the cache
         return y
@@ -160,11 +160,11 @@ class _Pointwise(torch.autograd.Function):
             transposed = weight.squeeze(-1).T.contiguous()
             of_x = torch.empty_like(x)
             for item, of_item in zip(of_x, gradient, strict=True):
-                item.copy_(_product(transposed, of_item.T))
+                item.copy_(product(transposed, of_item.T))
         if ctx.needs_input_grad[1]:
             of_weight = torch.zeros_like(weight)
             for of_item, signal in zip(gradient, x, strict=True):
-                of_weight.squeeze(-1).add_(_product(of_item, signal))
+                of_weight.squeeze(-1).add_(product(of_item, signal))
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2))
         return of_x, of_weight, of_bias
@@ -235,7 +235,7 @@ class _Columns(torch.autograd.Function):
         signals = F.pad(x, (padding, padding)).chunk(groups, dim=1)
         for of_y, signal, rows in zip(y.chunk(groups, dim=1), signals, weight.chunk(groups), strict=True):
             columns = _columns(signal, weight.shape[-1], stride)
-            of_y.copy_(_product(columns, rows.flatten(1)).unflatten(0, (x.shape[0], frames)).transpose(1, 2))
+            of_y.copy_(product(columns, rows.flatten(1)).unflatten(0, (x.shape[0], frames)).transpose(1, 2))
         return y if bias is None else y.add_(bias.unsqueeze(-1))
 
     @staticmethod
@@ -252,7 +252,7 @@ class _Columns(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = torch.empty_like(x)
             for of_signal, part, rows in zip(of_x.chunk(groups, dim=1), parts, weight.chunk(groups), strict=True):
-                columns = _product(part.transpose(1, 2).flatten(0, 1), rows.flatten(1).T)
+                columns = product(part.transpose(1, 2).flatten(0, 1), rows.flatten(1).T)
                 columns = columns.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
                 size, window = (1, x.shape[-1]), (1, taps)
                 of_signal.copy_(F.fold(columns, size, window, 1, (0, padding), (1, stride)).squeeze(2))
@@ -261,7 +261,7 @@ class _Columns(torch.autograd.Function):
             signals = F.pad(x, (padding, padding)).chunk(groups, dim=1)
             for of_rows, part, signal in zip(of_weight.chunk(groups), parts, signals, strict=True):
                 columns = _columns(signal, taps, stride)
-                of_rows.copy_(_product(part.transpose(0, 1).flatten(1), columns.T).view_as(of_rows))
+                of_rows.copy_(product(part.transpose(0, 1).flatten(1), columns.T).view_as(of_rows))
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2))
         return of_x, of_weight, of_bias, None, None, None
@@ -290,7 +290,7 @@ def strided_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, 
     """
     if x.device.type == "cpu" and not torch.compiler.is_exporting():
         # without a graph too: features of all passes are then the same to the last bit
-        if weight.numel() >= _WIDE and _ONEDNN_PRODUCT is not None and _eager(x):
+        if weight.numel() >= _WIDE and _ONEDNN_PRODUCT is not None and eager(x):
             y: Tensor = _Columns.apply(x, weight, bias, stride, padding, groups)
             return y
         if groups > 1 and stride > 2 and x.shape[-1] >= max(4 * x.shape[1], weight.shape[-1]):

@@ -146,7 +146,7 @@ class LogLevels(StreamingModule):
         for block in values.split(self.block, dim=-1):
             frames = torch.arange(block.shape[-1], device=block.device, dtype=block.dtype)
             decay = (self.log_decay * frames).exp()
-            own = decay * accumulate(block / decay)
+            own = block if block.shape[-1] == 1 else decay * accumulate(block / decay)
             outputs.append(join(math.exp(self.log_decay) * decay * before.unsqueeze(-1), own))
             before = outputs[-1][..., -1]
         if self.is_streaming:

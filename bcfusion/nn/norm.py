@@ -74,6 +74,10 @@ class FrameLayerNorm(_Affine):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_streaming and x.shape[-1] == 1:  # one operation
+            if torch.compiler.is_exporting():  # gain and shift too: a graph computes their full shape once
+                shape = (-1, *[1] * (x.ndim - 2))
+                gain, shift = (each.view(shape).expand(x.shape[1:]) for each in (self.weight, self.bias))
+                return F.layer_norm(x, x.shape[1:], gain, shift, self.eps)
             return self.scaled(F.layer_norm(x, x.shape[1:], eps=self.eps))
         over = tuple(range(1, x.ndim - 1))
         centred = x - x.mean(over, keepdim=True)

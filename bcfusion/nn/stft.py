@@ -7,7 +7,7 @@ it: analysis and synthesis together are late by ``win_length - hop_length`` samp
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -51,6 +51,55 @@ def _basis(n_fft: int, win_length: int) -> tuple[np.ndarray, np.ndarray]:
     steps = np.outer(np.arange(n_fft // 2 + 1), np.arange(win_length)) % n_fft
     angles = 2 * np.pi / n_fft * steps
     return np.cos(angles), -np.sin(angles)
+
+
+class _Steps(NamedTuple):
+    """A real transform of ``n_fft = rows x columns`` samples in two steps (Cooley & Tukey 1965), as three tensors.
+
+    A step of a stream that is exported transforms a frame or two: the matrix of the whole transform, megabytes, is then
+    read for one product. These are a fifteenth of it for 512 samples.
+
+    Attributes:
+        first: ``(2 residues, rows)``, cosines and negative sines of the transforms of the columns.
+        second: ``(residues, 2 columns, 2 columns)``, twiddle factors and the transforms of the rows.
+        places: ``(2 bins,)``, where each bin's real and imaginary part lie in ``residues x 2 columns`` results.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    places: np.ndarray
+
+
+def _steps(n_fft: int) -> _Steps | None:
+    """Return the two steps of a transform with the fewest products, or None of a size that is odd or has no factor."""
+    sizes = [rows for rows in range(4, n_fft // 2 + 1, 2) if n_fft % rows == 0]
+    if not sizes:
+        return None
+    rows = min(sizes, key=lambda rows: (rows // 2 + 1) * n_fft // rows * (2 * rows + 4 * n_fft // rows))
+    columns, residues = n_fft // rows, rows // 2 + 1
+    angles = 2 * np.pi / rows * (np.outer(np.arange(residues), np.arange(rows)) % rows)
+    first = np.stack([np.cos(angles), -np.sin(angles)], axis=1).reshape(2 * residues, rows)
+    bins = np.arange(residues)[:, None] + rows * np.arange(columns)  # (residues, columns)
+    angles = 2 * np.pi / n_fft * (np.arange(columns)[:, None] * bins[:, None] % n_fft)  # (residues, column, bin)
+    mirrored = np.where(bins > n_fft // 2, -1.0, 1.0)[:, None]  # stands for the bin that it is the conjugate of
+    cosine, sine = np.cos(angles), np.sin(angles)
+    second = np.concatenate(
+        [
+            np.concatenate([cosine, -sine * mirrored], axis=2),
+            np.concatenate([sine, cosine * mirrored], axis=2),
+        ],
+        axis=1,
+    )
+    places = np.empty((2, n_fft // 2 + 1), dtype=np.int64)
+    for (residue, column), number in np.ndenumerate(bins):
+        place = residue * 2 * columns + column
+        places[:, min(number, n_fft - number)] = place, place + columns
+    return _Steps(first, second, places.ravel())
+
+
+def _constant(values: np.ndarray) -> Tensor:
+    """Return values as a constant of an exported step, which computes in float32 on the CPU."""
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 class Stft(StreamingModule):
@@ -115,7 +164,9 @@ class Stft(StreamingModule):
             if 0 < count <= _FEW and torch.compiler.is_exporting():
                 starts = range(0, count * self.hop_length, self.hop_length)
                 frames = torch.stack([x[:, start : start + self.win_length] for start in starts], dim=1)
-                spectrum = F.linear(frames, self.kernel[:, 0]).transpose(1, 2)
+                steps = _steps(self.n_fft)
+                spectrum = F.linear(frames, self.kernel[:, 0]) if steps is None else self._transformed(frames, steps)
+                spectrum = spectrum.transpose(1, 2)
             elif self.is_streaming and matmul_is_faster(x, self.kernel):
                 frames = x.unfold(-1, self.win_length, self.hop_length)
                 spectrum = F.linear(frames, self.kernel[:, 0]).transpose(1, 2)
@@ -123,6 +174,18 @@ class Stft(StreamingModule):
                 spectrum = F.conv1d(x.unsqueeze(1), self.kernel, stride=self.hop_length)
         spectrum = spectrum.unflatten(0, (-1, self.channels))
         return spectrum[:, :, : self.bins], spectrum[:, :, self.bins :]
+
+    def _transformed(self, frames: Tensor, steps: _Steps) -> Tensor:
+        """Return the spectra ``(B, N, 2 F)`` of frames ``(B, N, win_length)``, by the steps of the transform."""
+        items, count, _ = frames.shape
+        columns = self.n_fft // steps.first.shape[1]
+        rows = -(-self.win_length // columns)
+        windowed = frames * _constant(window_samples(self.window, self.win_length))
+        if rows * columns > self.win_length:
+            windowed = F.pad(windowed, (0, rows * columns - self.win_length))
+        x = _constant(steps.first[:, :rows]) @ windowed.reshape(items * count, rows, columns)  # (B N, 2 residues, ...)
+        x = x.reshape(items * count, len(steps.second), -1).transpose(0, 1) @ _constant(steps.second)
+        return x.transpose(0, 1).flatten(1).index_select(1, torch.from_numpy(steps.places)).reshape(items, count, -1)
 
     def extra_repr(self) -> str:
         return f"n_fft={self.n_fft}, hop_length={self.hop_length}, win_length={self.win_length}, window={self.window}"
@@ -155,14 +218,7 @@ class InverseStft(StreamingModule):
         self.n_fft, self.hop_length, self.win_length, self.window = n_fft, hop_length, win_length, window
         self.bins = n_fft // 2 + 1
         self.lookahead = win_length - hop_length
-        samples = window_samples(window, win_length)
-        coverage = np.zeros(hop_length)
-        for start in range(0, win_length, hop_length):
-            part = samples[start : start + hop_length] ** 2
-            coverage[: len(part)] += part
-        whole = coverage.min() >= 1e-8
-        require(self, (whole, f"a {window} window of {win_length} leaves gaps at hop_length={hop_length}"))
-        weight = samples / np.resize(coverage, win_length) / n_fft
+        weight = self._weight()
         # a bin stands for its mirror image too, except the first and the middle one
         twice = np.full((self.bins, 1), 2.0)
         twice[0] = 1.0
@@ -187,7 +243,11 @@ class InverseStft(StreamingModule):
         self.require_frames(real.shape[-1])
         with full_precision(real):
             spectrum = torch.cat([real, imag], dim=1).to(self.kernel.dtype)
-            if self.is_streaming and spectrum.shape[-1] == 1:
+            few = self.is_streaming and torch.compiler.is_exporting() and spectrum.shape[-1] <= _FEW
+            steps = _steps(self.n_fft) if few else None
+            if steps is not None:
+                waveform = self._transformed(spectrum.transpose(1, 2), steps).unsqueeze(1)
+            elif self.is_streaming and spectrum.shape[-1] == 1:
                 waveform = F.linear(spectrum.transpose(1, 2), self.kernel[:, 0].T)
             elif self.is_streaming and matmul_is_faster(spectrum, self.kernel):
                 frames = F.linear(spectrum.transpose(1, 2), self.kernel[:, 0].T).transpose(1, 2)  # (B, win_length, N)
@@ -196,6 +256,47 @@ class InverseStft(StreamingModule):
             else:
                 waveform = F.conv_transpose1d(spectrum, self.kernel, stride=self.hop_length)
         return self.add_overlap(waveform, self.hop_length * real.shape[-1])
+
+    def _transformed(self, spectra: Tensor, steps: _Steps) -> Tensor:
+        """Return the frames of spectra ``(B, N, 2 F)``, windowed, added up: ``(B, (N - 1) hop_length + win_length)``.
+
+        The steps of the analysis are transposed and taken backwards; of a bin that they compute twice one is left out.
+        """
+        items, count, values = spectra.shape
+        first, second, places = steps
+        columns = self.n_fft // first.shape[1]
+        rows = -(-self.win_length // columns)
+        twice = np.full(values, 2.0)
+        twice[[0, self.bins]] = 1.0
+        if self.n_fft % 2 == 0:
+            twice[[self.bins - 1, -1]] = 1.0
+        sources, scale = np.zeros(second.shape[0] * second.shape[2], dtype=np.int64), np.zeros(second[:, 0].size)
+        sources[places], scale[places] = np.arange(values), twice
+        back = second.transpose(0, 2, 1) * scale.reshape(len(second), -1, 1)
+        x = spectra.flatten(0, 1).index_select(1, torch.from_numpy(sources))
+        x = x.reshape(items * count, len(second), -1).transpose(0, 1) @ _constant(back)
+        x = _constant(first[:, :rows].T) @ x.transpose(0, 1).reshape(items * count, 2 * len(second), columns)
+        frames = x.reshape(items, count, -1)[..., : self.win_length] * _constant(self._weight())
+        if count == 1:
+            return frames[:, 0]
+        shifted = [
+            F.pad(frames[:, number], (number * self.hop_length, (count - 1 - number) * self.hop_length))
+            for number in range(count)
+        ]
+        return sum(shifted[1:], start=shifted[0])
+
+    def _weight(self) -> np.ndarray:
+        """Return what the samples of a frame are multiplied by: the window over the sum of the squared windows."""
+        samples = window_samples(self.window, self.win_length)
+        coverage = np.zeros(self.hop_length)
+        for start in range(0, self.win_length, self.hop_length):
+            part = samples[start : start + self.hop_length] ** 2
+            coverage[: len(part)] += part
+        whole = coverage.min() >= 1e-8
+        require(
+            self, (whole, f"a {self.window} window of {self.win_length} leaves gaps at hop_length={self.hop_length}")
+        )
+        return np.asarray(samples / np.resize(coverage, self.win_length) / self.n_fft)
 
     def extra_repr(self) -> str:
         return f"n_fft={self.n_fft}, hop_length={self.hop_length}, win_length={self.win_length}, window={self.window}"

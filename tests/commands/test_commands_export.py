@@ -27,6 +27,7 @@ from bcfusion.inference.stepping import TorchStepper, stream_signal
 from bcfusion.nn.network import WaveformNetwork, estimate_of
 from bcfusion.nn.recurrent import GRU, LSTM
 from bcfusion.nn.stft import InverseStft, Stft
+from bcfusion.report.table import size_text
 from bcfusion.run.bundle import load_generator, save_bundle
 
 pytest.importorskip("onnxscript")
@@ -156,9 +157,9 @@ def test_smaller_weights_make_a_smaller_file_that_sounds_alike(capsys: pytest.Ca
         assert np.abs(error).max() < (1e-5 if precision == "fp32" else 0.02)
         sizes[precision] = Path(f"{precision}.onnx").stat().st_size
         report = capsys.readouterr().out
-        assert f"Gains, {precision}, {sizes[precision] / 1e6:.2f} MB" in report
+        assert f"Gains, {precision}, {size_text(sizes[precision])}" in report
         if precision != "fp32":
-            assert f" (fp32: {sizes['fp32'] / 1e6:.2f} MB)" in report
+            assert f" (fp32: {size_text(sizes['fp32'])})" in report
             assert re.search(r"real-time factor [\d.]+ \(fp32: [\d.]+\) in onnxruntime", report)
     assert sizes["fp16"] < sizes["fp32"]
     assert sizes["int8"] < sizes["fp32"]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from bcfusion.errors import ConfigError
+from bcfusion.nn import recurrent
 from bcfusion.nn.recurrent import GRU, LSTM, Bidirectional, Cell, along_bands, along_time
 
 
@@ -18,6 +19,28 @@ def test_a_recurrent_layer_continues_where_the_last_chunk_ended(cell: type[LSTM 
     with model.streaming(2):
         parts = torch.cat([model(part) for part in x.split([1, 2, 3, 7, 1], dim=1)], dim=1)
     torch.testing.assert_close(parts, whole, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_large_lstm_computes_short_chunks_as_torch_does(monkeypatch: pytest.MonkeyPatch, layers: int) -> None:
+    torch.manual_seed(0)
+    model, x = LSTM(7, 5, layers).eval(), torch.randn(1, 40, 7)
+    called = []
+    own = LSTM._step_by_step
+    monkeypatch.setattr(LSTM, "_step_by_step", lambda *given: called.append(1) or own(*given))
+    with torch.inference_mode():
+        expected = model(x)
+        for many, calls in ((2**20, 0), (1, 3)):  # no chunk of small weights; of large ones those up to 32 frames
+            monkeypatch.setattr(recurrent, "_MANY", many)
+            with model.streaming(1):
+                found = torch.cat([model(part) for part in x.split([1, 2, 4, 33], dim=1)], dim=1)
+                after = model.get_state()
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+            assert {name: tuple(state.shape) for name, state in after.items()} == {
+                "hidden": (1, layers, 1, 5),
+                "memory": (1, layers, 1, 5),
+            }
+            assert len(called) == calls
 
 
 @pytest.mark.parametrize("cell", [LSTM, GRU])
