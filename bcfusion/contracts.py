@@ -361,13 +361,13 @@ class Balancer(Protocol):
 
 
 @runtime_checkable
-class AdversarialObjective(Protocol):
+class AdversarialLoss(Protocol):
     """The game between generator and discriminators. Both losses are scalars.
 
     ``boundary`` is the logit between those that the discriminators give to speech and to estimates.
 
     >>> import torch
-    >>> class WassersteinObjective:
+    >>> class WassersteinLoss:
     ...     boundary = 0.0
     ...
     ...     def discriminator(self, target_judgements, estimate_judgements):
@@ -376,7 +376,7 @@ class AdversarialObjective(Protocol):
     ...     def generator(self, estimate_judgements):
     ...         return -sum(judgement.logits.mean() for judgement in estimate_judgements)
     >>> real, fake = [Judgement(torch.ones(2, 1), [])], [Judgement(-torch.ones(2, 1), [])]
-    >>> WassersteinObjective().discriminator(real, fake)
+    >>> WassersteinLoss().discriminator(real, fake)
     tensor(-2.)
     """
 

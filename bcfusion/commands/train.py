@@ -217,8 +217,8 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
     except RunPruned as pruned:
         if trial is not None and trial.trial is not None:  # one process of several
             jobs.note_pruned(run_dir, pruned)
-            print(f"bcfusion: {pruned}, best score {pruned.objective:.4f}: the search ends this run")
-        return pruned.objective
+            print(f"bcfusion: {pruned}, best score {pruned.score:.4f}: the search ends this run")
+        return pruned.score
     except RunInterrupted as interruption:
         # a search repeats the trial by itself
         run = RunDir(run_dir)
@@ -228,7 +228,7 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
         raise SystemExit(128 + interruption.signum) from None
     if trial is not None and trial.by_values:
         return Selection(cfg.selection).scaled(result.best)
-    return result.objective
+    return result.score
 
 
 if __name__ == "__main__":

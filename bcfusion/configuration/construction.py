@@ -24,7 +24,7 @@ BUILT = (
     "discriminators.",
     "critics.",
     "losses.",
-    "adversarial.objective.",
+    "adversarial.loss.",
     "balancer.",
     "data.augmentation.",
     "callbacks.early_stopping.",

@@ -14,6 +14,8 @@ from typing import Any
 MOVED = {
     "bcfusion.data.augmentation": "bcfusion.data.loading.augmentation",
     "bcfusion.data.shards": "bcfusion.data.loading.shards",
+    "bcfusion.losses.adversarial.HingeObjective": "bcfusion.losses.adversarial.HingeLoss",
+    "bcfusion.losses.adversarial.LeastSquaresObjective": "bcfusion.losses.adversarial.LeastSquaresLoss",
 }
 
 #: class to its arguments that have another name now: old name to new name, and old values to new ones
@@ -21,6 +23,9 @@ RENAMED: dict[str, dict[str, tuple[str, dict[Any, Any]]]] = {
     f"bcfusion.data.simulation.{name}": {"follow_level": ("follow", {True: "level", False: "none"})}
     for name in ("transfer_function.TransferFunction", "magnitude_ratio.MagnitudeRatio")
 }
+
+#: sections whose keys have another name now: old name to new name
+RENAMED_KEYS = {"adversarial": {"objective": "loss"}}
 
 
 def current_target(target: str) -> str:
@@ -32,7 +37,7 @@ def current_target(target: str) -> str:
 
 
 def with_current_targets(node: Any) -> Any:
-    """Replace every ``_target_`` in a node by its current path, and renamed arguments; in place; return the node.
+    """Replace every ``_target_`` in a node by its current path, renamed arguments and keys; in place; return the node.
 
     Args:
         node: a node of a configuration, or plain containers. Changing it in place keeps its position in the
@@ -48,6 +53,8 @@ def with_current_targets(node: Any) -> Any:
     else:
         return node
     for key in keys:
+        if key in RENAMED_KEYS and isinstance(node[key] if not is_config else node._get_node(key), DictConfig | dict):
+            _rename(node[key], RENAMED_KEYS[key])
         if is_config and (OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key)):
             continue
         value = node[key]
@@ -63,6 +70,13 @@ def with_current_targets(node: Any) -> Any:
                     value = node.pop(old)
                     node[new] = values.get(value, value)
     return node
+
+
+def _rename(section: Any, names: dict[str, str]) -> None:
+    for old, new in names.items():
+        if old in section and new not in section:
+            with _writable(section):
+                section[new] = section.pop(old)
 
 
 @contextmanager

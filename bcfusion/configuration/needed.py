@@ -20,7 +20,7 @@ NODES = (
     "data.corpus",
     "optimizer.generator",
     "optimizer.discriminator",
-    "adversarial.objective",
+    "adversarial.loss",
 )
 NEEDED_GROUPS = (*BASES, "generator", "balancer", "optimizer", "scheduler", "selection", "recipe", "machine")
 

@@ -1,4 +1,4 @@
-"""Adversarial objectives: the losses of the discriminators and of the generator."""
+"""Adversarial losses: those of the discriminators and of the generator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reduce_list(values: Sequence[Tensor], reduction: Reduction) -> Tensor:
     return stacked.sum(0) if reduction == "sum" else stacked.mean(0)
 
 
-class _LogitObjective(ABC):
+class _LogitLoss(ABC):
     """A game that is played logit by logit, over any number of sub-discriminators.
 
     Each term is the mean over one sub-discriminator's logits (items have equally many), so that each sub-discriminator
@@ -85,7 +85,7 @@ class _LogitObjective(ABC):
         return reduce_list(means, self.per_discriminator)
 
 
-class HingeObjective(_LogitObjective):
+class HingeLoss(_LogitLoss):
     """Hinge game (Lim and Ye 2017, "Geometric GAN"), with margins of 1 on either side of the boundary 0.
 
     The discriminators minimise mean relu(1 - D(target)) + mean relu(1 + D(estimate)). Means are over the logits of one
@@ -119,7 +119,7 @@ class HingeObjective(_LogitObjective):
         return -logits if self.generator_form == "plain" else super()._cost_to_generator(logits)
 
 
-class LeastSquaresObjective(_LogitObjective):
+class LeastSquaresLoss(_LogitLoss):
     """Least-squares game (Mao et al. 2017, "Least Squares Generative Adversarial Networks"), as in HiFi-GAN.
 
     The discriminators minimise mean (1 - D(target))^2 + mean D(estimate)^2, the generator mean (1 - D(estimate))^2: a

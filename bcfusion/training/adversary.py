@@ -1,4 +1,4 @@
-"""The adversary: discriminators, their objective and their schedule behind a few calls."""
+"""The adversary: discriminators, their loss and their schedule behind a few calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
 from bcfusion.configuration.keys import key_rules
-from bcfusion.contracts import AdversarialObjective, Judgement
+from bcfusion.contracts import AdversarialLoss, Judgement
 from bcfusion.requirements import require
 
 Network = Literal["generator", "discriminator"]
@@ -117,7 +117,7 @@ class Adversary(nn.Module):
     Args:
         discriminators: networks by name; each maps ``(B, 1, T)`` to a list of judgements; the lists are concatenated.
             One with an attribute ``takes`` is also given the signals of these names from inside the generator.
-        objective: the adversarial losses of both sides.
+        loss: of both sides.
         weight: of the adversarial loss in the generator's total loss.
         schedule: who learns when.
         warm_up_losses: names of losses that train the generator before ``start_step``; their weights fall to 0 as the
@@ -135,7 +135,7 @@ class Adversary(nn.Module):
     def __init__(
         self,
         discriminators: Mapping[str, nn.Module],
-        objective: AdversarialObjective,
+        loss: AdversarialLoss,
         weight: float = 1.0,
         schedule: Schedule | None = None,
         warm_up_losses: Sequence[str] = (),
@@ -149,7 +149,7 @@ class Adversary(nn.Module):
         )
         super().__init__()
         self.discriminators = nn.ModuleDict(discriminators)
-        self.objective = objective
+        self.loss = loss
         self.weight = float(weight)
         self.schedule = schedule or Schedule()
         self.warm_up_losses = frozenset(warm_up_losses)
@@ -272,11 +272,11 @@ class Adversary(nn.Module):
 
         Returns:
             ``score_target`` and ``score_estimate``: mean logits. ``accuracy``: share of logits on the right side of
-            the objective's boundary; targets and estimates count one half each. ``feature_distance``: mean absolute
+            the loss's boundary; targets and estimates count one half each. ``feature_distance``: mean absolute
             difference between the features of estimate and target, relative to the mean magnitude of the target's and
             averaged over layers; only if the discriminators return features. All are means over sub-discriminators.
         """
-        boundary = self.objective.boundary
+        boundary = self.loss.boundary
         on_estimate = [judgement.logits.float() for judgement in judgements.estimate]
         on_target = [judgement.logits.float() for judgement in judgements.target]
         right = [(logits > boundary).float().mean() for logits in on_target]

@@ -86,7 +86,7 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
                 start_with_unit_variance(network, probe_signal(cfg.adversarial.speech_level))
         adversary = Adversary(
             discriminators,
-            objective=build(cfg.adversarial.objective),
+            loss=build(cfg.adversarial.loss),
             weight=cfg.adversarial.weight,
             schedule=Schedule(
                 start_step=cfg.adversarial.start_step,

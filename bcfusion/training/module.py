@@ -227,7 +227,7 @@ class SpeechModule(LightningModule):
         adversary = self.adversary
         assert adversary is not None
         judgements = shared or adversary.judge_for_discriminators(estimate, batch["target"], first, inside)
-        loss = adversary.objective.discriminator(judgements.target, judgements.estimate)
+        loss = adversary.loss.discriminator(judgements.target, judgements.estimate)
         # shared judgements depend on the estimate too: no gradient is computed for it here
         self.manual_backward(loss / self.optimization.accumulate, inputs=adversary.learning_parameters())
         self._note("discriminator/loss", loss)
@@ -280,7 +280,7 @@ class SpeechModule(LightningModule):
             else:
                 judgements = Pair(shared.estimate, detached(shared.target))
             names |= {"estimate_judgements": judgements.estimate, "target_judgements": judgements.target}
-            adversarial = self.adversary.objective.generator(judgements.estimate)
+            adversarial = self.adversary.loss.generator(judgements.estimate)
             self._note("loss/adversarial", adversarial)
             if turn.ramp * self.adversary.weight != 0.0:
                 losses["adversarial"], weights["adversarial"] = adversarial, turn.ramp * self.adversary.weight

@@ -60,14 +60,14 @@ class Result:
     Attributes:
         run_dir: where everything was written.
         step: batches trained.
-        objective: best selection score, usually in 0..1.
+        score: best selection score, usually in 0..1.
         best: metric means of the best validation.
         closing: the closing evaluation, on rank zero.
     """
 
     run_dir: Path
     step: int
-    objective: float
+    score: float
     best: Mapping[str, float]
     closing: FinalEvaluation | None
 
@@ -198,7 +198,7 @@ def train(
     return Result(
         run_dir=run_dir,
         step=module.step,
-        objective=quality.objective,
+        score=quality.best_score,
         best=quality.best_values,
         closing=closing,
     )

@@ -232,8 +232,8 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
         (["generator.channels=wide"], "generator.channels: must be a whole number, not 'wide'"),
         (["generator.causal=3"], "generator.causal: must be true or false, not 3"),
         (
-            ["adversarial.objective.generator_form=plan"],
-            "adversarial.objective.generator_form: must be one of plain, clipped, not 'plan'",
+            ["adversarial.loss.generator_form=plan"],
+            "adversarial.loss.generator_form: must be one of plain, clipped, not 'plan'",
         ),
         (
             ["~degradation.body.cutoff_frequency", "+degradation.body.cutof=3"],
@@ -369,7 +369,7 @@ def test_a_mistake_is_found_at_its_place(overrides: list[str], problem: str) -> 
         (["output_root=null"], "output_root: must be a path, not null"),
         (["init_from=2024"], "init_from: must be a path or null, with quotes around a number, not 2024"),
         (["data.corpus=null"], "data.corpus: must be a mapping with _target_, as the members of data have it"),
-        (["adversarial.objective=null"], "adversarial.objective: must be a mapping with _target_"),
+        (["adversarial.loss=null"], "adversarial.loss: must be a mapping with _target_"),
         (["~generator._target_"], "generator: must be a mapping with _target_"),
         (["trainer.keep_best=stoi"], "trainer.keep_best: must be a list, not 'stoi'; write 'trainer.keep_best=[stoi]'"),
         (["trainer.tf32=yes"], "trainer.tf32: must be true or false, not 'yes'; write trainer.tf32=true"),

@@ -114,6 +114,17 @@ def test_a_renamed_argument_is_given_its_new_name_and_value(old: bool, new: str)
         assert all(now in parameters and former not in parameters for former, (now, _) in arguments.items())
 
 
+def test_a_renamed_key_is_read_from_what_was_recorded() -> None:
+    losses = "bcfusion.losses.adversarial"
+    recorded = {"adversarial": {"weight": 1.0, "objective": {"_target_": f"{losses}.HingeObjective"}}}
+    current = {"adversarial": {"weight": 1.0, "loss": {"_target_": f"{losses}.HingeLoss"}}}
+    assert with_current_targets(recorded) == current
+    assert with_current_targets(current) == current
+    cfg = OmegaConf.create({"adversarial": {"objective": {"_target_": f"{losses}.HingeObjective"}}, "objective": {}})
+    OmegaConf.set_struct(cfg, True)
+    assert with_current_targets(cfg) == {"adversarial": {"loss": {"_target_": f"{losses}.HingeLoss"}}, "objective": {}}
+
+
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [

@@ -1,4 +1,4 @@
-"""Every conf/adversarial/*.yaml, shipped now or added later, defines the whole game: its objective and its schedule."""
+"""Every conf/adversarial/*.yaml, shipped now or added later, defines the whole game: its loss and its schedule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from bcfusion.contracts import AdversarialObjective, Judgement
+from bcfusion.contracts import AdversarialLoss, Judgement
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "adversarial").glob("*.yaml"))
 SCHEDULE = (
@@ -54,32 +54,32 @@ def test_file_opens_with_its_command_and_explains_every_key(path: Path) -> None:
 
 
 def test_all_files_have_the_same_keys_so_that_any_override_works_with_any_game(path: Path) -> None:
-    assert set(load(path)) == {*SCHEDULE, "objective"}
+    assert set(load(path)) == {*SCHEDULE, "loss"}
 
 
-def test_file_shows_every_setting_of_the_objective(path: Path) -> None:
-    node = load(path).objective
+def test_file_shows_every_setting_of_the_loss(path: Path) -> None:
+    node = load(path).loss
     assert set(node) - {"_target_"} == set(inspect.signature(get_class(node["_target_"])).parameters)
 
 
-def test_the_objective_separates_the_sides_at_its_boundary(path: Path) -> None:
-    objective = instantiate(load(path).objective)
-    assert isinstance(objective, AdversarialObjective)
-    target, estimate = logits_at(objective.boundary), logits_at(objective.boundary)
-    objective.discriminator([Judgement(target, [])], [Judgement(estimate, [])]).backward()
+def test_the_loss_separates_the_sides_at_its_boundary(path: Path) -> None:
+    game = instantiate(load(path).loss)
+    assert isinstance(game, AdversarialLoss)
+    target, estimate = logits_at(game.boundary), logits_at(game.boundary)
+    game.discriminator([Judgement(target, [])], [Judgement(estimate, [])]).backward()
     assert target.grad is not None
     assert estimate.grad is not None
     assert (target.grad < 0).all(), "descent raises logits of the target"
     assert (estimate.grad > 0).all(), "and lowers those of the estimate"
     estimate.grad = None
-    objective.generator([Judgement(estimate, [])]).backward()
+    game.generator([Judgement(estimate, [])]).backward()
     assert estimate.grad is not None
     assert (estimate.grad < 0).all(), "the generator raises them"
 
 
 def test_the_clipped_hinge_differs_from_the_hinge_only_in_the_generators_form() -> None:
     plain, clipped = ({p.stem: load(p) for p in FILES}[name] for name in ("hinge", "hinge_clipped"))
-    assert plain.objective.generator_form == "plain"
-    assert clipped.objective.generator_form == "clipped"
-    clipped.objective.generator_form = "plain"
+    assert plain.loss.generator_form == "plain"
+    assert clipped.loss.generator_form == "clipped"
+    clipped.loss.generator_form = "plain"
     assert plain == clipped

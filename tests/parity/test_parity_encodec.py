@@ -13,7 +13,7 @@ from torch import Tensor
 from bcfusion.balancers.gradient import GradientBalancer
 from bcfusion.contracts import Judgement
 from bcfusion.discriminators.multi_stft import MultiStftDiscriminator
-from bcfusion.losses.adversarial import HingeObjective
+from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.training.anchor import OutputAnchor
 
 REASON = "scripts/install_public_code.sh installs the public code"
@@ -32,7 +32,7 @@ def discriminator_difference(ours: MultiStftDiscriminator, what: str) -> float:
     msstftd = pytest.importorskip("encodec.msstftd", reason=REASON)
     public = msstftd.MultiScaleSTFTDiscriminator(4, n_ffts=N_FFTS, hop_lengths=HOPS, win_lengths=N_FFTS)
     target = speech_like(2, 2048, seed=0)
-    estimate, objective = muffled(target), HingeObjective()
+    estimate, objective = muffled(target), HingeLoss()
 
     def judged(signal: Tensor) -> list[Judgement]:
         # its frames begin and end with whole windows; ours are those of the signal with zeros around it

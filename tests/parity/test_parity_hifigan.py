@@ -28,7 +28,7 @@ from bcfusion.discriminators.hifigan_scale import HifiGanMultiScaleDiscriminator
 from bcfusion.discriminators.multi_period import MultiPeriodDiscriminator
 from bcfusion.generators.hifigan import Vocoder
 from bcfusion.generators.hifigan_plus import HifiGanPlus
-from bcfusion.losses.adversarial import LeastSquaresObjective
+from bcfusion.losses.adversarial import LeastSquaresLoss
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.mel import LogMelLoss
 from bcfusion.losses.spectral import MultiResolutionStftLoss
@@ -146,7 +146,7 @@ def discriminators_difference(ours: Ours, public: Public, what: str) -> float:
 
     target = speech_like(2, SAMPLES, seed=0)
     estimate = muffled(target)
-    objective = LeastSquaresObjective(per_discriminator="sum")
+    objective = LeastSquaresLoss(per_discriminator="sum")
 
     def our_loss() -> Tensor:
         on_target, on_estimate = ([*ours.mpd(x), *ours.msd(x)] for x in (target, estimate))
@@ -193,7 +193,7 @@ def test_the_generators_losses_are_the_defined_ones_and_those_of_the_public_code
     estimate = muffled(target).requires_grad_()
     mel = LogMelLoss(22050, flooring="clamped", padding="reflect", between_hops=True)
     matching = FeatureMatchingLoss(per_layer="sum", per_discriminator="sum", logits=True)
-    objective = LeastSquaresObjective(per_discriminator="sum")
+    objective = LeastSquaresLoss(per_discriminator="sum")
     on_target, on_estimate = ([*ours.mpd(x), *ours.msd(x)] for x in (target, estimate))
     found = {
         "log mel": 45 * mel(estimate, target, torch.tensor([SAMPLES, SAMPLES])),

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 from bcfusion.contracts import Judgement
 from bcfusion.errors import ConfigError
-from bcfusion.losses.adversarial import HingeObjective
+from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.training.adversary import Adversary, Inside, Pair, Schedule, Turn
 
 
@@ -30,7 +30,7 @@ class TinyDiscriminator(nn.Module):
 
 
 def adversary(network: nn.Module | None = None, **settings: Any) -> Adversary:
-    return Adversary({"tiny": network or TinyDiscriminator()}, HingeObjective(), **settings)
+    return Adversary({"tiny": network or TinyDiscriminator()}, HingeLoss(), **settings)
 
 
 def signals() -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ def test_the_generators_pass_leaves_no_gradient_in_the_discriminators() -> None:
     game = adversary()
     estimate, target = signals()
     judgements = game.judge_for_generator(estimate, target)
-    game.objective.generator(judgements.estimate).backward()
+    game.loss.generator(judgements.estimate).backward()
     assert estimate.grad is not None
     assert estimate.grad.abs().sum() > 0
     assert all(p.grad is None and p.requires_grad for p in game.parameters())
@@ -134,13 +134,13 @@ def test_the_discriminators_pass_leaves_no_gradient_in_the_estimate() -> None:
     game = adversary()
     estimate, target = signals()
     judgements = game.judge_for_discriminators(estimate, target)
-    game.objective.discriminator(judgements.target, judgements.estimate).backward()
+    game.loss.discriminator(judgements.target, judgements.estimate).backward()
     assert estimate.grad is None
     assert all(p.grad is not None for p in game.parameters())
 
 
 def test_the_judgements_of_all_discriminators_are_concatenated() -> None:
-    game = Adversary({"a": TinyDiscriminator(), "b": TinyDiscriminator()}, HingeObjective())
+    game = Adversary({"a": TinyDiscriminator(), "b": TinyDiscriminator()}, HingeLoss())
     assert len(game.judge(torch.randn(1, 1, 32))) == 2
 
 
@@ -154,7 +154,7 @@ class InsideDiscriminator(TinyDiscriminator):
 
 
 def test_a_discriminator_gets_the_signals_from_inside_the_generator_that_it_takes() -> None:
-    game = Adversary({"outside": TinyDiscriminator(), "inside": InsideDiscriminator()}, HingeObjective())
+    game = Adversary({"outside": TinyDiscriminator(), "inside": InsideDiscriminator()}, HingeLoss())
     assert game.takes == ("bands",)
     estimate, target = signals()
     inside = Inside({"bands": 2 * estimate}, {"bands": 3 * target})
@@ -171,7 +171,7 @@ def test_a_discriminator_gets_the_signals_from_inside_the_generator_that_it_take
 
 def test_an_adversary_without_discriminators_is_refused() -> None:
     with pytest.raises(ConfigError, match="discriminators must hold at least one network"):
-        Adversary({}, HingeObjective())
+        Adversary({}, HingeLoss())
 
 
 def test_spectral_norm_iterates_once_per_batch_whatever_the_number_of_passes() -> None:

@@ -130,7 +130,7 @@ def test_a_silent_validation_split_selects_nothing_and_the_last_checkpoint_is_ke
     assert f"no validation had a score by which a checkpoint could be selected; {tmp_path / 'run'}" in captured.err
     assert "Last checkpoint (step 2) on all test files" in captured.out
     assert result.best == {}
-    assert result.objective == -1.0
+    assert result.score == -1.0
     assert result.closing is not None
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["last.ckpt"]
     assert (tmp_path / "run" / "bundle").is_dir()

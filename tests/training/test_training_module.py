@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bcfusion.balancers.fixed import FixedBalancer
 from bcfusion.contracts import Judgement
 from bcfusion.errors import ConfigError
-from bcfusion.losses.adversarial import HingeObjective
+from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
 from bcfusion.training.adversary import Adversary, Schedule
@@ -92,7 +92,7 @@ def module(
         optimization=Optimization(**optimization),
         adversary=Adversary(
             {"tiny": discriminator or TinyDiscriminator()},
-            HingeObjective(),
+            HingeLoss(),
             schedule=Schedule(**(schedule or {})),
             **(game or {}),
         )

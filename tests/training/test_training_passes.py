@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 
 from bcfusion.balancers.gradient import GradientBalancer
 from bcfusion.discriminators.multi_scale import MultiScaleDiscriminator
-from bcfusion.losses.adversarial import HingeObjective
+from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
 from bcfusion.training.adversary import Adversary, detached
@@ -81,7 +81,7 @@ def plain_loop(order: str, steps: int) -> dict[str, Tensor]:
 
         def learn_generator(estimate: Tensor = estimate, target: Tensor = target, item: Any = item) -> None:
             on_estimate = adversary.judge(estimate)
-            total = adversary.objective.generator(on_estimate)
+            total = adversary.loss.generator(on_estimate)
             total = total + FeatureMatchingLoss()(on_estimate, adversary.judge(target))
             total = total + L1Loss()(estimate, target, item["lengths"])
             gradients = torch.autograd.grad(total, list(generator.parameters()))
@@ -91,7 +91,7 @@ def plain_loop(order: str, steps: int) -> dict[str, Tensor]:
 
         def learn_discriminators(estimate: Tensor = estimate, target: Tensor = target) -> None:
             optimizers[1].zero_grad()
-            adversary.objective.discriminator(adversary.judge(target), adversary.judge(estimate.detach())).backward()
+            adversary.loss.discriminator(adversary.judge(target), adversary.judge(estimate.detach())).backward()
             optimizers[1].step()
 
         turns = [learn_generator, learn_discriminators]
@@ -166,7 +166,7 @@ def test_every_discriminator_gives_the_same_gradients_in_shared_passes(path: Pat
 
     def gradients(shared: bool) -> list[Tensor]:
         torch.manual_seed(0)
-        adversary = Adversary({path.stem: instantiate(group[path.stem])}, HingeObjective())
+        adversary = Adversary({path.stem: instantiate(group[path.stem])}, HingeLoss())
         estimate = (0.07 * torch.randn(1, 1, 1500)).requires_grad_()
         target = 0.07 * torch.randn(1, 1, 1500)
         if shared:
@@ -174,10 +174,10 @@ def test_every_discriminator_gives_the_same_gradients_in_shared_passes(path: Pat
         else:
             for_generator = adversary.judge_for_generator(estimate, target)
             for_discriminators = adversary.judge_for_discriminators(estimate, target, first=False)
-        total = adversary.objective.generator(for_generator.estimate)
+        total = adversary.loss.generator(for_generator.estimate)
         total = total + FeatureMatchingLoss("reference")(for_generator.estimate, detached(for_generator.target))
         (of_estimate,) = torch.autograd.grad(total, [estimate], retain_graph=True)
-        loss = adversary.objective.discriminator(for_discriminators.target, for_discriminators.estimate)
+        loss = adversary.loss.discriminator(for_discriminators.target, for_discriminators.estimate)
         return [of_estimate, *torch.autograd.grad(loss, adversary.learning_parameters())]
 
     for one, other in zip(gradients(True), gradients(False), strict=True):

@@ -31,7 +31,7 @@ def test_a_pruned_run_ends_at_its_validation_with_all_files_written(
         train(cfg, tmp_path, PROVENANCE, prune=prune)
     assert [step for step, _ in asked] == [2, 4]
     assert pruned.value.step == 4
-    assert pruned.value.objective == max(score for _, score in asked)
+    assert pruned.value.score == max(score for _, score in asked)
     assert (tmp_path / "quality" / "valid-0000004.csv").is_file()
     assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["step"] == 4

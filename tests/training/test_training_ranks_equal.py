@@ -18,7 +18,7 @@ from test_training_metric_gan import Distance, Likeness
 from test_training_module import TinyDiscriminator
 from torch import Tensor, nn
 
-from bcfusion.losses.adversarial import HingeObjective
+from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
 from bcfusion.training.adversary import Adversary, Schedule
@@ -125,7 +125,7 @@ def build(
         ),
         adversary=Adversary(
             {"tiny": discriminator or TinyDiscriminator()},
-            HingeObjective(),
+            HingeLoss(),
             schedule=schedule,
             warm_up_losses=["l1"],
         ),

@@ -17,12 +17,12 @@ class RunPruned(Exception):
 
     Attributes:
         step: of that validation.
-        objective: best selection score so far.
+        score: best selection score so far.
     """
 
-    def __init__(self, step: int, objective: float) -> None:
+    def __init__(self, step: int, score: float) -> None:
         self.step = step
-        self.objective = objective
+        self.score = score
         super().__init__(f"unpromising at step {step}")
 
 
@@ -51,4 +51,4 @@ class Pruning(Callback):
         score = self._selection.score(self._quality.latest)
         pruned = trainer.is_global_zero and self._prune(module.step, score)
         if trainer.strategy.reduce_boolean_decision(pruned, all=False):
-            raise RunPruned(module.step, self._quality.objective)
+            raise RunPruned(module.step, self._quality.best_score)

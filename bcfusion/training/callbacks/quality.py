@@ -120,7 +120,7 @@ class Quality(Callback):
         return None if self._selection.unusable(self.latest) else self._selection.score(self.latest)
 
     @property
-    def objective(self) -> float:
+    def best_score(self) -> float:
         """Best score so far; without any, that of metric values that could not be computed. Always finite."""
         return self.best.get("best", self._selection.score({}))
 
@@ -253,7 +253,7 @@ class Quality(Callback):
 
     def _log(self, trainer: Trainer, values: dict[str, float], step: int, improved: bool) -> None:
         bests = {f"best/{name}": value for name, value in self.best_values.items()}
-        bests["best/selection"] = self.objective
+        bests["best/selection"] = self.best_score
         for logger in trainer.loggers:
             if not self._registered:  # once per run; TensorBoard's HPARAMS reads the metrics from the scalars best/...
                 logger.log_hyperparams(self._hyperparameters)
