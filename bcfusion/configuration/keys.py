@@ -95,6 +95,7 @@ KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "trainer.deterministic": BOOL,
     "trainer.compile": BOOL,
     "init_discriminators": BOOL,
+    "replay": BOOL,
 }
 
 

@@ -12,6 +12,7 @@ LATER: Mapping[str, Any] = {
     "critics": {},
     "adversarial.head_start": 0,
     "trainer.statistics_batches": 50,
+    "replay": False,
 }
 
 

@@ -57,6 +57,11 @@ class StepGuard:
         self._batches: list[tuple[int, list[str]]] = []  # step and ids of the batches of this optimiser step
         self._bad_batches: list[tuple[int, list[str]]] = []  # and of the bad ones in a row before it
 
+    @property
+    def next_ends(self) -> bool:
+        """Whether the run ends if the next optimiser step is bad."""
+        return self._bad_in_a_row >= self.max_bad_steps - 1
+
     def skip(self, network: str) -> None:
         """Count the present step of a network as left out."""
         self.skipped[network] += 1
