@@ -272,9 +272,13 @@ def test_the_verb_replays_and_refuses_a_run_that_left_no_step(
     assert "All values are those of the run, bit for bit" in text
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
+    assert main(["train", f"resume={run}"]) == 2
+    assert "holds no checkpoints/last.ckpt" in capsys.readouterr().err, "it diverged before its first checkpoint"
     shutil.rmtree(run / "diverged")
+    RunDir(run).checkpoints.mkdir(exist_ok=True)
+    RunDir(run).last.touch()
     assert main(["train", f"resume={run}", "debug=replay"]) == 2
-    assert "debug=replay: " in capsys.readouterr().err
+    assert "holds no diverged/rank-0.ckpt" in capsys.readouterr().err
     assert main(["train", "debug=replay"]) == 2
     assert "debug=replay: name the run" in capsys.readouterr().err
 
