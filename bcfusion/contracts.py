@@ -27,6 +27,7 @@ class Batch(TypedDict, total=False):
         ids: stable across epochs and runs.
         noise: ``(B, 1, T)``, only if the task adds noise.
         unreadable: paths that were replaced by another item because they could not be read.
+        origins: for people to read, the files of each training crop and the second at which it begins.
         air: ``(B, 1, T)``; with ``pending`` it is completed by :mod:`bcfusion.data.simulation.device_simulation` on the
             training device. A training step never sees either.
         pending: for each item, the simulations that are still to be done.
@@ -38,6 +39,7 @@ class Batch(TypedDict, total=False):
     ids: list[str]
     noise: Tensor
     unreadable: list[str]
+    origins: list[str]
     air: Tensor
     pending: list[list[tuple[int, int, int, int, int | None]]]
 

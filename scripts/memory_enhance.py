@@ -59,7 +59,7 @@ def noise_file(path: Path, seconds: float, rate: int, channels: int) -> None:
             left -= block
 
 
-def untrained(name: str, folder: Path) -> Path:
+def untrained(name: str, folder: Path, rate: int = 16000) -> Path:
     """Save the bundle of a network as `bcfusion train generator=NAME` would start from it, and return its folder."""
     import torch
     from hydra import compose, initialize_config_dir
@@ -74,7 +74,8 @@ def untrained(name: str, folder: Path) -> Path:
     register_resolvers()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose("train", [f"generator={name}", f"task.sensors=[{','.join(SENSORS)}]", "cutoff_frequency=4000"])
+        sizes = [f"sample_rate={rate}", f"cutoff_frequency={rate // 4}"]
+        cfg = compose("train", [f"generator={name}", f"task.sensors=[{','.join(SENSORS)}]", *sizes])
     torch.manual_seed(0)
     settings = OmegaConf.to_container(cfg.generator, resolve=True)
     assert isinstance(settings, dict)

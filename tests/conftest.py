@@ -38,6 +38,15 @@ SHORT = [
 TINY = ["generator.channels=2", "generator.bottleneck_channels=4", *SHORT]
 TINY_DISCRIMINATOR = ["discriminators.melgan_msd.channels=2", "discriminators.melgan_msd.max_channels=8"]
 
+# Sizes of discriminators at which a step takes milliseconds
+SMALL_DISCRIMINATORS = {
+    "melgan_msd": {"channels": 4, "max_channels": 8},
+    "hifigan_msd": {"scales": 2, "channels": [4, 4], "kernel_sizes": [5, 5], "strides": [1, 2], "groups": [1, 2]},
+    "hifigan_mpd": {"periods": [2, 3], "channels": [2, 4, 4]},
+    "pqmf_bands": {"min_channels": 4},
+    "multi_stft": {"n_ffts": [256, 128], "hop_lengths": [64, 32], "channels": 2},
+}
+
 
 # what cannot be imported without an extra
 collect_ignore_glob = (

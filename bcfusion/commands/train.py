@@ -46,6 +46,7 @@ examples:
   bcfusion train experiment=seanet discriminators=[]      regression
   bcfusion train experiment=seanet resume=auto            continue the newest run of this kind
   bcfusion train resume=runs/bone_to_air/seanet/TIME      continue this run, with its own settings
+  bcfusion train resume=RUN debug=replay                  repeat the step that ended RUN, to see what was not finite
   bcfusion train experiment=seanet init_from=RUN          start from the weights of another run
   bcfusion train -m experiment=seanet,eben optimizer.lr=1e-4,3e-4   sweep: one run per combination
   bcfusion train -m hparams_search=optuna experiment=seanet 'optimizer.lr=tag(log,interval(1e-4,1e-2))'   search
@@ -171,11 +172,14 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
 
     with loading():
         from bcfusion.configuration.check import verify_or_raise
+        from bcfusion.configuration.later import later
         from bcfusion.search.trial import SearchTrial
 
     hydra = HydraConfig.get()
     run_dir = session.run_dir
     trial = SearchTrial.of_this_job()
+    if later(cfg, "replay"):
+        return _replay(cfg, run_dir)
     verify_or_raise(cfg)
     say_whose_settings(cfg)
     # Lightning lists devices and gives tips; bcfusion prints what matters
@@ -229,6 +233,19 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
     if trial is not None and trial.by_values:
         return Selection(cfg.selection).scaled(result.best)
     return result.score
+
+
+def _replay(cfg: DictConfig, run_dir: Path) -> float:
+    """Print what the step that ended a run shows when it is repeated; nothing is written."""
+    if cfg.resume is None:
+        raise ConfigError(["debug=replay: name the run that non-finite steps have ended: resume=RUN"])
+    with loading():
+        from bcfusion.training.replay import replay
+
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    print(replay(RunDir(run_dir), cfg.trainer.accelerator).text())
+    return 0.0
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "trainer.deterministic": BOOL,
     "trainer.compile": BOOL,
     "init_discriminators": BOOL,
+    "replay": BOOL,
 }
 
 

@@ -14,6 +14,7 @@ LATER: Mapping[str, Any] = {
     "trainer.statistics_batches": 50,
     "objective": {},
     "trainer.hang_minutes": 10,
+    "replay": False,
 }
 
 

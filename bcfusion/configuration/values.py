@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: replaces a value that is missing or could not be resolved; the problem itself is reported once, by `resolved`
 UNRESOLVED: Final = object()
 #: keys of the root that say where and how a session begins, not what is trained
-OF_A_SESSION = ("output_root", "resume", "init_discriminators")
+OF_A_SESSION = ("output_root", "resume", "init_discriminators", "replay")
 
 
 def resolved(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:

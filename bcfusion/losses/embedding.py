@@ -73,7 +73,8 @@ class DeepClusteringLoss(nn.Module):
             raise ValueError(f"embedding must be (B, F, N, D), got {tuple(embedding.shape)}")
         with torch.autocast(embedding.device.type, enabled=False):
             speech, disturbance = self.stft.spectra(target, noise, "noise", lengths)
-            active = self._active(speech + disturbance, lengths).flatten(1)[..., None]  # (B, N F, 1)
+            active, threshold = self._active(speech + disturbance, lengths)
+            active = active.flatten(1)[..., None]  # (B, N F, 1)
             louder = torch.stack([speech.abs() >= disturbance.abs(), speech.abs() < disturbance.abs()], dim=-1)
             choice = louder.flatten(1, 2).float().masked_fill(~active, 0.0)  # Y
             vectors = self.stft.frames_first(embedding, "embedding", target).flatten(1, 2)
@@ -90,14 +91,14 @@ class DeepClusteringLoss(nn.Module):
             )
             if not self.normalize:
                 affinity = affinity * bins.flatten().float().square()
-            return affinity.mean()
+            return affinity.mean() + 0.0 * threshold.mean()  # signals that are not finite show in the loss
 
-    def _active(self, mixture: Tensor, lengths: Tensor) -> Tensor:
-        """Return a boolean ``(B, N, F)``: the bins that count."""
+    def _active(self, mixture: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a boolean ``(B, N, F)``, the bins that count, and the magnitude ``(B, 1, 1)`` from which they do."""
         padding = past_end(self.stft.frames(lengths), mixture.shape[1])
         magnitude = mixture.abs().masked_fill(padding[..., None], 0.0)  # frames past the end still overlap the item
         threshold = self.least_ratio * magnitude.amax((1, 2), keepdim=True)
-        return (magnitude >= threshold) & (magnitude > 0.0)
+        return (magnitude >= threshold) & (magnitude > 0.0), threshold
 
 
 def _square_norm(matrices: Tensor) -> Tensor:

@@ -102,9 +102,10 @@ class EnvelopeCorrelationLoss(nn.Module):
             energy = wanted.sum(-1).masked_fill(past, 0.0)
             top = energy.amax(1, keepdim=True)
             loudness = 10.0 ** (-self.speech_range / 10.0)
-            speech = ((energy > loudness * top) & (top > 1e3 * SILENCE * wanted.shape[2])).float()[..., None]
+            pause = (energy <= loudness * top) | (top <= 1e3 * SILENCE * wanted.shape[2])  # NaN is no pause
+            speech = (~pause).float()[..., None]
             if speech.shape[1] < self.segment_frames:
-                return ours.sum() * 0.0
+                return (ours.sum() + wanted.sum()) * 0.0
             spoken, beyond = (self._segments(frames)[:, :, 0] for frames in (speech, past[..., None]))
             counted = ((spoken.mean(-1) >= 0.5) & ~beyond.any(-1)).float()  # (B, segments)
             mean = (wanted * speech).sum(1, keepdim=True) / speech.sum(1, keepdim=True).clamp_min(1.0)

@@ -81,7 +81,8 @@ class PhaseLoss(nn.Module):
         with torch.no_grad():
             reference = self.stft(target)
             frames = self.stft.frames(lengths)
-            counts = ~past_end(frames, reference.shape[1])[..., None] & (reference.abs() > self.floor)  # (B, N, F)
+            empty = reference.abs() <= self.floor  # NaN is not empty
+            counts = ~past_end(frames, reference.shape[1])[..., None] & ~empty  # (B, N, F)
         difference = self._phase(self.stft(estimate)) - reference.angle()
 
         bins = reference.shape[2]

@@ -66,7 +66,7 @@ class SurrogateLoss(nn.Module, ABC):
         with torch.autocast(estimate.device.type, enabled=False):
             estimate, target, _ = valid_samples(estimate, target, lengths)
             audible = target.square().sum(-1) / lengths.clamp_min(1) > self.silence_power
-            values = 0.0 * estimate.sum(-1)  # in the graph even if no item counts
+            values = 0.0 * (estimate.sum(-1) + target.sum(-1))  # in the graph even if no item counts; NaN if either is
             for length in lengths[audible].unique().tolist():  # the packages take items of equal length only
                 if -(-length * self.internal_rate // self.sample_rate) < self.least_samples:
                     continue

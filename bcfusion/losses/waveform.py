@@ -115,7 +115,7 @@ class SnrLoss(nn.Module):
         target_power = target.square().sum(-1) / count
         noise_power = (estimate - target).square().sum(-1) / count
         decibels = 10.0 * (torch.log10(noise_power + self.eps) - torch.log10(target_power + self.eps))
-        return torch.where(target_power > self.silence_power, decibels, 0.0).mean()
+        return torch.where(target_power <= self.silence_power, 0.0, decibels).mean()  # NaN is not silence
 
 
 class SiSnrLoss(nn.Module):
@@ -161,4 +161,4 @@ class SiSnrLoss(nn.Module):
         projection_power = gain.square() * target_power
         noise_power = (estimate - gain * target).square().sum(-1, keepdim=True) / count
         decibels = 10.0 * (torch.log10(noise_power + self.eps) - torch.log10(projection_power + self.eps))
-        return torch.where(target_power > self.silence_power, decibels, 0.0).mean()
+        return torch.where(target_power <= self.silence_power, 0.0, decibels).mean()  # NaN is not silence

@@ -65,6 +65,11 @@ class RunDir:
             path = '"' + path.replace('"', '\\"') + '"'
         return f"bcfusion train {shlex.quote(f'resume={path}')}"
 
+    @property
+    def replay_command(self) -> str:
+        """What to type to repeat the step that ended the run."""
+        return f"{self.resume_command} debug=replay"
+
     def log(self, rank: int = 0) -> Path:
         """Return the copy of what one process of the run printed."""
         return self.path / ("train.log" if rank == 0 else f"train-{rank}.log")
@@ -151,6 +156,10 @@ class RunDir:
         """Return the list of the batches with which non-finite gradients ended the run on one rank."""
         return self.path / f"non_finite_batches-{rank}.txt"
 
+    def diverged(self, rank: int = 0) -> Path:
+        """Return the file with the last of the steps that ended the run, of one rank."""
+        return self.path / "diverged" / f"rank-{rank}.ckpt"
+
     def closing_scores(self) -> Path | None:
         """Return the scores of the closing evaluation: the test split, else the valid split, else None."""
         tables = (self.quality / f"{split}.csv" for split in ("test", "valid"))
@@ -230,7 +239,8 @@ def find_run(path: str | Path) -> Path:
             ]
         )
     run = RunDir.around(path)
-    if run is None or not any(run.checkpoints.glob("*.ckpt")):
+    kept = run is not None and run.diverged().is_file()  # a run may diverge before its first checkpoint
+    if run is None or not (kept or any(run.checkpoints.glob("*.ckpt"))):
         raise ConfigError([f"resume: {path} is not a run: a run directory holds checkpoints/last.ckpt"])
     return run.path
 

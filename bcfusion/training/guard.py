@@ -62,6 +62,11 @@ class StepGuard:
         self._batches: list[tuple[int, list[str], list[Tensor]]] = []
         self._bad_batches: list[_BadBatch] = []  # of the bad steps in a row
 
+    @property
+    def next_ends(self) -> bool:
+        """Whether the run ends if the next optimiser step is bad."""
+        return self._bad_in_a_row >= self.max_bad_steps - 1
+
     def skip(self, network: str) -> None:
         """Count the present step of a network as left out."""
         self.skipped[network] += 1

@@ -68,7 +68,7 @@ def load_initial_weights(module: SpeechModule, cfg: DictConfig, found: Resolved 
 FREE_SETTINGS = {
     "": (
         *("resume", "init_from", "init_discriminators", "output_root", "machine", "budget", "metrics", "callbacks"),
-        "logger",
+        *("logger", "replay"),
     ),
     "data": ("workers", "max_unreadable_share"),
     "trainer": (

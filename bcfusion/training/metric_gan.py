@@ -248,8 +248,8 @@ class MetricGan:
             target: ``(B, 1, T)``.
             lengths: ``(B,)``.
         """
-        values = 0.0 * estimate.float().sum((1, 2))
-        _, signals, _ = valid_samples(estimate, target, lengths)
+        samples, signals, _ = valid_samples(estimate, target, lengths)
+        values = 0.0 * (samples.sum(-1) + signals.sum(-1))  # NaN if either is not finite
         audible = signals.square().sum(-1) / lengths.clamp_min(1) > self._least_power
         sizes = torch.where(audible, lengths, 0).tolist()
         with self._frozen(), parametrize.cached():

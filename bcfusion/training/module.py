@@ -24,6 +24,7 @@ from bcfusion.training.adversary import NOTHING, Adversary, Inside, Network, Pai
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
 from bcfusion.training.guard import StepGuard
+from bcfusion.training.kept_step import KeptStep
 from bcfusion.training.metric_gan import MetricGan
 from bcfusion.training.optimization import NETWORKS, Optimization, fused_on_cpu
 from bcfusion.training.ranks import average_running_statistics, gathered
@@ -48,6 +49,7 @@ class SpeechModule(LightningModule):
 
     Attributes:
         step: number of batches trained on.
+        kept: the present optimiser step, while the run ends if it is bad; else None.
         complete_batch: completes a batch after its transfer to the device, called with the batch and the index of its
             loader; None: batches arrive complete. It is the datamodule's hook, which Lightning calls by itself only if
             the trainer is given the datamodule.
@@ -81,6 +83,7 @@ class SpeechModule(LightningModule):
         self.ema = None if ema_decay is None else EmaGenerator(generator, ema_decay)
         self.complete_batch: Callable[[Batch, int], Batch] | None = None
         self.step = 0
+        self.kept: KeptStep | None = None
         self.schedulers: dict[Network, LRScheduler] = {}  # made with the optimisers
         self.guard = StepGuard([*NETWORKS, *self.critics], optimization.max_bad_steps)
         self._sums: dict[str, Tensor] = {}
@@ -179,6 +182,10 @@ class SpeechModule(LightningModule):
         accumulate = self.optimization.accumulate
         turn = Turn() if self.adversary is None else self.adversary.turn(self.step // accumulate)
         ends_step = (self.step + 1) % accumulate == 0
+        if self.step % accumulate == 0 and self.guard.next_ends:
+            self.kept = KeptStep(self)
+        if self.kept is not None:
+            self.kept.begin_batch(batch)
 
         with torch.set_grad_enabled("generator" in turn.order):
             outputs = self._generate(batch)
@@ -205,6 +212,8 @@ class SpeechModule(LightningModule):
 
         self.guard.batch_ends(self.step, batch["ids"], ends_step, self._losses_of_batch)
         self._losses_of_batch = []
+        if ends_step:
+            self.kept = None
         self.step += 1
 
     def _generate(self, batch: Batch) -> dict[str, Tensor]:
@@ -320,6 +329,8 @@ class SpeechModule(LightningModule):
         value = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
         if "loss" in tag.split("/"):
             self._losses_of_batch.append(value)
+        if self.kept is not None:
+            self.kept.note(tag, value)
         self._sums[tag] = self._sums[tag] + value if tag in self._sums else value
         self._counts[tag] += 1
 

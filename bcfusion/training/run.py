@@ -192,7 +192,7 @@ def train(
                 write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
             _announce(cfg, module, datamodule, session, left_out, run_dir)
         with tracking(trainer, hyperparameters(config, provenance), lambda: module.step), watch.guarding():
-            _fit(trainer, module, datamodule, session, run)
+            _fit(trainer, module, datamodule, session, run, checkpointing.description)
         closing = evaluate_best(run_dir, datamodule, scorer, cfg, trainer, started=started)
         watch.end_children()
     return Result(
@@ -286,7 +286,14 @@ def _description(config: Mapping[str, Any], provenance: Provenance) -> dict[str,
     }
 
 
-def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, session: Plan, run: RunDir) -> None:
+def _fit(
+    trainer: Trainer,
+    module: SpeechModule,
+    datamodule: SpeechDataModule,
+    session: Plan,
+    run: RunDir,
+    description: Mapping[str, Any],
+) -> None:
     loader = datamodule.train_dataloader()
     loader.start_batch = module.step
     valid = datamodule.val_dataloader()
@@ -303,11 +310,7 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
             if session.train:
                 trainer.fit(module, train_dataloaders=loader, val_dataloaders=valid)
     except NonFiniteSteps as error:
-        lines = [f"step {step}: {' '.join(ids)}" for step, ids in error.batches]
-        try:
-            write_text(run.non_finite_batches(trainer.global_rank), "\n".join(lines) + "\n")
-        except OSError as refused:  # the run ends for another reason
-            print(f"bcfusion: {refused}", file=sys.stderr)
+        _keep(error, module, run, trainer.global_rank, description)
         raise
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise TrainingError(
@@ -323,6 +326,18 @@ def _fit(trainer: Trainer, module: SpeechModule, datamodule: SpeechDataModule, s
     finally:
         loader.close()
         module.close()
+
+
+def _keep(error: NonFiniteSteps, module: SpeechModule, run: RunDir, rank: int, description: Mapping[str, Any]) -> None:
+    """Write what is needed to look into the steps that end the run, and say so in the error."""
+    lines = [f"step {step}: {' '.join(ids)}" for step, ids in error.batches]
+    try:
+        write_text(run.non_finite_batches(rank), "\n".join(lines) + "\n")
+        if module.kept is not None:
+            module.kept.write(run.diverged(rank), description, rank)
+            error.args = (f"{error}\nTo see what became non-finite first: {run.replay_command}",)
+    except OSError as refused:  # the run ends for another reason
+        print(f"bcfusion: {refused}", file=sys.stderr)
 
 
 def _length(cfg: DictConfig) -> str:

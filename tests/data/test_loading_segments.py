@@ -75,6 +75,20 @@ def test_an_item_depends_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
         assert not torch.equal(other["noise"], first["noise"])
 
 
+def test_a_crop_tells_its_files_and_the_second_at_which_it_begins(tmp_path: Path) -> None:
+    long, short = row(tmp_path, "a", 2 * RATE, offset=1.0), row(tmp_path, "b", RATE // 4)
+    audio.write(tmp_path / "a.wav", ramp(3 * RATE), RATE, "FLOAT")
+    segments = TrainSegments([long, short], reader("air"), 0.5, seed=3)
+    batch = collate([segments[0, index] for index in range(len(segments))])
+    assert [origin.partition(" from ")[0] for origin in batch["origins"]] == [
+        str(tmp_path / f"{name}.wav") for name in batch["ids"]
+    ]
+    for origin, target in zip(batch["origins"], batch["target"], strict=True):
+        second = float(origin.removesuffix(" s").rpartition(" from ")[2])
+        assert second == pytest.approx((float(target[0, 0]) * 2**17 - 1) / RATE, abs=1e-4)
+    assert "origins" not in collate([EvalItems([short], reader("air"))[0]])
+
+
 def test_reading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     segments = TrainSegments([row(tmp_path, "a", RATE)], reader("noisy", noisy=Noisy()), 0.5, seed=3)
     before = torch.get_rng_state()

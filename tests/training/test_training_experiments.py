@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SHORT, noise_problem
+import torch
+from conftest import SHORT, SMALL_DISCRIMINATORS, noise_problem
 from hydra import compose
+from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcfusion.configuration.check import verify
 from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.run.record import Provenance
+from bcfusion.training.assemble import build_datamodule, build_module
+from bcfusion.training.fitting import Fitting
+from bcfusion.training.module import SpeechModule
 from bcfusion.training.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -22,15 +29,6 @@ EXPERIMENTS = sorted((conf_dir() / "experiment").glob("*.yaml"))
 ABLATIONS = sorted(ROOT.glob("recipes/*/conf/experiment/*.yaml"))
 FILES = [*EXPERIMENTS, *ABLATIONS]
 SIZES = ROOT / "tests" / "generators" / "small"  # of the generators
-
-# sizes at which a step takes milliseconds
-SMALL = {
-    "melgan_msd": {"channels": 4, "max_channels": 8},
-    "hifigan_msd": {"scales": 2, "channels": [4, 4], "kernel_sizes": [5, 5], "strides": [1, 2], "groups": [1, 2]},
-    "hifigan_mpd": {"periods": [2, 3], "channels": [2, 4, 4]},
-    "pqmf_bands": {"min_channels": 4},
-    "multi_stft": {"n_ffts": [256, 128], "hop_lengths": [64, 32], "channels": 2},
-}
 
 
 def name_of(path: Path) -> str:
@@ -61,7 +59,7 @@ def small(composed: Callable[..., DictConfig], speech: Path, noise: Path) -> Cal
             if sizes.is_file():
                 cfg.generator = OmegaConf.merge(cfg.generator, OmegaConf.load(sizes))
             for name in cfg.discriminators:
-                cfg.discriminators[name] = OmegaConf.merge(cfg.discriminators[name], SMALL[str(name)])
+                cfg.discriminators[name] = OmegaConf.merge(cfg.discriminators[name], SMALL_DISCRIMINATORS[str(name)])
         return cfg
 
     return build
@@ -138,3 +136,65 @@ def test_it_trains_two_steps_with_all_of_its_losses(
     if cfg.discriminators:
         health = ("loss", "score_target", "score_estimate", "accuracy", "feature_distance")
         assert {f"discriminator/{name}" for name in health} <= logged
+
+
+class Watch(Callback):
+    """Keeps the log of each step."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
+        assert isinstance(module, SpeechModule)
+        self.logs.append(module.take_log())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name_of)
+def test_in_bf16_losses_are_finite_and_parameters_and_optimiser_states_stay_float32(
+    small: Callable[..., DictConfig], path: Path, tmp_path: Path
+) -> None:
+    """BCFUSION_BF16_STEPS=200 takes as many steps with each experiment; docs/reliability.md has the figures."""
+    steps = int(os.environ.get("BCFUSION_BF16_STEPS", "3"))
+    cfg = small(path, "trainer.precision=bf16-mixed", "trainer.log_every=1")
+    if cfg.discriminators and list(cfg.losses) != ["feature_matching"]:
+        cfg.adversarial.start_step, cfg.adversarial.ramp_steps = 1, 2
+    if cfg.discriminators:
+        cfg.adversarial.head_start = min(cfg.adversarial.head_start, 1)  # steps of the discriminators alone
+    torch.manual_seed(0)
+    datamodule = build_datamodule(cfg)
+    datamodule.setup("fit")
+    module, _ = build_module(cfg)
+    if not module.trainable:
+        pytest.skip("nothing to train")
+    module.complete_batch = datamodule.on_after_batch_transfer
+    watch = Watch()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        precision=cfg.trainer.precision,
+        max_epochs=1,
+        limit_train_batches=steps,
+        limit_val_batches=0,
+        logger=False,
+        callbacks=[Fitting(datamodule, 2), watch],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    try:
+        trainer.fit(module, train_dataloaders=datamodule.train_dataloader())
+    finally:
+        datamodule.teardown("fit")
+        module.close()
+
+    assert len(watch.logs) == module.step == steps
+    for step, log in enumerate(watch.logs):
+        assert not [tag for tag, value in log.items() if not math.isfinite(value)], step
+        assert not [tag for tag, value in log.items() if tag.startswith("skipped") and value], step
+    assert {f"loss/{name}" for name in cfg.losses} <= set().union(*watch.logs)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    states = [state for optimizer in trainer.optimizers for held in optimizer.state.values() for state in held.values()]
+    assert states
+    assert {state.dtype for state in states} == {torch.float32}

@@ -41,11 +41,13 @@ class Item(_RequiredItem, total=False):
         length: valid samples; the rest is zero.
         id: of the row.
         unreadable: files that could not be read, in place of which this item was made.
+        origin: the files of a training crop and the second at which it begins.
         noise: ``(1, T)``, if a simulator added room noise.
         air: ``(1, T)``, from which ``pending`` sensors are simulated.
         pending: sensors yet to be simulated; see :mod:`bcfusion.data.simulation.device_simulation`.
     """
 
+    origin: str
     noise: Tensor
     air: Tensor
     pending: list[Pending]
@@ -79,6 +81,8 @@ def collate(items: Sequence[Item]) -> Batch:
         ids=[item["id"] for item in items],
         unreadable=[path for item in items for path in item["unreadable"]],
     )
+    if all("origin" in item for item in items):
+        batch["origins"] = [item["origin"] for item in items]
     noises = [item["noise"] for item in items if "noise" in item]
     if len(noises) == len(items):
         batch["noise"] = stack(noises)
@@ -133,7 +137,7 @@ def fill(items: Iterator[Item], count: int, memory: BatchMemory) -> Batch | Fill
     whole = torch.empty(size) if block is None else memory.samples(block, size, lent=False)
     signals = _cut(whole, shapes)
     names = dict.fromkeys(shapes)
-    others: dict[str, Any] = {"lengths": [], "ids": [], "unreadable": [], "pending": []}
+    others: dict[str, Any] = {"lengths": [], "ids": [], "unreadable": [], "pending": [], "origins": []}
     try:
         for place, item in enumerate(chain([first], islice(items, count - 1))):
             for name in [name for name in names if name not in item]:
@@ -145,6 +149,8 @@ def fill(items: Iterator[Item], count: int, memory: BatchMemory) -> Batch | Fill
             others["unreadable"] += item["unreadable"]
             if "pending" in item:
                 others["pending"].append(item["pending"])
+            if "origin" in item:
+                others["origins"].append(item["origin"])
     except BaseException:
         if block is not None:
             memory.free(block)
@@ -152,6 +158,8 @@ def fill(items: Iterator[Item], count: int, memory: BatchMemory) -> Batch | Fill
     if len(others["pending"]) < len(others["ids"]):
         names.pop("air", None)
         del others["pending"]
+    if len(others["origins"]) < len(others["ids"]):
+        del others["origins"]
     if block is None:
         return _batch(signals, others, names)
     filled = memory, block, shapes, others, list(names)

@@ -16,7 +16,7 @@ from bcfusion.contracts import Row
 from bcfusion.data.corpora.table import Columns, RowTable, columns_of
 from bcfusion.data.loading.augmentation import Augmentation, Drawn, sped
 from bcfusion.data.loading.collate import Item
-from bcfusion.data.loading.reader import SensorReader
+from bcfusion.data.loading.reader import AIR, SensorReader
 from bcfusion.data.seeding import generator_for
 from bcfusion.errors import DataError
 
@@ -119,6 +119,7 @@ class TrainSegments(Dataset[Item]):
         start = int(torch.randint(total - length + 1, (1,), generator=generator))
         seed = (self.seed, "simulate", epoch, index, attempt)
         item = self.reader.read(row, start, length, seed, training=True, speed=drawn.speed)
+        item["origin"] = self._origin(row, float(start * drawn.speed))
         if self.augmentation is not None:
             self.augmentation.apply(item, drawn, self.reader.sensors, self.reader.sample_rate)
         self._drop_sensor(item["inputs"], epoch, index)
@@ -135,6 +136,11 @@ class TrainSegments(Dataset[Item]):
         if self.augmentation is None:
             return Drawn()
         return self.augmentation.draw(generator_for(self.seed, "augment", epoch, index))
+
+    def _origin(self, row: Row, start: float) -> str:
+        """Return the files of a crop, and the second at which it begins ``start`` samples into the row."""
+        files = dict.fromkeys(str(row.paths[name]) for name in (AIR, *self.reader.sensors) if name in row.paths)
+        return f"{', '.join(files)} from {row.offset + start / self.reader.sample_rate:.4f} s"
 
     def _drop_sensor(self, inputs: Tensor, epoch: int, index: int) -> None:
         sensors = inputs.shape[0]
