@@ -167,18 +167,15 @@ class Watch:
                     lost = self._lost()
                     if lost is not None:
                         self._close(lost.message, blames=True)
-                        self._end_children()
+                        self.end_children()
             if lost is None:
                 self._close(first_line(error))
+                self.end_children()
                 raise
             if not self._speaks(lost):
                 raise SystemExit(STATUS) from None
             raise TrainingError(f"{lost.message}\n{self.what_now()}") from error
         self._close()
-
-    def end_children(self) -> None:
-        """Wait for the processes that this one has started, which have nothing to do any more, and kill the rest."""
-        self._end_children()
 
     # ---------------------------------------------------------------- exchange
 
@@ -369,12 +366,13 @@ class Watch:
         """End this process from a thread, with everything that it has started."""
         for child in multiprocessing.active_children():
             child.kill()
-        self._end_children()
+        self.end_children()
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         os._exit(STATUS)
 
-    def _end_children(self) -> None:
+    def end_children(self) -> None:
+        """Wait for the processes that this one has started, which have nothing to do any more, and kill the rest."""
         deadline = time.monotonic() + GRACE
         for child in self._children.values():
             try:

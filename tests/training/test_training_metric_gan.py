@@ -516,6 +516,7 @@ def test_a_configuration_of_before_trains(tiny: Compose, tmp_path: Path) -> None
     with open_dict(cfg):
         del cfg.critics
         del cfg.trainer.statistics_batches
+        del cfg.trainer.hang_minutes
         del cfg.adversarial.head_start
     assert verify(cfg) == []
     assert run(cfg, tmp_path / "run").step == 1
