@@ -83,10 +83,11 @@ def training(folder: Path, minutes: float, bounds: Bounds) -> tuple[list[Verdict
     verdicts = judged(samples, zombies, bounds)
     verdicts.append(Verdict("status after Ctrl-C, as a difference to that of a saved run", abs(status - SAVED), 0))
     verdicts.append(Verdict("processes that are left at the end", len(left), 0))
-    last = {each.process: each for each in samples}
+    last = [each for each in samples if each.seconds == samples[-1].seconds]
     return verdicts, {
         "minutes": minutes,
         "validations": validations,
+        "processes, those of validations included": len({each.process for each in samples}),
         "samplings": len({each.seconds for each in samples}),
-        **{f"{each.role} {each.process}: MB at the end": round(each.megabytes, 1) for each in last.values()},
+        **{f"{each.role} {each.process}: MB at the end": round(each.megabytes, 1) for each in last},
     }

@@ -137,7 +137,6 @@ class Quality(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start from scratch, whatever an interrupted validation left."""
-        self._log_pictures(trainer)
         self._scorer.reset()
         self._diverged: tuple[str, str] | None = None
         self._shown = []
@@ -272,6 +271,7 @@ class Quality(Callback):
 
     def _draw(self, trainer: Trainer, step: int) -> None:
         """Have the pictures of this validation drawn, after its scores: they would keep training waiting for these."""
+        self._log_pictures(trainer)  # of the validation before: they were drawn before these scores
         loggers = _showing(trainer)
         for index, (item, signals) in enumerate(self._shown if loggers else ()):
             draw = partial(thumbnail_png, signals, self._sample_rate, f"{item}, step {step}")
