@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hostile_content as hostile
 import pytest
 import torch
 from hostile_files import FILES
 
 pytest.importorskip("hypothesis")
+import hostile_content as hostile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -641,7 +641,7 @@ def test_training_leaves_out_what_cannot_be_read_counts_it_and_ends(corpus: Corp
     refused = sum(not subject.file.readable and subject.file.by_header for subject in corpus.subjects)
     assert f"{refused} of {len(corpus.subjects)} files are unreadable and left out" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    (table,) = tmp_path.glob("runs/*/*/*/quality/*.csv")
+    (table,) = tmp_path.glob("runs/*/*/*/quality/valid.csv")
     rows = list(csv.DictReader(table.open(newline="")))
     scored = {row["id"].partition(".")[0] for row in rows if row["system"] == "enhanced" and row["si_sdr"]}
     usable = {each.key for each in corpus.subjects if each.file.seconds > 1e-3}  # a single sample is silence

@@ -80,7 +80,7 @@ def encoded(path: str | os.PathLike[str]) -> bytes:
     inside = _PART.fullmatch(os.fspath(path))
     file = os.fspath(path) if inside is None else inside["archive"]
     try:
-        with open(_opened(file, path), "rb") as opened:
+        with open(_opened(file, path)[0], "rb") as opened:
             if inside is None:
                 return opened.read()
             opened.seek(int(inside["offset"]))
@@ -109,8 +109,7 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound | PlainSound]:
                 source = Source(path.content, 0, len(path.content))
                 key = None
             else:
-                descriptor = _opened(file, path)
-                status = os.fstat(descriptor)
+                descriptor, status = _opened(file, path)
                 offset, size = (0, status.st_size) if inside is None else (int(inside["offset"]), int(inside["size"]))
                 source = Source(descriptor, offset, size)
                 key = (file, offset, size, status.st_mtime_ns)
@@ -147,8 +146,8 @@ def open_sound(path: str | os.PathLike[str]) -> Iterator[Sound | PlainSound]:
             os.close(descriptor)
 
 
-def _opened(file: str, path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a regular file; opening anything else never waits, and is an error.
+def _opened(file: str, path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+    """Return a descriptor of a regular file, and its state; opening anything else never waits, and is an error.
 
     Raises:
         OSError: it cannot be opened.
@@ -158,10 +157,11 @@ def _opened(file: str, path: str | os.PathLike[str]) -> int:
         descriptor = os.open(file, os.O_RDONLY | BINARY | NO_WAIT)  # a pipe would wait for somebody who writes
     except ValueError as error:  # a zero, or half of a surrogate pair
         raise UnreadableAudio(f"cannot read {path}: no file has that name", path) from error
-    if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise UnreadableAudio(f"{file} {_no_file(mode)}", path)
-    return descriptor
+        raise UnreadableAudio(f"{file} {_no_file(status.st_mode)}", path)
+    return descriptor, status
 
 
 def _no_file(mode: int) -> str:
