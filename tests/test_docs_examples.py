@@ -173,6 +173,7 @@ def test_the_metric_that_knows_the_utterance_scores_the_marked_part_of_the_marke
 @pytest.fixture
 def example(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
     monkeypatch.syspath_prepend(str(project))
+        patch.setenv("BCFUSION_TRUST", "helmet")
 
     def take(file: str, name: str) -> Any:
         return runpy.run_path(str(project / "helmet" / file))[name]
@@ -315,6 +316,7 @@ def test_what_the_streaming_page_lists_for_a_bundle_is_in_it(run_directory: Path
     [row] = re.findall(r"^\| `config.yaml` \| (.*) \|$", text, flags=re.MULTILINE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(project))
+        patch.setenv("BCFUSION_TRUST", "helmet")
         generator = load_generator(run_directory / "bundle")
     for name in re.findall(r"`(\w+)`", row):
         assert hasattr(generator.bundle, name), name

@@ -99,6 +99,20 @@ def test_the_search_finds_what_it_is_for(source: str) -> None:
     assert uses("import os\nos.replace('a', 'b')\nimport signal\nsignal.SIGTERM") == []
 
 
+def test_times_in_names_of_files_hold_no_colon() -> None:
+    """Windows takes none; those of a log or of a record are no names."""
+    texts = {"bcfusion/run/log.py", "bcfusion/run/record.py", "bcfusion/commands/compare_dead.py"}
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "bcfusion").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "strftime"
+        for argument in node.args
+        if isinstance(argument, ast.Constant) and ":" in str(argument.value)
+    }
+    assert found == texts
+
+
 # The libraries are imported before: they look for themselves. What then is missing is so for bcfusion alone.
 WITHOUT = """
 import builtins, importlib, os, pkgutil, signal, sys, pathlib, json
