@@ -74,8 +74,9 @@ def training(folder: Path, minutes: float, bounds: Bounds) -> tuple[list[Verdict
         everybody = list(family(process.pid))
         process.send_signal(signal.SIGINT)
         status = process.wait(ENDING)
-        time.sleep(2.0)  # workers look for their parent once a second
-        left = [each for each in everybody if state(each) not in ("", "Z")]
+        until = time.monotonic() + ENDING
+        while (left := [each for each in everybody if state(each) not in ("", "Z")]) and time.monotonic() < until:
+            time.sleep(0.5)  # workers look for their parent once a second
     finally:
         process.kill()
         process.wait()
