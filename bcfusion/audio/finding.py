@@ -102,7 +102,9 @@ def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _unlisted(error: OSError) -> None:
-    """Warn of a folder whose files nobody will see."""
+    """Warn of a folder whose files nobody will see; one that is missing has none."""
+    if isinstance(error, FileNotFoundError):
+        return
     reason = one_line(error)
     if (os.fspath(error.filename), reason) not in _reported:
         _reported.add((os.fspath(error.filename), reason))
