@@ -212,9 +212,8 @@ class _Job(Generic[T]):
         with environment(**inherited), command_line(argv), own_process_group(), usable_start_method():
             if sweeping:
                 if not is_further_process() and (process := owner(RunDir(directory))):  # nothing of it is touched
-                    return self._is_trained(
-                        RunIsTrained([f"{directory} is being trained by {process}: wait, or end it"])
-                    )
+                    self.failures.append(RunIsTrained([f"{directory} is being trained by {process}: wait, or end it"]))
+                    return None
                 jobs.begin(directory)
                 record_composition(cfg, directory)
             else:
@@ -222,8 +221,9 @@ class _Job(Generic[T]):
             try:
                 self._leave_out_unchosen(cfg, hydra_config.overrides.task)
                 result = self.task(cfg)
-            except RunIsTrained as error:  # by a process that was faster
-                return self._is_trained(error)
+            except RunIsTrained as error:  # by a process that was faster; the directory is another's
+                self.failures.append(error)
+                return None
             except Exception as error:
                 if not sweeping:
                     self.failures.append(error)
@@ -238,10 +238,6 @@ class _Job(Generic[T]):
             jobs.note_objective(directory, result)
         self.results.append(result)
         return result
-
-    def _is_trained(self, error: BcfusionError) -> None:
-        """Keep why a job cannot run, not in its directory, which is another's; the other jobs of a sweep run."""
-        self.failures.append(error)
 
     def _leave_out_unchosen(self, cfg: DictConfig, overrides: Any) -> None:
         from omegaconf import OmegaConf
