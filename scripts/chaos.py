@@ -433,22 +433,28 @@ class Run:
         problems = self._left([one for one in self._started if one is not session])
         output = self.output()
         phase, step = self.note()
-        if kill is None and session.status != 0:
+        finished = session.status == 2 and " is finished: step " in output  # it was killed when all was done
+        if kill is None and session.status != 0 and not finished:
             problems.append(f"status {session.status} without a reason: {' / '.join(output.splitlines()[-3:])}")
         if kill is not None:
             kill.status = session.status
             problems += unexpected(kill, session.status, output)
-        if session.status == 0:
+        if session.status == 0 or finished:
             self.done = True
         path = self.path
         if path is not None and self._reference is not None:
             began = phase != START or read_object(RunDir(path).running).get("pid") == session.pid
-            saved_at_once = kill is not None and "stopped by SIG" in output
+            # before training began, Lightning ends the run after a step that is not saved
+            saved_at_once = kill is not None and kill.hit != START and "stopped by SIG" in output
             hidden = set(self._known.hidden)
             found, self._known = checks.interrupted(path, self._reference, self._known, step, began, saved_at_once)
             problems += found
             if self.done:
-                problems += checks.closed(path, self._reference, self.samples)
+                problems += [
+                    problem
+                    for problem in checks.closed(path, self._reference, self.samples)
+                    if not (finished and problem == checks.MARK_LEFT)  # a session that is refused changes nothing
+                ]
             if kill is not None:
                 new = set(self._known.hidden) - hidden
                 kill.hidden = len(new)

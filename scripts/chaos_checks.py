@@ -31,6 +31,7 @@ __all__ = ["Known", "Reference", "closed", "interrupted", "leftovers", "same"]
 HIDDEN = re.compile(r"\..+\.[0-9a-f]{8}\.(part|old)")  # names of bcfusion.files for what is not complete
 MEASURED = ("rate/",)  # starts of the tags that hold times, which differ between sessions
 OF_A_VALIDATION = ("valid/", "valid_input/", "best/")
+MARK_LEFT = "running.json is left"
 PNG_END = b"IEND\xaeB`\x82"
 
 # in `last.ckpt`: what has to be equal bit for bit at the end, however often a run was interrupted
@@ -127,7 +128,7 @@ def closed(path: Path, reference: Reference, samples: bool = True) -> list[str]:
     run, other = RunDir(path), reference.run
     problems = [f"{file.relative_to(path)} is left" for file in leftovers(path)]
     if run.running.exists():
-        problems.append("running.json is left")
+        problems.append(MARK_LEFT)
     for name, keys in (("last", STATE), ("best", WEIGHTS), ("best-stoi", WEIGHTS)):
         mine, theirs = (_state(one.checkpoints / f"{name}.ckpt") for one in (run, other))
         if mine is None or theirs is None:

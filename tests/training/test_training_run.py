@@ -193,7 +193,13 @@ def test_a_signal_in_the_validation_that_comes_first_is_no_end_without_an_error(
         with pytest.raises(error):
             run(cfg, tmp_path / "run")
         assert weights(tmp_path / "run")["training"]["quality"]["validated_step"] == -1
+    before = weights(tmp_path / "run")
     assert run(tiny(*settings, f"resume={tmp_path / 'run'}"), tmp_path / "run").closing is not None
+    after = weights(tmp_path / "run")
+    quality = after["training"]["quality"]
+    assert (quality["validated_step"], quality["best_step"]) == (2, 2)  # else a longer run would lose its best
+    for key in ("generator", "discriminators", "optimizers", "state", "random"):
+        assert_equal_states(before[key], after[key], key)
 
 
 def test_a_validation_that_was_logged_and_not_saved_is_in_the_curves_once(

@@ -108,6 +108,12 @@ class Checkpointing(Callback):
         self._on_rank_zero(write, self.run.last)
         self._saved_step = self._good_step = module.step
 
+    def _add_scores(self, content: Mapping[str, Any]) -> None:
+        """Write ``last.ckpt`` as it was read, with the scores of the validation that a resumed run makes up for."""
+        training = {**content["training"], **self.quality_state()}
+        scored = {**content, "training": training, "callbacks": self._callback_states(), "clock": self._clock()}
+        self._on_rank_zero(lambda: checkpoint.write(self.run.last, scored), self.run.last)
+
     def save_best(self, names: Sequence[str]) -> None:
         """Write ``<name>.ckpt`` for each name, the same content; all ranks must call it together.
 
@@ -193,7 +199,9 @@ class Checkpointing(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write ``last.ckpt`` with the scores of this validation."""
-        if trainer.state.fn == TrainerFn.FITTING and self.can_save():
+        if trainer.state.fn == TrainerFn.VALIDATING and self._resumed is not None:
+            self._add_scores(self._resumed)
+        elif trainer.state.fn == TrainerFn.FITTING and self.can_save():
             self._saved_step = -1  # the step may have been saved before the validation, without its scores
             self.save_last()
 
