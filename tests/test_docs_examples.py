@@ -173,7 +173,6 @@ def test_the_metric_that_knows_the_utterance_scores_the_marked_part_of_the_marke
 @pytest.fixture
 def example(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
     monkeypatch.syspath_prepend(str(project))
-        patch.setenv("BCFUSION_TRUST", "helmet")
 
     def take(file: str, name: str) -> Any:
         return runpy.run_path(str(project / "helmet" / file))[name]
