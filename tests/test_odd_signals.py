@@ -396,6 +396,8 @@ def metric(name: str) -> Any:
     node = composed("recipe=bandwidth_extension", f"metrics=[{name}]", "cutoff_frequency=4000").metrics[name]
     if hasattr(get_class(node["_target_"]), "score_item"):
         pytest.skip("scores utterances of a corpus only; see tests/metrics")
+    if node.get("weights", "") is None:
+        pytest.skip("needs a file of weights, which would be downloaded")
     return built(node)
 
 

@@ -157,7 +157,7 @@ class _Repetition:
 
     def _found(self) -> Replay:
         step = int(self.content["step"]) + len(self.content["batches"]) - 1
-        result = Replay(self.run, step, self.rank)
+        result = Replay(self.run, step, rank=self.rank)
         result.batches = [_items(batch, self.cfg) for batch in self.content["batches"]]
         module, _ = build_module(self.cfg)
         restore_networks(module, self.content, self.run.diverged(self.rank))
