@@ -141,6 +141,7 @@ def prepare(session: dict[str, Any]) -> list[str]:
     for stream in (1, 2):
         os.dup2(output, stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts this in the background may ignore it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if os.geteuid() == 0:
         without_privileges()

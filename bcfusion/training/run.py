@@ -307,6 +307,8 @@ def _fit(
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
             if session.validate_first:
                 trainer.validate(module, dataloaders=valid, verbose=False)
+                if trainer.received_sigterm:  # after its last batch: Lightning would forget it
+                    raise SIGTERMException
             if session.train:
                 trainer.fit(module, train_dataloaders=loader, val_dataloaders=valid)
     except NonFiniteSteps as error:

@@ -202,6 +202,23 @@ def test_a_signal_in_the_validation_that_comes_first_is_no_end_without_an_error(
         assert_equal_states(before[key], after[key], key)
 
 
+def test_a_signal_after_the_last_batch_of_a_validation_is_not_lost(tiny: Compose, tmp_path: Path) -> None:
+    settings = ["trainer.max_steps=2", "trainer.validate_every=2"]
+    for kind, place in (("After", tmp_path / "run"), ("In", tmp_path / "other")):
+        cfg = tiny(*settings)
+        with open_dict(cfg):
+            cfg.callbacks = {"stop": {"_target_": f"test_training_run.Signal{kind}Validation"}}
+        with pytest.raises(RunInterrupted, match="at step 2"):
+            run(cfg, place)
+        assert not (place / "bundle").exists()
+    cfg = tiny(*settings, f"resume={tmp_path / 'other'}")  # whose validation comes first
+    with open_dict(cfg):
+        cfg.callbacks = {"stop": {"_target_": "test_training_run.SignalAfterValidation"}}
+    with pytest.raises(RunInterrupted, match="at step 2"):
+        run(cfg, tmp_path / "other")
+    assert weights(tmp_path / "other")["training"]["quality"]["validated_step"] == 2
+
+
 def test_a_validation_that_was_logged_and_not_saved_is_in_the_curves_once(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +275,11 @@ class SignalInValidation(Callback):
 
     def on_validation_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
         os.kill(os.getpid(), self.signum)
+
+
+class SignalAfterValidation(Callback):
+    def on_validation_epoch_end(self, trainer: Any, module: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class SpoilInputs(Callback):

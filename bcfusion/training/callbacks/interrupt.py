@@ -75,8 +75,14 @@ class Interrupt(Callback):
             raise RunInterrupted(self._signum or signal.SIGTERM, self._checkpointing.module.step)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Give the signals back before Lightning does: in ``teardown`` its own handler would be put back for good."""
+        """Give the signals back before Lightning does: in ``teardown`` its own handler would be put back for good.
+
+        A signal that came after the last batch of the last validation ends the run here.
+        """
         self._remove_handlers()
+        late = self._signum is not None or trainer.received_sigterm  # after the last batch, when all was saved
+        if trainer.strategy.reduce_boolean_decision(late, all=False):
+            raise RunInterrupted(self._signum or signal.SIGTERM, self._checkpointing.module.step)
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         """Give the signals back; one of several processes ends by itself, whatever its starter sends for that."""
