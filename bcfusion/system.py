@@ -31,6 +31,7 @@ __all__ = [
     "cores",
     "held_back",
     "is_running",
+    "kill",
     "kill_group",
     "lock",
     "memory",
@@ -115,6 +116,11 @@ def is_running(process: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
+
+
+def kill(process: int) -> None:
+    """End a process at once, whatever it does; on Windows as on other systems."""
+    os.kill(process, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

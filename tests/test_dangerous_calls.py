@@ -69,7 +69,7 @@ ALLOWED = {
     ("bcfusion/losses/surrogate.py", "importlib.import_module"): "a fixed name",
     ("bcfusion/metrics/squim.py", "torch.load"): "weights_only",
     ("bcfusion/evaluation/pool.py", "pickle.loads"): "bytes that the process which started this one has pickled",
-    ("bcfusion/report/comparison/run_files.py", "yaml.load"): "a safe loader, of libyaml where it is there",
+    ("bcfusion/files.py", "yaml.load"): "a safe loader, of libyaml where it is there",
     ("bcfusion/run/checkpoint.py", "torch.load"): "weights_only; sizes are checked before",
     ("bcfusion/run/stored.py", "zipfile.ZipFile"): "names and sizes alone",
     ("bcfusion/run/trust.py", "importlib.import_module"): "a module of bcfusion, compared as text before",
@@ -158,6 +158,9 @@ def test_nothing_in_the_package_runs_or_unpacks_what_it_is_given() -> None:
 
 SCRIPTS = {
     ("scripts/bench_serve.py", "urllib.request.urlopen"): "a server that the script has started",
+    ("scripts/chaos_process.py", "ctypes.CDLL"): "the C library of the system",
+    ("scripts/chaos_process.py", "os.fork"): "a process for each session of the run that is interrupted",
+    ("scripts/chaos_process.py", "importlib.import_module"): "fixed names",
     ("scripts/benchmarks/networks.py", "importlib.import_module"): "fixed names",
     ("scripts/benchmarks/processes.py", "importlib.import_module"): "the name is typed by the one who measures",
     ("scripts/benchmarks/run.py", "importlib.import_module"): "the table of the benchmarks",
@@ -208,7 +211,7 @@ def test_the_search_finds_what_it_is_for(source: str, says: str | None) -> None:
     assert any(says in line for line in lines) if says else lines == []
 
 
-@pytest.mark.parametrize("file", ["bcfusion/configuration/keys.py", "bcfusion/report/comparison/run_files.py"])
+@pytest.mark.parametrize("file", ["bcfusion/configuration/keys.py", "bcfusion/files.py"])
 def test_the_loaders_of_yaml_are_safe(file: str) -> None:
     """The name of a loader is a variable there: libyaml's, if it is there."""
     source = (ROOT / file).read_text(encoding="utf-8")

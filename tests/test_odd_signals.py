@@ -333,19 +333,19 @@ def test_critics_and_their_gradients_are_finite_and_show_what_is_not(name: str) 
 
 
 @every("adversarial")
-def test_adversarial_objectives_are_finite_up_to_absurd_logits_and_show_what_is_not(name: str) -> None:
-    objective = built(OmegaConf.load(conf_dir() / "adversarial" / f"{name}.yaml")["objective"])
+def test_adversarial_losses_are_finite_up_to_absurd_logits_and_show_what_is_not(name: str) -> None:
+    game = built(OmegaConf.load(conf_dir() / "adversarial" / f"{name}.yaml")["loss"])
     sizes = (0.0, 1e-40, 1e15, -1e15)
     for wanted, given in product(sizes, sizes):
         logits = [torch.full((2, 3), value, requires_grad=True) for value in (wanted, given)]
         target, estimate = ([Judgement(each, [])] for each in logits)
-        losses = objective.discriminator(target, estimate), objective.generator(estimate)
+        losses = game.discriminator(target, estimate), game.generator(estimate)
         sum(losses).backward()
         assert is_finite(*losses, *(each.grad for each in logits)), (wanted, given)
     bad, good = ([Judgement(torch.full((2, 3), value), [])] for value in (math.nan, 0.5))
-    assert not is_finite(objective.discriminator(bad, good))
-    assert not is_finite(objective.discriminator(good, bad))
-    assert not is_finite(objective.generator(bad))
+    assert not is_finite(game.discriminator(bad, good))
+    assert not is_finite(game.discriminator(good, bad))
+    assert not is_finite(game.generator(bad))
 
 
 # ---------------------------------------------------------------- balancers

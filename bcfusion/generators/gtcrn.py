@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bcfusion.nn.bands import erb
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import BatchNorm2d, InstantLayerNorm
 from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.recurrent import GRU, along_bands, along_time
@@ -172,6 +173,9 @@ class GTCRN(SpectralNetwork):
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: factor on the initial output. A mask starts near one, so that the untrained network returns
             about what this sensor recorded.
+        frequency_norm: ``learnable``: the spectra of all channels and the output, before the head uses it, are scaled
+            bin by bin; both start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that
+            of a mask, which is shifted too, at 1 and 0. None: neither.
 
     Attributes:
         delay: ``win_length - 1`` samples.
@@ -200,8 +204,11 @@ class GTCRN(SpectralNetwork):
         window: Window = "sqrt_hann",
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
+        )
         self.head = SpectralHead(head)
         widest = self.stft.bins if bands is None else low_bins + bands
         require(
@@ -244,8 +251,15 @@ class GTCRN(SpectralNetwork):
             ]
         )
 
+        self.frequency_in = self.frequency_affine(in_channels, self.stft.bins, parts=2)
+        self.frequency_out = self.frequency_affine(1, self.stft.bins, parts=2, kind=self.head.output_kind)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        return self.head.statistics(sensors, target, self.skip_channel)
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        x = torch.stack([magnitude(real, imag, eps=1e-12), real, imag], dim=1).flatten(1, 2)
+        scaled = self.frequency_in(torch.cat([real, imag], dim=1)).unflatten(1, (2, -1))
+        x = torch.cat([magnitude(*scaled.unbind(1), eps=1e-12)[:, None], scaled], dim=1).flatten(1, 2)
         h = self.features(self._compressed(x))
         skips = []
         for encode in self.encoder:
@@ -254,7 +268,7 @@ class GTCRN(SpectralNetwork):
         h = self.blocks(h)
         for decode in self.decoder:
             h = decode(h + skips.pop())
-        h = self._expanded(h)
+        h = self.frequency_out(self._expanded(h))
         output = h[:, 0], h[:, 1]
         sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         return self.head(sensor, output), self.head.provided(output)

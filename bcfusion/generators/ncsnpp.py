@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import GroupNorm
 from bcfusion.nn.precision import filter_tensor
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
@@ -141,6 +142,9 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
         window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: factor on the initial weights of the layers that give the output.
+        frequency_norm: ``learnable``: the spectra of all channels and the output, before the head uses it, are scaled
+            bin by bin; both start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that
+            of a mask, which is shifted too, at 1 and 0. None: neither.
 
     Attributes:
         delay: None.
@@ -168,6 +172,7 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
         window: Window = "hann",
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         halved = 2 ** (len(multipliers) - 1)
         require(
@@ -180,7 +185,9 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
                 f"n_fft={n_fft} must be a multiple of {2 * halved} with {len(multipliers)} levels",
             ),
         )
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, False, None, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, False, None, skip_channel, frequency_norm
+        )
         self.halved = halved
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
@@ -230,15 +237,21 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
             if level:
                 self.doubling.append(block(width, width, self.up))
 
+        self.frequency_in = self.frequency_affine(in_channels, self.stft.bins, parts=2)
+        self.frequency_out = self.frequency_affine(1, self.stft.bins, parts=2, kind=self.head.output_kind)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        return self.head.statistics(sensors, target, self.skip_channel)
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         frames = real.shape[-1]
-        x = torch.cat([real, imag], dim=1)[:, :, :-1]  # a power of two of bins
+        x = self.frequency_in(torch.cat([real, imag], dim=1))[:, :, :-1]  # a power of two of bins
         x = F.pad(x, (0, -frames % self.halved))
         loudness = (x.square().mean((1, 2, 3), keepdim=True) + 1e-8).sqrt()
         h = self._network(x / loudness)[..., :frames]
         if not self.head.masks:
             h = h * loudness
-        h = F.pad(h, (0, 0, 0, 1))
+        h = self.frequency_out(F.pad(h, (0, 0, 0, 1)))
         output = h[:, 0], h[:, 1]
         return self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output), self.head.provided(output)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bcfusion.generators.dpcrn import DualPathBlock
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
+from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
@@ -43,7 +44,7 @@ class GatedBlock(nn.Module):
         self.conv = Conv2d(channels, 2 * channels, kernel_size, bins, padding=(side, side), causal=True)
         self.out = Conv2d(channels, channels, (1, 1), bins, causal=True)
         with torch.no_grad():
-            self.modulation.weight.zero_()  # the untrained network is the same at all times
+            self.modulation.weight.mul_(0.1)  # the untrained network is nearly the same at all times
             self.modulation.bias.zero_()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -77,6 +78,9 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         window: of the STFT, see :class:`bcfusion.nn.stft.Stft`.
         skip_channel: the sensor that is masked or added to; -1 is the last (the air microphone, in fusion).
         init_output_scale: factor on the initial weights of the last layer.
+        frequency_norm: ``learnable``: the spectra of all channels and the output, before the head uses it, are scaled
+            bin by bin; both start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that
+            of a mask, which is shifted too, at 1 and 0. None: neither.
 
     Attributes:
         delay: ``win_length - 1`` samples.
@@ -104,6 +108,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         window: Window = "sqrt_hann",
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
+        frequency_norm: FrequencyNorm = None,
     ) -> None:
         halved = 2 ** (len(channels) - 1)
         require(
@@ -121,7 +126,9 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
                 f"n_fft={n_fft} must be a multiple of {2 * halved} with {len(channels)} levels",
             ),
         )
-        super().__init__(sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel)
+        super().__init__(
+            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
+        )
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
         self.only_masks = self.head.masks
@@ -157,8 +164,14 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
             self.last.bias.zero_()
             self.last.bias[0] = float(self.head.masks)
 
+        self.frequency_in = self.frequency_affine(in_channels, self.stft.bins, parts=2)
+        self.frequency_out = self.frequency_affine(1, self.stft.bins, parts=2, kind=self.head.output_kind)
+
+    def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
+        return self.head.statistics(sensors, target, self.skip_channel)
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        x = torch.cat([real, imag], dim=1)
+        x = self.frequency_in(torch.cat([real, imag], dim=1))
         embedding = self.embedding(self.time(x))
         loudness = (x.square().mean((1, 2), keepdim=True) + 1e-8).sqrt()  # of each frame, all channels together
         h = self.first(x / loudness)
@@ -177,5 +190,6 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         h = self.last(self.last_norm(h))
         if not self.head.masks:
             h = h * loudness
+        h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output), self.head.provided(output)

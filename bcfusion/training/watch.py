@@ -27,6 +27,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from bcfusion.errors import TrainingError, first_line
 from bcfusion.run.alive import place
 from bcfusion.run.processes import began, runs
+from bcfusion.system import kill
 
 __all__ = ["LAUNCHER", "Watch"]
 
@@ -360,7 +361,7 @@ class Watch:
             peer = self._peers.get(rank)
         if peer is not None and peer.record["state"] == "works" and _is_there(peer.record, elsewhere=False):
             with suppress(OSError):
-                os.kill(peer.record["pid"], signal.SIGKILL)
+                kill(peer.record["pid"])
 
     def _exit(self) -> None:
         """End this process from a thread, with everything that it has started."""

@@ -490,7 +490,8 @@ def test_module_is_cheap_to_import() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_network_of_the_working_directory_is_found(workplace: Path) -> None:
+def test_network_of_the_working_directory_is_found(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BCFUSION_TRUST", "my_nets_of_enhance_test")
     (workplace / "my_nets_of_enhance_test.py").write_text(
         f"from {__name__} import Double\nclass Mine(Double):\n    pass\n", encoding="utf-8"
     )

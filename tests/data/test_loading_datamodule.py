@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from bcfusion.contracts import Corpus, Draw, Row
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
-from bcfusion.data.loading import loaders
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import automatic_workers
@@ -172,7 +172,7 @@ def test_a_simulator_with_the_signature_before_draw_is_named_with_the_present_on
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 0), (2, 0), (4, 3), (64, 8)])
 def test_automatic_workers_leave_a_core(monkeypatch: pytest.MonkeyPatch, cores: int, workers: int) -> None:
-    monkeypatch.setattr(loaders.os, "sched_getaffinity", lambda _process: set(range(cores)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)))
     assert automatic_workers() == workers
     assert module(Rows(), workers="auto").workers == workers
 

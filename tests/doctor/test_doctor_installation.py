@@ -147,7 +147,7 @@ def test_a_python_that_cannot_read_toml_is_known_to_be_too_old(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "tomllib", None)
     monkeypatch.setattr(installation.platform, "python_version", lambda: "3.10.9")
     [found] = installation.python()
-    assert (found.status, found.text.endswith("bcfusion needs >=3.11,<3.13")) == (FAIL, True)
+    assert (found.status, found.text.endswith("bcfusion needs >=3.11,<3.14")) == (FAIL, True)
     assert [finding.status for finding in (*installation.requirements(), *extras())] == [NOTE, NOTE]
 
 
