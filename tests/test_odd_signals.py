@@ -26,14 +26,17 @@ from odd_signals import BROKEN, FINITE, MINUTE, RATE, SHORT, batch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from bcfusion.configuration.compose import register_resolvers
+from bcfusion.configuration.compose import build, generator_node, register_resolvers
 from bcfusion.configuration.paths import conf_dir
-from bcfusion.contracts import Draw, Judgement, Skip, asks_for
+from bcfusion.contracts import Draw, Judgement, Skip, Taught, asks_for
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.collate import Item
 from bcfusion.data.simulation.calibration import Calibration, Response
 from bcfusion.data.simulation.frames import grid
 from bcfusion.errors import BcfusionError
+from bcfusion.losses.prediction import PredictionMseLoss
+from bcfusion.nn.network import estimate_of
+from bcfusion.objectives.bridge import Bridge
 from bcfusion.run.layout import register_run_dir
 from bcfusion.training.anchor import OutputAnchor
 
@@ -195,6 +198,8 @@ def test_losses_on_other_outputs_of_a_generator_are_finite(name: str) -> None:
     if asks_for_a_waveform_only(loss):
         pytest.skip("tested with waveforms")
     provided = set(asks_for(loss)) - {"inputs", "target", "lengths", "noise", "estimate"}
+    if provided <= set(Bridge.provides):
+        pytest.skip("tested with the objectives")
     generator, model = provider(provided, set(entry("losses", name)))
     loss = made_loss(name, settings_of(generator))
     model.train()
@@ -210,6 +215,30 @@ def test_losses_on_other_outputs_of_a_generator_are_finite(name: str) -> None:
     if "target" in asks_for(loss):
         given["target"] = batch(["NaN", "noise"], SHORT)
         assert not is_finite(loss(**{argument: given[argument] for argument in asks_for(loss)}))
+
+
+@pytest.mark.slow
+@every("objective")
+def test_objectives_are_finite_in_training_and_at_inference(name: str) -> None:
+    cfg = composed("generator=dpcrn", f"objective={name}", "task.sensors=[body]")
+    with open_dict(cfg):
+        cfg.generator = OmegaConf.merge(cfg.generator, OmegaConf.load(SMALL_GENERATORS / "dpcrn.yaml"))
+    torch.manual_seed(0)
+    model = build(generator_node(cfg))
+    for samples, names in ((1, list(FINITE)), (SHORT, list(FINITE)), (SHORT, ["silence", "silence"])):
+        inputs = batch(names, samples)
+        for target in (inputs, inputs.flip(0)):
+            given: Any = {"inputs": inputs, "target": target, "lengths": torch.full((len(names),), samples)}
+            outputs = model.teach(given) if isinstance(model, Taught) else {"estimate": estimate_of(model(inputs))}
+            loss = outputs["estimate"].square().mean()
+            if "prediction" in outputs:
+                loss = loss + PredictionMseLoss()(**{key: outputs[key] for key in Bridge.provides})
+            model.zero_grad()
+            loss.backward()
+            assert is_finite(loss, *(p.grad for p in model.parameters())), samples
+        with torch.inference_mode():
+            assert is_finite(estimate_of(model.eval()(inputs))), samples
+        model.train()
 
 
 # ---------------------------------------------------------------- networks

@@ -144,7 +144,7 @@ def test_a_short_load_keeps_its_bounds(part: str, tmp_path: Path, monkeypatch: p
         pytest.importorskip("uvicorn")
     monkeypatch.setattr("soaking.streams.causal_networks", lambda: ["band_gain_causal"])
     # in so short a time scoring processes still load what they need; handles, threads and processes are as for hours
-    acts = script.parts(tmp_path, minutes=0.3, hours=0.01, connections=60, bounds=Bounds(memory=1.0))
+    acts = script.parts(tmp_path, minutes=0.3, hours=0.01, connections=60, bounds=Bounds(memory=1.0, threads=2))
     verdicts, figures = acts[part]()
     assert len(verdicts) >= 5
     assert figures

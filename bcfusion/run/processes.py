@@ -53,8 +53,10 @@ def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
-    # The sentinel alone is not enough: processes forked from the parent (data loaders) keep its other end open.
-    while os.getppid() == parent.pid and not multiprocessing.connection.wait([parent.sentinel], timeout=1.0):
+    # The sentinel alone is not enough: processes forked from the parent (data loaders) keep its other end open. With a
+    # server that forks, it is the one that has started this process, and ends with the parent.
+    started_by = os.getppid()
+    while os.getppid() == started_by and not multiprocessing.connection.wait([parent.sentinel], timeout=1.0):
         pass
     os._exit(1)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from bcfusion.errors import TrainingError, first_line
 from bcfusion.requirements import require
@@ -79,9 +82,10 @@ class WandbTracker(Tracker):
         mode = self._mode or os.environ.get("WANDB_MODE") or "online"
         if mode == "online":
             try:
-                # without a network this is over in seconds; a library user with a run of the same process is logged in
-                if self._wandb.run is None and not self._wandb.login(prompt=False):
-                    raise TrainingError("not logged in (wandb login)")
+                if self._wandb.run is None:  # a library user with a run of the same process is logged in
+                    self._require_connection()
+                    if not self._wandb.login(prompt=False):
+                        raise TrainingError("not logged in (wandb login)")
                 return self._init(identity, resumes, mode)
             except Exception as error:
                 self.warn(f"{first_line(error)}: the run is logged offline, into {self.run.path / 'wandb'}")
@@ -89,6 +93,18 @@ class WandbTracker(Tracker):
                 if self._wandb.run is None:
                     self._wandb.teardown()  # it would say that a run of this id is active
         return self._init(identity, resumes, mode)
+
+    def _require_connection(self) -> None:
+        """Raise an OSError if the server cannot be reached, to which wandb itself may take minutes.
+
+        Without a key there is no login, and behind a proxy only wandb knows the way: neither is looked at.
+        """
+        settings = self._wandb.setup().settings
+        address = urlsplit(settings.base_url)
+        if not os.environ.get("WANDB_API_KEY") or getproxies().get(address.scheme):
+            return
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout=CONNECTING_SECONDS).close()
 
     @property
     def where(self) -> str:
