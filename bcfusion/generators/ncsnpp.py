@@ -111,7 +111,7 @@ class Attention(nn.Module):
         _nearly_silent(self.outward)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        # in this layout torch has a kernel that never holds all weights at once, which is quadratic in the length of a file
+        # in this layout torch has a kernel that never holds all weights at once, the square of the length of a file
         rows = self.inward(self.norm(x)).flatten(2).transpose(1, 2).contiguous()
         query, key, value = rows[:, None].chunk(3, dim=-1)
         attended = F.scaled_dot_product_attention(query, key, value)[:, 0].transpose(1, 2).reshape(x.shape)
