@@ -258,8 +258,8 @@ class GTCRN(SpectralNetwork):
         return self.head.statistics(sensors, target, self.skip_channel)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        scaled = self.frequency_in(torch.cat([real, imag], dim=1)).unflatten(1, (2, -1))
-        x = torch.cat([magnitude(*scaled.unbind(1), eps=1e-12)[:, None], scaled], dim=1).flatten(1, 2)
+        scaled_real, scaled_imag = self.frequency_in(torch.cat([real, imag], dim=1)).chunk(2, dim=1)
+        x = torch.cat([magnitude(scaled_real, scaled_imag, eps=1e-12), scaled_real, scaled_imag], dim=1)
         h = self.features(self._compressed(x))
         skips = []
         for encode in self.encoder:
