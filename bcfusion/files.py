@@ -266,7 +266,7 @@ def from_yaml(text: str | bytes) -> Any:
     may_be_deep = data.count(b"[") + data.count(b"{") > _DEEP or _INDENTED.search(data) is not None
     fast = yaml.SafeLoader if may_be_deep else getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(data, fast)
+        return yaml.load(data, fast)  # nosec B506 # both are safe loaders
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     except RecursionError as error:
