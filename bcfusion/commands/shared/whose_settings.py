@@ -35,6 +35,8 @@ def published_settings() -> str | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    if not HydraConfig.initialized():  # a configuration that was composed in Python
+        return None
     hydra = HydraConfig.get()
     if (member := hydra.runtime.choices.get("experiment")) == published_name(member):
         return None
@@ -50,6 +52,8 @@ def whose_settings(cfg: DictConfig) -> str | None:
 
     from bcfusion.training import device
 
+    if not HydraConfig.initialized():
+        return None
     member = HydraConfig.get().runtime.choices.get("experiment")
     if cfg.machine != CPU or member is None:
         return None
