@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import InstanceNorm2d, InstantLayerNorm
-from bcfusion.nn.recurrent import LSTM, along_bands, along_time
+from bcfusion.nn.recurrent import LSTM, along_bands, along_time, pointwise
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
 from bcfusion.nn.stft import Window
 from bcfusion.requirements import above, at_least, one_of, require
@@ -58,8 +58,8 @@ class DualPathBlock(nn.Module):
         self.inter_norm = InstantLayerNorm(channels, freq_bins)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.intra_norm(_pointwise(self.intra_linear, along_bands(self.intra, x)))
-        return x + self.inter_norm(_pointwise(self.inter_linear, along_time(self.inter, x)))
+        x = x + self.intra_norm(pointwise(self.intra_linear, along_bands(self.intra, x)))
+        return x + self.inter_norm(pointwise(self.inter_linear, along_time(self.inter, x)))
 
 
 class DPCRN(SpectralNetwork):
@@ -187,12 +187,6 @@ class DPCRN(SpectralNetwork):
         h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head(sensor, output), self.head.provided(output)
-
-
-def _pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a linear layer over the channels of ``(B, C, F, N)``."""
-    y: Tensor = linear(x.movedim(1, -1)).movedim(-1, 1)
-    return y
 
 
 def _padding(bins: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import BatchNorm2d, InstantLayerNorm
 from bcfusion.nn.precision import filter_tensor
-from bcfusion.nn.recurrent import GRU, along_bands, along_time
+from bcfusion.nn.recurrent import GRU, along_bands, along_time, pointwise
 from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, magnitude
 from bcfusion.nn.stft import Window
 from bcfusion.requirements import above, at_least, require
@@ -140,8 +140,8 @@ class GroupedDualPath(nn.Module):
         self.inter_norm = InstantLayerNorm(channels, bands, eps=1e-8)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.intra_norm(_pointwise(self.intra_linear, along_bands(self.intra, x)))
-        return x + self.inter_norm(_pointwise(self.inter_linear, along_time(self.inter, x)))
+        x = x + self.intra_norm(pointwise(self.intra_linear, along_bands(self.intra, x)))
+        return x + self.inter_norm(pointwise(self.inter_linear, along_time(self.inter, x)))
 
 
 class GTCRN(SpectralNetwork):
@@ -284,9 +284,3 @@ class GTCRN(SpectralNetwork):
         if self.low_bins == self.stft.bins:
             return x
         return torch.cat([x[:, :, : self.low_bins], self.bands_to_bins @ x[:, :, self.low_bins :]], dim=2)
-
-
-def _pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
-    """Apply a linear layer over the channels of ``(B, C, K, N)``."""
-    y: Tensor = linear(x.movedim(1, -1)).movedim(-1, 1)
-    return y

@@ -1,4 +1,4 @@
-"""A causal U-Net of gated convolutions on spectra of 20 ms frames, which may be told the time of a path.
+"""A causal U-Net of gated convolutions on spectra of 20 ms frames, conditioned on the time of a path.
 
 After the causal flow networks of Hsieh and Braun 2025: gated linear units (Dauphin et al., "Language modeling with
 gated convolutional networks", ICML 2017) in a U-Net (Ronneberger et al. 2015), modulated by the time (FiLM, Perez et
@@ -58,9 +58,9 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
     """Causal generator ``(B, in_channels, T) -> (B, 1, T)`` for any T, on spectra of 20 ms frames.
 
     Real and imaginary parts of all channels are divided by the loudness of their frame, which a mapping gets back in
-    the end, and widened; then each level has gated blocks and a convolution that halves
-    the bins; at the bottom dual-path recurrence runs along frequency and along time; the decoder mirrors the encoder,
-    and each of its levels also takes the output of the encoder's. Convolutions see the past and the present frame only.
+    the end, and widened. Each level has gated blocks and a convolution that halves the bins; at the bottom dual-path
+    recurrence runs along frequency and along time; the decoder mirrors the encoder, and each of its levels also takes
+    the output of the encoder's. Convolutions see the past and the present frame only.
     The defaults have 783,162 parameters.
 
     Args:

@@ -223,3 +223,9 @@ def along_bands(layer: nn.Module, x: Tensor) -> Tensor:
     y = layer(sequences)
     y = y if isinstance(y, torch.Tensor) else y[0]
     return y.reshape(batch, frames, *y.shape[1:]).permute(0, 3, 2, 1)
+
+
+def pointwise(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a linear layer over the channels of ``(B, C, K, N)``, each band and frame separately."""
+    y: Tensor = linear(x.movedim(1, -1)).movedim(-1, 1)
+    return y

@@ -1,4 +1,4 @@
-"""Networks that are told the time of the path on which their input lies."""
+"""Networks conditioned on the time of the path on which their input lies."""
 
 from __future__ import annotations
 

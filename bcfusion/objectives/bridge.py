@@ -212,7 +212,7 @@ class Bridge(WaveformNetwork):
         Both are exact in float32, the only dtype of the state of an exported step.
         """
         state: dict[str, Tensor] = {}
-        if self.path.noisy_source or self.solver == "sde":
+        if self._is_noisy:
             state["place"] = torch.zeros(batch_size, 2, dtype=torch.float32, device=like.device)
         network = self.domain.network
         if isinstance(network, StreamingModule):
@@ -228,6 +228,11 @@ class Bridge(WaveformNetwork):
         return 2 * self.steps - 1 if self.solver == "heun" else self.steps
 
     @property
+    def _is_noisy(self) -> bool:
+        """Whether noise is drawn at inference, so that the place in the file counts."""
+        return self.path.noisy_source or self.solver == "sde"
+
+    @property
     def _voices(self) -> int:
         """Passes at one time: with and without the sensors, if their difference is to be multiplied."""
         return 1 if self.guidance == 1 else 2
@@ -239,7 +244,7 @@ class Bridge(WaveformNetwork):
         """Return the number of the first place in the whole file, ``()``, or ``(B,)`` in a stream."""
         if not self.is_streaming:
             return torch.tensor(self.position // self.domain.step)
-        if not (self.path.noisy_source or self.solver == "sde"):
+        if not self._is_noisy:
             return torch.tensor(0)
         blocks, rest = self.recall("place").to(torch.int64).unbind(1)
         start = blocks * _BLOCK + rest
