@@ -295,6 +295,7 @@ def test_the_report_counts_where_interruptions_hit_and_names_what_broke(chaos: M
     assert len(record["kills"]) == 2
 
 
+@pytest.mark.slow
 def test_processes_of_a_session_are_found_until_they_end(chaos: ModuleType) -> None:
     process = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:

@@ -551,13 +551,14 @@ def long_enough(file: HostileFile) -> str:
     return "short: " if file.readable and file.seconds < 0.1 else file.remark or usual(file)
 
 
+#: SLOW ones start processes, or take long
 FAST: dict[str, Verb] = {
     "enhance": Verb(enhance, 2, usual, walks=True),
-    "evaluate": Verb(evaluate, 0, mono, walks=True),
-    "inspect": Verb(inspect, 1, long_enough),
     "prepare": Verb(prepare, 0, mono_by_header, walks=True),
 }
 SLOW: dict[str, Verb] = {
+    "inspect": Verb(inspect, 1, long_enough),
+    "evaluate": Verb(evaluate, 0, mono, walks=True),
     "pipe": Verb(pipe, 2, in_a_pipe),
     "stream": Verb(stream, 2, usual),
     "calibrate": Verb(calibrate, 0, measured),

@@ -250,6 +250,7 @@ def test_where_there_are_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pyte
         system.lock(theirs, wait=True)
 
 
+@pytest.mark.slow
 def test_a_process_is_running_until_it_has_ended() -> None:
     assert system.is_running(os.getpid())
     assert system.is_running(1)  # of another user, as a rule

@@ -242,6 +242,7 @@ def test_a_score_that_is_not_finite_does_not_poison_the_mean() -> None:
     assert math.isnan(rows[0].values["pid"])
 
 
+@pytest.mark.slow
 def test_collect_starts_from_scratch_and_reset_forgets(scorer: Scorer) -> None:
     assert len(score(scorer, 0.0, 0.0)) == 2
     assert scorer.collect().rows == []

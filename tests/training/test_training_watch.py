@@ -96,6 +96,7 @@ def test_without_the_store_rank_zero_is_the_reason(told: Told) -> None:
     assert fault.ranks == {0}
 
 
+@pytest.mark.slow
 def test_a_process_that_is_no_more_is_reported_at_once_and_its_last_words_come_first(told: Told) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     since = began(ended.pid)
