@@ -41,7 +41,7 @@ class Bridge(WaveformNetwork):
     network is causal it streams, with a state for each pass.
 
     The channels of the network are the sensors, the state and the time, which is constant over the signal; a
-    :class:`bcfusion.nn.time.TimeConditioned` network is told the time instead.
+    :class:`bcfusion.nn.time.TimeConditioned` network is conditioned on the time instead.
 
     Args:
         network: builds the network; it is called with ``in_channels`` and, if it takes that, ``skip_channel``, the
