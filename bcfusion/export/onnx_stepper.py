@@ -10,6 +10,7 @@ import numpy as np
 
 from bcfusion.errors import ExportError, first_line
 from bcfusion.export.metadata import INPUT, OUTPUT, Metadata, needs_onnx, parse_metadata
+from bcfusion.nn.cpu import denormals_as_zero
 from bcfusion.telemetry import without_telemetry
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def open_session(model: str | os.PathLike[str] | bytes, threads: int = 1) -> tup
     options.log_severity_level = 3  # errors; warnings are about optimisations that it left out
     try:
         source = model if isinstance(model, bytes) else where
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        with denormals_as_zero():  # its threads inherit it; the option of a session would set it for this one for good
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the classes that it raises derive from Exception directly
         raise ExportError(f"onnxruntime cannot load {where}: {first_line(error)}") from error
     return session, parse_metadata(session.get_modelmeta().custom_metadata_map, where)
@@ -85,7 +87,8 @@ class OnnxStepper:
 
     def step(self, chunk: Frames) -> Frames:
         np.copyto(self._input[0], chunk)
-        self._session.run_with_iobinding(self._bindings[self._turn])
+        with denormals_as_zero():
+            self._session.run_with_iobinding(self._bindings[self._turn])
         self._turn ^= 1
         return self._output[0, 0].copy()
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bcfusion.errors import ExportError
 from bcfusion.export.onnx_stepper import open_session
+from bcfusion.nn.cpu import denormals_as_zero
 
 if TYPE_CHECKING:
     from bcfusion.inference.stepping import Frames
@@ -54,9 +55,9 @@ class SherpaStepper:
         self._past = np.concatenate([self._past[self.frame :], chunk[0]])
         transformed = np.fft.rfft(self._past * self._window)
         spectrum = np.stack([transformed.real, transformed.imag], axis=-1).astype(np.float32)[None, :, None]
-        estimate, *self._caches = self._session.run(
-            None, dict(zip(self._inputs, [spectrum, *self._caches], strict=True))
-        )
+        given = dict(zip(self._inputs, [spectrum, *self._caches], strict=True))
+        with denormals_as_zero():
+            estimate, *self._caches = self._session.run(None, given)
         waveform = np.fft.irfft(estimate[0, :, 0, 0] + 1j * estimate[0, :, 0, 1], n=len(self._window)) * self._window
         waveform[: len(self._overlap)] += self._overlap
         self._overlap = waveform[self.frame :]

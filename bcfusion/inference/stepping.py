@@ -16,6 +16,7 @@ from torch import nn
 
 from bcfusion.contracts import Generator
 from bcfusion.errors import ConfigError
+from bcfusion.nn.cpu import denormals_as_zero
 from bcfusion.nn.network import estimate_of, lookahead_of, usual_frame
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.run.bundle import bundle_of
@@ -89,7 +90,7 @@ class TorchStepper:
         self.lookahead = lookahead_of(spec)
 
     def step(self, chunk: Frames) -> Frames:
-        with torch.inference_mode():
+        with torch.inference_mode(), denormals_as_zero():
             estimate = estimate_of(self._generator(torch.from_numpy(chunk)[None].to(self._device)))
         return cast("Frames", estimate[0, 0].cpu().numpy())
 

@@ -1,10 +1,11 @@
 """Workarounds for CPUs, where torch's kernels or those of its library oneDNN are slow or wrong.
 
-All of them compute the values of the plain operation.
+All of them compute the values of the plain operation, but for numbers below 1.2e-38 in :func:`denormals_as_zero`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,8 @@ from bcfusion.requirements import at_least, require
 
 #: oneDNN's product ``a @ w.T`` of float32 matrices: with AVX-512 on AMD twice as fast as that of MKL, which torch takes
 _ONEDNN_PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+_TWO = 2.0  # by a name: Python divides constants when it compiles
 
 #: weights from which a layer is computed by :class:`_Columns`
 _WIDE = 2**22
@@ -39,6 +42,23 @@ def without_onednn() -> Iterator[None]:
         yield
     finally:
         backend.enabled = before
+
+
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Let this thread take numbers too small for the usual format (below 1.2e-38 in float32) for zeros.
+
+    The state of a recursion after speech, or a sound that has faded out, decays to such numbers, with which some CPUs
+    compute up to twenty times more slowly. Threads that torch starts in the meantime do the same; others do not.
+    """
+    before = sys.float_info.min / _TWO == 0.0  # torch sets the mode, and does not tell it
+    if not before:
+        torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if not before:
+            torch.set_flush_denormal(False)
 
 
 def matmul_is_faster(x: Tensor, weight: Tensor) -> bool:

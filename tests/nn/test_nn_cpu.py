@@ -156,3 +156,21 @@ def test_fast_layers_have_a_second_derivative(monkeypatch: pytest.MonkeyPatch) -
             found.append([first, *torch.autograd.grad(first.square().sum(), given, allow_unused=True)])
         for mine, expected in zip(*found, strict=True):
             torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_denormal_numbers_are_zeros_inside_and_kept_outside() -> None:
+    small = torch.full((2,), 1e-39)
+
+    def kept() -> bool:
+        return bool((small * 1.0).ne(0).all())
+
+    assert kept()
+    with cpu.denormals_as_zero():
+        assert not kept()
+        with cpu.denormals_as_zero():
+            assert not kept()
+        assert not kept(), "the inner one must leave what the outer one has set"
+    assert kept()
+    with pytest.raises(ValueError, match="inside"), cpu.denormals_as_zero():
+        raise ValueError("inside")
+    assert kept()
