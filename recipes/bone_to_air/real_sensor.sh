@@ -5,12 +5,14 @@
 #   bash real_sensor.sh PAIRS.jsonl OTHER.jsonl SPEECH OUT [SEED] [EXPERIMENT] [key=value ...]
 #
 # PAIRS.jsonl  pairs of the sensor, of `bcfusion prepare pairs ... --measure`
-# OTHER.jsonl  pairs of another sensor: the adaptation starts from a network that was trained on a simulation of that one
-# SPEECH       air speech, a folder with train/ and valid/ as for data=folder
+# OTHER.jsonl  pairs of another sensor: the adaptation starts from a network that was trained on a simulation of that one;
+#              or the word any: from one that was trained on simulated sensors of all kinds (degradation=any_sensor)
+# SPEECH       air speech, a folder with train/ and valid/ as for data=folder; NOISE=DIR leaks into the sensors of any
 #
 # simulation   the sensor is measured on the pairs of the other folds; a network is trained on its simulation alone, scored on this one
 # start        a network trained on the simulation of the other sensor, scored on all pairs
 # adapted      the start, adapted by `bcfusion adapt` on the pairs of the other folds, scored on this one
+# fresh        the same from random weights: without the training on air speech
 #
 # Whatever is chosen (calibration, checkpoint, number of steps) is chosen without this fold. ROWS="simulation start adapted" selects
 # rows, COUNT=4 is the number of folds, FOLDS="0 1 2 3" selects some, STEPS=300 is the length of a training, MINUTES=5 the bound of an
@@ -26,20 +28,24 @@ length=(--minutes "${MINUTES:-5}")
 [ -z "${ADAPT_STEPS:-}" ] || length=(--steps "$ADAPT_STEPS")
 mkdir -p "$base"
 
-train() { # CALIBRATION RUN [key=value ...]
-  local calibration=$1 run=$2
+train() { # CALIBRATION|any RUN [key=value ...]
+  local run=$2 sensor=(degradation=transfer_function "degradation.body.calibration=$1")
+  [ "$1" != any ] || sensor=(degradation=any_sensor "data.noise_root=${NOISE:-null}")
   shift 2
-  bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" seed="$seed" degradation=transfer_function \
-    degradation.body.calibration="$calibration" trainer.max_steps="${STEPS:-300}" trainer.validate_every=100 budget.minutes=600 \
+  bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" seed="$seed" "${sensor[@]}" trainer.max_steps="${STEPS:-300}" trainer.validate_every=100 budget.minutes=600 \
     trainer.max_test_items=1 trainer.samples=0 hydra.run.dir="$run" "$@"
 }
 score() { # MODEL PAIRS OUTPUT
   bcfusion evaluate "$1" data=manifest data.path="$2" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' trainer.samples=0 output="$3"
 }
 
-if [[ $rows == *" start "* || $rows == *" adapted "* ]] && [ ! -d "$base/start/bundle" ]; then
-  bcfusion calibrate --pairs "$other" --out "$base/other.json"
-  train "$base/other.json" "$base/start" "$@"
+if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] && [ ! -d "$base/start/bundle" ]; then
+  sensor=any
+  if [ "$other" != any ]; then
+    sensor=$base/other.json
+    bcfusion calibrate --pairs "$other" --out "$sensor"
+  fi
+  train "$sensor" "$base/start" "$@"
 fi
 [[ $rows != *" start "* ]] || score "$base/start" "$pairs" "$base/start-scores"
 for fold in $folds; do
@@ -56,6 +62,10 @@ for fold in $folds; do
     bcfusion adapt "$base/start" --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/adapted" "${length[@]}" --seed "$seed"
     score "$dir/adapted" "$dir/held.jsonl" "$dir/adapted-scores"
   fi
+  if [[ $rows == *" fresh "* ]]; then
+    bcfusion adapt "$base/start" --fresh --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/fresh" "${length[@]}" --seed "$seed"
+    score "$dir/fresh" "$dir/held.jsonl" "$dir/fresh-scores"
+  fi
 done
 
 # one table of all folds
@@ -64,5 +74,6 @@ tables=()
 for fold in $folds; do
   [[ $rows != *" simulation "* ]] || tables+=("simulation=$base/fold$fold/simulation/scores.csv")
   [[ $rows != *" adapted "* ]] || tables+=("adapted=$base/fold$fold/adapted-scores/scores.csv")
+  [[ $rows != *" fresh "* ]] || tables+=("fresh=$base/fold$fold/fresh-scores/scores.csv")
 done
 bcfusion evaluate --scores "${tables[@]}" 'metrics=[pesq_wb,stoi,estoi,lsd]' output="$base/table"
