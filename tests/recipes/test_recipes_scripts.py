@@ -1,0 +1,133 @@
+"""What the scripts of the recipes type: every configuration is one that trains, every command one that there is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from bcfusion.configuration.check import verify
+from bcfusion.configuration.compose import drop_unchosen
+
+ROOT = Path(__file__).parents[2]
+# writes down what is typed, and makes the files whose absence would make the script type it again, or end
+STANDS_IN = """\
+#!/usr/bin/env bash
+printf '%s\\n' "$@" | python3 -c 'import json, sys; print(json.dumps(sys.stdin.read().splitlines()))' >>"$TYPED"
+for word in "$@"; do
+  case $word in
+    hydra.run.dir=*) mkdir -p "${word#*=}/bundle" ;;
+    output=*) mkdir -p "${word#*=}" && echo id >"${word#*=}/scores.csv" ;;
+  esac
+  [ "${before:-}" != --out ] || echo '{}' >"$word"
+  before=$word
+done
+"""
+WAYS = ["regression", "gan", "pesq", "flow", "bridge", "bridge_pesq"]
+
+
+def typed_by(place: Path, script: str, *words: str, **environment: str) -> list[list[str]]:
+    """Return the commands that a script types."""
+    binaries = place / "bin"
+    binaries.mkdir()
+    for name, body in (("bcfusion", STANDS_IN), ("python", "#!/usr/bin/env bash\n")):
+        (binaries / name).write_text(body)
+        (binaries / name).chmod(0o755)
+    typed = place / "typed"
+    path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        ["bash", str(ROOT / "recipes" / script), *words],
+        cwd=place,
+        env={**os.environ, **environment, "PATH": path, "TYPED": str(typed)},
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return [json.loads(line) for line in typed.read_text().splitlines()]
+
+
+def check_trainings(commands: list[list[str]], composed: Callable[..., DictConfig]) -> list[DictConfig]:
+    """Check that each training composes, with nothing to complain of but files that the stand-in did not make."""
+    configurations = [composed(*words[1:]) for words in commands if words[0] == "train"]
+    for cfg in configurations:
+        drop_unchosen(cfg)
+        assert [p for p in verify(cfg) if "sensor.json" not in p and "other.json" not in p and "/noise" not in p] == []
+    return configurations
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(f'{{"id": "{n}", "split": "test"}}\n' for n in range(4)))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [[], ["recipe=bandwidth_extension"], ["degradation=any_sensor", "seed=3"]])
+def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: list[str]) -> None:
+    commands = typed_by(tmp_path, "objectives.sh", "speech", "out", "unet_causal", *task, MINUTES="7")
+    trained = check_trainings(commands, composed)
+    folders = [word for words in commands for word in words if word.startswith("hydra.run.dir=")]
+    assert [folder.removeprefix("hydra.run.dir=out/") for folder in folders] == WAYS
+    assert {cfg.budget.minutes for cfg in trained} == {7}
+    assert [cfg.generator._target_.rpartition(".")[2] for cfg in trained] == ["UNetCausal"] * len(WAYS)
+    assert [cfg.objective.get("steps") for cfg in trained] == [None, None, None, 5, 1, 1]
+    assert [sorted(cfg.losses) for cfg in trained] == [
+        ["mr_stft", "si_snr"],
+        ["feature_matching", "mr_stft", "si_snr"],
+        ["mr_stft", "pesq_surrogate", "si_snr"],
+        ["prediction_mse"],
+        ["mr_stft", "si_snr"],
+        ["mr_stft", "pesq_surrogate", "si_snr"],
+    ]
+    assert [list(cfg.discriminators) for cfg in trained] == [[], ["pqmf_bands"], [], [], [], []]
+    scored = [words for words in commands if words[0] == "evaluate" and words[1] != "--scores"]
+    steps = [next((w for w in words if w.startswith("objective.steps=")), "") for words in scored]
+    assert steps == ["", "", "", *(f"objective.steps={n}" for n in (5, 1, 1, 5, 1, 5))]
+    assert commands[-1][:2] == ["evaluate", "--scores"]
+    assert len([word for word in commands[-1] if word.endswith("scores.csv")]) == 9
+
+
+@pytest.mark.slow
+def test_folds_over_a_sensor_start_from_another_sensor_or_from_all_kinds(
+    tmp_path: Path, composed: Callable[..., DictConfig], pairs: Path
+) -> None:
+    rows = "simulation start adapted fresh"
+    commands = typed_by(
+        tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "any", "speech", "out", ROWS=rows, COUNT="2", NOISE="/noise"
+    )
+    [start, *simulated] = check_trainings(commands, composed)
+    assert start.degradation.body._target_.endswith("AnySensor")
+    assert start.degradation.body.kinds.contact.leak_root == "/noise"
+    assert [cfg.degradation.body._target_.rpartition(".")[2] for cfg in simulated] == ["TransferFunction"] * 2
+    adapted = [words for words in commands if words[0] == "adapt"]
+    assert ["--fresh" in words for words in adapted] == [False, True] * 2
+    assert [word.partition("=")[0] for word in commands[-1] if "scores.csv" in word or "simulation/" in word] == [
+        "start",
+        *["simulation", "adapted", "fresh"] * 2,
+    ]
+    (tmp_path / "typed").unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "words", "trainings"),
+    [
+        ("bone_to_air/quality.sh", ["speech", "out"], 6),
+        ("bone_to_air/real_sensor.sh", ["pairs.jsonl", "other.jsonl", "speech", "out"], 5),
+        ("bone_to_air/shipped.sh", ["pairs.jsonl", "speech", "out"], 5),
+        ("bandwidth_extension/shipped.sh", ["speech.jsonl", "out"], 1),
+        ("fusion/shipped.sh", ["pairs.jsonl", "speech", "/noise", "out"], 5),
+    ],
+)
+def test_other_scripts(
+    tmp_path: Path, composed: Callable[..., DictConfig], pairs: Path, script: str, words: list[str], trainings: int
+) -> None:
+    commands = typed_by(tmp_path, script, *words)
+    assert len(check_trainings(commands, composed)) == trainings
+    assert {words[0] for words in commands} <= {"train", "evaluate", "calibrate", "adapt"}
