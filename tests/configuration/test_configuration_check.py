@@ -86,6 +86,7 @@ def test_every_member_of_a_group_passes(group: str, member: str) -> None:
 def usable_metrics() -> list[str]:
     """Return all metrics except the recogniser, which is the user's own, and those whose packages are missing here."""
     packages = {"dnsmos": ("speechmos", "onnxruntime", "librosa"), "nisqa": ("librosa",), "visqol": ("visqol",)}
+    packages |= {"distill_mos": ("distillmos", "xls_r_sqa"), "speaker_similarity": ("onnxruntime", "huggingface_hub")}
     return [
         name
         for name in group_members("metrics")
