@@ -82,7 +82,7 @@ class LazyMetric(MetricBase):
             try:
                 self._network = self._load()
             except Exception as error:  # a download or a damaged file may raise anything; hours may be at stake
-                reason = shorten(str(error), 160, placeholder=" ...")  # messages of failed downloads are long
+                reason = shorten(str(error), 200, placeholder=" ...")  # messages of failed downloads are long
                 self._failure = f"no network: {type(error).__name__}: {reason}; {self._remedy()}"
                 logger.warning("%s: %s", type(self).__name__, self._failure)
                 raise Skip(self._failure) from error
