@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,7 @@ class SpeakerSimilarity(LazyMetric):
         without_telemetry()
         import onnxruntime
 
-        path = self.weights
-        if path is None:
-            path = fetch(
-                Reference(REPOSITORY, None), [FILE_NAME], needed=[FILE_NAME], largest={FILE_NAME: LARGEST}
-            ).folder
-            path = path / FILE_NAME
+        path = self.weights or _fetched()
         # more threads would compete with other scoring processes and the training
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -80,6 +76,11 @@ class SpeakerSimilarity(LazyMetric):
         found, expected = (embedding(session, resample(each, sample_rate, RATE)) for each in (estimate, target))
         lengths = float(np.linalg.norm(found) * np.linalg.norm(expected))
         return {"speaker_similarity": float(found @ expected) / lengths if lengths else float("nan")}
+
+
+def _fetched() -> Path:
+    wanted = [FILE_NAME]
+    return fetch(Reference(REPOSITORY, None), wanted, needed=wanted, largest={FILE_NAME: LARGEST}).folder / FILE_NAME
 
 
 def embedding(session: Any, signal: np.ndarray) -> np.ndarray:
