@@ -47,6 +47,7 @@ examples:
   bcfusion evaluate RUN data=folder data.root=/data/speech split=valid
   bcfusion evaluate RUN trainer.max_test_items=20                       20 utterances, evenly spread
   bcfusion evaluate RUN 'metrics=[pesq_wb,stoi,lsd]' group_by=speaker,snr
+  bcfusion evaluate fusion data.evaluation_body_gain=-10                a body sensor that is 10 dB too quiet
   bcfusion evaluate RUN data=pairs data.body=/data/throat data.air=/data/air degradation=none
   bcfusion evaluate RUN/checkpoints/best-stoi.ckpt
   bcfusion evaluate throat data=pairs data.body=/data/throat data.air=/data/air     a model by its name
@@ -161,7 +162,9 @@ def _task(
     scores = evaluate_model(cfg, generator, utterances, samples)
     step = bundle.training.get("step")
     at_step = "" if step is None else f" (step {step})"
-    title = f"{label}{at_step} on {_files(utterances, datamodule)}"
+    gain = datamodule.reader.evaluation_gain
+    mismatch = f", with {gain:+g} dB on the body sensor" if gain else ""
+    title = f"{label}{at_step} on {_files(utterances, datamodule)}{mismatch}"
     write_results(scores, group_by, output, title)
     record_composition(cfg, output)
     if cfg.trainer.samples:

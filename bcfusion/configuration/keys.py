@@ -29,6 +29,7 @@ from bcfusion.configuration.values import UNRESOLVED, at, nodes, shown
 from bcfusion.nearest import nearest
 from bcfusion.requirements import is_number
 
+_BODY = "body"  # the sensor to which data.evaluation_body_gain applies, BODY of bcfusion.data.loading.reader
 SHORTEST_SEGMENT = 0.02  #: seconds of a training crop: a low voice has a period of 12 ms
 KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "sample_rate": COUNT,
@@ -47,6 +48,7 @@ KEYS: dict[str, Number | Choice | Devices | PathText] = {
     "data.simulate_on_device": BOOL,
     "data.max_unreadable_share": SHARE,
     "data.sensor_dropout": SHARE,
+    "data.evaluation_body_gain": Number(low=-100.0, low_allowed=True, high=100.0),  # dB
     "data.min_bandwidth": POSITIVE_OR_NULL,
     "data.max_train_items": COUNT_OR_NULL,
     "data.shuffle_buffer": COUNT,
@@ -154,12 +156,18 @@ def _data_problems(tree: Mapping[str, Any]) -> list[str]:
     """Return a message for each key of ``data`` that does not fit the sensors or the sample rate."""
     sensors, rate = at(tree, "task.sensors"), at(tree, "sample_rate")
     dropout, speakers = at(tree, "data.sensor_dropout"), at(tree, "data.speakers", None)
+    gain = at(tree, "data.evaluation_body_gain")
     seconds, workers = at(tree, "data.segment_seconds"), at(tree, "data.workers", "auto")
     problems = []
     if is_number(dropout) and dropout > 0 and isinstance(sensors, list) and len(sensors) == 1:
         problems.append(
             f"data.sensor_dropout: {dropout:g} has no effect with one sensor ({sensors[0]}), which is never silenced; "
             "set it to 0, or choose a task of several sensors"
+        )
+    if is_number(gain) and gain != 0 and isinstance(sensors, list) and sensors and _BODY not in sensors:
+        problems.append(
+            f"data.evaluation_body_gain: {gain:g} has no effect without the sensor {_BODY}: the task has "
+            f"{', '.join(map(str, sensors))}"
         )
     if isinstance(sensors, list) and (twice := sorted({str(name) for name in sensors if sensors.count(name) > 1})):
         problems.append(f"task.sensors: {', '.join(twice)} is named more than once")

@@ -15,6 +15,7 @@ LATER: Mapping[str, Any] = {
     "objective": {},
     "trainer.hang_minutes": 10,
     "replay": False,
+    "data.evaluation_body_gain": 0.0,
 }
 
 

@@ -22,15 +22,20 @@ from bcfusion.requirements import require
 logger = logging.getLogger(__name__)
 
 
-def require_packages(owner: object, *packages: str) -> None:
+def require_packages(owner: object, *packages: str, extra: str = "metrics") -> None:
     """Refuse a metric whose packages are not installed, without importing them.
+
+    Args:
+        owner: the metric, whose name starts a message.
+        packages: names by which they are imported.
+        extra: of bcfusion, that installs them.
 
     Raises:
         ConfigError: it names the owner, the missing packages, and the extra that installs them.
     """
     missing = [package for package in packages if find_spec(package) is None]
     verb = "is" if len(missing) == 1 else "are"
-    remedy = "pip install 'bcfusion[metrics]' brings what it needs"
+    remedy = f"pip install 'bcfusion[{extra}]' brings what it needs"
     require(owner, (not missing, f"{', '.join(missing)} {verb} not installed; {remedy}"))
 
 
@@ -56,13 +61,11 @@ def weights_file(owner: object, weights: str | Path | None, name: str | None = N
     return path
 
 
-class NetworkMetric(MetricBase):
-    """A measure by a network that uses the estimate only, not the target.
+class LazyMetric(MetricBase):
+    """A measure by a network that is loaded at the first utterance, once in each process that scores.
 
-    The network is loaded at the first utterance, once in each process that scores. If that fails (no connection to
-    download from, a damaged file), every utterance is skipped with the reason, and loading is not tried again.
-
-    An utterance is skipped if the estimate is silent or shorter than 0.25 s.
+    If that fails (no connection to download from, a damaged file), every utterance is skipped with the reason, and
+    loading is not tried again.
     """
 
     def __init__(self) -> None:
@@ -72,12 +75,6 @@ class NetworkMetric(MetricBase):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_network": None, "_failure": ""}
 
-    def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
-        if estimate.size < SHORTEST_SECONDS * sample_rate:
-            raise Skip(TOO_SHORT)
-        skip_silence(estimate=estimate)
-        return self._predict(self._loaded(), np.clip(estimate, -1.0, 1.0), sample_rate)
-
     def _loaded(self) -> Any:
         if self._failure:
             raise Skip(self._failure)
@@ -85,7 +82,7 @@ class NetworkMetric(MetricBase):
             try:
                 self._network = self._load()
             except Exception as error:  # a download or a damaged file may raise anything; hours may be at stake
-                reason = shorten(str(error), 100, placeholder=" ...")  # messages of failed downloads are long
+                reason = shorten(str(error), 200, placeholder=" ...")  # messages of failed downloads are long
                 self._failure = f"no network: {type(error).__name__}: {reason}; {self._remedy()}"
                 logger.warning("%s: %s", type(self).__name__, self._failure)
                 raise Skip(self._failure) from error
@@ -98,6 +95,19 @@ class NetworkMetric(MetricBase):
     @abstractmethod
     def _remedy(self) -> str:
         """Return in a few words where the weights come from and how to give a file."""
+
+
+class NetworkMetric(LazyMetric):
+    """A measure by a network that uses the estimate only, not the target.
+
+    An utterance is skipped if the estimate is silent or shorter than 0.25 s, or if there is no network.
+    """
+
+    def _measure(self, estimate: np.ndarray, target: np.ndarray, sample_rate: int) -> dict[str, float]:
+        if estimate.size < SHORTEST_SECONDS * sample_rate:
+            raise Skip(TOO_SHORT)
+        skip_silence(estimate=estimate)
+        return self._predict(self._loaded(), np.clip(estimate, -1.0, 1.0), sample_rate)
 
     @abstractmethod
     def _predict(self, network: Any, estimate: np.ndarray, sample_rate: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.statistics import Summary
 from bcfusion.evaluation.summary import UNKNOWN, ScoreSummary, grouped
 from bcfusion.report.boxes import MOST_PANELS, boxes_figure
-from bcfusion.report.snr import snr_figure
+from bcfusion.report.level_curves import level_figure
 from bcfusion.report.table import heading
 
 __all__ = ["score_figures"]
@@ -53,4 +53,4 @@ def _over_ratio(
         system: {metric: [part[system][metric] for part in parts.values()] for metric in metrics}
         for system in scores.systems
     }
-    return snr_figure(ratios, curves, title)
+    return level_figure(ratios, curves, title)

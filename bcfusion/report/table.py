@@ -51,6 +51,8 @@ METRICS: Mapping[str, MetricName] = {
     **_metrics("", 2, visqol="ViSQOL", visqol_audio="ViSQOL audio", squim_pesq="SQUIM PESQ", nisqa_mos="NISQA"),
     **_metrics("", 2, dnsmos_ovrl="DNSMOS OVRL", dnsmos_sig="DNSMOS SIG"),
     **_metrics("", 2, dnsmos_bak="DNSMOS BAK", dnsmos_p808="DNSMOS P.808"),
+    **_metrics("", 2, distill_mos="Distill-MOS"),
+    **_metrics("", 3, speaker_similarity="speaker sim."),
     **_metrics("", 2, nisqa_noisiness="NISQA noise", nisqa_discontinuity="NISQA discont."),
     **_metrics("", 2, nisqa_coloration="NISQA color.", nisqa_loudness="NISQA loud."),
     **_metrics("", 3, stoi="STOI", estoi="ESTOI", squim_stoi="SQUIM STOI"),

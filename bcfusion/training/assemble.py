@@ -55,6 +55,7 @@ def build_datamodule(cfg: DictConfig) -> SpeechDataModule:
         augmentation=build(data.augmentation),
         min_bandwidth=data.min_bandwidth,
         simulate_on_device=data.simulate_on_device,
+        evaluation_body_gain=later(cfg, "data.evaluation_body_gain"),
     )
 
 

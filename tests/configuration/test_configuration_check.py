@@ -86,6 +86,7 @@ def test_every_member_of_a_group_passes(group: str, member: str) -> None:
 def usable_metrics() -> list[str]:
     """Return all metrics except the recogniser, which is the user's own, and those whose packages are missing here."""
     packages = {"dnsmos": ("speechmos", "onnxruntime", "librosa"), "nisqa": ("librosa",), "visqol": ("visqol",)}
+    packages |= {"distill_mos": ("distillmos", "xls_r_sqa"), "speaker_similarity": ("onnxruntime", "huggingface_hub")}
     return [
         name
         for name in group_members("metrics")
@@ -297,6 +298,11 @@ def test_regression_ignores_the_turns_of_an_adversary() -> None:
         ),
         (["task.sensors=[body,body]"], "task.sensors: body is named more than once"),
         (["data.sensor_dropout=0.5"], "data.sensor_dropout: 0.5 has no effect with one sensor (body)"),
+        (["data.evaluation_body_gain=200"], "data.evaluation_body_gain: must be a number of at least -100 and of at"),
+        (
+            [BANDWIDTH, "data.evaluation_body_gain=-10"],
+            "data.evaluation_body_gain: -10 has no effect without the sensor body: the task has narrow",
+        ),
         (["data.segment_seconds=0.001"], "data.segment_seconds: 0.001 must be at least 0.02: a crop of 16 sample(s)"),
         (["data.min_bandwidth=9000"], "data.min_bandwidth: 9000 must be at most half of sample_rate, 8000"),
         (["cutoff_frequency=8000"], "cutoff_frequency: 8000 must be below half of sample_rate, 8000"),

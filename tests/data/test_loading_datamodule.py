@@ -238,6 +238,11 @@ def test_a_wide_file_in_a_worker_is_reported_in_one_line(tmp_path: Path) -> None
     [
         ({"segment_seconds": 0.001}, "SpeechDataModule: data.segment_seconds: 0.001 must be at least 0.02"),
         ({"sensor_dropout": 0.5}, "SpeechDataModule: data.sensor_dropout: 0.5 has no effect with one sensor (body)"),
+        ({"evaluation_body_gain": "loud"}, "SpeechDataModule: data.evaluation_body_gain: must be a number of at least"),
+        (
+            {"evaluation_body_gain": 6, "sensors": ["ear", "noisy"]},
+            "SpeechDataModule: data.evaluation_body_gain: 6 has no effect without the sensor body: the task has ear, n",
+        ),
         ({"sensors": ["body", "body"]}, "SpeechDataModule: task.sensors: body is named more than once"),
         ({"simulate_on_device": "no"}, "SpeechDataModule: data.simulate_on_device: must be true or false, not 'no'"),
         ({"workers": -1}, "SpeechDataModule: data.workers: must be auto or a whole number of at least 0, not -1"),

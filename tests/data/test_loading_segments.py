@@ -295,6 +295,28 @@ def test_sensor_dropout_silences_one_sensor_of_some_crops_and_never_the_target(t
     assert all(alone[epoch, 0]["inputs"].any() for epoch in range(10))
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_gain_of_evaluation_acts_on_the_body_sensor_alone_and_on_nothing_else(
+    tmp_path: Path, recorded: bool
+) -> None:
+    made = row(tmp_path, "a", RATE)
+    if recorded:
+        body = row(tmp_path, "b", RATE).paths["air"]
+        made = row(tmp_path, "a", RATE, paths={**made.paths, "body": body}, gain=6.0, polarity=-1)
+    simulators = {"body": scale(0.5), "noisy": Noisy()}
+    plain, quiet = (
+        SensorReader(("body", "noisy", "air"), simulators, RATE, evaluation_gain=gain)  # type: ignore[arg-type]
+        for gain in (0.0, -20.0)
+    )
+    item, changed = EvalItems([made], plain)[0], EvalItems([made], quiet)[0]
+    assert float(item["inputs"][0].abs().max()) > 0
+    torch.testing.assert_close(changed["inputs"][0], 0.1 * item["inputs"][0])
+    assert torch.equal(changed["inputs"][1:], item["inputs"][1:])
+    assert torch.equal(changed["target"], item["target"])
+    assert torch.equal(changed["noise"], item["noise"])
+    assert same(TrainSegments([made], quiet, 0.5, 0)[0, 0], TrainSegments([made], plain, 0.5, 0)[0, 0])
+
+
 def test_coded_files_are_read_in_training_and_long_ones_of_another_rate_to_their_last_sample(tmp_path: Path) -> None:
     coded = tmp_path / "gsm.wav"
     soundfile.write(coded, 0.5 * np.sin(np.arange(4000) / 9), RATE, subtype="GSM610")

@@ -68,6 +68,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         simulate_on_device: whether sensors are simulated, in training, on the training device instead of in the loader,
             as far as their simulators support it (:mod:`bcfusion.data.simulation.device_simulation`). Batches of
             :meth:`train_dataloader` are complete after :meth:`on_after_batch_transfer`.
+        evaluation_body_gain: dB by which the sensor ``body`` is amplified in validation and test, last of all.
 
     Raises:
         ConfigError: an argument is out of range, a batch does not fit into memory, or a simulator has an old signature
@@ -96,6 +97,7 @@ class SpeechDataModule(lightning.LightningDataModule):
         augmentation: Augmentation | None = None,
         min_bandwidth: float | None = None,
         simulate_on_device: bool = False,
+        evaluation_body_gain: float = 0.0,
     ) -> None:
         super().__init__()
         misfit = None if augmentation is None else augmentation.problem(sensors)
@@ -114,6 +116,7 @@ class SpeechDataModule(lightning.LightningDataModule):
                 sensor_dropout=sensor_dropout,
                 min_bandwidth=min_bandwidth,
                 simulate_on_device=simulate_on_device,
+                evaluation_body_gain=evaluation_body_gain,
             ),
             key_rules("trainer", max_valid_items=max_valid_items),
             at_least(1, batches_per_pass=batches_per_pass),
@@ -130,7 +133,9 @@ class SpeechDataModule(lightning.LightningDataModule):
         self.max_unreadable_share = max_unreadable_share
         self.max_train_items = max_train_items
         self.max_valid_items = max_valid_items
-        self.reader = SensorReader(tuple(sensors), dict(simulators), sample_rate, resample)
+        self.reader = SensorReader(
+            tuple(sensors), dict(simulators), sample_rate, resample, evaluation_gain=float(evaluation_body_gain)
+        )
         self.deferred = deferrable(simulators) if simulate_on_device else frozenset()
         self.sensor_dropout = sensor_dropout
         self.augmentation = augmentation

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError
+from bcfusion.audio.level import amplitude
 from bcfusion.contracts import Draw, Row, Simulator
 from bcfusion.data.corpora.speakers import wearer
 from bcfusion.data.loading.collate import Item, Pending
@@ -41,6 +42,8 @@ class SensorReader:
             :mod:`bcfusion.data.simulation.device_simulation`. Such a sensor is replaced by a constant of 1, so that
             everything that scales or silences the sensor also acts on the constant, and the item holds ``air`` and
             ``pending``.
+        evaluation_gain: dB by which ``body`` is amplified in evaluation, recorded or simulated, after everything else:
+            how a network copes with a sensor that is louder or quieter than the others expect. Nothing is clipped.
 
     Raises:
         ConfigError: a simulator is not called as ``simulator(air, draw)``, or refuses the sample rate.
@@ -51,6 +54,7 @@ class SensorReader:
     sample_rate: int = 16000
     resample: bool = True
     deferred: frozenset[str] = frozenset()
+    evaluation_gain: float = 0.0
 
     def __post_init__(self) -> None:
         require("degradation", *(takes_a_draw(sensor, simulator) for sensor, simulator in self.simulators.items()))
@@ -115,6 +119,9 @@ class SensorReader:
             inputs.append(made["signal"].to(torch.float32))
             noise = made.get("noise", noise)
             target = made.get("target", target).to(torch.float32)
+        if not training and self.evaluation_gain and BODY in self.sensors:
+            place = self.sensors.index(BODY)
+            inputs[place] = inputs[place] * amplitude(self.evaluation_gain)
         together = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
         item = Item(inputs=together, target=target, length=length, id=row.id, unreadable=[])
         if noise is not None:

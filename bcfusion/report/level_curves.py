@@ -1,4 +1,4 @@
-"""Quality over the signal-to-noise ratio of the air microphone: one panel per metric, one line per system."""
+"""Quality over a level in dB, as the signal-to-noise ratio or a gain: one panel per metric, one line per system."""
 
 from __future__ import annotations
 
@@ -14,50 +14,55 @@ from bcfusion.report.boxes import wrapped_name, wrapped_title
 from bcfusion.report.colours import colour_of, marker_of
 from bcfusion.report.table import metric_name
 
-__all__ = ["snr_figure"]
+__all__ = ["GAIN_AXIS", "SNR_AXIS", "level_figure"]
+
+SNR_AXIS = "SNR of the air microphone (dB)"  #: what is below the panels
+GAIN_AXIS = "gain of the body sensor (dB)"  #: likewise, for the mismatch of two sensors
 
 
-def snr_figure(
-    ratios: Sequence[float],
+def level_figure(
+    levels: Sequence[float],
     curves: Mapping[str, Mapping[str, Sequence[Summary]]],
     title: str,
     labels: Mapping[str, str] | None = None,
+    axis: str = SNR_AXIS,
 ) -> Figure:
     """Draw one curve per system in one panel per metric: means, their 95 % bootstrap intervals, number of utterances.
 
     Args:
-        ratios: signal-to-noise ratios in dB, ascending.
-        curves: system to metric to the statistics at each ratio; every system has the metrics of the first.
+        levels: in dB, ascending.
+        curves: system to metric to the statistics at each level; every system has the metrics of the first.
         title: above the panels.
         labels: texts of the legend by system; colours follow from the name of the system.
+        axis: what the levels are.
 
     Returns:
         A figure that is not registered with pyplot.
 
     Raises:
-        ValueError: there is no system, or a curve differs from ``ratios`` in length.
+        ValueError: there is no system, or a curve differs from ``levels`` in length.
     """
     if not curves:
         raise ValueError("no curves to draw")
     metrics, order = list(next(iter(curves.values()))), list(curves)
     names = [wrapped_name((labels or {}).get(system, system)) for system in order]
-    figure = Figure(figsize=(max(4.2, 0.75 * len(ratios) + 1.0) * len(metrics), 4.8), dpi=110, layout="constrained")
+    figure = Figure(figsize=(max(4.2, 0.75 * len(levels) + 1.0) * len(metrics), 4.8), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     # systems side by side, so that the bar of one does not cover that of another
-    step = 0.06 * min((right - left for left, right in pairwise(ratios)), default=1.0)
+    step = 0.06 * min((right - left for left, right in pairwise(levels)), default=1.0)
     handles: list[Any] = []
     for panel, metric in zip(panels, metrics, strict=True):
         handles = []
         for place, (system, values) in enumerate(curves.items()):
             found = values[metric]
-            if len(found) != len(ratios):
-                raise ValueError(f"{system}: {len(found)} values of {metric} for {len(ratios)} ratios")
+            if len(found) != len(levels):
+                raise ValueError(f"{system}: {len(found)} values of {metric} for {len(levels)} levels")
             shift = step * (place - (len(order) - 1) / 2)
             means = np.array([each.mean for each in found])
             ends = np.array([[each.mean - each.low, each.high - each.mean] for each in found]).T
             handles.append(
                 panel.errorbar(
-                    np.asarray(ratios) + shift,
+                    np.asarray(levels) + shift,
                     means,
                     yerr=np.nan_to_num(np.maximum(ends, 0.0)),  # one utterance has no interval
                     color=colour_of(system, order),
@@ -70,10 +75,10 @@ def snr_figure(
             )
         name = metric_name(metric)
         panel.set_ylabel(f"{name.text} ({name.unit})" if name.unit else name.text, fontsize=12)
-        panel.set_xlabel("SNR of the air microphone (dB)", fontsize=12)
-        counts = [{values[metric][place].count for values in curves.values()} for place in range(len(ratios))]
+        panel.set_xlabel(axis, fontsize=12)
+        counts = [{values[metric][place].count for values in curves.values()} for place in range(len(levels))]
         panel.set_xticks(
-            list(ratios), [f"{ratio:g}\n{_counted(found)}" for ratio, found in zip(ratios, counts, strict=True)]
+            list(levels), [f"{level:g}\n{_counted(found)}" for level, found in zip(levels, counts, strict=True)]
         )
         panel.tick_params(labelsize=10)
         panel.grid(alpha=0.3)
