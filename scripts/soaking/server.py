@@ -34,6 +34,7 @@ def serving(folder: Path, connections: int, bounds: Bounds) -> tuple[list[Verdic
         bounds: what may grow.
     """
     command = [sys.executable, "-m", "bcfusion", "serve", MODEL, "--port", "0", "--threads", "1"]
+    command += ["--max-rate", "10000"]  # all clients have one address, and come as fast as they can
     with (folder / "serve.txt").open("w") as log:
         process = subprocess.Popen(command, env=environment(1), stdout=subprocess.PIPE, stderr=log, text=True)
     try:
