@@ -88,6 +88,7 @@ class SEConformer(WaveformNetwork):
 
     Attributes:
         delay: None.
+        rest: samples that the last frame sees beyond its hop.
 
     Raises:
         ConfigError: sizes that do not fit.
@@ -124,8 +125,9 @@ class SEConformer(WaveformNetwork):
         )
         super().__init__(sample_rate, in_channels, stride**depth // resample, causal=False, skip_channel=skip_channel)
         self.resample, self.input_skip = resample, input_skip
-        #: samples, at the rate of the input, that a frame at the lowest level is computed from beyond its hop
-        self.rest = math.ceil((kernel_size - stride) * sum(stride**level for level in range(depth)) / resample)
+        #: samples at the first level per frame of the lowest one, and those that the last frame sees beyond them
+        self.frame, self.overhang = stride**depth, (kernel_size - stride) * sum(stride**level for level in range(depth))
+        self.rest = math.ceil(self.overhang / resample)
         widths = [channels * 2**level for level in range(depth)]
         inputs, outputs = [in_channels, *widths], [1, *widths]
         self.encoder = nn.ModuleList(
@@ -167,7 +169,7 @@ class SEConformer(WaveformNetwork):
     def body(self, inputs: Tensor) -> Tensor:
         level = inputs.mean(1, keepdim=True).std(2, keepdim=True, correction=0)
         sensors = inputs / (level + LEVEL_FLOOR)
-        # a frame more than the hops need is never computed: the convolutions see no zeros but these
+        # the convolutions do not pad: they see no zeros but these
         restored = self.restored(F.pad(sensors, (0, self.rest)))[..., : inputs.shape[-1]]
         if self.input_skip:
             restored = restored + sensors[:, self.skip_channel].unsqueeze(1)
@@ -179,6 +181,8 @@ class SEConformer(WaveformNetwork):
         h = sensors
         for _ in range(self.resample // 2):
             h = self.interpolation.doubled(h)
+        frames = (h.shape[-1] - self.overhang) // self.frame
+        h = h[..., : frames * self.frame + self.overhang]
         skips = []
         for encode in self.encoder:
             h = encode(h)
