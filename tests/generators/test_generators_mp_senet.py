@@ -174,7 +174,7 @@ def test_each_layer_of_a_dense_block_sees_all_before_it() -> None:
     x = torch.zeros(1, 3, 5, 41)
     x[..., 20] = 1.0
     for layer in block.layers:  # instance norm spreads everything over the file
-        layer[1] = nn.Identity()  # type: ignore[index,operator]
+        layer[1] = nn.Identity()
     with torch.no_grad():
         reached = (block(x) - block(torch.zeros_like(x))).abs().sum((0, 1, 2)).nonzero().flatten()
     assert (int(reached.min()), int(reached.max())) == (20 - 7, 20 + 7)
