@@ -19,6 +19,7 @@ packages=(
   flashy==0.0.2              #   its moving average
   voicefixer==0.1.3          # VoiceFixer: ResUNet
   espnet==202511             # BSRNN
+  denoiser==0.1.5            # Demucs: encoder and decoder of SE-Conformer
 )
 # vibravox asks for Python 3.12; what is used of it runs on 3.11 too
 pip install --quiet --no-deps --ignore-requires-python "${packages[@]}"

@@ -31,7 +31,7 @@ WAVEFORM = "it computes on waveforms, or on an encoding of them that it learns: 
 VOCODER = "its output is a waveform, and its input has to be 0 in silence, which its convolutions pad with"
 WITHOUT = {
     **dict.fromkeys(["audio_unet", "hifigan_plus", "seanet", "seanet_streaming", "tfilm", "wave_unet"], WAVEFORM),
-    **dict.fromkeys(["conv_tasnet", "conv_tasnet_causal", "tasnet", "tasnet_causal"], WAVEFORM),
+    **dict.fromkeys(["conv_tasnet", "conv_tasnet_causal", "se_conformer", "tasnet", "tasnet_causal"], WAVEFORM),
     **dict.fromkeys(["eben", "eben_causal"], "it computes on the waveforms of four bands, weighted by its first layer"),
     **dict.fromkeys(["hifigan", "voicefixer_vocoder"], VOCODER),
     **dict.fromkeys(["identity", "transposition"], "it has nothing to train"),
