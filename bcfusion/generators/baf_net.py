@@ -32,8 +32,8 @@ _COMMON, _RELATIVE = 0.5, 1.0  # natural logarithms of the largest gains of the 
 class FusionWeights(nn.Module):
     """Weights of body and air ``(B, 2, F, N)``, which sum to 1 in each bin, from features ``(B, features, F, N)``.
 
-    Convolutions with batch normalisation and PReLU, a pointwise one for the scores, and a softmax. Initially the weights
-    are nearly equal.
+    Convolutions with batch normalisation and PReLU, a pointwise one for the scores, and a softmax. Initially the
+    weights are nearly equal.
     """
 
     def __init__(self, features: int, bins: int, channels: int, layers: int, kernel_size: int) -> None:
@@ -64,9 +64,8 @@ class Calibration(nn.Module):
         super().__init__()
         self.layers = nn.Sequential()
         for layer in range(layers):
-            self.layers.extend(
-                [Conv1d(channels if layer else 5, channels, kernel_size, causal=True), nn.PReLU(channels)]
-            )
+            conv = Conv1d(channels if layer else 5, channels, kernel_size, causal=True)
+            self.layers.extend([conv, nn.PReLU(channels)])
         self.gains = Conv1d(channels, 2, 1, causal=True)
         with torch.no_grad():
             self.gains.weight.mul_(0.1)
@@ -180,8 +179,8 @@ class BafNet(SpectralNetwork):
         bins = self.stft.bins
         self.body_branch, self.air_branch = body, air
         if shares:
-            for part in pair:  # one transform for all
-                part.network.stft, part.network.istft = self.stft, self.istft
+            for part in pair:
+                cast("SpectralNetwork", part.network).leave_transform_to(self.stft)
             wanted = before // hop_length
             self.body_wait, self.air_wait = (Delay(wanted - frames, (2, bins)) for frames in late)
             self.noisy_wait = Delay(wanted, (2, bins))

@@ -55,21 +55,23 @@ class ChannelAttention(nn.Module):
 
     The gate multiplies one half of the channels by the other. The gains of the channels (Chen et al. 2022, "Simple
     Baselines for Image Restoration") come along frequency from the mean over the bins of a frame; along time, where a
-    mean over the file would not be causal, from a depthwise convolution over ``window`` frames.
+    mean over the file would not be causal, from a depthwise convolution over ``pool_frames`` frames.
 
     Attributes:
         late: frames by which the output is late.
     """
 
     def __init__(
-        self, channels: int, bins: int, axis: Axis, kernel_size: int, window: int, share: float, scale: float
+        self, channels: int, bins: int, axis: Axis, kernel_size: int, pool_frames: int, share: float, scale: float
     ) -> None:
         super().__init__()
-        of_kernel, of_window = (frames_ahead(size, share) if axis == "time" else 0 for size in (kernel_size, window))
+        of_kernel, of_window = (
+            frames_ahead(size, share) if axis == "time" else 0 for size in (kernel_size, pool_frames)
+        )
         self.norm = ChannelLayerNorm(channels)
         self.widen = _pointwise(channels, 2 * channels, bins)
         self.depthwise = _depthwise(2 * channels, bins, axis, kernel_size)
-        self.pool = _depthwise(channels, bins, axis, window, bias=False) if axis == "time" else None
+        self.pool = _depthwise(channels, bins, axis, pool_frames, bias=False) if axis == "time" else None
         self.gains = _pointwise(channels, channels, bins if axis == "time" else 1)
         self.narrow = _pointwise(channels, channels, bins)
         self.scale = nn.Parameter(torch.full((channels, 1, 1), scale))
@@ -142,14 +144,14 @@ class Stage(nn.Module):
         pairs: int,
         kernel_size: int,
         kernel_sizes: Sequence[int],
-        window: int,
+        pool_frames: int,
         share: float,
         scale: float,
     ) -> None:
         super().__init__()
         layers: list[ChannelAttention | GatedKernels] = []
         for _ in range(pairs):
-            layers.append(ChannelAttention(channels, bins, axis, kernel_size, window, share, scale))
+            layers.append(ChannelAttention(channels, bins, axis, kernel_size, pool_frames, share, scale))
             layers.append(GatedKernels(channels, bins, axis, kernel_sizes, share, scale))
         self.late = sum(layer.late for layer in layers)
         self.layers = nn.Sequential(*layers)
@@ -190,7 +192,7 @@ class LaCoSENet(SpectralNetwork):
         kernel_size: of the depthwise convolution before a gate, odd, in frames and in bins.
         time_kernels: frames of the kernels of the parts, along time.
         frequency_kernels: likewise odd numbers of bins, along frequency.
-        window: frames from which the gains along time are computed.
+        pool_frames: frames from which the gains along time are computed.
         encoder_future: share of the encoder's context along time that lies in the future, 0 to 1.
         block_future: likewise, of the blocks.
         decoder_future: likewise, of both decoders.
@@ -206,7 +208,7 @@ class LaCoSENet(SpectralNetwork):
         n_fft: of the STFT, a multiple of 4, see :class:`bcfusion.nn.stft.Stft`.
         hop_length: likewise.
         win_length: likewise.
-        window_shape: window of the STFT.
+        window: likewise.
         skip_channel: the sensor that is masked and whose phases are the starting point; -1 is the last (the air
             microphone, in fusion).
         floor: magnitude of an empty bin, of a signal in [-1, 1] and a window that is not normalised; 1e-4 is about the
@@ -241,7 +243,7 @@ class LaCoSENet(SpectralNetwork):
         kernel_size: int = 3,
         time_kernels: Sequence[int] = (3, 5, 7, 11),
         frequency_kernels: Sequence[int] = (3, 11, 23, 31),
-        window: int = 11,
+        pool_frames: int = 11,
         encoder_future: float = 0.0,
         block_future: float = 0.0,
         decoder_future: float = 0.0,
@@ -253,7 +255,7 @@ class LaCoSENet(SpectralNetwork):
         n_fft: int = 400,
         hop_length: int = 100,
         win_length: int = 400,
-        window_shape: Window = "hann",
+        window: Window = "hann",
         skip_channel: int = -1,
         floor: float = 1e-4,
         init_scale: float = 0.1,
@@ -264,14 +266,18 @@ class LaCoSENet(SpectralNetwork):
             self,
             at_least(1, channels=channels, blocks=blocks, time_pairs=time_pairs, frequency_pairs=frequency_pairs),
             at_least(1, kernel_size=kernel_size, time_kernels=time_kernels, frequency_kernels=frequency_kernels),
-            at_least(1, window=window),
+            at_least(1, pool_frames=pool_frames),
             (all(size % 2 == 1 for size in odd), f"{kernel_size=} and {list(frequency_kernels)=} must be odd"),
             within(0, 1, encoder_future=encoder_future, block_future=block_future, decoder_future=decoder_future),
             one_of(get_args(MagnitudeHead), head=head),
             one_of(get_args(PhaseInput), phase_input=phase_input),
-            above(0, largest=1.0 if largest is None else largest, floor=floor, init_scale=init_scale),
+            above(0, largest=1.0 if largest is None else largest, floor=floor),
+            at_least(0, init_scale=init_scale),
             (0 < compression <= 1, f"compression={compression} must be above 0 and at most 1"),
-            (n_fft % 4 == 0, f"n_fft={n_fft} must be a multiple of 4: half of the bins are then decoded to all of them"),
+            (
+                n_fft % 4 == 0,
+                f"n_fft={n_fft} must be a multiple of 4: half of the bins are then decoded to all of them",
+            ),
         )
         bins = n_fft // 2 + 1
         encoder = DenseEncoder(
@@ -281,8 +287,8 @@ class LaCoSENet(SpectralNetwork):
         half = encoder.out_bins
         stages: list[Stage] = []
         for _ in range(blocks):
-            along_time = (time_pairs, kernel_size, time_kernels, window, block_future)
-            along_frequency = (frequency_pairs, kernel_size, frequency_kernels, window, 0.0)
+            along_time = (time_pairs, kernel_size, time_kernels, pool_frames, block_future)
+            along_frequency = (frequency_pairs, kernel_size, frequency_kernels, pool_frames, 0.0)
             stages.append(Stage(channels, half, "time", *along_time, init_scale))
             stages.append(Stage(channels, half, "frequency", *along_frequency, init_scale))
         decoders = (DenseDilatedBlock(channels, half, depth, future_share=decoder_future) for _ in range(2))
@@ -294,7 +300,7 @@ class LaCoSENet(SpectralNetwork):
             n_fft,
             hop_length,
             win_length,
-            window_shape,
+            window,
             True,
             0,
             skip_channel,
@@ -306,7 +312,7 @@ class LaCoSENet(SpectralNetwork):
         self.head, self.compression, self.floor = head, compression, floor
         self.phase_input, self.phase_skip = phase_input, phase_skip
         if largest is None:
-            loudest = float(window_samples(window_shape, win_length).sum())
+            loudest = float(window_samples(window, win_length).sum())
             largest = 2.0 if head == "mask" else loudest**compression
         self.encoder = encoder
         self.stages = nn.Sequential(*stages)

@@ -229,6 +229,17 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         estimate = self.istft(real, imag)
         return {"estimate": estimate, **provided} if provided else estimate
 
+    def leave_transform_to(self, stft: Stft) -> None:
+        """Let a network around this one transform: from now on :meth:`restored` is called, not the network.
+
+        The network's own transforms are removed, so that a stream keeps no state for them.
+
+        Args:
+            stft: of the network around it, with the same sizes.
+        """
+        del self.stft, self.istft
+        self.__dict__["stft"] = stft  # it stays a module of the other network alone
+
     def trim(self, name: str, value: Tensor, length: int) -> Tensor:
         """Return the ``length // hop_length + 1`` frames centred on the file, or the file's part of a waveform."""
         if name == "estimate":

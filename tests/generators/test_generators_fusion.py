@@ -206,6 +206,11 @@ def test_a_network_that_measures_the_training_set_cannot_be_inside_another() -> 
         ["generator=attention_fusion", "generator@generator.network=dpcrn"],
         ["generator=attention_fusion", "+generator@generator.branch=eben_causal", "+generator.branch._partial_=true"],
         ["generator=conditioned", "generator@generator.network=eben_causal"],
+        [
+            "generator=baf_net",
+            "generator@generator.body_branch=eben_causal",
+            "generator@generator.air_branch=dccrn_causal",
+        ],
     ],
 )
 def test_inner_networks_are_selected_by_name(composed: Callable[..., DictConfig], overrides: list[str]) -> None:
