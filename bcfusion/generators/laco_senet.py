@@ -1,8 +1,8 @@
 """LaCo-SENet: magnitude and phase by large kernels, whose share of future frames is the latency.
 
-Kim & Chung, "Latency-Configurable Streaming Speech Enhancement via Asymmetric Temporal Padding", Interspeech 2026 (arXiv
-2606.19688), also the backbone of BAFNet-plus; its blocks are those of PrimeK-Net (Lin et al. 2025). As in MP-SENet (Lu
-et al. 2023) a dense encoder is followed by a decoder of the magnitude and one of the phase.
+Kim & Chung, "Latency-Configurable Streaming Speech Enhancement via Asymmetric Temporal Padding", Interspeech 2026
+(arXiv 2606.19688), also the backbone of BAFNet-plus; its blocks are those of PrimeK-Net (Lin et al. 2025). As in
+MP-SENet (Lu et al. 2023) a dense encoder is followed by a decoder of the magnitude and one of the phase.
 """
 
 from __future__ import annotations
@@ -172,11 +172,11 @@ class LaCoSENet(SpectralNetwork):
 
     Three shares say how much of each kernel's context along time lies in the future: 0 is strictly causal, 0.5 centred,
     1 all of it. Parameters, cost and the length of the context stay the same. A kernel with r future frames is the
-    causal one, whose output is late by r, and what by-passes it waits: the sum of all r is the network's one look-ahead,
-    and a stream is the same as the whole file. With the defaults, encoder and decoders may each look up to 30 frames of
-    6.25 ms ahead, the blocks up to 176: 24.9 ms of latency at shares of 0, 1.5 s at shares of 1. The paper has encoder
-    and decoders look ahead, with shares of 0, 1/30, 0.1, 1/6 and 0.5, for 0, 1, 3, 5 and 15 frames each, and counts half
-    a window less.
+    causal one, whose output is late by r, and what by-passes it waits: the sum of all r is the network's one
+    look-ahead, and a stream is the same as the whole file. With the defaults, encoder and decoders may each look up to
+    30 frames of 6.25 ms ahead, the blocks up to 176: 24.9 ms of latency at shares of 0, 1.5 s at shares of 1. The paper
+    has encoder and decoders look ahead, with shares of 0, 1/30, 0.1, 1/6 and 0.5, for 0, 1, 3, 5 and 15 frames each,
+    and counts half a window less.
 
     Everything is normalised over the channels of a bin, or by batch normalisation, which has fixed statistics in
     evaluation mode; the published network, too, which has a variant of the blocks that averages over the file.
@@ -196,8 +196,8 @@ class LaCoSENet(SpectralNetwork):
         encoder_future: share of the encoder's context along time that lies in the future, 0 to 1.
         block_future: likewise, of the blocks.
         decoder_future: likewise, of both decoders.
-        head: what the number that is decoded for a bin means: the compressed magnitude itself (``mapping``), or a factor
-            on that of one sensor (``mask``). A mask cannot fill a band in which the sensor has no signal.
+        head: what the number that is decoded for a bin means: the compressed magnitude itself (``mapping``), or a
+            factor on that of one sensor (``mask``). A mask cannot fill a band in which the sensor has no signal.
         largest: mask or compressed magnitude that cannot be exceeded; None: 2 for a mask, and for a mapping the
             largest one of a signal in [-1, 1].
         compression: exponent of the magnitudes.

@@ -17,8 +17,9 @@ class InconsistencyLoss(nn.Module):
 
     AP-BWE, Lu et al. 2024. Not every array of complex numbers is the spectrum of a signal: what the inverse transform
     cannot keep of the generator's spectrum X is lost, and X is pulled towards what can be kept. The target plays no
-    part. MP-SENet and BAFNet-plus compare compressed spectra, :math:`|X|^c e^{j \angle X}`. The ISTFT of X is the estimate itself, without what lies before and after the item, so that the first and last
-    frames of a window's length also pay for the item being cut there.
+    part. MP-SENet and LaCo-SENet compare compressed spectra, :math:`|X|^c e^{j \angle X}`. The ISTFT of X is the
+    estimate itself, without what lies before and after the item, so that the first and last frames of a window's length
+    also pay for the item being cut there.
 
     Args:
         n_fft: of the generator's STFT, see :class:`~bcfusion.losses.generator_stft.GeneratorStft`.

@@ -176,10 +176,10 @@ class MagnitudeDecoder(nn.Module):
 
 
 class PhaseDecoder(nn.Module):
-    """From features ``(B, channels, F, N)`` to two numbers per bin, each ``(B, 2 F + 1, N)``, whose angle is a phase; as
-    late as the block.
+    """From features ``(B, channels, F, N)`` to two numbers per bin, each ``(B, 2 F + 1, N)``, whose angle is a phase.
 
-    A dense block, a transposed convolution that doubles the bins, and a pointwise layer for each number.
+    A dense block, a transposed convolution that doubles the bins, and a pointwise layer for each number. As late as the
+    block.
 
     Args:
         block: for F bins; its channels and its kind of normalisation are those of the other layers.

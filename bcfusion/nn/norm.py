@@ -85,7 +85,7 @@ class FrameLayerNorm(_Affine):
 
 
 class ChannelLayerNorm(_Affine):
-    """Over the channels of each bin of each frame, ``(B, C, ..., N)``; gain and shift per channel. Causal, without memory.
+    """Over the channels of each bin of each frame; gain and shift per channel. Causal, without memory.
 
     Args:
         channels: C.

@@ -20,8 +20,8 @@ class CosineDecay(LRScheduler):
     r"""Lowers the rate along half a cosine, and holds it at the end.
 
     After n of N steps the rate is :math:`l + (r - l) (1 + \cos(\pi \min(n, N) / N)) / 2`, where r is the optimiser's
-    own rate and l the lowest one. Without an N the rate is r; the trainer then sets :attr:`steps` once. Over the first W
-    steps this is multiplied by :math:`(n + 1) / W`.
+    own rate and l the lowest one. Without an N the rate is r; the trainer then sets :attr:`steps` once. Over the first
+    W steps this is multiplied by :math:`(n + 1) / W`.
 
     Args:
         optimizer: whose rates are set.

@@ -25,7 +25,8 @@ SMALL: dict[str, Any] = {
     "win_length": 80,
 }
 PAPER: dict[str, Any] = {"head": "mask", "phase_input": "angle", "phase_skip": False}
-#: shares of encoder, blocks and decoders, and frames of look-ahead at the small size: 2 + 4, 2 + 2 + 4, 2 + 4 frames of context
+#: shares of encoder, blocks and decoders, and frames of look-ahead at the small size, whose contexts are 2 + 4,
+#: 2 + 2 + 4 and 2 + 4 frames
 SHARES = [(0.0, 0.0, 0.0, 0), (0.5, 0.5, 0.5, 10), (1.0, 1.0, 1.0, 20), (0.3, 0.0, 0.6, 5)]
 
 

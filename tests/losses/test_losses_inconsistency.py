@@ -52,7 +52,7 @@ def test_compressed_spectra_are_compared_with_their_phases() -> None:
     compressed = spectrum.abs().pow(0.6).mean()  # the power of compressed magnitudes
     torch.testing.assert_close(loss(as_parts(32 * spectrum), signal[:, None], full), (32**0.3 - 1) ** 2 * compressed)
     torch.testing.assert_close(loss(as_parts(-spectrum), signal[:, None], full), 4 * compressed)
-    with pytest.raises(ConfigError, match="compression=1.5 must be above 0 and at most 1"):
+    with pytest.raises(ConfigError, match=r"compression=1\.5 must be above 0 and at most 1"):
         InconsistencyLoss(**SIZES, compression=1.5)
 
 
