@@ -214,8 +214,9 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         target = F.pad(batch["target"].to(real), (late, max(samples - late - batch["target"].shape[-1], 0)))
         spectra = stft(target[..., :samples].expand(-1, stft.channels, -1))
         self.measure(self.statistics_of((real, imag), (spectra[0][:, 0], spectra[1][:, 0])), stft)
-        late = F.pad(torch.stack([real, imag])[:, :, self.skip_channel], (self.late_frames, 0))[..., : real.shape[-1]]
-        return late[0], late[1]
+        sensor = torch.stack([real, imag])[:, :, self.skip_channel]
+        waited = F.pad(sensor, (self.late_frames, 0))[..., : real.shape[-1]]
+        return waited[0], waited[1]
 
     def restored(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Return what :meth:`spectrum` does; while the network is observed, measure instead, and return its sensor."""
