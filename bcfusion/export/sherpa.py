@@ -46,7 +46,7 @@ INPUTS = ("spectrum", "conv_cache", "tra_cache", "inter_cache")  #: inputs of th
 def takes_spectra(generator: nn.Module) -> bool:
     """Return whether the frames of a network's own STFT are those of sherpa-onnx: ``sqrt_hann``, half overlapped."""
     network = generator.generator if isinstance(generator, Blend) else generator
-    if not isinstance(network, SpectralNetwork):
+    if not isinstance(network, SpectralNetwork) or not network.maps_spectra:
         return False
     stft = network.stft
     return stft.window == "sqrt_hann" and stft.n_fft == stft.win_length == 2 * stft.hop_length

@@ -84,6 +84,22 @@ class FrameLayerNorm(_Affine):
         return self.scaled(centred * (centred.square().mean(over, keepdim=True) + self.eps).rsqrt())
 
 
+class ChannelLayerNorm(_Affine):
+    """Over the channels of each bin of each frame; gain and shift per channel. Causal, without memory.
+
+    Args:
+        channels: C.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        centred = x - x.mean(1, keepdim=True)
+        return self.scaled(centred * (centred.square().mean(1, keepdim=True) + self.eps).rsqrt())
+
+
 class CumulativeLayerNorm(_Affine):
     """cLN: over all channels of this frame and of all frames before it (Luo & Mesgarani 2019, eq. 12). Causal, with
     memory.

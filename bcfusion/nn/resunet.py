@@ -198,9 +198,3 @@ class ResUNetGenerator(SpectralNetwork):
         )
         self.hop = hop_length * unet.period
         self.unet = unet
-
-    def trim(self, name: str, value: Tensor, length: int) -> Tensor:
-        """See SpectralNetwork; frames are at multiples of ``hop_length``."""
-        if name == "estimate":
-            return super().trim(name, value, length)
-        return value[:, :, self.stft.centred : self.stft.centred + length // self.stft.hop_length + 1]

@@ -132,7 +132,8 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
     """A generator between an STFT and its inverse; see :class:`bcfusion.nn.network.WaveformNetwork`.
 
     A network inherits from it and implements :meth:`spectrum`. Its output is late by the overlap of the frames,
-    ``win_length - hop_length``, even if all else is causal. Further frames that it provides (a mask) are given to the
+    ``win_length - hop_length``, even if all else is causal, and by ``late_frames`` more if its causal layers stand for
+    layers that look ahead. Further frames that it provides (a mask) are given to the
     losses on the grid of :class:`bcfusion.losses.generator_stft.GeneratorStft`: centred on multiples of the hop, the
     first one on sample 0.
 
@@ -147,6 +148,7 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         win_length: likewise.
         window: likewise.
         future_frames: look-ahead of a body that is not causal, for the declared delay; None: the whole file.
+        late_frames: frames by which the output of :meth:`spectrum` is late, beside its input.
         frequency_norm: ``learnable``, a trained scale and shift per frequency at the trunk's input and output, see
             :class:`bcfusion.nn.frequency_norm.FrequencyAffine`; None: none.
 
@@ -167,15 +169,22 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         future_frames: int | None = 0,
         skip_channel: int = -1,
         frequency_norm: FrequencyNorm = None,
+        late_frames: int = 0,
     ) -> None:
-        overlap = win_length - hop_length
-        delay = None if future_frames is None else overlap + hop_length - 1 + future_frames * hop_length
-        super().__init__(sample_rate, in_channels, hop_length, causal, overlap, delay, skip_channel)
+        late = win_length - hop_length + late_frames * hop_length
+        delay = None if future_frames is None else late + hop_length - 1 + future_frames * hop_length
+        super().__init__(sample_rate, in_channels, hop_length, causal, late, delay, skip_channel)
+        self.late_frames = late_frames
         whole = win_length % (2 * hop_length) == 0
         require(self, (whole, f"win_length={win_length} must be a multiple of {2 * hop_length}, twice hop_length"))
         self.set_frequency_norm(frequency_norm)
         self.stft = Stft(n_fft, hop_length, win_length, window, in_channels)
         self.istft = InverseStft(n_fft, hop_length, win_length, window)
+
+    @property
+    def maps_spectra(self) -> bool:
+        """Whether all that it does between its transforms is :meth:`spectrum`."""
+        return type(self).body is SpectralNetwork.body
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Map the real and imaginary parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate.
@@ -198,26 +207,43 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         """
         raise NotImplementedError(f"{type(self).__name__} has no statistics")
 
-    def _observe(self, batch: Batch, real: Tensor, imag: Tensor) -> Tensor:
-        """Measure the spectra of a batch, and return the sensor ``skip_channel``."""
+    def _observe(self, batch: Batch, real: Tensor, imag: Tensor) -> Complex:
+        """Measure the spectra of a batch, and return that of the sensor ``skip_channel``, as late as the output."""
         late, stft = self.late, self.stft
         samples = real.shape[-1] * stft.hop_length
         target = F.pad(batch["target"].to(real), (late, max(samples - late - batch["target"].shape[-1], 0)))
-        spectra = stft(target[..., :samples].expand(-1, self.in_channels, -1))
+        spectra = stft(target[..., :samples].expand(-1, stft.channels, -1))
         self.measure(self.statistics_of((real, imag), (spectra[0][:, 0], spectra[1][:, 0])), stft)
-        return self.istft(real[:, self.skip_channel], imag[:, self.skip_channel])
+        sensor = torch.stack([real, imag])[:, :, self.skip_channel]
+        waited = F.pad(sensor, (self.late_frames, 0))[..., : real.shape[-1]]
+        return waited[0], waited[1]
+
+    def restored(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
+        """Return what :meth:`spectrum` does; while the network is observed, measure instead, and return its sensor."""
+        if self.observed is None:
+            return self.spectrum(real, imag)
+        return self._observe(self.observed, real, imag), {}
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Transform, apply the network, transform back."""
-        spectra = self.stft(inputs)
-        if self.observed is not None:
-            return self._observe(self.observed, *spectra)
-        (real, imag), provided = self.spectrum(*spectra)
+        (real, imag), provided = self.restored(*self.stft(inputs))
         estimate = self.istft(real, imag)
         return {"estimate": estimate, **provided} if provided else estimate
+
+    def leave_transform_to(self, stft: Stft) -> None:
+        """Let a network around this one transform: from now on :meth:`restored` is called, not the network.
+
+        The network's own transforms are removed, so that a stream keeps no state for them.
+
+        Args:
+            stft: of the network around it, with the same sizes.
+        """
+        del self.stft, self.istft
+        self.__dict__["stft"] = stft  # it stays a module of the other network alone
 
     def trim(self, name: str, value: Tensor, length: int) -> Tensor:
         """Return the ``length // hop_length + 1`` frames centred on the file, or the file's part of a waveform."""
         if name == "estimate":
             return super().trim(name, value, length)
-        return value[:, :, self.stft.centred : self.stft.centred + length // self.hop + 1]
+        first = self.stft.centred + self.late_frames
+        return value[:, :, first : first + length // self.stft.hop_length + 1]

@@ -89,11 +89,13 @@ class SpectralDomain(nn.Module):
 
     def __init__(self, network: nn.Module, sensors: int, exponent: float, scale: float) -> None:
         name = type(network).__name__
-        plain = isinstance(network, SpectralNetwork) and type(network).body is SpectralNetwork.body
+        plain = isinstance(network, SpectralNetwork) and network.maps_spectra
+        ahead = network.late_frames if isinstance(network, SpectralNetwork) else 0
         scaled = any(isinstance(part, FrequencyAffine) for part in network.modules())
         require(
             "domain=spectrum",
             (plain, f"{name} does not map one complex spectrum to another: take domain=waveform"),
+            (not ahead, f"{name} looks {ahead} frames ahead, which each step would add: take domain=waveform"),
             (not scaled, f"{name} has frequency_norm, which measures spectra that are not compressed: set it to null"),
             above(0, exponent=exponent, scale=scale),
         )

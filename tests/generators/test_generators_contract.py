@@ -124,6 +124,8 @@ def test_networks_for_live_audio_are_causal() -> None:
         "two_branch",
         "late_fusion",
         "attention_fusion",
+        "baf_net",
+        "laco_senet",
         "conditioned",
         "identity",
     }

@@ -35,6 +35,7 @@ WITHOUT = {
     **dict.fromkeys(["eben", "eben_causal"], "it computes on the waveforms of four bands, weighted by its first layer"),
     **dict.fromkeys(["hifigan", "voicefixer_vocoder"], VOCODER),
     **dict.fromkeys(["identity", "transposition"], "it has nothing to train"),
+    "baf_net": "it adds spectra with weights from a mask, a ratio; its branches have their own option",
     "late_fusion": "it joins waveforms; its branches have their own option",
 }
 WITH = [path for path in FILES if path.stem not in WITHOUT]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bcfusion.errors import ConfigError
 from bcfusion.generators.ap_bwe import ApBwe
 from bcfusion.losses.inconsistency import InconsistencyLoss
 
@@ -41,6 +42,18 @@ def test_of_any_numbers_it_is_what_the_inverse_transform_and_the_transform_lose(
     assert lost > 0.5
     loss = InconsistencyLoss(**SIZES)(as_parts(spectrum), signal[:, None], torch.full((2,), T))
     torch.testing.assert_close(loss, lost)
+
+
+def test_compressed_spectra_are_compared_with_their_phases() -> None:
+    signal = 0.1 * random(2, T)
+    spectrum, full = torch_stft(signal), torch.full((2,), T)
+    loss = InconsistencyLoss(**SIZES, compression=0.3, floor=1e-12)
+    assert loss(as_parts(spectrum), signal[:, None], full).item() == pytest.approx(0.0, abs=1e-6)
+    compressed = spectrum.abs().pow(0.6).mean()  # the power of compressed magnitudes
+    torch.testing.assert_close(loss(as_parts(32 * spectrum), signal[:, None], full), (32**0.3 - 1) ** 2 * compressed)
+    torch.testing.assert_close(loss(as_parts(-spectrum), signal[:, None], full), 4 * compressed)
+    with pytest.raises(ConfigError, match=r"compression=1\.5 must be above 0 and at most 1"):
+        InconsistencyLoss(**SIZES, compression=1.5)
 
 
 def test_it_measures_the_spectrum_of_ap_bwe_in_its_own_domain() -> None:
