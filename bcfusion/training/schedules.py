@@ -12,29 +12,35 @@ from bcfusion.requirements import above, at_least, require
 
 
 class CosineDecay(LRScheduler):
-    r"""Lowers the rate along half a cosine, and holds it at the end.
+    r"""Lowers the rate along half a cosine, after a linear rise over the first W steps, and holds it at the end.
 
-    After n of N steps the rate is :math:`l + (r - l) (1 + \cos(\pi \min(n, N) / N)) / 2`, where r is the optimiser's
-    own rate and l the lowest one. Without an N the rate is r; the trainer then sets :attr:`steps` once.
+    After n of N steps the rate is :math:`l + (r - l) (1 + \cos(\pi (n - W) / (N - W))) / 2`, where r is the optimiser's
+    own rate and l the lowest one, and before the W-th :math:`r (n + 1) / W`. Without an N it stays r from there on; the
+    trainer then sets :attr:`steps` once.
 
     Args:
         optimizer: whose rates are set.
-        steps: N, optimiser steps from the full rate to the lowest; None: not known yet.
+        steps: N, optimiser steps until the lowest rate; None: not known yet.
         lowest: l; a rate that is lower already stays as it is.
+        warm_up: W, in optimiser steps; 0 starts with the full rate.
 
     Raises:
-        ConfigError: ``steps`` is below 1 or ``lowest`` below 0.
+        ConfigError: ``steps`` is below 1, or ``lowest`` or ``warm_up`` below 0.
     """
 
-    def __init__(self, optimizer: Optimizer, steps: int | None = None, lowest: float = 0.0) -> None:
-        require(self, [] if steps is None else at_least(1, steps=steps), at_least(0, lowest=lowest))
+    def __init__(self, optimizer: Optimizer, steps: int | None = None, lowest: float = 0.0, warm_up: int = 0) -> None:
+        require(self, [] if steps is None else at_least(1, steps=steps), at_least(0, lowest=lowest, warm_up=warm_up))
         self.steps = steps
         self.lowest = lowest
+        self.warm_up = warm_up
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each group of parameters after ``last_epoch`` steps."""
-        done = 0.0 if self.steps is None else min(self.last_epoch / self.steps, 1.0)
+        if self.last_epoch < self.warm_up:
+            return [rate * (self.last_epoch + 1) / self.warm_up for rate in self.base_lrs]
+        falls = 0 if self.steps is None else max(self.steps - self.warm_up, 1)  # steps
+        done = min((self.last_epoch - self.warm_up) / falls, 1.0) if falls else 0.0
         share = (1.0 + math.cos(math.pi * done)) / 2.0
         lows = [min(self.lowest, rate) for rate in self.base_lrs]
         return [low + (rate - low) * share for rate, low in zip(self.base_lrs, lows, strict=True)]

@@ -84,6 +84,16 @@ def test_a_cosine_holds_the_lowest_rate_past_its_end() -> None:
     assert found[STEPS:] == pytest.approx([LOWEST] * (2 * STEPS))
 
 
+def test_a_cosine_falls_after_its_rise_and_holds_without_a_length() -> None:
+    rise = [RATE * x for x in (0.25, 0.5, 0.75, 1)]
+    found = rates(partial(CosineDecay, steps=12, lowest=LOWEST, warm_up=4), 16)
+    fall = [LOWEST + (RATE - LOWEST) * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert found == pytest.approx([*rise, *fall, *[LOWEST] * 4])
+    assert rates(partial(CosineDecay, warm_up=4), 9) == pytest.approx([*rise, *[RATE] * 5])
+    short = rates(partial(CosineDecay, steps=2, warm_up=4), 6)  # a run that ends while the rate rises
+    assert short == pytest.approx([*rise, RATE, 0])
+
+
 def test_a_staircase_rises_to_its_first_stair() -> None:
     found = rates(partial(Staircase, every=6, decay=0.5, warm_up=4), 13)
     assert found == pytest.approx([RATE * x for x in (0.25, 0.5, 0.75, 1, 1, 1, *[0.5] * 6, 0.25)])
@@ -159,7 +169,7 @@ def test_the_milestones_of_an_experiment_hold_past_the_last(composed: Callable[.
 
 def test_a_rate_below_the_lowest_is_not_raised_and_impossible_numbers_are_refused() -> None:
     assert set(rates(partial(CosineDecay, steps=4, lowest=1.0), 9)) == {RATE}
-    for arguments in ({"steps": 0}, {"lowest": -1.0}):
+    for arguments in ({"steps": 0}, {"lowest": -1.0}, {"warm_up": -1}):
         with pytest.raises(ConfigError, match=f"{next(iter(arguments))}="):
             CosineDecay(optimizer(), **arguments)
 
