@@ -22,6 +22,7 @@ from bcfusion.nn.time import TimeConditioned
 from bcfusion.requirements import above, at_least, require, within
 
 _EPS = 1e-8  # of mean squares
+_SKIP = 2**-0.5  # gain of what a skip brings
 
 
 class WaveEmbedding(nn.Module):
@@ -62,11 +63,11 @@ class AdaptiveRmsNorm(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * channels)
         with torch.no_grad():
             self.modulation.weight.mul_(0.1)  # the untrained network is nearly the same at all times
-            self.modulation.bias.zero_()
+            self.modulation.bias.copy_(torch.cat([torch.ones(channels), torch.zeros(channels)]))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         gain, shift = self.modulation(embedding)[:, None].chunk(2, dim=-1)
-        return _divided(x) * (1 + gain) + shift
+        return _divided(x) * gain + shift
 
 
 class FeedForward(nn.Module):
@@ -127,7 +128,7 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor, biases: Biases, earlier: Tensor | None = None) -> Tensor:
         if self.join is not None:
             assert earlier is not None
-            x = self.join(torch.cat([x, earlier / math.sqrt(2)], dim=-1))
+            x = self.join(torch.cat([x, _SKIP * earlier], dim=-1))
         x = x + self.attention(self.attention_norm(x, embedding), biases)
         y: Tensor = x + self.feed_forward(self.feed_forward_norm(x, embedding))
         return y
