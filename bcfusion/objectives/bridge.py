@@ -37,8 +37,8 @@ class Bridge(WaveformNetwork):
 
     At inference the signal starts at the source and takes ``steps`` equal steps of time to the target. Its noise is a
     function of ``seed`` and of the absolute place in the file (:func:`bcfusion.objectives.noise.normal_at`): results
-    repeat, do not depend on the rest of a batch, and those of chunks and streams are those of the whole file. If the
-    network is causal it streams, with a state for each pass.
+    repeat, do not depend on the rest of a batch, and chunks and streams equal the whole file if those of the network
+    do. If it is causal it streams, with a state for each pass.
 
     The channels of the network are the sensors, the state and the time, which is constant over the signal; a
     :class:`bcfusion.nn.time.TimeConditioned` network is conditioned on the time instead.

@@ -11,21 +11,16 @@ from torch.optim.lr_scheduler import LRScheduler
 from bcfusion.requirements import above, at_least, require
 
 
-def _rise(done: int, warm_up: int) -> float:
-    """Return the factor of a linear rise over ``warm_up`` steps, after so many of them."""
-    return min(1.0, (done + 1) / warm_up) if warm_up else 1.0
-
-
 class CosineDecay(LRScheduler):
-    r"""Lowers the rate along half a cosine, and holds it at the end.
+    r"""Lowers the rate along half a cosine, after a linear rise over the first W steps, and holds it at the end.
 
-    After n of N steps the rate is :math:`l + (r - l) (1 + \cos(\pi \min(n, N) / N)) / 2`, where r is the optimiser's
-    own rate and l the lowest one. Without an N the rate is r; the trainer then sets :attr:`steps` once. Over the first
-    W steps this is multiplied by :math:`(n + 1) / W`.
+    After n of N steps the rate is :math:`l + (r - l) (1 + \cos(\pi (n - W) / (N - W))) / 2`, where r is the optimiser's
+    own rate and l the lowest one, and before the W-th :math:`r (n + 1) / W`. Without an N it stays r from there on; the
+    trainer then sets :attr:`steps` once.
 
     Args:
         optimizer: whose rates are set.
-        steps: N, optimiser steps from the full rate to the lowest; None: not known yet.
+        steps: N, optimiser steps until the lowest rate; None: not known yet.
         lowest: l; a rate that is lower already stays as it is.
         warm_up: W, in optimiser steps; 0 starts with the full rate.
 
@@ -42,11 +37,13 @@ class CosineDecay(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each group of parameters after ``last_epoch`` steps."""
-        done = 0.0 if self.steps is None else min(self.last_epoch / self.steps, 1.0)
+        if self.last_epoch < self.warm_up:
+            return [rate * (self.last_epoch + 1) / self.warm_up for rate in self.base_lrs]
+        falls = 0 if self.steps is None else max(self.steps - self.warm_up, 1)  # steps
+        done = min((self.last_epoch - self.warm_up) / falls, 1.0) if falls else 0.0
         share = (1.0 + math.cos(math.pi * done)) / 2.0
         lows = [min(self.lowest, rate) for rate in self.base_lrs]
-        rise = _rise(self.last_epoch, self.warm_up)
-        return [rise * (low + (rate - low) * share) for rate, low in zip(self.base_lrs, lows, strict=True)]
+        return [low + (rate - low) * share for rate, low in zip(self.base_lrs, lows, strict=True)]
 
 
 class Staircase(LRScheduler):
@@ -74,7 +71,7 @@ class Staircase(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the rate of each group of parameters after ``last_epoch`` steps."""
-        rise = _rise(self.last_epoch, self.warm_up)
+        rise = min(1.0, (self.last_epoch + 1) / self.warm_up) if self.warm_up else 1.0
         return [rate * rise * self.decay ** (self.last_epoch // self.every) for rate in self.base_lrs]
 
 

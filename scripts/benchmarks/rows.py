@@ -12,7 +12,7 @@ LINEAR = at_most(1.1)  # a tenth is left for caches that become too small
 CAUSAL = (
     *("attention_fusion", "baf_net", "band_gain_causal", "bsrnn_causal", "conditioned", "conv_tasnet_causal"),
     *("dccrn_causal", "dpcrn", "eben_causal", "gtcrn", "identity", "laco_senet", "laco_senet_mask", "late_fusion"),
-    *("seanet_streaming", "tasnet_causal", "two_branch", "unet_causal"),
+    *("seanet_streaming", "spectrogram_transformer_causal", "tasnet_causal", "two_branch", "unet_causal"),
 )
 SIMULATED = {"": "", "_simulated": "eben_lowpass"}
 CALIBRATED = {"_calibrated": "transfer_function", "_augmented": "augmented"}

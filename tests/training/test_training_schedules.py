@@ -84,9 +84,14 @@ def test_a_cosine_holds_the_lowest_rate_past_its_end() -> None:
     assert found[STEPS:] == pytest.approx([LOWEST] * (2 * STEPS))
 
 
-def test_a_cosine_rises_over_its_first_steps() -> None:
-    risen, plain = (rates(partial(CosineDecay, steps=STEPS, lowest=LOWEST, warm_up=n), STEPS) for n in (4, 0))
-    assert risen == pytest.approx([rate * min((n + 1) / 4, 1) for n, rate in enumerate(plain)])
+def test_a_cosine_falls_after_its_rise_and_holds_without_a_length() -> None:
+    rise = [RATE * x for x in (0.25, 0.5, 0.75, 1)]
+    found = rates(partial(CosineDecay, steps=12, lowest=LOWEST, warm_up=4), 16)
+    fall = [LOWEST + (RATE - LOWEST) * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert found == pytest.approx([*rise, *fall, *[LOWEST] * 4])
+    assert rates(partial(CosineDecay, warm_up=4), 9) == pytest.approx([*rise, *[RATE] * 5])
+    short = rates(partial(CosineDecay, steps=2, warm_up=4), 6)  # a run that ends while the rate rises
+    assert short == pytest.approx([*rise, RATE, 0])
 
 
 def test_a_staircase_rises_to_its_first_stair() -> None:
