@@ -20,7 +20,7 @@ PROVENANCE = Provenance(recipe="bone_to_air", experiment="seanet", overrides=["e
 VALIDATE_EVERY = 3
 FAILS_AFTER = 5  # steps, two more than the checkpoint has
 STEPS = 7
-SETTINGS = [f"trainer.validate_every={VALIDATE_EVERY}", f"trainer.max_steps={STEPS}", "trainer.samples=1"]
+SETTINGS = [f"trainer.validate_every={VALIDATE_EVERY}", f"trainer.max_steps={STEPS}"]
 
 Point = tuple[str, int]  # tag, step
 Compose = Callable[..., DictConfig]
@@ -57,8 +57,8 @@ def timeless(points: dict[Point, float]) -> dict[Point, float]:
 
 
 def whole(tiny: Compose, run_dir: Path, *overrides: str) -> None:
-    """Train to the end."""
-    settings = [*SETTINGS, *overrides]
+    """Train to the end, with sounds and pictures of an utterance."""
+    settings = [*SETTINGS, "trainer.samples=1", *overrides]
     train(tiny(*settings, discriminators=False), run_dir, PROVENANCE)
 
 
