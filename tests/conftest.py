@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,16 +20,17 @@ from omegaconf import DictConfig
 from bcfusion.configuration.compose import register_resolvers
 from bcfusion.configuration.machine import for_machine
 from bcfusion.configuration.paths import conf_dir
+from bcfusion.evaluation import pool
 from bcfusion.run.layout import register_run_dir
 
-# Short everything: seconds for a whole run.
+# Short everything: half a second for a whole run. A picture alone takes a second: tests of samples ask for them.
 SHORT = [
     "data.batch_size=2",
     "data.segment_seconds=0.128",
     "data.workers=0",
     "trainer.accelerator=cpu",
     "trainer.max_valid_items=1",
-    "trainer.samples=1",
+    "trainer.samples=0",
     "trainer.log_every=1",
     "metrics=[stoi,si_sdr]",
     "selection=stoi",
@@ -47,6 +49,9 @@ SMALL_DISCRIMINATORS = {
     "multi_stft": {"n_ffts": [256, 128], "hop_lengths": [64, 32], "channels": 2},
 }
 
+
+#: what ``called`` gives
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 # what cannot be imported without an extra
 collect_ignore_glob = (
@@ -133,7 +138,45 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def composed() -> Iterator[Callable[..., DictConfig]]:
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Calls ``bcfusion`` in this process, in ``tmp_path``, and returns what a process of its own would have ended with.
+
+    A process takes seconds to import torch: those of a few tests show that it does the same.
+    """
+    from bcfusion.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("HYDRA_FULL_ERROR", "BCFUSION_TRACEBACK", "LOCAL_RANK", "COMP_LINE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        try:
+            status = main([*arguments])
+        except SystemExit as stop:  # argparse
+            status = int(stop.code or 0)
+        return subprocess.CompletedProcess(arguments, status, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def scores_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings score in this process: to start another one takes longer than all the rest of a tiny run.
+
+    Tests of a signal, of a death and of the command line keep the scoring processes, which tests/evaluation tests, too.
+    """
+    monkeypatch.setattr(pool, "available_workers", lambda *, with_network: 0)
+
+
+@pytest.fixture
+def scoring_process(scores_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings start a process that scores, as those of a user do."""
+    monkeypatch.setattr(pool, "available_workers", lambda *, with_network: 1)
+
+
+@pytest.fixture
+def composed(scores_here: None) -> Iterator[Callable[..., DictConfig]]:
     """Composes the shipped configuration with overrides, as the command line would without a GPU."""
     register_resolvers()
     register_run_dir()
@@ -152,7 +195,7 @@ def noise_problem(cfg: DictConfig) -> list[str]:
 
 @pytest.fixture
 def tiny(composed: Callable[..., DictConfig], speech: Path) -> Callable[..., DictConfig]:
-    """Composes a run of seconds on the small corpus."""
+    """Composes a run of half a second on the small corpus."""
 
     def build(*overrides: str, discriminators: bool = True) -> DictConfig:
         game = TINY_DISCRIMINATOR if discriminators else []

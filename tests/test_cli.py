@@ -1,4 +1,7 @@
-"""The command line as a user meets it: real processes, real exit codes."""
+"""The command line as a user meets it: real processes, real exit codes.
+
+Where many calls differ in their words alone, they are made in this process, and one of each kind in its own process.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Call
 
 from bcfusion.cli import HYDRA_VERBS, VERBS
 from bcfusion.commands import exit_status
@@ -68,20 +72,19 @@ def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
     assert min(processor_seconds("-m", "bcfusion.cli", "--help") for _ in range(3)) < 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself_with_examples(verb: str, tmp_path: Path) -> None:
-    done = bcfusion(verb, "--help", cwd=tmp_path)
+def test_every_verb_explains_itself_with_examples(verb: str, called: Call) -> None:
+    """In a process of its own, tests/test_startup.py calls the help of each."""
+    done = called(verb, "--help")
     assert done.returncode == 0, done.stderr
     assert f"bcfusion {verb}" in done.stdout
     assert "examples:" in done.stdout
     assert done.stderr == ""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", HYDRA_VERBS)
-def test_help_of_a_hydra_verb_names_the_members_of_each_group(verb: str, tmp_path: Path) -> None:
-    assert "seanet_regression, seanet_streaming" in bcfusion(verb, "--help", cwd=tmp_path).stdout
+def test_help_of_a_hydra_verb_names_the_members_of_each_group(verb: str, called: Call) -> None:
+    assert "seanet_regression, seanet_streaming" in called(verb, "--help").stdout
 
 
 @pytest.mark.slow
@@ -120,8 +123,10 @@ def short_error(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.slow
-def test_an_unknown_verb_gets_the_nearest_one(tmp_path: Path) -> None:
+def test_an_unknown_verb_member_and_option_get_the_nearest_ones(tmp_path: Path) -> None:
     assert "did you mean 'train'?" in short_error(bcfusion("trian", cwd=tmp_path))
+    assert "did you mean 'seanet'?" in short_error(bcfusion("check", "experiment=senet", cwd=tmp_path))
+    assert "there is no option --foo" in short_error(bcfusion("check", "--foo", cwd=tmp_path))
 
 
 @pytest.mark.slow
@@ -154,8 +159,8 @@ def test_an_unknown_verb_gets_the_nearest_one(tmp_path: Path) -> None:
         ("--cfg=jbo", "invalid choice: 'jbo'"),
     ],
 )
-def test_a_configuration_error_is_one_or_two_lines(argument: str, says: str, tmp_path: Path) -> None:
-    assert says in short_error(bcfusion("check", argument, cwd=tmp_path))
+def test_a_configuration_error_is_one_or_two_lines(argument: str, says: str, called: Call) -> None:
+    assert says in short_error(called("check", argument))
 
 
 @pytest.mark.slow

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+from bcfusion.commands import exit_status
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,3 +42,16 @@ def run_sweep(folder: Path, body: str, *arguments: str, **environment: str) -> s
         timeout=300,
         check=False,
     )
+
+
+def call_sweep(folder: Path, body: str, *arguments: str) -> int:
+    """Do the same in this process, whose working directory is ``folder``, for what ends before the first job.
+
+    Returns:
+        The exit status.
+    """
+    main = runpy.run_path(str(write_app(folder, body)))["main"]
+    try:
+        return exit_status(main, ["hydra.sweep.dir=sweep", *arguments])
+    except SystemExit as stop:  # argparse
+        return int(stop.code or 0)

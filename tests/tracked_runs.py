@@ -20,6 +20,7 @@ PROVENANCE = Provenance(recipe="bone_to_air", experiment="seanet", overrides=["e
 VALIDATE_EVERY = 3
 FAILS_AFTER = 5  # steps, two more than the checkpoint has
 STEPS = 7
+SETTINGS = [f"trainer.validate_every={VALIDATE_EVERY}", f"trainer.max_steps={STEPS}"]
 
 Point = tuple[str, int]  # tag, step
 Compose = Callable[..., DictConfig]
@@ -56,14 +57,14 @@ def timeless(points: dict[Point, float]) -> dict[Point, float]:
 
 
 def whole(tiny: Compose, run_dir: Path, *overrides: str) -> None:
-    """Train to the end."""
-    settings = [f"trainer.validate_every={VALIDATE_EVERY}", f"trainer.max_steps={STEPS}", *overrides]
+    """Train to the end, with sounds and pictures of an utterance."""
+    settings = [*SETTINGS, "trainer.samples=1", *overrides]
     train(tiny(*settings, discriminators=False), run_dir, PROVENANCE)
 
 
 def crashed_and_resumed(tiny: Compose, run_dir: Path, *overrides: str) -> None:
     """Train to a crash after the checkpoint, then from the checkpoint to the end."""
-    settings = [f"trainer.validate_every={VALIDATE_EVERY}", f"trainer.max_steps={STEPS}", *overrides]
+    settings = [*SETTINGS, *overrides]
     cfg = tiny(*settings, discriminators=False)
     with open_dict(cfg):
         cfg.callbacks = {"crash": {"_target_": "tracked_runs.CrashAt", "step": FAILS_AFTER}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,10 @@ JOB = """
     print("ran", cfg.seed, flush=True)
     return cfg.seed / 10
 """
+# what Ray's processes print: Ray repeats it on the terminal of the sweep some time later, also after its closing line
+FROM_RAY = re.compile(
+    r"(?:\x1b\[\d+m)?\((?:(?:\w+ )?pid=\d+(?:, ip=[^)]*)?|(?:raylet|autoscaler)[^)]*)\)(?:\x1b\[0m)? .*"
+)
 
 
 def sweep_of(folder: Path, *arguments: str, body: str = JOB, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -35,8 +40,14 @@ def require(package: str) -> None:
         pytest.skip(f"{package} is not installed")
 
 
-def check_three_jobs(done: subprocess.CompletedProcess[str], folder: Path) -> None:
-    """Check that the second of ``seed=1,2,3`` failed, the others did not, and every report says so."""
+def check_three_jobs(
+    done: subprocess.CompletedProcess[str], folder: Path, *, repeated: re.Pattern[str] | None = None
+) -> None:
+    """Check that the second of ``seed=1,2,3`` failed, the others did not, and every report says so.
+
+    Args:
+        repeated: lines on stderr that the launcher repeats from its workers whenever it gets them; they may come last.
+    """
     assert done.returncode == 2, done.stderr
     outcomes = jobs.read_outcomes(folder / "sweep")
     assert [(o.job, o.status, o.objective) for o in outcomes] == [
@@ -56,7 +67,8 @@ def check_three_jobs(done: subprocess.CompletedProcess[str], folder: Path) -> No
         ["0", "seed=1", "0.1000", "finished"],
         ["1", "seed=2", "–", "failed:", "ValueError:", "two", "is"],
     ]
-    assert done.stderr.splitlines()[-1] == "1 of 3 jobs failed: 1; see sweep/1/failed.txt"
+    lines = [line for line in done.stderr.splitlines() if repeated is None or not repeated.fullmatch(line)]
+    assert lines[-1] == "1 of 3 jobs failed: 1; see sweep/1/failed.txt"
     assert "Traceback" not in done.stderr
 
 
@@ -153,7 +165,27 @@ def test_submitit_hands_jobs_to_slurm(tmp_path: Path) -> None:
 def test_ray_runs_jobs_on_its_workers(tmp_path: Path) -> None:
     require("hydra_ray_launcher")
     limits = ["+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"]
-    check_three_jobs(sweep_of(tmp_path, "seed=1,2,3", "hydra/launcher=ray", *limits, HOME=str(tmp_path)), tmp_path)
+    # an unbuffered stream writes the end of a line apart from it, and a line of Ray's thread may come between them
+    environment = {"HOME": str(tmp_path), "PYTHONUNBUFFERED": ""}
+    done = sweep_of(tmp_path, "seed=1,2,3", "hydra/launcher=ray", *limits, **environment)
+    check_three_jobs(done, tmp_path, repeated=FROM_RAY)
+
+
+def test_lines_that_ray_repeats_are_told_from_those_of_the_sweep() -> None:
+    for line in (
+        "\x1b[36m(_run_job pid=14722)\x1b[0m bcfusion: job 1 failed: ValueError: two is",
+        "(_run_job pid=14722) ran 3",
+        "\x1b[36m(pid=14722, ip=10.0.0.2)\x1b[0m ran 3",
+        "\x1b[33m(raylet)\x1b[0m a worker died",
+        "\x1b[36m(autoscaler +3s)\x1b[0m no resources",
+    ):
+        assert FROM_RAY.fullmatch(line), line
+    for line in (
+        "1 of 3 jobs failed: 1; see sweep/1/failed.txt",
+        "bcfusion: job 1 failed: ValueError: two is",
+        "(pid) x",
+    ):
+        assert not FROM_RAY.fullmatch(line), line
 
 
 def test_a_killed_job_has_no_result(tmp_path: Path) -> None:

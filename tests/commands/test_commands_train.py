@@ -1,4 +1,7 @@
-"""Train and evaluate as a user types them: real processes, small networks."""
+"""Train and evaluate as a user types them: real processes, small networks.
+
+What is refused before anything starts is called in this process (``called``), but for one of each verb.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TINY, TINY_DISCRIMINATOR
+from conftest import TINY, TINY_DISCRIMINATOR, Call
 from omegaconf import OmegaConf
 
 from bcfusion.commands.shared.recorded import recorded_overrides
@@ -58,7 +61,7 @@ def finished(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     cwd = tmp_path_factory.mktemp("train")
     done = bcfusion(
         *("train", "experiment=seanet", *corpus(speech), *SMALL),
-        *("trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=1"),
+        *("trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=1", "trainer.samples=1"),
         cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
@@ -109,11 +112,11 @@ def test_a_run_is_reproduced_from_its_config_yaml_alone(finished: tuple[Path, st
     [("", [], 2), ("bundle", ["trainer.max_valid_items=1"], 1), ("checkpoints/best-stoi.ckpt", [], 2)],
 )
 def test_evaluate_starts_from_the_settings_of_the_run(
-    finished: tuple[Path, str], tmp_path: Path, model: str, typed: list[str], files: int
+    finished: tuple[Path, str], tmp_path: Path, model: str, typed: list[str], files: int, called: Call
 ) -> None:
     run, _ = finished
-    settings = ["metrics=[lsd]", "split=valid", f"output={tmp_path / 'out'}", *typed]
-    done = bcfusion("evaluate", str(run / model), *settings, cwd=tmp_path)
+    settings = ["metrics=[lsd]", "split=valid", f"output={tmp_path / 'out'}", "trainer.samples=0", *typed]
+    done = called("evaluate", str(run / model), *settings)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert lines[0] == "id,system,speaker,corpus,snr,lsd,skipped"
@@ -122,10 +125,11 @@ def test_evaluate_starts_from_the_settings_of_the_run(
     assert (tmp_path / "out" / "scores.md").read_text().count("|") > 6
 
 
-def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_path: Path, called: Call) -> None:
+    """In a process of its own, with a process that scores, and in this one."""
     run, _ = finished
-    for name in ("a", "b"):
-        assert bcfusion("evaluate", str(run), f"output={tmp_path / name}", cwd=tmp_path).returncode == 0
+    assert bcfusion("evaluate", str(run), f"output={tmp_path / 'a'}", cwd=tmp_path).returncode == 0
+    assert called("evaluate", str(run), f"output={tmp_path / 'b'}").returncode == 0
     assert (tmp_path / "a" / "scores.csv").read_bytes() == (tmp_path / "b" / "scores.csv").read_bytes()
 
 
@@ -143,10 +147,11 @@ def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_p
     ids=["none", "missing", "no-model", "group", "split", "sensors", "root"],
 )
 def test_wrong_input_of_evaluate_is_one_or_two_lines(
-    finished: tuple[Path, str], tmp_path: Path, arguments: list[str], says: str
+    finished: tuple[Path, str], tmp_path: Path, arguments: list[str], says: str, called: Call
 ) -> None:
     run, _ = finished
-    done = bcfusion("evaluate", *(argument.format(run=run) for argument in arguments), cwd=tmp_path)
+    words = ["evaluate", *(argument.format(run=run) for argument in arguments)]
+    done = bcfusion(*words, cwd=tmp_path) if arguments == ["nowhere"] else called(*words)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -155,17 +160,17 @@ def test_wrong_input_of_evaluate_is_one_or_two_lines(
     assert not (run / "evaluation").exists()
 
 
-def test_resume_by_path_needs_no_other_argument(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_resume_by_path_needs_no_other_argument(finished: tuple[Path, str], tmp_path: Path, called: Call) -> None:
     run, _ = finished
     again = bcfusion("train", f"resume={run}", "trainer.max_steps=6", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "Resumed at step 4" in again.stdout
     sessions = json.loads((run / "run.json").read_text())["sessions"]
     assert [session["resumed_at_step"] for session in sessions] == [None, 4]
-    changed = bcfusion("train", f"resume={run}", "trainer.max_steps=8", "optimizer.lr=0.5", cwd=tmp_path)
+    changed = called("train", f"resume={run}", "trainer.max_steps=8", "optimizer.lr=0.5")
     assert changed.returncode == 2
     assert "optimizer.lr: was 0.001, now 0.5" in changed.stderr
-    weights = bcfusion("train", f"resume={run / 'checkpoints' / 'best.ckpt'}", cwd=tmp_path)
+    weights = called("train", f"resume={run / 'checkpoints' / 'best.ckpt'}")
     assert weights.returncode == 2
     assert "init_from=" in weights.stderr
 
@@ -379,7 +384,9 @@ def test_the_log_of_a_run_holds_what_the_terminal_showed(finished: tuple[Path, s
     assert not (run / "running.json").exists()
 
 
-def test_a_relative_path_holds_from_another_folder(speech: Path, tmp_path: Path) -> None:
+def test_a_relative_path_holds_from_another_folder(
+    speech: Path, tmp_path: Path, called: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     (tmp_path / "here" / "it's speech").symlink_to(speech)
@@ -391,7 +398,8 @@ def test_a_relative_path_holds_from_another_folder(speech: Path, tmp_path: Path)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["root"] == config["data"]["corpus"]["root"] == str(tmp_path / "here" / "it's speech")
     assert typed in yaml.safe_load((run / "overrides.yaml").read_text())
-    evaluated = bcfusion("evaluate", str(run), "output=out", cwd=tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    evaluated = called("evaluate", str(run), "output=out")
     assert evaluated.returncode == 0, evaluated.stderr
     resumed = bcfusion("train", f"resume={run}", "trainer.max_steps=4", cwd=tmp_path / "there")
     assert resumed.returncode == 0, resumed.stderr
@@ -427,13 +435,13 @@ def test_a_run_that_fails_keeps_the_warning_and_the_traceback(speech: Path, tmp_
     assert not (run / "running.json").exists()
 
 
-def test_a_sweep_of_one_job_says_so_and_a_refused_job_is_a_note(tmp_path: Path) -> None:
+def test_a_sweep_of_one_job_says_so_and_a_refused_job_is_a_note(tmp_path: Path, called: Call) -> None:
     done = bcfusion("train", "-m", "experiment=seanet", "data=folder", "data.root=nowhere", cwd=tmp_path)
     assert done.returncode == 2
     assert "-m: no key has several values, so this sweep has one job" in done.stderr
     job = only(tmp_path, "runs/sweeps/*/0")
     assert sorted(path.name for path in job.iterdir()) == [".hydra", "failed.txt"]
-    done = bcfusion("train", "-m", "experiment=seanet", "optimizer.lrr=1,2", "output_root=typo", cwd=tmp_path)
+    done = called("train", "-m", "experiment=seanet", "optimizer.lrr=1,2", "output_root=typo")
     assert done.returncode == 2
     assert "optimizer.lr" in done.stderr
     assert not (tmp_path / "typo").exists()
@@ -453,8 +461,11 @@ def test_a_sweep_of_one_job_says_so_and_a_refused_job_is_a_note(tmp_path: Path) 
     ],
     ids=["experiment", "batch", "devices", "argument", "root", "init_from", "resume", "precision"],
 )
-def test_wrong_input_of_train_is_one_or_two_lines(tmp_path: Path, arguments: list[str], says: str) -> None:
-    done = bcfusion("train", *arguments, cwd=tmp_path)
+def test_wrong_input_of_train_is_one_or_two_lines(
+    tmp_path: Path, arguments: list[str], says: str, called: Call
+) -> None:
+    in_a_process = arguments[-1] == "data.root=nowhere"  # which is found last
+    done = bcfusion("train", *arguments, cwd=tmp_path) if in_a_process else called("train", *arguments)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -462,16 +473,9 @@ def test_wrong_input_of_train_is_one_or_two_lines(tmp_path: Path, arguments: lis
     assert not list(tmp_path.iterdir())  # a run directory is made when all checks have passed
 
 
-def test_all_problems_of_a_configuration_come_at_once(tmp_path: Path) -> None:
-    done = bcfusion(
-        "train",
-        "experiment=seanet",
-        "data.batch_size=0",
-        "selection=lsd",
-        "metrics=[stoi]",
-        "trainer.log_every=-1",
-        cwd=tmp_path,
-    )
+def test_all_problems_of_a_configuration_come_at_once(tmp_path: Path, called: Call) -> None:
+    wrong = ["data.batch_size=0", "selection=lsd", "metrics=[stoi]", "trainer.log_every=-1"]
+    done = called("train", "experiment=seanet", *wrong)
     assert done.returncode == 2
     for path in ("data.batch_size", "selection.lsd", "trainer.keep_best", "trainer.log_every"):
         assert any(line.startswith(path) for line in done.stderr.splitlines()), done.stderr

@@ -430,7 +430,10 @@ def test_weights_carry_over_to_a_new_instance(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_it_learns_within_40_steps(path: Path) -> None:
-    """The input is the target low-passed, half a second: 40 steps restore a good part of what is missing."""
+    """The input is the target low-passed, half a second: 40 steps restore a good part of what is missing.
+
+    A network that has restored it for five steps in a row need not take the others.
+    """
     model = build(path, ["body"]).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -451,4 +454,6 @@ def test_it_learns_within_40_steps(path: Path) -> None:
         loss.backward()
         optimizer.step()
         errors.append(loss.item())
+        if max(errors[-5:]) < 0.7 * errors[0]:
+            return
     assert min(errors[-5:]) < 0.7 * errors[0], errors

@@ -6,12 +6,15 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
 from hydra.core.global_hydra import GlobalHydra
+from lightning import Callback
 from omegaconf import DictConfig, open_dict
+from rank_processes import forked
 from torch import Tensor, nn
 
 from bcfusion.cli import main
@@ -229,6 +232,46 @@ def test_a_step_of_several_batches_against_discriminators_is_repeated_bit_for_bi
     assert not math.isfinite(found.values[1]["loss/adversarial"])
     assert "Batch 2 of 2" in found.text()
     assert {"discriminator/loss", "loss/feature_matching", "share/l1"} <= set(found.values[0])
+
+
+class SpoilSecondRank(Callback):
+    """Makes a sample of the second rank's third batch infinite."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank == 1 and module.step == 2:
+            batch["inputs"][-1, 0, 7] = math.inf
+
+
+@pytest.mark.slow
+def test_of_a_run_of_several_processes_the_batch_that_was_not_finite_is_found_in_one(
+    tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the command that the message names, with the run's own settings, which are those of two processes."""
+    cfg = faulty(tiny("trainer=ddp", "trainer.devices=2", "trainer.max_bad_steps=1", discriminators=False))
+    with open_dict(cfg):
+        cfg.callbacks = {"spoil": {"_target_": "test_training_replay.SpoilSecondRank"}}
+    run = RunDir(tmp_path / "run")
+    settings = ["experiment=seanet", "trainer=ddp", "trainer.devices=2"]
+    provenance = Provenance("bone_to_air", "seanet", settings)
+    errors = forked(lambda _: train(cfg, run.path, provenance), tmp_path / "ranks")
+    assert all(error.endswith(f"\nTo see what became non-finite first: {run.replay_command}") for error in errors), (
+        errors
+    )
+    assert [run.diverged(rank).is_file() for rank in range(3)] == [True, True, False]
+
+    found = replay(run, "cpu")
+    assert (found.rank, found.step, found.bad, found.weights) == (1, 2, True, [])
+    assert found.faults["output"].where == "generator.first (Conv1d)"
+    text = found.text()
+    assert f"repeated from {run.diverged(1)}" in text
+    [spoilt] = [line for line in text.splitlines() if "not finite in 1 of " in line]
+    assert str(checkpoint.read(run.diverged(1))["batches"][0]["ids"][-1]) in spoilt
+    assert found.differences == []
+
+    GlobalHydra.instance().clear()
+    run.checkpoints.mkdir(exist_ok=True)
+    assert main(["train", f"resume={run.path}", "debug=replay", "trainer.accelerator=cpu"]) == 0
+    assert text in capsys.readouterr().out
 
 
 @pytest.mark.slow

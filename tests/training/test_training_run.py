@@ -62,8 +62,10 @@ def assert_equal_states(one: Any, two: Any, path: str = "") -> None:
         assert one == two, path
 
 
+@pytest.mark.usefixtures("scoring_process")
 def test_a_run_writes_all_of_its_files(tiny: Compose, tmp_path: Path) -> None:
-    result = run(tiny("trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=1"), tmp_path / "run")
+    settings = ["trainer.max_steps=4", "trainer.validate_every=2", "adversarial.start_step=1", "trainer.samples=1"]
+    result = run(tiny(*settings), tmp_path / "run")
     for name in (
         "config.yaml",
         "overrides.yaml",
@@ -146,6 +148,7 @@ def test_the_averages_of_a_balancer_and_the_vectors_of_a_spectral_norm_are_resum
         assert_equal_states(whole[key], parts[key], key)
 
 
+@pytest.mark.usefixtures("scoring_process")
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_in_a_saved_resumable_state(tiny: Compose, tmp_path: Path, signum: int) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -162,6 +165,7 @@ def test_a_signal_ends_in_a_saved_resumable_state(tiny: Compose, tmp_path: Path,
     assert result.step == 5
 
 
+@pytest.mark.usefixtures("scoring_process")
 def test_an_interrupted_validation_is_repeated(tiny: Compose, tmp_path: Path) -> None:
     settings = ["trainer.validate_every=2", "trainer.max_valid_items=null"]
     cfg = tiny("trainer.max_steps=4", *settings)
@@ -179,6 +183,7 @@ def test_an_interrupted_validation_is_repeated(tiny: Compose, tmp_path: Path) ->
     assert_equal_states(parts["training"]["quality"], whole["training"]["quality"])
 
 
+@pytest.mark.usefixtures("scoring_process")
 def test_a_signal_in_the_validation_that_comes_first_is_no_end_without_an_error(tiny: Compose, tmp_path: Path) -> None:
     settings = ["trainer.max_valid_items=null", "trainer.max_steps=2", "trainer.validate_every=2"]
     ends: list[tuple[int, type[BaseException]]] = [
@@ -202,6 +207,7 @@ def test_a_signal_in_the_validation_that_comes_first_is_no_end_without_an_error(
         assert_equal_states(before[key], after[key], key)
 
 
+@pytest.mark.usefixtures("scoring_process")
 def test_a_signal_after_the_last_batch_of_a_validation_is_not_lost(tiny: Compose, tmp_path: Path) -> None:
     settings = ["trainer.max_steps=2", "trainer.validate_every=2"]
     for kind, place in (("After", tmp_path / "run"), ("In", tmp_path / "other")):
@@ -219,6 +225,7 @@ def test_a_signal_after_the_last_batch_of_a_validation_is_not_lost(tiny: Compose
     assert weights(tmp_path / "other")["training"]["quality"]["validated_step"] == 2
 
 
+@pytest.mark.usefixtures("scoring_process")
 def test_a_validation_that_was_logged_and_not_saved_is_in_the_curves_once(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +255,7 @@ def test_a_validation_that_was_logged_and_not_saved_is_in_the_curves_once(
     assert [bool(row["valid/stoi"]) for row in rows] == [False, True, False, True]
 
 
+@pytest.mark.usefixtures("scoring_process")
 def test_a_run_that_was_stopped_in_its_closing_evaluation_closes_when_it_is_resumed(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,7 +373,7 @@ def test_regression_leaves_feature_matching_out(
 
 
 def test_the_budget_ends_a_run(tiny: Compose, tmp_path: Path) -> None:
-    result = run(tiny("budget.minutes=0.25", "trainer.validate_every=1000000"), tmp_path / "run")
+    result = run(tiny("budget.minutes=0.03", "trainer.validate_every=1000000"), tmp_path / "run")
     assert result.step > 0
     assert result.closing is not None
 
@@ -399,7 +407,7 @@ def test_bf16_trains(tiny: Compose, tmp_path: Path) -> None:
 
 
 def test_tensorboard_shows_scalars_by_group_sounds_pictures_and_hparams_once(tiny: Compose, tmp_path: Path) -> None:
-    settings = ["trainer.validate_every=2", "adversarial.start_step=0"]
+    settings = ["trainer.validate_every=2", "adversarial.start_step=0", "trainer.samples=1"]
     run(tiny(*settings, "trainer.max_steps=2"), tmp_path / "run")
     run(tiny(*settings, "trainer.max_steps=4", f"resume={tmp_path / 'run'}"), tmp_path / "run")
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"audio": 0, "images": 0, "scalars": 0}).Reload()
@@ -444,6 +452,7 @@ def refuse_to_draw(*_: object, **__: object) -> None:
     raise AssertionError("the process that trains draws no pictures")
 
 
+@pytest.mark.usefixtures("scoring_process")
 @pytest.mark.parametrize("stopped", [False, True])
 def test_pictures_are_drawn_elsewhere_and_all_are_logged_however_a_run_ends(
     stopped: bool, tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -131,7 +131,7 @@ def test_the_curves_are_on_the_disk_before_the_checkpoint_that_continues_them(
 def test_a_run_that_starts_anew_shows_nothing_of_an_attempt_without_a_checkpoint(
     tiny: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = ["trainer.validate_every=2", "trainer.max_steps=2", "resume=auto"]
+    settings = ["trainer.validate_every=2", "trainer.max_steps=2", "trainer.samples=1", "resume=auto"]
     provenance = Provenance(recipe="bone_to_air", experiment="seanet")
     run = RunDir(tmp_path / "run")
 
