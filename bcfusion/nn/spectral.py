@@ -149,6 +149,7 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         future_frames: look-ahead of a body that is not causal, for the declared delay; None: the whole file.
         frequency_norm: ``learnable``, a trained scale and shift per frequency at the trunk's input and output, see
             :class:`bcfusion.nn.frequency_norm.FrequencyAffine`; None: none.
+        lookahead_ms: as in WaveformNetwork.
 
     Raises:
         ConfigError: sizes that do not fit; ``win_length`` not a multiple of ``2 hop_length``; another
@@ -167,18 +168,20 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         future_frames: int | None = 0,
         skip_channel: int = -1,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         overlap = win_length - hop_length
         delay = None if future_frames is None else overlap + hop_length - 1 + future_frames * hop_length
-        super().__init__(sample_rate, in_channels, hop_length, causal, overlap, delay, skip_channel)
+        super().__init__(sample_rate, in_channels, hop_length, causal, overlap, delay, skip_channel, lookahead_ms)
         whole = win_length % (2 * hop_length) == 0
         require(self, (whole, f"win_length={win_length} must be a multiple of {2 * hop_length}, twice hop_length"))
         self.set_frequency_norm(frequency_norm)
-        self.stft = Stft(n_fft, hop_length, win_length, window, in_channels)
+        self.late = self.future
+        self.stft = Stft(n_fft, hop_length, win_length, window, self.signals)
         self.istft = InverseStft(n_fft, hop_length, win_length, window)
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """Map the real and imaginary parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate.
+        """Map the real and imaginary parts ``(B, signals, F, N)`` of the signals' spectra to those of the estimate.
 
         Returns:
             The estimate's parts, each ``(B, F, N)``, and all that is provided in addition, each ``(B, F, N, ...)``.
@@ -189,7 +192,8 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         """Return the values from whose statistics layers start, by the layers' names; those of identities are ignored.
 
         Args:
-            sensors: real and imaginary parts of the sensors' spectra, ``(B, in_channels, F, N)``.
+            sensors: real and imaginary parts of the signals' spectra, ``(B, signals, F, N)``, where those that arrive
+                early are replaced by those in time: statistics are those of the same frames.
             target: those of the target, ``(B, F, N)``.
 
         Returns:
@@ -203,8 +207,10 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         late, stft = self.late, self.stft
         samples = real.shape[-1] * stft.hop_length
         target = F.pad(batch["target"].to(real), (late, max(samples - late - batch["target"].shape[-1], 0)))
-        spectra = stft(target[..., :samples].expand(-1, self.in_channels, -1))
-        self.measure(self.statistics_of((real, imag), (spectra[0][:, 0], spectra[1][:, 0])), stft)
+        spectra = stft(target[..., :samples].expand(-1, self.signals, -1))
+        times = self.signals // self.in_channels
+        sensors = self.in_time(real).repeat(1, times, 1, 1), self.in_time(imag).repeat(1, times, 1, 1)
+        self.measure(self.statistics_of(sensors, (spectra[0][:, 0], spectra[1][:, 0])), stft)
         return self.istft(real[:, self.skip_channel], imag[:, self.skip_channel])
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
@@ -220,4 +226,12 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         """Return the ``length // hop_length + 1`` frames centred on the file, or the file's part of a waveform."""
         if name == "estimate":
             return super().trim(name, value, length)
-        return value[:, :, self.stft.centred : self.stft.centred + length // self.hop + 1]
+        first = self.stft.centred + self.future // self.hop
+        return value[:, :, first : first + length // self.hop + 1]
+
+    def parts_in_time(self, parts: Tensor) -> Tensor:
+        """Return what :meth:`in_time` does of the real parts of all signals, then the imaginary ones, ``(B, 2 signals,
+        F, N)``."""
+        if not self.future:
+            return parts
+        return parts.unflatten(1, (2, -1))[:, :, -self.in_channels :].flatten(1, 2)
