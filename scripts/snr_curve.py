@@ -24,17 +24,25 @@ from bcfusion.report.table import metric_name
 NAMES = {"input (noisy)": "noisy air alone", "input (body)": "body alone", "enhanced": "fused"}
 
 
-def summaries(scores: Path, metrics: list[str]) -> dict[str, dict[str, Summary]]:
-    """Return the statistics over the files of a scores.csv by system and metric, without skipped scores."""
+def read_scores(scores: Path, metrics: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the scores of a scores.csv by system, metric and utterance, without skipped ones."""
     with scores.open(encoding="utf-8", newline="") as text:
         rows = list(csv.DictReader(text))
     systems = dict.fromkeys(row["system"] for row in rows)
     return {
         system: {
-            metric: summary([float(row[metric]) for row in rows if row["system"] == system and row[metric]])
+            metric: {row["id"]: float(row[metric]) for row in rows if row["system"] == system and row[metric]}
             for metric in metrics
         }
         for system in systems
+    }
+
+
+def summaries(scores: Path, metrics: list[str]) -> dict[str, dict[str, Summary]]:
+    """Return the statistics over the files of a scores.csv by system and metric, without skipped scores."""
+    return {
+        system: {metric: summary(list(found.values())) for metric, found in values.items()}
+        for system, values in read_scores(scores, metrics).items()
     }
 
 

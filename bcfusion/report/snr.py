@@ -1,4 +1,7 @@
-"""Quality over the signal-to-noise ratio of the air microphone: one panel per metric, one line per system."""
+"""Quality over the signal-to-noise ratio of the air microphone, or over another number.
+
+One panel per metric, one line per system.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,16 @@ def snr_figure(
     curves: Mapping[str, Mapping[str, Sequence[Summary]]],
     title: str,
     labels: Mapping[str, str] | None = None,
+    axis: str = "SNR of the air microphone (dB)",
 ) -> Figure:
     """Draw one curve per system in one panel per metric: means, their 95 % bootstrap intervals, number of utterances.
 
     Args:
-        ratios: signal-to-noise ratios in dB, ascending.
+        ratios: places on the horizontal axis, ascending: signal-to-noise ratios in dB, or what ``axis`` says.
         curves: system to metric to the statistics at each ratio; every system has the metrics of the first.
         title: above the panels.
         labels: texts of the legend by system; colours follow from the name of the system.
+        axis: text below the horizontal axis.
 
     Returns:
         A figure that is not registered with pyplot.
@@ -70,7 +75,7 @@ def snr_figure(
             )
         name = metric_name(metric)
         panel.set_ylabel(f"{name.text} ({name.unit})" if name.unit else name.text, fontsize=12)
-        panel.set_xlabel("SNR of the air microphone (dB)", fontsize=12)
+        panel.set_xlabel(axis, fontsize=12)
         counts = [{values[metric][place].count for values in curves.values()} for place in range(len(ratios))]
         panel.set_xticks(
             list(ratios), [f"{ratio:g}\n{_counted(found)}" for ratio, found in zip(ratios, counts, strict=True)]

@@ -272,7 +272,7 @@ NORMALISED = [path for path in CAUSAL if "\nfrequency_norm:" in path.read_text(e
 @pytest.mark.parametrize("path", NORMALISED, ids=lambda p: p.stem)
 def test_statistics_are_those_of_the_same_frames_as_without(path: Path) -> None:
     given = 0.1 * torch.randn(3, 2, 8000, generator=torch.Generator().manual_seed(0))
-    lengths = torch.tensor([8000, 6000, 4000])
+    lengths = torch.tensor([7000, 6000, 4000])
     given = given * (torch.arange(8000) < lengths.view(-1, 1, 1))
     batch = Batch(inputs=given[:, :1], target=given[:, 1:], lengths=lengths)
     found: list[list[FrequencyAffine]] = []
@@ -291,7 +291,7 @@ def test_statistics_are_those_of_the_same_frames_as_without(path: Path) -> None:
             if hasattr(plain, name):
                 own, others = getattr(plain, name), getattr(ahead, name)
                 for copy in others.split(len(own)):
-                    torch.testing.assert_close(copy, own, atol=1e-5, rtol=1e-2)  # a last frame more
+                    torch.testing.assert_close(copy, own, atol=1e-5, rtol=1e-3)
 
 
 def test_networks_inside_others_look_ahead_for_them() -> None:
