@@ -52,7 +52,7 @@ def point(lookahead: float, length: list[str], overrides: list[str], metrics: li
     scores = folder / "evaluation" / "scores.csv"
     if not scores.exists():
         own = [f"generator.lookahead_ms={lookahead:g}", f"output_root={folder}", "resume=auto"]
-        bcfusion("train", *overrides, *length, *own)
+        bcfusion("train", *length, *overrides, *own)
         bcfusion("evaluate", str(_run(folder)), f"metrics=[{','.join(metrics)}]", f"output={scores.parent}")
     network = cast("Generator", load_generator(_run(folder) / "bundle"))
     assert network.delay is not None
@@ -116,7 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--title", default="quality over latency, by additional look-ahead")
     arguments = parser.parse_intermixed_args(argv)
     steps, metrics, output = arguments.steps, arguments.metrics, arguments.output.absolute()
-    lasting = [f"budget.minutes={arguments.minutes:g}"] if steps is None else [f"trainer.max_steps={steps}"]
+    clock = "null" if arguments.minutes is None else f"{arguments.minutes:g}"  # machine=cpu has minutes of its own
+    lasting = [f"budget.minutes={clock}", *([] if steps is None else [f"trainer.max_steps={steps}"])]
     points = [
         point(each, lasting, arguments.overrides, metrics, output / f"{each:g}ms")
         for each in sorted(set(arguments.lookahead))

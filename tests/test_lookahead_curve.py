@@ -100,10 +100,10 @@ def test_two_trainings_of_seconds_give_a_table_and_a_figure(tmp_path: Path) -> N
     few = ["trainer.keep_best=[]", "trainer.samples=0", "metrics=[si_sdr]", "selection=si_sdr", "data.workers=0"]
     sizes = ["generator.channels=4", "generator.dilations=[1]", "generator.blocks=1"]
     command = ["experiment=gtcrn", "machine=cpu", "data=folder", "data.root=speech", *sizes, *few, "--steps", "3"]
+    command += ["--lookahead", "0", "20", "--metrics", "si_sdr", "--output", "curve"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "lookahead_curve.py"), *command]
-        + ["--lookahead", "0", "20", "--metrics", "si_sdr", "--output", "curve"],
+        [sys.executable, str(ROOT / "scripts" / "lookahead_curve.py"), *command],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
