@@ -16,7 +16,7 @@ from bcfusion.nn.delay import Delay
 from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.requirements import at_least, is_number, require, within
 
-MOST_LOOKAHEAD = 200.0  #: ms of additional look-ahead; a talker is disturbed by more of his own voice's delay
+MOST_LOOKAHEAD = 200.0  #: ms of additional look-ahead; with more a conversation suffers
 LEAST_FRAME = 8e-3  #: seconds of a stream's frame that is not given: calls of shorter ones cost more than they compute
 
 
