@@ -117,26 +117,21 @@ def test_it_is_rounded_up_to_whole_hops(asked: float, rate: int, hop: int, sampl
 # ---------------------------------------------------------------- the contract of generators holds with it
 
 CHECKS: list[Callable[..., None]] = [
-    contract.test_it_declares_what_the_trainer_needs,
     contract.test_the_output_has_the_length_of_the_input,
     contract.test_it_returns_exactly_what_it_provides,
     contract.test_silence_gives_finite_output_and_gradients,
     contract.test_every_parameter_is_used,
     contract.test_an_item_does_not_depend_on_its_neighbours_in_the_batch,
     contract.test_no_output_depends_on_an_input_later_than_the_delay,  # nor does it end before, if it is causal
-    contract.test_the_delay_of_a_causal_network_is_its_lookahead_and_the_rest_of_the_frame,
     contract.test_a_chunk_of_no_samples_returns_none_and_leaves_the_stream_as_it_was,
-    contract.test_a_stream_of_silence_stays_finite,
-    contract.test_each_stream_starts_from_the_initial_state,
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("test_"))
-@pytest.mark.parametrize(("sensors", "lookahead_ms"), [(1, 200), (2, 37)])
 @pytest.mark.parametrize("path", CAUSAL, ids=lambda p: p.stem)
-def test_with_look_ahead(path: Path, sensors: int, lookahead_ms: float, check: Callable[..., None]) -> None:
-    check(build(path, sensors, lookahead_ms))
+def test_with_look_ahead(path: Path, check: Callable[..., None]) -> None:
+    check(build(path, 2, 37))
 
 
 @pytest.mark.parametrize("path", CAUSAL, ids=lambda p: p.stem)
