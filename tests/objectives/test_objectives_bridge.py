@@ -30,7 +30,7 @@ from bcfusion.run.bundle import load_generator, save_bundle
 
 MEAN, DEVIATION = 0.3, 0.5  # of the data in closed forms
 DPCRN_SMALL = partial(DPCRN, channels=(8, 8, 8, 8, 8), blocks=1)
-SEANET = {"channels": 2, "strides": (2, 4), "dilations": (1,), "bottleneck_channels": 4}
+SEANET: dict[str, Any] = {"channels": 2, "strides": (2, 4), "dilations": (1,), "bottleneck_channels": 4}
 
 
 class Told(TimeConditioned):
