@@ -28,6 +28,10 @@ from bcfusion.generators.dpcrn import DPCRN
 from bcfusion.generators.eben import EBEN
 from bcfusion.generators.late_fusion import LateFusion
 from bcfusion.generators.wave_unet import WaveUNet
+from bcfusion.inference.blend import Blend
+from bcfusion.inference.enhance import enhance_signal
+from bcfusion.inference.stepping import TorchStepper, stream_signal
+from bcfusion.live.engine import Engine
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.frequency_norm import FrequencyAffine
 from bcfusion.nn.network import WaveformNetwork, lookahead_of
@@ -340,6 +344,34 @@ def test_it_learns_what_only_the_future_tells() -> None:
         errors[lookahead_ms] = loss.item()
     assert errors[0.0] > 0.95, errors
     assert errors[80.0] < 0.7, errors
+
+
+# ---------------------------------------------------------------- streams
+
+
+def test_a_stream_states_the_whole_latency_and_mixes_the_sensor_of_the_same_time() -> None:
+    network = build(next(path for path in CAUSAL if path.stem == "gtcrn"), 2, 80)
+    assert network.hop == 256
+    recording = speech_like(network, 3777)
+    for generator in (network, Blend(network, 0.25)):
+        stepper = TorchStepper(generator)
+        latency = Engine(stepper).latency()
+        assert latency.algorithmic == pytest.approx(0.032 + 0.080)
+        streamed = stream_signal(stepper, recording[0].numpy())
+        stepper.close()
+        with torch.inference_mode():
+            whole = estimate(generator, recording)[0, 0]
+        torch.testing.assert_close(torch.from_numpy(streamed), whole, atol=1e-6, rtol=1e-4)
+
+
+def test_chunks_of_a_long_file_equal_the_whole_file() -> None:
+    for name in ("unet_causal", "seanet_streaming"):
+        network = build(next(path for path in CAUSAL if path.stem == name), 1, 60)
+        recording = speech_like(network, 16000)[0]
+        with torch.inference_mode():
+            whole = estimate(network, recording[None])[0]
+        chunked = enhance_signal(network, recording, chunk_seconds=0.3)
+        torch.testing.assert_close(chunked, whole, atol=1e-6, rtol=1e-4)
 
 
 # ---------------------------------------------------------------- export
