@@ -41,8 +41,8 @@ AXES = {
 }
 
 
-def summaries(scores: Path, metrics: list[str]) -> dict[str, dict[str, Summary]]:
-    """Return the statistics over the files of a scores.csv by system and metric, without skipped scores."""
+def read_scores(scores: Path, metrics: list[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the scores of a scores.csv by system, metric and utterance, without skipped ones."""
     with scores.open(encoding="utf-8", newline="") as text:
         rows = list(csv.DictReader(text))
     if missing := [metric for metric in metrics if metric not in rows[0]]:
@@ -53,10 +53,18 @@ def summaries(scores: Path, metrics: list[str]) -> dict[str, dict[str, Summary]]
     systems = dict.fromkeys(row["system"] for row in rows)
     return {
         system: {
-            metric: summary([float(row[metric]) for row in rows if row["system"] == system and row[metric]])
+            metric: {row["id"]: float(row[metric]) for row in rows if row["system"] == system and row[metric]}
             for metric in metrics
         }
         for system in systems
+    }
+
+
+def summaries(scores: Path, metrics: list[str]) -> dict[str, dict[str, Summary]]:
+    """Return the statistics over the files of a scores.csv by system and metric."""
+    return {
+        system: {metric: summary(list(found.values())) for metric, found in values.items()}
+        for system, values in read_scores(scores, metrics).items()
     }
 
 

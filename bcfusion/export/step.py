@@ -153,7 +153,7 @@ class WholeFrames(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         x = frames.flatten(2)
-        y = estimate_of(self.generator.body(x))
+        y = estimate_of(self.generator.run(x))
         if self.blend is None:
             return y
         sensor = x[:, self.blend.skip_channel : self.blend.skip_channel + 1]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bcfusion.generators.branches import Branches
 from bcfusion.nn.conv2d import Conv2d
 from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
-from bcfusion.nn.inner import Build, Inner
+from bcfusion.nn.inner import Build, Inner, looking_ahead
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.spectral import magnitude
@@ -86,6 +86,8 @@ class AttentionFusion(FrequencyNormalised, WaveformNetwork):
         frequency_norm: ``learnable``: the log magnitudes that the attention sees are scaled and shifted bin by bin,
             from the training set's statistics on, and so are its scores before the softmax, from 1 and 0 on; see
             :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None: neither.
+        lookahead_ms: additional look-ahead of ``network``, or if there is none of the branches, in ms; 0: that of
+            their own argument.
 
     Raises:
         ConfigError: neither a branch nor a network, or sizes that do not fit.
@@ -106,15 +108,18 @@ class AttentionFusion(FrequencyNormalised, WaveformNetwork):
         layers: int = 4,
         kernel_size: tuple[int, int] = (5, 3),
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
             (branch is not None or network is not None, "give a branch before the fusion, a network after it, or both"),
             at_least(1, layers=layers),
         )
-        branches = None if branch is None else Branches(branch, air_branch, in_channels, sample_rate)
+        of_branches = lookahead_ms if network is None else 0.0
+        branches = None if branch is None else Branches(branch, air_branch, in_channels, sample_rate, of_branches)
         overlap, before = win_length - hop_length, 0 if branches is None else branches.lookahead
-        inner = None if network is None else Inner(network(in_channels=1), sample_rate, late=before + overlap)
+        built = None if network is None else looking_ahead(network, lookahead_ms)(in_channels=1)
+        inner = None if built is None else Inner(built, sample_rate, late=before + overlap)
         parts = [part for part in (branches, inner) if part is not None]
         hop = math.lcm(hop_length, *(part.hop for part in parts))
         causal = all(part.causal for part in parts)

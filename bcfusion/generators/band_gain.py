@@ -95,6 +95,8 @@ class BandGain(SpectralNetwork):
         frequency_norm: ``learnable``: the normalised log energies are scaled and shifted band by band, from the
             training set's statistics on, and so are the outputs of the last layer, before gains are bounded, from 1 and
             0 on; see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None: neither.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops, of the causal network only; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
         outputs: size of each output of the last layer, by name.
@@ -142,6 +144,7 @@ class BandGain(SpectralNetwork):
         init_output_scale: float = 0.01,
         skip_channel: int = -1,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
@@ -159,21 +162,31 @@ class BandGain(SpectralNetwork):
         causal = not bidirectional and normalisation != "utterance"
         ahead = 0 if causal else None
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            causal,
+            ahead,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         self.max_gain, self.excitation = max_gain, excitation
         self.only_masks = excitation == "none"
         self.feature_bands = Bands(sample_rate, n_fft, win_length, window, n_feature_bands, bands)
         self.bands = Bands(sample_rate, n_fft, win_length, window, n_bands, bands)
         frame_rate, statistics = sample_rate / hop_length, (floor_db, activity_db, memory, normalise_deviation)
-        self.levels = LogLevels(normalisation, frame_rate, n_feature_bands, in_channels, *statistics)
+        self.levels = LogLevels(normalisation, frame_rate, n_feature_bands, self.signals, *statistics)
         if excitation == "noise":
             self.noise = NoiseSpectrum(n_fft, hop_length, win_length, window)
         elif excitation == "folding":
             self.folded = FoldedSpectrum(sample_rate, n_fft, hop_length, cutoff_frequency, self.bands)
 
         self.input_dropout, self.dropout = nn.Dropout(input_dropout), nn.Dropout(dropout)
-        sizes = [in_channels * n_feature_bands, *conv_channels]
+        sizes = [self.signals * n_feature_bands, *conv_channels]
         self.convolutions = nn.ModuleList(
             Conv1d(before, after, conv_kernel_size, causal=causal) for before, after in pairwise(sizes)
         )
@@ -194,7 +207,7 @@ class BandGain(SpectralNetwork):
         }
         self.outputs = {name: size for name, size in sizes_by_name.items() if size}
         self.head = nn.Linear(self.recurrent.output_size, sum(self.outputs.values()))
-        self.frequency_in = self.frequency_affine(in_channels, n_feature_bands, least=LEAST_OF_LOGARITHMS)
+        self.frequency_in = self.frequency_affine(self.signals, n_feature_bands, least=LEAST_OF_LOGARITHMS)
         self.frequency_out = self.frequency_affine(1, self.head.out_features, kind="identity")
         self._start(init_output_scale)
 
@@ -215,12 +228,12 @@ class BandGain(SpectralNetwork):
         return {"frequency_in": self.levels(self.feature_bands.energies(*sensors))[0]}
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """Map ``(B, in_channels, F, N)`` to the estimate's parts ``(B, F, N)`` and its log band energies."""
+        """Map ``(B, signals, F, N)`` to the estimate's parts ``(B, F, N)`` and its log band energies."""
         energies = self.feature_bands.energies(real, imag)
         features, floor = self.levels(energies)
         features = self.frequency_in(features).flatten(1, 2)
         output = {name: y.to(real.dtype) for name, y in self._outputs(features, energies).items()}
-        sensor, floor = self._fused(real, imag, floor, output)
+        sensor, floor = self._fused(self.in_time(real), self.in_time(imag), self.in_time(floor), output)
         estimate = sensor
         if "gain" in output:
             gain = self._factor(output["gain"])
@@ -256,7 +269,7 @@ class BandGain(SpectralNetwork):
         return real, imag
 
     def _outputs(self, features: Tensor, energies: Tensor) -> dict[str, Tensor]:
-        """Return the outputs ``(B, size, N)`` of the last layer, from features ``(B, in_channels K, N)``."""
+        """Return the outputs ``(B, size, N)`` of the last layer, from features ``(B, signals K, N)``."""
         x = self.input_dropout(features)
         own, frames = None, None
         if not self.causal:  # frames after an item's last one must not reach it through the backward direction

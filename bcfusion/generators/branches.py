@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.delay import Delay
-from bcfusion.nn.inner import Build, Inner
+from bcfusion.nn.inner import Build, Inner, looking_ahead
 
 
 class Branches(nn.Module):
@@ -19,6 +19,7 @@ class Branches(nn.Module):
         last: builds the generator of the last sensor; None: ``build``.
         sensors: S.
         sample_rate: required of all of them, in Hz.
+        lookahead_ms: additional look-ahead of all of them; 0: that of their own argument.
 
     Attributes:
         hop: samples, the least common multiple of theirs.
@@ -27,13 +28,15 @@ class Branches(nn.Module):
         delay: the longest; None if one depends on the whole file.
 
     Raises:
-        ConfigError: generators of another sample rate.
+        ConfigError: generators of another sample rate, or that take no additional look-ahead.
     """
 
-    def __init__(self, build: Build, last: Build | None, sensors: int, sample_rate: int) -> None:
+    def __init__(
+        self, build: Build, last: Build | None, sensors: int, sample_rate: int, lookahead_ms: float = 0.0
+    ) -> None:
         super().__init__()
         builds = [build] * (sensors - 1) + [last or build]
-        parts = [Inner(make(in_channels=1), sample_rate) for make in builds]
+        parts = [Inner(looking_ahead(make, lookahead_ms)(in_channels=1), sample_rate) for make in builds]
         self.parts = nn.ModuleList(parts)
         self.hop = math.lcm(*(part.hop for part in parts))
         self.causal = all(part.causal for part in parts)

@@ -276,9 +276,11 @@ class BSRNN(SpectralNetwork):
             output, with the loudness restored, before the head uses it. They start from the training set, see
             :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that of a mask, which is shifted too, at 1 and 0. None:
             neither.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops, of the causal network only; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
-        delay: ``win_length - 1`` samples if causal, otherwise None.
+        delay: ``win_length - 1`` samples and additional look-ahead if causal, otherwise None.
         band_bins: number of bins per band.
         provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, if the head is one.
 
@@ -306,6 +308,7 @@ class BSRNN(SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
@@ -316,21 +319,31 @@ class BSRNN(SpectralNetwork):
         )
         ahead = 0 if causal else None
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            causal,
+            ahead,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         widths = speech_band_widths(sample_rate) if band_widths is None else band_widths
         self.band_bins = bins_of_bands(widths, sample_rate, n_fft)
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
         self.only_masks = self.head.masks
-        self.split = BandSplit(self.band_bins, 2 * in_channels, channels, causal)
+        self.split = BandSplit(self.band_bins, 2 * self.signals, channels, causal)
         self.blocks = nn.Sequential(
             *(BandTimeBlock(channels, len(self.band_bins), rnn_channels, causal) for _ in range(layers))
         )
         self.output = BandMlp(
             self.band_bins, channels, mlp_channels, causal, scale=init_output_scale, start=float(self.head.masks)
         )
-        self.frequency_in = self.frequency_affine(in_channels, self.stft.bins, parts=2)
+        self.frequency_in = self.frequency_affine(self.signals, self.stft.bins, parts=2)
         self.frequency_out = self.frequency_affine(1, self.stft.bins, parts=2, kind=self.head.output_kind)
 
     def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
@@ -342,7 +355,7 @@ class BSRNN(SpectralNetwork):
         sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         if not self.head.masks:
             over = (1, 2) if self.causal else (1, 2, 3)
-            y = y * (x.square().mean(over, keepdim=True) + LEVEL_FLOOR).sqrt()
+            y = y * (self.parts_in_time(x).square().mean(over, keepdim=True) + LEVEL_FLOOR).sqrt()
         y = self.frequency_out(y)
         output = y[:, 0], y[:, 1]
         return self.head(sensor, output), self.head.provided(output)

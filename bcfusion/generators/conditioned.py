@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
-from bcfusion.nn.inner import Build, Inner
+from bcfusion.nn.inner import Build, Inner, looking_ahead
 from bcfusion.nn.mel import LogMel
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.pitch import Pitch
@@ -43,6 +43,7 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         frequency_norm: ``learnable``: the log mel spectrogram is scaled and shifted band by band, from the training
             set's statistics on, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`; the generator has an option of
             its own. None: all bands alike.
+        lookahead_ms: additional look-ahead of the generator, in ms; 0: that of its own argument.
 
     Raises:
         ConfigError: no features at all, sensors that do not exist, or sizes that do not fit.
@@ -63,6 +64,7 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         level: float = 0.01,
         skip_channel: int = -1,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
@@ -73,7 +75,8 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
             above(0, level=level),
             (bands or frequency_norm is None, "frequency_norm scales the bands of the conditions: bands=0 has none"),
         )
-        built = network(in_channels=in_channels + channels, skip_channel=skip_channel % in_channels)
+        build = looking_ahead(network, lookahead_ms)
+        built = build(in_channels=in_channels + channels, skip_channel=skip_channel % in_channels)
         inner = Inner(built, sample_rate)
         hop = math.lcm(hop_length, inner.hop)
         # a condition is known at the end of its frame, so that a network that looks ahead looks as much further

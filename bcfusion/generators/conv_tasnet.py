@@ -165,11 +165,13 @@ class ConvTasNet(WaveformNetwork):
         causal: no look-ahead past the segment; the network streams.
         skip_channel: the sensor whose encoding is masked or added to; -1 is the last (the air microphone, in fusion).
         speech_level: root mean square of the speech that the initial weights are scaled for (0.07: -23 dBFS).
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops, of the causal network only; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
         hop: samples; half of ``filter_length``.
-        delay: algorithmic latency in samples: ``filter_length - 1`` if causal; otherwise plus the reach of the
-            convolutions; None with gLN.
+        delay: algorithmic latency in samples: ``filter_length - 1`` and additional look-ahead if causal; otherwise plus
+            the reach of the convolutions; None with gLN.
 
     Raises:
         ConfigError: sizes or names that do not fit, gLN or ``edge_segments=False`` with ``causal=True``.
@@ -197,6 +199,7 @@ class ConvTasNet(WaveformNetwork):
         causal: bool = False,
         skip_channel: int = -1,
         speech_level: float = 0.07,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
@@ -211,15 +214,21 @@ class ConvTasNet(WaveformNetwork):
         hop = filter_length // 2
         # a segment ends with its frame, and its output starts there: late by the overlap
         super().__init__(
-            sample_rate, in_channels, hop, causal, lookahead=filter_length - hop, skip_channel=skip_channel
+            sample_rate,
+            in_channels,
+            hop,
+            causal,
+            lookahead=filter_length - hop,
+            skip_channel=skip_channel,
+            lookahead_ms=lookahead_ms,
         )
         make_norm = _NORMS[norm]
-        features = in_channels * filters
+        features = self.signals * filters
         self.filters, self.skip_path, self.edge_segments = filters, skip_path, edge_segments
         self.activate = torch.relu if encoder_activation == "relu" else nn.Identity()
         self.head = EncodingHead(head, mask_activation, speech_level * min(1.0, filter_length / filters) ** 0.5)
         # causal even in a network that is not: looking ahead of a segment is left to the separator
-        self.encoder = Conv1d(in_channels, features, filter_length, hop, groups=in_channels, bias=False, causal=True)
+        self.encoder = Conv1d(self.signals, features, filter_length, hop, groups=self.signals, bias=False, causal=True)
         self.bottleneck = nn.Sequential(
             make_norm(features, causal), PointwiseConv1d(features, bottleneck_channels, causal)
         )
@@ -241,16 +250,16 @@ class ConvTasNet(WaveformNetwork):
 
     def body(self, inputs: Tensor) -> Tensor:
         """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by half a segment."""
-        encoding = self.activate(self.encoder(inputs))  # (B, in_channels N, F)
+        encoding = self.activate(self.encoder(inputs))  # (B, signals N, F)
         outside = 0 if self.edge_segments or encoding.shape[-1] < 3 else 1  # segments at either end
         encoding = encoding[..., outside : encoding.shape[-1] - outside]
-        sensor = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
+        sensor = encoding.unflatten(1, (self.signals, self.filters))[:, self.skip_channel]
         restored = self.head(sensor, self.separate(encoding))
         estimate: Tensor = self.decoder(F.pad(restored, (outside, outside)))
         return estimate
 
     def separate(self, encoding: Tensor) -> Tensor:
-        """Apply the temporal convolutional network: ``(B, in_channels N, F)`` to ``(B, maps N, F)``."""
+        """Apply the temporal convolutional network: ``(B, signals N, F)`` to ``(B, maps N, F)``."""
         x: Tensor = self.bottleneck(encoding)
         if not self.skip_path:
             for block in self.blocks:
@@ -264,7 +273,7 @@ class ConvTasNet(WaveformNetwork):
 
     def _initialise(self) -> None:
         """Give encoders orthonormal columns; the decoder inverts that of the head's sensor, its overlap and mask."""
-        by_sensor = self.encoder.weight.detach().unflatten(0, (self.in_channels, self.filters)).clone()
+        by_sensor = self.encoder.weight.detach().unflatten(0, (self.signals, self.filters)).clone()
         for weight in by_sensor:
             nn.init.orthogonal_(weight[:, 0])
         set_weight(self.encoder, by_sensor.flatten(0, 1))

@@ -151,10 +151,12 @@ class DCCRN(SpectralNetwork):
         frequency_norm: ``learnable``: the network's input and its output, before the head uses it, are scaled bin by
             bin. They start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that of a
             mask, which is shifted too, at 1 and 0. None: neither. Not with ``inner_frames``.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops, of the causal network only; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
-        delay: algorithmic latency in samples, ``win_length - 1`` if causal, otherwise one hop more per frame that the
-            decoder looks ahead.
+        delay: algorithmic latency in samples, ``win_length - 1`` and additional look-ahead if causal, otherwise one
+            hop more per frame that the decoder looks ahead.
         provides: ``mask`` if the head is one.
 
     Raises:
@@ -186,6 +188,7 @@ class DCCRN(SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         step = 2 ** (len(channels) + 1)
         require(
@@ -209,7 +212,17 @@ class DCCRN(SpectralNetwork):
         )
         ahead = 0 if causal else len(channels) * (kernel_size[1] - 1)
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, ahead, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            causal,
+            ahead,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         self.inner_frames, self.context = inner_frames, kernel_size[1] - 1
         if inner_frames:
@@ -220,7 +233,7 @@ class DCCRN(SpectralNetwork):
         self.provides = ("mask",) if self.head.masks else ()
         self.only_masks = self.head.masks
 
-        widths = [2 * in_channels, *channels]
+        widths = [2 * self.signals, *channels]
         bins = [n_fft // 2 >> level for level in range(len(widths))]
         self.encoder = nn.ModuleList(
             EncoderBlock(widths[level], widths[level + 1], kernel_size, bins[level], act)
@@ -237,7 +250,7 @@ class DCCRN(SpectralNetwork):
             DecoderBlock(2 * outputs[level], outputs[level - 1], kernel_size, bins[level], causal, level == 1, act)
             for level in range(len(channels), 0, -1)
         )
-        self.frequency_in = self.frequency_affine(in_channels, bins[0], parts=2)
+        self.frequency_in = self.frequency_affine(self.signals, bins[0], parts=2)
         self.frequency_out = self.frequency_affine(1, bins[0], parts=2, kind=self.head.output_kind)
         self._initialise(init_output_scale)
 
@@ -246,7 +259,7 @@ class DCCRN(SpectralNetwork):
         return {name: values[:, :, 1:] for name, values in whole.items()}  # without bin 0
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """Map the parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate, ``(B, F, N)``."""
+        """Map the parts ``(B, signals, F, N)`` of the signals' spectra to those of the estimate, ``(B, F, N)``."""
         h = self.frequency_in(torch.cat([real, imag], dim=1)[:, :, 1:])
         h = self.frequency_out(self._network(h))  # (B, 2, F - 1, N)
         output = F.pad(h, (0, 0, 1, 0))  # (B, 2, F, N), with bin 0
@@ -290,7 +303,7 @@ class DCCRN(SpectralNetwork):
             return F.fold(weighted, (1, length), (1, len(window)), stride=(1, stft.hop_length))[:, :, 0]
 
     def _network(self, h: Tensor) -> Tensor:
-        """Map ``(B, 2 in_channels, F - 1, N)`` to ``(B, 2, F - 1, N)``."""
+        """Map ``(B, 2 signals, F - 1, N)`` to ``(B, 2, F - 1, N)``."""
         outside = self.context if self.inner_frames else 0  # frames that a kernel reaches before the file
         skips = []
         for encode in self.encoder:

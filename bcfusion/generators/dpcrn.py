@@ -73,7 +73,7 @@ class DPCRN(SpectralNetwork):
 
     iLN removes the loudness of a frame. A mask does not need it; ``mapping`` and ``additive`` outputs are therefore
     multiplied by the deviation that iLN divided the frame by, over all sensors, so that a dead one does not silence the
-    others.
+    others; with additional look-ahead by that of the output's own frame.
 
     Batch norm is over all frames in training. At inference it is, like instance norm with tracked statistics, a fixed
     gain and shift: in training mode neither is causal.
@@ -101,9 +101,11 @@ class DPCRN(SpectralNetwork):
             loudness restored, before the head uses it. They start from the training set, see
             :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that of a mask, which is shifted too, at 1 and 0. None:
             neither.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
-        delay: ``win_length - 1`` samples.
+        delay: ``win_length - 1`` samples, and additional look-ahead.
         provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, if the head is one.
 
     Raises:
@@ -130,6 +132,7 @@ class DPCRN(SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         bins = _bins_of_levels(n_fft // 2 + 1, channels, freq_kernels, freq_strides)
         require(
@@ -139,13 +142,23 @@ class DPCRN(SpectralNetwork):
             one_of(_NORMS, norm=norm),
         )
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            True,
+            0,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
         self.only_masks = self.head.masks
-        self.input_norm = InstantLayerNorm(2 * in_channels, bins[0])
-        widths = [2 * in_channels, *channels]
+        self.input_norm = InstantLayerNorm(2 * self.signals, bins[0])
+        widths = [2 * self.signals, *channels]
         encoder, decoder = [], []
         for level, (kernel, stride) in enumerate(zip(freq_kernels, freq_strides, strict=True)):
             size, padding = (kernel, time_kernel), _padding(bins[level], kernel, stride)
@@ -165,7 +178,7 @@ class DPCRN(SpectralNetwork):
             last.weight.mul_(init_output_scale)
             last.bias.zero_()
             last.bias[0] = float(self.head.masks)
-        self.frequency_in = self.frequency_affine(in_channels, bins[0], parts=2)
+        self.frequency_in = self.frequency_affine(self.signals, bins[0], parts=2)
         self.frequency_out = self.frequency_affine(1, bins[0], parts=2, kind=self.head.output_kind)
 
     def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
@@ -183,7 +196,8 @@ class DPCRN(SpectralNetwork):
             h = decode(torch.cat([h, skips.pop()], dim=1))
         sensor = real[:, self.skip_channel], imag[:, self.skip_channel]
         if not self.head.masks:
-            h = h * (x.var((1, 2), unbiased=False, keepdim=True) + self.input_norm.eps).sqrt()  # of each frame
+            variance = self.parts_in_time(x).var((1, 2), unbiased=False, keepdim=True)  # of each frame
+            h = h * (variance + self.input_norm.eps).sqrt()
         h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head(sensor, output), self.head.provided(output)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.nn.conv import Conv1d, ConvTranspose1d, Norm, channels_last
-from bcfusion.nn.network import WaveformNetwork, future_reach
+from bcfusion.nn.network import WaveformNetwork, future_reach, signals_of
 from bcfusion.nn.padding import PaddingMode
 from bcfusion.nn.pqmf import PQMF
 from bcfusion.nn.revision import Revised
@@ -136,6 +136,8 @@ class EBEN(Revised, WaveformNetwork):
         weight_norm: weight normalisation of all convolutions but the first and last (Salimans & Kingma 2016).
         skip_channel: the sensor that the output starts from; -1 is the last (the air microphone, in fusion).
         provide_bands: also return ``bands``, for discriminators that judge them as published.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops, of the causal network only; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
         provides: ``bands (B, bands, frames)`` that the filter bank joins to the estimate, if ``provide_bands``.
@@ -170,14 +172,18 @@ class EBEN(Revised, WaveformNetwork):
         weight_norm: bool = True,
         skip_channel: int = -1,
         provide_bands: bool = False,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(self, within(1, bands, input_bands=input_bands), at_least(1, strides=strides))
-        pqmf = PQMF(bands, taps, beta, cutoff, causal, in_channels, filter_gain)
+        pqmf = PQMF(bands, taps, beta, cutoff, causal, signals_of(in_channels, lookahead_ms), filter_gain)
         # a bank that is not causal needs frames outside the file at both ends. The body delays by `head` before the
         # bank, so that its first frame ends with the first sample, and by `tail` after it, which completes the output
         self.head, self.tail = (0, 0) if causal else (taps - 1 - pqmf.left, pqmf.left)
         lookahead = pqmf.lookahead + self.head + self.tail
-        super().__init__(sample_rate, in_channels, bands * prod(strides), causal, lookahead, skip_channel=skip_channel)
+        hop = bands * prod(strides)
+        super().__init__(
+            sample_rate, in_channels, hop, causal, lookahead, skip_channel=skip_channel, lookahead_ms=lookahead_ms
+        )
         self.input_bands = input_bands
         self.provides = ("bands",) if provide_bands else ()
         norm: Norm | None = "weight_norm" if weight_norm else None
@@ -187,7 +193,7 @@ class EBEN(Revised, WaveformNetwork):
         widths = [channels * 2**level for level in range(len(strides) + 1)]
         blocks = list(zip(widths, strides, strict=False))
         shared = (tuple(dilations), act, causal, norm)
-        self.first = _convolution(in_channels * input_bands, channels, 3, causal, None)
+        self.first = _convolution(self.signals * input_bands, channels, 3, causal, None)
         self.encoder = nn.ModuleList(EncoderBlock(width, stride, *shared) for width, stride in blocks)
         self.reduce = _convolution(widths[-1], latent_channels, 7, causal, norm)
         self.expand = _convolution(latent_channels, widths[-1], 7, causal, norm)
@@ -198,7 +204,7 @@ class EBEN(Revised, WaveformNetwork):
             self.delay = bands * future_reach(prod(strides), self) + taps - 1
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Map ``(B, in_channels, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
+        """Map ``(B, signals, T)``, T a multiple of ``hop``, to ``(B, 1, T)``, late by ``lookahead``."""
         kept = self.pqmf.analysis(F.pad(inputs, (self.head, -self.head)), slice(self.input_bands))
         bands = torch.tanh(self.restored_bands(kept))
         estimate = F.pad(self.pqmf.synthesis(bands), (self.tail, -self.tail))
@@ -209,14 +215,19 @@ class EBEN(Revised, WaveformNetwork):
 
         They are complete at both ends, and like those of an estimate they go on to whole frames of the network.
         """
-        padded = F.pad(self.padded(waveform), (self.head, -self.head)).expand(-1, self.in_channels, -1)
-        return {"bands": self.pqmf.analysis(padded)[:, : self.pqmf.bands]}
+        padded = F.pad(self.padded(waveform), (self.head, -self.head)).expand(-1, self.signals, -1)
+        bands = self.pqmf.analysis(padded)[:, : self.pqmf.bands]
+        return {"bands": bands[..., : bands.shape[-1] - self.future // self.pqmf.bands]}
+
+    def trim(self, name: str, value: Tensor, length: int) -> Tensor:
+        """Trim a waveform, or drop the frames of the bands that additional look-ahead puts before the file."""
+        return super().trim(name, value, length) if name == "estimate" else value[..., self.future // self.pqmf.bands :]
 
     def restored_bands(self, kept: Tensor) -> Tensor:
-        """Map the kept bands ``(B, in_channels * input_bands, frames)`` to all bands of the output, not yet bounded.
+        """Map the kept bands ``(B, signals * input_bands, frames)`` to all bands of the output, not yet bounded.
 
         Args:
-            kept: the lowest bands of each sensor, the first sensor's first; ``hop / bands`` frames or a multiple of it.
+            kept: the lowest bands of each signal, the first one's first; ``hop / bands`` frames or a multiple of it.
 
         Returns:
             ``(B, bands, frames)``.
@@ -231,5 +242,5 @@ class EBEN(Revised, WaveformNetwork):
         for decode in self.decoder:
             h = decode(h + skips.pop())
         h = self.last(h)  # (B, bands, frames)
-        lowest = h[:, : self.input_bands] + kept.unflatten(1, (self.in_channels, -1))[:, self.skip_channel]
+        lowest = h[:, : self.input_bands] + kept.unflatten(1, (self.signals, -1))[:, self.skip_channel]
         return torch.cat([lowest, h[:, self.input_bands :]], dim=1)

@@ -176,9 +176,11 @@ class GTCRN(SpectralNetwork):
         frequency_norm: ``learnable``: the spectra of all channels and the output, before the head uses it, are scaled
             bin by bin; both start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that
             of a mask, which is shifted too, at 1 and 0. None: neither.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
-        delay: ``win_length - 1`` samples.
+        delay: ``win_length - 1`` samples, and additional look-ahead.
         provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, if the head is one.
 
     Raises:
@@ -205,9 +207,20 @@ class GTCRN(SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            True,
+            0,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         self.head = SpectralHead(head)
         widest = self.stft.bins if bands is None else low_bins + bands
@@ -227,7 +240,7 @@ class GTCRN(SpectralNetwork):
             self.register_buffer("bands_to_bins", weights, persistent=False)
         middle, narrow = (widest + 1) // 2, (widest + 3) // 4
         self.features = SubbandFeatures()
-        first = Conv2d(9 * in_channels, channels, (5, 1), widest, (2, 1), padding=(2, 2), causal=True)
+        first = Conv2d(9 * self.signals, channels, (5, 1), widest, (2, 1), padding=(2, 2), causal=True)
         second = Conv2d(channels, channels, (5, 1), middle, (2, 1), padding=(2, 2), groups=2, causal=True)
         self.encoder = nn.ModuleList(
             [
@@ -251,7 +264,7 @@ class GTCRN(SpectralNetwork):
             ]
         )
 
-        self.frequency_in = self.frequency_affine(in_channels, self.stft.bins, parts=2)
+        self.frequency_in = self.frequency_affine(self.signals, self.stft.bins, parts=2)
         self.frequency_out = self.frequency_affine(1, self.stft.bins, parts=2, kind=self.head.output_kind)
 
     def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:

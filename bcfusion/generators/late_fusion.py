@@ -32,6 +32,7 @@ class LateFusion(WaveformNetwork):
         layers: number of these, at least 2.
         kernel_size: in samples.
         speech_level: root mean square of speech that the initial weights of the joining convolutions are scaled for.
+        lookahead_ms: additional look-ahead of the branches, in ms; 0: that of their own argument.
 
     Raises:
         ConfigError: sizes that do not fit, or a branch of another sample rate.
@@ -47,9 +48,10 @@ class LateFusion(WaveformNetwork):
         layers: int = 3,
         kernel_size: int = 31,
         speech_level: float = 0.07,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(self, at_least(2, layers=layers), above(0, speech_level=speech_level))
-        branches = Branches(branch, air_branch, in_channels, sample_rate)
+        branches = Branches(branch, air_branch, in_channels, sample_rate, lookahead_ms)
         causal = branches.causal
         delay = branches.delay
         if delay is not None and not causal:

@@ -86,6 +86,8 @@ class SEANet(WaveformNetwork):
             torch's own initial weights the bottleneck is at 0.003, where ELU is practically linear.
         init_output_scale: further factor on the initial weight of the last convolution; at 0.3 the untrained network's
             correction is somewhat below the speech.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops, of the causal network only; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
         hop: samples; a streaming chunk is a multiple of it.
@@ -110,11 +112,14 @@ class SEANet(WaveformNetwork):
         skip_channel: int = -1,
         speech_level: float = 0.07,
         init_output_scale: float = 0.3,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self, at_least(1, strides=strides), above(0, init_output_scale=init_output_scale, speech_level=speech_level)
         )
-        super().__init__(sample_rate, in_channels, prod(strides), causal, skip_channel=skip_channel)
+        super().__init__(
+            sample_rate, in_channels, prod(strides), causal, skip_channel=skip_channel, lookahead_ms=lookahead_ms
+        )
         norm: Norm | None = "weight_norm" if weight_norm else None
 
         def conv(inputs: int, outputs: int) -> Conv1d:
@@ -123,7 +128,7 @@ class SEANet(WaveformNetwork):
         widths = [channels * 2**level for level in range(len(strides) + 1)]
         blocks = list(zip(widths, strides, strict=False))
         shared = (residual_kernel_size, tuple(dilations), causal, norm)
-        self.first = conv(in_channels, widths[0])
+        self.first = conv(self.signals, widths[0])
         self.encoder = nn.ModuleList(EncoderBlock(width, stride, *shared) for width, stride in blocks)
         self.reduce = conv(widths[-1], bottleneck_channels)
         self.expand = conv(bottleneck_channels, widths[-1])

@@ -70,10 +70,13 @@ class TasNet(WaveformNetwork):
         mask_activation: of ``head="mask"``; the paper's is ``softmax``, here over speech and the rest.
         causal: LSTMs run forward only, and the network streams; otherwise both ways, and it depends on the whole file.
         skip_channel: the sensor whose encoding is masked or added to; -1 is the last (the air microphone, in fusion).
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops, of the causal network only; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
         hop: samples from one segment to the next.
-        delay: algorithmic latency in samples: ``filter_length - 1`` if causal, otherwise None.
+        delay: algorithmic latency in samples: ``filter_length - 1`` and additional look-ahead if causal, otherwise
+            None.
 
     Raises:
         ConfigError: sizes or names that do not fit.
@@ -94,6 +97,7 @@ class TasNet(WaveformNetwork):
         mask_activation: MaskActivation = "softmax",
         causal: bool = False,
         skip_channel: int = -1,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
@@ -102,9 +106,15 @@ class TasNet(WaveformNetwork):
         )
         hop = filter_length // 2 if overlap else filter_length
         super().__init__(
-            sample_rate, in_channels, hop, causal, lookahead=filter_length - hop, skip_channel=skip_channel
+            sample_rate,
+            in_channels,
+            hop,
+            causal,
+            lookahead=filter_length - hop,
+            skip_channel=skip_channel,
+            lookahead_ms=lookahead_ms,
         )
-        features = in_channels * filters
+        features = self.signals * filters
         self.filters = filters
         # half of the filters are positive at a time, and the gate is half open
         level = 0.5 * (0.5 * min(2 / filters, 1 / filter_length)) ** 0.5
@@ -112,7 +122,7 @@ class TasNet(WaveformNetwork):
         self.segment_norm = SegmentNorm(hop, overlap)
 
         def encoder() -> Conv1d:
-            return Conv1d(in_channels, features, filter_length, hop, groups=in_channels, bias=False, causal=True)
+            return Conv1d(self.signals, features, filter_length, hop, groups=self.signals, bias=False, causal=True)
 
         self.basis, self.gate = encoder(), encoder()
         self.norm = FrameLayerNorm(features)
@@ -130,12 +140,12 @@ class TasNet(WaveformNetwork):
         size = self.segment_norm(inputs)  # (B, 1, F)
         # without biases, dividing the coefficients divides the segments
         encoding = torch.relu(self.basis(inputs) / size) * torch.sigmoid(self.gate(inputs) / size)
-        sensor = encoding.unflatten(1, (self.in_channels, self.filters))[:, self.skip_channel]
+        sensor = encoding.unflatten(1, (self.signals, self.filters))[:, self.skip_channel]
         estimate: Tensor = self.decoder(size * self.head(sensor, self.separate(encoding)))
         return estimate
 
     def separate(self, encoding: Tensor) -> Tensor:
-        """Apply the recurrent network: ``(B, in_channels N, F)`` to ``(B, maps N, F)``."""
+        """Apply the recurrent network: ``(B, signals N, F)`` to ``(B, maps N, F)``."""
         x = self.norm(encoding).transpose(1, 2)
         for index, lstm in enumerate(self.lstms):
             x = x + lstm(x) if index else lstm(x)
@@ -144,7 +154,7 @@ class TasNet(WaveformNetwork):
 
     def _initialise(self) -> None:
         """Give filters in pairs of opposite sign, one of which is active; the decoder inverts them, gate and mask."""
-        by_sensor = self.basis.weight.detach().unflatten(0, (self.in_channels, self.filters)).clone()
+        by_sensor = self.basis.weight.detach().unflatten(0, (self.signals, self.filters)).clone()
         half = -(-self.filters // 2)
         for weight in by_sensor:
             positive = nn.init.orthogonal_(weight.new_empty(half, weight.shape[-1]))

@@ -98,6 +98,8 @@ class TwoBranch(SpectralNetwork):
             it, are scaled bin by bin, from the training set's statistics on; the confidence, before the sigmoid, and a
             mask are scaled and shifted from 1 and 0 on. See :class:`bcfusion.nn.frequency_norm.FrequencyAffine`. None:
             none of these.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
         provides: ``mask``, the confidence ``(B, F, N)``.
@@ -125,6 +127,7 @@ class TwoBranch(SpectralNetwork):
         init_output_scale: float = 0.1,
         skip_channel: int = -1,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
@@ -137,14 +140,28 @@ class TwoBranch(SpectralNetwork):
             above(0, init_output_scale=init_output_scale),
         )
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            True,
+            0,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         kernel = (kernel_size[0], kernel_size[1])
         self.compression = compression
-        self.air = skip_channel % in_channels
-        self.body_sensors = [sensor for sensor in range(in_channels) if sensor != self.air] or [self.air]
-        self.air_encoder = Encoder(2, self.stft.bins, channels, kernel)
-        self.body_encoder = Encoder(2 * len(self.body_sensors), self.stft.bins, channels, kernel)
+        air = skip_channel % in_channels
+        body = [sensor for sensor in range(in_channels) if sensor != air] or [air]
+        copies = range(0, self.signals, in_channels)  # with additional look-ahead the last ones are in time
+        self.air_signals = [copy + air for copy in copies]
+        self.body_signals = [copy + sensor for copy in copies for sensor in body]
+        self.air, self.first_body = copies[-1] + air, copies[-1] + body[0]
+        self.air_encoder = Encoder(2 * len(self.air_signals), self.stft.bins, channels, kernel)
+        self.body_encoder = Encoder(2 * len(self.body_signals), self.stft.bins, channels, kernel)
         width = channels[-1] * self.air_encoder.out_bins
         self.recurrence = GRU(2 * width, hidden_size, num_layers)
         self.from_recurrence = nn.Linear(hidden_size, 2 * width)
@@ -158,24 +175,24 @@ class TwoBranch(SpectralNetwork):
             last.weight.mul_(init_output_scale)
             last.bias.zero_()
         bins = self.stft.bins
-        self.air_frequency_in = self.frequency_affine(1, bins, parts=2)
-        self.body_frequency_in = self.frequency_affine(len(self.body_sensors), bins, parts=2)
+        self.air_frequency_in = self.frequency_affine(len(self.air_signals), bins, parts=2)
+        self.body_frequency_in = self.frequency_affine(len(self.body_signals), bins, parts=2)
         self.confidence_frequency_out = self.frequency_affine(1, bins, kind="identity")
         self.frequency_out = self.frequency_affine(1, bins, parts=2, kind=self.head.output_kind)
 
     def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
         real, imag = sensors
-        first = self.body_sensors[0]
+        first = self.first_body
         return {
-            "air_frequency_in": self._compressed(real[:, [self.air]], imag[:, [self.air]]),
-            "body_frequency_in": self._compressed(real[:, self.body_sensors], imag[:, self.body_sensors]),
+            "air_frequency_in": self._compressed(real[:, self.air_signals], imag[:, self.air_signals]),
+            "body_frequency_in": self._compressed(real[:, self.body_signals], imag[:, self.body_signals]),
             "frequency_out": torch.stack(self.head.wanted((real[:, first], imag[:, first]), target), dim=1),
         }
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         air = (real[:, self.air], imag[:, self.air])
-        air_spectrum = self._compressed(real[:, [self.air]], imag[:, [self.air]])
-        body_spectra = self._compressed(real[:, self.body_sensors], imag[:, self.body_sensors])
+        air_spectrum = self._compressed(real[:, self.air_signals], imag[:, self.air_signals])
+        body_spectra = self._compressed(real[:, self.body_signals], imag[:, self.body_signals])
         air_levels = self.air_encoder(self.air_frequency_in(air_spectrum))
         body_levels = self.body_encoder(self.body_frequency_in(body_spectra))
         deepest = torch.cat([air_levels[-1], body_levels[-1]], dim=1)  # (B, 2 width, F', N)
@@ -183,7 +200,7 @@ class TwoBranch(SpectralNetwork):
         air_h, body_h = h.transpose(1, 2).unflatten(1, deepest.shape[1:3]).chunk(2, dim=1)
         mask = torch.sigmoid(self.confidence_frequency_out(self.confidence(air_h, air_levels)))[:, 0]
         output = self.frequency_out(self.mapping(body_h, body_levels))
-        first = self.body_sensors[0]
+        first = self.first_body
         mapped = self.head((real[:, first], imag[:, first]), (output[:, 0], output[:, 1]))
         estimate = mask * air[0] + (1 - mask) * mapped[0], mask * air[1] + (1 - mask) * mapped[1]
         return estimate, {"mask": mask}

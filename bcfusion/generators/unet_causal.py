@@ -54,13 +54,19 @@ class GatedBlock(nn.Module):
         return y
 
 
+def _loudness(x: Tensor) -> Tensor:
+    """Return the root mean square ``(B, 1, 1, N)`` of each frame of ``(B, C, F, N)``, all channels together."""
+    return (x.square().mean((1, 2), keepdim=True) + 1e-8).sqrt()
+
+
 class UNetCausal(TimeConditioned, SpectralNetwork):
     """Causal generator ``(B, in_channels, T) -> (B, 1, T)`` for any T, on spectra of 20 ms frames.
 
     Real and imaginary parts of all channels are divided by the loudness of their frame, which a mapping gets back in
-    the end, and widened. Each level has gated blocks and a convolution that halves the bins; at the bottom dual-path
-    recurrence runs along frequency and along time; the decoder mirrors the encoder, and each of its levels also takes
-    the output of the encoder's. Convolutions see the past and the present frame only.
+    the end (with additional look-ahead that of its own time), and widened. Each level has gated blocks and a
+    convolution that halves the bins; at the bottom dual-path recurrence runs along frequency and along time; the
+    decoder mirrors the encoder, and each of its levels also takes the output of the encoder's. Convolutions see the
+    past and the present frame only.
     The defaults have 783,162 parameters.
 
     Args:
@@ -81,9 +87,11 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         frequency_norm: ``learnable``: the spectra of all channels and the output, before the head uses it, are scaled
             bin by bin; both start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that
             of a mask, which is shifted too, at 1 and 0. None: neither.
+        lookahead_ms: additional look-ahead in ms, 0 to 200, rounded up to whole hops; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
-        delay: ``win_length - 1`` samples.
+        delay: ``win_length - 1`` samples, and additional look-ahead.
         provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, if the head is one.
 
     Raises:
@@ -109,6 +117,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         halved = 2 ** (len(channels) - 1)
         require(
@@ -127,7 +136,17 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
             ),
         )
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, True, 0, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            True,
+            0,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
@@ -140,7 +159,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
             )
 
         self.embedding = TimeEmbedding(embedding)
-        self.first = Conv2d(2 * in_channels, channels[0], (3, 1), bins[0], padding=(1, 1), causal=True)
+        self.first = Conv2d(2 * self.signals, channels[0], (3, 1), bins[0], padding=(1, 1), causal=True)
         levels = range(len(channels))
         self.encoder = nn.ModuleList(level_of(level) for level in levels)
         self.down = nn.ModuleList(
@@ -164,7 +183,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
             self.last.bias.zero_()
             self.last.bias[0] = float(self.head.masks)
 
-        self.frequency_in = self.frequency_affine(in_channels, self.stft.bins, parts=2)
+        self.frequency_in = self.frequency_affine(self.signals, self.stft.bins, parts=2)
         self.frequency_out = self.frequency_affine(1, self.stft.bins, parts=2, kind=self.head.output_kind)
 
     def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
@@ -173,7 +192,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         x = self.frequency_in(torch.cat([real, imag], dim=1))
         embedding = self.embedding(self.time(x))
-        loudness = (x.square().mean((1, 2), keepdim=True) + 1e-8).sqrt()  # of each frame, all channels together
+        loudness = _loudness(x)
         h = self.first(x / loudness)
         skips = []
         for level, blocks in enumerate(self.encoder):
@@ -189,7 +208,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
                 h = block(h, embedding)
         h = self.last(self.last_norm(h))
         if not self.head.masks:
-            h = h * loudness
+            h = h * _loudness(self.parts_in_time(x))
         h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output), self.head.provided(output)

@@ -163,7 +163,7 @@ class FrequencyNormalised(nn.Module):
 
     Attributes:
         frequency_norm: the option.
-        late: samples by which the input of a network inside another one is late.
+        late: samples by which its input is late: delayed for additional look-ahead, or inside another network.
         observed: the batch whose pass is to be measured, or None.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
@@ -16,13 +18,36 @@ from bcfusion.requirements import require
 Build = Callable[..., nn.Module]
 
 
+def takes(build: Build, argument: str) -> bool:
+    """Return whether a builder, or the class whose arguments it holds, takes an argument of this name."""
+    return argument in inspect.signature(getattr(build, "func", build)).parameters
+
+
+def looking_ahead(build: Build, lookahead_ms: float) -> Build:
+    """Return a builder whose generator has this additional look-ahead; 0 leaves the builder and its own as they are.
+
+    Args:
+        build: of a generator.
+        lookahead_ms: see :class:`bcfusion.nn.network.WaveformNetwork`.
+
+    Raises:
+        ConfigError: a generator that has no additional look-ahead.
+    """
+    if not lookahead_ms:
+        return build
+    name = getattr(getattr(build, "func", build), "__name__", "the network")
+    known = takes(build, "lookahead_ms")
+    require(name, (known, f"lookahead_ms={lookahead_ms!r} is for causal networks; this one takes none: set it to 0"))
+    return partial(build, lookahead_ms=lookahead_ms)
+
+
 class Inner(nn.Module):
     """A generator as a part of a network: ``(B, S, T) -> (B, 1, T)`` for whole hops, late by ``lookahead``.
 
     Args:
-        network: anything that fulfils :class:`bcfusion.contracts.Generator`. Of a WaveformNetwork only the body is
-            called, so that it streams inside a streaming network; any other is called as a whole, and its output is
-            aligned.
+        network: anything that fulfils :class:`bcfusion.contracts.Generator`. A WaveformNetwork is only run, not padded
+            and trimmed, so that it streams inside a streaming network; any other is called as a whole, and its output
+            is aligned.
         sample_rate: required of the network, in Hz.
         late: samples by which its input is late.
 
@@ -55,5 +80,5 @@ class Inner(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         whole = not isinstance(self.network, WaveformNetwork)
-        output = self.network(inputs) if whole else cast("WaveformNetwork", self.network).body(inputs)
+        output = self.network(inputs) if whole else cast("WaveformNetwork", self.network).run(inputs)
         return estimate_of(output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from bcfusion.contracts import Generator
 from bcfusion.errors import AudioError
+from bcfusion.nn.delay import Delay
 from bcfusion.nn.streaming import StreamingError, StreamingModule
-from bcfusion.requirements import at_least, require, within
+from bcfusion.requirements import at_least, is_number, require, within
 
+MOST_LOOKAHEAD = 200.0  #: ms of additional look-ahead; with more a conversation suffers
 LEAST_FRAME = 8e-3  #: seconds of a stream's frame that is not given: calls of shorter ones cost more than they compute
 
 
@@ -31,6 +34,13 @@ class WaveformNetwork(StreamingModule):
     A body whose layers are all causal sees nothing of the future but the rest of its frame: ``delay = lookahead + hop -
     1`` holds by construction. One that is not causal declares its own delay.
 
+    A causal network takes additional look-ahead, ``lookahead_ms``, rounded up to whole hops. Its body gets every sensor
+    twice, ``signals`` channels instead of ``in_channels``: first all sensors as they arrive, then all of them delayed
+    by ``future`` samples. Its output belongs to the delayed ones. All layers of an encoder, and with them all skip
+    connections, see the details of the output's own time beside what follows it, and the head masks, or adds to, the
+    delayed sensor: ``skip_channel`` counts from the end and is right for sensors and signals alike. A network thus only
+    builds its first layer for ``signals`` channels; without look-ahead nothing changes.
+
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
@@ -41,16 +51,20 @@ class WaveformNetwork(StreamingModule):
             whole file. Not given for a causal one.
         skip_channel: the sensor that a network starts from or falls back on; -1 is the last (the air microphone, in
             fusion).
+        lookahead_ms: additional look-ahead of a causal network in ms, 0 to 200.
 
     Attributes:
         delay: algorithmic latency in samples, or None.
+        future: samples of additional look-ahead, whole hops; part of ``lookahead``.
+        signals: channels of the body's input: ``in_channels``, or with additional look-ahead twice as many.
         provides: keys of the output other than ``estimate``.
         least_frame: seconds that a stream's frame lasts at least if its length is not given, see :func:`usual_frame`.
         position: sample of the file, a multiple of ``hop``, with which the input of a whole pass starts; see
             :func:`from_position`.
 
     Raises:
-        ConfigError: a sample rate, number of sensors or hop below one, or a ``skip_channel`` that is no sensor.
+        ConfigError: a sample rate, number of sensors or hop below one, a ``skip_channel`` that is no sensor, or
+            additional look-ahead that is out of range or of a network that is not causal.
     """
 
     provides: tuple[str, ...] = ()
@@ -66,25 +80,45 @@ class WaveformNetwork(StreamingModule):
         lookahead: int = 0,
         delay: int | None = None,
         skip_channel: int = -1,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
             at_least(1, sample_rate=sample_rate, in_channels=in_channels, hop=hop),
             within(-in_channels, in_channels - 1, skip_channel=skip_channel),
         )
+        require(self, _lookahead_rules(lookahead_ms, causal, 1000 * hop / sample_rate))
         super().__init__()
         self.sample_rate, self.in_channels, self.hop = sample_rate, in_channels, hop
         self.causal = causal
-        self.lookahead = lookahead
-        self.delay: int | None = lookahead + hop - 1 if causal else delay
+        self.future = hop * math.ceil(lookahead_ms * sample_rate / (1000 * hop) - 1e-9)
+        self.signals = signals_of(in_channels, lookahead_ms)
+        self.lookahead = lookahead + self.future
+        self.delay: int | None = self.lookahead + hop - 1 if causal else delay
         self.skip_channel = skip_channel
+        if self.future:
+            self.skip_channel = skip_channel % in_channels - in_channels
+            self.wait = Delay(self.future, (in_channels,))
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
-        """Compute ``(B, in_channels, T) -> (B, 1, T)``, T a multiple of ``hop``, late by ``lookahead``.
+        """Compute ``(B, signals, T) -> (B, 1, T)``, T a multiple of ``hop``, late by ``lookahead``.
 
         A dict holds ``estimate`` and the keys of ``provides``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no body")
+
+    def run(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
+        """Pass whole hops ``(B, in_channels, T)`` through the body: its output, late by ``lookahead``."""
+        return self.body(self.with_copies(inputs))
+
+    def with_copies(self, inputs: Tensor) -> Tensor:
+        """Return the body's input ``(B, signals, T)``: the sensors ``(B, in_channels, T)``, then their delayed copies
+        if there is additional look-ahead."""
+        return torch.cat([inputs, self.wait(inputs)], dim=1) if self.future else inputs
+
+    def in_time(self, channels: Tensor) -> Tensor:
+        """Return those of ``channels (B, signals, ...)`` that are as late as the output, ``(B, in_channels, ...)``."""
+        return channels[:, -self.in_channels :] if self.future else channels
 
     def padded(self, waveform: Tensor) -> Tensor:
         """Append zeros to a file ``(B, channels, T)``, by the look-ahead and to whole frames."""
@@ -119,10 +153,10 @@ class WaveformNetwork(StreamingModule):
                 return self._nothing(inputs)
             if length % self.hop:
                 raise StreamingError(f"a chunk of {length} samples is not a multiple of the hop, {self.hop} samples")
-            return self.body(inputs)
+            return self.run(inputs)
         if not length:
             raise AudioError(f"{name} takes at least one sample, not {tuple(inputs.shape)}")
-        output = self.body(self.padded(inputs))
+        output = self.run(self.padded(inputs))
         if isinstance(output, Tensor):
             return self.trim("estimate", output, length)
         return {key: self.trim(key, value, length) for key, value in output.items()}
@@ -131,11 +165,25 @@ class WaveformNetwork(StreamingModule):
         """Return the output of a stream for a chunk of no samples: what a silent hop gives, without its frames."""
         before = self.get_state()
         with torch.no_grad():
-            output = self.body(inputs.new_zeros(*inputs.shape[:2], self.hop))
+            output = self.run(inputs.new_zeros(*inputs.shape[:2], self.hop))
         self.set_state(before)
         if isinstance(output, Tensor):
             return output[..., :0]
         return {key: value[:, :, :0] for key, value in output.items()}  # frames, of masks too, are the third dimension
+
+
+def _lookahead_rules(lookahead_ms: float, causal: bool, hop_ms: float) -> list[str]:
+    if not is_number(lookahead_ms) or not 0 <= lookahead_ms <= MOST_LOOKAHEAD:
+        rounded = f"which is rounded up to whole hops of {hop_ms:.4g} ms"
+        return [f"lookahead_ms={lookahead_ms!r} must be from 0 to {MOST_LOOKAHEAD:g} ms, {rounded}"]
+    if lookahead_ms and not causal:
+        return [f"lookahead_ms={lookahead_ms:g} is for causal networks; this one is not: set it to 0"]
+    return []
+
+
+def signals_of(in_channels: int, lookahead_ms: float) -> int:
+    """Return the ``signals`` of a :class:`WaveformNetwork` with so many sensors and so much additional look-ahead."""
+    return 2 * in_channels if lookahead_ms else in_channels
 
 
 @contextmanager

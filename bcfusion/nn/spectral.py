@@ -148,9 +148,10 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         win_length: likewise.
         window: likewise.
         future_frames: look-ahead of a body that is not causal, for the declared delay; None: the whole file.
-        late_frames: frames by which the output of :meth:`spectrum` is late, beside its input.
         frequency_norm: ``learnable``, a trained scale and shift per frequency at the trunk's input and output, see
             :class:`bcfusion.nn.frequency_norm.FrequencyAffine`; None: none.
+        lookahead_ms: as in WaveformNetwork.
+        late_frames: frames by which the output of :meth:`spectrum` is late, beside its input.
 
     Raises:
         ConfigError: sizes that do not fit; ``win_length`` not a multiple of ``2 hop_length``; another
@@ -169,16 +170,18 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         future_frames: int | None = 0,
         skip_channel: int = -1,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
         late_frames: int = 0,
     ) -> None:
         late = win_length - hop_length + late_frames * hop_length
         delay = None if future_frames is None else late + hop_length - 1 + future_frames * hop_length
-        super().__init__(sample_rate, in_channels, hop_length, causal, late, delay, skip_channel)
+        super().__init__(sample_rate, in_channels, hop_length, causal, late, delay, skip_channel, lookahead_ms)
         self.late_frames = late_frames
         whole = win_length % (2 * hop_length) == 0
         require(self, (whole, f"win_length={win_length} must be a multiple of {2 * hop_length}, twice hop_length"))
         self.set_frequency_norm(frequency_norm)
-        self.stft = Stft(n_fft, hop_length, win_length, window, in_channels)
+        self.late = self.future
+        self.stft = Stft(n_fft, hop_length, win_length, window, self.signals)
         self.istft = InverseStft(n_fft, hop_length, win_length, window)
 
     @property
@@ -187,7 +190,7 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         return type(self).body is SpectralNetwork.body
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
-        """Map the real and imaginary parts ``(B, in_channels, F, N)`` of the sensors' spectra to those of the estimate.
+        """Map the real and imaginary parts ``(B, signals, F, N)`` of the signals' spectra to those of the estimate.
 
         Returns:
             The estimate's parts, each ``(B, F, N)``, and all that is provided in addition, each ``(B, F, N, ...)``.
@@ -198,7 +201,8 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         """Return the values from whose statistics layers start, by the layers' names; those of identities are ignored.
 
         Args:
-            sensors: real and imaginary parts of the sensors' spectra, ``(B, in_channels, F, N)``.
+            sensors: real and imaginary parts of the signals' spectra, ``(B, signals, F, N)``, where those that arrive
+                early are replaced by those in time: statistics are those of the same frames.
             target: those of the target, ``(B, F, N)``.
 
         Returns:
@@ -213,7 +217,9 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         samples = real.shape[-1] * stft.hop_length
         target = F.pad(batch["target"].to(real), (late, max(samples - late - batch["target"].shape[-1], 0)))
         spectra = stft(target[..., :samples].expand(-1, stft.channels, -1))
-        self.measure(self.statistics_of((real, imag), (spectra[0][:, 0], spectra[1][:, 0])), stft)
+        times = self.signals // self.in_channels
+        sensors = self.in_time(real).repeat(1, times, 1, 1), self.in_time(imag).repeat(1, times, 1, 1)
+        self.measure(self.statistics_of(sensors, (spectra[0][:, 0], spectra[1][:, 0])), stft)
         sensor = torch.stack([real, imag])[:, :, self.skip_channel]
         waited = F.pad(sensor, (self.late_frames, 0))[..., : real.shape[-1]]
         return waited[0], waited[1]
@@ -245,5 +251,13 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         """Return the ``length // hop_length + 1`` frames centred on the file, or the file's part of a waveform."""
         if name == "estimate":
             return super().trim(name, value, length)
-        first = self.stft.centred + self.late_frames
-        return value[:, :, first : first + length // self.stft.hop_length + 1]
+        hop = self.stft.hop_length
+        first = self.stft.centred + self.late_frames + self.future // hop
+        return value[:, :, first : first + length // hop + 1]
+
+    def parts_in_time(self, parts: Tensor) -> Tensor:
+        """Return what :meth:`in_time` does of the real parts of all signals, then the imaginary ones, ``(B, 2 signals,
+        F, N)``."""
+        if not self.future:
+            return parts
+        return parts.unflatten(1, (2, -1))[:, :, -self.in_channels :].flatten(1, 2)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from itertools import pairwise
 from typing import Any, Literal, cast, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Batch
 from bcfusion.nn.delay import Delay
-from bcfusion.nn.inner import Build
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.inner import Build, takes
+from bcfusion.nn.network import WaveformNetwork, signals_of
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.nn.time import TimeConditioned
 from bcfusion.objectives.domains import Domain, SpectralDomain, WaveformDomain
@@ -42,6 +42,10 @@ class Bridge(WaveformNetwork):
 
     The channels of the network are the sensors, the state and the time, which is constant over the signal; a
     :class:`bcfusion.nn.time.TimeConditioned` network is conditioned on the time instead.
+
+    The network's additional look-ahead, its argument ``lookahead_ms``, is taken over: each pass sees the sensors twice,
+    as they arrive and as late as the state is. Only the sensors are seen early, all passes see them equally early, and
+    steps add no latency; if every pass looked ahead in the state, too, look-aheads would add up.
 
     Args:
         network: builds the network; it is called with ``in_channels`` and, if it takes that, ``skip_channel``, the
@@ -106,16 +110,27 @@ class Bridge(WaveformNetwork):
         )
         kind = getattr(network, "func", network)
         takes_time = isinstance(kind, type) and issubclass(kind, TimeConditioned)
-        arguments: dict[str, Any] = {"in_channels": in_channels + (1 if takes_time else 2)}
-        if "skip_channel" in inspect.signature(kind).parameters:
-            arguments["skip_channel"] = source_channel % in_channels
+        lookahead_ms = getattr(network, "keywords", {}).get("lookahead_ms", 0.0)
+        signals = signals_of(in_channels, lookahead_ms)
+        arguments: dict[str, Any] = {"in_channels": signals + (1 if takes_time else 2)}
+        if takes(network, "skip_channel"):
+            arguments["skip_channel"] = signals - in_channels + source_channel % in_channels
+        if lookahead_ms:
+            arguments["lookahead_ms"] = 0.0
         built = network(**arguments)
         place: Domain = (
             WaveformDomain(built, sample_rate)
             if domain == "waveform"
-            else SpectralDomain(built, in_channels, exponent, scale)
+            else SpectralDomain(built, signals, exponent, scale)
         )
-        super().__init__(sample_rate, in_channels, place.hop, place.causal, skip_channel=source_channel)
+        super().__init__(
+            sample_rate,
+            in_channels,
+            place.hop,
+            place.causal,
+            skip_channel=source_channel,
+            lookahead_ms=lookahead_ms,
+        )
         self.domain, self.path = place, path
         self.predict, self.solver = predict, solver
         self.least_time, self.p_condition, self.guidance, self.seed = least_time, p_condition, guidance, seed
@@ -130,14 +145,14 @@ class Bridge(WaveformNetwork):
         require(self, at_least(1, steps=steps))
         self.steps = steps
         place, rounds = self.domain, self._rounds
-        self.lookahead = place.lookahead + rounds * place.late
+        self.lookahead = self.future + place.lookahead + rounds * place.late
         if self.causal:
             self.delay = self.lookahead + self.hop - 1
         else:
             self.delay = None if place.reach is None else place.lookahead + rounds * place.reach
         # what a pass of Heun's method that is the second of its step compares with waits as well
         seconds = {2 * step + 1 for step in range(steps)} if self.solver == "heun" else set()
-        widths = [1 + self.in_channels + 2 * (index in seconds) for index in range(rounds)]
+        widths = [1 + self.signals + 2 * (index in seconds) for index in range(rounds)]
         self.waits = nn.ModuleList(Delay(place.late, (width, *place.shape)) for width in widths if place.late)
 
     # ---------------------------------------------------------------- training
@@ -155,10 +170,11 @@ class Bridge(WaveformNetwork):
         """
         inputs, length = batch["inputs"], batch["inputs"].shape[-1]
         waveforms = torch.cat([inputs, batch["target"].to(inputs)], dim=1)
-        if isinstance(self.domain, SpectralDomain):
+        if isinstance(self.domain, SpectralDomain) or self.future:
             waveforms = self.padded(waveforms)
-        sensors = self.domain.analysis(waveforms[:, :-1])
-        target = self.domain.analysis(waveforms[:, -1:].expand(-1, self.in_channels, -1))[:, :1]
+        wanted_late = F.pad(waveforms[:, -1:], (self.future, 0))[..., : waveforms.shape[-1]]
+        sensors = self.domain.analysis(self.with_copies(waveforms[:, :-1]))
+        target = self.domain.analysis(wanted_late.expand(-1, self.signals, -1))[:, :1]
         source, noise = self._source(sensors), torch.randn_like(target)
         time = self.least_time + (1 - self.least_time) * torch.rand(len(inputs), device=inputs.device)
         times = time.view(-1, *[1] * (target.ndim - 1))
@@ -171,12 +187,13 @@ class Bridge(WaveformNetwork):
             wanted, estimate = self.path.velocity(target, source, noise, times), state - times * prediction
         else:
             wanted, estimate = target, prediction
-        late = self.domain.lookahead
-        places = torch.arange(target.shape[-1], device=inputs.device)
+        late = self.domain.lookahead + self.future
+        before = self.future // self.domain.step  # places of zeros before the file
+        places = torch.arange(target.shape[-1] - before, device=inputs.device)
         return {
             "estimate": self.domain.synthesis(estimate)[..., late : late + length],
-            "prediction": prediction,
-            "prediction_target": wanted,
+            "prediction": prediction[..., before:],
+            "prediction_target": wanted[..., before:],
             "prediction_mask": places < self.domain.places(batch["lengths"])[:, None],
         }
 
@@ -238,7 +255,7 @@ class Bridge(WaveformNetwork):
         return 1 if self.guidance == 1 else 2
 
     def _source(self, sensors: Tensor) -> Tensor:
-        return sensors[:, [self.skip_channel % self.in_channels]]
+        return sensors[:, [self.skip_channel % self.signals]]
 
     def _start(self, places: int) -> Tensor:
         """Return the number of the first place in the whole file, ``()``, or ``(B,)`` in a stream."""

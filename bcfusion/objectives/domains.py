@@ -73,7 +73,7 @@ class SpectralDomain(nn.Module):
 
     Args:
         network: a :class:`bcfusion.nn.spectral.SpectralNetwork`, which is called between its transforms.
-        sensors: number of sensors, which are all that is transformed.
+        signals: number of sensors, with additional look-ahead twice as many, which are all that is transformed.
         exponent: p.
         scale: s.
 
@@ -87,7 +87,7 @@ class SpectralDomain(nn.Module):
     once: tuple[str, ...] = ("stft", "istft")
     late = 0
 
-    def __init__(self, network: nn.Module, sensors: int, exponent: float, scale: float) -> None:
+    def __init__(self, network: nn.Module, signals: int, exponent: float, scale: float) -> None:
         name = type(network).__name__
         plain = isinstance(network, SpectralNetwork) and network.maps_spectra
         ahead = network.late_frames if isinstance(network, SpectralNetwork) else 0
@@ -103,7 +103,7 @@ class SpectralDomain(nn.Module):
         spectral = cast("SpectralNetwork", network)
         self.network = spectral
         self.exponent, self.scale = exponent, scale
-        spectral.stft.channels = sensors  # the other channels of the network are made of spectra
+        spectral.stft.channels = signals  # the other channels of the network are made of spectra
         stft = spectral.stft
         self.hop = self.step = stft.hop_length
         self.shape = (2, stft.bins)

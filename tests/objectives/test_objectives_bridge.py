@@ -21,6 +21,7 @@ from bcfusion.generators.identity import Identity
 from bcfusion.generators.seanet import SEANet
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.losses.prediction import PredictionMseLoss
+from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.time import TimeConditioned, TimeEmbedding
 from bcfusion.objectives.bridge import Bridge
 from bcfusion.objectives.noise import normal_at
@@ -29,7 +30,7 @@ from bcfusion.run.bundle import load_generator, save_bundle
 
 MEAN, DEVIATION = 0.3, 0.5  # of the data in closed forms
 DPCRN_SMALL = partial(DPCRN, channels=(8, 8, 8, 8, 8), blocks=1)
-SEANET = {"channels": 2, "strides": (2, 4), "dilations": (1,), "bottleneck_channels": 4}
+SEANET: dict[str, Any] = {"channels": 2, "strides": (2, 4), "dilations": (1,), "bottleneck_channels": 4}
 
 
 class Told(TimeConditioned):
@@ -258,6 +259,100 @@ def test_chunks_equal_the_whole_file(causal: bool) -> None:
     assert bridge.position == 0
 
 
+AHEAD_SMALL = partial(DPCRN, channels=(8, 8, 8, 8, 8), blocks=1, lookahead_ms=40)
+AHEAD = 4 * 200  # samples: 40 ms, rounded up to whole hops
+
+
+@pytest.mark.parametrize("domain", ["spectrum", "waveform"])
+@pytest.mark.parametrize(("path", "settings"), FOLLOWED, ids=str)
+def test_with_additional_look_ahead_a_stream_equals_the_whole_file(
+    path: Path, settings: dict[str, Any], domain: Any
+) -> None:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {"in_channels": 2, "domain": domain, "steps": 2, **settings}
+    bridge, plain = (Bridge(network, path, **arguments).eval() for network in (AHEAD_SMALL, DPCRN_SMALL))
+    assert bridge.lookahead - plain.lookahead == AHEAD, "the sensors are seen early once, however many passes there are"
+    assert bridge.delay == bridge.lookahead + bridge.hop - 1
+    recording = 0.1 * torch.randn(1, 2, 24 * bridge.hop)
+    with torch.inference_mode(), bridge.streaming(1):
+        streamed = torch.cat([bridge(chunk) for chunk in recording.split(3 * bridge.hop, -1)], dim=-1)
+    expected, late = whole(bridge, recording), bridge.lookahead
+    scale = expected.abs().max()
+    torch.testing.assert_close(streamed[..., late:] / scale, expected[..., : expected.shape[-1] - late] / scale)
+
+
+@pytest.mark.parametrize("domain", ["spectrum", "waveform"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_with_additional_look_ahead_the_declared_delay_is_exact(steps: int, domain: Any) -> None:
+    torch.manual_seed(0)
+    bridge = Bridge(AHEAD_SMALL, Flow(), steps=steps, domain=domain).eval()
+    assert bridge.delay is not None
+    sample = 5 * bridge.hop  # its frame begins with it: it waits longest
+    assert bridge.lookahead % bridge.hop == 0
+    recording = 0.1 * torch.randn(1, 1, sample + bridge.delay + 3 * bridge.hop)
+    for offset in (0, 1):
+        poisoned = recording.clone()
+        poisoned[..., sample + bridge.delay + offset] = torch.nan
+        finite = whole(bridge, poisoned)[0, 0, : sample + 1].isfinite()
+        assert finite[:sample].all()
+        assert bool(finite[sample]) == bool(offset)
+
+
+def test_the_path_starts_from_the_sensor_at_the_outputs_own_time() -> None:
+    """At t = 1 the state is the sensor, and an output that is the state is the sensor, aligned."""
+
+    class TheState(WaveformNetwork):
+        def __init__(self, in_channels: int, skip_channel: int, lookahead_ms: float) -> None:
+            super().__init__(16000, in_channels, 1, True, skip_channel=skip_channel, lookahead_ms=lookahead_ms)
+            self.source = nn.Parameter(torch.zeros(()))
+
+        def body(self, inputs: Tensor) -> Tensor:
+            return inputs[:, [-2]] + self.source * inputs[:, [self.skip_channel]]  # the last channel is the time
+
+    bridge = Bridge(
+        partial(TheState, lookahead_ms=1),
+        SchroedingerBridge(),
+        in_channels=2,
+        source_channel=0,
+        domain="waveform",
+        steps=1,
+    )
+    network = bridge.domain.network
+    assert isinstance(network, TheState)
+    assert (network.in_channels, network.skip_channel, network.future) == (2 * 2 + 2, 2, 0)
+    assert bridge.lookahead == 16
+    recording = torch.randn(1, 2, 100)
+    assert torch.equal(whole(bridge.eval(), recording), recording[:, :1])
+
+
+@pytest.mark.parametrize("domain", ["spectrum", "waveform"])
+def test_with_additional_look_ahead_what_is_taught_is_aligned_with_the_file(domain: Any) -> None:
+    torch.manual_seed(0)
+    bridge, plain = (Bridge(network, Flow(), domain=domain) for network in (AHEAD_SMALL, DPCRN_SMALL))
+    target = 0.1 * torch.randn(2, 1, 5000)
+    batch: Any = {"inputs": target.roll(3), "target": target, "lengths": torch.tensor([5000, 3000])}
+    outputs, expected = bridge.teach(batch), plain.teach(batch)
+    assert outputs["estimate"].shape == target.shape
+    wanted, without = outputs["prediction_target"], expected["prediction_target"]
+    places = min(wanted.shape[-1], without.shape[-1])
+    torch.testing.assert_close(wanted[..., :places], without[..., :places])
+    mask = outputs["prediction_mask"]
+    assert mask.shape == (2, wanted.shape[-1])
+    assert torch.equal(mask[:, :places], expected["prediction_mask"][:, :places])
+    assert not mask[:, places:].any()
+    loss = PredictionMseLoss()(**{name: outputs[name] for name in bridge.provides})
+    loss.backward()
+    assert all(p.grad is not None for p in bridge.parameters())
+    perfect = bridge.domain.synthesis(wanted)
+    late = bridge.domain.lookahead
+    torch.testing.assert_close(perfect[..., late : late + 5000], target, atol=1e-4, rtol=1e-3)
+
+
+def test_a_network_that_is_not_causal_has_no_additional_look_ahead_on_a_path_either() -> None:
+    with pytest.raises(ConfigError, match="Bridge: lookahead_ms=40 is for causal networks; this one is not"):
+        Bridge(partial(SEANet, **SEANET, lookahead_ms=40), Flow(), domain="waveform")
+
+
 def test_results_repeat_whatever_else_is_in_the_batch_and_change_with_the_seed() -> None:
     torch.manual_seed(0)
     bridge = Bridge(DPCRN_SMALL, Flow(), predict="velocity", steps=2).eval()
@@ -271,9 +366,12 @@ def test_results_repeat_whatever_else_is_in_the_batch_and_change_with_the_seed()
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("path", "settings"), FOLLOWED, ids=str)
-def test_an_exported_step_with_its_noise_equals_the_whole_file(path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("network", [DPCRN_SMALL, AHEAD_SMALL], ids=["plain", "ahead"])
+def test_an_exported_step_with_its_noise_equals_the_whole_file(
+    network: Any, path: Path, settings: dict[str, Any]
+) -> None:
     torch.manual_seed(0)
-    bridge = Bridge(DPCRN_SMALL, path, steps=2, **settings).eval()
+    bridge = Bridge(network, path, steps=2, **settings).eval()
     stepper = OnnxStepper(export_step(bridge).SerializeToString())
     recording = 0.1 * torch.randn(1, 1, 12 * stepper.frame)
     steps = [torch.from_numpy(stepper.step(chunk[0].numpy())) for chunk in recording.split(stepper.frame, -1)]
