@@ -170,10 +170,12 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
         frequency_norm: ``learnable``: the spectra of all channels and the output, before the head uses it, are scaled
             bin by bin; both start from the training set, see :class:`bcfusion.nn.frequency_norm.FrequencyAffine`, that
             of a mask, which is shifted too, at 1 and 0. None: neither.
+        lookahead_ms: additional look-ahead of a causal network in ms, 0 to 200, rounded up to whole hops; see
+            :class:`bcfusion.nn.network.WaveformNetwork`.
 
     Attributes:
-        delay: ``win_length - 1`` samples, if causal; otherwise the reach of all layers in addition, or None without
-            ``attention_frames``.
+        delay: ``win_length - 1`` samples and additional look-ahead, if causal; otherwise the reach of all layers in
+            addition, or None without ``attention_frames``.
         provides: ``mask``, the magnitude ``(B, F, N)`` of the mask, if the head is one.
 
     Raises:
@@ -204,6 +206,7 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
         skip_channel: int = -1,
         init_output_scale: float = 0.3,
         frequency_norm: FrequencyNorm = None,
+        lookahead_ms: float = 0.0,
     ) -> None:
         require(
             self,
@@ -220,7 +223,17 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
         )
         later = None if attention_frames is None else 0 if causal else depth * attention_frames + kernel_size // 2
         super().__init__(
-            sample_rate, in_channels, n_fft, hop_length, win_length, window, causal, later, skip_channel, frequency_norm
+            sample_rate,
+            in_channels,
+            n_fft,
+            hop_length,
+            win_length,
+            window,
+            causal,
+            later,
+            skip_channel,
+            frequency_norm,
+            lookahead_ms,
         )
         self.normalize_frames = normalize_frames
         self.head = SpectralHead(head)
@@ -228,7 +241,7 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
         self.only_masks = self.head.masks
         bins = self.stft.bins
         self.time_embedding = WaveEmbedding(dim // 2, embedding)
-        self.first = nn.Linear(2 * in_channels * bins, dim)
+        self.first = nn.Linear(2 * self.signals * bins, dim)
         self.places = Conv1d(dim, dim, kernel_size, groups=dim, causal=causal)
         self.alibi = Alibi(heads, attention_frames, causal)
         self.layers = nn.ModuleList(
@@ -244,7 +257,7 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
             self.last.bias.zero_()
             self.last.bias[:bins] = float(self.head.masks)
 
-        self.frequency_in = self.frequency_affine(in_channels, bins, parts=2)
+        self.frequency_in = self.frequency_affine(self.signals, bins, parts=2)
         self.frequency_out = self.frequency_affine(1, bins, parts=2, kind=self.head.output_kind)
 
     def statistics_of(self, sensors: Complex, target: Complex) -> dict[str, Tensor]:
@@ -252,17 +265,16 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         x = self.frequency_in(torch.cat([real, imag], dim=1))
-        loudness = (x.square().mean((1, 2), keepdim=True) + _EPS).sqrt()  # of each frame, all channels together
-        h = self._frames((x / loudness if self.normalize_frames else x).flatten(1, 2).mT)
+        h = self._frames((x / _loudness(x) if self.normalize_frames else x).flatten(1, 2).mT)
         h = h.mT.unflatten(1, (2, -1))  # (B, 2, F, N)
         if self.normalize_frames and not self.head.masks:
-            h = h * loudness
+            h = h * _loudness(self.parts_in_time(x))
         h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output), self.head.provided(output)
 
     def _frames(self, x: Tensor) -> Tensor:
-        """Map the vectors of frames ``(B, N, 2 in_channels F)`` to ``(B, N, 2 F)``."""
+        """Map the vectors of frames ``(B, N, 2 signals F)`` to ``(B, N, 2 F)``."""
         embedding = self.time_embedding(self.time(x))
         x = self.first(x)
         x = x + F.gelu(self.places(x.mT)).mT
@@ -276,6 +288,11 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
                 x = layer(x, embedding, biases, skips.pop())
         y: Tensor = self.last(self.last_norm(x))
         return y
+
+
+def _loudness(x: Tensor) -> Tensor:
+    """Return the root mean square ``(B, 1, 1, N)`` of each frame of ``(B, C, F, N)``, all channels together."""
+    return (x.square().mean((1, 2), keepdim=True) + _EPS).sqrt()
 
 
 def _divided(x: Tensor) -> Tensor:

@@ -41,9 +41,19 @@ from bcfusion.probe import measured_delay
 from bcfusion.run.bundle import load_generator, save_bundle
 
 #: causal networks without it, and why
-WITHOUT = {"identity": "its output depends on no other sample: there is nothing to look for"}
+WITHOUT = {
+    "identity": "its output depends on no other sample: there is nothing to look for",
+    **dict.fromkeys(("laco_senet", "laco_senet_mask"), "its kernels reach into the future by arguments of its own"),
+    "baf_net": "that of its branches",
+}
 #: forms that are not causal of networks that can be
-REFUSING = {"band_gain", "band_gain_folding", "bsrnn", "conv_tasnet", "dccrn", "dccrn_cl", "eben", "seanet", "tasnet"}
+REFUSING = {
+    *("band_gain", "band_gain_folding", "bsrnn", "conv_tasnet", "dccrn", "dccrn_cl", "eben", "seanet"),
+    *("spectrogram_transformer", "tasnet"),
+}
+    "spectrogram_transformer",
+    "tasnet",
+}
 OFFERED = [path for path in FILES if "\nlookahead_ms:" in path.read_text(encoding="utf-8")]
 
 
