@@ -51,9 +51,6 @@ REFUSING = {
     *("band_gain", "band_gain_folding", "bsrnn", "conv_tasnet", "dccrn", "dccrn_cl", "eben", "seanet"),
     *("spectrogram_transformer", "tasnet"),
 }
-    "spectrogram_transformer",
-    "tasnet",
-}
 OFFERED = [path for path in FILES if "\nlookahead_ms:" in path.read_text(encoding="utf-8")]
 
 
