@@ -124,11 +124,15 @@ class MPSENet(SpectralNetwork):
     nothing else.
 
     The published network is ``head="mask", phase_skip=False``, 2,048,849 parameters (2.05 M): a mask between 0 and
-    ``beta`` on the compressed magnitudes, and phases that start at random. A mask cannot fill a band in which the
-    sensor has no signal. The other heads, of which ``additive`` is the default, give magnitudes there: the paper's
-    extension to bandwidth extension (Lu et al., "Explicit estimation of magnitude and phase spectra in parallel for
-    high-quality speech enhancement", 2023) maps too. Their decoder of the magnitude normalises its features, as that of
-    the phase does, instead of its only output, whose level over the file would be fixed: 2,048,835 parameters.
+    ``beta`` on the compressed magnitudes, and phases that start at random. Attention is along the frames, or bins, of
+    an item, as in the paper; the authors' code attends to all sequences of a batch at one place instead, since it gives
+    batches first to an attention that takes them second.
+
+    A mask cannot fill a band in which the sensor has no signal. The other heads, of which ``additive`` is the default,
+    give magnitudes there: the paper's extension to bandwidth extension (Lu et al., "Explicit estimation of magnitude
+    and phase spectra in parallel for high-quality speech enhancement", 2023) maps too. Their decoder of the magnitude
+    normalises its features, as that of the phase does, instead of its only output, whose level over the file would be
+    fixed: 2,048,835 parameters.
 
     Args:
         sample_rate: of input and output, in Hz.
