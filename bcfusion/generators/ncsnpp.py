@@ -124,7 +124,8 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
     Each level has residual blocks; between levels bins and frames are halved. The input spectrum, halved as often, is
     added at every level of the encoder (progressive input), and the output is the sum of what every level of the
     decoder gives, doubled as often (progressive output). Attention is at the bottom, and at the levels with
-    ``attention_bins`` bins. The bin at half the sample rate is left out.
+    ``attention_bins`` bins. The spectrum of a signal is real at both ends; so that the bins are a power of two, the one at
+    half the sample rate takes the place of the imaginary part at 0 Hz.
 
     The published network, ``channels=128, multipliers=(1, 1, 2, 2, 2, 2, 2), blocks=2``, has 65.6 M parameters with
     one sensor and a state; the defaults have 1.08 M with one sensor.
@@ -247,13 +248,12 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         frames = real.shape[-1]
-        x = self.frequency_in(torch.cat([real, imag], dim=1))[:, :, :-1]  # a power of two of bins
-        x = F.pad(x, (0, -frames % self.halved))
+        x = F.pad(_packed(self.frequency_in(torch.cat([real, imag], dim=1))), (0, -frames % self.halved))
         loudness = (x.square().mean((1, 2, 3), keepdim=True) + 1e-8).sqrt()
         h = self._network(x / loudness)[..., :frames]
         if not self.head.masks:
             h = h * loudness
-        h = self.frequency_out(F.pad(h, (0, 0, 0, 1)))
+        h = self.frequency_out(_unpacked(h))
         output = h[:, 0], h[:, 1]
         return self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output), self.head.provided(output)
 
@@ -299,3 +299,16 @@ def _nearly_silent(conv: nn.Conv2d) -> None:
 def _norm(channels: int) -> GroupNorm:
     groups = next(count for count in range(min(max(channels // 4, 1), 32), 0, -1) if channels % count == 0)
     return GroupNorm(groups, channels, eps=1e-6)
+
+
+def _packed(x: Tensor) -> Tensor:
+    """Return ``(B, 2 C, F - 1, N)`` of the real parts of C spectra of F bins, then their imaginary parts."""
+    real, imag = x.chunk(2, dim=1)
+    return torch.cat([real[:, :, :-1], torch.cat([real[:, :, -1:], imag[:, :, 1:-1]], dim=2)], dim=1)
+
+
+def _unpacked(x: Tensor) -> Tensor:
+    """Return the spectra of which :func:`_packed` made ``x``."""
+    real, imag = x.chunk(2, dim=1)
+    real, last = torch.cat([real, imag[:, :, :1]], dim=2), torch.zeros_like(imag[:, :, :1])
+    return torch.cat([real, torch.cat([last, imag[:, :, 1:], last], dim=2)], dim=1)

@@ -104,3 +104,12 @@ def test_on_a_path_it_is_no_stream() -> None:
 def test_sizes_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         NCSNpp(**settings)
+
+
+def test_all_bins_reach_the_network_and_come_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NCSNpp(channels=4, multipliers=(1, 1), n_fft=64, win_length=64, hop_length=32, head="mapping").eval()
+    spectra = network.stft(torch.randn(2, 1, 640))
+    monkeypatch.setattr(network, "_network", lambda x: 2 * x)  # a network that doubles what it sees
+    output, _ = network.spectrum(*spectra)
+    for found, seen in zip(output, spectra, strict=True):
+        torch.testing.assert_close(found, 2 * seen[:, 0])
