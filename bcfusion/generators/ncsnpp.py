@@ -124,8 +124,8 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
     Each level has residual blocks; between levels bins and frames are halved. The input spectrum, halved as often, is
     added at every level of the encoder (progressive input), and the output is the sum of what every level of the
     decoder gives, doubled as often (progressive output). Attention is at the bottom, and at the levels with
-    ``attention_bins`` bins. The spectrum of a signal is real at both ends; so that the bins are a power of two, the one at
-    half the sample rate takes the place of the imaginary part at 0 Hz.
+    ``attention_bins`` bins. The spectrum of a signal is real at both ends; so that the bins are a power of two, the one
+    at half the sample rate takes the place of the imaginary part at 0 Hz.
 
     The published network, ``channels=128, multipliers=(1, 1, 2, 2, 2, 2, 2), blocks=2``, has 65.6 M parameters with
     one sensor and a state; the defaults have 1.08 M with one sensor.
