@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcfusion.contracts import Batch
-from bcfusion.generators.codec_model import CodecModel, Family, codec_model, quantised
+from bcfusion.generators.codec_model import CodecModel, Family, codec_model, plain_settings, quantised
 from bcfusion.nn.codec_layers import reach_in_samples
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.resample import Resample
@@ -54,7 +54,7 @@ class Codec(WaveformNetwork):
     Args:
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
-        family: ``encodec``, ``dac`` or ``mimi``; None: as the model says.
+        family: ``encodec``, ``dac`` or ``mimi``, of random weights; a model says itself which it is.
         config: settings of the codec by the names that `transformers` gives them, in place of the model's, or of the
             defaults.
         model: a trained codec: ``hf:OWNER/NAME@REVISION`` on the Hugging Face hub, or a folder with ``config.json`` and
@@ -70,7 +70,6 @@ class Codec(WaveformNetwork):
     Attributes:
         provides: with a teacher, in training, ``latent`` and ``target_latent``, each ``(B, D, N)``, and
             ``latent_mask``, boolean ``(B, N)``: the frames that belong to the item.
-        bundled: the arguments by which a bundle builds this network, in place of ``model``.
 
     Raises:
         ConfigError: the package `transformers` is missing, or the model; arguments out of range, or that teach nothing.
@@ -82,7 +81,7 @@ class Codec(WaveformNetwork):
         self,
         sample_rate: int = 16000,
         in_channels: int = 1,
-        family: Family | None = None,
+        family: Family = "mimi",
         config: Mapping[str, Any] | None = None,
         model: str | None = None,
         sensor: int | None = -1,
@@ -145,7 +144,7 @@ class Codec(WaveformNetwork):
             with torch.no_grad():
                 self.fusion.weight.copy_(mean[..., None])
         self.provides = Codec.provides if teacher else ()
-        self.bundled = {"family": codec.family, "config": codec.settings, "model": None}
+        self._given, self.settings = (family, plain_settings(config), model), codec.settings
         self.register_load_state_dict_post_hook(_forget_codebooks)
 
     # ---------------------------------------------------------------- from sensors to speech
@@ -181,6 +180,13 @@ class Codec(WaveformNetwork):
             "target_latent": wanted,
             "latent_mask": torch.arange(latent.shape[-1], device=frames.device) < frames[:, None],
         }
+
+    def without_files(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments that need no model; see :class:`bcfusion.contracts.BuiltFromFiles`."""
+        family, config = arguments.get("family", "mimi"), plain_settings(arguments.get("config"))
+        if (family, config, arguments.get("model")) != self._given:
+            return dict(arguments)
+        return {**arguments, "family": self.family, "config": self.settings, "model": None}
 
     def _at_the_codecs_rate(self, waveforms: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return ``(B, S, T)`` as the encoder takes it, and what each was divided by, ``(B, S, 1)``, if anything."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,7 +25,7 @@ from bcfusion.requirements import one_of, require
 from bcfusion.run.fetching import fetch, parse_reference
 from bcfusion.run.models import HUB, is_on_hub
 
-__all__ = ["EXAMPLES", "CodecModel", "Family", "codec_model", "quantised"]
+__all__ = ["EXAMPLES", "CodecModel", "Family", "codec_model", "plain_settings", "quantised"]
 
 Family = Literal["encodec", "dac", "mimi"]
 
@@ -121,11 +122,11 @@ class _MimiDecoder(nn.Module):
         return x
 
 
-def codec_model(family: str | None, settings: Mapping[str, Any] | None, model: str | None) -> CodecModel:
+def codec_model(family: str, settings: Mapping[str, Any] | None, model: str | None) -> CodecModel:
     """Build a codec, or read a trained one.
 
     Args:
-        family: which it is; None: as the model says.
+        family: of random weights; a model says itself which it is.
         settings: of its configuration in `transformers`: they replace those of the model, or the defaults.
         model: ``hf:OWNER/NAME``, which may end in ``@REVISION``, or a folder; None: random weights.
 
@@ -133,18 +134,13 @@ def codec_model(family: str | None, settings: Mapping[str, Any] | None, model: s
         ConfigError: the package is missing, there is no such model or it is another one, it cannot be fetched, or the
             settings do not fit.
     """
-    changes = dict(settings or {})
+    changes = plain_settings(settings)
     if model is None:
-        require("Codec", (family is not None, "family: give one, or a model to take the weights of"))
-        return _in_parts(str(family), _built(str(family), changes))
+        return _in_parts(family, _built(family, changes))
     folder = _folder(model)
     stored = _stored_settings(folder, model)
     kind = str(stored.pop("model_type", None))
-    require(
-        "Codec",
-        (kind in _CLASSES, f"model={model} is a {kind}, none of {', '.join(_CLASSES)}"),
-        (family in (None, kind), f"family={family}: model={model} is a {kind}; leave family out"),
-    )
+    require("Codec", (kind in _CLASSES, f"model={model} is of the type {kind}, none of {', '.join(_CLASSES)}"))
     known = _names(kind)
     if "rope_theta" in stored and "rope_parameters" not in stored:  # as older files have it
         stored["rope_parameters"] = {"rope_type": "default", "rope_theta": stored["rope_theta"]}
@@ -221,12 +217,14 @@ def _read(family: str, config: Any, folder: Path, model: str) -> Any:
 def _without_progress() -> Iterator[None]:
     logging = _library().utils.logging
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that an environment variable has decided about those of the hub's client
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -289,7 +287,7 @@ def _in_parts(family: str, model: Any) -> CodecModel:
         (channels == 1, f"audio_channels={channels}: a codec of one channel is needed, such as {EXAMPLES}"),
         (chunk is None, f"chunk_length_s={chunk}: a codec that cuts the signal is not supported; take {EXAMPLES}"),
     )
-    settings = {name: _plain(getattr(config, name)) for name in _names(family)}
+    settings = plain_settings({name: getattr(config, name) for name in _names(family)})
     if family == "mimi":
         encoder, decoder = _MimiEncoder(model.encoder), _MimiDecoder(model.decoder)
         width, codebooks, frame = config.hidden_size, config.num_quantizers, config.frame_size
@@ -319,9 +317,14 @@ def _in_parts(family: str, model: Any) -> CodecModel:
     )
 
 
+def plain_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return settings in dicts and lists, whatever containers hold them."""
+    return {str(name): _plain(value) for name, value in (settings or {}).items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
+        return plain_settings(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(each) for each in value]
     return value

@@ -81,7 +81,7 @@ class CodecConv(StreamingModule):
             if self.left and self.mode == "replicate":
                 started = self.recall("started")
                 self.replace(past=torch.where(started > 0, self.recall("past"), x[..., :1]))
-                self.replace(started=torch.ones_like(started))
+                self.replace(started=(started + 1).clamp(max=1))  # a graph cannot return a constant
             y: Tensor = self.conv(self.prepend_past(x, self.left))
         else:
             right = self.right + -x.shape[-1] % self.stride
