@@ -121,7 +121,8 @@ class Codec(WaveformNetwork):
         lookahead = resampling[0].lookahead + resampling[1].late if causal and resampling is not None else 0
         delay = None if normalise or _normalises(codec) else _reach(codec, resampling, own / theirs)
         super().__init__(sample_rate, in_channels, hop, causal, lookahead, delay, -1 if sensor is None else sensor)
-        self.into, self.back = (nn.Identity(), nn.Identity()) if resampling is None else resampling
+        self.into: nn.Module = nn.Identity() if resampling is None else resampling[0]
+        self.back: nn.Module = nn.Identity() if resampling is None else resampling[1]
         self.family, self.frame, self.lacking, self.codec_rate = (
             codec.family,
             codec.frame,

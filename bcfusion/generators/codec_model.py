@@ -288,6 +288,8 @@ def _in_parts(family: str, model: Any) -> CodecModel:
         (chunk is None, f"chunk_length_s={chunk}: a codec that cuts the signal is not supported; take {EXAMPLES}"),
     )
     settings = plain_settings({name: getattr(config, name) for name in _names(family)})
+    encoder: nn.Module
+    decoder: nn.Module
     if family == "mimi":
         encoder, decoder = _MimiEncoder(model.encoder), _MimiDecoder(model.decoder)
         width, codebooks, frame = config.hidden_size, config.num_quantizers, config.frame_size
