@@ -21,6 +21,7 @@ from bcfusion.contracts import Batch
 from bcfusion.generators.codec_model import CodecModel, Family, codec_model, plain_settings, quantised
 from bcfusion.nn.codec_layers import reach_in_samples
 from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.precision import full_precision
 from bcfusion.nn.resample import Resample
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.requirements import one_of, require, within
@@ -224,8 +225,8 @@ class Codec(WaveformNetwork):
     def _chosen(self, latent: Tensor) -> Tensor:
         if self.quantizer_mode == "bypass":
             return latent
-        with torch.no_grad():
-            entries = quantised(self.family, self.quantizer, latent, self.codebooks)
+        with torch.no_grad(), full_precision(latent):  # the nearest entry is a matter of small differences
+            entries = quantised(self.family, self.quantizer, latent.to(_dtype_of(self.decoder)), self.codebooks)
         # what is added is zero, but for a latent that is not finite, which has to show
         passed = latent if self.quantizer_mode == "straight_through" else latent.detach()
         return entries + (passed - latent.detach())
@@ -256,6 +257,10 @@ def _forget_codebooks(network: Codec, _: object = None) -> None:
     for layer in network.quantizer.modules():
         if getattr(layer, "_embed", None) is not None:
             cast("Any", layer)._embed = None
+
+
+def _dtype_of(part: nn.Module) -> torch.dtype:
+    return next(part.parameters()).dtype
 
 
 def _normalises(codec: CodecModel) -> bool:
