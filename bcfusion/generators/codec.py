@@ -174,8 +174,8 @@ class Codec(WaveformNetwork):
             target = self.padded(batch["target"].to(inputs))
             encode = self.encoder if self.train_part == "decoder" else self.teacher
             wanted = encode(self._at_the_codecs_rate(target)[0])
-        seconds = batch["lengths"].to(torch.float64) / self.sample_rate
-        frames = (seconds * self.codec_rate / self.frame).ceil().to(torch.int64).clamp_max(latent.shape[-1])
+        theirs, own = self.codec_rate, self.sample_rate * self.frame  # a frame begun counts
+        frames = (-(-batch["lengths"] * theirs // own)).clamp_max(latent.shape[-1])
         return {
             "estimate": self.trim("estimate", estimate, inputs.shape[-1]),
             "latent": latent,

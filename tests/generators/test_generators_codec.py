@@ -567,3 +567,4 @@ def test_the_entry_names_a_model_or_asks_for_one(composed: Callable[..., DictCon
     cfg = composed("generator=codec")
     assert OmegaConf.is_missing(cfg.generator, "model")
     assert any(problem.startswith("generator.model") for problem in verify(cfg))
+    assert composed("generator=codec", "generator.config={pad_mode:constant}").generator.config.pad_mode == "constant"
