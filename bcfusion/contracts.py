@@ -181,6 +181,33 @@ class Stepwise(Protocol):
 
 
 @runtime_checkable
+class BuiltFromFiles(Protocol):
+    """A generator, or a part of one, whose arguments name files that hold weights; a bundle is built without them.
+
+    >>> import torch
+    >>> class Pretrained(torch.nn.Module):
+    ...     def __init__(self, size=None, model=None):
+    ...         super().__init__()
+    ...         self.size = size or 3  # in a network worth the name, as the model says
+    ...
+    ...     def without_files(self, arguments):
+    ...         return {**arguments, "size": self.size, "model": None}
+    >>> isinstance(Pretrained(), BuiltFromFiles)
+    True
+    >>> Pretrained(model="runs/a").without_files({"_target_": "lab.Pretrained", "model": "runs/a"})
+    {'_target_': 'lab.Pretrained', 'model': None, 'size': 3}
+    """
+
+    def without_files(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``_target_`` and arguments that build this network without a file, to load its weights into.
+
+        Args:
+            arguments: of a network of this class; those of another one are returned as they are.
+        """
+        ...
+
+
+@runtime_checkable
 class StartsFromStatistics(Protocol):
     """A part of a generator, or all of it, that starts from statistics of what passes through it.
 

@@ -52,6 +52,15 @@ SMALL_DISCRIMINATORS = {
 
 #: what ``called`` gives
 Call = Callable[..., subprocess.CompletedProcess[str]]
+#: entries of conf/generator that need a package of an extra
+NEEDS = {"codec": "transformers"}
+
+
+def skip_without_extra(generator: str) -> None:
+    """Skip a test of an entry of conf/generator whose package is not installed."""
+    if generator in NEEDS:
+        pytest.importorskip(NEEDS[generator], reason=f"needs pip install 'bcfusion[{generator}]'")
+
 
 # what cannot be imported without an extra
 collect_ignore_glob = (

@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from conftest import skip_without_extra
 from script_loading import load_script
 
 from bcfusion.configuration.paths import conf_dir
@@ -35,6 +36,7 @@ def test_every_network_has_a_row_and_every_row_a_network(script: ModuleType) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "generator").glob("*.yaml")))
 def test_size_latency_and_causality_are_the_networks_own(script: ModuleType, name: str) -> None:
+    skip_without_extra(name)
     with torch.device("meta"):
         network = script.network(name)
     row = script.Row(

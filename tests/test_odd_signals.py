@@ -34,6 +34,8 @@ from bcfusion.data.loading.collate import Item
 from bcfusion.data.simulation.calibration import Calibration, Response
 from bcfusion.data.simulation.frames import grid
 from bcfusion.errors import BcfusionError
+from bcfusion.generators.codec import Codec
+from bcfusion.losses.latent import LatentL1Loss
 from bcfusion.losses.prediction import PredictionMseLoss
 from bcfusion.nn.network import estimate_of
 from bcfusion.objectives.bridge import Bridge
@@ -200,6 +202,8 @@ def test_losses_on_other_outputs_of_a_generator_are_finite(name: str) -> None:
     provided = set(asks_for(loss)) - {"inputs", "target", "lengths", "noise", "estimate"}
     if provided <= set(Bridge.provides):
         pytest.skip("tested with the objectives")
+    if provided <= set(Codec.provides):
+        pytest.skip("tested with the teacher of codecs")
     generator, model = provider(provided, set(entry("losses", name)))
     loss = made_loss(name, settings_of(generator))
     model.train()
@@ -239,6 +243,23 @@ def test_objectives_are_finite_in_training_and_at_inference(name: str) -> None:
         with torch.inference_mode():
             assert is_finite(estimate_of(model.eval()(inputs))), samples
         model.train()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantizer", ["bypass", "straight_through", "frozen"])
+def test_what_a_codec_is_taught_is_finite(quantizer: str) -> None:
+    node = OmegaConf.merge(settings_of("codec"), {"teacher": True, "quantizer": quantizer})
+    torch.manual_seed(0)
+    model = built(node)
+    for samples, names in ((1, list(FINITE)), (SHORT, list(FINITE)), (SHORT, ["silence", "silence"])):
+        inputs = batch(names, samples)
+        for target in (inputs, inputs.flip(0)):
+            given: Any = {"inputs": inputs, "target": target, "lengths": torch.full((len(names),), samples)}
+            outputs = model.teach(given)
+            loss = LatentL1Loss()(*(outputs[name] for name in Codec.provides)) + outputs["estimate"].square().mean()
+            model.zero_grad()
+            loss.backward()
+            assert is_finite(loss, *(p.grad for p in model.parameters())), samples
 
 
 # ---------------------------------------------------------------- networks

@@ -15,7 +15,7 @@ __all__ = ["absolute", "absolute_paths", "is_path_key", "relative_paths"]
 #: dotted keys whose values are files or folders, whatever class takes them
 _PATH_KEY = re.compile(
     r"output_root"
-    r"|(.*\.)?(root|path|calibration|transcripts|(?!bands_from)\w+_(root|dir|path|file|from))"
+    r"|(.*\.)?(root|path|model|calibration|transcripts|(?!bands_from)\w+_(root|dir|path|file|from))"
     r"|data\.(corpus\.)?(body|air|parts\.[^.]+)"
     r"|metrics\.\w+\.weights"
 )

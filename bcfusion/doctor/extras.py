@@ -14,6 +14,7 @@ __all__ = ["FOR", "extras"]
 #: what each extra is for, as it is typed
 FOR = {
     "clustering": "generator.inference=k_means of chimera",
+    "codec": "generator=codec",
     "corpora": "prepare vibravox, prepare taps; --download",
     "dev": "tests, linters, and all extras but distillmos and ray",
     "distillmos": "metrics=[distill_mos]",

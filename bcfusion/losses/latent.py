@@ -1,4 +1,4 @@
-"""Losses on the latent distribution of variational networks."""
+"""Losses on latent variables: the distribution of variational networks, the frames of codecs."""
 
 from __future__ import annotations
 
@@ -49,3 +49,26 @@ class KlLoss(nn.Module):
         divergence = 0.5 * (mu.square() + torch.expm1(log_var) - log_var)
         per_item = divergence.sum(-1) if self.reduction == "sum" else divergence.mean(-1)
         return per_item.mean()
+
+
+class LatentL1Loss(nn.Module):
+    """Absolute difference of two latents, mean over an item's frames and their numbers, then over items.
+
+    Of a codec whose encoder is taught: between what it makes of the sensor and what it made of the target before.
+    """
+
+    def forward(self, latent: Tensor, target_latent: Tensor, latent_mask: Tensor) -> Tensor:
+        """Return a float32 scalar from two latents ``(B, D, N)`` and the mask ``(B, N)`` of frames that count.
+
+        An item without frames counts as 0.
+
+        Raises:
+            ValueError: other shapes.
+        """
+        batch, _, frames = latent.shape
+        if latent.shape != target_latent.shape or latent_mask.shape != (batch, frames):
+            shapes = tuple(latent.shape), tuple(target_latent.shape), tuple(latent_mask.shape)
+            raise ValueError(f"the latents must be (B, D, N), and the mask (B, N), not {shapes}")
+        error = (latent.float() - target_latent.float()).abs().mean(1)
+        valid = error.masked_fill(~latent_mask, 0.0).sum(-1)
+        return (valid / latent_mask.sum(-1).clamp_min(1)).mean()

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from bcfusion.configuration.compose import generator_node
-from bcfusion.contracts import Generator, Stepwise
+from bcfusion.configuration.moved import current_target
+from bcfusion.contracts import BuiltFromFiles, Generator, Stepwise
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.nearest import nearest_path
 from bcfusion.nn.conv import remove_weight_norm
@@ -174,7 +175,7 @@ def _describe(
         raise CheckpointError(f"{where}: {len(sensors)} sensors {sensors} for a network of {spec.in_channels} channels")
     known = bundle_of(generator)  # a loaded network need not be measured again
     return Bundle(
-        generator=config,
+        generator=_without_files(config, [part for part in generator.modules() if isinstance(part, BuiltFromFiles)]),
         sample_rate=int(spec.sample_rate),
         sensors=sensors,
         hop=int(spec.hop),
@@ -183,6 +184,19 @@ def _describe(
         receptive_field=known.receptive_field if known else receptive_field(generator),
         training=training,
     )
+
+
+def _without_files(config: Any, parts: list[Any]) -> Any:
+    """Return the description of a network in which those of its parts name no files."""
+    if isinstance(config, list):
+        return [_without_files(each, parts) for each in config]
+    if not isinstance(config, Mapping):
+        return config
+    made = {key: _without_files(value, parts) for key, value in config.items()}
+    for part in parts:
+        if current_target(str(made.get("_target_"))) == f"{type(part).__module__}.{type(part).__qualname__}":
+            made = plain(part.without_files(made))
+    return made
 
 
 def _float_parameters(generator: nn.Module) -> Iterator[tuple[str, Tensor]]:

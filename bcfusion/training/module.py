@@ -99,6 +99,13 @@ class SpeechModule(LightningModule):
         problems = loss_problems(
             self._asks, self.weights, type(self.generator), batch_names, adversarial=self.adversary is not None
         )
+        provided, possible = getattr(self.generator, "provides", ()), getattr(type(self.generator), "provides", ())
+        problems += [
+            f"losses.{name}: asks for {', '.join(absent)}, which {type(self.generator).__name__} provides only with "
+            "other settings: see its docstring"
+            for name, asks in self._asks.items()
+            if (absent := [each for each in asks if each in possible and each not in provided])
+        ]
         problems += critic_name_problems(self.critics, self.losses)
         takes = () if self.adversary is None else self.adversary.takes
         lacking = [name for name in takes if name not in getattr(self.generator, "provides", ())]

@@ -10,7 +10,7 @@ VIBRAVOX, AURALOSS, ENCODEC, ASTEROID = "vibravox 0.1.1", "auraloss 0.4.0", "enc
 LINEAR = at_most(1.1)  # a tenth is left for caches that become too small
 #: entries of conf/generator that stream
 CAUSAL = (
-    *("attention_fusion", "baf_net", "band_gain_causal", "bsrnn_causal", "conditioned", "conv_tasnet_causal"),
+    *("attention_fusion", "baf_net", "band_gain_causal", "bsrnn_causal", "codec", "conditioned", "conv_tasnet_causal"),
     *("dccrn_causal", "dpcrn", "eben_causal", "gtcrn", "identity", "laco_senet", "laco_senet_mask", "late_fusion"),
     *("seanet_streaming", "spectrogram_transformer_causal", "tasnet_causal", "two_branch", "unet_causal"),
 )

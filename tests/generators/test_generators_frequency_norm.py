@@ -30,8 +30,9 @@ from bcfusion.nn.statistics import parts_to_start, start_from_statistics
 WAVEFORM = "it computes on waveforms, or on an encoding of them that it learns: there are no frequencies"
 VOCODER = "its output is a waveform, and its input has to be 0 in silence, which its convolutions pad with"
 WITHOUT = {
-    **dict.fromkeys(["audio_unet", "hifigan_plus", "seanet", "seanet_streaming", "tfilm", "wave_unet"], WAVEFORM),
+    **dict.fromkeys(["audio_unet", "codec", "hifigan_plus", "seanet", "seanet_streaming", "tfilm"], WAVEFORM),
     **dict.fromkeys(["conv_tasnet", "conv_tasnet_causal", "se_conformer", "tasnet", "tasnet_causal"], WAVEFORM),
+    "wave_unet": WAVEFORM,
     **dict.fromkeys(["eben", "eben_causal"], "it computes on the waveforms of four bands, weighted by its first layer"),
     **dict.fromkeys(["hifigan", "voicefixer_vocoder"], VOCODER),
     **dict.fromkeys(["identity", "transposition"], "it has nothing to train"),

@@ -33,6 +33,9 @@ PROVIDED = {
     "prediction",
     "prediction_target",
     "prediction_mask",
+    "latent",
+    "target_latent",
+    "latent_mask",
 }
 
 # Losses that are smallest, and known in value, for a perfect estimate. SI-SNR has no zero: it falls without bound.
