@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
+from bcfusion.generators import laco_senet
 from bcfusion.generators.laco_senet import ChannelAttention, GatedKernels, LaCoSENet, Stage
 from bcfusion.nn.network import estimate_of
 from bcfusion.probe import measured_delay
@@ -25,6 +26,16 @@ SMALL: dict[str, Any] = {
     "win_length": 80,
 }
 PAPER: dict[str, Any] = {"head": "mask", "phase_input": "angle", "phase_skip": False}
+#: real and imaginary part by bin and frame, as the public code (yskim3271/LaCo-SENet, src/models/backbone.py, causal)
+#: gives them for the weights and the spectrum of the test below; it adds 1e-8 to the numbers of an angle
+PUBLIC = {
+    (0, 0): (-0.384972517252, -2.960882363585),
+    (3, 5): (-0.548700447463, -4.599834171644),
+    (7, 30): (-0.208534906203, -1.748136211198),
+    (12, 11): (-0.537758827613, -4.601905580293),
+    (15, 59): (-0.169654255583, -1.422353534390),
+    (20, 44): (-0.458707416785, -3.984144852963),
+}
 #: shares of encoder, blocks and decoders, and frames of look-ahead at the small size, whose contexts are 2 + 4,
 #: 2 + 2 + 4 and 2 + 4 frames
 SHARES = [(0.0, 0.0, 0.0, 0), (0.5, 0.5, 0.5, 10), (1.0, 1.0, 1.0, 20), (0.3, 0.0, 0.6, 5)]
@@ -44,6 +55,24 @@ def test_it_has_the_published_parameters() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in LaCoSENet(**PAPER).parameters()) == 1_370_193  # 1.37 M in the paper
         assert sum(p.numel() for p in LaCoSENet().parameters()) == 1_370_193 + 64  # a phase is two numbers
+
+
+def test_it_computes_what_the_public_code_computes_with_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laco_senet, "PHASOR_EPS", 0.0)
+    sizes = {"blocks": 2, "depth": 3, "frequency_kernels": (3, 7), "pool_frames": 5}
+    model = network(**sizes, **PAPER, n_fft=40, hop_length=10, win_length=40).double()
+    with torch.no_grad():
+        for index, (name, value) in enumerate(model.state_dict().items()):
+            if not value.is_floating_point():
+                value.fill_(10**6)  # batches seen: the initial statistics of batch norm no longer count
+                continue
+            wave = torch.cos(0.7 * torch.arange(value.numel(), dtype=torch.float64) + index).reshape(value.shape)
+            value.copy_(1 + 0.4 * wave if name.endswith("running_var") else 0.3 * wave)
+        n = torch.arange(21 * 60, dtype=torch.float64).reshape(1, 1, 21, 60)
+        (real, imag), _ = model.spectrum(3 * torch.cos(n * n * 0.01), 3 * torch.sin(n * 1.3))
+    for (f, t), (public_real, public_imag) in PUBLIC.items():
+        assert real[0, f, t].item() == pytest.approx(public_real, abs=1e-6)
+        assert imag[0, f, t].item() == pytest.approx(public_imag, abs=1e-6)
 
 
 @pytest.mark.parametrize(
