@@ -45,6 +45,7 @@ WITHOUT = {
     "identity": "its output depends on no other sample: there is nothing to look for",
     **dict.fromkeys(("laco_senet", "laco_senet_mask"), "its kernels reach into the future by arguments of its own"),
     "baf_net": "that of its branches",
+    "codec": "that of the codec",
 }
 #: forms that are not causal of networks that can be
 REFUSING = {
