@@ -180,6 +180,7 @@ class CodecTransformer(StreamingModule):
     """
 
     endless = True  # not in theory: eight layers of a window of 10 s
+    block = 512  #: frames of a whole file that are looked up at once
 
     def __init__(self, layers: nn.ModuleList, heads: int, head_dim: int, window: int, theta: float) -> None:
         super().__init__()
@@ -202,15 +203,13 @@ class CodecTransformer(StreamingModule):
         h = x.transpose(1, 2)  # (B, N, C)
         frames, past = h.shape[1], self.window - 1 if self.is_streaming else 0
         places = torch.arange(past + frames, device=x.device)
-        since = places[past:, None] - places  # (N, past + N)
-        allowed = ((since >= 0) & (since < self.window))[None, None]
+        seen = None
         if self.is_streaming:
             seen = torch.cat([self.recall("seen"), h.new_ones(h.shape[0], frames)], dim=1)
             self.replace(seen=seen[:, frames:])
-            allowed = allowed & (seen > 0)[:, None, None]
         turns = self._turns(places)
         for index, layer in enumerate(cast("Iterator[Any]", self.layers)):
-            attended = self._attended(index, layer.self_attn, layer.input_layernorm(h), turns, allowed)
+            attended = self._attended(index, layer.self_attn, layer.input_layernorm(h), turns, seen)
             h = h + layer.self_attn_layer_scale(attended)
             h = h + layer.mlp_layer_scale(layer.mlp(layer.post_attention_layernorm(h)))
         return h.transpose(1, 2)
@@ -222,7 +221,9 @@ class CodecTransformer(StreamingModule):
         angles = torch.cat([angles, angles], dim=1)
         return angles.cos(), angles.sin()
 
-    def _attended(self, index: int, attention: Any, h: Tensor, turns: tuple[Tensor, Tensor], allowed: Tensor) -> Tensor:
+    def _attended(
+        self, index: int, attention: Any, h: Tensor, turns: tuple[Tensor, Tensor], seen: Tensor | None
+    ) -> Tensor:
         query, key, value = (
             projection(h).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -243,10 +244,24 @@ class CodecTransformer(StreamingModule):
         repeats = self.heads // value.shape[1]
         if repeats > 1:
             rotated, value = (each.repeat_interleave(repeats, dim=1) for each in (rotated, value))
-        y = F.scaled_dot_product_attention(query, rotated, value, attn_mask=allowed)
-        if broken is not None:
-            y = y.masked_fill((allowed & broken[:, None, None]).any(-1)[..., None], torch.nan)
-        attended: Tensor = attention.o_proj(y.transpose(1, 2).flatten(2))
+        parts = []
+        whole = self.is_streaming or torch.compiler.is_exporting()
+        for start in (0,) if whole else range(0, frames, self.block):  # memory grows with the length, not its square
+            stop = frames if whole else min(start + self.block, frames)
+            first, last = (0 if whole else max(0, start - self.window + 1)), key.shape[2] if whole else stop
+            places = torch.arange(key.shape[2], device=h.device)
+            since = places[key.shape[2] - frames + start : key.shape[2] - frames + stop, None] - places[first:last]
+            allowed = ((since >= 0) & (since < self.window))[None, None]
+            if seen is not None:
+                allowed = allowed & (seen > 0)[:, None, None]
+            y = F.scaled_dot_product_attention(
+                query[:, :, start:stop], rotated[:, :, first:last], value[:, :, first:last], attn_mask=allowed
+            )
+            if broken is not None:
+                y = y.masked_fill((allowed & broken[:, None, None, first:last]).any(-1)[..., None], torch.nan)
+            parts.append(y)
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+        attended: Tensor = attention.o_proj(joined.transpose(1, 2).flatten(2))
         return attended
 
 

@@ -23,6 +23,7 @@ from bcfusion.errors import AudioError, ConfigError
 from bcfusion.generators.codec import Codec
 from bcfusion.generators.codec_model import quantised
 from bcfusion.losses.latent import LatentL1Loss
+from bcfusion.nn.codec_layers import CodecTransformer
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.bundle_files import read_bundle
 from bcfusion.run.record import Provenance
@@ -247,6 +248,17 @@ def test_chunks_give_what_the_whole_file_gives(
             late = codec.lookahead
             difference = stream[..., late:] - whole[..., : whole.shape[-1] - late]
             assert difference.abs().max() < 1e-7 * whole.abs().max()  # angles are float32
+
+
+def test_blocks_of_a_long_file_give_what_one_gives(stored: Callable[..., tuple[str, Any]]) -> None:
+    codec = Codec(24000, model=stored("mimi")[0]).eval()
+    x = sensor(40 * codec.hop)
+    with torch.inference_mode():
+        one = codec(x)
+        for part in codec.modules():
+            if isinstance(part, CodecTransformer):
+                part.block = 6
+        torch.testing.assert_close(codec(x), one, atol=1e-5 * float(one.abs().max()), rtol=0)
 
 
 def test_zeros_at_the_head_let_a_published_encodec_stream(stored: Callable[..., tuple[str, Any]]) -> None:
