@@ -6,13 +6,14 @@ Interspeech 2023.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bcfusion.nn.conformer import ConformerBlock
+from bcfusion.nn.dense import DenseDilatedBlock, DenseEncoder, LearnableSigmoid
 from bcfusion.nn.frequency_norm import FrequencyNorm, Kind
 from bcfusion.nn.norm import InstanceNorm2d
 from bcfusion.nn.spectral import Complex, SpectralNetwork
@@ -32,29 +33,9 @@ def _norm(channels: int) -> InstanceNorm2d:
     return InstanceNorm2d(channels, track_running_stats=False, causal=False)
 
 
-class DenseBlock(nn.Module):
-    """Dilated dense block: ``(B, channels, F, N)`` to the same shape.
-
-    Each layer, a convolution over 3 bins and 3 frames, sees the outputs of all layers before it and the input.
-    """
-
-    def __init__(self, channels: int, dilations: Sequence[int]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d((depth + 1) * channels, channels, 3, dilation=(1, dilation), padding=(1, dilation)),
-                _norm(channels),
-                nn.PReLU(channels),
-            )
-            for depth, dilation in enumerate(dilations)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
-        for layer in self.layers:
-            y = layer(x)
-            x = torch.cat([y, x], dim=1)
-        return y
+def _dense(channels: int, bins: int, depth: int) -> DenseDilatedBlock:
+    """Return a block of ``depth`` convolutions over 3 bins and 3 frames."""
+    return DenseDilatedBlock(channels, bins, depth, causal=False, separable=False, make_norm=_norm)
 
 
 class TwoStageBlock(nn.Module):
@@ -72,32 +53,19 @@ class TwoStageBlock(nn.Module):
         return x
 
 
-class LearnableSigmoid(nn.Module):
-    """``beta sigmoid(slope x)`` of ``(B, 1, F, N)``, with a learned slope for each bin (Fu et al. 2021, MetricGAN+)."""
-
-    def __init__(self, bins: int, beta: float) -> None:
-        super().__init__()
-        self.beta = beta
-        self.slope = nn.Parameter(torch.ones(bins, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.beta * torch.sigmoid(self.slope * x)
-
-
 class Decoder(nn.Module):
     """``(B, channels, F', N) -> (B, outputs, F, N)``: a dense block, twice the bins, and an output layer.
 
     Args:
-        channels: of the features.
-        dilations: of the dense block.
+        block: for F' bins.
         outputs: values per bin; each has a convolution of its own, side by side.
         narrow: the first output is normalised instead of the features: as published, that of the mask.
         scale: of the initial weights of the output.
     """
 
-    def __init__(self, channels: int, dilations: Sequence[int], outputs: int, narrow: bool, scale: float) -> None:
+    def __init__(self, block: DenseDilatedBlock, outputs: int, narrow: bool, scale: float) -> None:
         super().__init__()
-        self.block = DenseBlock(channels, dilations)
+        self.block, channels = block, block.channels
         self.upsample = nn.ConvTranspose2d(channels, channels, (3, 1), (2, 1))
         before = [nn.Conv2d(channels, outputs, 1)] if narrow else []
         width = outputs if narrow else channels
@@ -141,7 +109,7 @@ class MPSENet(SpectralNetwork):
         blocks: of two conformers.
         heads: of the attention; they share the channels.
         kernel_size: of the convolutions of the conformers in frames, or bins, odd.
-        dilations: of the dense blocks, in frames.
+        depth: layers of the dense blocks, dilated by 1, 2, 4, ... frames.
         dropout: within the conformers.
         head: ``mask``, ``mapping`` (the magnitude itself), or ``additive`` (its difference from that of one sensor), of
             compressed magnitudes. The sign of a magnitude is ignored.
@@ -179,7 +147,7 @@ class MPSENet(SpectralNetwork):
         blocks: int = 4,
         heads: int = 4,
         kernel_size: int = 31,
-        dilations: Sequence[int] = (1, 2, 4, 8),
+        depth: int = 4,
         dropout: float = 0.2,
         head: MagnitudeHead = "additive",
         beta: float = 2.0,
@@ -195,7 +163,7 @@ class MPSENet(SpectralNetwork):
     ) -> None:
         require(
             self,
-            at_least(1, channels=channels, blocks=blocks, dilations=dilations),
+            at_least(1, channels=channels, blocks=blocks, depth=depth),
             one_of(("mask", "mapping", "additive"), head=head),
             above(0, beta=beta, compression=compression, init_output_scale=init_output_scale),
             within(0, 1, compression=compression),
@@ -213,14 +181,11 @@ class MPSENet(SpectralNetwork):
         def conformer() -> ConformerBlock:
             return ConformerBlock(channels, heads, kernel_size, 4 * channels, 2 * channels, dropout)
 
-        self.encoder = nn.Sequential(
-            *(nn.Conv2d(2 * in_channels, channels, 1), _norm(channels), nn.PReLU(channels)),
-            DenseBlock(channels, dilations),
-            *(nn.Conv2d(channels, channels, (3, 1), (2, 1)), _norm(channels), nn.PReLU(channels)),
-        )
+        self.encoder = DenseEncoder(2 * in_channels, _dense(channels, bins, depth))
+        half = self.encoder.out_bins
         self.blocks = nn.Sequential(*(TwoStageBlock(conformer) for _ in range(blocks)))
-        self.magnitude_decoder = Decoder(channels, dilations, 1, masks, init_output_scale)
-        self.phase_decoder = Decoder(channels, dilations, 2, False, init_output_scale)
+        self.magnitude_decoder = Decoder(_dense(channels, half, depth), 1, masks, init_output_scale)
+        self.phase_decoder = Decoder(_dense(channels, half, depth), 2, False, init_output_scale)
         self.sigmoid = LearnableSigmoid(bins, beta) if masks else nn.Identity()
         if head == "mapping" and frequency_norm is None:
             # about the average magnitude: near 0 the uncompressed one, a high power, hardly has a gradient
