@@ -37,8 +37,10 @@ def main(argv: list[str]) -> None:
     """
     arguments = _parser().parse_args(argv)
     if arguments.list or arguments.experiment is None:
-        for name in group_members("experiment"):
-            print(f"{name:<24}{_summary(conf_dir() / 'experiment' / f'{name}.yaml')}")
+        names = group_members("experiment")
+        width = max(map(len, names)) + 2
+        for name in names:
+            print(f"{name:<{width}}{_summary(conf_dir() / 'experiment' / f'{name}.yaml')}")
         return
     source = _shipped(arguments.experiment)
     target = arguments.to or Path("conf", "experiment", f"my_{arguments.experiment}.yaml")

@@ -305,7 +305,7 @@ class LaCoSENet(SpectralNetwork):
             0,
             skip_channel,
             frequency_norm,
-            late,
+            late_frames=late,
         )
         self.only_masks = head == "mask"
         self.provides = ("spectrum", "mask") if head == "mask" else ("spectrum",)

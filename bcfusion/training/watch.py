@@ -471,4 +471,5 @@ def _line(frames: Sequence[FrameType]) -> str:
 
 def _say(text: str) -> None:
     with suppress(OSError, ValueError):
-        print(f"bcfusion: {text}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"bcfusion: {text}\n")  # at once: the processes of a run share the terminal
+        sys.stderr.flush()

@@ -199,7 +199,8 @@ def mr_stft(setting: dict[str, Any], peer: str) -> Measured:
     gradients = [torch.autograd.grad(value, estimate)[0] for value in found]
     agreement = [
         agree("value", relative(*found), OUTPUTS),
-        agree("gradient at the estimate", relative(*gradients), GRADIENTS),
+        # 1 / magnitude of faint bins: how their FFT rounds depends on the CPU
+        agree("gradient at the estimate", relative(*gradients), 3 * GRADIENTS),
     ]
 
     def act(value: Callable[[], Tensor]) -> Callable[[], None]:

@@ -34,9 +34,9 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def filled(cfg: DictConfig) -> DictConfig:
-    """Return ``cfg`` with what a generator leaves to the user: the runs that VoiceFixer is made of."""
+    """Return ``cfg`` with what a generator leaves to the user: runs that VoiceFixer is made of, weights of a codec."""
     for key in OmegaConf.missing_keys(cfg.generator):
-        OmegaConf.update(cfg, key, "RUN")
+        OmegaConf.update(cfg, key, None if key == "generator.model" else "RUN")  # a codec of random weights
     return cfg
 
 
@@ -118,6 +118,7 @@ def test_all_losses_pass_together_except_those_of_what_only_some_networks_provid
     asked = {"component": "mask, noise", "deep_clustering": "embedding, noise", "kl": "mu, log_var"}
     asked |= {"generator_log_mel": "log_mel", "generator_log_bands": "band_levels"}
     asked |= {"log_magnitude_mse": "log_magnitude, deviation, scale", "msa": "mask", "tpsa": "mask"}
+    asked |= {"latent_l1": "latent, target_latent, latent_mask"}
     asked |= {"inconsistency": "spectrum", "prediction_mse": "prediction, prediction_target, prediction_mask"}
     assert set(problems) == {
         f"losses.{name}: asks for {what}, which neither the data nor SEANet provides" for name, what in asked.items()

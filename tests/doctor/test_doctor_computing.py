@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -167,11 +168,27 @@ def test_what_fails_in_bfloat16_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         def forward(self, *_: object) -> None:
             raise RuntimeError("no kernel. Set a variable.")
 
+    monkeypatch.setattr(computing, "_COARSE", math.inf)  # whatever this machine makes of convolutions
     for name in ("LSTM", "GRU"):
         monkeypatch.setattr(torch.nn, name, Unable)
     [found] = computing.precision()
     assert found.status == NOTE
     assert found.text.endswith("for networks with LSTM or GRU: RuntimeError: no kernel")
+
+
+def test_wrong_numbers_in_bfloat16_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(torch.nn.Conv1d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            output = super().forward(input)
+            return output.flip(-1) if torch.is_autocast_enabled("cpu") and self.kernel_size == (8,) else output
+
+    monkeypatch.setattr(torch.nn, "Conv1d", Wrong)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = list(computing.precision())
+    assert [each.status for each in found] == [NOTE]
+    assert "convolution" in found[0].text
+    assert found[0].text.endswith("ArithmeticError: wrong numbers")
+    assert "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16" in found[0].remedy
 
 
 # ---------------------------------------------------------------- compilation, determinism

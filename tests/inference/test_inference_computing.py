@@ -7,6 +7,8 @@ import pytest
 import soundfile
 import torch
 
+from bcfusion.doctor.computing import precision
+from bcfusion.doctor.finding import OK
 from bcfusion.errors import BcfusionError
 from bcfusion.generators.seanet import SEANet
 from bcfusion.inference.batches import batches_of
@@ -25,6 +27,7 @@ def snr(reference: torch.Tensor, estimate: torch.Tensor) -> float:
     return float(10 * torch.log10(reference.square().sum() / (reference - estimate).square().sum()))
 
 
+@pytest.mark.skipif(next(precision()).status != OK, reason="this CPU computes convolutions in bfloat16 wrongly")
 def test_mixed_precision_is_close_and_comes_out_in_single_precision() -> None:
     x, model = 0.1 * torch.randn(2, 1, 4000, generator=torch.Generator().manual_seed(0)), network()
     full, mixed = computed(model, x), computed(model, x, "bf16")

@@ -70,7 +70,7 @@ def pairs(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [[], ["recipe=bandwidth_extension"], ["degradation=any_sensor", "seed=3"]])
 def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: list[str]) -> None:
-    commands = typed_by(tmp_path, "objectives.sh", "speech", "out", "unet_causal", *task, MINUTES="7")
+    commands = typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", "unet_causal", *task, MINUTES="7")
     trained = check_trainings(commands, composed)
     folders = [word for words in commands for word in words if word.startswith("hydra.run.dir=")]
     assert [folder.removeprefix("hydra.run.dir=out/") for folder in folders] == WAYS

@@ -58,7 +58,8 @@ def test_the_command_that_resumes_a_run_is_read_as_it_is_pasted(name: str) -> No
 TORCHRUN_PROCESS = """
 import os, sys
 from bcfusion.run.layout import run_dir
-print(os.environ["RANK"], run_dir("runs", None, None, None, f"clock of rank {os.environ['RANK']}"), flush=True)
+name = run_dir("runs", None, None, None, f"clock of rank {os.environ['RANK']}")
+sys.stdout.write(f"{os.environ['RANK']} {name}\\n")  # at once: both processes write to one pipe
 """
 
 
