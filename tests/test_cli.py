@@ -221,6 +221,21 @@ def test_status_of_a_users_error_and_of_an_interrupt(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+def test_a_process_that_nobody_tells_to_end_does_not_hold_an_interrupted_verb(tmp_path: Path) -> None:
+    """As a scoring process is left that Ctrl-C has caught while its pool started."""
+    (tmp_path / "app.py").write_text(
+        "import multiprocessing, sys, time\n"
+        "from bcfusion.commands import exit_status\n"
+        "def main(argv):\n"
+        "    multiprocessing.get_context('spawn').Process(target=time.sleep, args=(1000,)).start()\n"
+        "    raise KeyboardInterrupt\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(exit_status(main, []))\n"
+    )
+    assert python("app.py", cwd=tmp_path).returncode == 130
+
+
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_not_an_error() -> None:
     shell = f"set -o pipefail; {sys.executable} -m bcfusion.cli prepare --list | true; exit $PIPESTATUS"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120, check=False)

@@ -48,6 +48,10 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
             print(printable(str(error), keep="\n\t"), file=sys.stderr)  # it may quote a file of a stranger
         return USER_ERROR
     except KeyboardInterrupt:
+        if "multiprocessing" in sys.modules:
+            from bcfusion.run.processes import end_children
+
+            end_children()
         return INTERRUPTED
     except BrokenPipeError:
         if not _nobody_reads():

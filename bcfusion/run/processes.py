@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bcfusion.system import is_running
 
-__all__ = ["TORCHRUN", "began", "end_with_parent", "runs", "torchrun_began"]
+__all__ = ["TORCHRUN", "began", "end_children", "end_with_parent", "runs", "torchrun_began"]
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"  #: in the environment of each process that torchrun starts
 
@@ -47,6 +47,16 @@ def end_with_parent() -> None:
     A thread watches the parent, so that it holds while the process waits or computes.
     """
     threading.Thread(target=_exit_with_parent, name="bcfusion-parent", daemon=True).start()
+
+
+def end_children() -> None:
+    """End the processes that :mod:`multiprocessing` has started in this one.
+
+    Python waits for each of them before it ends, and a pool that Ctrl-C has caught half started may never tell its
+    processes to end.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
 
 
 def _exit_with_parent() -> None:
