@@ -406,7 +406,9 @@ class Run:
         self._started.append(session)
         hit = kill is not None and Interruption(self, session, kill, self._place, self._pace).happens()
         session.wait()
-        return self._ends(session, kill if hit else None)
+        # a folder that became read-only at the very end keeps the mark, whose lock died with the session
+        keeps_mark = kill is not None and kill.kind in OF_THE_DISK and not hit
+        return self._ends(session, kill if hit else None, keeps_mark)
 
     def end(self) -> list[str]:
         """Wait for the processes of all sessions, kill those that stay, and return them as problems."""
@@ -428,7 +430,7 @@ class Run:
         left = [process for session in ended for process in members(session.pid)]
         return [f"process {process} outlives its session by {GRACE:g} seconds" for process in left]
 
-    def _ends(self, session: Session, kill: Kill | None) -> bool:
+    def _ends(self, session: Session, kill: Kill | None, keeps_mark: bool = False) -> bool:
         """Check a session that has ended."""
         problems = self._left([one for one in self._started if one is not session])
         output = self.output()
@@ -453,7 +455,8 @@ class Run:
                 problems += [
                     problem
                     for problem in checks.closed(path, self._reference, self.samples)
-                    if not (finished and problem == checks.MARK_LEFT)  # a session that is refused changes nothing
+                    # a session that is refused changes nothing
+                    if not ((finished or keeps_mark) and problem == checks.MARK_LEFT)
                 ]
             if kill is not None:
                 new = set(self._known.hidden) - hidden

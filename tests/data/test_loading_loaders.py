@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bcfusion import audio
 from bcfusion.contracts import Batch, Draw, Row
+from bcfusion.data.loading import loaders
 from bcfusion.data.loading.loaders import EvalLoader, StepLoader, UnreadableTally
 from bcfusion.data.loading.reader import SensorReader
 from bcfusion.data.loading.schedule import BatchSchedule
@@ -206,6 +207,27 @@ def test_unreadable_training_files_are_counted_once_and_end_the_run_past_the_sha
     Path(rows[1].paths["air"]).unlink()
     with pytest.raises(DataError, match="2 unreadable files among the 5 utterances of train"):
         list(islice(endless(steps), 40))
+
+
+def test_a_second_ctrl_c_while_an_unfinished_pass_ends_its_readers_is_no_traceback(
+    rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = EvalItems(rows[:2], SensorReader(["body"], {"body": noisy}, RATE))
+    ends = []
+
+    def interrupted(batches: object) -> None:
+        ends.append(batches)
+        if len(ends) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loaders, "end_workers", interrupted)
+    unfinished = iter(EvalLoader(items, UnreadableTally(2, 0, "valid")))
+    next(unfinished)
+    unfinished.close()  # as when it is garbage
+    assert len(ends) == 2, "they are ended all the same"
+    ends.clear()
+    with pytest.raises(KeyboardInterrupt):  # at the end of a whole pass it is the first one
+        list(EvalLoader(items, UnreadableTally(2, 0, "valid")))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -8,6 +8,7 @@ import signal
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -253,6 +254,10 @@ class EvalLoader:
                     raise batch
                 else:
                     yield batch
+        except GeneratorExit:
+            with suppress(KeyboardInterrupt):  # a second Ctrl-C; Python would print its traceback and go on
+                end_workers(batches)
+            raise
         finally:
             end_workers(batches)
 
