@@ -221,6 +221,23 @@ def test_status_of_a_users_error_and_of_an_interrupt(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("end", ["KeyboardInterrupt", "SystemExit(143)"])
+def test_a_further_ctrl_c_while_python_ends_prints_nothing(tmp_path: Path, end: str) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os, signal, sys, weakref\n"
+        "from bcfusion.commands import exit_status\n"
+        "class Resource: pass\n"
+        "held = Resource()\n"
+        "weakref.finalize(held, os.kill, os.getpid(), signal.SIGINT)\n"
+        "def main(argv):\n"
+        f"    raise {end}\n"
+        "sys.exit(exit_status(main, []))\n"
+    )
+    done = python("app.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (143 if "143" in end else 130, "")
+
+
+@pytest.mark.slow
 def test_a_process_that_nobody_tells_to_end_does_not_hold_an_interrupted_verb(tmp_path: Path) -> None:
     """As a scoring process is left that Ctrl-C has caught while its pool started."""
     (tmp_path / "app.py").write_text(

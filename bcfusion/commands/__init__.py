@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as in shells
+TERMINATED = 143  # 128 + SIGTERM
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
@@ -52,7 +53,12 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
             from bcfusion.run.processes import end_children
 
             end_children()
+        _ends_by_signal()
         return INTERRUPTED
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            _ends_by_signal()
+        raise
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -64,6 +70,14 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
             raise
         print(fault, file=sys.stderr)
         return USER_ERROR
+
+
+def _ends_by_signal() -> None:
+    """Let a further Ctrl-C, while Python ends, not print the traceback of whatever is being tidied up."""
+    import atexit
+    import signal
+
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last one that is registered acts first
 
 
 def _nobody_reads() -> bool:
