@@ -31,6 +31,7 @@ __all__ = [
     "from_json",
     "from_yaml",
     "in_use",
+    "make_folder",
     "matching",
     "name_below",
     "normal_name",
@@ -85,6 +86,18 @@ def appearing(path: str | os.PathLike[str], *, fsync: bool = False) -> Iterator[
     finally:
         with suppress(OSError):  # there may be nothing, or no way to delete it; what went wrong before is the reason
             part.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder, with those above it, unless it is there.
+
+    Raises:
+        WriteError: it cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(error.errno, why_unwritable(error, path), os.fspath(path)) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from bcfusion.errors import ConfigError
-from bcfusion.files import appearing, read_object, write_text
+from bcfusion.files import appearing, make_folder, read_object, write_text
 from bcfusion.run.layout import RunDir
 from bcfusion.run.processes import began, runs
 from bcfusion.system import HAS_LOCKS, lock, open_folder
@@ -43,8 +43,11 @@ def claim(run: RunDir) -> str | None:
 
     Of processes that begin at the same moment, one gets the run. The mark of a process that has died is no mark. The
     directory is created.
+
+    Raises:
+        WriteError: it, or a file in it, cannot be written.
     """
-    run.path.mkdir(parents=True, exist_ok=True)
+    make_folder(run.path)
     directory = open_folder(run.path)
     try:
         if directory is not None:

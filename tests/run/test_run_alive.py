@@ -246,3 +246,12 @@ def test_a_run_that_names_no_process_lives_for_minutes(run: RunDir) -> None:
     assert is_alive(run)
     age(run, 3600)
     assert not is_alive(run)
+
+
+def test_a_directory_that_may_not_be_created_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: object, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.mkdir", denied)  # root may write everywhere
+    with pytest.raises(WriteError, match=r"^cannot write .*/run: Permission denied$"):
+        claim(RunDir(tmp_path / "run"))
