@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bcfusion.nn.attention import Alibi, Biases, SelfAttention
 from bcfusion.nn.conv import Conv1d
 from bcfusion.nn.frequency_norm import FrequencyNorm
-from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
+from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, frame_loudness
 from bcfusion.nn.stft import Window
 from bcfusion.nn.time import TimeConditioned
 from bcfusion.requirements import above, at_least, require, within
@@ -265,10 +265,10 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         x = self.frequency_in(torch.cat([real, imag], dim=1))
-        h = self._frames((x / _loudness(x) if self.normalize_frames else x).flatten(1, 2).mT)
+        h = self._frames((x / frame_loudness(x) if self.normalize_frames else x).flatten(1, 2).mT)
         h = h.mT.unflatten(1, (2, -1))  # (B, 2, F, N)
         if self.normalize_frames and not self.head.masks:
-            h = h * _loudness(self.parts_in_time(x))
+            h = h * frame_loudness(self.parts_in_time(x))
         h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output), self.head.provided(output)
@@ -288,11 +288,6 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
                 x = layer(x, embedding, biases, skips.pop())
         y: Tensor = self.last(self.last_norm(x))
         return y
-
-
-def _loudness(x: Tensor) -> Tensor:
-    """Return the root mean square ``(B, 1, 1, N)`` of each frame of ``(B, C, F, N)``, all channels together."""
-    return (x.square().mean((1, 2), keepdim=True) + _EPS).sqrt()
 
 
 def _divided(x: Tensor) -> Tensor:

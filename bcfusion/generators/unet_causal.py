@@ -17,7 +17,7 @@ from bcfusion.generators.dpcrn import DualPathBlock
 from bcfusion.nn.conv2d import Conv2d, ConvTranspose2d
 from bcfusion.nn.frequency_norm import FrequencyNorm
 from bcfusion.nn.norm import FrameLayerNorm
-from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork
+from bcfusion.nn.spectral import Complex, Head, SpectralHead, SpectralNetwork, frame_loudness
 from bcfusion.nn.stft import Window
 from bcfusion.nn.time import TimeConditioned, TimeEmbedding
 from bcfusion.requirements import above, at_least, require
@@ -52,11 +52,6 @@ class GatedBlock(nn.Module):
         value, gate = self.conv(self.norm(x) * (1 + scale) + shift).chunk(2, dim=1)
         y: Tensor = x + self.out(value * torch.sigmoid(gate))
         return y
-
-
-def _loudness(x: Tensor) -> Tensor:
-    """Return the root mean square ``(B, 1, 1, N)`` of each frame of ``(B, C, F, N)``, all channels together."""
-    return (x.square().mean((1, 2), keepdim=True) + 1e-8).sqrt()
 
 
 class UNetCausal(TimeConditioned, SpectralNetwork):
@@ -192,7 +187,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         x = self.frequency_in(torch.cat([real, imag], dim=1))
         embedding = self.embedding(self.time(x))
-        loudness = _loudness(x)
+        loudness = frame_loudness(x)
         h = self.first(x / loudness)
         skips = []
         for level, blocks in enumerate(self.encoder):
@@ -208,7 +203,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
                 h = block(h, embedding)
         h = self.last(self.last_norm(h))
         if not self.head.masks:
-            h = h * _loudness(self.parts_in_time(x))
+            h = h * frame_loudness(self.parts_in_time(x))
         h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]
         return self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output), self.head.provided(output)

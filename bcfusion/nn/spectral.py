@@ -110,6 +110,11 @@ def magnitude(real: Tensor, imag: Tensor, eps: float = 1e-8) -> Tensor:
     return (real.square() + imag.square() + eps).sqrt()
 
 
+def frame_loudness(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Return the root mean square ``(B, 1, 1, N)`` of each frame of ``(B, C, F, N)``, all channels together."""
+    return (x.square().mean((1, 2), keepdim=True) + eps).sqrt()
+
+
 def log_magnitude(real: Tensor, imag: Tensor, floor: float) -> Tensor:
     """Return ln sqrt(real^2 + imag^2 + floor^2), in the shape of both."""
     return 0.5 * (real.square() + imag.square() + floor**2).log()

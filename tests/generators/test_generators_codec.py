@@ -367,7 +367,7 @@ def test_frames_of_padding_do_not_count(stored: Callable[..., tuple[str, Any]]) 
 
 
 def test_codebooks_follow_the_weights_that_are_loaded(stored: Callable[..., tuple[str, Any]]) -> None:
-    """Mimi's compute their entries once; other weights, or another device, make them anew."""
+    """Mimi's codebooks compute their entries once, and again for other weights or on another device."""
     first, second = (
         Codec(24000, family="mimi", config=SIZES["mimi"], quantizer="straight_through").eval() for _ in range(2)
     )

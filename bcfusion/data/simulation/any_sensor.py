@@ -27,6 +27,7 @@ class AnySensor(Batched):
             out. Null: all kinds are equally likely.
 
     Attributes:
+        shares: of the speakers, by kind; their sum is 1.
         reads_files: whether one of the kinds reads files.
 
     Raises:
