@@ -74,9 +74,9 @@ run = RunDir(Path(sys.argv[1]))
 assert claim(run) is None
 if sys.argv[2] == "child":  # a reader of data, which outlives its trainer for a moment
     if os.fork():
-        print(os.getpid(), flush=True)
         sys.stdin.readline()
         os._exit(1)
+    print(os.getppid(), flush=True)  # once it runs: only then has it left the lock to its parent
     time.sleep(600)
 print(os.getpid(), flush=True)
 time.sleep(600)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from bcfusion import system
@@ -166,10 +167,13 @@ def end_workers(batches: Any) -> None:
     """End the worker processes of an iterator of PyTorch's loader; one that hangs is killed after five seconds.
 
     PyTorch itself ends them by SIGTERM in the end, which workers ignore, and Python would then wait for them at exit
-    without end.
+    without end. Where a second Ctrl-C has interrupted PyTorch's own shutdown, it still watches them, and would raise an
+    error for each that is killed.
     """
     if hasattr(batches, "_shutdown_workers"):
         batches._shutdown_workers()
+        with suppress(ValueError):  # they are not watched any more
+            _remove_worker_pids(id(batches))
         for worker in batches._workers:
             if worker.is_alive():
                 worker.kill()
