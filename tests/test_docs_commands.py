@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from bcfusion.cli import HYDRA_VERBS, VERBS, main
+from bcfusion.commands.shared.mistyped import OWN_KEYS
 from bcfusion.configuration.compose import register_resolvers
 from bcfusion.configuration.paths import conf_dir
 from bcfusion.search.sweeper import register_sweeper
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "recipes").glob("*/*.md"))]
 OWN = ("helmet", "frame_mapper", "labelled_snr")  # parts of the project of docs/extending.md, whose test runs them
 PLACES = {"$experiment": "identity", "$sensor": "accelerometer", "$x": "1"}
-OF_EVALUATE = ("split", "output", "group_by")  # settings of the verb itself, no keys
+OF_EVALUATE = OWN_KEYS["evaluate"]  # settings of the verb itself, no keys
 RECIPES = ("bone_to_air", "fusion", "bandwidth_extension")  # of the RUN that is evaluated
 # an evaluation of folders or of scores has options and no run; a configuration of a run needs that run
 WITHOUT_RUN = ("--enhanced", "--scores", "--sets", "--config-name")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcfusion.commands import evaluate_folders, evaluate_scores, evaluate_sets, exit_status
-from bcfusion.commands.shared.evaluate_output import hydra_directory, parse_settings, timed_folder, write_results
+from bcfusion.commands.shared.evaluate_output import (
+    Settings,
+    hydra_directory,
+    parse_settings,
+    timed_folder,
+    write_results,
+)
 from bcfusion.commands.shared.hydra_app import record_composition, run
 from bcfusion.commands.shared.model_choice import TRUST_OPTION, chosen_model, label_of
-from bcfusion.commands.shared.recorded import recorded_for_evaluation
+from bcfusion.commands.shared.recorded import recorded_for_evaluation, require_of_evaluation
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.run.description import find_bundle, read_description
@@ -26,13 +31,14 @@ if TYPE_CHECKING:
     from bcfusion.evaluation.utterances import Utterances
 
 HELP = """\
-usage: bcfusion evaluate MODEL [split=NAME] [group_by=NAME,...] [key=value ...] [--trust-code] [hydra options]
+usage: bcfusion evaluate MODEL [split=NAME] [steps=N] [group_by=NAME,...] [key=value ...] [--trust-code] [hydra options]
        bcfusion evaluate --enhanced DIR --reference DIR [--input DIR] [--name NAME] [group_by=NAME,...] [key=value ...]
        bcfusion evaluate --scores NAME=CSV [NAME=CSV ...] [group_by=NAME,...] [metrics=[NAME,...]]
        bcfusion evaluate --sets NAME=CSV [NAME=CSV ...] [--published CSV] [metrics=[NAME,...]]
 
 Score a run, bundle, checkpoint, a model by its name or hf:OWNER/NAME on whole files. The settings are those that the
-model was trained with; key=value changes them. Of a run directory the best checkpoint is evaluated, never the last one.
+model was trained with; key=value changes those of data and metrics. steps=N is for a model of objective=flow or bridge.
+Of a run directory the best checkpoint is evaluated, never the last one.
 
 Or score files that any other program has enhanced: they are matched by their path below the folders, without suffix,
 and resampled to the rate of the references (or to sample_rate=HZ). Give --enhanced several times to compare systems,
@@ -45,6 +51,7 @@ figures that others have published, from a CSV with the columns set, system, sou
 examples:
   bcfusion evaluate runs/bone_to_air/seanet/TIME
   bcfusion evaluate RUN data=folder data.root=/data/speech split=valid
+  bcfusion evaluate RUN steps=1                                         of a flow or bridge, in one step
   bcfusion evaluate RUN trainer.max_test_items=20                       20 utterances, evenly spread
   bcfusion evaluate RUN 'metrics=[pesq_wb,stoi,lsd]' group_by=speaker,snr
   bcfusion evaluate fusion data.evaluation_body_gain=-10                a body sensor that is 10 dB too quiet
@@ -87,12 +94,13 @@ def main(argv: list[str]) -> int:
     split = "test" if settings.split is None else settings.split
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
+    require_of_evaluation(overrides)
     recorded = recorded_for_evaluation(model)
     limit = f"trainer.max_{split}_items"  # those of the run concern the run alone
     limited = limit if any(each.lstrip("+").startswith(f"{limit}=") for each in overrides) else None
     label = label_of(argv[0], model)
     run(
-        lambda cfg: _task(cfg, model, label, split, output, settings.group_by, limited, trust_code),
+        lambda cfg: _task(cfg, model, label, split, output, settings, limited, trust_code),
         [*merge_overrides(recorded, overrides), hydra_directory(output)],
         module_file=__file__,
         verb="evaluate",
@@ -118,7 +126,7 @@ def _task(
     label: str,
     split: str,
     output: Path,
-    group_by: Sequence[str],
+    settings: Settings,
     limited: str | None,
     trust_code: bool,
 ) -> None:
@@ -130,7 +138,7 @@ def _task(
         label: what to call it.
         split: to evaluate.
         output: folder of the results.
-        group_by: columns of further tables.
+        settings: of the verb: columns of further tables, and steps of the model.
         limited: key of the number of utterances; None: all of them.
         trust_code: see :func:`bcfusion.load_generator`.
     """
@@ -147,7 +155,7 @@ def _task(
         from bcfusion.run.bundle import bundle_of
         from bcfusion.training.assemble import build_datamodule
 
-    generator = load_task_model(cfg, model, trust_code=trust_code)
+    generator = load_task_model(cfg, model, steps=settings.steps, trust_code=trust_code)
     bundle = bundle_of(generator)
     assert bundle is not None  # a loaded model has one
     datamodule = build_datamodule(cfg)
@@ -164,8 +172,10 @@ def _task(
     at_step = "" if step is None else f" (step {step})"
     gain = datamodule.reader.evaluation_gain
     mismatch = f", with {gain:+g} dB on the body sensor" if gain else ""
-    title = f"{label}{at_step} on {_files(utterances, datamodule)}{mismatch}"
-    write_results(scores, group_by, output, title)
+    steps = settings.steps
+    in_steps = "" if steps is None else f" in {steps} step{'s' * (steps != 1)}"
+    title = f"{label}{at_step}{in_steps} on {_files(utterances, datamodule)}{mismatch}"
+    write_results(scores, settings.group_by, output, title)
     record_composition(cfg, output)
     if cfg.trainer.samples:
         print(f"samples:       {samples.directory}")

@@ -57,6 +57,7 @@ def main(argv: list[str]) -> int:
     problems = (
         [f"split: folders have none, every file of {folders.reference} counts"] if settings.split is not None else []
     )
+    problems += [] if settings.steps is None else ["steps: has no effect on enhanced files"]
     typed = [argument for argument in overrides if "=" in argument and not argument.startswith("-")]
     keys = [argument.lstrip("+~").partition("=")[0].partition(".")[0] for argument in typed]
     for key in keys:

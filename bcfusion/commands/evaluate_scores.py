@@ -99,7 +99,8 @@ def files_by_name(option: str, words: Sequence[str]) -> dict[str, list[Path]]:
 
 def useless_words(option: str, settings: Settings, overrides: Sequence[str]) -> list[str]:
     """Return a line for each word that has no effect on scores which exist already."""
-    problems = [] if settings.split is None else ["split: has no effect on scores"]
+    given = {"split": settings.split, "steps": settings.steps}
+    problems = [f"{key}: has no effect on scores" for key, value in given.items() if value is not None]
     for argument in overrides:
         key = argument.lstrip("+~").partition("=")[0].partition(".")[0]
         if "=" in argument and not argument.startswith("-") and key not in USED:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bcfusion.commands.shared import hydra_app
 from bcfusion.commands.shared.model_evaluation import evaluate_model, load_task_model
-from bcfusion.commands.shared.recorded import recorded_for_evaluation
+from bcfusion.commands.shared.recorded import recorded_for_evaluation, require_of_evaluation
 from bcfusion.configuration.check import verify_or_raise
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.data.loading.datamodule import SpeechDataModule
@@ -80,6 +80,7 @@ def _compose(model: Path, overrides: Sequence[str], split: str) -> _Task:
         datamodule = build_datamodule(cfg)
         return _Task(cfg, datamodule, Utterances.of_split(datamodule, split))
 
+    require_of_evaluation(overrides)
     with tempfile.TemporaryDirectory() as folder:  # Hydra needs a place for its own files
         quiet = [f"hydra.run.dir={folder}", "hydra.output_subdir=null", "hydra/job_logging=none"]
         recorded = recorded_for_evaluation(model)

@@ -140,12 +140,13 @@ def bundle_of(generator: nn.Module) -> Bundle | None:
     return bundle if isinstance(bundle, Bundle) else None
 
 
-def in_steps(generator: nn.Module, steps: int | None) -> nn.Module:
+def in_steps(generator: nn.Module, steps: int | None, option: str = "--steps") -> nn.Module:
     """Let a loaded generator take another number of steps; what its bundle says of it follows.
 
     Args:
         generator: of :func:`load_generator`; changed in place.
         steps: as :meth:`bcfusion.contracts.Stepwise.set_steps` takes them; None: as the bundle says.
+        option: how the number is given, for the message.
 
     Returns:
         The generator.
@@ -156,7 +157,7 @@ def in_steps(generator: nn.Module, steps: int | None) -> nn.Module:
     if steps is None:
         return generator
     if not isinstance(generator, Stepwise):
-        raise ConfigError([f"--steps: {type(generator).__name__} restores speech in one pass, not in steps"])
+        raise ConfigError([f"{option}: {type(generator).__name__} restores speech in one pass, not in steps"])
     generator.set_steps(steps)
     bundle = vars(generator).pop("bundle", None)
     if isinstance(bundle, Bundle):

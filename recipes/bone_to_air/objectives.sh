@@ -35,7 +35,7 @@ tables=()
 score() { # WAY [STEPS]
   local steps=${2:-} scores=$out/$1/steps-${2:-1}
   [ -f "$scores/scores.csv" ] ||
-    bcfusion evaluate "$out/$1" ${steps:+objective.steps=$steps} data=folder data.root="$speech" "metrics=[$metrics]" trainer.max_test_items=null \
+    bcfusion evaluate "$out/$1" ${steps:+steps=$steps} data=folder data.root="$speech" "metrics=[$metrics]" trainer.max_test_items=null \
       trainer.samples=0 output="$scores"
   tables+=("$1${steps:+-$steps}=$scores/scores.csv")
 }

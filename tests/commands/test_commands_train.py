@@ -143,8 +143,16 @@ def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_p
         (["{run}", "split=trian"], "valid or test"),
         (["{run}", "recipe=fusion"], "takes body at 16000 Hz"),
         (["{run}", "data.root=/nowhere"], "/nowhere"),
+        (["{run}", "generator.channels=9"], "generator.channels: has no effect on a model that has been trained"),
+        (["{run}", "losses=[l1]", "+optimizer.betas=[0,1]"], "losses: has no effect"),
+        (["{run}", "objective.steps=5"], "the number of steps is steps=N"),
+        (["{run}", "steps=5"], "steps: SEANet restores speech in one pass"),
+        (["{run}", "steps=0"], "steps: must be a whole number above zero, not 0"),
     ],
-    ids=["none", "missing", "no-model", "group", "split", "sensors", "root"],
+    ids=[
+        *("none", "missing", "no-model", "group", "split", "sensors", "root"),
+        *("network", "losses", "objective", "one-pass", "no-step"),
+    ],
 )
 def test_wrong_input_of_evaluate_is_one_or_two_lines(
     finished: tuple[Path, str], tmp_path: Path, arguments: list[str], says: str, called: Call

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SHORT
+from conftest import SHORT, Call
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from bcfusion.configuration.check import verify
@@ -94,24 +95,26 @@ def test_what_does_not_fit_is_said_once_with_its_path(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["flow", "bridge"])
 def test_it_trains_resumes_bit_for_bit_and_ships(
-    composed: Callable[..., DictConfig], name: str, speech: Path, tmp_path: Path
+    composed: Callable[..., DictConfig], name: str, speech: Path, tmp_path: Path, called: Call
 ) -> None:
     sizes = ["discriminators.melgan_msd.channels=2", "discriminators.melgan_msd.max_channels=4"]
     extra = sizes if name == "bridge" else []
 
     def run(folder: str, steps: int, *more: str) -> Path:
-        cfg = composed(
+        typed = [
             *overrides_of(name), "data=folder", f"data.root={speech}", *SHORT, *extra, f"trainer.max_steps={steps}",
             "trainer.validate_every=2", "trainer.checkpoint_every=2", "adversarial.start_step=1", *more,
-        )  # fmt: skip
+        ]  # fmt: skip
+        cfg = composed(*typed)
         drop_unchosen(cfg)
-        return train(cfg, tmp_path / folder, Provenance("bone_to_air", name, [])).run_dir
+        return train(cfg, tmp_path / folder, Provenance("bone_to_air", name, typed)).run_dir
 
     whole = run("whole", 4)
     run("parts", 2)
     parts = run("parts", 4, f"resume={tmp_path / 'parts'}")
     first, second = load_generator(whole / "bundle"), load_generator(parts / "bundle")
     assert isinstance(first, Bridge)
+    first_steps = first.steps
     for (key, value), other in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(value, other), key
     bundle = bundle_of(first)
@@ -127,6 +130,19 @@ def test_it_trains_resumes_bit_for_bit_and_ships(
     assert (changed - before).abs().max() > 1e-5
     described: Any = bundle_of(in_steps(first, 3))
     assert described.generator["steps"] == 3
+
+    GlobalHydra.instance().clear()  # the verb composes again
+
+    def scored(output: str, *settings: str) -> str:
+        place = tmp_path / output
+        done = called("evaluate", str(whole), *settings, "metrics=[si_sdr]", "trainer.samples=0", f"output={place}")
+        assert done.returncode == 0, done.stderr
+        assert ("in 3 steps on the test files" in done.stdout) == (settings == ("steps=3",))
+        return (place / "scores.csv").read_text()
+
+    of_model = scored("of_model")
+    assert scored("same", f"steps={first_steps}") == of_model
+    assert scored("three", "steps=3") != of_model
 
 
 def test_steps_of_a_network_without_any_are_refused() -> None:

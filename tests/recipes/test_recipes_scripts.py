@@ -87,8 +87,8 @@ def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: l
     ]
     assert [list(cfg.discriminators) for cfg in trained] == [[], ["pqmf_bands"], [], [], [], []]
     scored = [words for words in commands if words[0] == "evaluate" and words[1] != "--scores"]
-    steps = [next((w for w in words if w.startswith("objective.steps=")), "") for words in scored]
-    assert steps == ["", "", "", *(f"objective.steps={n}" for n in (5, 1, 1, 5, 1, 5))]
+    steps = [next((w for w in words if w.startswith("steps=")), "") for words in scored]
+    assert steps == ["", "", "", *(f"steps={n}" for n in (5, 1, 1, 5, 1, 5))]
     assert commands[-1][:2] == ["evaluate", "--scores"]
     assert len([word for word in commands[-1] if word.endswith("scores.csv")]) == 9
 

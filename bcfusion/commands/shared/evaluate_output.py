@@ -22,6 +22,7 @@ class Settings(NamedTuple):
     output: Path | None
     group_by: list[str]
     split: str | None
+    steps: int | None
 
 
 def parse_groups(text: str) -> list[str]:
@@ -43,7 +44,7 @@ def parse_settings(argv: Sequence[str]) -> tuple[Settings, list[str]]:
     """Separate the verb's own settings from the overrides of the configuration.
 
     Raises:
-        ConfigError: see :func:`parse_groups`.
+        ConfigError: see :func:`parse_groups`; or ``steps`` is no whole number above zero.
     """
     own: dict[str, str] = {}
     overrides = []
@@ -55,7 +56,10 @@ def parse_settings(argv: Sequence[str]) -> tuple[Settings, list[str]]:
             overrides.append(argument)
     output = Path(own["output"]) if "output" in own else None
     group_by = parse_groups(own["group_by"]) if "group_by" in own else []
-    return Settings(output, group_by, own.get("split")), overrides
+    steps = own.get("steps")
+    if steps is not None and not (steps.isdecimal() and int(steps)):
+        raise ConfigError([f"steps: must be a whole number above zero, not {steps}"])
+    return Settings(output, group_by, own.get("split"), None if steps is None else int(steps)), overrides
 
 
 def timed_folder(run: Path) -> Path:

@@ -17,7 +17,7 @@ from bcfusion.nearest import nearest
 from bcfusion.run.layout import RunDir
 
 #: settings of a verb itself, which are typed as keys are
-OWN_KEYS = {"evaluate": ("split", "output", "group_by"), "check": ("check.step",)}
+OWN_KEYS = {"evaluate": ("split", "steps", "output", "group_by"), "check": ("check.step",)}
 
 
 def refuse_mistyped(argv: Sequence[str], options: Collection[str], verb: str, extra_dirs: Sequence[Path]) -> None:

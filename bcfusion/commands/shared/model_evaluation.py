@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["evaluate_model", "load_task_model"]
 
 
-def load_task_model(cfg: DictConfig, model: Path, *, trust_code: bool = False) -> nn.Module:
+def load_task_model(cfg: DictConfig, model: Path, *, steps: int | None = None, trust_code: bool = False) -> nn.Module:
     """Load a model on the device of the configuration; ``trust_code`` as in :func:`bcfusion.load_generator`.
 
     Raises:
         CheckpointError: it cannot be loaded, or does not fit the task of the configuration.
+        ConfigError: ``steps`` are given, and it restores speech in one pass.
     """
     from bcfusion.evaluation.evaluate import load_model
+    from bcfusion.run.bundle import in_steps
     from bcfusion.training import device
 
     where = "cuda" if device.on_gpu(cfg.trainer.accelerator) else "cpu"
-    return load_model(model, list(cfg.task.sensors), cfg.sample_rate, where, trust_code=trust_code)
+    generator = load_model(model, list(cfg.task.sensors), cfg.sample_rate, where, trust_code=trust_code)
+    return in_steps(generator, steps, "steps")
 
 
 def evaluate_model(cfg: DictConfig, generator: nn.Module, utterances: Utterances, on_item: OnItem) -> Scores:

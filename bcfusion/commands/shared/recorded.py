@@ -12,7 +12,7 @@ from bcfusion.configuration.machine import CPU
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.configuration.suggestions import read_yaml
 from bcfusion.configuration.values import at
-from bcfusion.errors import CheckpointError
+from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.files import from_json, from_yaml
 from bcfusion.run.description import find_bundle
 from bcfusion.run.fetching import repository_of
@@ -24,6 +24,11 @@ Kind = TypeVar("Kind", list[Any], dict[str, Any])
 
 # Settings of training that mean nothing, or something else, in an evaluation.
 TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
+# Settings that a trained model carries with it, and how it was trained.
+TRAINED = (
+    *("generator", "objective", "losses", "discriminators", "critics", "adversarial", "balancer", "optimizer"),
+    *("scheduler", "selection", "hparams_search"),
+)
 
 
 def recorded_overrides(model: str | Path) -> list[str]:
@@ -60,6 +65,23 @@ def recorded_for_evaluation(model: str | Path) -> list[str]:
     """Return :func:`recorded_overrides` without what concerns training alone."""
     overrides = recorded_overrides(model)
     return [each for each in overrides if each.lstrip("+~").partition("=")[0].split(".")[0] not in TRAINING_ONLY]
+
+
+def require_of_evaluation(overrides: Sequence[str]) -> None:
+    """Check that overrides concern the evaluation, not the model, which has been trained.
+
+    Raises:
+        ConfigError: one would have no effect.
+    """
+    problems = []
+    for override in overrides:
+        key, equals, _ = override.lstrip("+").partition("=")
+        if not equals or key.startswith(("-", "~")) or key.replace("@", ".").split(".")[0] not in TRAINED:
+            continue
+        steps = "; the number of steps is steps=N" if key == "objective.steps" else ""
+        problems.append(f"{key}: has no effect on a model that has been trained{steps}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _read(file: Path, reader: Callable[[bytes], Any], kind: type[Kind]) -> Kind:
