@@ -16,6 +16,7 @@ from bcfusion.errors import CheckpointError, TrainingError
 from bcfusion.files import from_yaml
 from bcfusion.losses.mel import LogMelLoss
 from bcfusion.losses.spectral import MultiResolutionStftLoss
+from bcfusion.nn.network import outputs_to_learn_from
 from bcfusion.probe import moved
 from bcfusion.run.building import build_generator
 from bcfusion.run.bundle import Bundle
@@ -125,8 +126,7 @@ class Learner:
         """
         self.network.train()
         here = moved(batch, self._device)
-        outputs = self.network(here["inputs"])
-        names: dict[str, Any] = {**here, **(outputs if isinstance(outputs, dict) else {"estimate": outputs})}
+        names: dict[str, Any] = {**here, **outputs_to_learn_from(self.network, here)}
         total = torch.zeros((), device=self._device)
         for name, (loss, weight) in self.losses.items():
             total = total + weight * loss(**{argument: names[argument] for argument in self._asks[name]})

@@ -158,7 +158,7 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
         attention_frames: frames before its own, and after it if not causal, that a frame attends to in each layer; a
             stream keeps as many. None: all of the file.
         normalize_frames: whether frames are divided by their loudness, all channels together, which a mapping gets back
-            in the end. False for velocities, which are as loud in pauses as in speech.
+            in the end. None: they are, unless an objective learns a velocity, which is as loud in pauses as in speech.
         head: meaning of the output, see :class:`bcfusion.nn.spectral.SpectralHead`.
         n_fft: of the STFT, in samples.
         hop_length: likewise.
@@ -196,7 +196,7 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
         embedding: int = 256,
         dropout: float = 0.1,
         attention_frames: int | None = None,
-        normalize_frames: bool = True,
+        normalize_frames: bool | None = None,
         head: Head = "additive",
         n_fft: int = 512,
         hop_length: int = 128,
@@ -235,7 +235,7 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
             frequency_norm,
             lookahead_ms,
         )
-        self.normalize_frames = normalize_frames
+        self.normalize_frames = normalize_frames is not False
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
         self.only_masks = self.head.masks

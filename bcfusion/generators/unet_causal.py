@@ -72,6 +72,8 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         kernel_size: of the gated blocks, along (frequency, frames).
         recurrent_blocks: dual-path blocks at the bottom.
         embedding: numbers that describe the time.
+        normalize_frames: whether frames are divided by their loudness, all channels together, which a mapping gets back
+            in the end. None: they are, unless an objective learns a velocity, which is as loud in pauses as in speech.
         head: meaning of the output, see :class:`bcfusion.nn.spectral.SpectralHead`.
         n_fft: of the STFT, in samples; ``n_fft / 2`` must be divisible by 2 at every level but the last.
         hop_length: likewise.
@@ -104,6 +106,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         kernel_size: Sequence[int] = (3, 3),
         recurrent_blocks: int = 1,
         embedding: int = 64,
+        normalize_frames: bool | None = None,
         head: Head = "additive",
         n_fft: int = 320,
         hop_length: int = 160,
@@ -143,6 +146,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
             frequency_norm,
             lookahead_ms,
         )
+        self.normalize_frames = normalize_frames is not False
         self.head = SpectralHead(head)
         self.provides = ("mask",) if self.head.masks else ()
         self.only_masks = self.head.masks
@@ -187,8 +191,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         x = self.frequency_in(torch.cat([real, imag], dim=1))
         embedding = self.embedding(self.time(x))
-        loudness = frame_loudness(x)
-        h = self.first(x / loudness)
+        h = self.first(x / frame_loudness(x) if self.normalize_frames else x)
         skips = []
         for level, blocks in enumerate(self.encoder):
             for block in cast("nn.ModuleList", blocks):
@@ -202,7 +205,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
             for block in cast("nn.ModuleList", self.decoder[level]):
                 h = block(h, embedding)
         h = self.last(self.last_norm(h))
-        if not self.head.masks:
+        if self.normalize_frames and not self.head.masks:
             h = h * frame_loudness(self.parts_in_time(x))
         h = self.frequency_out(h)
         output = h[:, 0], h[:, 1]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcfusion.contracts import Generator
+from bcfusion.contracts import Batch, Generator, Taught
 from bcfusion.errors import AudioError
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.streaming import StreamingError, StreamingModule
@@ -257,3 +257,14 @@ def usual_frame(generator: Generator) -> int:
 def estimate_of(output: Tensor | dict[str, Tensor]) -> Tensor:
     """Return the estimate ``(B, 1, T)`` from the output of a generator: the output itself, or a dict with more."""
     return output["estimate"] if isinstance(output, dict) else output
+
+
+def outputs_to_learn_from(generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Return what losses are computed from: ``estimate`` and the keys of ``provides``, of a training batch.
+
+    Args:
+        generator: of any kind; a :class:`bcfusion.contracts.Taught` one is taught.
+        batch: with ``inputs``, ``target`` and ``lengths``, on its device.
+    """
+    outputs = generator.teach(batch) if isinstance(generator, Taught) else generator(batch["inputs"])
+    return outputs if isinstance(outputs, dict) else {"estimate": outputs}

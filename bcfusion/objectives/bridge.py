@@ -49,7 +49,8 @@ class Bridge(WaveformNetwork):
 
     Args:
         network: builds the network; it is called with ``in_channels`` and, if it takes that, ``skip_channel``, the
-            source's sensor. In a YAML a ``_target_`` with ``_partial_: true``.
+            source's sensor, in place of its own, which may not be another one. In a YAML a ``_target_`` with
+            ``_partial_: true``.
         path: see :mod:`bcfusion.objectives.paths`.
         sample_rate: of input and output, in Hz.
         in_channels: number of sensors.
@@ -69,6 +70,7 @@ class Bridge(WaveformNetwork):
 
     Attributes:
         provides: in training ``prediction``, ``prediction_target`` and ``prediction_mask``, in the domain.
+        only_masks: whether the network multiplies its input by a mask, which fills no empty band.
 
     Raises:
         ConfigError: numbers out of range, a path that cannot be followed so, or a network that does not fit the domain.
@@ -110,13 +112,19 @@ class Bridge(WaveformNetwork):
         )
         kind = getattr(network, "func", network)
         takes_time = isinstance(kind, type) and issubclass(kind, TimeConditioned)
-        lookahead_ms = getattr(network, "keywords", {}).get("lookahead_ms", 0.0)
+        given = getattr(network, "keywords", {})
+        lookahead_ms = given.get("lookahead_ms", 0.0)
         signals = signals_of(in_channels, lookahead_ms)
         arguments: dict[str, Any] = {"in_channels": signals + (1 if takes_time else 2)}
         if takes(network, "skip_channel"):
+            own = given.get("skip_channel", -1)
+            same = own == -1 or own % in_channels == source_channel % in_channels
+            require(self, (same, f"skip_channel={own} of the network is source_channel on a path: set that to {own}"))
             arguments["skip_channel"] = signals - in_channels + source_channel % in_channels
         if lookahead_ms:
             arguments["lookahead_ms"] = 0.0
+        if predict == "velocity" and takes(network, "normalize_frames") and given.get("normalize_frames") is None:
+            arguments["normalize_frames"] = False
         built = network(**arguments)
         place: Domain = (
             WaveformDomain(built, sample_rate)
@@ -132,6 +140,7 @@ class Bridge(WaveformNetwork):
             lookahead_ms=lookahead_ms,
         )
         self.domain, self.path = place, path
+        self.only_masks = bool(getattr(built, "only_masks", False))
         self.predict, self.solver = predict, solver
         self.least_time, self.p_condition, self.guidance, self.seed = least_time, p_condition, guidance, seed
         self.set_steps(steps)

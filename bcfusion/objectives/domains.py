@@ -13,14 +13,19 @@ from bcfusion.nn.network import estimate_of
 from bcfusion.nn.spectral import SpectralNetwork
 from bcfusion.requirements import above, require
 
+_UNMEASURED = "has frequency_norm, which measures sensors and target, not what is between them: set it to null"
 _FLOOR = 1e-10  # power of a bin below which compression is linear
+
+
+def _scales(network: nn.Module) -> bool:
+    return any(isinstance(part, FrequencyAffine) for part in network.modules())
 
 
 class WaveformDomain(nn.Module):
     """Signals ``(B, C, T)`` as they are. Each pass of the network is late by its look-ahead.
 
     Args:
-        network: a generator.
+        network: a generator without trained scales per bin.
         sample_rate: required of it, in Hz.
 
     Attributes:
@@ -39,6 +44,11 @@ class WaveformDomain(nn.Module):
     lookahead = 0
 
     def __init__(self, network: nn.Module, sample_rate: int) -> None:
+        name = type(network).__name__
+        require(
+            "domain=waveform",
+            (not _scales(network), f"{name} {_UNMEASURED}"),
+        )
         super().__init__()
         inner = Inner(network, sample_rate)
         self.hop, self.late, self.causal = inner.hop, inner.lookahead, inner.causal
@@ -91,12 +101,11 @@ class SpectralDomain(nn.Module):
         name = type(network).__name__
         plain = isinstance(network, SpectralNetwork) and network.maps_spectra
         ahead = network.late_frames if isinstance(network, SpectralNetwork) else 0
-        scaled = any(isinstance(part, FrequencyAffine) for part in network.modules())
         require(
             "domain=spectrum",
             (plain, f"{name} does not map one complex spectrum to another: take domain=waveform"),
             (not ahead, f"{name} looks {ahead} frames ahead, which each step would add: take domain=waveform"),
-            (not scaled, f"{name} has frequency_norm, which measures spectra that are not compressed: set it to null"),
+            (not _scales(network), f"{name} {_UNMEASURED}"),
             above(0, exponent=exponent, scale=scale),
         )
         super().__init__()

@@ -14,7 +14,9 @@ from omegaconf import DictConfig, ListConfig
 from torch import Tensor, nn
 
 from bcfusion import system
+from bcfusion.contracts import Batch
 from bcfusion.errors import ConfigError
+from bcfusion.nn.network import outputs_to_learn_from
 from bcfusion.probe import device_of, evaluating
 from bcfusion.training import device
 
@@ -162,7 +164,10 @@ def warn_user(lines: Sequence[str]) -> None:
 
 
 def saved_bytes(generator: nn.Module, inputs: Tensor) -> int:
-    """Return the bytes that a generator keeps of ``inputs (B, S, T)`` for its backward pass, without its parameters."""
+    """Return the bytes that a generator keeps of ``inputs (B, S, T)`` for its backward pass, without its parameters.
+
+    Of one that is taught they are those of a training step, not of the steps in which it restores speech.
+    """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*generator.parameters(), *generator.buffers())}
     kept: dict[int, int] = {}
 
@@ -172,10 +177,13 @@ def saved_bytes(generator: nn.Module, inputs: Tensor) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    inputs = inputs.to(device_of(generator))
+    lengths = torch.full((len(inputs),), inputs.shape[-1], device=inputs.device)
+    batch: Batch = {"inputs": inputs, "target": inputs[:, :1], "lengths": lengths}
     # in evaluation mode, so that no running statistics change
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with evaluating(generator), torch.random.fork_rng(devices=[]), torch.enable_grad(), hooks:
-        outputs = generator(inputs.to(device_of(generator)))
+        outputs = outputs_to_learn_from(generator, batch)
     del outputs
     return sum(kept.values())
 

@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bcfusion.configuration.learning import critic_name_problems, loss_problems
-from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, Taught, asks_for
+from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
+from bcfusion.nn.network import outputs_to_learn_from
 from bcfusion.training.adversary import NOTHING, Adversary, Inside, Network, Pair, Turn, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
@@ -195,7 +196,7 @@ class SpeechModule(LightningModule):
             self.kept.begin_batch(batch)
 
         with torch.set_grad_enabled("generator" in turn.order):
-            outputs = self._generate(batch)
+            outputs = outputs_to_learn_from(self.generator, batch)
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
         estimate = _without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order
@@ -222,10 +223,6 @@ class SpeechModule(LightningModule):
         if ends_step:
             self.kept = None
         self.step += 1
-
-    def _generate(self, batch: Batch) -> dict[str, Tensor]:
-        outputs = self.generator.teach(batch) if isinstance(self.generator, Taught) else self.generator(batch["inputs"])
-        return outputs if isinstance(outputs, dict) else {"estimate": outputs}
 
     def _inside(self, outputs: dict[str, Any], target: Tensor) -> Inside:
         """Return the signals from inside the generator that the discriminators judge; mostly there are none."""

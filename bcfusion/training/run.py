@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from bcfusion.configuration.compose import build, plain
 from bcfusion.configuration.later import later
 from bcfusion.configuration.locations import relative_paths
+from bcfusion.contracts import Taught
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.errors import ConfigError, TrainingError, first_line
 from bcfusion.evaluation.pool import Scorer
@@ -268,6 +269,8 @@ def _finished(cfg: DictConfig, run_dir: Path, step: int, minutes: float, stoppin
 
 def _compile(module: SpeechModule) -> None:
     module.generator.compile()
+    if isinstance(module.generator, Taught):  # training calls nothing else of it
+        vars(module.generator)["teach"] = torch.compile(module.generator.teach)
     for network in module.adversary.discriminators.values() if module.adversary is not None else ():
         network.compile()
 

@@ -5,7 +5,7 @@
 #
 # SPEECH      air speech, a folder with train/, valid/ and test/ of different speakers, as for data=folder
 # OUT         one run for each way: OUT/WAY; the scores of the test split in OUT/WAY/steps-N, all together in OUT/table
-# EXPERIMENT  its network and optimiser (unet_causal); key=value changes other settings (recipe=bandwidth_extension, degradation=..., seed=1)
+# EXPERIMENT  its network, one on spectra, and its optimiser (unet_causal); key=value changes other settings (recipe=bandwidth_extension, degradation=..., seed=1)
 #
 # regression  SI-SNR and multi-resolution STFT; in all ways but flow every loss has the same share of the gradient (balancer=gradient)
 # gan         and a hinge game with DISCRIMINATORS (pqmf_bands), initialised for the level of speech, and feature matching
@@ -14,8 +14,9 @@
 # bridge      the target from a point of the Schroedinger bridge, by the losses of regression; scored with 1 step and with 5
 # bridge_pesq the same by the losses of pesq
 #
-# WAYS="regression flow" selects some. MINUTES=30 of training each, STEPS a number of steps instead. METRICS score the test split;
-# dnsmos needs bcfusion[metrics].
+# WAYS="regression flow" selects some. MINUTES=30 of training each, STEPS a number of steps instead; a validation EVERY=500, which
+# chooses the checkpoint, with 5 steps of flow and 1 of the bridge. The adversary of gan joins at START_STEP=1000: well before the end.
+# METRICS score the test split; dnsmos needs bcfusion[metrics].
 set -euo pipefail
 speech=$1 out=$2 experiment=${3:-unet_causal}
 shift $(($# < 3 ? $# : 3))
@@ -29,23 +30,25 @@ train() { # WAY key=value ...
   shift
   [ -d "$out/$way/bundle" ] ||
     bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" trainer.validate_every="${EVERY:-500}" \
-      trainer.max_valid_items=8 trainer.max_test_items=1 trainer.samples=0 trainer.ema_decay=0.999 "${length[@]}" hydra.run.dir="$out/$way" "$@"
+      'critics=[]' trainer.max_valid_items=8 trainer.max_test_items=1 trainer.samples=0 trainer.ema_decay=0.999 "${length[@]}" \
+      hydra.run.dir="$out/$way" "$@"
 }
 tables=()
 score() { # WAY [STEPS]
   local steps=${2:-} scores=$out/$1/steps-${2:-1}
   [ -f "$scores/scores.csv" ] ||
-    bcfusion evaluate "$out/$1" ${steps:+steps=$steps} data=folder data.root="$speech" "metrics=[$metrics]" trainer.max_test_items=null \
+    bcfusion evaluate "$out/$1" ${steps:+steps=$steps} "metrics=[$metrics]" trainer.max_test_items=null \
       trainer.samples=0 output="$scores"
   tables+=("$1${steps:+-$steps}=$scores/scores.csv")
 }
 
+alone='discriminators=[]'
 judged=(balancer=gradient losses.si_snr.weight=1 losses.mr_stft.weight=1)
 pesq=(losses=[si_snr,mr_stft,pesq_surrogate] "${judged[@]}" losses.pesq_surrogate.weight=2)
 for way in $ways; do
   case $way in
     regression)
-      train $way 'losses=[si_snr,mr_stft]' "${judged[@]}"
+      train $way $alone 'losses=[si_snr,mr_stft]' "${judged[@]}"
       score $way
       ;;
     gan)
@@ -55,21 +58,21 @@ for way in $ways; do
       score $way
       ;;
     pesq)
-      train $way "${pesq[@]}"
+      train $way $alone "${pesq[@]}"
       score $way
       ;;
     flow)
-      train $way objective=flow 'losses=[prediction_mse]'
+      train $way $alone objective=flow 'losses=[prediction_mse]'
       score $way 5
       score $way 1
       ;;
     bridge)
-      train $way objective=bridge 'losses=[si_snr,mr_stft]' "${judged[@]}"
+      train $way $alone objective=bridge 'losses=[si_snr,mr_stft]' "${judged[@]}"
       score $way 1
       score $way 5
       ;;
     bridge_pesq)
-      train $way objective=bridge "${pesq[@]}"
+      train $way $alone objective=bridge "${pesq[@]}"
       score $way 1
       score $way 5
       ;;

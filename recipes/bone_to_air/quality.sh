@@ -33,7 +33,7 @@ train() { # RUN [key=value ...]
 }
 score() { # RUN OUTPUT
   [ -f "$2/scores.csv" ] ||
-    bcfusion evaluate "$1" data=folder data.root="$speech" "metrics=[$metrics]" trainer.max_test_items=null trainer.samples=0 output="$2"
+    bcfusion evaluate "$1" "metrics=[$metrics]" trainer.max_test_items=null trainer.samples=0 output="$2"
 }
 table() { # NAME
   local tables=()

@@ -4,23 +4,30 @@ import json
 import math
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from made_up_pairs import RATE, Hum, five_pairs, save_hum, speech_like, through_the_sensor, write_pair
+from torch import Tensor
 
 from bcfusion.adaptation.adapt import Settings, adapt
 from bcfusion.adaptation.curve import Curve, choose, selection_for, steps_to_score
 from bcfusion.adaptation.fold_run import FoldJob, Trainee, Workers, train_fold
-from bcfusion.adaptation.learning import losses_of
+from bcfusion.adaptation.learning import Learner, losses_of
 from bcfusion.adaptation.pairs import checked, pieces_of
 from bcfusion.adaptation.plan import Load, Pace
 from bcfusion.adaptation.report import record_of, report_text, write_adaptation
-from bcfusion.contracts import Row
+from bcfusion.contracts import Batch, Row
 from bcfusion.errors import ConfigError, DataError, TrainingError
 from bcfusion.generators.seanet import SEANet
+from bcfusion.generators.unet_causal import UNetCausal
+from bcfusion.losses.prediction import PredictionMseLoss
+from bcfusion.losses.waveform import L1Loss
+from bcfusion.objectives.bridge import Bridge
+from bcfusion.objectives.paths import Flow
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 
 L1 = {"l1": {"_target_": "bcfusion.losses.waveform.L1Loss", "weight": 100.0}}
@@ -134,6 +141,25 @@ def test_losses_are_those_of_the_training_without_adversary(
     assert source in where
     if stored is not None and names == ["l1"]:
         assert losses["l1"][1] == 100.0
+
+
+@pytest.mark.parametrize("predict", ["velocity", "data"])
+def test_a_network_on_a_path_learns_what_it_is_taught(predict: Any) -> None:
+    """At any time of the path, not only at the one with which it restores speech in a step."""
+    torch.manual_seed(0)
+    times = []
+
+    class Noting(UNetCausal):
+        def spectrum(self, real: Tensor, imag: Tensor) -> Any:
+            times.extend(self.time(real).flatten().tolist())
+            return super().spectrum(real, imag)
+
+    loss = {"velocity": PredictionMseLoss(), "data": L1Loss()}[predict]
+    learner = Learner(Bridge(partial(Noting, channels=(4, 4)), Flow(), predict=predict), {"loss": (loss, 1.0)}, 1e-3)
+    speech = 0.1 * torch.randn(4, 1, 3200)
+    batch: Batch = {"inputs": 0.5 * speech, "target": speech, "lengths": torch.full((4,), 3200)}
+    assert all(math.isfinite(learner.step(batch)) for _ in range(3))
+    assert len(set(times)) == 12
 
 
 def test_batches_mix_pairs_with_speech_through_the_calibrated_sensor(tmp_path: Path, pairs: list[Row]) -> None:

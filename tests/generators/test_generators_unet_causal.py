@@ -88,12 +88,14 @@ def test_on_a_path_it_is_told_the_time_and_has_no_channel_for_it() -> None:
     assert (before - after).abs().max() > 1e-4
 
 
-def test_the_loudness_of_a_frame_is_restored() -> None:
-    model = UNetCausal(**SMALL, head="mapping").eval()
+def test_the_loudness_of_a_frame_is_restored_or_left_to_the_network() -> None:
     speech = 0.1 * torch.randn(1, 1, 3200)
-    with torch.inference_mode():
-        loud, quiet = estimate_of(model(speech)), estimate_of(model(0.01 * speech))
-    torch.testing.assert_close(100 * quiet, loud, atol=1e-3 * float(loud.abs().max()), rtol=0.05)
+    for normalised in (None, True, False):
+        model = UNetCausal(**SMALL, head="mapping", normalize_frames=normalised).eval()
+        with torch.inference_mode():
+            loud, quiet = estimate_of(model(speech)), estimate_of(model(0.01 * speech))
+        error = float((100 * quiet - loud).norm() / loud.norm())
+        assert error > 1 if normalised is False else error < 0.05
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from bcfusion.export.onnx_stepper import OnnxStepper
 from bcfusion.generators.dpcrn import DPCRN
 from bcfusion.generators.identity import Identity
 from bcfusion.generators.seanet import SEANet
+from bcfusion.generators.unet_causal import UNetCausal
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.losses.prediction import PredictionMseLoss
 from bcfusion.nn.network import WaveformNetwork
@@ -170,7 +171,6 @@ def test_guidance_multiplies_what_the_sensors_say() -> None:
 @pytest.mark.parametrize("domain", ["spectrum", "waveform"])
 @pytest.mark.parametrize("predict", ["data", "velocity"])
 def test_a_training_step_gives_an_aligned_estimate_and_what_should_be_predicted(domain: Any, predict: Any) -> None:
-    """With a network that predicts what it should, the loss is 0 and the estimate is the target."""
     torch.manual_seed(0)
     bridge = Bridge(DPCRN_SMALL, Flow(), predict=predict, domain=domain)
     target = 0.1 * torch.randn(2, 1, 5000)
@@ -191,6 +191,48 @@ def test_a_training_step_gives_an_aligned_estimate_and_what_should_be_predicted(
         late = bridge.domain.lookahead
         perfect = bridge.domain.synthesis(outputs["prediction_target"])[..., late : late + 5000]
         torch.testing.assert_close(perfect, target, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("path", [Flow(), Flow("noise", 1.0), SchroedingerBridge()], ids=["sensor", "noise", "bridge"])
+@pytest.mark.parametrize("predict", ["data", "velocity"])
+def test_what_a_network_should_predict_gives_a_loss_of_0_and_the_target(path: Path, predict: Any) -> None:
+    if predict == "velocity" and not path.has_velocity:
+        return
+
+    def function(state: Tensor, time: Tensor) -> Tensor:
+        # silence as the source: the velocity of a straight path follows from the state and the time alone
+        return 0 * state + MEAN if predict == "data" else (state - MEAN) / time
+
+    bridge = told(function, path, predict=predict).train()
+    target = torch.full((50, 1, 40), MEAN)
+    torch.manual_seed(0)
+    outputs = bridge.teach({"inputs": 0 * target, "target": target, "lengths": torch.full((50,), 40)})
+    torch.testing.assert_close(outputs["estimate"], target)
+    assert PredictionMseLoss()(**{name: outputs[name] for name in bridge.provides}) < 1e-9
+    if predict == "velocity":
+        assert outputs["prediction"].std() > 0.1
+
+
+def test_frames_keep_their_level_where_a_velocity_is_learned() -> None:
+    """A velocity is as loud in pauses as in speech: a network that gives frames their loudness back cannot say it."""
+    for predict, kept, given in (("data", True, None), ("velocity", False, None), ("velocity", True, True)):
+        network = partial(UNetCausal, channels=(4, 4), normalize_frames=given)
+        bridge = Bridge(network, Flow(), predict=predict)
+        assert bridge.domain.network.normalize_frames is kept  # type: ignore[union-attr]
+
+
+def test_the_source_is_the_sensor_of_the_network() -> None:
+    for own, source in ((-1, 0), (0, 0), (1, -1), (-1, -1)):
+        network = partial(DPCRN_SMALL, skip_channel=own)
+        bridge = Bridge(network, SchroedingerBridge(), in_channels=2, source_channel=source)
+        assert bridge.domain.network.skip_channel == source % 2
+    with pytest.raises(ConfigError, match="skip_channel=0 of the network is source_channel on a path: set that to 0"):
+        Bridge(partial(DPCRN_SMALL, skip_channel=0), SchroedingerBridge(), in_channels=2)
+
+
+def test_a_mask_on_a_path_is_still_a_mask() -> None:
+    assert Bridge(partial(DPCRN_SMALL, head="mask"), SchroedingerBridge()).only_masks
+    assert not Bridge(DPCRN_SMALL, SchroedingerBridge()).only_masks
 
 
 def test_sensors_are_left_out_for_a_share_of_the_items() -> None:
@@ -456,9 +498,14 @@ def test_what_does_not_fit_is_refused(path: Path, settings: dict[str, Any], mess
     [
         (partial(SEANet, **SEANET), "SEANet does not map one complex spectrum to another: take domain=waveform"),
         (Identity, "Identity does not map"),
-        (partial(DPCRN, frequency_norm="learnable"), "DPCRN has frequency_norm"),
+        (partial(DPCRN, frequency_norm="learnable"), "domain=spectrum: DPCRN has frequency_norm"),
     ],
 )
 def test_the_spectrum_needs_a_network_on_spectra(network: Callable[..., nn.Module], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Bridge(network, Flow())
+
+
+def test_scales_per_bin_are_refused_on_waveforms_too() -> None:
+    with pytest.raises(ConfigError, match="domain=waveform: DPCRN has frequency_norm"):
+        Bridge(partial(DPCRN, frequency_norm="learnable"), Flow(), domain="waveform")

@@ -48,7 +48,7 @@ def test_the_file_opens_with_its_command_and_explains_every_key(path: Path) -> N
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_it_has_no_problem_with_any_recipe(composed: Callable[..., DictConfig], path: Path) -> None:
-    for recipe in ("bone_to_air", "bandwidth_extension"):
+    for recipe in ("bone_to_air", "fusion", "bandwidth_extension"):
         cfg = composed(*overrides_of(path.stem), f"recipe={recipe}")
         drop_unchosen(cfg)
         assert verify(cfg) == []

@@ -69,13 +69,16 @@ def pairs(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [[], ["recipe=bandwidth_extension"], ["degradation=any_sensor", "seed=3"]])
-def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: list[str]) -> None:
-    commands = typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", "unet_causal", *task, MINUTES="7")
+@pytest.mark.parametrize("network", ["unet_causal", "dpcrn"])
+def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: list[str], network: str) -> None:
+    commands = typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", network, *task, MINUTES="7")
     trained = check_trainings(commands, composed)
     folders = [word for words in commands for word in words if word.startswith("hydra.run.dir=")]
     assert [folder.removeprefix("hydra.run.dir=out/") for folder in folders] == WAYS
     assert {cfg.budget.minutes for cfg in trained} == {7}
-    assert [cfg.generator._target_.rpartition(".")[2] for cfg in trained] == ["UNetCausal"] * len(WAYS)
+    named = {"unet_causal": "UNetCausal", "dpcrn": "DPCRN"}
+    assert {cfg.generator._target_.rpartition(".")[2] for cfg in trained} == {named[network]}
+    assert {len(cfg.critics) for cfg in trained} == {0}
     assert [cfg.objective.get("steps") for cfg in trained] == [None, None, None, 5, 1, 1]
     assert [sorted(cfg.losses) for cfg in trained] == [
         ["mr_stft", "si_snr"],

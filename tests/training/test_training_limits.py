@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bcfusion.errors import ConfigError
+from bcfusion.generators.dpcrn import DPCRN
+from bcfusion.objectives.bridge import Bridge
+from bcfusion.objectives.paths import Flow
 from bcfusion.training import limits
 from bcfusion.training.limits import available_bytes, check_batch, check_devices, saved_bytes
 
@@ -31,6 +35,12 @@ def test_what_a_generator_keeps_is_measured_without_its_parameters() -> None:
     assert saved_bytes(network, torch.randn(1, 1, 1000)) == 4 * 1000 * (1 + 3)
     assert saved_bytes(network, torch.randn(2, 1, 500)) == 4 * 1000 * (1 + 3)
     assert network.training
+
+
+def test_of_a_network_on_a_path_a_training_step_is_measured_not_all_passes() -> None:
+    network = partial(DPCRN, channels=(4, 4, 4, 4, 4), blocks=1)
+    kept = [saved_bytes(Bridge(network, Flow(), steps=steps), torch.randn(1, 1, 8000)) for steps in (1, 20)]
+    assert kept[0] == kept[1] > 0
 
 
 def test_a_batch_that_cannot_fit_is_refused_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -480,6 +480,22 @@ def test_compiled_networks_train(tiny: Compose, tmp_path: Path, monkeypatch: pyt
     assert compiled == ["SEANet", "MultiScaleDiscriminator"]
 
 
+def test_of_a_network_on_a_path_the_training_step_is_compiled(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda batch: calls.append(function.__qualname__) or function(batch)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    path = ["objective=bridge", "objective.domain=waveform", "losses=[l1]", "discriminators=[]"]
+    cfg = tiny(*path, "trainer.compile=true", "trainer.max_steps=2", "trainer.validate_every=2")
+    run(cfg, tmp_path / "run")
+    assert calls == ["Bridge.teach"] * 2
+
+
 def test_lightning_can_read_the_precision_that_was_set(tiny: Compose) -> None:
     for tf32, precision in ((True, "high"), (False, "highest")):
         configure({"tf32": tf32, "cudnn_benchmark": True, "deterministic": False})
