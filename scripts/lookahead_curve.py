@@ -51,8 +51,9 @@ def point(lookahead: float, length: list[str], overrides: list[str], metrics: li
     """Train and evaluate with one look-ahead, unless its folder holds the scores already."""
     scores = folder / "evaluation" / "scores.csv"
     if not scores.exists():
-        own = [f"generator.lookahead_ms={lookahead:g}", f"output_root={folder}", "resume=auto"]
-        bcfusion("train", *length, *overrides, *own)
+        if not any(folder.rglob("bundle/config.yaml")):  # which a training writes last
+            own = [f"generator.lookahead_ms={lookahead:g}", f"output_root={folder}", "resume=auto"]
+            bcfusion("train", *length, *overrides, *own)
         bcfusion("evaluate", str(_run(folder)), f"metrics=[{','.join(metrics)}]", f"output={scores.parent}")
     network = cast("Generator", load_generator(_run(folder) / "bundle"))
     assert network.delay is not None

@@ -65,6 +65,11 @@ def test_the_table_has_the_latency_and_the_paired_difference(
     assert script.main([*asked, "--output", str(tmp_path / "curve")]) == 0
     assert [arguments[0] for arguments in called] == ["train", "evaluate"] * 2
     assert {"experiment=dpcrn", "data=folder", "trainer.max_steps=7", "resume=auto"} < set(called[0])
+    (tmp_path / "curve" / "40ms" / "evaluation" / "scores.csv").unlink()  # its evaluation was interrupted
+    (tmp_path / "curve" / "40ms" / "evaluation").rmdir()
+    capsys.readouterr()
+    assert script.main([*asked, "--output", str(tmp_path / "curve")]) == 0
+    assert [arguments[0] for arguments in called[4:]] == ["evaluate"]
     printed = capsys.readouterr().out
     assert printed.startswith((tmp_path / "curve" / "lookahead.md").read_text())
     rows = cells(printed)
@@ -78,7 +83,7 @@ def test_the_table_has_the_latency_and_the_paired_difference(
         assert min(picture.size) > 300
 
     assert script.main([*asked, "--output", str(tmp_path / "curve")]) == 0
-    assert len(called) == 4, "what is there is not computed again"
+    assert len(called) == 5, "what is there is not computed again"
 
 
 @pytest.mark.parametrize("wrong", [[], ["--steps", "3", "--minutes", "1"]])

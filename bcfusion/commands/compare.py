@@ -50,7 +50,8 @@ def main(argv: list[str]) -> int:
         CheckpointError: there is no run, or the output cannot be written.
         ConfigError: a key or filter is wrong.
     """
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     from rich.console import Console
 
     from bcfusion.report.comparison.compare import compare_recipes
@@ -58,6 +59,9 @@ def main(argv: list[str]) -> int:
     from bcfusion.report.comparison.reference import against_reference, require_reference
 
     if arguments.dead:
+        for option in ("sort", "reverse", "filter", "metrics", "scores", "against", "output"):
+            if getattr(arguments, option) != parser.get_default(option):
+                raise ConfigError([f"--{option}: has no effect on --dead, which takes all runs of the folders"])
         return compare_dead.main(arguments.runs, arguments.remove, arguments.yes, arguments.checkpoints)
     for option in ("remove", "yes", "checkpoints"):
         if getattr(arguments, option):

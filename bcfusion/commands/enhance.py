@@ -89,7 +89,7 @@ def _enhance(arguments: argparse.Namespace, sink: BinaryIO | None = None) -> int
     if sink is None:
         from bcfusion.inference.containers import output_format
 
-        how = output_format(arguments.format, arguments.subtype)
+        how = output_format(arguments.format or "wav", arguments.subtype)
         plan = plan_inputs(arguments.inputs, arguments.output, arguments.suffix, how.suffix)
         if arguments.inputs and not plan.jobs:  # reported before torch is loaded
             raise AudioError("\n".join(plan.problems))

@@ -48,7 +48,6 @@ def enhance_parser(text: str) -> VerbParser:
     parser.add_argument(
         "--format",
         metavar="NAME",
-        default="wav",
         help="of the output: wav, flac, ogg, opus, mp3, w64, rf64, aiff, caf and all others that libsndfile writes; "
         "default: wav",
     )
@@ -119,7 +118,7 @@ def is_piped(arguments: argparse.Namespace) -> bool:
         return False
     if not (reads and writes and len(arguments.inputs) == 1):
         raise AudioError("raw PCM goes from the standard input to the standard output, by itself: give - --output -")
-    for option in ("sensor", "suffix", "dry_run", "report", "subtype"):
+    for option in ("sensor", "suffix", "dry_run", "report", "subtype", "format"):
         if getattr(arguments, option):
             raise AudioError(f"--{option.replace('_', '-')} is for files, not for raw PCM in a pipe: leave it out")
     if arguments.raw_format == "wav" and (arguments.raw_rate or arguments.raw_channels):

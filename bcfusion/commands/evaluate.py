@@ -95,6 +95,9 @@ def main(argv: list[str]) -> int:
     if split not in ("valid", "test"):
         raise ConfigError([f"split: must be valid or test, not {split}"])
     require_of_evaluation(overrides)
+    other = "trainer.max_valid_items" if split == "test" else "trainer.max_test_items"
+    if any(each.lstrip("+").startswith(f"{other}=") for each in overrides):
+        raise ConfigError([f"{other}: has no effect on the {split} files; theirs is trainer.max_{split}_items"])
     recorded = recorded_for_evaluation(model)
     limit = f"trainer.max_{split}_items"  # those of the run concern the run alone
     limited = limit if any(each.lstrip("+").startswith(f"{limit}=") for each in overrides) else None

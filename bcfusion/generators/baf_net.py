@@ -128,6 +128,8 @@ class BafNet(SpectralNetwork):
 
     provides = ("spectrum", "weights")
 
+    hears_all = False
+
     def __init__(
         self,
         body_branch: Build,
@@ -242,9 +244,10 @@ class BafNet(SpectralNetwork):
 
 
 def _is_between(network: nn.Module, transform: tuple[int, int, int, Window]) -> bool:
-    """Return whether a network maps one spectrum of this transform to another, frame by frame."""
+    """Return whether a network maps one spectrum of this transform to another, frame by frame; one that looks ahead
+    takes waveforms, which it delays itself."""
     if not isinstance(network, SpectralNetwork):
         return False
     stft = network.stft
     same = (stft.n_fft, stft.hop_length, stft.win_length, stft.window) == transform
-    return same and network.causal and network.maps_spectra
+    return same and network.causal and network.maps_spectra and not network.future

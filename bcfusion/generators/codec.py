@@ -76,6 +76,7 @@ class Codec(WaveformNetwork):
         ConfigError: the package `transformers` is missing, or the model; arguments out of range, or that teach nothing.
     """
 
+    hears_all = False
     provides: tuple[str, ...] = ("latent", "target_latent", "latent_mask")
 
     def __init__(

@@ -260,7 +260,7 @@ class GTCRN(SpectralNetwork):
             [
                 *(GroupedBlock(channels, narrow, dilation) for dilation in reversed(dilations)),
                 nn.Sequential(third, BatchNorm2d(channels), nn.PReLU()),
-                nn.Sequential(last, last_norm, nn.Tanh() if self.head.masks else nn.Identity()),
+                nn.Sequential(last, last_norm, nn.Tanh() if head == "mask" else nn.Identity()),
             ]
         )
 

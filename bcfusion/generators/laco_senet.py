@@ -74,7 +74,7 @@ class ChannelAttention(nn.Module):
         self.pool = _depthwise(channels, bins, axis, pool_frames, bias=False) if axis == "time" else None
         self.gains = _pointwise(channels, channels, bins if axis == "time" else 1)
         self.narrow = _pointwise(channels, channels, bins)
-        self.scale = nn.Parameter(torch.full((channels, 1, 1), scale))
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), float(scale)))
         self.gate_wait = Delay(of_window, (channels, bins))
         self.skip_wait = Delay(of_kernel + of_window, (channels, bins))
         self.late = of_kernel + of_window
@@ -113,7 +113,7 @@ class GatedKernels(nn.Module):
         self.values = nn.ModuleList(_depthwise(channels, bins, axis, size) for size in kernel_sizes)
         self.waits = nn.ModuleList(Delay(self.late - frames, (channels, bins)) for frames in late)
         self.narrow = _pointwise(len(kernel_sizes) * channels, channels, bins)
-        self.scale = nn.Parameter(torch.full((channels, 1, 1), scale))
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), float(scale)))
         self.skip_wait = Delay(self.late, (channels, bins))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -58,6 +58,8 @@ class WaveformNetwork(StreamingModule):
         future: samples of additional look-ahead, whole hops; part of ``lookahead``.
         signals: channels of the body's input: ``in_channels``, or with additional look-ahead twice as many.
         provides: keys of the output other than ``estimate``.
+        hears_all: whether every channel of the input is heard in the same way. One with a part for each sensor is
+            false: it takes no signals and times on a path beside them.
         least_frame: seconds that a stream's frame lasts at least if its length is not given, see :func:`usual_frame`.
         position: sample of the file, a multiple of ``hop``, with which the input of a whole pass starts; see
             :func:`from_position`.
@@ -68,6 +70,7 @@ class WaveformNetwork(StreamingModule):
     """
 
     provides: tuple[str, ...] = ()
+    hears_all: bool = True
     least_frame: float = LEAST_FRAME
     position: int = 0
 

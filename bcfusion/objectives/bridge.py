@@ -126,6 +126,10 @@ class Bridge(WaveformNetwork):
         if predict == "velocity" and takes(network, "normalize_frames") and given.get("normalize_frames") is None:
             arguments["normalize_frames"] = False
         built = network(**arguments)
+        kind_of = type(built).__name__
+        require(
+            self, (getattr(built, "hears_all", True), f"{kind_of} has a part for each sensor: it cannot lie on a path")
+        )
         place: Domain = (
             WaveformDomain(built, sample_rate)
             if domain == "waveform"

@@ -67,8 +67,8 @@ def load_initial_weights(module: SpeechModule, cfg: DictConfig, found: Resolved 
 # What may change when a run is resumed: where and how it runs, how long, and what it reports; not what it computes.
 FREE_SETTINGS = {
     "": (
-        *("resume", "init_from", "init_discriminators", "output_root", "machine", "budget", "metrics", "callbacks"),
-        *("logger", "replay"),
+        *("resume", "init_discriminators", "output_root", "machine", "budget", "metrics", "callbacks", "logger"),
+        "replay",
     ),
     "data": ("workers", "max_unreadable_share"),
     "trainer": (

@@ -42,23 +42,23 @@ score() { # WAY [STEPS]
   tables+=("$1${steps:+-$steps}=$scores/scores.csv")
 }
 
-alone='discriminators=[]'
+alone='discriminators=[]' # an experiment may have some, or another objective
 judged=(balancer=gradient losses.si_snr.weight=1 losses.mr_stft.weight=1)
 pesq=(losses=[si_snr,mr_stft,pesq_surrogate] "${judged[@]}" losses.pesq_surrogate.weight=2)
 for way in $ways; do
   case $way in
     regression)
-      train $way $alone 'losses=[si_snr,mr_stft]' "${judged[@]}"
+      train $way objective=regression $alone 'losses=[si_snr,mr_stft]' "${judged[@]}"
       score $way
       ;;
     gan)
-      train $way 'losses=[si_snr,mr_stft,feature_matching]' "${judged[@]}" losses.feature_matching.weight=1 \
+      train $way objective=regression 'losses=[si_snr,mr_stft,feature_matching]' "${judged[@]}" losses.feature_matching.weight=1 \
         "discriminators=[${DISCRIMINATORS:-pqmf_bands}]" adversarial=hinge adversarial.start_step="${START_STEP:-1000}" adversarial.ramp_steps=200 \
         adversarial.speech_level=0.07
       score $way
       ;;
     pesq)
-      train $way $alone "${pesq[@]}"
+      train $way objective=regression $alone "${pesq[@]}"
       score $way
       ;;
     flow)

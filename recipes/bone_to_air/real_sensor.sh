@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Folds over recorded pairs of a sensor: is a network better than the sensor itself on recordings, and wearers, that took
-# no part in anything?
+# Folds over recorded pairs of a sensor: is a network better than the sensor itself on recordings that took no part in anything?
+# Every COUNTth line of PAIRS.jsonl is a fold: list the recordings of a wearer so that they are in one, or the wearer took part.
 #
 #   bash real_sensor.sh PAIRS.jsonl OTHER.jsonl SPEECH OUT [SEED] [EXPERIMENT] [key=value ...]
 #
@@ -39,6 +39,8 @@ score() { # MODEL PAIRS OUTPUT
   bcfusion evaluate "$1" data=manifest data.path="$2" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' trainer.samples=0 output="$3"
 }
 
+mkdir -p "$base"
+sed 's/"split": "[a-z]*"/"split": "test"/' "$pairs" >"$base/all.jsonl" # each recording is held out once
 if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] && [ ! -d "$base/start/bundle" ]; then
   sensor=any
   if [ "$other" != any ]; then
@@ -47,11 +49,11 @@ if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] 
   fi
   train "$sensor" "$base/start" "$@"
 fi
-[[ $rows != *" start "* ]] || score "$base/start" "$pairs" "$base/start-scores"
+[[ $rows != *" start "* ]] || score "$base/start" "$base/all.jsonl" "$base/start-scores"
 for fold in $folds; do
   dir=$base/fold$fold
   mkdir -p "$dir"
-  awk -v n=$count -v f="$fold" '(NR - 1) % n == f' "$pairs" >"$dir/held.jsonl"
+  awk -v n=$count -v f="$fold" '(NR - 1) % n == f' "$base/all.jsonl" >"$dir/held.jsonl"
   awk -v n=$count -v f="$fold" '(NR - 1) % n != f' "$pairs" >"$dir/others.jsonl"
   if [[ $rows == *" simulation "* ]]; then
     bcfusion calibrate --pairs "$dir/others.jsonl" --out "$dir/sensor.json"

@@ -32,7 +32,7 @@ scores=()
 for ((fold = 0; fold < count; fold++)); do
   dir=$out/$experiment/fold$fold
   mkdir -p "$dir"
-  awk -v n=$count -v f=$fold '(NR - 1) % n == f' "$pairs" >"$dir/held.jsonl"
+  awk -v n=$count -v f=$fold '(NR - 1) % n == f' "$pairs" | sed 's/"split": "[a-z]*"/"split": "test"/' >"$dir/held.jsonl"
   awk -v n=$count -v f=$fold '(NR - 1) % n != f' "$pairs" >"$dir/train.jsonl"
   train "$dir" "$@"
   bcfusion evaluate "$dir/run" data=manifest data.path="$dir/held.jsonl" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' \

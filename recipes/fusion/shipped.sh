@@ -28,11 +28,11 @@ train() { # FOLDER with train.jsonl [key=value ...]
 for ((fold = 0; fold < count; fold++)); do
   dir=$out/fold$fold
   mkdir -p "$dir"
-  awk -v n=$count -v f=$fold '(NR - 1) % n == f' "$pairs" >"$dir/held.jsonl"
+  awk -v n=$count -v f=$fold '(NR - 1) % n == f' "$pairs" | sed 's/"split": "[a-z]*"/"split": "test"/' >"$dir/held.jsonl"
   awk -v n=$count -v f=$fold '(NR - 1) % n != f' "$pairs" >"$dir/train.jsonl"
   train "$dir" "$@"
   for snr in -5 0 10; do
-    bcfusion evaluate "$dir/run" data=manifest data.path="$dir/held.jsonl" degradation.noisy.evaluation_snr=$snr \
+    bcfusion evaluate "$dir/run" data=manifest data.path="$dir/held.jsonl" data.noise_root="$noise" degradation.noisy.evaluation_snr=$snr \
       'metrics=[pesq_wb,stoi,estoi,lsd]' trainer.samples=0 output="$dir/scores$snr"
   done
 done

@@ -180,6 +180,9 @@ def test_dead_runs_are_removed_after_a_question(
 ) -> None:
     with pytest.raises(ConfigError, match="add --yes"):  # nobody is there to answer
         main([str(debris), "--dead", "--remove"])
+    for option in (["--filter", "experiment=eben"], ["--output", "table.md"], ["--reverse"]):
+        with pytest.raises(ConfigError, match=f"{option[0]}: has no effect on --dead"):
+            main([str(debris), "--dead", "--remove", "--yes", *option])
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "n")
     assert main([str(debris), "--dead", "--remove"]) == 0

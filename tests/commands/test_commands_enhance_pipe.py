@@ -210,6 +210,7 @@ def test_peaks_are_counted_and_never_wrap(pipe: Any, models: Path, options: list
         (["--raw-channels", "2"], "--raw-channels 2: the network takes 1 channel; --channels NAME=N,... chooses"),
         (["--raw-format", "wav", "--raw-rate", "8000"], "its header gives rate and channels"),
         (["--subtype", "FLOAT"], "--subtype is for files"),
+        (["--format", "flac"], "--format is for files"),
         (["--report", "x.csv"], "--report is for files"),
         (["a.wav"], "by itself: give - --output -"),
     ],

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import noise_problem
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -515,6 +517,41 @@ def test_presets_of_fusion_drop_sensors_only_where_there_are_several() -> None:
     preset = "experiment=two_branch"
     assert composed(preset, "recipe=fusion").data.sensor_dropout == 0.1
     assert composed(preset, "recipe=bone_to_air").data.sensor_dropout == 0
+
+
+@pytest.mark.parametrize("preset", sorted((conf_dir() / "experiment").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_an_experiment_sets_nothing_that_nobody_reads(preset: Path) -> None:
+    """Its own file makes a key known: one in the wrong place would be no mistake of typing."""
+    written = yaml.safe_load(preset.read_text())
+    for group in ("data", "trainer", "adversarial", "scheduler", "optimizer", "objective", "selection", "budget"):
+        members = [yaml.safe_load(file.read_text()) or {} for file in (conf_dir() / group).glob("*.yaml")]
+        members.append(yaml.safe_load((conf_dir() / "train.yaml").read_text()).get(group) or {})
+        known = {path for member in members for path in paths(member)}
+        for path in paths(written.get(group) or {}):
+            assert path in known or any(f"{path}.".startswith(f"{each}.") for each in known), f"{group}.{path}"
+
+
+def paths(tree: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{above}{key}"
+        if isinstance(value, dict):
+            yield from paths(value, f"{above}{key}.")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "heard"),
+    [
+        ([], False),
+        (["degradation=accelerometer"], False),
+        (["degradation=any_sensor"], True),
+        (["recipe=fusion"], True),
+    ],
+)
+def test_noise_that_nothing_adds_is_a_problem(tmp_path: Path, overrides: list[str], heard: bool) -> None:
+    (tmp_path / "noise.wav").touch()
+    problems = verify(composed(*overrides, f"data.noise_root={tmp_path}"))
+    assert any(problem.startswith("data.noise_root: has no effect") for problem in problems) == (not heard)
+    assert verify(composed(*overrides, f"data.noise_root={tmp_path}"), training=False) == [] or heard
 
 
 def test_a_check_draws_no_random_numbers() -> None:

@@ -14,6 +14,8 @@ from bcfusion.generators.laco_senet import LaCoSENet
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork, estimate_of
 from bcfusion.nn.statistics import parts_to_start, start_from_statistics
+from bcfusion.objectives.bridge import Bridge
+from bcfusion.objectives.paths import SchroedingerBridge
 from bcfusion.probe import measured_delay
 
 TRANSFORM: dict[str, Any] = {"n_fft": 80, "hop_length": 20, "win_length": 80}
@@ -223,6 +225,28 @@ def test_a_branch_that_only_resembles_a_spectral_network_is_called_on_waveforms(
     mixed = network(branch(), functools.partial(GTCRN, channels=8, blocks=1, dilations=(1,)), n_fft=80)
     assert not mixed.shares_transform
     assert mixed.hop == 1280, "the least common multiple of 20 and 256"
+
+
+def test_a_branch_of_the_same_transform_may_look_ahead() -> None:
+    ahead = functools.partial(GTCRN, channels=8, blocks=1, dilations=(1,), lookahead_ms=20.0)
+    now = functools.partial(GTCRN, channels=8, blocks=1, dilations=(1,))
+    model = network(now, ahead, n_fft=512, hop_length=256, win_length=512, window="sqrt_hann")
+    assert not model.shares_transform
+    x = sensors(6000)
+    changed = x.clone()
+    changed[..., 4000:] += 0.1 * torch.randn_like(changed[..., 4000:])
+    with torch.inference_mode():
+        before, after = (estimate_of(model.eval()(each)) for each in (x, changed))
+    assert model.delay is not None
+    same = 4000 - model.delay
+    assert torch.equal(before[..., :same], after[..., :same])
+    assert not torch.equal(before[..., : same + 520], after[..., : same + 520])
+
+
+def test_it_takes_no_signals_of_a_path() -> None:
+    built = functools.partial(BafNet, branch(), branch(), **SMALL)
+    with pytest.raises(ConfigError, match="BafNet has a part for each sensor: it cannot lie on a path"):
+        Bridge(built, SchroedingerBridge(), in_channels=2, domain="waveform")
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

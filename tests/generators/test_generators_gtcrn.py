@@ -121,3 +121,16 @@ def test_untrained_it_gives_about_what_the_sensor_recorded() -> None:
 def test_sizes_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GTCRN(**settings)
+
+
+def test_a_polar_mask_is_squashed_once() -> None:
+    """Its magnitude is bounded by the head: what is large before it lets the sensor through."""
+    model = GTCRN(**SMALL, head="polar_mask").eval()
+    with torch.no_grad():
+        norm = model.decoder[-1][1]  # type: ignore[index]
+        norm.weight.zero_()
+        norm.bias[0], norm.bias[1] = 10.0, 0.0
+        real = torch.randn(1, 1, 257, 4)
+        (restored, _), _ = model.spectrum(real, torch.randn(1, 1, 257, 4))
+    inner = slice(2, 60)  # bins of their own, below the bands
+    torch.testing.assert_close(restored[:, inner], real[:, 0, inner], atol=1e-3, rtol=1e-3)

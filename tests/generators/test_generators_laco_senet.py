@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
     "hop_length": 20,
     "win_length": 80,
 }
-PAPER: dict[str, Any] = {"head": "mask", "phase_input": "angle", "phase_skip": False}
+PAPER: dict[str, Any] = {"head": "mask", "phase_input": "angle", "phase_skip": False, "init_scale": 0}
 #: real and imaginary part by bin and frame, as the public code (yskim3271/LaCo-SENet, src/models/backbone.py, causal)
 #: gives them for the weights and the spectrum of the test below; it adds 1e-8 to the numbers of an angle
 PUBLIC = {

@@ -63,7 +63,7 @@ def check_trainings(commands: list[list[str]], composed: Callable[..., DictConfi
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(f'{{"id": "{n}", "split": "test"}}\n' for n in range(4)))
+    file.write_text("".join(f'{{"id": "{n}", "split": "{"train" if n else "test"}"}}\n' for n in range(4)))
     return file
 
 
@@ -134,3 +134,9 @@ def test_other_scripts(
     commands = typed_by(tmp_path, script, *words)
     assert len(check_trainings(commands, composed)) == trainings
     assert {words[0] for words in commands} <= {"train", "evaluate", "calibrate", "adapt"}
+    if "fusion" in script:  # which data=... would leave out
+        scored = [words for words in commands if words[0] == "evaluate" and words[1] != "--scores"]
+        assert all("data.noise_root=/noise" in words for words in scored)
+        assert len(scored) == 12
+    for held in tmp_path.rglob("held.jsonl"):
+        assert {json.loads(line)["split"] for line in held.read_text().splitlines()} == {"test"}

@@ -490,7 +490,7 @@ def test_of_a_network_on_a_path_the_training_step_is_compiled(
 
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
-    path = ["objective=bridge", "objective.domain=waveform", "losses=[l1]", "discriminators=[]"]
+    path = ["objective=bridge", "objective.domain=waveform"]
     cfg = tiny(*path, "trainer.compile=true", "trainer.max_steps=2", "trainer.validate_every=2")
     run(cfg, tmp_path / "run")
     assert calls == ["Bridge.teach"] * 2

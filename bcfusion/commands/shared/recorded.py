@@ -27,7 +27,7 @@ TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget"
 # Settings that a trained model carries with it, and how it was trained.
 TRAINED = (
     *("generator", "objective", "losses", "discriminators", "critics", "adversarial", "balancer", "optimizer"),
-    *("scheduler", "selection", "hparams_search"),
+    *("scheduler", "selection", "hparams_search", "callbacks", "logger", *TRAINING_ONLY),
 )
 
 
