@@ -196,7 +196,7 @@ class SpectrogramTransformer(TimeConditioned, SpectralNetwork):
         embedding: int = 256,
         dropout: float = 0.1,
         attention_frames: int | None = None,
-        normalize_frames: bool | None = None,
+        normalize_frames: bool | None = True,
         head: Head = "additive",
         n_fft: int = 512,
         hop_length: int = 128,

@@ -18,6 +18,7 @@ from bcfusion.requirements import one_of, require
 
 Head = Literal["mask", "polar_mask", "mapping", "additive"]
 Complex = tuple[Tensor, Tensor]
+_FLOOR = 1e-10  # power of a bin below which compression is linear
 
 
 def _mask(sensor: Complex, output: Complex) -> Complex:
@@ -113,6 +114,19 @@ def magnitude(real: Tensor, imag: Tensor, eps: float = 1e-8) -> Tensor:
 def frame_loudness(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Return the root mean square ``(B, 1, 1, N)`` of each frame of ``(B, C, F, N)``, all channels together."""
     return (x.square().mean((1, 2), keepdim=True) + eps).sqrt()
+
+
+def compressed(real: Tensor, imag: Tensor, exponent: float, scale: float = 1.0) -> Complex:
+    """Return spectra with ``scale |X|**exponent`` in place of the magnitudes; below 1e-5 the curve is straight."""
+    gain = scale * (real.square() + imag.square() + _FLOOR).pow((exponent - 1) / 2)
+    return gain * real, gain * imag
+
+
+def expanded(real: Tensor, imag: Tensor, exponent: float, scale: float = 1.0) -> Complex:
+    """Return the spectra that :func:`compressed` gives these for."""
+    power = (real.square() + imag.square()) / scale**2 + _FLOOR
+    gain = power.pow((1 / exponent - 1) / 2) / scale
+    return gain * real, gain * imag
 
 
 def log_magnitude(real: Tensor, imag: Tensor, floor: float) -> Tensor:

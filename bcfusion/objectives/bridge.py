@@ -123,8 +123,11 @@ class Bridge(WaveformNetwork):
             arguments["skip_channel"] = signals - in_channels + source_channel % in_channels
         if lookahead_ms:
             arguments["lookahead_ms"] = 0.0
-        if predict == "velocity" and takes(network, "normalize_frames") and given.get("normalize_frames") is None:
+        # what a network leaves open, to be right here too
+        if predict == "velocity" and given.get("normalize_frames", True) is None:
             arguments["normalize_frames"] = False
+        if domain == "spectrum" and given.get("compression", 1) is None:
+            arguments["compression"] = 1.0
         built = network(**arguments)
         kind_of = type(built).__name__
         require(

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from bcfusion.nn.frequency_norm import FrequencyAffine
 from bcfusion.nn.inner import Inner
 from bcfusion.nn.network import estimate_of
-from bcfusion.nn.spectral import SpectralNetwork
+from bcfusion.nn.spectral import SpectralNetwork, compressed, expanded
 from bcfusion.requirements import above, require
 
 _UNMEASURED = "has frequency_norm, which measures sensors and target, not what is between them: set it to null"
-_FLOOR = 1e-10  # power of a bin below which compression is linear
 
 
 def _scales(network: nn.Module) -> bool:
@@ -122,15 +121,12 @@ class SpectralDomain(nn.Module):
     def analysis(self, waveforms: Tensor) -> Tensor:
         """Return ``(B, C, 2, F, N)`` of ``(B, C, T)``, C being that of the sensors."""
         real, imag = self.network.stft(waveforms)
-        gain = self.scale * (real.square() + imag.square() + _FLOOR).pow((self.exponent - 1) / 2)
-        return torch.stack([gain * real, gain * imag], dim=2)
+        return torch.stack(compressed(real, imag, self.exponent, self.scale), dim=2)
 
     def synthesis(self, signal: Tensor) -> Tensor:
         """Return the waveform ``(B, 1, T)`` of one signal ``(B, 1, 2, F, N)``."""
-        real, imag = signal[:, 0, 0], signal[:, 0, 1]
-        power = (real.square() + imag.square()) / self.scale**2 + _FLOOR
-        gain = power.pow((1 / self.exponent - 1) / 2) / self.scale
-        waveform: Tensor = self.network.istft(gain * real, gain * imag)
+        spectrum = expanded(signal[:, 0, 0], signal[:, 0, 1], self.exponent, self.scale)
+        waveform: Tensor = self.network.istft(*spectrum)
         return waveform
 
     def run(self, channels: Tensor, aligned: bool) -> Tensor:

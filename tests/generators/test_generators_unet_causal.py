@@ -9,6 +9,7 @@ import torch
 from bcfusion.errors import ConfigError
 from bcfusion.generators.unet_causal import GatedBlock, UNetCausal
 from bcfusion.nn.network import estimate_of
+from bcfusion.nn.spectral import compressed
 from bcfusion.objectives.bridge import Bridge
 from bcfusion.objectives.paths import Flow
 
@@ -96,6 +97,29 @@ def test_the_loudness_of_a_frame_is_restored_or_left_to_the_network() -> None:
             loud, quiet = estimate_of(model(speech)), estimate_of(model(0.01 * speech))
         error = float((100 * quiet - loud).norm() / loud.norm())
         assert error > 1 if normalised is False else error < 0.05
+
+
+@pytest.mark.parametrize("head", ["additive", "mask"])
+def test_compressed_spectra_leave_the_network_as_they_came(head: Any) -> None:
+    """A correction of nothing, and a mask of one, give the sensor."""
+    model = UNetCausal(**SMALL, head=head, compression=None).eval()
+    with torch.no_grad():
+        model.last.weight.zero_()
+    speech = 0.1 * torch.randn(1, 1, 3200)
+    with torch.inference_mode():
+        torch.testing.assert_close(estimate_of(model(speech)), speech, atol=1e-5, rtol=1e-4)
+    assert model.compression == 0.5
+
+
+def test_the_network_works_between_compressed_magnitudes() -> None:
+    model = UNetCausal(**SMALL, head="mapping", compression=0.5, normalize_frames=False).eval()
+    plain = UNetCausal(**SMALL, head="mapping", compression=1.0, normalize_frames=False).eval()
+    plain.load_state_dict(model.state_dict())
+    real, imag = torch.randn(2, 1, 1, 161, 3)
+    with torch.inference_mode():
+        (found, _), _ = model.spectrum(real, imag)
+        (x, y), _ = plain.spectrum(*compressed(real, imag, 0.5))
+    torch.testing.assert_close(found, x * (x.square() + y.square()).sqrt(), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

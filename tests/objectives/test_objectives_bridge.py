@@ -215,10 +215,18 @@ def test_what_a_network_should_predict_gives_a_loss_of_0_and_the_target(path: Pa
 
 def test_frames_keep_their_level_where_a_velocity_is_learned() -> None:
     """A velocity is as loud in pauses as in speech: a network that gives frames their loudness back cannot say it."""
-    for predict, kept, given in (("data", True, None), ("velocity", False, None), ("velocity", True, True)):
+    cases: Any = (("data", True, None), ("velocity", False, None), ("velocity", True, True))
+    for predict, kept, given in cases:
         network = partial(UNetCausal, channels=(4, 4), normalize_frames=given)
-        bridge = Bridge(network, Flow(), predict=predict)
-        assert bridge.domain.network.normalize_frames is kept  # type: ignore[union-attr]
+        assert Bridge(network, Flow(), predict=predict).domain.network.normalize_frames is kept
+    assert Bridge(partial(UNetCausal, channels=(4, 4)), Flow(), predict="velocity").domain.network.normalize_frames
+
+
+def test_spectra_are_compressed_once() -> None:
+    cases: Any = (("spectrum", None, 1.0), ("spectrum", 0.7, 0.7), ("waveform", None, 0.5))
+    for domain, given, taken in cases:
+        network = partial(UNetCausal, channels=(4, 4), compression=given)
+        assert Bridge(network, Flow(), domain=domain).domain.network.compression == taken
 
 
 def test_the_source_is_the_sensor_of_the_network() -> None:
