@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["loading", "own_process"]
+__all__ = ["is_own_process", "loading", "own_process"]
 
 #: a block that imports fewer modules freezes nothing: what is left over from work would never be collected
 MANY = 100
@@ -16,9 +16,15 @@ _owned = False
 
 
 def own_process() -> None:
-    """Say that this process runs one command and ends: :func:`loading` may freeze what was imported."""
+    """Say that this process runs one command and ends: nobody needs what :func:`loading` has imported, or signals,
+    after it."""
     global _owned
     _owned = True
+
+
+def is_own_process() -> bool:
+    """Return whether this process runs one command and ends."""
+    return _owned
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 try:
     import fcntl
@@ -91,15 +91,29 @@ def own_user() -> int | None:
 
 @contextmanager
 def held_back(*numbers: int) -> Iterator[None]:
-    """Let signals arrive after the block, also in processes that it starts, for good; not on Windows."""
+    """Let signals arrive after the block, also in processes that it starts, for good; not on Windows.
+
+    A mask is that of one thread. The system gives the signal to another one, and Python calls the handler in the main
+    thread all the same: there, handlers written in Python wait, too.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    arrived: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
+        for number in handlers:
+            signal.signal(number, lambda caught, _frame: arrived.append(caught))
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def is_running(process: int) -> bool:

@@ -238,6 +238,29 @@ def test_a_further_ctrl_c_while_python_ends_prints_nothing(tmp_path: Path, end: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("later", [0.0, 0.01])
+def test_a_further_ctrl_c_before_python_ends_prints_nothing(tmp_path: Path, later: float) -> None:
+    """While the frames of the exception are freed, or while Python waits for threads: before its exit hooks."""
+    (tmp_path / "app.py").write_text(
+        "import os, signal, sys, threading, time\n"
+        "from bcfusion.commands import exit_status\n"
+        "from bcfusion.startup import own_process\n"
+        "go = threading.Event()\n"
+        "def send():\n"
+        f"    go.wait(); time.sleep({later}); os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=send, daemon=True).start()\n"
+        "def main(argv):\n"
+        "    frames = [[each] for each in range(200_000)]\n"
+        "    go.set()\n"
+        "    raise SystemExit(130)\n"
+        "own_process()\n"
+        "status = exit_status(main, [])\n"
+    )
+    done = python("app.py", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+@pytest.mark.slow
 def test_a_process_that_nobody_tells_to_end_does_not_hold_an_interrupted_verb(tmp_path: Path) -> None:
     """As a scoring process is left that Ctrl-C has caught while its pool started."""
     (tmp_path / "app.py").write_text(

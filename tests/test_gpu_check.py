@@ -94,10 +94,10 @@ def test_a_section_that_hangs_ends_at_its_limit_with_the_processes_it_started(
         "time.sleep(600)\n"
     )
     began = time.monotonic()
-    entry = script.run_section(script.Section("one", 1.5, saying(code)), tmp_path / "one.json", tmp_path / "log")
-    assert time.monotonic() - began < 10
+    entry = script.run_section(script.Section("one", 5.0, saying(code)), tmp_path / "one.json", tmp_path / "log")
+    assert time.monotonic() - began < 60
     assert entry["status"] == "over its limit"
-    assert entry["reason"] == "it did not end within 2 s"
+    assert entry["reason"] == "it did not end within 5 s"
     assert gone(entry["result"]["child"]), "what was saved before is kept, and names a process that ended too"
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -331,3 +332,25 @@ def test_the_space_of_a_disk_is_known_without_statvfs(tmp_path: Path, monkeypatc
     monkeypatch.delattr(os, "statvfs")
     monkeypatch.setattr(system.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 7})())
     assert system.space(tmp_path) == (7, False)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back here")
+def test_a_signal_that_another_thread_gets_waits_for_the_end_of_the_block() -> None:
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    reached = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            with system.held_back(signal.SIGINT, signal.SIGTERM):
+                signal.pthread_kill(other.ident or 0, signal.SIGINT)
+                for _ in range(20):
+                    time.sleep(0.01)
+                reached.append("end of the block")
+            reached.append("after it")
+    finally:
+        signal.signal(signal.SIGINT, before)
+        done.set()
+        other.join()
+    assert reached == ["end of the block"]

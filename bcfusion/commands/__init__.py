@@ -49,11 +49,11 @@ def exit_status(main: Callable[[list[str]], int | None], argv: list[str]) -> int
             print(printable(str(error), keep="\n\t"), file=sys.stderr)  # it may quote a file of a stranger
         return USER_ERROR
     except KeyboardInterrupt:
+        _ends_by_signal()
         if "multiprocessing" in sys.modules:
             from bcfusion.run.processes import end_children
 
             end_children()
-        _ends_by_signal()
         return INTERRUPTED
     except SystemExit as end:
         if end.code in (INTERRUPTED, TERMINATED):
@@ -76,8 +76,14 @@ def _ends_by_signal() -> None:
     """Let a further Ctrl-C, while Python ends, not print the traceback of whatever is being tidied up."""
     import atexit
     import signal
+    import threading
 
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last one that is registered acts first
+    from bcfusion.startup import is_own_process
+
+    if is_own_process() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:  # called by another program, which may go on
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the last one that is registered acts first
 
 
 def _nobody_reads() -> bool:

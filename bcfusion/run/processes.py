@@ -6,6 +6,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -53,10 +54,18 @@ def end_children() -> None:
     """End the processes that :mod:`multiprocessing` has started in this one.
 
     Python waits for each of them before it ends, and a pool that Ctrl-C has caught half started may never tell its
-    processes to end.
+    processes to end. PyTorch watches those that read for it, and would raise an error for each that is killed: its
+    handler asks about none that has been waited for before it acts again.
     """
-    for child in multiprocessing.active_children():
+    children = multiprocessing.active_children()
+    watched = children and hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if watched else None
+    for child in children:
         child.kill()
+    for child in children:
+        child.join(5.0)
+    if watched:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _exit_with_parent() -> None:

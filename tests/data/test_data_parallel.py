@@ -46,7 +46,7 @@ def test_batches_not_yet_begun_are_dropped_when_the_reader_stops() -> None:
     batches = in_batches(work, range(10), 1, 1, processes=False)
     next(batches)
     assert first.wait(10)
-    threading.Timer(0.1, go_on.set).start()
+    threading.Timer(1.0, go_on.set).start()
     batches.close()
     assert started == [0, 1]
 

@@ -267,7 +267,7 @@ HANGING = """\
 import os, signal, sys, time
 import torch
 from bcfusion.data.loading.loaders import batch_loader, end_workers
-from bcfusion.run.processes import began
+from bcfusion.run.processes import began, end_children
 
 class Hangs(torch.utils.data.Dataset):
     def __getitem__(self, keys):
@@ -280,6 +280,9 @@ while not os.path.exists(sys.argv[2]):
     time.sleep(0.05)
 if sys.argv[1] == "closed":
     end_workers(batches)
+elif sys.argv[1] == "ended":  # as by a verb that Ctrl-C ends
+    end_children()
+    time.sleep(1)
 elif sys.argv[1] == "interrupted":
     batches._shutdown = True  # as a second Ctrl-C leaves it that comes before PyTorch forgets its workers
     end_workers(batches)
@@ -290,7 +293,7 @@ else:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["closed", "interrupted", "killed"])
+@pytest.mark.parametrize("how", ["closed", "ended", "interrupted", "killed"])
 def test_a_worker_that_hangs_ends_with_the_trainer(how: str, tmp_path: Path) -> None:
     worker = tmp_path / "worker"
     command = [sys.executable, "-c", HANGING, how, str(worker)]

@@ -481,7 +481,7 @@ def test_workers_die_with_a_killed_parent_even_if_it_has_forked(tmp_path: Path) 
 def _alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
+    except OSError:  # it ended before or while it was read
         return False
     return state != "Z"  # in a container orphans may stay zombies
 

@@ -126,6 +126,15 @@ def two_ranks(folder: Path, launcher: str, *overrides: str) -> Iterator[Ranks]:
         process.wait()
 
 
+def free_port() -> int:
+    """Return a port that nobody has, and that the system gives to no connection: those have numbers above these."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
+
+
 def forked(function: Callable[[int], None], folder: Path) -> list[str]:
     """Call a function with the rank in two processes that Lightning takes for those that it has started.
 
@@ -135,9 +144,7 @@ def forked(function: Callable[[int], None], folder: Path) -> list[str]:
         Of each rank, the text of the exception that it ended with, or an empty text.
     """
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
 
     def call(rank: int) -> None:

@@ -98,10 +98,10 @@ def test_without_the_store_rank_zero_is_the_reason(told: Told) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_is_no_more_is_reported_at_once_and_its_last_words_come_first(told: Told) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     since = began(ended.pid)
     assert runs(ended.pid, since)
-    ended.wait()
+    ended.communicate(b"\n")
     gone = words(1, pid=ended.pid, began=since)
     assert not runs(ended.pid, since)
     assert told.hear(0.1, words(0), gone) is None  # its last words may be on their way

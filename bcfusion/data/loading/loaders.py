@@ -25,6 +25,7 @@ from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.seeding import generator_for
 from bcfusion.errors import BcfusionError, DataError
 from bcfusion.run.processes import end_with_parent
+from bcfusion.system import held_back
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ class StepLoader(TrainLoader):
         self.schedule.start_batch = self.start_batch
         generator = generator_for(self.schedule.seed, "workers")
         batches = _Reported(self.segments, memory_for(self.segments, self.schedule.batch_size, self.workers))
-        return iter(batch_loader(batches, self.workers, self.pin_memory, generator, self.schedule))
+        return _started(batch_loader(batches, self.workers, self.pin_memory, generator, self.schedule))
 
 
 class EvalLoader:
@@ -248,7 +249,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         one_by_one = [[index] for index in range(len(self.items))]
         generator = generator_for("evaluation", "workers")
-        batches = iter(batch_loader(_Reported(self.items), self.workers, self.pin_memory, generator, one_by_one))
+        batches = _started(batch_loader(_Reported(self.items), self.workers, self.pin_memory, generator, one_by_one))
         _end_at_exit(batches)
         try:
             for batch in batches:
@@ -316,6 +317,16 @@ def batch_loader(
         collate_fn=_unchanged,
         worker_init_fn=_belong_to_the_trainer if workers else None,
     )
+
+
+def _started(loader: DataLoader[Batch | BcfusionError]) -> Iterator[Batch | BcfusionError]:
+    """Return the iterator of a loader, whose workers never get the signals of the process group.
+
+    A worker ignores them itself (:func:`_belong_to_the_trainer`), but not before PyTorch has prepared it, and for some
+    milliseconds SIGTERM would end it, and the run with it.
+    """
+    with held_back(signal.SIGINT, signal.SIGTERM):
+        return iter(loader)
 
 
 def _unchanged(batch: Any) -> Any:
