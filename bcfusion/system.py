@@ -116,6 +116,20 @@ def held_back(*numbers: int) -> Iterator[None]:
             signal.raise_signal(number)
 
 
+@contextmanager
+def ends_untold() -> Iterator[None]:
+    """Call no handler for processes that this one has started and that end in the block."""
+    number = getattr(signal, "SIGCHLD", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before or signal.SIG_DFL)
+
+
 def is_running(process: int) -> bool:
     """Return whether there is a process of this number, of whichever user."""
     if _WINDOWS:  # os.kill would end it

@@ -119,13 +119,13 @@ def _machine(cfg: DictConfig) -> Iterator[tuple[str, str]]:
 def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
     with loading():
         from bcfusion.configuration.compose import build, generator_node
-        from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators
+        from bcfusion.configuration.learning import learning_warnings, needs_discriminators
         from bcfusion.configuration.targets import locate
         from bcfusion.probe import macs_per_second, receptive_field
 
     generator = build(generator_node(cfg))
-    if not rehearsed and (warning := empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg))):
-        logger.warning(warning)  # the rehearsal has said so
+    for warning in () if rehearsed else learning_warnings(cfg, generator):  # the rehearsal has said so
+        logger.warning(warning)
     rate = int(generator.sample_rate)
     yield "sensors", ", ".join(cfg.task.sensors)
     yield "sample rate", f"{rate} Hz"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -61,20 +60,10 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
     problems += _sample_rates(tree)
     problems += construction_problems(used, problems)
     if training:
-        problems += [*_endless(tree), *learning_problems(tree, targets), *_unheard(tree, written)]
+        problems += [*_endless(tree), *learning_problems(tree, targets)]
     problems += selection_problems(tree, problems, training)
     problems += _sensors(tree, targets)
     return list(dict.fromkeys(problems))
-
-
-def _unheard(tree: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
-    """Return a line for each corpus of noise or rooms that no other setting refers to."""
-    others = str({key: value for key, value in written.items() if key != "data"})
-    return [
-        f"{key}: has no effect, since nothing in degradation takes {what}: leave it out, or choose another degradation"
-        for key, what in (("data.noise_root", "recordings of noise"), ("data.room_root", "responses of rooms"))
-        if at(tree, key, None) not in (None, UNRESOLVED) and key not in others
-    ]
 
 
 def _target_problems(path: str, node: dict[str, Any], targets: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bcfusion.configuration.accepted import WEIGHT
 from bcfusion.configuration.paths import group_members
@@ -12,6 +12,9 @@ from bcfusion.configuration.values import UNRESOLVED, at, group
 from bcfusion.contracts import JUDGEMENTS, asks_for, unprovided
 from bcfusion.nearest import did_you_mean
 from bcfusion.requirements import is_number
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def provides_noise(cfg: Mapping[str, Any]) -> bool:
@@ -52,6 +55,21 @@ def empty_band(generator: Any, input_bandwidth: Any, full_band: bool = False) ->
         f"{input_bandwidth:g} Hz (input_bandwidth): nothing can be restored up to {highest:g} Hz; use a network that "
         "maps, or generator.head=mapping or generator.excitation=noise where there is one"
     )
+
+
+def learning_warnings(cfg: DictConfig, generator: Any) -> list[str]:
+    """Return warnings of what hardly anybody means: see :func:`empty_band`; and a corpus of noise or of rooms that no
+    other setting refers to, as some jobs of a sweep over degradations have.
+    """
+    from omegaconf import OmegaConf
+
+    found = [empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg))]
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    others = str({key: value for key, value in written.items() if key != "data"})
+    for key, what in (("noise_root", "recordings of noise"), ("room_root", "responses of rooms")):
+        if OmegaConf.select(cfg, f"data.{key}", default=None) is not None and f"data.{key}" not in others:
+            found.append(f"data.{key}: has no effect, since nothing in degradation takes {what}")
+    return [warning for warning in found if warning is not None]
 
 
 def needs_discriminators(loss: Any) -> bool:

@@ -6,12 +6,11 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
-import signal
 import threading
 import time
 from pathlib import Path
 
-from bcfusion.system import is_running
+from bcfusion.system import ends_untold, is_running
 
 __all__ = ["TORCHRUN", "began", "end_children", "end_with_parent", "runs", "torchrun_began"]
 
@@ -58,14 +57,11 @@ def end_children() -> None:
     handler asks about none that has been waited for before it acts again.
     """
     children = multiprocessing.active_children()
-    watched = children and hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if watched else None
-    for child in children:
-        child.kill()
-    for child in children:
-        child.join(5.0)
-    if watched:
-        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+    with ends_untold():
+        for child in children:
+            child.kill()
+        for child in children:
+            child.join(5.0)
 
 
 def _exit_with_parent() -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from bcfusion.configuration.additions import trainer_arguments
 from bcfusion.configuration.compose import build, generator_node
 from bcfusion.configuration.later import later
-from bcfusion.configuration.learning import empty_band, full_band_sensors, needs_discriminators, provides_noise
+from bcfusion.configuration.learning import learning_warnings, needs_discriminators, provides_noise
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.nn.initial import probe_signal, start_with_unit_variance
 from bcfusion.training import device
@@ -108,7 +108,7 @@ def build_module(cfg: DictConfig) -> tuple[SpeechModule, list[str]]:
         max_bad_steps=cfg.trainer.max_bad_steps,
     )
     generator = build(generator_node(cfg))
-    if warning := empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg)):
+    for warning in learning_warnings(cfg, generator):
         logger.warning(warning)
     module = SpeechModule(
         generator=generator,
