@@ -69,6 +69,8 @@ class Codec(WaveformNetwork):
             bundles, so that training can go on from them, unless ``train=decoder``: then it is the encoder itself.
 
     Attributes:
+        delay: None if the level of the whole file is needed. Of EnCodec, whose convolutions mirror the head of a file,
+            it does not hold for the first frame.
         provides: with a teacher, in training, ``latent`` and ``target_latent``, each ``(B, D, N)``, and
             ``latent_mask``, boolean ``(B, N)``: the frames that belong to the item.
 
