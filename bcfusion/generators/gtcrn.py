@@ -154,8 +154,9 @@ class GTCRN(SpectralNetwork):
     The published network is ``head="mask", bands=64``: the lowest ``low_bins`` bins are kept, those above are summed
     into triangles on the ERB scale, and the output is interpolated back. It is a complex ratio mask whose parts are
     bounded by tanh (with ``frequency_norm`` before they are scaled). That network has 23,669 parameters, or 48,245 with
-    the two fixed matrices of the bands, which the paper counts. A mask cannot fill a band in which the sensor has no signal, nor can one value be the spectrum of a
-    band of bins: the other heads, of which ``additive`` is the default, keep all bins.
+    the two fixed matrices of the bands, which the paper counts. A mask cannot fill a band in which the sensor has no
+    signal, nor can one value be the spectrum of a band of bins: the other heads, of which ``additive`` is the default,
+    keep all bins.
 
     Args:
         sample_rate: of input and output, in Hz.
