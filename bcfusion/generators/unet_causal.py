@@ -197,8 +197,7 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
 
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         plain = real[:, self.skip_channel], imag[:, self.skip_channel]
-        if self.compression != 1:
-            real, imag = compressed(real, imag, self.compression)
+        real, imag = compressed(real, imag, self.compression)
         x = self.frequency_in(torch.cat([real, imag], dim=1))
         embedding = self.embedding(self.time(x))
         h = self.first(x / frame_loudness(x) if self.normalize_frames else x)
@@ -222,4 +221,4 @@ class UNetCausal(TimeConditioned, SpectralNetwork):
         if self.head.masks:
             return self.head(plain, output), self.head.provided(output)
         real, imag = self.head((real[:, self.skip_channel], imag[:, self.skip_channel]), output)
-        return (expanded(real, imag, self.compression) if self.compression != 1 else (real, imag)), {}
+        return expanded(real, imag, self.compression), {}

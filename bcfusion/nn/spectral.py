@@ -118,12 +118,16 @@ def frame_loudness(x: Tensor, eps: float = 1e-8) -> Tensor:
 
 def compressed(real: Tensor, imag: Tensor, exponent: float, scale: float = 1.0) -> Complex:
     """Return spectra with ``scale |X|**exponent`` in place of the magnitudes; below 1e-5 the curve is straight."""
+    if exponent == 1 and scale == 1:
+        return real, imag
     gain = scale * (real.square() + imag.square() + _FLOOR).pow((exponent - 1) / 2)
     return gain * real, gain * imag
 
 
 def expanded(real: Tensor, imag: Tensor, exponent: float, scale: float = 1.0) -> Complex:
     """Return the spectra that :func:`compressed` gives these for."""
+    if exponent == 1 and scale == 1:
+        return real, imag
     power = (real.square() + imag.square()) / scale**2 + _FLOOR
     gain = power.pow((1 / exponent - 1) / 2) / scale
     return gain * real, gain * imag

@@ -129,10 +129,8 @@ class Bridge(WaveformNetwork):
         if domain == "spectrum" and given.get("compression", 1) is None:
             arguments["compression"] = 1.0
         built = network(**arguments)
-        kind_of = type(built).__name__
-        require(
-            self, (getattr(built, "hears_all", True), f"{kind_of} has a part for each sensor: it cannot lie on a path")
-        )
+        apart = f"{type(built).__name__} has a part for each sensor: it cannot lie on a path"
+        require(self, (getattr(built, "hears_all", True), apart))
         place: Domain = (
             WaveformDomain(built, sample_rate)
             if domain == "waveform"

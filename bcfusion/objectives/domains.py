@@ -43,11 +43,7 @@ class WaveformDomain(nn.Module):
     lookahead = 0
 
     def __init__(self, network: nn.Module, sample_rate: int) -> None:
-        name = type(network).__name__
-        require(
-            "domain=waveform",
-            (not _scales(network), f"{name} {_UNMEASURED}"),
-        )
+        require("domain=waveform", (not _scales(network), f"{type(network).__name__} {_UNMEASURED}"))
         super().__init__()
         inner = Inner(network, sample_rate)
         self.hop, self.late, self.causal = inner.hop, inner.lookahead, inner.causal

@@ -8,11 +8,12 @@ import os
 import re
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from bcfusion.system import ends_untold, is_running
 
-__all__ = ["TORCHRUN", "began", "end_children", "end_with_parent", "runs", "torchrun_began"]
+__all__ = ["TORCHRUN", "began", "end_children", "end_with_parent", "kill_all", "runs", "torchrun_began"]
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"  #: in the environment of each process that torchrun starts
 
@@ -53,10 +54,19 @@ def end_children() -> None:
     """End the processes that :mod:`multiprocessing` has started in this one.
 
     Python waits for each of them before it ends, and a pool that Ctrl-C has caught half started may never tell its
-    processes to end. PyTorch watches those that read for it, and would raise an error for each that is killed: its
-    handler asks about none that has been waited for before it acts again.
+    processes to end.
     """
-    children = multiprocessing.active_children()
+    kill_all(multiprocessing.active_children())
+
+
+def kill_all(children: Sequence[multiprocessing.process.BaseProcess]) -> None:
+    """Kill processes that :mod:`multiprocessing` has started in this one, and wait until they are gone.
+
+    PyTorch watches those that read for it, and would raise an error for each that is killed. Its handler asks about
+    none that has been waited for before it acts again.
+    """
+    if not children:
+        return
     with ends_untold():
         for child in children:
             child.kill()

@@ -143,6 +143,7 @@ def test_losses_are_those_of_the_training_without_adversary(
         assert losses["l1"][1] == 100.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predict", ["velocity", "data"])
 def test_a_network_on_a_path_learns_what_it_is_taught(predict: Any) -> None:
     """At any time of the path, not only at the one with which it restores speech in a step."""

@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset
 
 from bcfusion import system
@@ -24,7 +23,7 @@ from bcfusion.data.loading.schedule import BatchSchedule
 from bcfusion.data.loading.segments import EvalItems, TrainSegments
 from bcfusion.data.seeding import generator_for
 from bcfusion.errors import BcfusionError, DataError
-from bcfusion.run.processes import end_with_parent
+from bcfusion.run.processes import end_with_parent, kill_all
 from bcfusion.system import held_back
 
 logger = logging.getLogger(__name__)
@@ -168,16 +167,11 @@ def end_workers(batches: Any) -> None:
     """End the worker processes of an iterator of PyTorch's loader; one that hangs is killed after five seconds.
 
     PyTorch itself ends them by SIGTERM in the end, which workers ignore, and Python would then wait for them at exit
-    without end. Where a second Ctrl-C has interrupted PyTorch's own shutdown, it still watches them, and would raise an
-    error for each that is killed.
+    without end. Where a second Ctrl-C has interrupted PyTorch's own shutdown, it still watches them.
     """
     if hasattr(batches, "_shutdown_workers"):
         batches._shutdown_workers()
-        with suppress(ValueError):  # they are not watched any more
-            _remove_worker_pids(id(batches))
-        for worker in batches._workers:
-            if worker.is_alive():
-                worker.kill()
+        kill_all([worker for worker in batches._workers if worker.is_alive()])
 
 
 def _end_at_exit(batches: Iterator[Any]) -> None:
