@@ -23,9 +23,9 @@ def merge_overrides(recorded: Sequence[str], given: Sequence[str]) -> list[str]:
     """
     added: dict[str, str] = {}
     kept = list(recorded)
-    for key in (_parts(override)[1] for override in given if _is_override(override)):
+    for key in (key_of(override) for override in given if _is_override(override)):
         added |= {other: prefix for prefix, other in map(_parts, kept) if other == key and prefix in ("+", "++")}
-        kept = [other for other in kept if not (_is_override(other) and _below(_parts(other)[1], key))]
+        kept = [other for other in kept if not (_is_override(other) and below(key_of(other), key))]
     merged = []
     for override in given:
         prefix, key = _parts(override)
@@ -54,7 +54,12 @@ def _parts(override: str) -> tuple[str, str]:
     return match["prefix"], match["key"].strip().replace("/", ".")
 
 
-def _below(key: str, top: str) -> bool:
+def key_of(override: str) -> str:
+    """Return the key that an override sets, adds or removes; slashes of a group become dots, as in its keys."""
+    return _parts(override)[1]
+
+
+def below(key: str, top: str) -> bool:
     """Return whether ``key`` is ``top`` or a key below it; ``group@package`` sets keys of ``package``."""
     if key == top:
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,13 @@ from lightning import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
-from bcfusion.configuration.later import LATER
-from bcfusion.configuration.locations import absolute_paths
-from bcfusion.configuration.moved import with_current_targets
-from bcfusion.configuration.targets import UnknownTarget, locate
 from bcfusion.errors import CheckpointError, ConfigError
-from bcfusion.files import from_yaml
 from bcfusion.run import checkpoint
 from bcfusion.run.layout import RunDir
 from bcfusion.run.models import Resolved, resolve_model
+from bcfusion.run.record import Provenance
 from bcfusion.training.module import SpeechModule
+from bcfusion.training.resumed_settings import keep_settings
 
 # ---------------------------------------------------------------- another run's weights
 
@@ -64,30 +60,21 @@ def load_initial_weights(module: SpeechModule, cfg: DictConfig, found: Resolved 
 
 # ---------------------------------------------------------------- an earlier session
 
-# What may change when a run is resumed: where and how it runs, how long, and what it reports; not what it computes.
-FREE_SETTINGS = {
-    "": (
-        *("resume", "init_discriminators", "output_root", "machine", "budget", "metrics", "callbacks", "logger"),
-        "replay",
-    ),
-    "data": ("workers", "max_unreadable_share"),
-    "trainer": (
-        *("accelerator", "devices", "strategy", "max_steps", "validate_every", "max_valid_items", "max_test_items"),
-        *("checkpoint_every", "log_every", "max_bad_steps", "keep_best", "samples", "tf32", "cudnn_benchmark"),
-        *("deterministic", "compile", "statistics_batches", "hang_minutes", "num_nodes", "environment"),
-    ),
-}
 
-
-def resumed_content(config: dict[str, Any], run: RunDir) -> dict[str, Any] | None:
+def resumed_content(cfg: DictConfig, run: RunDir, provenance: Provenance) -> dict[str, Any] | None:
     """Return the content of the checkpoint to resume from, or None for a new run.
+
+    Args:
+        cfg: the composed configuration; gets the settings of the run, see :func:`keep_settings`.
+        run: the directory of the run.
+        provenance: the command line.
 
     Raises:
         CheckpointError: it is damaged, or holds weights only.
-        ConfigError: there is none, or the run was started with other settings.
+        ConfigError: there is none, or the command line asks for other settings than those of the run.
     """
     last = run.last
-    if config["resume"] is None or (config["resume"] == "auto" and not last.is_file()):
+    if cfg.resume is None or (cfg.resume == "auto" and not last.is_file()):
         return None
     if not last.is_file():
         raise ConfigError([f"resume: {run.path} holds no {last.relative_to(run.path)}"])
@@ -97,59 +84,8 @@ def resumed_content(config: dict[str, Any], run: RunDir) -> dict[str, Any] | Non
             f"{last} holds weights, not the state of a run: resume from last.ckpt, or start a new run with "
             f"init_from={last}"
         )
-    changes = changed_settings(with_current_targets(resumed["config"]), config)
-    if changes and run.config.is_file():  # a relative path that leads to the same place from another folder is the same
-        try:
-            recorded = with_current_targets(from_yaml(run.config.read_bytes()))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{run.config} cannot be read: {error}") from error
-        places = {_key(line) for line in changed_settings(absolute_paths(recorded), absolute_paths(config))}
-        changes = [line for line in changes if _key(line) in places]
-    if changes:
-        raise ConfigError(
-            [
-                f"resume: {run.path} keeps the settings it was started with; start a new run from its weights with "
-                f"init_from={run.path}, or leave out:",
-                *changes,
-            ]
-        )
+    keep_settings(cfg, resumed["config"], run, provenance)
     return resumed
-
-
-def _key(change: str) -> str:
-    return change.partition(":")[0]
-
-
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """Return the settings of a run that differ from those it was started with, one line each.
-
-    A run of an earlier version lacks the arguments that its classes have got since. At their defaults these change
-    nothing.
-    """
-    changes: list[str] = []
-    for key in dict.fromkeys([*before, *now]):
-        name = f"{path}.{key}" if path else key
-        of_critic = path.startswith("critics.") and path.count(".") == 1
-        if key in FREE_SETTINGS.get(path, ()) or (of_critic and key == "workers"):
-            continue
-        if key not in before and (_is_default(now, key) or (name in LATER and now[key] == LATER[name])):
-            continue
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changes += changed_settings(old, new, name)
-        elif old != new:
-            changes.append(f"{name}: was {old}, now {new}")
-    return changes
-
-
-def _is_default(node: Mapping[str, Any], key: str) -> bool:
-    """Return whether a value of a node is what its class takes without it."""
-    try:
-        argument = inspect.signature(locate(str(node["_target_"]))).parameters[key]
-    except (KeyError, UnknownTarget, TypeError, ValueError):
-        return False
-    default = list(argument.default) if isinstance(argument.default, tuple) else argument.default
-    return bool(default == node[key])
 
 
 def restore_networks(module: SpeechModule, content: Mapping[str, Any], path: Path) -> None:

@@ -105,13 +105,13 @@ def train(
         RunInterrupted: a signal ended the run; its state is saved.
     """
     started = time.monotonic() if started is None else started
-    settings = cfg.trainer
     run = RunDir(run_dir)
+    resumed = resumed_content(cfg, run, provenance)
+    settings = cfg.trainer
     device.configure(settings)
     seed_everything(cfg.seed, workers=False, verbose=False)
     config = plain(cfg)
     warned = check_devices(settings)
-    resumed = resumed_content(config, run)
     start = None if cfg.init_from is None else initial_model(cfg)
     if start is not None and (named := start.named):
         config["init_from"] = hub_name(named.folder) or os.fspath(named.folder)  # where the model of that name was

@@ -183,6 +183,46 @@ def test_resume_by_path_needs_no_other_argument(finished: tuple[Path, str], tmp_
     assert "init_from=" in weights.stderr
 
 
+OWN = """\
+# @package _global_
+defaults: [/experiment/seanet, {override /losses: [l1, mr_stft]}, _self_]
+losses: {mr_stft: {weight: 2}}
+generator: {kernel_size: 7}
+"""
+CHANGED = """\
+# @package _global_
+defaults: [/experiment/seanet, {override /losses: [l1, si_snr]}, _self_]
+generator: {kernel_size: 5, init_output_scale: 0.5}
+optimizer: {lr: 0.5}
+"""
+
+
+def test_a_run_whose_yaml_files_have_changed_goes_on_with_its_own_settings(speech: Path, tmp_path: Path) -> None:
+    """As after an update of bcfusion: nobody has typed what differs."""
+    own = tmp_path / "conf" / "experiment" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(OWN)
+    typed = ["experiment=own", *corpus(speech), *TINY, "discriminators=[]", "trainer.validate_every=1"]
+    begun = bcfusion("train", *typed, "trainer.max_steps=1", cwd=tmp_path)
+    assert begun.returncode == 0, begun.stderr
+    run = only(tmp_path, "runs/bone_to_air/own/*")
+    before = yaml.safe_load((run / "config.yaml").read_text())
+    own.write_text(CHANGED)
+    for words, steps in ([f"resume={run}"], 2), ([*typed, "resume=auto"], 3):
+        done = bcfusion("train", *words, f"trainer.max_steps={steps}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"Resumed at step {steps - 1}" in done.stdout
+        assert "goes on with the settings it was started with" in done.stdout
+        assert f"optimizer.lr: was {before['optimizer']['lr']}, now 0.5" in done.stdout, done.stdout
+        after = yaml.safe_load((run / "config.yaml").read_text())
+        for section in ("generator", "losses", "optimizer"):
+            assert after[section] == before[section], section
+    refused = bcfusion("train", f"resume={run}", "trainer.max_steps=4", "optimizer.lr=0.25", cwd=tmp_path)
+    assert refused.returncode == 2
+    said = refused.stderr.partition("keeps the settings it was started with")[2].strip().splitlines()
+    assert said[1:] == [f"optimizer.lr: was {before['optimizer']['lr']}, now 0.25"]
+
+
 def test_a_run_of_another_kind_and_one_that_is_trained_are_not_resumed(finished: tuple[Path, str]) -> None:
     run, _ = finished
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
