@@ -61,7 +61,7 @@ class Bridge(WaveformNetwork):
         solver: ``euler``; ``heun`` (two passes for each step but the last, second order) for flows; ``sde`` for the
             Schroedinger bridge.
         steps: of the solver; another number may be set later, see :meth:`set_steps`.
-        least_time: the earliest time that is trained.
+        least_time: the earliest time that is trained, and that the network is told at inference.
         p_condition: share of the items of a training batch whose sensors the network hears.
         guidance: w of classifier-free guidance (Ho & Salimans 2022): prediction without sensors + w times the
             difference that they make; 1 leaves it out. Another needs ``p_condition`` below 1, and twice the passes.
@@ -308,7 +308,7 @@ class Bridge(WaveformNetwork):
         return target, velocity, state, sensors, *others
 
     def _guided(self, index: int, state: Tensor, sensors: Tensor, time: Tensor) -> Tensor:
-        times = time.expand(len(state))
+        times = time.clamp_min(self.least_time).expand(len(state))  # with many steps the last ones are earlier
         heard = self._nth_pass(index * self._voices, state, sensors, times)
         if self.guidance == 1:
             return heard

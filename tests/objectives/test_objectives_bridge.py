@@ -86,7 +86,7 @@ def test_the_solver_converges_with_its_order_to_the_exact_map_of_gaussian_data(s
     silence = torch.zeros(1, 1, 400, dtype=torch.float64)
     errors = []
     for steps in (16, 32, 64):
-        bridge = told(optimal_velocity(path), path, predict="velocity", solver=solver, steps=steps)
+        bridge = told(optimal_velocity(path), path, predict="velocity", solver=solver, steps=steps, least_time=1e-6)
         start = bridge._noise(0, silence, torch.tensor(0))
         exact = MEAN + DEVIATION * start  # deviations of the state are mapped to those of the data
         errors.append(float((whole(bridge, silence) - exact).abs().max()))
@@ -128,6 +128,20 @@ def test_a_network_that_knows_the_target_gets_there_on_every_path_in_any_number_
     ):
         bridge = told(lambda state, _: torch.full_like(state, 0.25), path, solver=solver, steps=steps)
         torch.testing.assert_close(whole(bridge, torch.randn(1, 1, 50)), torch.full((1, 1, 50), 0.25))
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_with_many_steps_the_network_is_told_no_time_that_was_not_trained(solver: Any) -> None:
+    times: list[float] = []
+
+    def record(state: Tensor, at: Tensor) -> Tensor:
+        times.append(float(at.min()))
+        return torch.zeros_like(state)
+
+    bridge = told(record, Flow(), predict="velocity", solver=solver, steps=50)
+    whole(bridge, torch.randn(1, 1, 50))
+    assert times[0] == 1
+    assert times[-1] == min(times) == pytest.approx(bridge.least_time)
 
 
 def test_one_step_of_the_bridge_is_the_networks_prediction_at_the_sensor() -> None:
