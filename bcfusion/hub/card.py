@@ -228,7 +228,8 @@ def _ends(key: str, ends: tuple[float, float] | None, sign: Literal["", "+"]) ->
 
 def _properties(facts: Facts, licence: str | None) -> Iterator[str]:
     bundle = facts.bundle
-    rows = [["property", "value"], ["network", code(facts.network)], ["latency", _latency(facts)]]
+    steps = f" along a {code(facts.path)}, in {_count(facts.steps, 'step')}" if facts.path else ""
+    rows = [["property", "value"], ["network", code(facts.network) + steps], ["latency", _latency(facts)]]
     if facts.onnx is not None:
         factor = f"{facts.onnx.real_time_factor:.3f} in onnxruntime, on one thread of the machine that exported it"
         rows.append(["real-time factor", factor])

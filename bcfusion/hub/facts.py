@@ -15,6 +15,7 @@ from bcfusion.evaluation.scores import Scores, read_rows
 from bcfusion.evaluation.summary import ScoreSummary, summarise
 from bcfusion.evaluation.systems import ENHANCED, is_input
 from bcfusion.nn.network import lookahead_of
+from bcfusion.objectives.bridge import Bridge
 from bcfusion.probe import count_parameters, macs_per_second
 from bcfusion.report.comparison.run import Run, is_evaluated_bundle, read_run
 from bcfusion.run.bundle import bundle_of
@@ -77,7 +78,9 @@ class Facts:
 
     Attributes:
         bundle: the description, without what belongs to the machine that trained it.
-        network: name of the class.
+        network: name of the class; of a path that of the network in it.
+        path: name of the class of the path that it leads a signal along; empty without one.
+        steps: on a path.
         own_code: the class of the network, or of a part of it, that is not bcfusion's own; empty if all are.
         parameters: number of trained values.
         size: bytes of the weights.
@@ -104,6 +107,8 @@ class Facts:
     session: Mapping[str, Any] = field(default_factory=dict)
     adapted_to: int = 0
     onnx: OnnxFacts | None = None
+    path: str = ""
+    steps: int = 1
 
 
 def facts_of(model: Path, generator: nn.Module, bundle: Bundle, weights: Path) -> Facts:
@@ -125,7 +130,7 @@ def facts_of(model: Path, generator: nn.Module, bundle: Bundle, weights: Path) -
     sessions = [] if run is None else run.record.get("sessions") or []
     return Facts(
         bundle=bundle,
-        network=type(generator).__name__,
+        network=type(generator.domain.network if isinstance(generator, Bridge) else generator).__name__,
         own_code=foreign_class(bundle.generator),
         parameters=count_parameters(generator),
         size=weights.stat().st_size,
@@ -136,6 +141,8 @@ def facts_of(model: Path, generator: nn.Module, bundle: Bundle, weights: Path) -
         choices={} if run is None else {key: str(run.choices[key]) for key in _OF_THE_DATA if run.choices.get(key)},
         session=sessions[-1] if sessions and isinstance(sessions[-1], Mapping) else {},
         adapted_to=len(loaded.training.get("adapted_to") or ()),
+        path=type(generator.path).__name__ if isinstance(generator, Bridge) else "",
+        steps=generator.steps if isinstance(generator, Bridge) else 1,
     )
 
 

@@ -19,6 +19,7 @@ from bcfusion.generators.seanet import SEANet
 from bcfusion.hub.card import card_text, code
 from bcfusion.hub.facts import Facts, OnnxFacts, facts_of
 from bcfusion.hub.front_matter import licence_id
+from bcfusion.run.building import build_generator
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.card import Card
 from bcfusion.run.description import find_bundle
@@ -165,6 +166,19 @@ def test_a_network_of_somebodys_own_asks_for_consent(tmp_path: Path) -> None:
     assert "recording.wav --output restored --trust-code" in text
     assert "The network needs `helmet.Net`, which is neither part of bcfusion nor of this repository" in text
     assert "- adapted to 7 recorded pairs" in text
+
+
+def test_of_a_flow_the_card_names_the_network_the_path_and_the_steps(tmp_path: Path) -> None:
+    config = {
+        "_target_": "bcfusion.objectives.bridge.Bridge",
+        "path": {"_target_": "bcfusion.objectives.paths.Flow"},
+        "domain": "waveform",
+        "steps": 5,
+        "network": {**CONFIG, "_partial_": True},
+    }
+    bridge = build_generator(config, tmp_path)
+    text = card_text(facts(save_bundle(tmp_path / "bundle", bridge, config, ["body"], {})), "me/x")
+    assert "| network | `SEANet` along a `Flow`, in 5 steps |" in text
 
 
 def test_the_exported_file_is_described_as_it_was_measured(tmp_path: Path) -> None:
