@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from bcfusion.commands.shared.model_choice import TRUST_OPTION, chosen_model, la
 from bcfusion.commands.shared.recorded import recorded_for_evaluation, require_of_evaluation
 from bcfusion.configuration.overrides import merge_overrides
 from bcfusion.errors import CheckpointError, ConfigError
+from bcfusion.files import write_text
 from bcfusion.run.description import find_bundle, read_description
 from bcfusion.run.fetching import repository_of
 from bcfusion.run.layout import RunDir
@@ -65,7 +68,7 @@ examples:
 It prints the means of every system with 95 % bootstrap intervals, and writes to RUN/evaluation/TIME, or to the same
 place in an imported bundle (output=DIR changes it): scores.csv and scores.parquet (each utterance), scores.md and
 scores.tex (tables), summary.csv (count, mean, median, quartiles, interval), spread.png, snr.png (with group_by=snr),
-and samples/ (of a model). group_by= takes speaker, corpus and snr.
+and, of a model, samples/ and evaluation.json (what was evaluated). group_by= takes speaker, corpus and snr.
 """
 
 
@@ -103,7 +106,7 @@ def main(argv: list[str]) -> int:
     limited = limit if any(each.lstrip("+").startswith(f"{limit}=") for each in overrides) else None
     label = label_of(argv[0], model)
     run(
-        lambda cfg: _task(cfg, model, label, split, output, settings, limited, trust_code),
+        lambda cfg: _task(cfg, model, label, split, output, settings, limited, overrides, trust_code),
         [*merge_overrides(recorded, overrides), hydra_directory(output)],
         module_file=__file__,
         verb="evaluate",
@@ -131,6 +134,7 @@ def _task(
     output: Path,
     settings: Settings,
     limited: str | None,
+    overrides: Sequence[str],
     trust_code: bool,
 ) -> None:
     """Evaluate a model, print the tables, and write scores and samples.
@@ -143,6 +147,7 @@ def _task(
         output: folder of the results.
         settings: of the verb: columns of further tables, and steps of the model.
         limited: key of the number of utterances; None: all of them.
+        overrides: as typed.
         trust_code: see :func:`bcfusion.load_generator`.
     """
     with loading():
@@ -180,6 +185,8 @@ def _task(
     title = f"{label}{at_step}{in_steps} on {_files(utterances, datamodule)}{mismatch}"
     write_results(scores, settings.group_by, output, title)
     record_composition(cfg, output)
+    record = {"model": label, "step": step, "split": split, "steps": steps, "overrides": list(overrides)}
+    write_text(RunDir(output).evaluation_record, json.dumps(record, indent=2) + "\n")
     if cfg.trainer.samples:
         print(f"samples:       {samples.directory}")
 

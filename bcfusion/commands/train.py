@@ -181,7 +181,8 @@ def _train(cfg: DictConfig, session: _Session, log: RunLog, started: float) -> f
     if later(cfg, "replay"):
         return _replay(cfg, run_dir)
     verify_or_raise(cfg)
-    say_whose_settings(cfg)
+    if cfg.resume is None or not RunDir(run_dir).last.is_file():  # else the run's own, which it has announced
+        say_whose_settings(cfg)
     # Lightning lists devices and gives tips; bcfusion prints what matters
     for library in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)

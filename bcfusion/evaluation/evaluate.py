@@ -16,6 +16,7 @@ from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.systems import ENHANCED, TARGET, input_names
 from bcfusion.evaluation.utterances import Utterances
+from bcfusion.inference.chunks import measured_once
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.nn.network import estimate_of
 from bcfusion.probe import device_of
@@ -23,7 +24,7 @@ from bcfusion.run.bundle import bundle_of, load_generator
 
 __all__ = ["OnItem", "enhance_item", "evaluate", "input_signals", "load_model"]
 
-WHOLE_SECONDS = 30.0  # longer files are enhanced in chunks, with the same result and in bounded memory
+WHOLE_SECONDS = 30.0  # longer files are enhanced in chunks, in bounded memory: see bcfusion.inference.chunks
 
 OnItem = Callable[[int, str, Mapping[str, np.ndarray]], None]
 """Receives index, id and signals ``(T,)`` (inputs, ``enhanced``, ``target``) of each utterance."""
@@ -60,17 +61,18 @@ def evaluate(
     else:
         generator = load_model(model, utterances.sensors, utterances.sample_rate, device)
     index = 0
-    for batch in utterances.batches:
-        for position, item in enumerate(batch["ids"]):
-            length = int(batch["lengths"][position])
-            inputs = batch["inputs"][position, :, :length]
-            target = batch["target"][position, 0, :length].cpu().numpy()
-            estimate = enhance_item(generator, inputs)
-            signals = {**input_signals(inputs, length, utterances.sensors), ENHANCED: estimate}
-            scorer.submit(item, signals, target, utterances.about(batch, position))
-            if on_item is not None:
-                on_item(index, item, {**signals, TARGET: target})
-            index += 1
+    with measured_once():
+        for batch in utterances.batches:
+            for position, item in enumerate(batch["ids"]):
+                length = int(batch["lengths"][position])
+                inputs = batch["inputs"][position, :, :length]
+                target = batch["target"][position, 0, :length].cpu().numpy()
+                estimate = enhance_item(generator, inputs)
+                signals = {**input_signals(inputs, length, utterances.sensors), ENHANCED: estimate}
+                scorer.submit(item, signals, target, utterances.about(batch, position))
+                if on_item is not None:
+                    on_item(index, item, {**signals, TARGET: target})
+                index += 1
     return utterances.complete(scorer.collect())
 
 

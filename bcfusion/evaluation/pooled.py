@@ -41,6 +41,7 @@ def pooled(files: Mapping[str, Sequence[Path]], higher_is_better: Mapping[str, b
                     known = inputs.setdefault((row.id, row.system), row)
                     if problem := _differs(known, row):
                         raise DataError(f"{path}: {row.id}: {problem}: the files score different recordings")
+                    _complete(known, row)
                     continue
                 if row.system != ENHANCED:
                     raise DataError(
@@ -73,6 +74,14 @@ def _read(path: Path, names: Mapping[str, bool | None]) -> list[ItemScore]:
             if math.isnan(value)
         }
     return rows
+
+
+def _complete(known: ItemScore, other: ItemScore) -> None:
+    """Take from another file the values that the first one lacks."""
+    for name, value in other.values.items():
+        if math.isnan(known.values[name]) and not math.isnan(value):
+            known.values[name] = value
+            known.skipped.pop(name, None)
 
 
 def _differs(one: ItemScore, other: ItemScore) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal, cast
 
 import torch
@@ -23,13 +25,37 @@ from bcfusion.nn.streaming import StreamingModule
 from bcfusion.probe import receptive_field
 from bcfusion.run.bundle import bundle_of
 
-__all__ = ["Joined", "chunk_samples", "enhanced_chunks", "how_joined", "is_streamable", "streamed_blocks"]
+__all__ = [
+    "Joined",
+    "chunk_samples",
+    "enhanced_chunks",
+    "how_joined",
+    "is_streamable",
+    "measured_once",
+    "streamed_blocks",
+]
 
 UNBOUNDED_CONTEXT_SECONDS = 1.0  # on either side, if the receptive field has no bound
 CROSS_FADE_SECONDS = 0.25
 
 #: how the output of a signal is put together: one pass; chunks or a stream that equal one pass; or chunks that do not
 Joined = Literal["whole", "exact", "streamed", "cross-faded"]
+
+
+_measured: ContextVar[dict[nn.Module, tuple[int, int] | None] | None] = ContextVar("_measured", default=None)
+
+
+@contextmanager
+def measured_once() -> Iterator[None]:
+    """Measure the receptive field of a network without a bundle once, not for each signal.
+
+    What is measured depends on the weights: leave the context before they change.
+    """
+    token = _measured.set({})
+    try:
+        yield
+    finally:
+        _measured.reset(token)
 
 
 def enhanced_chunks(
@@ -137,8 +163,13 @@ def _in_blocks(read: Callable[[int, int], Tensor], end: Callable[[int], int], ch
 
 
 def _receptive_field(generator: nn.Module) -> tuple[int, int] | None:
-    bundle = bundle_of(generator)
-    return receptive_field(generator) if bundle is None else bundle.receptive_field
+    if (bundle := bundle_of(generator)) is not None:
+        return bundle.receptive_field
+    if (known := _measured.get()) is None:
+        return receptive_field(generator)
+    if generator not in known:
+        known[generator] = receptive_field(generator)
+    return known[generator]
 
 
 def _surroundings(field: tuple[int, int] | None, spec: Generator, chunk: int) -> tuple[int, int, int]:

@@ -63,4 +63,4 @@ class GeneratorLogMelLoss(nn.Module):
         frames = torch.where(lengths > 0, lengths // stft.hop_length + 1, 0)
         distance = (log_mel.float() - reference).transpose(1, 2)  # (B, N, n_mels)
         distance = distance.masked_fill(past_end(frames, count)[..., None], 0.0).abs()
-        return mean_over_frames(distance, frames.clamp_min(1)).mean()
+        return mean_over_frames(distance, frames).mean()

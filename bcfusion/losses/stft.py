@@ -94,6 +94,9 @@ def past_end(frames: Tensor, total: int) -> Tensor:
 
 
 def mean_over_frames(values: Tensor, frames: Tensor) -> Tensor:
-    """Return the mean ``(B,)`` of ``values (B, N, F)`` over the bins of each item's first ``frames (B,)`` frames."""
+    """Return the mean ``(B,)`` of ``values (B, N, F)`` over the bins of each item's first ``frames (B,)`` frames.
+
+    That of an item without a frame, which is shorter than a hop, is 0.
+    """
     per_frame = values.sum(-1).masked_fill(past_end(frames, values.shape[1]), 0.0)
-    return per_frame.sum(-1) / (frames * values.shape[2])
+    return per_frame.sum(-1) / (frames.clamp_min(1) * values.shape[2])

@@ -62,8 +62,9 @@ def _objects(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
 
 def _identity(record: Mapping[str, Any]) -> str:
     """Return the id of a line: its own, else the path of air without suffix, with ``@offset`` if there is an offset."""
-    if record.get("id"):
-        return normal_name(str(record["id"]))
+    identity = record.get("id")
+    if identity not in (None, ""):  # 0 is one
+        return normal_name(str(identity))
     air = record.get("air") or (record.get("paths") or {}).get("air", "")
     offset = float(record.get("offset") or 0)
     return normal_name(PurePath(air).with_suffix("").as_posix()) + (f"@{offset:g}" if offset else "")

@@ -119,6 +119,11 @@ class RunDir:
         return self.path / f"{title}.json"
 
     @property
+    def evaluation_record(self) -> Path:
+        """What was evaluated, in the folder of one evaluation: model, split, steps and the settings that were typed."""
+        return self.path / "evaluation.json"
+
+    @property
     def evaluations(self) -> Path:
         """The folder of later evaluations, one folder each."""
         return self.path / "evaluation"

@@ -20,6 +20,7 @@ from bcfusion.configuration.learning import critic_name_problems, loss_problems
 from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
+from bcfusion.inference.chunks import measured_once
 from bcfusion.nn.network import outputs_to_learn_from
 from bcfusion.training.adversary import NOTHING, Adversary, Inside, Network, Pair, Turn, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
@@ -214,6 +215,8 @@ class SpeechModule(LightningModule):
                 self._generator_learns(batch, anchor, estimate, inside, turn, shared, first)
             if ends_step:
                 self._optimizer_step(network)
+        if ends_step and "generator" not in turn.order:  # it has measured the statistics of its items all the same
+            average_running_statistics(self.generator)
         for critic in self.critics.values():  # after the steps, with which the host has waited for the device anyway
             if critic.active(self.step // accumulate):
                 critic.submit(batch["ids"], estimate, batch["target"], batch["lengths"])
@@ -357,6 +360,15 @@ class SpeechModule(LightningModule):
         return values
 
     # ---------------------------------------------------------------- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Let the receptive field, which long files need, be measured once until the weights change again."""
+        self._fields = measured_once()
+        self._fields.__enter__()
+
+    def on_validation_epoch_end(self) -> None:
+        """The weights will change."""
+        self._fields.__exit__(None, None, None)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the estimate ``(B, 1, T)`` of the best generator, which callbacks may score."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -17,6 +17,7 @@ from bcfusion.configuration.locations import absolute_paths
 from bcfusion.configuration.moved import with_current_targets
 from bcfusion.configuration.overrides import below, key_of
 from bcfusion.configuration.targets import UnknownTarget, locate
+from bcfusion.configuration.values import at
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.files import from_yaml, read_object
 from bcfusion.run.layout import RunDir
@@ -29,14 +30,17 @@ FREE_SETTINGS = {
         "replay",
     ),
     "data": ("workers", "max_unreadable_share"),
+    "data.corpus": ("max_unreadable_share",),
     "trainer": (
         *("accelerator", "devices", "strategy", "max_steps", "validate_every", "max_valid_items", "max_test_items"),
         *("checkpoint_every", "log_every", "max_bad_steps", "keep_best", "samples", "tf32", "cudnn_benchmark"),
         *("deterministic", "compile", "statistics_batches", "hang_minutes", "num_nodes", "environment"),
     ),
 }
-# Choices that set keys of any section.
-SETS_ANY = ("experiment", "recipe", "machine", "hparams_search")
+# A choice that sets keys of any section; groups without a section of their own (experiment, debug) do, too.
+SETS_ANY = ("machine",)
+# Groups whose choice may change, as all of their settings may.
+FREE_GROUPS = ("trainer", "machine", "debug", "hparams_search", *FREE_SETTINGS[""])
 ABSENT: Any = object()  #: the value of a key that one of two configurations lacks
 
 
@@ -69,9 +73,13 @@ def keep_settings(cfg: DictConfig, recorded: Mapping[str, Any], run: RunDir, pro
         ConfigError: the command line asks for other settings.
         CheckpointError: the run's own files are damaged.
     """
-    changes = _changes(recorded, plain(cfg), run)
-    typed = _typed_now(run, provenance)
-    refused = [change for change in changes if typed is None or _sets(typed, change.key) or not _can_undo(cfg, change)]
+    recorded = with_current_targets(recorded)
+    places = _places(recorded, run)
+    changes = _changes(recorded, places, plain(cfg))
+    typed = _typed_now(run, provenance, recorded)
+    refused = [
+        change for change in changes if typed is None or _sets(typed, change.key) or not _can_undo(cfg, change, places)
+    ]
     if refused:
         raise ConfigError(
             [
@@ -81,12 +89,33 @@ def keep_settings(cfg: DictConfig, recorded: Mapping[str, Any], run: RunDir, pro
             ]
         )
     for change in changes:
-        _undo(cfg, change)
-    if changes:
+        if _source(cfg, change.key) is None:  # what follows another key may have changed with it
+            _undo(cfg, change)
+    whole: list[str] = []
+    for change in _changes(recorded, places, plain(cfg)):
+        if any(below(change.key, source) for source in whole):
+            continue
+        if (source := _source(cfg, change.key)) is None:
+            _undo(cfg, change)
+        else:
+            whole.append(source)
+            _undo(cfg, Change(source, at(places, source, ABSENT), None))
+    _keep_order(cfg, recorded)
+    shown = [
+        change for change in changes if change.key != "init_from"
+    ]  # a name was recorded as the place that it meant
+    if shown:
         rank_zero_only(print)(
             f"resume: {run.path} goes on with the settings it was started with, though the YAML files have others by "
-            f"now: {'; '.join(map(str, changes))}"
+            f"now: {'; '.join(map(str, shown))}"
         )
+
+
+def kept_choices(run: RunDir, provenance: Provenance) -> Provenance:
+    """Return the record of a session that resumes a run: with the members of groups that the run was started with."""
+    before = read_object(run.record).get("choices")
+    kept = {} if not isinstance(before, Mapping) else {k: v for k, v in before.items() if k not in FREE_GROUPS}
+    return replace(provenance, choices={**provenance.choices, **kept})
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[Change]:
@@ -111,16 +140,24 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: st
     return changes
 
 
-def _changes(recorded: Mapping[str, Any], now: dict[str, Any], run: RunDir) -> list[Change]:
-    changes = changed_settings(with_current_targets(recorded), now)
-    if changes and run.config.is_file():  # a relative path that leads to the same place from another folder is the same
-        try:
-            own = with_current_targets(from_yaml(run.config.read_bytes()))
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{run.config} cannot be read: {error}") from error
-        places = {change.key for change in changed_settings(absolute_paths(own), absolute_paths(now))}
-        changes = [change for change in changes if change.key in places]
-    return changes
+def _changes(before: Mapping[str, Any], places: Mapping[str, Any], now: dict[str, Any]) -> list[Change]:
+    """Return what has changed; a relative path that leads to the same place from another folder has not."""
+    changes = changed_settings(before, now)
+    if not changes:
+        return []
+    moved = {change.key: change for change in changed_settings(places, absolute_paths(now))}
+    return [moved[change.key] for change in changes if change.key in moved]
+
+
+def _places(recorded: Mapping[str, Any], run: RunDir) -> Mapping[str, Any]:
+    """Return the settings of a run with absolute paths, as it recorded them."""
+    if not run.config.is_file():
+        return recorded
+    try:
+        own = with_current_targets(from_yaml(run.config.read_bytes()))
+        return absolute_paths(own)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{run.config} cannot be read: {error}") from error
 
 
 def _is_default(node: Mapping[str, Any], key: str) -> bool:
@@ -133,7 +170,7 @@ def _is_default(node: Mapping[str, Any], key: str) -> bool:
     return bool(default == node[key])
 
 
-def _typed_now(run: RunDir, provenance: Provenance) -> list[str] | None:
+def _typed_now(run: RunDir, provenance: Provenance, recorded: Mapping[str, Any]) -> list[str] | None:
     """Return the keys that this command line sets otherwise than that of the run; None: any, or it is not known."""
     if not provenance.command:  # train was called with a configuration from elsewhere
         return None
@@ -146,7 +183,7 @@ def _typed_now(run: RunDir, provenance: Provenance) -> list[str] | None:
         if _place(record.get(name)) != _place(getattr(provenance, name)):
             return None
     keys = [key_of(override) for override in set(before).symmetric_difference(provenance.overrides)]
-    return None if any(key in SETS_ANY for key in keys) else keys
+    return None if any(key in SETS_ANY or key.split(".")[0] not in recorded for key in keys) else keys
 
 
 def _place(name: str | None) -> str | None:
@@ -158,8 +195,37 @@ def _sets(typed: Iterable[str], key: str) -> bool:
     return any(below(key, each) or below(each, key) for each in typed)
 
 
-def _can_undo(cfg: DictConfig, change: Change) -> bool:
+def _source(cfg: DictConfig, key: str) -> str | None:
+    """Return the key itself, or the shortest one above it, that is an interpolation: it follows another key."""
+    node: Any = cfg
+    path = ""
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or name not in node:
+            return None
+        path = f"{path}.{name}" if path else name
+        if OmegaConf.is_interpolation(node, name):
+            return path
+        node = node._get_node(name)
+    return None
+
+
+def _keep_order(cfg: DictConfig, recorded: Mapping[str, Any]) -> None:
+    """Give the members of list groups the order of the run: states of optimisers are saved by position."""
+    for group in LIST_GROUPS:
+        before: Mapping[str, Any] = recorded.get(group) or {}
+        now: Any = cfg.get(group) or {}
+        if list(before) != list(now) and set(before) == set(now):
+            with flag_override(cfg, ["readonly", "struct"], False):
+                nodes = {name: now._get_node(name) for name in before}
+                for name, node in nodes.items():
+                    del now[name]
+                    now[name] = node
+
+
+def _can_undo(cfg: DictConfig, change: Change, places: Mapping[str, Any]) -> bool:
     """Return whether the earlier value of a key is known: of one that came later it may not be."""
+    if (source := _source(cfg, change.key)) is not None and at(places, source, ABSENT) is not ABSENT:
+        return True
     parent = change.key.rpartition(".")[0]
     known = change.before is not ABSENT or change.key in LATER or parent in LIST_GROUPS
     return known or "_target_" in (OmegaConf.select(cfg, parent) if parent else cfg)

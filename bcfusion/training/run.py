@@ -48,6 +48,7 @@ from bcfusion.training.initial_state import initial_model, load_initial_weights,
 from bcfusion.training.limits import check_batch_of, check_devices, warn_user
 from bcfusion.training.module import SpeechModule
 from bcfusion.training.plan import Plan, plan
+from bcfusion.training.resumed_settings import kept_choices
 from bcfusion.training.selection import Selection
 from bcfusion.training.trackers.tracking import tracking
 from bcfusion.training.watch import Watch
@@ -107,6 +108,8 @@ def train(
     started = time.monotonic() if started is None else started
     run = RunDir(run_dir)
     resumed = resumed_content(cfg, run, provenance)
+    if resumed is not None:
+        provenance = kept_choices(run, provenance)
     settings = cfg.trainer
     device.configure(settings)
     seed_everything(cfg.seed, workers=False, verbose=False)

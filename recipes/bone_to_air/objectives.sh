@@ -20,6 +20,7 @@
 set -euo pipefail
 speech=$1 out=$2 experiment=${3:-unet_causal}
 shift $(($# < 3 ? $# : 3))
+own=("$@")
 ways=${WAYS:-regression gan pesq flow bridge bridge_pesq}
 metrics=${METRICS:-pesq_wb,stoi,estoi,si_sdr,lsd,dnsmos}
 length=(trainer.max_steps=null "budget.minutes=${MINUTES:-30}")
@@ -31,7 +32,7 @@ train() { # WAY key=value ...
   [ -d "$out/$way/bundle" ] ||
     bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" trainer.validate_every="${EVERY:-500}" \
       'critics=[]' trainer.max_valid_items=8 trainer.max_test_items=1 trainer.samples=0 trainer.ema_decay=0.999 "${length[@]}" \
-      hydra.run.dir="$out/$way" "$@"
+      hydra.run.dir="$out/$way" "${own[@]}" "$@"
 }
 tables=()
 score() { # WAY [STEPS]

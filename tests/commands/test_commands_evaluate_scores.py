@@ -45,6 +45,20 @@ def test_folds_are_one_system_and_inputs_count_once(folds: Path) -> None:
     assert scores.rows[0].info == {"speaker": "su1"}
 
 
+@pytest.mark.parametrize("order", [("few", "all"), ("all", "few")])
+def test_an_input_has_the_scores_of_all_files_in_any_order(folds: Path, order: tuple[str, str]) -> None:
+    write(folds / "all.csv", {"u1": (1.0, 2.0)})
+    table = (folds / "all.csv").read_text().splitlines()
+    column = table[0].split(",").index("lsd")
+    (folds / "few.csv").write_text(
+        "\n".join(",".join(cell for place, cell in enumerate(line.split(",")) if place != column) for line in table)
+    )
+    scores = pooled({name: [folds / f"{name}.csv"] for name in order}, HIGHER)
+    assert scores.mean("input") == {"si_sdr": 1.0, "lsd": 1.0}
+    assert scores.skipped("input") == {}
+    assert scores.skipped("few") == {"lsd": {"not in the file of scores": 1}}
+
+
 def test_the_verb_prints_and_writes_the_tables(folds: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--scores", "ours=f1/scores.csv", "ours=f2/scores.csv", "metrics=[si_sdr,lsd]", "output=out"]
     assert cli.main(["evaluate", *words]) == 0

@@ -76,6 +76,11 @@ def record(folder: str, experiment: str, ids: list[str], frequency: float) -> No
     (Path(folder) / "run.json").write_text(json.dumps(about))
 
 
+def evaluated(folder: str, **settings: Any) -> None:
+    about = {"model": "runs/a", "step": 4, "split": "test", "steps": None, "overrides": [], **settings}
+    (Path(folder) / "evaluation.json").write_text(json.dumps(about))
+
+
 def test_the_sounds_that_runs_wrote_are_joined_by_utterance(capsys: pytest.CaptureFixture[str]) -> None:
     record("runs/a", "eben", ["u0", "u1", "only"], 300)
     record("runs/b", "seanet", ["u0", "u1"], 400)
@@ -89,6 +94,7 @@ def test_the_sounds_that_runs_wrote_are_joined_by_utterance(capsys: pytest.Captu
 def test_a_single_evaluation_and_given_names() -> None:
     record("runs/a", "eben", ["u0"], 300)
     sounds("runs/a/evaluation/later", ["u0", "u9"], 350)
+    evaluated("runs/a/evaluation/later", overrides=["trainer.samples=8", "metrics.lsd.n_fft=512"])
     whole, alone = find_candidates(["runs/a", "runs/a/evaluation/later"], None, print)
     assert [folder.name for folder in whole.samples] == ["a", "later"]
     assert [folder.name for folder in alone.samples] == ["later"]
@@ -98,6 +104,20 @@ def test_a_single_evaluation_and_given_names() -> None:
     assert [row["id"] for row in content()["rows"]] == ["u0", "u9"]
     with pytest.raises(ConfigError, match="1 names for 2 runs"):
         find_candidates(["runs/a", "runs/a/evaluation/later"], ["one"], print)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 1}, {"model": "runs/a/checkpoints/last.ckpt"}, {"overrides": ["data.evaluation_body_gain=-10"]}, None],
+    ids=["steps", "checkpoint", "level", "not-recorded"],
+)
+def test_sounds_of_an_evaluation_with_other_settings_are_not_those_of_the_run(settings: dict[str, Any] | None) -> None:
+    record("runs/a", "eben", ["u0"], 300)
+    sounds("runs/a/evaluation/later", ["u1"], 350)
+    if settings is not None:
+        evaluated("runs/a/evaluation/later", **settings)
+    [found] = find_candidates(["runs/a"], None, print)
+    assert [folder.name for folder in found.samples] == ["a"]
 
 
 def test_names_of_the_page_s_own_sounds_are_not_given_to_runs() -> None:
@@ -153,7 +173,7 @@ def test_both_anchors_are_on_the_page() -> None:
 def test_a_model_whose_data_are_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["experiment=seanet", "data=folder", "data.root=/nowhere", "metrics=[stoi]", "selection=stoi"]
     save_bundle(Path("double"), Times(), {"_target_": f"{__name__}.Times"}, ["body"], {"overrides": settings})
-    assert run("double", "trainer.keep_best=[stoi]") == 2
+    assert run("double") == 2
     assert capsys.readouterr().err.startswith("double (double):\n  data.root: no such folder: /nowhere")
 
 

@@ -146,12 +146,26 @@ def test_evaluating_twice_gives_the_same_bytes(finished: tuple[Path, str], tmp_p
         (["{run}", "generator.channels=9"], "generator.channels: has no effect on a model that has been trained"),
         (["{run}", "losses=[l1]", "+optimizer.betas=[0,1]"], "losses: has no effect"),
         (["{run}", "objective.steps=5"], "the number of steps is steps=N"),
+        (["{run}", "experiment=gtcrn"], "experiment: has no effect"),
+        (["{run}", "trainer.ema_decay=null"], "trainer.ema_decay: has no effect"),
+        (["{run}", "trainer.precision=bf16-mixed"], "trainer.precision: has no effect"),
+        (["{run}", "data.augmentation.polarity=0.5"], "data.augmentation.polarity: has no effect"),
         (["{run}", "steps=5"], "steps: SEANet restores speech in one pass"),
         (["{run}", "steps=0"], "steps: must be a whole number above zero, not 0"),
     ],
     ids=[
         *("none", "missing", "no-model", "group", "split", "sensors", "root"),
-        *("network", "losses", "objective", "one-pass", "no-step"),
+        *(
+            "network",
+            "losses",
+            "objective",
+            "experiment",
+            "average",
+            "precision",
+            "augmentation",
+            "one-pass",
+            "no-step",
+        ),
     ],
 )
 def test_wrong_input_of_evaluate_is_one_or_two_lines(

@@ -120,6 +120,13 @@ def test_a_second_of_padding_is_not_a_second_of_perfect_silence() -> None:
     torch.testing.assert_close(loss(estimate, target, torch.tensor([4000])), alone)
 
 
+def test_an_item_shorter_than_a_hop_costs_nothing_where_frames_lie_between_hops() -> None:
+    target, estimate = (torch.randn(2, 1, 4000, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    loss = LogMelLoss(RATE, between_hops=True)
+    alone = loss(estimate[1:], target[1:], torch.tensor([4000]))
+    torch.testing.assert_close(loss(estimate, target, torch.tensor([100, 4000])), alone / 2)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

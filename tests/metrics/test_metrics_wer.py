@@ -112,6 +112,7 @@ def test_the_ids_of_transcripts_are_those_of_the_manifest(tmp_path: Path) -> Non
         {"paths": {"air": "three.flac"}, "split": "test", "text": "drei"},
         {"id": "vier", "air": "/abs/four.wav", "split": "test", "text": "vier"},
         {"air": "five.wav", "split": "test"},
+        {"id": 0, "air": "six.wav", "split": "test", "text": "sechs"},
     ]
     manifest = tmp_path / "all.jsonl"
     manifest.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")

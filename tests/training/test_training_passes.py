@@ -19,6 +19,7 @@ from bcfusion.discriminators.multi_scale import MultiScaleDiscriminator
 from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
+from bcfusion.training import module as training_module
 from bcfusion.training.adversary import Adversary, detached
 
 FILES = sorted((Path(__file__).parents[2] / "conf" / "discriminators").glob("*.yaml"))
@@ -138,6 +139,15 @@ def test_the_generator_rests_while_the_discriminators_take_several_steps() -> No
     torch.testing.assert_close(three["conv.weight"], one["conv.weight"], rtol=0, atol=0)
     assert not torch.equal(four["conv.weight"], three["conv.weight"])
     assert not torch.equal(three["discriminators.tiny.out.weight"], one["discriminators.tiny.out.weight"])
+
+
+def test_statistics_are_averaged_over_ranks_while_the_generator_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It measures its items in these steps, too, and a validation may follow each of them."""
+    averaged: list[nn.Module] = []
+    monkeypatch.setattr(training_module, "average_running_statistics", averaged.append)
+    network = module(losses=losses(), schedule={"start_step": 0, "generator_interval": 3})
+    fit(network, batches(4))
+    assert sum(part is network.generator for part in averaged) == 4
 
 
 def test_the_discriminators_rest_while_the_generator_takes_several_steps() -> None:

@@ -28,6 +28,7 @@ def load_task_model(cfg: DictConfig, model: Path, *, steps: int | None = None, t
     from bcfusion.run.bundle import in_steps
     from bcfusion.training import device
 
+    device.configure(cfg.trainer)  # as the training that it was selected by
     where = "cuda" if device.on_gpu(cfg.trainer.accelerator) else "cpu"
     generator = load_model(model, list(cfg.task.sensors), cfg.sample_rate, where, trust_code=trust_code)
     return in_steps(generator, steps, "steps")
@@ -40,7 +41,8 @@ def evaluate_model(cfg: DictConfig, generator: nn.Module, utterances: Utterances
     from bcfusion.configuration.compose import build
     from bcfusion.evaluation.evaluate import evaluate
     from bcfusion.evaluation.pool import Scorer
+    from bcfusion.training.device import any_length
 
     torch.manual_seed(cfg.seed)
-    with Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
+    with any_length(), Scorer({name: build(node) for name, node in cfg.metrics.items()}, cfg.sample_rate) as scorer:
         return evaluate(generator, utterances, scorer, on_item)

@@ -26,9 +26,21 @@ Kind = TypeVar("Kind", list[Any], dict[str, Any])
 TRAINING_ONLY = ("resume", "init_from", "init_discriminators", "debug", "budget", "output_root")
 # Settings that a trained model carries with it, and how it was trained.
 TRAINED = (
-    *("generator", "objective", "losses", "discriminators", "critics", "adversarial", "balancer", "optimizer"),
-    *("scheduler", "selection", "hparams_search", "callbacks", "logger", *TRAINING_ONLY),
+    *("experiment", "generator", "objective", "losses", "discriminators", "critics", "adversarial", "balancer"),
+    *("optimizer", "scheduler", "selection", "hparams_search", "callbacks", "logger", *TRAINING_ONLY),
 )
+# Of these sections an evaluation takes only some keys, or all but some.
+OF_EVALUATION = {
+    "trainer": (
+        *("accelerator", "samples", "max_valid_items", "max_test_items", "tf32", "cudnn_benchmark", "deterministic"),
+    )
+}
+NOT_OF_EVALUATION = {
+    "data": (
+        *("segment_seconds", "batch_size", "min_bandwidth", "max_train_items", "speakers", "sensor_dropout"),
+        *("simulate_on_device", "augmentation"),
+    )
+}
 
 
 def recorded_overrides(model: str | Path) -> list[str]:
@@ -76,12 +88,19 @@ def require_of_evaluation(overrides: Sequence[str]) -> None:
     problems = []
     for override in overrides:
         key, equals, _ = override.lstrip("+").partition("=")
-        if not equals or key.startswith(("-", "~")) or key.replace("@", ".").split(".")[0] not in TRAINED:
+        if not equals or key.startswith(("-", "~")) or not _is_of_training(key.replace("@", ".").split(".")):
             continue
         steps = "; the number of steps is steps=N" if key == "objective.steps" else ""
         problems.append(f"{key}: has no effect on a model that has been trained{steps}")
     if problems:
         raise ConfigError(problems)
+
+
+def _is_of_training(parts: Sequence[str]) -> bool:
+    group, name = parts[0], parts[1] if len(parts) > 1 else ""
+    if group in TRAINED or (group in OF_EVALUATION and name not in OF_EVALUATION[group]):
+        return True
+    return name in NOT_OF_EVALUATION.get(group, ())
 
 
 def _read(file: Path, reader: Callable[[bytes], Any], kind: type[Kind]) -> Kind:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bcfusion.configuration.overrides import key_of
 from bcfusion.errors import CheckpointError, ConfigError
 from bcfusion.evaluation.systems import TARGET
+from bcfusion.files import read_object
 from bcfusion.nearest import did_you_mean
 from bcfusion.report.comparison.names import run_names
 from bcfusion.report.comparison.run import Run
@@ -18,6 +20,12 @@ from bcfusion.run.models import named_models
 
 __all__ = ["Candidate", "find_candidates"]
 
+#: settings of an evaluation with which the sounds are those of one without
+SAME_SOUNDS = (
+    *("metrics", "machine", "data.workers", "data.max_unreadable_share"),
+    *(f"trainer.{name}" for name in ("samples", "max_test_items", "max_valid_items", "accelerator")),
+)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -25,8 +33,8 @@ class Candidate:
 
     Attributes:
         name: a unique name.
-        samples: folders that hold ``samples/``: the run itself (its closing evaluation), then later evaluations, the
-            newest first.
+        samples: folders that hold ``samples/``: the run itself (its closing evaluation), then later evaluations of the
+            same model on the same data, the newest first.
         model: run directory, bundle or checkpoint to enhance with; None if there is none.
     """
 
@@ -78,7 +86,19 @@ def _samples(run: Run | None, path: Path) -> tuple[Path, ...]:
     if run is None or path.resolve() != run.path.resolve():
         return (path,) if RunDir(path).samples.is_dir() else ()
     later = sorted(RunDir(path).evaluations.glob("*"), reverse=True)
-    return tuple(folder for folder in (path, *later) if RunDir(folder).samples.is_dir())
+    return tuple(folder for folder in (path, *filter(_is_as_trained, later)) if RunDir(folder).samples.is_dir())
+
+
+def _is_as_trained(folder: Path) -> bool:
+    """Return whether an evaluation has nothing but other metrics, or more utterances, than the closing one.
+
+    One in other steps, of another checkpoint, on other data or at another level is another system.
+    """
+    record = read_object(RunDir(folder).evaluation_record)
+    if not record or record.get("steps") is not None or str(record.get("model", "")).endswith(".ckpt"):
+        return False
+    keys = {key_of(str(override)) for override in record.get("overrides") or ()}
+    return all(key in SAME_SOUNDS or key.startswith("metrics.") for key in keys)
 
 
 def _model(run: Run | None, path: Path) -> Path | None:
