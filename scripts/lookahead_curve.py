@@ -1,17 +1,19 @@
 """Train one causal network with several look-aheads and measure its quality over its latency: table and figure.
 
     python scripts/lookahead_curve.py experiment=gtcrn machine=cpu data=folder data.root=SPEECH --minutes 30
-    python scripts/lookahead_curve.py experiment=unet_causal data.root=SPEECH data=folder --lookahead 0 80 --steps 20000
+    python scripts/lookahead_curve.py experiment=unet_causal data=folder data.root=SPEECH --steps 20000 --output curve
 
 For each look-ahead it calls `bcfusion train ... generator.lookahead_ms=...`, for the same time or number of steps, and
 `bcfusion evaluate` on the test split (without one, the validation split), whose speakers are not those of training. All
 that is not an option is an override of `bcfusion train`. Each look-ahead has a folder below --output; what is there is
-not computed again, and a training that was interrupted is continued.
+not computed again, and a training that was interrupted is continued. A folder is for trainings of the same length and
+overrides: others are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -24,12 +26,13 @@ from level_curve import read_scores
 from bcfusion import load_generator
 from bcfusion.contracts import Generator
 from bcfusion.evaluation.statistics import PairedDifference, Summary, paired_difference, summary
-from bcfusion.files import write_text
+from bcfusion.evaluation.systems import is_input
+from bcfusion.files import read_object, write_text
 from bcfusion.report.level_curves import level_figure
 from bcfusion.report.spectrogram import save_figure
 from bcfusion.report.table import metric_name
 
-NAMES = {"input": "input", "enhanced": "restored"}
+NAMES = {"enhanced": "restored"}
 Scores = dict[str, dict[str, dict[str, float]]]  # system, metric, utterance
 
 
@@ -72,7 +75,8 @@ def table(points: list[Point], metrics: list[str]) -> str:
         "| ---: | ---: |" + " ---: |" * len(metrics),
     ]
     first = points[0].scores
-    lines.append("| input | | " + " | ".join(_mean(first["input"][metric], metric) for metric in metrics) + " |")
+    for system in filter(is_input, first):  # one for each sensor
+        lines.append(f"| {system} | | " + " | ".join(_mean(first[system][metric], metric) for metric in metrics) + " |")
     for each in points:
         cells = []
         for metric in metrics:
@@ -99,7 +103,7 @@ def curves(points: list[Point], metrics: list[str]) -> dict[str, dict[str, list[
     """Return the statistics of each system and metric at each point."""
     return {
         system: {metric: [summary(list(each.scores[system][metric].values())) for each in points] for metric in metrics}
-        for system in NAMES
+        for system in points[0].scores
     }
 
 
@@ -119,6 +123,11 @@ def main(argv: list[str] | None = None) -> int:
     steps, metrics, output = arguments.steps, arguments.metrics, arguments.output.absolute()
     clock = "null" if arguments.minutes is None else f"{arguments.minutes:g}"  # machine=cpu has minutes of its own
     lasting = [f"budget.minutes={clock}", *([] if steps is None else [f"trainer.max_steps={steps}"])]
+    recorded, asked = output / "arguments.json", {"length": lasting, "overrides": arguments.overrides}
+    if (before := read_object(recorded)) not in ({}, asked):
+        words = " ".join([*before["length"], *before["overrides"]])
+        parser.error(f"{output} holds another curve ({words}): choose another --output")
+    write_text(recorded, json.dumps(asked, indent=2) + "\n")
     points = [
         point(each, lasting, arguments.overrides, metrics, output / f"{each:g}ms")
         for each in sorted(set(arguments.lookahead))

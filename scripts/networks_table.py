@@ -38,6 +38,7 @@ from bcfusion.nn.streaming import StreamingModule
 from bcfusion.probe import count_parameters, macs_per_second
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
+_FACTORS, _OTHERS = "Real-time factors: ", "Those of "
 BEGIN, END = "<!-- networks: scripts/networks_table.py --write -->", "<!-- /networks -->"
 HEADER = (
     "| `generator=` | parameters | GMAC/s | causal | latency | real-time factor |",
@@ -168,19 +169,42 @@ def main() -> None:
     for line in table(arguments.names):
         print(line, flush=True)
         lines.append(line)
-    note = f"\nReal-time factors: CPU time of one thread on {processor()}, torch {torch.__version__.partition('+')[0]}."
+    note = f"\n{_FACTORS}CPU time of one thread on {processor()}, torch {torch.__version__.partition('+')[0]}."
     print(note)
     if arguments.write:
         PAGE.write_text(replaced(PAGE.read_text(), lines, note))
 
 
 def replaced(text: str, lines: list[str], note: str) -> str:
-    """Return ``text`` with the rows of ``lines`` in place of the old rows of these networks; other rows stay."""
+    """Return ``text`` with the rows of ``lines`` in place of the old rows of these networks; other rows stay.
+
+    Rows that were measured otherwise than most are named below the table.
+    """
     head, _, rest = text.partition(BEGIN)
     old, _, tail = rest.partition(END)
-    rows = {line.split("`")[1]: line for line in [*old.splitlines(), *lines] if line.startswith("| `")}
-    body = [*HEADER, *(rows[name] for name in entries() if name in rows)]
-    return "\n".join([head + BEGIN, *body, note, END]) + tail
+    before, after = (
+        {line.split("`")[1]: line for line in part if line.startswith("| `")} for part in (old.splitlines(), lines)
+    )
+    rows = {**before, **after}
+    names = [name for name in entries() if name in rows]
+    measured = {**_measured(old, before), **dict.fromkeys(after, note.strip().removeprefix(_FACTORS))}
+    most, *others = [how for how, _ in Counter(measured[name] for name in names).most_common()]
+    notes = ["", _FACTORS + most]
+    for how in others:
+        notes.append(_OTHERS + ", ".join(f"`{name}`" for name in names if measured[name] == how) + f": {how}")
+    return "\n".join([head + BEGIN, *HEADER, *(rows[name] for name in names), *notes, END]) + tail
+
+
+def _measured(old: str, rows: Iterable[str]) -> dict[str, str]:
+    """Return how each row of the table was measured, as its notes say."""
+    found = {}
+    for line in old.splitlines():
+        if line.startswith(_FACTORS):
+            found |= dict.fromkeys(rows, line.removeprefix(_FACTORS))
+        elif line.startswith(_OTHERS):
+            who, _, how = line.removeprefix(_OTHERS).partition(": ")
+            found |= dict.fromkeys(who.split("`")[1::2], how)
+    return found
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def test_the_table_has_the_latency_and_the_paired_difference(
             writer = csv.writer(text)
             writer.writerow(["id", "system", "stoi"])
             for number in range(8):
-                writer.writerow([f"u{number}", "input", 0.5 + 0.01 * number])
+                writer.writerow([f"u{number}", "input (body)", 0.5 + 0.01 * number])
+                writer.writerow([f"u{number}", "input (noisy)", 0.4 + 0.01 * number])
                 writer.writerow([f"u{number}", "enhanced", 0.6 + 0.01 * number + 0.001 * ahead])
 
     monkeypatch.setattr(script, "bcfusion", pretend)
@@ -73,8 +74,9 @@ def test_the_table_has_the_latency_and_the_paired_difference(
     printed = capsys.readouterr().out
     assert printed.startswith((tmp_path / "curve" / "lookahead.md").read_text())
     rows = cells(printed)
-    assert list(rows) == ["look-ahead", "---:", "input", "0 ms", "40 ms"]
-    assert rows["input"][1].startswith("0.535 [0.5")
+    assert list(rows) == ["look-ahead", "---:", "input (body)", "input (noisy)", "0 ms", "40 ms"]
+    assert rows["input (body)"][1].startswith("0.535 [0.5")
+    assert rows["input (noisy)"][1].startswith("0.435 [0.4")
     assert rows["0 ms"][0] == "25 ms"
     assert re.fullmatch(r"0\.635 \[0\.6\d\d, 0\.6\d\d\]", rows["0 ms"][1])
     assert rows["40 ms"][0] == "75 ms", "40 ms are four hops of 12.5 ms"
@@ -84,6 +86,11 @@ def test_the_table_has_the_latency_and_the_paired_difference(
 
     assert script.main([*asked, "--output", str(tmp_path / "curve")]) == 0
     assert len(called) == 5, "what is there is not computed again"
+
+    with pytest.raises(SystemExit):
+        script.main(["experiment=gtcrn", *asked[1:], "--output", str(tmp_path / "curve")])
+    assert "holds another curve (budget.minutes=null trainer.max_steps=7 experiment=dpcrn" in capsys.readouterr().err
+    assert len(called) == 5
 
 
 @pytest.mark.parametrize("wrong", [[], ["--steps", "3", "--minutes", "1"]])

@@ -80,11 +80,23 @@ def test_lines_are_markdown_of_as_many_columns_as_the_header(script: ModuleType)
     assert script.Row("x", 0, 0, False, None, 16000, None).markdown() == "| `x` | none | 0 | no | whole file |  |"
 
 
-def test_single_rows_are_replaced_and_the_others_stay(script: ModuleType) -> None:
-    text = f"before\n{script.BEGIN}\n| `eben` | old |\n| `seanet` | old |\n\nnote\n{script.END}\nafter\n"
-    lines = [*script.HEADER, "| `eben` | new |"]
-    table = "\n".join([*script.HEADER, "| `eben` | new |", "| `seanet` | old |"])
-    assert script.replaced(text, lines, "\nlater") == f"before\n{script.BEGIN}\n{table}\n\nlater\n{script.END}\nafter\n"
+def test_single_rows_are_replaced_and_the_note_says_which_were_measured_elsewhere(script: ModuleType) -> None:
+    first, second, third = (f"\nReal-time factors: CPU time on {name}." for name in ("one", "two", "three"))
+    old = "| `eben` | a |\n| `gtcrn` | a |\n| `seanet` | a |"
+    text = f"before\n{script.BEGIN}\n{old}\n{first}\n{script.END}\nafter\n"
+
+    def table(rows: str) -> str:
+        cells = dict(zip(("eben", "gtcrn", "seanet"), rows, strict=True))
+        return "\n".join([*script.HEADER, *(f"| `{name}` | {cell} |" for name, cell in cells.items())])
+
+    text = script.replaced(text, [*script.HEADER, "| `eben` | b |"], second)
+    named = "Those of `eben`: CPU time on two."
+    assert text == f"before\n{script.BEGIN}\n{table('baa')}\n{first}\n{named}\n{script.END}\nafter\n"
+    text = script.replaced(text, ["| `eben` | c |", "| `gtcrn` | c |"], third)
+    named = "Those of `seanet`: CPU time on one."
+    assert text == f"before\n{script.BEGIN}\n{table('cca')}\n{third}\n{named}\n{script.END}\nafter\n"
+    text = script.replaced(text, ["| `seanet` | d |"], third)
+    assert text == f"before\n{script.BEGIN}\n{table('ccd')}\n{third}\n{script.END}\nafter\n"
 
 
 def test_the_networks_that_take_more_than_half_of_a_core_are_explained(script: ModuleType) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bcfusion.contracts import UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.manifest_line import ManifestEntry
-from bcfusion.data.inspect.certainty import session_alignments, session_of
+from bcfusion.data.inspect.certainty import session_alignments, session_of, with_common_polarity
 from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, Severity
 from bcfusion.data.inspect.criteria import BANDWIDTH_ERROR
 from bcfusion.data.inspect.inspection import Inspected
@@ -84,10 +84,12 @@ def checked(rows: Sequence[Row], sensors: Sequence[str], sample_rate: int) -> tu
             continue
         entry = _entry(row, sensors)
         lines.append((row, Inspected(entry, measure(entry))))
-    sessions = session_alignments([row for row, _ in lines], [line.measured.alignment for _, line in lines])
+    alone = with_common_polarity([line.measured.alignment for _, line in lines])
+    sessions = session_alignments([row for row, _ in lines], alone)
     kept = []
-    for row, line in lines:
-        inspected = replace(line, session=sessions.get(session_of(row)))
+    for (row, line), own in zip(lines, alone, strict=True):
+        measured = replace(line.measured, alignment=own)
+        inspected = replace(line, measured=measured, session=sessions.get(session_of(row)))
         if (fault := _fault(inspected)) is not None:
             refused.append(Refused(row.id, fault))
             continue

@@ -15,7 +15,7 @@ from bcfusion.generators.branches import Branches
 from bcfusion.nn.conv2d import Conv2d
 from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
 from bcfusion.nn.inner import Build, Inner, looking_ahead
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.network import WaveformNetwork, least_frame_of
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.spectral import magnitude
 from bcfusion.nn.stft import InverseStft, Stft, Window
@@ -93,6 +93,8 @@ class AttentionFusion(FrequencyNormalised, WaveformNetwork):
         ConfigError: neither a branch nor a network, or sizes that do not fit.
     """
 
+    hears_all = False
+
     def __init__(
         self,
         branch: Build | None,
@@ -128,6 +130,8 @@ class AttentionFusion(FrequencyNormalised, WaveformNetwork):
         lookahead = overlap + sum(part.lookahead for part in parts)
         super().__init__(sample_rate, in_channels, hop, causal, lookahead, delay)
         self.set_frequency_norm(frequency_norm)
+        of_parts = [branches.least_frame] if branches is not None else []
+        self.least_frame = max([*of_parts, *([] if built is None else [least_frame_of(built)])])
         self.late = before  # of the attention's input
         self.branches = branches
         self.network = inner

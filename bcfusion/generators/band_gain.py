@@ -112,6 +112,8 @@ class BandGain(SpectralNetwork):
     provides = ("band_levels",)
     amplifies = True  #: its gains raise what little a real sensor holds in a band
 
+    hears_all = False  # each channel is taken relative to its own level: a constant is none
+
     def __init__(
         self,
         sample_rate: int = 16000,

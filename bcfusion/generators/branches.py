@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.inner import Build, Inner, looking_ahead
+from bcfusion.nn.network import least_frame_of
 
 
 class Branches(nn.Module):
@@ -25,6 +26,7 @@ class Branches(nn.Module):
         hop: samples, the least common multiple of theirs.
         causal: whether all are causal.
         lookahead: samples.
+        least_frame: the longest, in seconds.
         delay: the longest; None if one depends on the whole file.
 
     Raises:
@@ -41,6 +43,7 @@ class Branches(nn.Module):
         self.hop = math.lcm(*(part.hop for part in parts))
         self.causal = all(part.causal for part in parts)
         self.lookahead = max(part.lookahead for part in parts)
+        self.least_frame = max(least_frame_of(part.network) for part in parts)
         self.waits = nn.ModuleList(Delay(self.lookahead - part.lookahead) for part in parts)
         delays = [part.delay for part in parts if part.delay is not None]
         self.delay = max(delays) if len(delays) == len(parts) else None

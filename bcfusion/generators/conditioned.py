@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
 from bcfusion.nn.inner import Build, Inner, looking_ahead
 from bcfusion.nn.mel import LogMel
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.network import WaveformNetwork, least_frame_of
 from bcfusion.nn.pitch import Pitch
 from bcfusion.requirements import above, at_least, require, within
 
@@ -83,6 +83,7 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         delay = None if inner.delay is None else inner.delay + hop_length - 1
         super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, delay, skip_channel)
         self.set_frequency_norm(frequency_norm)
+        self.least_frame = least_frame_of(built)
         self.condition_channel = condition_channel
         self.hop_length = hop_length
         self.mel = LogMel(sample_rate, n_fft, hop_length, win_length, bands) if bands else None

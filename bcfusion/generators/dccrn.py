@@ -258,6 +258,11 @@ class DCCRN(SpectralNetwork):
         whole = self.head.statistics(sensors, target, self.skip_channel)
         return {name: values[:, :, 1:] for name, values in whole.items()}  # without bin 0
 
+    @property
+    def maps_spectra(self) -> bool:
+        """Whether all that it does between its transforms is :meth:`spectrum`: not of inner frames."""
+        return not self.inner_frames
+
     def spectrum(self, real: Tensor, imag: Tensor) -> tuple[Complex, dict[str, Tensor]]:
         """Map the parts ``(B, signals, F, N)`` of the signals' spectra to those of the estimate, ``(B, F, N)``."""
         h = self.frequency_in(torch.cat([real, imag], dim=1)[:, :, 1:])

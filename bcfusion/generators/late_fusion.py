@@ -38,6 +38,8 @@ class LateFusion(WaveformNetwork):
         ConfigError: sizes that do not fit, or a branch of another sample rate.
     """
 
+    hears_all = False
+
     def __init__(
         self,
         branch: Build,
@@ -58,6 +60,7 @@ class LateFusion(WaveformNetwork):
             delay += layers * ((kernel_size - 1) // 2)
         super().__init__(sample_rate, in_channels, branches.hop, causal, branches.lookahead, delay)
         self.branches = branches
+        self.least_frame = branches.least_frame
         self.speech_level = speech_level
         widths = [in_channels, *[channels] * (layers - 1), 1]
         joints = [Conv1d(inputs, outputs, kernel_size, causal=causal) for inputs, outputs in pairwise(widths)]

@@ -58,8 +58,9 @@ class WaveformNetwork(StreamingModule):
         future: samples of additional look-ahead, whole hops; part of ``lookahead``.
         signals: channels of the body's input: ``in_channels``, or with additional look-ahead twice as many.
         provides: keys of the output other than ``estimate``.
-        hears_all: whether every channel of the input is heard in the same way. One with a part for each sensor is
-            false: it takes no signals and times on a path beside them.
+        hears_all: whether every channel of the input is heard, and in the same way. It is false of one with a part for
+            each sensor, or that hears each relative to its own level: it takes no signals and times on a path beside
+            the sensors.
         least_frame: seconds that a stream's frame lasts at least if its length is not given, see :func:`usual_frame`.
         position: sample of the file, a multiple of ``hop``, with which the input of a whole pass starts; see
             :func:`from_position`.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bcfusion.contracts import Batch
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.inner import Build, takes
-from bcfusion.nn.network import WaveformNetwork, signals_of
+from bcfusion.nn.network import WaveformNetwork, least_frame_of, signals_of
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.nn.time import TimeConditioned
 from bcfusion.objectives.domains import Domain, SpectralDomain, WaveformDomain
@@ -111,6 +111,8 @@ class Bridge(WaveformNetwork):
             within(-in_channels, in_channels - 1, source_channel=source_channel),
         )
         kind = getattr(network, "func", network)
+        named = getattr(kind, "__name__", "the network")
+        require(self, (takes(network, "in_channels"), f"{named} takes no in_channels: it cannot lie on a path"))
         takes_time = isinstance(kind, type) and issubclass(kind, TimeConditioned)
         given = getattr(network, "keywords", {})
         lookahead_ms = given.get("lookahead_ms", 0.0)
@@ -129,7 +131,7 @@ class Bridge(WaveformNetwork):
         if domain == "spectrum" and given.get("compression", 1) is None:
             arguments["compression"] = 1.0
         built = network(**arguments)
-        apart = f"{type(built).__name__} has a part for each sensor: it cannot lie on a path"
+        apart = f"{type(built).__name__} does not hear all channels of its input alike: it cannot lie on a path"
         require(self, (getattr(built, "hears_all", True), apart))
         place: Domain = (
             WaveformDomain(built, sample_rate)
@@ -145,6 +147,7 @@ class Bridge(WaveformNetwork):
             lookahead_ms=lookahead_ms,
         )
         self.domain, self.path = place, path
+        self.least_frame = least_frame_of(built)
         self.only_masks = bool(getattr(built, "only_masks", False))
         self.predict, self.solver = predict, solver
         self.least_time, self.p_condition, self.guidance, self.seed = least_time, p_condition, guidance, seed

@@ -10,7 +10,7 @@
 # SPEECH       air speech, a folder with train/ and valid/ as for data=folder; NOISE=DIR leaks into the sensors of any
 #
 # simulation   the sensor is measured on the pairs of the other folds; a network is trained on its simulation alone, scored on this one
-# start        a network trained on the simulation of the other sensor, scored on all pairs
+# start        a network trained on the simulation of the other sensor, scored on the pairs of all chosen folds
 # adapted      the start, adapted by `bcfusion adapt` on the pairs of the other folds, scored on this one
 # fresh        the same from random weights: without the training on air speech
 #
@@ -49,7 +49,6 @@ if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] 
   fi
   train "$sensor" "$base/start" "$@"
 fi
-[[ $rows != *" start "* ]] || score "$base/start" "$base/all.jsonl" "$base/start-scores"
 for fold in $folds; do
   dir=$base/fold$fold
   mkdir -p "$dir"
@@ -69,6 +68,11 @@ for fold in $folds; do
     score "$dir/fresh" "$dir/held.jsonl" "$dir/fresh-scores"
   fi
 done
+
+if [[ $rows == *" start "* ]]; then # on what the other rows are scored on
+  for fold in $folds; do cat "$base/fold$fold/held.jsonl"; done >"$base/held.jsonl"
+  score "$base/start" "$base/held.jsonl" "$base/start-scores"
+fi
 
 # one table of all folds
 tables=()

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from made_up_pairs import LAG, RATE, five_pairs, speech_like, through_the_sensor, write_pair
 
+from bcfusion.adaptation import pairs as adaptation_pairs
 from bcfusion.adaptation.folds import FOLDS, folds_of, seconds_of
 from bcfusion.adaptation.pairs import checked, envelope_match, pieces_of
 from bcfusion.contracts import Row
+from bcfusion.data.corpora.manifest_line import ManifestEntry
+from bcfusion.data.inspect.alignment import Alignment
+from bcfusion.data.inspect.measure import Measured, measure
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -30,6 +34,23 @@ def test_lag_and_polarity_are_measured(pairs: list[Row]) -> None:
     for row in rows:
         assert row.polarity == -1
         assert row.lag == pytest.approx(LAG / RATE, abs=2e-4)
+
+
+def test_an_unsure_recording_gets_the_polarity_of_nearly_all_others(
+    pairs: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in inspect and train: half a period of a voice later the other sign fits nearly as well."""
+    unsure = Alignment(2e-3, 1, 0.62, known=(Alignment(2e-3, 1, 0.62), Alignment(LAG / RATE, -1, 0.6)))
+
+    def measured(entry: ManifestEntry) -> Measured:
+        found = measure(entry)
+        return replace(found, alignment=unsure) if entry.id == pairs[4].id else found
+
+    monkeypatch.setattr(adaptation_pairs, "measure", measured)
+    rows, refused = checked(pairs, ["body"], RATE)
+    assert refused == []
+    assert [row.polarity for row in rows] == [-1] * 5
+    assert rows[4].lag == pytest.approx(LAG / RATE)
 
 
 def whole() -> Pair:

@@ -16,13 +16,19 @@ from bcfusion.contracts import Generator, Taught
 from bcfusion.errors import ConfigError
 from bcfusion.export.onnx_export import export_step
 from bcfusion.export.onnx_stepper import OnnxStepper
+from bcfusion.generators.attention_fusion import AttentionFusion
+from bcfusion.generators.band_gain import BandGain
+from bcfusion.generators.dccrn import DCCRN
 from bcfusion.generators.dpcrn import DPCRN
+from bcfusion.generators.hifigan import HifiGan
 from bcfusion.generators.identity import Identity
+from bcfusion.generators.late_fusion import LateFusion
 from bcfusion.generators.seanet import SEANet
 from bcfusion.generators.unet_causal import UNetCausal
+from bcfusion.generators.voicefixer import VoiceFixer
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.losses.prediction import PredictionMseLoss
-from bcfusion.nn.network import WaveformNetwork
+from bcfusion.nn.network import WaveformNetwork, usual_frame
 from bcfusion.nn.time import TimeConditioned, TimeEmbedding
 from bcfusion.objectives.bridge import Bridge
 from bcfusion.objectives.noise import normal_at
@@ -495,7 +501,32 @@ def test_times_that_differ_have_embeddings_that_differ() -> None:
     assert torch.cdist(vectors, vectors).add(torch.eye(4)).min() > 1e-4
 
 
+def test_the_frame_of_a_stream_is_that_of_the_network() -> None:
+    bridge = Bridge(partial(DCCRN, causal=True, head="mapping", channels=(4, 4), lstm_units=4), Flow())
+    assert usual_frame(bridge) == usual_frame(bridge.domain.network) == 3 * bridge.hop
+
+
 # ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        partial(LateFusion, branch=partial(SEANet, **SEANET)),
+        partial(AttentionFusion, branch=None, network=partial(SEANet, **SEANET)),
+        partial(HifiGan, channels=32, rates=(8, 8), kernel_sizes=(16, 16), sensor=-1),
+        BandGain,
+    ],
+    ids=["late_fusion", "attention_fusion", "vocoder", "band_gain"],
+)
+def test_a_network_that_does_not_hear_signal_and_time_is_refused(network: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ConfigError, match="does not hear all channels of its input alike: it cannot lie on a path"):
+        Bridge(network, Flow(), domain="waveform")
+
+
+def test_a_network_without_channels_is_refused() -> None:
+    with pytest.raises(ConfigError, match="VoiceFixer takes no in_channels"):
+        Bridge(VoiceFixer, Flow(), domain="waveform")
 
 
 @pytest.mark.parametrize(

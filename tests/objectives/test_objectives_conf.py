@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,18 @@ def test_it_has_no_problem_with_any_recipe(composed: Callable[..., DictConfig], 
         cfg = composed(*overrides_of(path.stem), f"recipe={recipe}")
         drop_unchosen(cfg)
         assert verify(cfg) == []
+
+
+def test_the_networks_that_the_documentation_lists_take_a_path_in_the_spectrum(
+    composed: Callable[..., DictConfig],
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
+    listed = re.findall(r"`(\w+)`", text.partition("of a network on spectra (")[2].partition(")")[0])
+    assert len(listed) > 5
+    for name in listed:
+        node = generator_node(composed(f"generator={name}", "objective=flow"))
+        with torch.device("meta"):
+            assert isinstance(build(node), Bridge), name
 
 
 def test_regression_is_the_generator_itself(composed: Callable[..., DictConfig]) -> None:

@@ -79,6 +79,12 @@ def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: l
     named = {"unet_causal": "UNetCausal", "dpcrn": "DPCRN"}
     assert {cfg.generator._target_.rpartition(".")[2] for cfg in trained} == {named[network]}
     assert {len(cfg.critics) for cfg in trained} == {0}
+    assert {cfg.seed for cfg in trained} == {3 if "seed=3" in task else 0}
+    assert {cfg.task.name for cfg in trained} == {
+        "bandwidth_extension" if task[:1] == ["recipe=bandwidth_extension"] else "bone_to_air"
+    }
+    simulated = {node._target_.rpartition(".")[2] for cfg in trained for node in cfg.degradation.values()}
+    assert ("AnySensor" in simulated) == ("degradation=any_sensor" in task)
     assert [cfg.objective.get("steps") for cfg in trained] == [None, None, None, 5, 1, 1]
     assert [sorted(cfg.losses) for cfg in trained] == [
         ["mr_stft", "si_snr"],
