@@ -26,6 +26,8 @@ folds=${FOLDS:-$(seq 0 $((count - 1)))}
 base=$out/$experiment/seed$seed
 length=(--minutes "${MINUTES:-5}")
 [ -z "${ADAPT_STEPS:-}" ] || length=(--steps "$ADAPT_STEPS")
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+lines() { python "$here/../../scripts/manifest_fold.py" "$pairs" "$@"; } # OUT.jsonl: with paths that hold there
 mkdir -p "$base"
 
 train() { # CALIBRATION|any RUN [key=value ...]
@@ -39,8 +41,6 @@ score() { # MODEL PAIRS OUTPUT
   bcfusion evaluate "$1" data=manifest data.path="$2" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' trainer.samples=0 output="$3"
 }
 
-mkdir -p "$base"
-sed 's/"split": "[a-z]*"/"split": "test"/' "$pairs" >"$base/all.jsonl" # each recording is held out once
 if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] && [ ! -d "$base/start/bundle" ]; then
   sensor=any
   if [ "$other" != any ]; then
@@ -51,9 +51,8 @@ if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] 
 fi
 for fold in $folds; do
   dir=$base/fold$fold
-  mkdir -p "$dir"
-  awk -v n=$count -v f="$fold" '(NR - 1) % n == f' "$base/all.jsonl" >"$dir/held.jsonl"
-  awk -v n=$count -v f="$fold" '(NR - 1) % n != f' "$pairs" >"$dir/others.jsonl"
+  lines "$dir/held.jsonl" --count "$count" --fold "$fold" --split test
+  lines "$dir/others.jsonl" --count "$count" --without "$fold"
   if [[ $rows == *" simulation "* ]]; then
     bcfusion calibrate --pairs "$dir/others.jsonl" --out "$dir/sensor.json"
     train "$dir/sensor.json" "$dir/run" "$@"

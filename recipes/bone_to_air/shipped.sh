@@ -17,10 +17,10 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 declare -A names=([band_gain]=throat [band_gain_causal]=throat_causal)
 name=${names[$experiment]}
 
+lines() { python "$here/../../scripts/manifest_fold.py" "$pairs" "$@"; } # OUT.jsonl: with paths that hold there
 train() { # FOLDER with train.jsonl [key=value ...]
   local dir=$1
   shift
-  sed -i 's/"split": "[a-z]*"/"split": "train"/' "$dir/train.jsonl"
   bcfusion calibrate --pairs "$dir/train.jsonl" --out "$dir/sensor.json"
   bcfusion train machine=cpu experiment="$experiment" seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
     data.shares.pairs=0.5 'data.evaluate_on=[speech]' degradation=transfer_function degradation.body.calibration="$dir/sensor.json" \
@@ -31,9 +31,8 @@ train() { # FOLDER with train.jsonl [key=value ...]
 scores=()
 for ((fold = 0; fold < count; fold++)); do
   dir=$out/$experiment/fold$fold
-  mkdir -p "$dir"
-  awk -v n=$count -v f=$fold '(NR - 1) % n == f' "$pairs" | sed 's/"split": "[a-z]*"/"split": "test"/' >"$dir/held.jsonl"
-  awk -v n=$count -v f=$fold '(NR - 1) % n != f' "$pairs" >"$dir/train.jsonl"
+  lines "$dir/held.jsonl" --count $count --fold $fold --split test
+  lines "$dir/train.jsonl" --count $count --without $fold --split train
   train "$dir" "$@"
   bcfusion evaluate "$dir/run" data=manifest data.path="$dir/held.jsonl" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' \
     trainer.samples=0 output="$dir/scores"
@@ -42,8 +41,7 @@ done
 bcfusion evaluate --scores "${scores[@]}" 'metrics=[pesq_wb,stoi,estoi,lsd]' output="$out/$experiment/table"
 
 dir=$out/$experiment/all
-mkdir -p "$dir"
-cp "$pairs" "$dir/train.jsonl"
+lines "$dir/train.jsonl" --split train
 train "$dir" "$@"
 python "$here/../../scripts/ship_model.py" "$dir/run" --name "$name" --card "$here/cards/$name.yaml" --output "$out/models" --overwrite \
   --scores "$out/$experiment"/fold*/scores/scores.csv

@@ -14,10 +14,10 @@ shift 4
 count=4
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+lines() { python "$here/../../scripts/manifest_fold.py" "$pairs" "$@"; } # OUT.jsonl: with paths that hold there
 train() { # FOLDER with train.jsonl [key=value ...]
   local dir=$1
   shift
-  sed -i 's/"split": "[a-z]*"/"split": "train"/' "$dir/train.jsonl"
   bcfusion calibrate --pairs "$dir/train.jsonl" --out "$dir/sensor.json"
   bcfusion train machine=cpu recipe=fusion experiment=band_gain seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
     data.shares.pairs=0.5 'data.evaluate_on=[speech]' data.noise_root="$noise" data.sensor_dropout=0.1 degradation=fusion_measured \
@@ -27,9 +27,8 @@ train() { # FOLDER with train.jsonl [key=value ...]
 
 for ((fold = 0; fold < count; fold++)); do
   dir=$out/fold$fold
-  mkdir -p "$dir"
-  awk -v n=$count -v f=$fold '(NR - 1) % n == f' "$pairs" | sed 's/"split": "[a-z]*"/"split": "test"/' >"$dir/held.jsonl"
-  awk -v n=$count -v f=$fold '(NR - 1) % n != f' "$pairs" >"$dir/train.jsonl"
+  lines "$dir/held.jsonl" --count $count --fold $fold --split test
+  lines "$dir/train.jsonl" --count $count --without $fold --split train
   train "$dir" "$@"
   for snr in -5 0 10; do
     bcfusion evaluate "$dir/run" data=manifest data.path="$dir/held.jsonl" data.noise_root="$noise" degradation.noisy.evaluation_snr=$snr \
@@ -43,8 +42,7 @@ for snr in -5 0 10; do
 done
 
 dir=$out/all
-mkdir -p "$dir"
-cp "$pairs" "$dir/train.jsonl"
+lines "$dir/train.jsonl" --split train
 train "$dir" "$@"
 python "$here/../../scripts/ship_model.py" "$dir/run" --name fusion --card "$here/cards/fusion.yaml" --output "$out/models" --overwrite \
   --scores "$out"/fold*/scores0/scores.csv
