@@ -16,7 +16,7 @@ from bcfusion.errors import CheckpointError, TrainingError
 from bcfusion.files import from_yaml
 from bcfusion.losses.mel import LogMelLoss
 from bcfusion.losses.spectral import MultiResolutionStftLoss
-from bcfusion.nn.network import outputs_to_learn_from
+from bcfusion.nn.network import additional_lookahead, heard, outputs_to_learn_from
 from bcfusion.probe import moved
 from bcfusion.run.building import build_generator
 from bcfusion.run.bundle import Bundle
@@ -125,7 +125,7 @@ class Learner:
             TrainingError: the gradients of ten steps in a row were not finite.
         """
         self.network.train()
-        here = moved(batch, self._device)
+        here = heard(moved(batch, self._device), additional_lookahead(self.network))
         names: dict[str, Any] = {**here, **outputs_to_learn_from(self.network, here)}
         total = torch.zeros((), device=self._device)
         for name, (loss, weight) in self.losses.items():

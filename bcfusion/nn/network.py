@@ -263,6 +263,32 @@ def estimate_of(output: Tensor | dict[str, Tensor]) -> Tensor:
     return output["estimate"] if isinstance(output, dict) else output
 
 
+def additional_lookahead(generator: nn.Module) -> int:
+    """Return the samples of additional look-ahead of a network, or of one inside it."""
+    return max((part.future for part in generator.modules() if isinstance(part, WaveformNetwork)), default=0)
+
+
+def heard(batch: Batch, ahead: int) -> Batch:
+    """Return a training batch whose crops end ``ahead`` samples earlier, but for ``inputs``.
+
+    A network that looks ahead cannot hear what follows the end of a crop: it would learn from zeros there. A crop that
+    is not twice as long is left as it is, and so are items that end before their crop does, in silence.
+    """
+    total = batch["target"].shape[-1]
+    if not ahead or total < 2 * ahead:
+        return batch
+    lengths = torch.where(batch["lengths"] == total, total - ahead, batch["lengths"])
+    made: Batch = {**batch, "lengths": lengths, "target": without_padding(batch["target"], lengths)}
+    if "noise" in batch:
+        made["noise"] = without_padding(batch["noise"], lengths)
+    return made
+
+
+def without_padding(waveform: Tensor, lengths: Tensor) -> Tensor:
+    """Set what comes after the length of each item ``(B, 1, T)`` to 0."""
+    return waveform * (torch.arange(waveform.shape[-1], device=waveform.device) < lengths.view(-1, 1, 1))
+
+
 def outputs_to_learn_from(generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """Return what losses are computed from: ``estimate`` and the keys of ``provides``, of a training batch.
 

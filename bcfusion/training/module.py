@@ -21,7 +21,7 @@ from bcfusion.contracts import JUDGEMENTS, Balancer, Batch, asks_for
 from bcfusion.errors import ConfigError
 from bcfusion.evaluation.evaluate import enhance_item
 from bcfusion.inference.chunks import measured_once
-from bcfusion.nn.network import outputs_to_learn_from
+from bcfusion.nn.network import additional_lookahead, heard, outputs_to_learn_from, without_padding
 from bcfusion.training.adversary import NOTHING, Adversary, Inside, Network, Pair, Turn, detached
 from bcfusion.training.anchor import OUTPUT, OutputAnchor, anchor_parameter
 from bcfusion.training.ema import EmaGenerator
@@ -95,6 +95,7 @@ class SpeechModule(LightningModule):
         self._compares_judgements = any("target_judgements" in asks for asks in self._asks.values())
         # in a tuple, so that the generator's parameter is not registered here a second time
         self._anchor_parameter = (anchor_parameter(generator, getattr(balancer, "anchor", OUTPUT)),)
+        self._ahead = additional_lookahead(generator)
         self._check(frozenset(batch_names))
 
     def _check(self, batch_names: frozenset[str]) -> None:
@@ -195,11 +196,12 @@ class SpeechModule(LightningModule):
             self.kept = KeptStep(self)
         if self.kept is not None:
             self.kept.begin_batch(batch)
+        batch = heard(batch, self._ahead)
 
         with torch.set_grad_enabled("generator" in turn.order):
             outputs = outputs_to_learn_from(self.generator, batch)
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
-        estimate = _without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
+        estimate = without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order
         inside = self._inside(outputs if anchor is None else anchor.outputs, batch["target"]) if judged else NOTHING
         shared = None
@@ -412,8 +414,3 @@ class SpeechModule(LightningModule):
             scheduler.load_state_dict(state["schedulers"][name])
         if isinstance(self.balancer, nn.Module):
             self.balancer.load_state_dict(state["balancer"])
-
-
-def _without_padding(waveform: Tensor, lengths: Tensor) -> Tensor:
-    """Set what comes after the length of each item ``(B, 1, T)`` to 0."""
-    return waveform * (torch.arange(waveform.shape[-1], device=waveform.device) < lengths.view(-1, 1, 1))

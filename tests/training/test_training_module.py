@@ -16,6 +16,8 @@ from bcfusion.errors import ConfigError
 from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
+from bcfusion.nn.network import WaveformNetwork, additional_lookahead
+from bcfusion.nn.network import heard as heard_part
 from bcfusion.training.adversary import Adversary, Schedule
 from bcfusion.training.guard import NonFiniteSteps
 from bcfusion.training.module import SpeechModule
@@ -118,6 +120,41 @@ def fit(trained: SpeechModule, items: list[dict[str, Any]]) -> Trainer:
 
 def weights_of(network: nn.Module) -> Tensor:
     return torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+
+
+class Foreseeing(WaveformNetwork):
+    """Gives what its sensor has 10 samples later, and a constant."""
+
+    def __init__(self) -> None:
+        super().__init__(1000, 1, 1, True, lookahead_ms=10)
+        self.constant = nn.Parameter(torch.zeros(1))
+
+    def body(self, inputs: Tensor) -> Tensor:
+        return inputs[:, :1] + self.constant
+
+
+def test_a_network_that_looks_ahead_does_not_learn_from_the_zeros_after_a_crop() -> None:
+    """Its target is exactly what it gives, but for the end of a crop that goes on: there is nothing to learn."""
+    speech = torch.randn(2, 1, LENGTH + 10, generator=torch.Generator().manual_seed(0))
+    items = batches(1)
+    items[0] |= {"inputs": speech[..., :LENGTH], "target": speech[..., 10:].clone()}
+    trained = module(adversarial=False, generator=Foreseeing())
+    fit(trained, items)
+    assert trained.generator.constant.item() == 0.0
+    assert int(trained.step) == 1
+
+    silent_end = batches(1)[0]  # items that end before their crop: the silence after them is true
+    speech[1, :, 40:] = 0.0
+    silent_end |= {"inputs": speech[..., :LENGTH], "target": speech[..., 10:], "lengths": torch.tensor([LENGTH, 40])}
+    found = heard_part(silent_end, 10)
+    assert found["lengths"].tolist() == [LENGTH - 10, 40]
+    assert torch.equal(found["target"][0, 0, : LENGTH - 10], speech[0, 0, 10:LENGTH])
+    assert found["target"][0, 0, LENGTH - 10 :].abs().max() == 0
+    assert found["inputs"] is silent_end["inputs"]
+    assert heard_part(silent_end, LENGTH // 2 + 1) is silent_end, "a short crop is left as it is"
+    assert heard_part(silent_end, 0) is silent_end
+    assert additional_lookahead(nn.Sequential(TinyGenerator(), Foreseeing())) == 10
+    assert additional_lookahead(TinyGenerator()) == 0
 
 
 def test_in_a_head_start_the_discriminators_learn_and_the_generator_is_that_of_regression() -> None:
