@@ -369,7 +369,7 @@ class SpeechModule(LightningModule):
         self._fields.__enter__()
 
     def on_validation_epoch_end(self) -> None:
-        """The weights will change."""
+        """Forget it: the weights will change."""
         self._fields.__exit__(None, None, None)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
