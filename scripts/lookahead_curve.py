@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     clock = "null" if arguments.minutes is None else f"{arguments.minutes:g}"  # machine=cpu has minutes of its own
     lasting = [f"budget.minutes={clock}", *([] if steps is None else [f"trainer.max_steps={steps}"])]
     recorded, asked = output / "arguments.json", {"length": lasting, "overrides": arguments.overrides}
-    if (before := read_object(recorded)) not in ({}, asked):
+    if (before := read_object(recorded)) not in ({}, asked) and any(output.glob("*ms")):  # else nothing was trained
         words = " ".join([*before["length"], *before["overrides"]])
         parser.error(f"{output} holds another curve ({words}): choose another --output")
     write_text(recorded, json.dumps(asked, indent=2) + "\n")

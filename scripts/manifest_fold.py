@@ -10,7 +10,6 @@ The paths of a manifest start at its own folder, so a copy elsewhere has them ab
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bcfusion.data.corpora.manifest import read_manifest
+from bcfusion.data.corpora.manifest_columns import csv_table
 from bcfusion.errors import BcfusionError
 
 
@@ -30,11 +30,13 @@ def records_of(manifest: Path) -> list[dict[str, Any]]:
     entries = read_manifest(manifest)
     with manifest.open(encoding="utf-8-sig", newline="") as text:
         if manifest.suffix == ".csv":
-            records = [{name: cell for name, cell in line.items() if cell} for line in csv.DictReader(text)]
+            header, lines = csv_table(text)
+            records = [{name: cell for name, cell in zip(header, cells, strict=False) if cell} for _, cells in lines]
         else:
             records = [json.loads(line) for line in text if line.strip()]
     for record, entry in zip(records, entries, strict=True):
         files = record["paths"] if isinstance(record.get("paths"), dict) else record
+        record["id"] = entry.id  # which may be made of the path as it was written
         files |= {sensor: os.path.abspath(file) for sensor, file in entry.paths.items()}
     return records
 

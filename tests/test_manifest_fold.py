@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 from script_loading import load_script
 
+from bcfusion.data.corpora.manifest import read_manifest
+
 LINES = [
     {"id": str(n), "split": "train", "air": f"air/{n}.wav", "body": f"/far/{n}.wav", "note": "é"} for n in range(5)
 ]
@@ -18,6 +20,16 @@ LINES = [
 @pytest.fixture
 def script() -> ModuleType:
     return load_script("manifest_fold")
+
+
+def test_a_line_without_an_id_keeps_the_one_of_its_path_and_empty_lines_of_a_table_are_none(
+    script: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.csv").write_text("air, body ,split\nair/a.wav,/far/a.wav,test\n,,\nair/b.wav,/far/b.wav,test\n")
+    assert script.main([str(tmp_path / "pairs.csv"), str(tmp_path / "out" / "all.jsonl")]) == 0
+    before, after = (read_manifest(tmp_path / name) for name in ("pairs.csv", "out/all.jsonl"))
+    assert [entry.id for entry in after] == [entry.id for entry in before] == ["air/a", "air/b"]
+    assert [entry.paths for entry in after] == [entry.paths for entry in before]
 
 
 @pytest.fixture(params=["lines", "nested", "table"])

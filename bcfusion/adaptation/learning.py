@@ -125,8 +125,10 @@ class Learner:
             TrainingError: the gradients of ten steps in a row were not finite.
         """
         self.network.train()
-        here = heard(moved(batch, self._device), additional_lookahead(self.network))
-        names: dict[str, Any] = {**here, **outputs_to_learn_from(self.network, here)}
+        whole = moved(batch, self._device)
+        here = heard(whole, additional_lookahead(self.network))
+        outputs = outputs_to_learn_from(self.network, {**here, "target": whole["target"]})
+        names: dict[str, Any] = {**here, **outputs}
         total = torch.zeros((), device=self._device)
         for name, (loss, weight) in self.losses.items():
             total = total + weight * loss(**{argument: names[argument] for argument in self._asks[name]})

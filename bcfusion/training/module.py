@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -96,6 +97,7 @@ class SpeechModule(LightningModule):
         # in a tuple, so that the generator's parameter is not registered here a second time
         self._anchor_parameter = (anchor_parameter(generator, getattr(balancer, "anchor", OUTPUT)),)
         self._ahead = additional_lookahead(generator)
+        self._fields = ExitStack()
         self._check(frozenset(batch_names))
 
     def _check(self, batch_names: frozenset[str]) -> None:
@@ -196,10 +198,11 @@ class SpeechModule(LightningModule):
             self.kept = KeptStep(self)
         if self.kept is not None:
             self.kept.begin_batch(batch)
-        batch = heard(batch, self._ahead)
+        whole, batch = batch, heard(batch, self._ahead)
 
         with torch.set_grad_enabled("generator" in turn.order):
-            outputs = outputs_to_learn_from(self.generator, batch)
+            # a path needs all of the target: frames reach past the end of what is learned from
+            outputs = outputs_to_learn_from(self.generator, {**batch, "target": whole["target"]})
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
         estimate = without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order
@@ -365,12 +368,12 @@ class SpeechModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Let the receptive field, which long files need, be measured once until the weights change again."""
-        self._fields = measured_once()
-        self._fields.__enter__()
+        self._fields.close()  # of a validation that an error has ended
+        self._fields.enter_context(measured_once())
 
     def on_validation_epoch_end(self) -> None:
         """Forget it: the weights will change."""
-        self._fields.__exit__(None, None, None)
+        self._fields.close()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the estimate ``(B, 1, T)`` of the best generator, which callbacks may score."""
@@ -404,6 +407,7 @@ class SpeechModule(LightningModule):
 
     def teardown(self, stage: str) -> None:
         """End worker processes with the trainer's work."""
+        self._fields.close()
         self.close()
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, flag_override
 
+from bcfusion.configuration.check import verify_or_raise
 from bcfusion.configuration.compose import LIST_GROUPS, plain
 from bcfusion.configuration.later import LATER
 from bcfusion.configuration.locations import absolute_paths
@@ -42,6 +43,7 @@ SETS_ANY = ("machine",)
 # Groups whose choice may change, as all of their settings may.
 FREE_GROUPS = ("trainer", "machine", "debug", "hparams_search", *FREE_SETTINGS[""])
 ABSENT: Any = object()  #: the value of a key that one of two configurations lacks
+NOTHING = (None, ABSENT)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def keep_settings(cfg: DictConfig, recorded: Mapping[str, Any], run: RunDir, pro
             whole.append(source)
             _undo(cfg, Change(source, at(places, source, ABSENT), None))
     _keep_order(cfg, recorded)
+    if changes:
+        verify_or_raise(cfg)  # what has been checked had other settings
     shown = [
         change for change in changes if change.key != "init_from"
     ]  # a name was recorded as the place that it meant
@@ -135,7 +139,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: st
         old, new = before.get(key, ABSENT), now.get(key, ABSENT)
         if isinstance(old, dict) and isinstance(new, dict):
             changes += changed_settings(old, new, name)
-        elif old != new:
+        elif old != new and not (old in NOTHING and new in NOTHING):
             changes.append(Change(name, old, new))
     return changes
 

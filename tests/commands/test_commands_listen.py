@@ -120,6 +120,23 @@ def test_sounds_of_an_evaluation_with_other_settings_are_not_those_of_the_run(se
     assert [folder.name for folder in found.samples] == ["a"]
 
 
+def test_of_a_bundle_that_no_run_made_the_evaluations_like_the_newest_are_heard(capsys: Any) -> None:
+    imported = {"imported": {"format": "eben"}}
+    save_bundle(Path("models/a"), Times(), {"_target_": f"{__name__}.Times"}, ["body"], imported)
+    for time, settings in (
+        ("1", {"overrides": ["data=pairs", "data.body=/b"]}),
+        ("2", {"overrides": ["data=pairs", "data.body=/other"]}),
+        ("3", {"overrides": ["data.body=/b", "data=pairs", "trainer.samples=8"]}),
+        ("4", {"overrides": ["data=pairs", "data.body=/b"], "step": 9}),
+        ("5", {"overrides": ["data=pairs", "data.body=/b"]}),
+    ):
+        sounds(f"models/a/evaluation/{time}", [f"u{time}"], 350)
+        evaluated(f"models/a/evaluation/{time}", **settings)
+        Path(f"models/a/evaluation/{time}/scores.csv").write_text("id,system,stoi,skipped\nu,enhanced,0.5,\n")
+    [found] = find_candidates(["models/a"], None, print)
+    assert [folder.name for folder in found.samples] == ["5", "3", "1"]
+
+
 def test_names_of_the_page_s_own_sounds_are_not_given_to_runs() -> None:
     record("runs/a", "target", ["u0"], 300)
     record("runs/b", "input", ["u0"], 300)

@@ -245,7 +245,7 @@ def test_a_branch_of_the_same_transform_may_look_ahead() -> None:
 
 def test_it_takes_no_signals_of_a_path() -> None:
     built = functools.partial(BafNet, branch(), branch(), **SMALL)
-    with pytest.raises(ConfigError, match="BafNet has a part for each sensor: it cannot lie on a path"):
+    with pytest.raises(ConfigError, match="BafNet does not hear all channels of its input alike"):
         Bridge(built, SchroedingerBridge(), in_channels=2, domain="waveform")
 
 

@@ -40,6 +40,11 @@ def test_the_workers_of_a_critic_may_change_and_what_it_learns_may_not() -> None
     assert lines(before, {"critics": {"pesq": {"workers": 2, "delay": 5}}}) == ["critics.pesq.delay: was 4, now 5"]
 
 
+def test_null_and_absent_are_one() -> None:
+    assert lines({"data": {}}, {"data": {"speakers": None}}) == []
+    assert lines({"data": {"speakers": None}}, {"data": {}}) == []
+
+
 Compose = Callable[..., DictConfig]
 MIXTURE = [
     *("data=mixture", "+data.parts.one={}", "+data.parts.two={}", "+data.parts.three={}"),

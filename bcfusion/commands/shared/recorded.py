@@ -36,10 +36,7 @@ OF_EVALUATION = {
     )
 }
 NOT_OF_EVALUATION = {
-    "data": (
-        *("segment_seconds", "batch_size", "min_bandwidth", "max_train_items", "speakers", "sensor_dropout"),
-        *("simulate_on_device", "augmentation"),
-    )
+    "data": (*("min_bandwidth", "max_train_items", "speakers", "sensor_dropout", "simulate_on_device", "augmentation"),)
 }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bcfusion.configuration.overrides import key_of
 from bcfusion.errors import CheckpointError, ConfigError
@@ -15,7 +16,8 @@ from bcfusion.nearest import did_you_mean
 from bcfusion.report.comparison.names import run_names
 from bcfusion.report.comparison.run import Run
 from bcfusion.report.comparison.runs import find_runs
-from bcfusion.run.layout import BUNDLE_WEIGHTS, RunDir
+from bcfusion.run.description import read_description
+from bcfusion.run.layout import BUNDLE_CONFIG, BUNDLE_WEIGHTS, RunDir
 from bcfusion.run.models import named_models
 
 __all__ = ["Candidate", "find_candidates"]
@@ -85,20 +87,43 @@ def find_candidates(given: Sequence[str], names: Sequence[str] | None, warn: Cal
 def _samples(run: Run | None, path: Path) -> tuple[Path, ...]:
     if run is None or path.resolve() != run.path.resolve():
         return (path,) if RunDir(path).samples.is_dir() else ()
-    later = sorted(RunDir(path).evaluations.glob("*"), reverse=True)
-    return tuple(folder for folder in (path, *filter(_is_as_trained, later)) if RunDir(folder).samples.is_dir())
+    later = [each for each in sorted(RunDir(path).evaluations.glob("*"), reverse=True) if RunDir(each).samples.is_dir()]
+    if RunDir(path).samples.is_dir():
+        wanted, step, own = _CLOSING, _step_of(path), (path,)
+    elif later:  # of a bundle that no run made
+        record = _record(later[0])
+        wanted, step, own = _how(record), record.get("step"), (later[0],)
+    else:
+        return ()
+    others = [each for each in later if each not in own]
+    return (*own, *(each for each in others if _how(_record(each)) == wanted and _is_step(_record(each), step)))
 
 
-def _is_as_trained(folder: Path) -> bool:
-    """Return whether an evaluation has nothing but other metrics, or more utterances, than the closing one.
+_CLOSING = (None, False, frozenset[str]())  # what `_how` says of an evaluation that is like the closing one of a run
 
-    One in other steps, of another checkpoint, on other data or at another level is another system.
-    """
-    record = read_object(RunDir(folder).evaluation_record)
-    if not record or record.get("steps") is not None or str(record.get("model", "")).endswith(".ckpt"):
-        return False
-    keys = {key_of(str(override)) for override in record.get("overrides") or ()}
-    return all(key in SAME_SOUNDS or key.startswith("metrics.") for key in keys)
+
+def _record(folder: Path) -> dict[str, Any]:
+    return read_object(RunDir(folder).evaluation_record)
+
+
+def _how(record: Mapping[str, Any]) -> tuple[object, bool, frozenset[str]] | None:
+    """Return what makes an evaluation that of another system: steps, a checkpoint, data, levels; None: not recorded."""
+    if not record:
+        return None
+    overrides = {str(override) for override in record.get("overrides") or ()}
+    keys = {override: key_of(override) for override in overrides}
+    others = {o for o, key in keys.items() if key not in SAME_SOUNDS and not key.startswith("metrics.")}
+    return record.get("steps"), str(record.get("model", "")).endswith(".ckpt"), frozenset(others)
+
+
+def _is_step(record: Mapping[str, Any], step: object) -> bool:
+    """Return whether an evaluation is of the weights of this step, as far as both are known."""
+    return None in (record.get("step"), step) or record["step"] == step
+
+
+def _step_of(run: Path) -> object:
+    bundle = RunDir(run).bundle
+    return read_description(bundle).training.get("step") if (bundle / BUNDLE_CONFIG).is_file() else None
 
 
 def _model(run: Run | None, path: Path) -> Path | None:
