@@ -22,6 +22,8 @@ from bcfusion.run.models import named_models
 
 __all__ = ["Candidate", "find_candidates"]
 
+_How = tuple[object, bool, frozenset[str]]  # steps, whether a checkpoint was named, and what was typed
+
 #: settings of an evaluation with which the sounds are those of one without
 SAME_SOUNDS = (
     *("metrics", "machine", "data.workers", "data.max_unreadable_share"),
@@ -99,14 +101,18 @@ def _samples(run: Run | None, path: Path) -> tuple[Path, ...]:
     return (*own, *(each for each in others if _how(_record(each)) == wanted and _is_step(_record(each), step)))
 
 
-_CLOSING = (None, False, frozenset[str]())  # what `_how` says of an evaluation that is like the closing one of a run
+_CLOSING: _How | None = (
+    None,
+    False,
+    frozenset[str](),
+)  # what `_how` says of an evaluation that is like the closing one of a run
 
 
 def _record(folder: Path) -> dict[str, Any]:
     return read_object(RunDir(folder).evaluation_record)
 
 
-def _how(record: Mapping[str, Any]) -> tuple[object, bool, frozenset[str]] | None:
+def _how(record: Mapping[str, Any]) -> _How | None:
     """Return what makes an evaluation that of another system: steps, a checkpoint, data, levels; None: not recorded."""
     if not record:
         return None
