@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from itertools import islice
@@ -147,6 +148,17 @@ def test_an_index_that_is_missing_old_or_damaged_is_made_again(folder: Path) -> 
     os.utime(indices[3], ns=(time - 1, time - 1))
     assert ShardCorpus(str(folder)).rows("train") == wanted
     assert [path.read_bytes() for path in indices] == written
+
+
+@pytest.mark.parametrize("identity", ["null", '""', "7"])
+def test_an_index_with_a_row_without_an_id_is_made_again(folder: Path, identity: str) -> None:
+    wanted = ShardCorpus(str(folder)).rows("train")
+    index = index_path(min(folder.glob("train-*.tar")))
+    written = index.read_text()
+    index.write_text(re.sub('"id": "[^"]*"', f'"id": {identity}', written))
+    assert index.read_text() != written
+    assert ShardCorpus(str(folder)).rows("train") == wanted
+    assert index.read_text() == written
 
 
 def test_a_shard_that_was_cut_off_gives_what_is_left_of_it(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -136,6 +136,10 @@ class ShardColumns(NamedTuple):
         return cls(joined([part.columns for part in parts], distinct=len(np.unique(ids)) == len(ids)), ids)
 
 
+def _has_id(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("id"), str) and bool(row["id"])
+
+
 def _kinds(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], dict[str, Any]]:
     """Return one row for each set of fields that rows have."""
     return {tuple(row): row for row in rows}
@@ -161,6 +165,8 @@ class _Indexed(Sequence[Entry]):
             rows, files = [line["row"] for line in lines], [line["files"] for line in lines]
             if any(len(place) != 2 for each in files for place in each.values()):
                 raise ValueError("a file has no place in the shard")
+            if not all(map(_has_id, rows)):
+                raise ValueError("a row has no id")
             self.kinds |= _kinds(rows)
             starts.append(first)
             parts.append(ShardColumns.of(rows, files))
@@ -275,6 +281,8 @@ def scan(tar: Path) -> Shard:
                     rows[key] = _json(archive, member)
                     if not isinstance(rows[key].get("files"), dict):
                         raise ValueError(f"{member.name} names no files")
+                    if not _has_id(rows[key]):
+                        raise ValueError(f"{member.name} names no id")
                 else:
                     files.setdefault(key, {})[suffix] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError, ValueError, LookupError, RecursionError) as error:
