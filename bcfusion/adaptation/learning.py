@@ -112,6 +112,7 @@ class Learner:
         self._asks = {name: asks_for(loss) for name, (loss, _) in losses.items()}
         self._device = device
         self._bad = 0
+        self._ahead = additional_lookahead(network)
 
     @property
     def averaged(self) -> nn.Module:
@@ -125,10 +126,9 @@ class Learner:
             TrainingError: the gradients of ten steps in a row were not finite.
         """
         self.network.train()
-        whole = moved(batch, self._device)
-        here = heard(whole, additional_lookahead(self.network))
-        outputs = outputs_to_learn_from(self.network, {**here, "target": whole["target"]})
-        names: dict[str, Any] = {**here, **outputs}
+        here = moved(batch, self._device)
+        outputs = outputs_to_learn_from(self.network, here)
+        names: dict[str, Any] = {**heard(here, self._ahead), **outputs}
         total = torch.zeros((), device=self._device)
         for name, (loss, weight) in self.losses.items():
             total = total + weight * loss(**{argument: names[argument] for argument in self._asks[name]})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bcfusion.contracts import Batch
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.inner import Build, takes
-from bcfusion.nn.network import WaveformNetwork, least_frame_of, signals_of
+from bcfusion.nn.network import WaveformNetwork, heard, least_frame_of, signals_of
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.nn.time import TimeConditioned
 from bcfusion.objectives.domains import Domain, SpectralDomain, WaveformDomain
@@ -61,7 +61,7 @@ class Bridge(WaveformNetwork):
         solver: ``euler``; ``heun`` (two passes for each step but the last, second order) for flows; ``sde`` for the
             Schroedinger bridge.
         steps: of the solver; another number may be set later, see :meth:`set_steps`.
-        least_time: the earliest time that is trained, and that the network is told at inference.
+        least_time: the earliest time of training; at inference the network gets no earlier one.
         p_condition: share of the items of a training batch whose sensors the network hears.
         guidance: w of classifier-free guidance (Ho & Salimans 2022): prediction without sensors + w times the
             difference that they make; 1 leaves it out. Another needs ``p_condition`` below 1, and twice the passes.
@@ -197,8 +197,8 @@ class Bridge(WaveformNetwork):
         times = time.view(-1, *[1] * (target.ndim - 1))
         state = self.path.at(target, source, noise, times)
         if self.p_condition < 1:
-            heard = torch.rand(len(inputs), device=inputs.device) < self.p_condition
-            sensors = sensors * heard.view_as(times)
+            conditioned = torch.rand(len(inputs), device=inputs.device) < self.p_condition
+            sensors = sensors * conditioned.view_as(times)
         prediction = self._passed(state, sensors, time, aligned=True)
         if self.predict == "velocity":
             wanted, estimate = self.path.velocity(target, source, noise, times), state - times * prediction
@@ -211,7 +211,7 @@ class Bridge(WaveformNetwork):
             "estimate": self.domain.synthesis(estimate)[..., late : late + length],
             "prediction": prediction[..., before:],
             "prediction_target": wanted[..., before:],
-            "prediction_mask": places < self.domain.places(batch["lengths"])[:, None],
+            "prediction_mask": places < self.domain.places(heard(batch, self.future)["lengths"])[:, None],
         }
 
     # ---------------------------------------------------------------- inference
@@ -311,12 +311,12 @@ class Bridge(WaveformNetwork):
         return target, velocity, state, sensors, *others
 
     def _guided(self, index: int, state: Tensor, sensors: Tensor, time: Tensor) -> Tensor:
-        times = time.clamp_min(self.least_time).expand(len(state))  # with many steps the last ones are earlier
-        heard = self._nth_pass(index * self._voices, state, sensors, times)
+        times = time.clamp_min(self.least_time).expand(len(state))  # the last of many steps are earlier
+        guided = self._nth_pass(index * self._voices, state, sensors, times)
         if self.guidance == 1:
-            return heard
-        unheard = self._nth_pass(index * self._voices + 1, state, torch.zeros_like(sensors), times)
-        return unheard + self.guidance * (heard - unheard)
+            return guided
+        unguided = self._nth_pass(index * self._voices + 1, state, torch.zeros_like(sensors), times)
+        return unguided + self.guidance * (guided - unguided)
 
     def _nth_pass(self, index: int, state: Tensor, sensors: Tensor, time: Tensor) -> Tensor:
         """Pass the network with the state of its ``index``-th pass, if this is a stream."""

@@ -198,11 +198,10 @@ class SpeechModule(LightningModule):
             self.kept = KeptStep(self)
         if self.kept is not None:
             self.kept.begin_batch(batch)
-        whole, batch = batch, heard(batch, self._ahead)
 
         with torch.set_grad_enabled("generator" in turn.order):
-            # a path needs all of the target: frames reach past the end of what is learned from
-            outputs = outputs_to_learn_from(self.generator, {**batch, "target": whole["target"]})
+            outputs = outputs_to_learn_from(self.generator, batch)
+        batch = heard(batch, self._ahead)
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
         estimate = without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order

@@ -110,8 +110,8 @@ def keep_settings(cfg: DictConfig, recorded: Mapping[str, Any], run: RunDir, pro
     ]  # a name was recorded as the place that it meant
     if shown:
         rank_zero_only(print)(
-            f"resume: {run.path} goes on with the settings it was started with, though the YAML files have others by "
-            f"now: {'; '.join(map(str, shown))}"
+            f"resume: {run.path} continues with its own settings; the YAML files have others now: "
+            f"{'; '.join(map(str, shown))}"
         )
 
 
@@ -145,7 +145,7 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: st
 
 
 def _changes(before: Mapping[str, Any], places: Mapping[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Return what has changed; a relative path that leads to the same place from another folder has not."""
+    """Return what has changed, except relative paths that lead to the same place from another folder."""
     changes = changed_settings(before, now)
     if not changes:
         return []

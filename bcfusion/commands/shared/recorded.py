@@ -29,15 +29,9 @@ TRAINED = (
     *("experiment", "generator", "objective", "losses", "discriminators", "critics", "adversarial", "balancer"),
     *("optimizer", "scheduler", "selection", "hparams_search", "callbacks", "logger", *TRAINING_ONLY),
 )
-# Of these sections an evaluation takes only some keys, or all but some.
-OF_EVALUATION = {
-    "trainer": (
-        *("accelerator", "samples", "max_valid_items", "max_test_items", "tf32", "cudnn_benchmark", "deterministic"),
-    )
-}
-NOT_OF_EVALUATION = {
-    "data": (*("min_bandwidth", "max_train_items", "speakers", "sensor_dropout", "simulate_on_device", "augmentation"),)
-}
+# Keys of trainer that concern an evaluation, and keys of data that do not.
+OF_TRAINER = ("accelerator", "samples", "max_valid_items", "max_test_items", "tf32", "cudnn_benchmark", "deterministic")
+NOT_OF_DATA = ("min_bandwidth", "max_train_items", "speakers", "sensor_dropout", "simulate_on_device", "augmentation")
 
 
 def recorded_overrides(model: str | Path) -> list[str]:
@@ -94,10 +88,11 @@ def require_of_evaluation(overrides: Sequence[str]) -> None:
 
 
 def _is_of_training(parts: Sequence[str]) -> bool:
+    """Return whether a key, by its parts, has no effect on an evaluation."""
     group, name = parts[0], parts[1] if len(parts) > 1 else ""
-    if group in TRAINED or (group in OF_EVALUATION and name not in OF_EVALUATION[group]):
-        return True
-    return name in NOT_OF_EVALUATION.get(group, ())
+    return (
+        group in TRAINED or (group == "trainer" and name not in OF_TRAINER) or (group == "data" and name in NOT_OF_DATA)
+    )
 
 
 def _read(file: Path, reader: Callable[[bytes], Any], kind: type[Kind]) -> Kind:
