@@ -2,12 +2,12 @@
 
     python scripts/level_curve.py RUN --snr -10 -5 0 5 10 --figure snr.png
     python scripts/level_curve.py fusion --gain -20 -10 0 10 20 --figure gain.png --output gains
-    python scripts/level_curve.py RUN --snr -5 5 data=folder data.root=SPEECH data.noise_root=NOISE   # more overrides
+    python scripts/level_curve.py RUN data=folder data.root=SPEECH data.noise_root=NOISE --snr -5 5
 
-It calls `bcfusion evaluate RUN` once per level, with `degradation.noisy.evaluation_snr=...` or
-`data.evaluation_body_gain=...`, prints a table of the scores that it writes and draws a figure. All levels use the same
-files and the same noises at the same positions. --output DIR keeps the evaluation of each level, with its own tables
-and intervals, in a folder of its own.
+Overrides come before the options. It calls `bcfusion evaluate RUN` once per level, with
+`degradation.noisy.evaluation_snr=...` or `data.evaluation_body_gain=...`, prints a table of the scores that it writes
+and draws a figure. All levels use the same files and the same noises at the same positions. --output DIR keeps the
+evaluation of each level, with its own tables and intervals, in a folder of its own.
 """
 
 from __future__ import annotations
@@ -39,6 +39,14 @@ AXES = {
     "snr": Axis("degradation.noisy.evaluation_snr", SNR_AXIS),
     "gain": Axis("data.evaluation_body_gain", GAIN_AXIS),
 }
+
+
+def has_scores(scores: Path, metrics: list[str]) -> bool:
+    """Return whether a scores.csv is there and has a column for each of these metrics."""
+    if not scores.exists():
+        return False
+    with scores.open(encoding="utf-8", newline="") as text:
+        return set(metrics) <= set(next(csv.reader(text), ()))
 
 
 def read_scores(scores: Path, metrics: list[str]) -> dict[str, dict[str, dict[str, float]]]:

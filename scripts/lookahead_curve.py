@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import cast
 
 from colours import reduce_colours
-from level_curve import read_scores
+from level_curve import has_scores, read_scores
 
 from bcfusion import load_generator
 from bcfusion.contracts import Generator
@@ -47,13 +47,14 @@ class Point:
 
 def bcfusion(*arguments: str) -> None:
     """Run a verb, whose own output goes to the standard error: the standard output holds the table."""
-    subprocess.run([sys.executable, "-m", "bcfusion", *arguments], check=True, stdout=sys.stderr)
+    if status := subprocess.run([sys.executable, "-m", "bcfusion", *arguments], stdout=sys.stderr).returncode:
+        raise SystemExit(status)  # it has printed why
 
 
 def point(lookahead: float, length: list[str], overrides: list[str], metrics: list[str], folder: Path) -> Point:
     """Train and evaluate with one look-ahead, unless its folder holds the scores already."""
     scores = folder / "evaluation" / "scores.csv"
-    if not scores.exists():
+    if not has_scores(scores, metrics):
         if not any(folder.rglob("bundle/config.yaml")):  # which a training writes last
             own = [f"generator.lookahead_ms={lookahead:g}", f"output_root={folder}", "resume=auto"]
             bcfusion("train", *length, *overrides, *own)

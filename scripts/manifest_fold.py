@@ -19,6 +19,7 @@ from typing import Any
 from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.corpora.manifest_columns import csv_table
 from bcfusion.errors import BcfusionError
+from bcfusion.files import write_text
 
 
 def records_of(manifest: Path) -> list[dict[str, Any]]:
@@ -65,8 +66,11 @@ def main(argv: list[str] | None = None) -> int:
         for place, record in enumerate(records)
         if fold in (None, place % arguments.count) and without != place % arguments.count
     ]
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in chosen), "utf-8")
+    try:
+        write_text(arguments.output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in chosen))
+    except BcfusionError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

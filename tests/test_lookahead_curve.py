@@ -51,15 +51,15 @@ def test_the_table_has_the_latency_and_the_paired_difference(
             save_bundle(Path(given["output_root"]) / "task" / "net" / "now" / "bundle", network, config, ["body"], {})
             return
         folder = Path(given["output"])
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         ahead = float(folder.parent.name.removesuffix("ms"))
         with (folder / "scores.csv").open("w", newline="") as text:
             writer = csv.writer(text)
-            writer.writerow(["id", "system", "stoi"])
+            metrics = re.findall(r"\w+", given["metrics"])
+            writer.writerow(["id", "system", *metrics])
             for number in range(8):
-                writer.writerow([f"u{number}", "input (body)", 0.5 + 0.01 * number])
-                writer.writerow([f"u{number}", "input (noisy)", 0.4 + 0.01 * number])
-                writer.writerow([f"u{number}", "enhanced", 0.6 + 0.01 * number + 0.001 * ahead])
+                for system, level in (("input (body)", 0.5), ("input (noisy)", 0.4), ("enhanced", 0.6 + 0.001 * ahead)):
+                    writer.writerow([f"u{number}", system, *[level + 0.01 * number] * len(metrics)])
 
     monkeypatch.setattr(script, "bcfusion", pretend)
     asked = ["experiment=dpcrn", "data=folder", "--lookahead", "40", "0", "--steps", "7", "--metrics", "stoi"]
@@ -87,10 +87,23 @@ def test_the_table_has_the_latency_and_the_paired_difference(
     assert script.main([*asked, "--output", str(tmp_path / "curve")]) == 0
     assert len(called) == 5, "what is there is not computed again"
 
+    script.main([*asked, "estoi", "--output", str(tmp_path / "curve")])
+    assert [arguments[0] for arguments in called[5:]] == ["evaluate"] * 2, "another metric needs no training"
+    del called[5:]
+
     with pytest.raises(SystemExit):
         script.main(["experiment=gtcrn", *asked[1:], "--output", str(tmp_path / "curve")])
     assert "holds another curve (budget.minutes=null trainer.max_steps=7 experiment=dpcrn" in capsys.readouterr().err
     assert len(called) == 5
+
+
+def test_a_verb_that_fails_ends_the_script_with_its_status(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2))
+    with pytest.raises(SystemExit) as ended:
+        script.main(["experiment=mp_senet", "--steps", "1", "--output", str(tmp_path / "curve")])
+    assert ended.value.code == 2
 
 
 @pytest.mark.parametrize("wrong", [[], ["--steps", "3", "--minutes", "1"]])

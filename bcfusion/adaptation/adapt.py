@@ -74,7 +74,9 @@ class Adaptation:
 
     @property
     def seen(self) -> int:
-        """Number of recordings that the start had been adapted to already, so that it has no honest scores on them."""
+        """Number of recordings that the weights had been adapted to before: they have no honest scores on them."""
+        if self.settings.fresh:
+            return 0
         return sum(self.bundle.adapted_to(row.paths.values()) for row in self.rows)
 
     @property
@@ -98,8 +100,9 @@ def adapt(
 
     The recordings are divided into at most four folds. For each, the network is trained on the others and scored on the
     fold after several numbers of steps. The number with the best mean score is used to train on all recordings, with as
-    many passes over them; if the gain is not clear, the start is returned. Calibration, number of steps and every other
-    choice that a reported score depends on are made without the recording that is scored.
+    many passes over them; if the gain is not clear, the start is returned, unless the weights were random. Calibration,
+    number of steps and every other choice that a reported score depends on are made without the recording that is
+    scored.
 
     Args:
         model: run directory, bundle, checkpoint or name of a model.
@@ -162,7 +165,7 @@ class _Work:
             for title, values in (("input", curve.input), ("start", curve.steps[0])):
                 self.say(f"{title}: {_means(values)}")
             reached = [step for step in steps_to_score(last) if step <= tried]
-            choice = choose(curve, selection_for(self.trainee.bundle.sample_rate), reached)
+            choice = choose(curve, selection_for(self.trainee.bundle.sample_rate), reached, fresh=self.settings.fresh)
             generator, steps = self.trainee.start, 0
             if choice.steps:
                 wanted = max(1, round(choice.steps * statistics.fmean(self.scales)))

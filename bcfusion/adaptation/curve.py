@@ -174,7 +174,7 @@ class Choice:
         return self.gains["score"].count >= FOR_INTERVAL
 
 
-def choose(curve: Curve, selection: Selection, steps: Sequence[int]) -> Choice:
+def choose(curve: Curve, selection: Selection, steps: Sequence[int], *, fresh: bool = False) -> Choice:
     """Choose the number of steps by the mean score of held-out recordings.
 
     The start is kept unless the gain is above 0, and from four recordings on above its standard error. A 95 % interval
@@ -185,10 +185,12 @@ def choose(curve: Curve, selection: Selection, steps: Sequence[int]) -> Choice:
         curve: the scores.
         selection: makes one score of the values of a recording.
         steps: those that all folds have reached, without 0.
+        fresh: the trainings began with random weights: the best of them is chosen, whether or not the start is better,
+            which has seen other data.
     """
-    grid = [0, *steps]
+    grid = list(steps) if fresh else [0, *steps]
     scores = {  # an output that cannot be scored, such as silence, counts as worse than any
-        name: {step: selection.score(curve.steps[step].get(name, {})) for step in grid}
+        name: {step: selection.score(curve.steps[step].get(name, {})) for step in [0, *steps]}
         for name in curve.fold
         if not selection.unusable(curve.input.get(name, {}))
     }
@@ -214,8 +216,10 @@ def choose(curve: Curve, selection: Selection, steps: Sequence[int]) -> Choice:
     over_input["score"] = paired_difference({name: selection.score(values) for name, values in given.items()}, scored)
     gain = gains["score"]
     error = (gain.high - gain.low) / (2 * _DEVIATIONS) if gain.count >= FOR_INTERVAL else 0.0
-    enough = gain.mean > error
-    if overall == 0:
+    enough = fresh or gain.mean > error
+    if fresh:
+        why = f"of the trainings from random weights, {overall} steps score best on held-out recordings"
+    elif overall == 0:
         why = "no number of steps scores higher than the start on held-out recordings"
     elif not enough:
         bound = f", its standard error {error:.4f}" if gain.count >= FOR_INTERVAL else ""

@@ -14,6 +14,7 @@ from bcfusion.configuration.learning import needs_discriminators
 from bcfusion.contracts import Batch, asks_for, unprovided
 from bcfusion.errors import CheckpointError, TrainingError
 from bcfusion.files import from_yaml
+from bcfusion.losses.latent import LatentL1Loss
 from bcfusion.losses.mel import LogMelLoss
 from bcfusion.losses.spectral import MultiResolutionStftLoss
 from bcfusion.nn.network import additional_lookahead, heard, outputs_to_learn_from
@@ -47,7 +48,8 @@ def losses_of(
     """Return the losses of a network's own training with their weights, and where they come from.
 
     Those that need discriminators, and those whose classes are not trusted, are left out. If none is known, or none is
-    left, they are the L1 distance of log mel spectrograms and that of short-time spectra at three resolutions.
+    left, they are the L1 distance of log mel spectrograms and that of short-time spectra at three resolutions, or of a
+    codec that learns from its latent alone the L1 distance of latents.
 
     Args:
         bundle: describes the network.
@@ -83,6 +85,8 @@ def losses_of(
             found[name] = (loss, weight)
     if found:
         return found, OWN
+    if getattr(generator, "learns_from", ()) == ("latent",):
+        return {"latent_l1": (LatentL1Loss(), 1.0)}, "of latents, since those of its own training are not stored"
     rate = bundle.sample_rate
     usual = {"log_mel": (LogMelLoss(rate, floor=1e-2), 1.0), "mr_stft": (MultiResolutionStftLoss(floor=1e-5), 0.5)}
     return dict(usual), "log mel and short-time spectra, since those of its own training are not stored"
@@ -123,7 +127,7 @@ class Learner:
         """Train on one batch and return the loss.
 
         Raises:
-            TrainingError: the gradients of ten steps in a row were not finite.
+            TrainingError: the gradients of ten steps in a row were not finite, or no loss teaches anything.
         """
         self.network.train()
         here = moved(batch, self._device)
@@ -133,6 +137,11 @@ class Learner:
         for name, (loss, weight) in self.losses.items():
             total = total + weight * loss(**{argument: names[argument] for argument in self._asks[name]})
         self.optimizer.zero_grad(set_to_none=True)
+        if not total.requires_grad:
+            raise TrainingError(
+                f"{', '.join(self.losses)}: nothing to learn from: no trained parameter of "
+                f"{type(self.network).__name__} has an influence on what they compare"
+            )
         total.backward()
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
         if bool(torch.isfinite(norm)):

@@ -79,7 +79,8 @@ def write_adaptation(adaptation: Adaptation, output: Path) -> None:
     }
     if adaptation.adapted:
         files = {os.path.realpath(path) for row in adaptation.rows for path in row.paths.values()}
-        training["adapted_to"] = sorted(files.union(start.get("adapted_to") or ()))
+        before = () if adaptation.settings.fresh else start.get("adapted_to") or ()
+        training["adapted_to"] = sorted(files.union(before))
     with appearing_folder(output) as part:
         inner = save_bundle(  # in a folder of the final name, which its header names
             part / output.absolute().name,

@@ -17,7 +17,7 @@ class Settings:
         minutes: that everything may take, unless ``steps`` is set.
         steps: of each fold's training; then time plays no part, and the result is the same bit by bit. None: as many as
             fit into ``minutes``.
-        fresh: start from random weights instead of the model's; the model remains what is kept if they do not help.
+        fresh: start from random weights instead of the model's, which the report compares them with.
         share: of the crops of a batch that are made from speech by a simulation of the sensor, in [0, 0.95].
         lr: learning rate.
         batch_size: crops of a batch.

@@ -121,6 +121,7 @@ def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
         from bcfusion.configuration.compose import build, generator_node
         from bcfusion.configuration.learning import learning_warnings, needs_discriminators
         from bcfusion.configuration.targets import locate
+        from bcfusion.objectives.bridge import Bridge
         from bcfusion.probe import macs_per_second, receptive_field
 
     generator = build(generator_node(cfg))
@@ -140,9 +141,11 @@ def _facts(cfg: DictConfig, rehearsed: bool) -> Iterator[tuple[str, str]]:
     yield "latency", f"{ahead}, in frames of {_span(generator.hop, rate)}"
     yield "causal", "yes" if generator.causal else "no"
     if (objective := later(cfg, "objective")) and "_target_" in objective:
-        path = objective.path._target_.rpartition(".")[2]
-        steps = f"{objective.steps} step{'' if objective.steps == 1 else 's'} of {objective.solver}"
-        yield "objective", f"{path}, predicts {objective.predict}, {steps}"
+        if isinstance(generator, Bridge):
+            steps = f"{generator.steps} step{'' if generator.steps == 1 else 's'} of {generator.solver}"
+            yield "objective", f"{type(generator.path).__name__}, predicts {generator.predict}, {steps}"
+        else:  # your own
+            yield "objective", type(generator).__name__
     discriminators = cfg.get("discriminators") or {}
     for name, node in discriminators.items():
         yield f"discriminator {name}", f"{_millions(build(node))} parameters"

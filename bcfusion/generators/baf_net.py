@@ -96,7 +96,8 @@ class BafNet(SpectralNetwork):
     frames. It is causal if both generators are.
 
     The published network normalises both spectra by their energy over the file first, which is not causal; here and in
-    BAFNet-plus they are added as they are, or after calibration.
+    BAFNet-plus they are added as they are, or after calibration. The mask compares magnitudes as they are, as that of
+    BAF-Net; in BAFNet-plus it compares compressed ones.
 
     Args:
         body_branch: builds the generator of the body sensors, all but the last (a ``_target_`` with ``_partial_:
@@ -193,6 +194,10 @@ class BafNet(SpectralNetwork):
             self.noisy_wait = Delay(before)
         self.weights = FusionWeights(3 if magnitudes else 1, bins, channels, layers, kernel_size)
         self.calibration = Calibration(calibration_channels) if calibration_channels else None
+
+    @property
+    def ahead(self) -> int:
+        return self.future + self.late_frames * self.stft.hop_length  # which hold those of its branches
 
     @property
     def maps_spectra(self) -> bool:

@@ -66,13 +66,15 @@ class Codec(WaveformNetwork):
         quantizer: see above.
         codebooks: how many are used, from the first on; None: all.
         teacher: keep the encoder as it was, and :meth:`teach` what it says of the target. It is part of checkpoints and
-            bundles, so that training can go on from them, unless ``train=decoder``: then it is the encoder itself.
+            bundles, so that training can go on from them, unless ``train=decoder``, where it teaches the convolution of
+            several sensors: then it is the encoder itself.
 
     Attributes:
         delay: None if the level of the whole file is needed. Of EnCodec, whose convolutions mirror the head of a file,
             it does not hold for the first frame.
         provides: with a teacher, in training, ``latent`` and ``target_latent``, each ``(B, D, N)``, and
             ``latent_mask``, boolean ``(B, N)``: the frames that belong to the item.
+        learns_from: ``latent`` if nothing else teaches the encoder, or the convolution of several sensors.
 
     Raises:
         ConfigError: the package `transformers` is missing, or the model; arguments out of range, or that teach nothing.
@@ -101,6 +103,10 @@ class Codec(WaveformNetwork):
             one_of(get_args(Quantizer), quantizer=quantizer),
             [] if sensor is None else within(-in_channels, in_channels - 1, sensor=sensor),
             (
+                not teacher or train != "decoder" or fuses,
+                "teacher=true teaches the encoder, which train=decoder leaves as it is: set teacher=false",
+            ),
+            (
                 quantizer != "frozen" or teacher or (train == "decoder" and not fuses),
                 "quantizer=frozen passes no gradient to the encoder: set teacher=true and losses=[latent_l1], or "
                 "train=decoder and one sensor",
@@ -116,6 +122,14 @@ class Codec(WaveformNetwork):
         divisor = math.gcd(sample_rate, codec.sample_rate)
         own, theirs = sample_rate // divisor, codec.sample_rate // divisor  # samples that are equally long
         hop = math.lcm(codec.frame, theirs) // theirs * own
+        require(
+            self,
+            (
+                hop <= sample_rate,  # every crop and file is filled up to whole hops
+                f"sample_rate={sample_rate}: its samples and the codec's frames coincide every {hop / sample_rate:.2f} "
+                f"s only; set sample_rate={codec.sample_rate}, the codec's own",
+            ),
+        )
         resampling = None
         if own != theirs:
             resampling = (
@@ -149,6 +163,7 @@ class Codec(WaveformNetwork):
             with torch.no_grad():
                 self.fusion.weight.copy_(mean[..., None])
         self.provides = Codec.provides if teacher else ()
+        self.learns_from = ("latent",) if quantizer == "frozen" and teacher else ()
         self._given, self.settings = (family, plain_settings(config), model), codec.settings
         self.register_load_state_dict_post_hook(_forget_codebooks)
 

@@ -164,6 +164,7 @@ class DCCRN(SpectralNetwork):
     """
 
     provides: tuple[str, ...] = ("mask",)
+    lowest_bin = 1
     least_frame = 18.75e-3  # three hops: 37.5 ms with the look-ahead, below the 40 ms that the DNS Challenge allows
     window: Tensor
 

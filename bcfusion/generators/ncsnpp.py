@@ -136,7 +136,7 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
         channels: of the first level.
         multipliers: channels of each level, in multiples of ``channels``.
         blocks: residual blocks per level of the encoder; the decoder has one more.
-        attention_bins: a level of so many bins has attention; 0: only the bottom.
+        attention_bins: the level of so many bins, if there is one, has attention; 0: only the bottom.
         dropout: within the residual blocks.
         head: meaning of the output, see :class:`bcfusion.nn.spectral.SpectralHead`.
         n_fft: of the STFT, in samples; ``n_fft / 2`` must be divisible by 2 at every level but the last.

@@ -74,6 +74,7 @@ class SpectrogramVAE(SpectralNetwork):
     """
 
     provides = ("mu", "log_var")
+    multiplies = True
 
     def __init__(
         self,

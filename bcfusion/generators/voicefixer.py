@@ -70,6 +70,7 @@ class VoiceFixerMel(ResUNetGenerator):
     """
 
     provides = ("log_mel",)
+    multiplies = True
     inverse: Tensor
 
     def __init__(

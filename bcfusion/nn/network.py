@@ -58,9 +58,12 @@ class WaveformNetwork(StreamingModule):
         future: samples of additional look-ahead, whole hops; part of ``lookahead``.
         signals: channels of the body's input: ``in_channels``, or with additional look-ahead twice as many.
         provides: keys of the output other than ``estimate``.
+        learns_from: those of them that a loss has to ask for, since nothing else teaches a part of what is trained.
         hears_all: whether every channel of the input is heard, and in the same way. It is false of one with a part for
             each sensor, or that hears each relative to its own level: it takes no signals and times on a path beside
             the sensors.
+        multiplies: whether the output is a product with the sensor, silent where that is; it cannot be the velocity of
+            a path with noise.
         least_frame: seconds that a stream's frame lasts at least if its length is not given, see :func:`usual_frame`.
         position: sample of the file, a multiple of ``hop``, with which the input of a whole pass starts; see
             :func:`from_position`.
@@ -71,7 +74,9 @@ class WaveformNetwork(StreamingModule):
     """
 
     provides: tuple[str, ...] = ()
+    learns_from: tuple[str, ...] = ()
     hears_all: bool = True
+    multiplies: bool = False
     least_frame: float = LEAST_FRAME
     position: int = 0
 
@@ -95,7 +100,7 @@ class WaveformNetwork(StreamingModule):
         super().__init__()
         self.sample_rate, self.in_channels, self.hop = sample_rate, in_channels, hop
         self.causal = causal
-        self.future = hop * math.ceil(lookahead_ms * sample_rate / (1000 * hop) - 1e-9)
+        self.future = hop * hops_ahead(lookahead_ms, sample_rate / hop)
         self.signals = signals_of(in_channels, lookahead_ms)
         self.lookahead = lookahead + self.future
         self.delay: int | None = self.lookahead + hop - 1 if causal else delay
@@ -103,6 +108,11 @@ class WaveformNetwork(StreamingModule):
         if self.future:
             self.skip_channel = skip_channel % in_channels - in_channels
             self.wait = Delay(self.future, (in_channels,))
+
+    @property
+    def ahead(self) -> int:
+        """Samples that it looks ahead beside its frames, after those of networks inside it."""
+        return self.future + max(map(additional_lookahead, self.children()), default=0)
 
     def body(self, inputs: Tensor) -> Tensor | dict[str, Tensor]:
         """Compute ``(B, signals, T) -> (B, 1, T)``, T a multiple of ``hop``, late by ``lookahead``.
@@ -185,6 +195,11 @@ def _lookahead_rules(lookahead_ms: float, causal: bool, hop_ms: float) -> list[s
     return []
 
 
+def hops_ahead(lookahead_ms: float, per_second: float) -> int:
+    """Return the hops of a look-ahead, rounded up, but for errors of floating point; 0 only if there is none."""
+    return max(math.ceil(lookahead_ms * per_second / 1000 - 1e-9), int(lookahead_ms > 0))
+
+
 def signals_of(in_channels: int, lookahead_ms: float) -> int:
     """Return the ``signals`` of a :class:`WaveformNetwork` with so many sensors and so much additional look-ahead."""
     return 2 * in_channels if lookahead_ms else in_channels
@@ -264,8 +279,10 @@ def estimate_of(output: Tensor | dict[str, Tensor]) -> Tensor:
 
 
 def additional_lookahead(generator: nn.Module) -> int:
-    """Return the samples of additional look-ahead of a network, or of one inside it."""
-    return max((part.future for part in generator.modules() if isinstance(part, WaveformNetwork)), default=0)
+    """Return how many samples a network looks ahead beside its frames, together with what it is made of."""
+    if isinstance(generator, WaveformNetwork):
+        return generator.ahead
+    return max(map(additional_lookahead, generator.children()), default=0)
 
 
 def heard(batch: Batch, ahead: int) -> Batch:

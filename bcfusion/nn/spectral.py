@@ -175,11 +175,14 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
             :class:`bcfusion.nn.frequency_norm.FrequencyAffine`; None: none.
         lookahead_ms: as in WaveformNetwork.
         late_frames: frames by which the output of :meth:`spectrum` is late, beside its input.
+        lowest_bin: the first bin that it makes; those below are 0, or the sensor's.
 
     Raises:
         ConfigError: sizes that do not fit; ``win_length`` not a multiple of ``2 hop_length``; another
             ``frequency_norm``.
     """
+
+    lowest_bin: int = 0
 
     def __init__(
         self,
@@ -206,6 +209,10 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
         self.late = self.future
         self.stft = Stft(n_fft, hop_length, win_length, window, self.signals)
         self.istft = InverseStft(n_fft, hop_length, win_length, window)
+
+    @property
+    def ahead(self) -> int:
+        return super().ahead + self.late_frames * self.stft.hop_length
 
     @property
     def maps_spectra(self) -> bool:

@@ -132,11 +132,20 @@ class Bridge(WaveformNetwork):
             arguments["compression"] = 1.0
         built = network(**arguments)
         apart = f"{type(built).__name__} does not hear all channels of its input alike: it cannot lie on a path"
-        require(self, (getattr(built, "hears_all", True), apart))
+        product = getattr(built, "only_masks", False) or getattr(built, "multiplies", False)
+        require(
+            self,
+            (getattr(built, "hears_all", True), apart),
+            (
+                predict == "data" or not product,
+                f"predict=velocity: {type(built).__name__} multiplies the sensor, which takes no noise of the path "
+                "away: take predict=data, or another head of the network",
+            ),
+        )
         place: Domain = (
             WaveformDomain(built, sample_rate)
             if domain == "waveform"
-            else SpectralDomain(built, signals, exponent, scale)
+            else SpectralDomain(built, sample_rate, signals, exponent, scale)
         )
         super().__init__(
             sample_rate,
@@ -192,7 +201,7 @@ class Bridge(WaveformNetwork):
         wanted_late = F.pad(waveforms[:, -1:], (self.future, 0))[..., : waveforms.shape[-1]]
         sensors = self.domain.analysis(self.with_copies(waveforms[:, :-1]))
         target = self.domain.analysis(wanted_late.expand(-1, self.signals, -1))[:, :1]
-        source, noise = self._source(sensors), torch.randn_like(target)
+        source, noise = self._source(sensors), self.domain.noise(torch.randn_like(target))
         time = self.least_time + (1 - self.least_time) * torch.rand(len(inputs), device=inputs.device)
         times = time.view(-1, *[1] * (target.ndim - 1))
         state = self.path.at(target, source, noise, times)
@@ -287,12 +296,12 @@ class Bridge(WaveformNetwork):
         return start
 
     def _noise(self, draw: int, like: Tensor, start: Tensor) -> Tensor:
-        """Return normal numbers in the shape of ``like (B, 1, ..., N)``, or for all items alike."""
+        """Return noise in the shape of ``like (B, 1, ..., N)``, or for all items alike."""
         if draw == 0 and not self.path.noisy_source:
             return torch.zeros_like(like)
         places = start.to(like.device)[..., None] + torch.arange(like.shape[-1], device=like.device)
         values = normal_at(self.seed, draw, places, like.shape[1:-1].numel())
-        return values.reshape(-1, *like.shape[1:]).to(like.dtype)
+        return self.domain.noise(values.reshape(-1, *like.shape[1:])).to(like.dtype)
 
     def _predicted(
         self, index: int, time: Tensor, state: Tensor, sensors: Tensor, *others: Tensor

@@ -62,6 +62,10 @@ class WaveformDomain(nn.Module):
         """Return the waveform ``(B, 1, T)`` of one signal ``(B, 1, T)``."""
         return signal
 
+    def noise(self, values: Tensor) -> Tensor:
+        """Return the noise of a path from standard normal ``values (B, 1, T)``: themselves."""
+        return values
+
     def run(self, channels: Tensor, aligned: bool) -> Tensor:
         """Pass ``(B, C, T)`` through the network: ``(B, 1, T)``, late by :attr:`late` unless ``aligned``."""
         return estimate_of(self.network(channels)) if aligned else self.inner(channels)
@@ -78,6 +82,7 @@ class SpectralDomain(nn.Module):
 
     Args:
         network: a :class:`bcfusion.nn.spectral.SpectralNetwork`, which is called between its transforms.
+        sample_rate: required of it, in Hz.
         signals: number of sensors, with additional look-ahead twice as many, which are all that is transformed.
         exponent: p.
         scale: s.
@@ -91,24 +96,35 @@ class SpectralDomain(nn.Module):
 
     once: tuple[str, ...] = ("stft", "istft")
     late = 0
+    deviation: Tensor
 
-    def __init__(self, network: nn.Module, signals: int, exponent: float, scale: float) -> None:
+    def __init__(self, network: nn.Module, sample_rate: int, signals: int, exponent: float, scale: float) -> None:
         name = type(network).__name__
         plain = isinstance(network, SpectralNetwork) and network.maps_spectra
+        spectral = cast("SpectralNetwork", network)
         ahead = network.late_frames if isinstance(network, SpectralNetwork) else 0
         require(
             "domain=spectrum",
             (plain, f"{name} does not map one complex spectrum to another: take domain=waveform"),
             (not ahead, f"{name} looks {ahead} frames ahead, which each step would add: take domain=waveform"),
             (not _scales(network), f"{name} {_UNMEASURED}"),
+            (
+                not plain or spectral.sample_rate == sample_rate,
+                f"{name} works at {spectral.sample_rate} Hz, the path at {sample_rate} Hz",
+            ),
             above(0, exponent=exponent, scale=scale),
         )
         super().__init__()
-        spectral = cast("SpectralNetwork", network)
         self.network = spectral
         self.exponent, self.scale = exponent, scale
         spectral.stft.channels = signals  # the other channels of the network are made of spectra
         stft = spectral.stft
+        deviation = torch.full((2, stft.bins, 1), 0.5**0.5)
+        deviation[:, : spectral.lowest_bin] = 0.0
+        deviation[1, 0] = 0.0
+        if stft.n_fft % 2 == 0:
+            deviation[1, -1] = 0.0
+        self.register_buffer("deviation", deviation, persistent=False)
         self.hop = self.step = stft.hop_length
         self.shape = (2, stft.bins)
         self.causal, self.lookahead = spectral.causal, spectral.lookahead
@@ -124,6 +140,15 @@ class SpectralDomain(nn.Module):
         spectrum = expanded(signal[:, 0, 0], signal[:, 0, 1], self.exponent, self.scale)
         waveform: Tensor = self.network.istft(*spectrum)
         return waveform
+
+    def noise(self, values: Tensor) -> Tensor:
+        """Return the noise of a path from standard normal ``values (B, 1, 2, F, N)``.
+
+        It is complex with :math:`E |z|^2 = 1`, half of it in each part, as in the publications. There is none in what
+        no network can take away: imaginary parts of bins that are real in the spectrum of a signal, and bins that this
+        network does not make.
+        """
+        return values * self.deviation
 
     def run(self, channels: Tensor, aligned: bool) -> Tensor:
         """Pass ``(B, C, 2, F, N)`` through the network: ``(B, 1, 2, F, N)``, which is always aligned."""

@@ -1,7 +1,7 @@
 r"""Gaussian paths between a target x and what it is restored from, y: what is known at each time t.
 
 Time runs from 0, the target, to 1, the source. At time t a signal on the path is :math:`x_t = a_t x + b_t y + \sigma_t
-z` with z of independent standard normal values.
+z` with z of independent normal values of unit power; those of a spectrum are complex numbers.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ class OutputAnchor:
         leaf: ``(B, n)`` float32, or float64 if the generator is; in the estimate's shape if it is the only output with
             a gradient.
         outputs: the generator's outputs by name; those with a gradient are parts of the leaf.
+        learnable: the names of these.
 
     Raises:
         ValueError: no output has a gradient.
@@ -42,6 +43,7 @@ class OutputAnchor:
         }
         if not self._attached:
             raise ValueError("no output of the generator has a gradient")
+        self.learnable = frozenset(self._attached)
         shapes = [_real(value).shape for value in self._attached.values()]
         if len(self._attached) == 1:
             (value,) = self._attached.values()

@@ -111,13 +111,21 @@ class SpeechModule(LightningModule):
             for name, asks in self._asks.items()
             if (absent := [each for each in asks if each in possible and each not in provided])
         ]
+        asked = {each for name, asks in self._asks.items() if self.weights[name] for each in asks}
+        problems += [
+            f"losses: none asks for {each}, and with these settings {type(self.generator).__name__} learns from "
+            "nothing else: see its docstring"
+            for each in getattr(self.generator, "learns_from", ())
+            if each not in asked
+        ]
         problems += critic_name_problems(self.critics, self.losses)
         takes = () if self.adversary is None else self.adversary.takes
         lacking = [name for name in takes if name not in getattr(self.generator, "provides", ())]
         if lacking:
             problems.append(
                 f"discriminators: they judge {', '.join(lacking)} from inside the generator, which "
-                f"{type(self.generator).__name__} does not provide; of EBEN: generator.provide_bands=true"
+                f"{type(self.generator).__name__} does not provide; of EBEN: generator.provide_bands=true, of others: "
+                "discriminators.pqmf_bands.bands_from=waveform"
             )
         if problems:
             raise ConfigError(problems)
@@ -294,6 +302,7 @@ class SpeechModule(LightningModule):
         weights: dict[str, float] = {}
         fading: frozenset[str] = frozenset()
         if self.adversary is not None and turn.adversarial:
+            self._teaches("adversarial", ("estimate",), anchor)
             if shared is None:
                 target = batch["target"] if self._compares_judgements else None
                 judgements = self.adversary.judge_for_generator(estimate, target, first, inside)
@@ -313,6 +322,8 @@ class SpeechModule(LightningModule):
             weight = self.weights[name] * (turn.ramp if needs_adversary else 1.0)
             if name in fading:
                 weight *= 1.0 - turn.ramp
+            if weight != 0.0:
+                self._teaches(f"losses.{name}", ("estimate",) if needs_adversary else asks, anchor)
             with torch.set_grad_enabled(weight != 0.0):
                 value = loss(**{argument: names[argument] for argument in asks})
             self._note(f"loss/{name}", value)
@@ -321,6 +332,7 @@ class SpeechModule(LightningModule):
         for name, critic in self.critics.items():
             weight = critic.weight * critic.ramp(self.step // self.optimization.accumulate)
             if weight != 0.0:
+                self._teaches(f"critics.{name}", ("estimate",), anchor)
                 losses[name] = critic.generator_loss(estimate, batch["target"], batch["lengths"])
                 weights[name] = weight
                 self._note(f"loss/{name}", losses[name])
@@ -332,6 +344,17 @@ class SpeechModule(LightningModule):
         self._note("loss/total", sum((weights[name] * value for name, value in losses.items()), torch.zeros(())))
         for name, share in shares.items():
             self._note(f"share/{name}", share)
+
+    def _teaches(self, name: str, asks: Iterable[str], anchor: OutputAnchor) -> None:
+        """Refuse a loss that depends on nothing that is trained: its gradient would be 0, and its share a lie."""
+        if anchor.learnable.isdisjoint(asks):
+            outputs = [each for each in asks if each in anchor.outputs]
+            raise ConfigError(
+                [
+                    f"{name}: teaches nothing: no trained parameter of {type(self.generator).__name__} has an "
+                    f"influence on {' and '.join(outputs)}; leave it out, or train that part"
+                ]
+            )
 
     # ---------------------------------------------------------------- log
 

@@ -14,6 +14,8 @@
 # adapted      the start, adapted by `bcfusion adapt` on the pairs of the other folds, scored on this one
 # fresh        the same from random weights: without the training on air speech
 #
+# What is in OUT is not trained again: another call adds rows, or continues.
+#
 # Whatever is chosen (calibration, checkpoint, number of steps) is chosen without this fold. ROWS="simulation start adapted" selects
 # rows, COUNT=4 is the number of folds, FOLDS="0 1 2 3" selects some, STEPS=300 is the length of a training, MINUTES=5 the bound of an
 # adaptation, ADAPT_STEPS=180 its largest number of steps instead, which does not depend on how fast the machine is.
@@ -55,15 +57,17 @@ for fold in $folds; do
   lines "$dir/others.jsonl" --count "$count" --without "$fold"
   if [[ $rows == *" simulation "* ]]; then
     bcfusion calibrate --pairs "$dir/others.jsonl" --out "$dir/sensor.json"
-    train "$dir/sensor.json" "$dir/run" "$@"
+    [ -d "$dir/run/bundle" ] || train "$dir/sensor.json" "$dir/run" "$@"
     score "$dir/run" "$dir/held.jsonl" "$dir/simulation"
   fi
   if [[ $rows == *" adapted "* ]]; then
-    bcfusion adapt "$base/start" --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/adapted" "${length[@]}" --seed "$seed"
+    [ -f "$dir/adapted/report.json" ] ||
+      bcfusion adapt "$base/start" --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/adapted" "${length[@]}" --seed "$seed"
     score "$dir/adapted" "$dir/held.jsonl" "$dir/adapted-scores"
   fi
   if [[ $rows == *" fresh "* ]]; then
-    bcfusion adapt "$base/start" --fresh --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/fresh" "${length[@]}" --seed "$seed"
+    [ -f "$dir/fresh/report.json" ] ||
+      bcfusion adapt "$base/start" --fresh --pairs "$dir/others.jsonl" --speech "$speech" --output "$dir/fresh" "${length[@]}" --seed "$seed"
     score "$dir/fresh" "$dir/held.jsonl" "$dir/fresh-scores"
   fi
 done

@@ -76,6 +76,15 @@ def test_steps_are_chosen_by_held_out_scores(scores: dict[int, list[float]], fol
     assert choice.certain == (len(folds) >= 4)
 
 
+def test_random_weights_are_compared_with_the_start_but_never_given_up_for_it() -> None:
+    scores = {0: [0.9] * 8, 8: [0.5] * 8, 16: [0.6] * 8}
+    choice = choose(curve_of(scores, EVERY), selection_for(RATE), [8, 16], fresh=True)
+    assert (choice.steps, choice.best) == (16, 16)
+    assert choice.why == "of the trainings from random weights, 16 steps score best on held-out recordings"
+    assert choice.gains["stoi"].mean == pytest.approx(-0.3)
+    assert all(values["stoi"] == 0.6 for values in choice.out_of_fold.values())
+
+
 def test_no_recording_takes_part_in_the_choice_that_it_is_scored_by() -> None:
     scores = {0: [0.5, 0.5, 0.5, 0.5], 8: [0.9, 0.6, 0.6, 0.6], 16: [0.5, 0.65, 0.65, 0.65]}
     curve = curve_of(scores, [0, 1, 2, 3])
@@ -279,6 +288,10 @@ def test_the_start_is_kept_unchanged_where_nothing_helps(tmp_path: Path, pairs: 
     assert not kept.adapted
     assert all(torch.equal(kept.generator.state_dict()[name], value) for name, value in Hum(0.0).state_dict().items())
     assert "The start is kept, unchanged" in report_text(kept)
+    fresh = adapt(start, pairs, replace(SHORT, steps=8, lr=0.5, fresh=True), say=str)
+    assert fresh.adapted
+    assert fresh.choice.gains["stoi"].mean < 0
+    assert not torch.equal(fresh.generator.state_dict()["level"], kept.generator.state_dict()["level"])
     worse = {name: {**values, "stoi": values["stoi"] - 0.05} for name, values in kept.choice.out_of_fold.items()}
     text = report_text(replace(kept, choice=replace(kept.choice, out_of_fold={**worse, "p0": kept.curve.input["p0"]})))
     assert "STOI below the input's by more than 0.01: p1 (−0.050), p2 (−0.050)" in text

@@ -104,6 +104,25 @@ def test_an_experiment_of_the_user_without_settings_for_a_cpu_is_named(
     assert rows(shown.out)["machine"].startswith("cpu: batch 32 x 2.5 s, ")
 
 
+def test_the_objective_is_named_one_of_the_user_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "conf" / "objective").mkdir(parents=True)
+    (folder / "conf" / "objective" / "mine.yaml").write_text("_target_: my_objective.Mine\n")
+    (folder / "my_objective.py").write_text(
+        "from bcfusion.generators.seanet import SEANet\n"
+        "class Mine(SEANet):\n"
+        "    def __init__(self, network):\n"
+        "        super().__init__(channels=2, bottleneck_channels=4)\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    assert exit_status(check.main, [*TINY, "objective=mine", "check.step=false"]) == 0
+    assert rows(capsys.readouterr().out)["objective"] == "Mine"
+    flow = ["experiment=dpcrn", "objective=flow", "losses=[prediction_mse]", "check.step=false"]
+    assert exit_status(check.main, flow) == 0
+    assert rows(capsys.readouterr().out)["objective"] == "Flow, predicts velocity, 5 steps of euler"
+
+
 def test_the_loggers_are_in_the_table_and_a_missing_package_of_one_is_a_problem(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

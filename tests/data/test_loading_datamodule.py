@@ -22,6 +22,7 @@ from bcfusion.data.corpora.pairs import PairsCorpus
 from bcfusion.data.loading.augmentation import Augmentation
 from bcfusion.data.loading.datamodule import SpeechDataModule
 from bcfusion.data.loading.loaders import automatic_workers
+from bcfusion.data.simulation.air_noise import AirNoise
 from bcfusion.data.simulation.codec import Codec
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
 from bcfusion.data.simulation.narrowband import Narrowband
@@ -262,6 +263,19 @@ def test_the_library_refuses_what_the_check_refuses(changes: dict[str, object], 
     with pytest.raises(ConfigError) as error:
         module(Rows(), **changes)
     assert str(error.value).startswith(says)
+
+
+def test_a_ratio_that_no_recording_takes_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = rows(tmp_path, "valid", 3)
+    recorded = [replace(row, paths={**row.paths, "noisy": row.paths["air"]}) for row in made[:2]]
+    setting = {"simulators": {"noisy": AirNoise(None, evaluation_snr=5.0)}, "sensors": ["noisy"]}
+    data = module(Rows(valid=[*recorded, made[2]], train=recorded), **setting)
+    with caplog.at_level(logging.WARNING):
+        data.rows("train")
+        assert not caplog.records
+        data.rows("valid")
+    expected = "degradation.noisy.evaluation_snr=5 has no effect on 2 of 3 valid utterances, whose noisy was recorded"
+    assert [record.getMessage() for record in caplog.records] == [expected]
 
 
 def test_files_of_a_lower_rate_are_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

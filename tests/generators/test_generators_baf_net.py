@@ -12,7 +12,7 @@ from bcfusion.generators.baf_net import BafNet, Calibration
 from bcfusion.generators.gtcrn import GTCRN
 from bcfusion.generators.laco_senet import LaCoSENet
 from bcfusion.nn.delay import Delay
-from bcfusion.nn.network import WaveformNetwork, estimate_of
+from bcfusion.nn.network import WaveformNetwork, additional_lookahead, estimate_of
 from bcfusion.nn.statistics import parts_to_start, start_from_statistics
 from bcfusion.objectives.bridge import Bridge
 from bcfusion.objectives.paths import SchroedingerBridge
@@ -157,6 +157,7 @@ def test_branches_of_different_lateness_wait_for_each_other() -> None:
     mixed = network(branch(encoder_future=1.0), branch(block_future=0.5), magnitudes=True)
     assert mixed.shares_transform
     assert measured_delay(mixed) == mixed.delay == 79 + 20 * mixed.late_frames
+    assert additional_lookahead(mixed) == 20 * mixed.late_frames, "its branches look ahead at the same time"
 
 
 def test_the_mask_is_what_the_second_branch_does_to_its_input() -> None:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from bcfusion.configuration.check import verify
+from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.errors import AudioError, ConfigError
 from bcfusion.generators.codec import Codec
 from bcfusion.generators.codec_model import quantised
@@ -344,10 +345,13 @@ def test_the_teacher_is_the_encoder_as_it_was(stored: Callable[..., tuple[str, A
 
 def test_a_frozen_encoder_is_its_own_teacher(stored: Callable[..., tuple[str, Any]]) -> None:
     folder, _ = stored("dac")
-    codec = Codec(model=folder, train="decoder", teacher=True)
+    codec = Codec(model=folder, in_channels=2, sensor=None, train="decoder", teacher=True)
     assert not [name for name in codec.state_dict() if name.startswith("teacher.")]
-    outputs = taught(codec, sensor(200), sensor(200))
-    assert torch.equal(outputs["latent"], outputs["target_latent"])
+    outputs = taught(codec, sensor(200, 2), sensor(200)[:, :1])
+    outputs["latent"].sum().backward()
+    assert codec.fusion.weight.grad is not None
+    same = taught(codec, sensor(200)[:, :1].repeat(1, 2, 1), sensor(200)[:, :1])
+    torch.testing.assert_close(same["latent"], same["target_latent"])
 
 
 def test_frames_of_padding_do_not_count(stored: Callable[..., tuple[str, Any]]) -> None:
@@ -458,6 +462,17 @@ def test_a_loss_of_the_latent_needs_a_teacher(
     assert build_module(small(stored, composed))[0].generator.provides == Codec.provides
 
 
+@pytest.mark.parametrize("part", ["encoder", "both"])
+def test_an_encoder_that_learns_from_the_latent_alone_needs_a_loss_on_it(
+    stored: Callable[..., tuple[str, Any]], composed: Callable[..., DictConfig], part: str
+) -> None:
+    for losses in ("losses=[mr_stft]", "losses.latent_l1.weight=0"):
+        cfg = small(stored, composed, f"generator.train={part}", "losses=[latent_l1,mr_stft]", losses)
+        drop_unchosen(cfg)
+        with pytest.raises(ConfigError, match="losses: none asks for latent, and with these settings Codec learns"):
+            build_module(cfg)
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -528,6 +543,11 @@ def test_only_settings_of_the_codec_itself_are_taken(stored: Callable[..., tuple
             "quantizer=frozen passes no gradient to the encoder: set teacher",
         ),
         ({"quantizer": "frozen", "train": "decoder", "sensor": None, "in_channels": 2}, "passes no gradient"),
+        ({"train": "decoder", "teacher": True}, "teacher=true teaches the encoder, which train=decoder leaves"),
+        (
+            {"config": {**SIZES["dac"], "downsampling_ratios": [16, 32], "sampling_rate": 44100}, "family": "dac"},
+            "coincide every 5.12 s only; set sample_rate=44100",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], message: str) -> None:

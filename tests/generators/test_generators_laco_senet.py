@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bcfusion.errors import ConfigError
 from bcfusion.generators import laco_senet
 from bcfusion.generators.laco_senet import ChannelAttention, GatedKernels, LaCoSENet, Stage
-from bcfusion.nn.network import estimate_of
+from bcfusion.nn.conv2d import Conv2d
+from bcfusion.nn.dense import frames_ahead
+from bcfusion.nn.network import additional_lookahead, estimate_of
 from bcfusion.probe import measured_delay
 
 SMALL: dict[str, Any] = {
@@ -84,6 +87,7 @@ def test_the_shares_of_the_paper_give_its_latencies(shares: tuple[float, float, 
     with torch.device("meta"):
         model = LaCoSENet(encoder_future=shares[0], block_future=shares[1], decoder_future=shares[2])
     assert model.late_frames == frames
+    assert additional_lookahead(model) == 100 * frames, "what a crop of training does not hold"
     assert model.lookahead == 300 + 100 * frames
     assert model.delay == 399 + 100 * frames
 
@@ -102,6 +106,7 @@ def test_the_declared_look_ahead_is_the_measured_one(encoder: float, block: floa
     model = network(encoder, block, decoder)
     assert model.late_frames == frames
     assert measured_delay(model) == model.delay == 79 + 20 * frames
+    assert additional_lookahead(model) == 20 * frames
 
 
 @pytest.mark.parametrize(("encoder", "block", "decoder", "frames"), SHARES)
@@ -151,6 +156,37 @@ def test_the_parts_of_a_stage_wait_for_each_other() -> None:
             assert changed == [20 + part.late], "what by-passes the layers is as late as their output"
 
 
+def aligned(conv: Conv2d, x: Tensor, share: float) -> Tensor:
+    """The definition: a convolution along time with its share of the context in the future."""
+    size = conv.weight.shape[-1]
+    right = frames_ahead(size, share)
+    return F.conv2d(F.pad(x, (size - 1 - right, right)), conv.weight, conv.bias, groups=conv.groups)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_parts_of_a_stage_are_the_layers_that_look_ahead(share: float) -> None:
+    """All that is joined in them belongs to one frame: what comes late is waited for."""
+    torch.manual_seed(0)
+    attention = ChannelAttention(2, 3, "time", kernel_size=3, pool_frames=5, share=share, scale=1.0).double()
+    kernels = GatedKernels(2, 3, "time", (3, 7), share=share, scale=1.0).double()
+    x = torch.randn(1, 2, 3, 60, dtype=torch.float64)
+    with torch.no_grad():
+        first, second = aligned(attention.depthwise, attention.widen(attention.norm(x)), share).chunk(2, dim=1)
+        h = first * second
+        assert attention.pool is not None
+        weighed = h * attention.gains(aligned(attention.pool, h, share))
+        attended = x + attention.scale * attention.narrow(weighed)
+        parts = kernels.widen(kernels.norm(x)).chunk(2, dim=1)
+        gated = [
+            gate[1](aligned(gate[0], part, share)) * aligned(value, part, share)
+            for gate, value, part in zip(kernels.gates, kernels.values, parts, strict=True)
+        ]
+        joined = x + kernels.scale * kernels.narrow(torch.cat(gated, dim=1))
+        for part, expected in ((attention, attended), (kernels, joined)):
+            shifted = part(x)[..., part.late :]
+            torch.testing.assert_close(shifted[..., 12:-12], expected[..., : shifted.shape[-1]][..., 12:-12])
+
+
 def test_silence_is_masked_to_silence_and_mapped_to_something() -> None:
     silence = torch.zeros(1, 1, 2000)
     with torch.inference_mode():
@@ -172,10 +208,11 @@ def test_a_mask_and_a_mapping_are_bounded() -> None:
             assert float(sizes.max()) == pytest.approx(size ** (1 / 0.3), rel=1e-3)
 
 
-def test_an_untrained_mask_returns_about_what_the_sensor_recorded() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_an_untrained_mask_returns_about_what_the_sensor_recorded(share: float) -> None:
     x = noise(4000)
     with torch.inference_mode():
-        estimate = estimate_of(network(head="mask")(x))
+        estimate = estimate_of(network(share, share, share, head="mask")(x))
     assert torch.nn.functional.cosine_similarity(estimate[0, 0, 200:-200], x[0, 0, 200:-200], dim=0) > 0.8
 
 

@@ -18,12 +18,15 @@ from bcfusion.export.onnx_export import export_step
 from bcfusion.export.onnx_stepper import OnnxStepper
 from bcfusion.generators.attention_fusion import AttentionFusion
 from bcfusion.generators.band_gain import BandGain
+from bcfusion.generators.conv_tasnet import ConvTasNet
 from bcfusion.generators.dccrn import DCCRN
 from bcfusion.generators.dpcrn import DPCRN
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.generators.identity import Identity
 from bcfusion.generators.late_fusion import LateFusion
+from bcfusion.generators.resunet_mask import ResUNetMask
 from bcfusion.generators.seanet import SEANet
+from bcfusion.generators.spectrogram_vae import SpectrogramVAE
 from bcfusion.generators.unet_causal import UNetCausal
 from bcfusion.generators.voicefixer import VoiceFixer
 from bcfusion.inference.enhance import enhance_signal
@@ -461,7 +464,8 @@ def test_a_stream_of_days_draws_the_noise_of_its_place() -> None:
         start = bridge._start(4)
         assert bridge.recall("place").tolist() == [[far // 2**16 + 1, 1]]
         noise = bridge._noise(0, like, start)
-    assert torch.equal(noise.reshape(402, 4), normal_at(0, 0, torch.arange(far, far + 4), 402))
+    values = normal_at(0, 0, torch.arange(far, far + 4), 402)
+    assert torch.equal(noise, bridge.domain.noise(values.reshape(like.shape)))
 
 
 def test_a_bundle_knows_its_sampler(tmp_path: File) -> None:
@@ -507,7 +511,69 @@ def test_the_frame_of_a_stream_is_that_of_the_network() -> None:
     assert usual_frame(bridge) == usual_frame(bridge.domain.network) == 3 * bridge.hop
 
 
+@pytest.mark.parametrize("predict", ["data", "velocity"])
+def test_the_noise_of_a_spectrum_is_complex_and_of_unit_power(predict: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As published: sigma belongs to the complex number. What a real signal does not have is without noise."""
+    bridge = Bridge(DPCRN_SMALL, Flow("noise", 0.7), predict=predict, steps=2).eval()
+    bins = bridge.domain.shape[1]
+    like = torch.zeros(1, 1, 2, bins, 4000)
+    drawn = bridge._noise(0, like, torch.tensor(0))[0, 0]
+    power = drawn.square().sum(0).mean(-1)
+    torch.testing.assert_close(power[1:-1], torch.ones(bins - 2), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.square().mean(-1)[0], torch.full((bins,), 0.5), atol=0.1, rtol=0)
+    assert torch.equal(drawn[1, [0, -1]], torch.zeros(2, 4000))
+
+    seen: list[Tensor] = []
+    monkeypatch.setattr(bridge, "_passed", lambda state, *_, **__: seen.append(state) or torch.zeros_like(state))
+    monkeypatch.setattr(torch, "rand", lambda *size, **_: torch.ones(*size))  # the source itself
+    batch: Any = {name: torch.zeros(4, 1, 16000) for name in ("inputs", "target")}
+    bridge.teach({**batch, "lengths": torch.full((4,), 16000)})
+    (state,) = seen
+    assert float(state[..., 5:-5, :].square().sum(2).mean()) == pytest.approx(0.7**2, rel=0.05)
+    assert state[:, :, 1, [0, -1]].abs().max() == 0
+
+
+@pytest.mark.parametrize("network", [DPCRN_SMALL, partial(DCCRN, head="mapping", channels=(4, 4), lstm_units=4)])
+def test_all_noise_of_a_spectrum_can_be_taken_away(
+    network: Callable[..., nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the exact velocity in the bins that a network makes, the result does not depend on the noise."""
+    results = []
+    for seed in (0, 1):
+        bridge = Bridge(network, Flow(), predict="velocity", steps=3, seed=seed).eval()
+        made = torch.zeros(2, bridge.domain.shape[1], 1)
+        made[:, getattr(bridge.domain.network, "lowest_bin", 0) :] = 1.0
+        made[1, [0, -1]] = 0.0
+
+        def exact(state: Tensor, sensors: Tensor, time: Tensor, aligned: bool, made: Tensor = made) -> Tensor:
+            return made * state / time.view(-1, 1, 1, 1, 1)  # towards silence
+
+        monkeypatch.setattr(bridge, "_passed", exact)
+        results.append(whole(bridge, torch.zeros(1, 1, 3200)))
+    assert max(float(result.abs().max()) for result in results) < 1e-5
+
+
 # ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("network", "domain"),
+    [
+        (partial(DPCRN_SMALL, head="mask"), "spectrum"),
+        (partial(ResUNetMask, channels=(2, 2)), "spectrum"),
+        (partial(ConvTasNet, filters=8, bottleneck_channels=4, hidden_channels=4, repeats=1, blocks=1), "waveform"),
+        (SpectrogramVAE, "spectrum"),
+    ],
+    ids=["dpcrn", "resunet_mask", "conv_tasnet", "spectrogram_vae"],
+)
+def test_a_product_with_the_sensor_is_no_velocity(network: Callable[..., nn.Module], domain: Any) -> None:
+    with pytest.raises(ConfigError, match="multiplies the sensor, which takes no noise of the path away"):
+        Bridge(network, Flow(), domain=domain, predict="velocity")
+
+
+def test_a_network_of_another_sample_rate_is_refused() -> None:
+    with pytest.raises(ConfigError, match="domain=spectrum: DPCRN works at 16000 Hz, the path at 48000 Hz"):
+        Bridge(DPCRN_SMALL, Flow(), sample_rate=48000)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ for word in "$@"; do
     output=*) mkdir -p "${word#*=}" && echo id >"${word#*=}/scores.csv" ;;
   esac
   [ "${before:-}" != --out ] || echo '{}' >"$word"
+  [ "${before:-}" != --output ] || { mkdir -p "$word" && echo '{}' >"$word/report.json"; }
   before=$word
 done
 """
@@ -40,7 +41,7 @@ WAYS = ["regression", "gan", "pesq", "flow", "bridge", "bridge_pesq"]
 def typed_by(place: Path, script: str, *words: str, **environment: str) -> list[list[str]]:
     """Return the commands that a script types."""
     binaries = place / "bin"
-    binaries.mkdir()
+    binaries.mkdir(exist_ok=True)
     for name, body in (("bcfusion", STANDS_IN), ("python", PYTHON)):
         (binaries / name).write_text(body)
         (binaries / name).chmod(0o755)
@@ -129,6 +130,10 @@ def test_folds_over_a_sensor_start_from_another_sensor_or_from_all_kinds(
         *["simulation", "adapted", "fresh"] * 2,
     ]
     (tmp_path / "typed").unlink()
+    commands = typed_by(
+        tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "any", "speech", "out", ROWS=rows, COUNT="2", NOISE="/noise"
+    )
+    assert {words[0] for words in commands} == {"calibrate", "evaluate"}, "what is there is not trained again"
 
 
 @pytest.mark.slow

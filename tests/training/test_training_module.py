@@ -157,6 +157,45 @@ def test_a_network_that_looks_ahead_does_not_learn_from_the_zeros_after_a_crop()
     assert additional_lookahead(TinyGenerator()) == 0
 
 
+class Sealed(TinyGenerator):
+    """Its estimate is what its sensor has: another output alone depends on what is trained."""
+
+    provides = ("latent",)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"estimate": inputs[:, -1:], "latent": super().forward(inputs)}
+
+
+class LatentSize(nn.Module):
+    def forward(self, latent: Tensor) -> Tensor:
+        return latent.square().mean()
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_a_loss_that_teaches_nothing_is_refused(adversarial: bool) -> None:
+    name = "adversarial" if adversarial else r"losses\.l1"
+    losses = {"size": LatentSize(), **({} if adversarial else {"l1": L1Loss()})}
+    trained = module(adversarial=adversarial, generator=Sealed(), losses=losses)
+    with pytest.raises(ConfigError, match=f"{name}: teaches nothing: no trained parameter of Sealed has an influence"):
+        fit(trained, batches(1))
+    fit(module(adversarial=False, generator=Sealed(), losses={"size": LatentSize()}), batches(1))
+
+
+def test_look_aheads_in_series_add_up() -> None:
+    class Around(WaveformNetwork):
+        def __init__(self) -> None:
+            super().__init__(1000, 1, 1, True, lookahead_ms=5)
+            self.inner = nn.ModuleList([Foreseeing(), TinyGenerator()])
+
+    assert additional_lookahead(Around()) == 15
+
+
+def test_the_shortest_look_ahead_is_one_hop() -> None:
+    for lookahead_ms in (1e-9, 1e-3, 1.0):
+        assert WaveformNetwork(1000, 1, 2, True, lookahead_ms=lookahead_ms).future == 2
+    assert WaveformNetwork(1000, 1, 2, True).future == 0
+
+
 def test_in_a_head_start_the_discriminators_learn_and_the_generator_is_that_of_regression() -> None:
     items = batches(4)
     alone, heard = module(adversarial=False), module(schedule={"head_start": 4})

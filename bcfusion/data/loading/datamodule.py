@@ -29,6 +29,7 @@ from bcfusion.data.loading.rows import (
     spread,
     warn_of_lower_rates,
     warn_of_padding,
+    warn_of_recorded_ratio,
     wide_enough,
 )
 from bcfusion.data.loading.schedule import BatchSchedule
@@ -182,6 +183,8 @@ class SpeechDataModule(lightning.LightningDataModule):
             if split == "train" and self.min_bandwidth is not None:
                 rows = wide_enough(self.min_bandwidth, rows, self._corpus_name)
             check_rows(rows, split, self.reader, self._corpus_name)
+            if split != "train":
+                warn_of_recorded_ratio(rows, split, self.reader)
             if not self._told_of_rates:
                 self._told_of_rates = warn_of_lower_rates(rows, split, self.reader.sample_rate)
             self._rows[split] = rows

@@ -138,6 +138,18 @@ def warn_of_lower_rates(rows: Sequence[Row], split: str, sample_rate: int) -> bo
     return bool(lower)
 
 
+def warn_of_recorded_ratio(rows: Sequence[Row], split: str, reader: SensorReader) -> None:
+    """Warn if the noise ratio of an evaluation is set for a sensor that was recorded: nothing simulates it there."""
+    for sensor, simulator in reader.simulators.items():
+        ratio = getattr(simulator, "evaluation_snr", None)
+        count = int(columns_of(rows).with_sensor(sensor).sum()) if ratio is not None else 0
+        if count:
+            logger.warning(
+                f"degradation.{sensor}.evaluation_snr={ratio:g} has no effect on {count} of {len(rows)} {split} "
+                f"utterances, whose {sensor} was recorded"
+            )
+
+
 def warn_of_padding(rows: Sequence[Row], segment_seconds: float) -> None:
     """Warn if the training crops are more than twice as long as the longest file."""
     longest = float(columns_of(rows).duration.max())
