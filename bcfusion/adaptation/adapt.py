@@ -38,7 +38,7 @@ _TRIAL_STEPS = 3
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A network that was adapted, or the start where that did not help.
+    """A network that was adapted; or the start where that did not help, and its weights were not random.
 
     Attributes:
         generator: in evaluation mode, on the CPU.
@@ -74,9 +74,7 @@ class Adaptation:
 
     @property
     def seen(self) -> int:
-        """Number of recordings that the weights had been adapted to before: they have no honest scores on them."""
-        if self.settings.fresh:
-            return 0
+        """Number of recordings that the start had been adapted to already, so that it has no honest scores on them."""
         return sum(self.bundle.adapted_to(row.paths.values()) for row in self.rows)
 
     @property
@@ -129,6 +127,8 @@ def adapt(
     assert bundle is not None  # load_generator attaches it
     if not any(parameter.requires_grad for parameter in start.parameters()):
         raise DataError(f"{model}: {type(start).__name__} has nothing to train")
+    if settings.fresh and not all(parameter.requires_grad for parameter in start.parameters()):
+        raise DataError(f"--fresh: parts of {model} are not trained: random weights of these would remain random")
     sensors = _sensors(bundle, pairs)
     if speech and len(sensors) > 1:
         raise DataError(f"speech: simulated for networks of one sensor; {model} has {', '.join(sensors)}")

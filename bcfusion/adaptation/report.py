@@ -226,10 +226,13 @@ def _gain_lines(adaptation: Adaptation, names: list[str]) -> list[str]:
     if worse:
         lines.append(f"STOI below the input's by more than {_WORSE:g}: {', '.join(worse)}")
     if adaptation.seen:
-        lines.append(
-            f"warning: the start was adapted to {adaptation.seen} of these {len(adaptation.rows)} recordings before: "
-            "these are not scores on unseen recordings; start from the model that it was adapted from"
+        rest = (
+            "its own scores are too good, and the gain over it too small"
+            if adaptation.settings.fresh
+            else "these are not scores on unseen recordings; start from the model that it was adapted from"
         )
+        seen, count = adaptation.seen, len(adaptation.rows)
+        lines.append(f"warning: the start was adapted to {seen} of these {count} recordings before: {rest}")
     if not choice.certain:
         lines.append(f"fewer than {FOR_INTERVAL} recordings: no interval; record more to know whether it helps")
     if choice.over_input["score"].mean < 0:

@@ -26,7 +26,7 @@ HELP = """\
 Adapt a trained network to a sensor by simultaneous recordings of it and of an air microphone: 10 seconds to 10
 minutes, best several recordings of several wearers. At most four folds of the recordings decide how many steps of
 training help recordings that were not trained on; the bundle that is written is trained on all of them for as long,
-or is the start, unchanged, where nothing helps. report.md says which, and what is gained.
+or is the start, unchanged, where nothing helps (but for --fresh). report.md says which, and what is gained.
 
 examples:
   bcfusion adapt RUN --body recordings/throat --air recordings/air --output adapted
@@ -38,7 +38,8 @@ examples:
 
 Lag and polarity are measured and undone. Pairs that do not belong together are refused, a line for each. --speech
 adds clean speech through a simulation of the sensor, which is calibrated on the pairs that are trained on. --fresh
-starts from random weights of the same network. --steps instead of --minutes gives the same result each time.
+starts from random weights of the same network, which are kept whether or not they are better. --steps instead of
+--minutes gives the same result each time.
 """
 
 _ANY_SHARE = 1.0  # of the files may be unreadable: a warning names them, and what is left decides

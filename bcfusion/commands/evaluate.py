@@ -66,9 +66,10 @@ examples:
   bcfusion evaluate --sets throat=t/scores.csv forehead=f/scores.csv --published paper.csv
 
 It prints the means of every system with 95 % bootstrap intervals, and writes to RUN/evaluation/TIME, or to the same
-place in an imported bundle (output=DIR changes it): scores.csv and scores.parquet (each utterance), scores.md and
-scores.tex (tables), summary.csv (count, mean, median, quartiles, interval), spread.png, snr.png (with group_by=snr),
-and, of a model, samples/ and evaluation.json (what was evaluated). group_by= takes speaker, corpus and snr.
+place in an imported bundle, of everything else to runs/evaluation/TIME (output=DIR changes it): scores.csv and
+scores.parquet (each utterance), scores.md and scores.tex (tables), summary.csv (count, mean, median, quartiles,
+interval), spread.png, snr.png (with group_by=snr), and, of a model, samples/ and evaluation.json (what was evaluated).
+group_by= takes speaker, corpus and snr.
 """
 
 

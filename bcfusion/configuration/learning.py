@@ -58,12 +58,18 @@ def empty_band(generator: Any, input_bandwidth: Any, full_band: bool = False) ->
 
 
 def learning_warnings(cfg: DictConfig, generator: Any) -> list[str]:
-    """Return warnings of what hardly anybody means: see :func:`empty_band`; and a corpus of noise or of rooms that no
-    other setting refers to, as some jobs of a sweep over degradations have.
+    """Return warnings of what hardly anybody means: see :func:`empty_band`; a velocity that no loss compares; and a
+    corpus of noise or of rooms that no other setting refers to, as some jobs of a sweep over degradations have.
     """
     from omegaconf import OmegaConf
 
     found = [empty_band(generator, cfg.get("input_bandwidth"), full_band_sensors(cfg))]
+    compared = any("prediction" in asks_for(_located(node)) for node in group(cfg, "losses").values())
+    if getattr(generator, "predict", None) == "velocity" and not compared:
+        found.append(
+            "losses: none compares the velocity that the network predicts (objective.predict); take "
+            "losses=[prediction_mse], or objective.predict=data for losses of the estimate"
+        )
     written: Any = OmegaConf.to_container(cfg, resolve=False)
     others = str({key: value for key, value in written.items() if key != "data"})
     for key, what in (("noise_root", "recordings of noise"), ("room_root", "responses of rooms")):

@@ -15,7 +15,7 @@ from bcfusion.generators.branches import Branches
 from bcfusion.nn.conv2d import Conv2d
 from bcfusion.nn.frequency_norm import LEAST_OF_LOGARITHMS, FrequencyNorm, FrequencyNormalised
 from bcfusion.nn.inner import Build, Inner, looking_ahead
-from bcfusion.nn.network import WaveformNetwork, least_frame_of
+from bcfusion.nn.network import WaveformNetwork, additional_lookahead, least_frame_of
 from bcfusion.nn.norm import FrameLayerNorm
 from bcfusion.nn.spectral import magnitude
 from bcfusion.nn.stft import InverseStft, Stft, Window
@@ -141,6 +141,10 @@ class AttentionFusion(FrequencyNormalised, WaveformNetwork):
         self.frequency_in = self.frequency_affine(in_channels, bins, least=LEAST_OF_LOGARITHMS)
         after = self.frequency_affine(in_channels, bins, kind="identity")
         self.attention = Attention(in_channels, bins, channels, layers, kernel, after)
+
+    @property
+    def ahead(self) -> int:
+        return sum(additional_lookahead(part) for part in (self.branches, self.network) if part is not None)
 
     def body(self, inputs: Tensor) -> Tensor:
         signals = inputs if self.branches is None else self.branches(inputs)

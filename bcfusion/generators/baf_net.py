@@ -17,7 +17,7 @@ from bcfusion.nn.conv import Conv1d
 from bcfusion.nn.conv2d import Conv2d
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.inner import Build, Inner
-from bcfusion.nn.network import least_frame_of
+from bcfusion.nn.network import additional_lookahead, least_frame_of
 from bcfusion.nn.norm import BatchNorm2d
 from bcfusion.nn.spectral import Complex, SpectralNetwork, magnitude
 from bcfusion.nn.stft import Stft, Window
@@ -197,7 +197,7 @@ class BafNet(SpectralNetwork):
 
     @property
     def ahead(self) -> int:
-        return self.future + self.late_frames * self.stft.hop_length  # which hold those of its branches
+        return max(map(additional_lookahead, (self.body_branch, self.air_branch)))  # late_frames only wait for them
 
     @property
     def maps_spectra(self) -> bool:

@@ -168,6 +168,7 @@ class TwoBranch(SpectralNetwork):
         self.confidence = Decoder(self.air_encoder, 1)
         self.mapping = Decoder(self.body_encoder, 2)
         self.head = SpectralHead(head)
+        self.multiplies = self.head.masks
         last = self.mapping.layers[-1]
         assert isinstance(last, ConvTranspose2d)
         assert last.bias is not None

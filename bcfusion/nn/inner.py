@@ -67,6 +67,10 @@ class Inner(nn.Module):
         require(
             network,
             (not isinstance(network, Fitted), "measures the training set, which it cannot do inside another network"),
+            (
+                not getattr(network, "learns_from", ()),
+                "has a part that only a loss on its latent teaches: not in another",
+            ),
             (same_rate, f"works at {spec.sample_rate} Hz, but the network around it at {sample_rate} Hz"),
         )
         super().__init__()

@@ -137,7 +137,7 @@ class Bridge(WaveformNetwork):
             self,
             (getattr(built, "hears_all", True), apart),
             (
-                predict == "data" or not product,
+                predict == "data" or not product or not path.noisy_source,
                 f"predict=velocity: {type(built).__name__} multiplies the sensor, which takes no noise of the path "
                 "away: take predict=data, or another head of the network",
             ),
@@ -220,7 +220,7 @@ class Bridge(WaveformNetwork):
             "estimate": self.domain.synthesis(estimate)[..., late : late + length],
             "prediction": prediction[..., before:],
             "prediction_target": wanted[..., before:],
-            "prediction_mask": places < self.domain.places(heard(batch, self.future)["lengths"])[:, None],
+            "prediction_mask": places < self.domain.places(heard(batch, self.ahead)["lengths"])[:, None],
         }
 
     # ---------------------------------------------------------------- inference

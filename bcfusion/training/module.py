@@ -211,6 +211,8 @@ class SpeechModule(LightningModule):
             outputs = outputs_to_learn_from(self.generator, batch)
         batch = heard(batch, self._ahead)
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
+        if anchor is not None:
+            self._refuse_idle_losses(anchor)
         estimate = without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order
         inside = self._inside(outputs if anchor is None else anchor.outputs, batch["target"]) if judged else NOTHING
@@ -302,7 +304,6 @@ class SpeechModule(LightningModule):
         weights: dict[str, float] = {}
         fading: frozenset[str] = frozenset()
         if self.adversary is not None and turn.adversarial:
-            self._teaches("adversarial", ("estimate",), anchor)
             if shared is None:
                 target = batch["target"] if self._compares_judgements else None
                 judgements = self.adversary.judge_for_generator(estimate, target, first, inside)
@@ -322,8 +323,6 @@ class SpeechModule(LightningModule):
             weight = self.weights[name] * (turn.ramp if needs_adversary else 1.0)
             if name in fading:
                 weight *= 1.0 - turn.ramp
-            if weight != 0.0:
-                self._teaches(f"losses.{name}", ("estimate",) if needs_adversary else asks, anchor)
             with torch.set_grad_enabled(weight != 0.0):
                 value = loss(**{argument: names[argument] for argument in asks})
             self._note(f"loss/{name}", value)
@@ -332,7 +331,6 @@ class SpeechModule(LightningModule):
         for name, critic in self.critics.items():
             weight = critic.weight * critic.ramp(self.step // self.optimization.accumulate)
             if weight != 0.0:
-                self._teaches(f"critics.{name}", ("estimate",), anchor)
                 losses[name] = critic.generator_loss(estimate, batch["target"], batch["lengths"])
                 weights[name] = weight
                 self._note(f"loss/{name}", losses[name])
@@ -345,16 +343,31 @@ class SpeechModule(LightningModule):
         for name, share in shares.items():
             self._note(f"share/{name}", share)
 
-    def _teaches(self, name: str, asks: Iterable[str], anchor: OutputAnchor) -> None:
-        """Refuse a loss that depends on nothing that is trained: its gradient would be 0, and its share a lie."""
-        if anchor.learnable.isdisjoint(asks):
-            outputs = [each for each in asks if each in anchor.outputs]
-            raise ConfigError(
-                [
-                    f"{name}: teaches nothing: no trained parameter of {type(self.generator).__name__} has an "
-                    f"influence on {' and '.join(outputs)}; leave it out, or train that part"
-                ]
-            )
+    def _refuse_idle_losses(self, anchor: OutputAnchor) -> None:
+        """Refuse losses that depend on nothing that is trained: their gradient would be 0, and their share a lie.
+
+        All are looked at in every step, those that have no weight yet as well.
+
+        Raises:
+            ConfigError: with a line for each of them.
+        """
+        judged = ("estimate", *(() if self.adversary is None else self.adversary.takes))
+        asks = {
+            f"losses.{name}": names if JUDGEMENTS.isdisjoint(names) else judged
+            for name, names in self._asks.items()
+            if self.weights[name] != 0.0
+        }
+        if self.adversary is not None and self.adversary.weight != 0.0:
+            asks["adversarial"] = judged
+        asks |= {f"critics.{name}": ("estimate",) for name, critic in self.critics.items() if critic.weight != 0.0}
+        problems = [
+            f"{name}: teaches nothing: no trained parameter of {type(self.generator).__name__} has an influence on "
+            f"{' and '.join(each for each in names if each in anchor.outputs)}; leave it out, or train that part"
+            for name, names in asks.items()
+            if anchor.learnable.isdisjoint(names)
+        ]
+        if problems:
+            raise ConfigError(problems)
 
     # ---------------------------------------------------------------- log
 

@@ -14,7 +14,7 @@
 # adapted      the start, adapted by `bcfusion adapt` on the pairs of the other folds, scored on this one
 # fresh        the same from random weights: without the training on air speech
 #
-# What is in OUT is not trained again: another call adds rows, or continues.
+# What is in OUT is not trained again: another call adds rows, or continues. It refuses an OUT of another division into folds.
 #
 # Whatever is chosen (calibration, checkpoint, number of steps) is chosen without this fold. ROWS="simulation start adapted" selects
 # rows, COUNT=4 is the number of folds, FOLDS="0 1 2 3" selects some, STEPS=300 is the length of a training, MINUTES=5 the bound of an
@@ -36,6 +36,10 @@ train() { # CALIBRATION|any RUN [key=value ...]
   local run=$2 sensor=(degradation=transfer_function "degradation.body.calibration=$1")
   [ "$1" != any ] || sensor=(degradation=any_sensor "data.noise_root=${NOISE:-null}")
   shift 2
+  if [ -f "$run/checkpoints/last.ckpt" ]; then # it was interrupted
+    bcfusion train resume="$run"
+    return
+  fi
   bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" seed="$seed" "${sensor[@]}" trainer.max_steps="${STEPS:-300}" trainer.validate_every=100 budget.minutes=600 \
     trainer.max_test_items=1 trainer.samples=0 hydra.run.dir="$run" "$@"
 }
@@ -45,16 +49,26 @@ score() { # MODEL PAIRS OUTPUT
 
 if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] && [ ! -d "$base/start/bundle" ]; then
   sensor=any
+  echo "$other" >"$base/start.sensor"
   if [ "$other" != any ]; then
     sensor=$base/other.json
     bcfusion calibrate --pairs "$other" --out "$sensor"
   fi
   train "$sensor" "$base/start" "$@"
 fi
+if [ -f "$base/start.sensor" ] && [ "$(cat "$base/start.sensor")" != "$other" ]; then
+  echo "$base/start was trained for $(cat "$base/start.sensor"), not $other: choose another OUT" >&2
+  exit 2
+fi
 for fold in $folds; do
   dir=$base/fold$fold
+  lines "$dir/others.now.jsonl" --count "$count" --without "$fold"
+  if [ -f "$dir/others.jsonl" ] && ! cmp -s "$dir/others.jsonl" "$dir/others.now.jsonl"; then
+    echo "$dir: its networks were trained on other recordings than $pairs and COUNT=$count give: choose another OUT" >&2
+    exit 2
+  fi
+  mv "$dir/others.now.jsonl" "$dir/others.jsonl"
   lines "$dir/held.jsonl" --count "$count" --fold "$fold" --split test
-  lines "$dir/others.jsonl" --count "$count" --without "$fold"
   if [[ $rows == *" simulation "* ]]; then
     bcfusion calibrate --pairs "$dir/others.jsonl" --out "$dir/sensor.json"
     [ -d "$dir/run/bundle" ] || train "$dir/sensor.json" "$dir/run" "$@"

@@ -297,6 +297,16 @@ def test_the_start_is_kept_unchanged_where_nothing_helps(tmp_path: Path, pairs: 
     assert "STOI below the input's by more than 0.01: p1 (−0.050), p2 (−0.050)" in text
 
 
+def test_random_weights_of_what_is_not_trained_are_refused(
+    tmp_path: Path, pairs: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = load_generator(save_hum(tmp_path / "start", losses=L1))
+    start.get_parameter("level").requires_grad_(False)
+    monkeypatch.setattr("bcfusion.adaptation.adapt.load_generator", lambda *_, **__: start)
+    with pytest.raises(DataError, match=r"--fresh: parts of .* are not trained: random weights of these would remain"):
+        adapt(tmp_path / "start", pairs, replace(SHORT, fresh=True), say=str)
+
+
 @pytest.mark.slow
 def test_a_single_recording_is_divided_and_gives_no_interval(tmp_path: Path) -> None:
     air = speech_like(0, 12.0)

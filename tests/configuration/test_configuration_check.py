@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bcfusion.configuration.check import verify, verify_or_raise
-from bcfusion.configuration.compose import build, drop_unchosen, register_resolvers
+from bcfusion.configuration.compose import build, drop_unchosen, generator_node, register_resolvers
 from bcfusion.configuration.learning import empty_band, full_band_sensors, learning_warnings, provides_noise
 from bcfusion.configuration.paths import conf_dir, group_members
 from bcfusion.data.simulation.eben_lowpass import EbenLowpass
@@ -536,6 +536,13 @@ def paths(tree: dict[str, Any], above: str = "") -> Iterator[str]:
         yield f"{above}{key}"
         if isinstance(value, dict):
             yield from paths(value, f"{above}{key}.")
+
+
+def test_a_velocity_that_no_loss_compares_is_warned_of() -> None:
+    for losses, warned in (("[si_snr]", True), ("[prediction_mse]", False), ("[l1,prediction_mse]", False)):
+        cfg = composed("experiment=dpcrn", "objective=flow", f"losses={losses}")
+        warnings = learning_warnings(cfg, build(generator_node(cfg)))
+        assert [text.startswith("losses: none compares the velocity") for text in warnings] == [True] * warned
 
 
 @pytest.mark.parametrize(

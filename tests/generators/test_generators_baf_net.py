@@ -233,6 +233,7 @@ def test_a_branch_of_the_same_transform_may_look_ahead() -> None:
     now = functools.partial(GTCRN, channels=8, blocks=1, dilations=(1,))
     model = network(now, ahead, n_fft=512, hop_length=256, win_length=512, window="sqrt_hann")
     assert not model.shares_transform
+    assert additional_lookahead(model) == 512, "two hops; frames are no additional look-ahead"
     x = sensors(6000)
     changed = x.clone()
     changed[..., 4000:] += 0.1 * torch.randn_like(changed[..., 4000:])

@@ -18,11 +18,13 @@ from bcfusion.export.onnx_export import export_step
 from bcfusion.export.onnx_stepper import OnnxStepper
 from bcfusion.generators.attention_fusion import AttentionFusion
 from bcfusion.generators.band_gain import BandGain
+from bcfusion.generators.conditioned import Conditioned
 from bcfusion.generators.conv_tasnet import ConvTasNet
 from bcfusion.generators.dccrn import DCCRN
 from bcfusion.generators.dpcrn import DPCRN
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.generators.identity import Identity
+from bcfusion.generators.laco_senet import LaCoSENet
 from bcfusion.generators.late_fusion import LateFusion
 from bcfusion.generators.resunet_mask import ResUNetMask
 from bcfusion.generators.seanet import SEANet
@@ -31,7 +33,7 @@ from bcfusion.generators.unet_causal import UNetCausal
 from bcfusion.generators.voicefixer import VoiceFixer
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.losses.prediction import PredictionMseLoss
-from bcfusion.nn.network import WaveformNetwork, usual_frame
+from bcfusion.nn.network import WaveformNetwork, additional_lookahead, usual_frame
 from bcfusion.nn.time import TimeConditioned, TimeEmbedding
 from bcfusion.objectives.bridge import Bridge
 from bcfusion.objectives.noise import normal_at
@@ -563,12 +565,37 @@ def test_all_noise_of_a_spectrum_can_be_taken_away(
         (partial(ResUNetMask, channels=(2, 2)), "spectrum"),
         (partial(ConvTasNet, filters=8, bottleneck_channels=4, hidden_channels=4, repeats=1, blocks=1), "waveform"),
         (SpectrogramVAE, "spectrum"),
+        (partial(Conditioned, network=partial(DPCRN_SMALL, head="mask")), "waveform"),
     ],
-    ids=["dpcrn", "resunet_mask", "conv_tasnet", "spectrogram_vae"],
+    ids=["dpcrn", "resunet_mask", "conv_tasnet", "spectrogram_vae", "conditioned"],
 )
 def test_a_product_with_the_sensor_is_no_velocity(network: Callable[..., nn.Module], domain: Any) -> None:
     with pytest.raises(ConfigError, match="multiplies the sensor, which takes no noise of the path away"):
         Bridge(network, Flow(), domain=domain, predict="velocity")
+
+
+def test_a_mask_is_a_velocity_where_there_is_no_noise() -> None:
+    """(1 - mask) y leads from the sensor y to its product with the mask."""
+    assert Bridge(partial(DPCRN_SMALL, head="mask"), Flow(sigma=0.0), predict="velocity").only_masks
+
+
+def test_what_a_network_looks_ahead_by_itself_is_not_taught_where_a_crop_ends() -> None:
+    laco: dict[str, Any] = {"channels": 4, "blocks": 1, "depth": 2, "time_kernels": (3, 5), "frequency_kernels": (3, 5)}
+    shares = {"encoder_future": 0.5, "decoder_future": 0.5}
+    bridge = Bridge(partial(LaCoSENet, **laco, **shares), Flow(), domain="waveform", predict="velocity")
+    ahead = additional_lookahead(bridge)
+    assert ahead == 100 * (3 + 3)
+    batch: Any = {name: torch.randn(1, 1, 8000) for name in ("inputs", "target")}
+    outputs = bridge.teach({**batch, "lengths": torch.tensor([8000])})
+    assert outputs["prediction_mask"][0].nonzero().max() == 8000 - ahead - 1
+
+
+def test_look_aheads_in_a_row_add_up_and_side_by_side_do_not() -> None:
+    ahead = partial(DPCRN_SMALL, lookahead_ms=25.0)  # two hops of 12.5 ms
+    sizes: dict[str, Any] = {"n_fft": 400, "hop_length": 100, "win_length": 400}
+    assert additional_lookahead(AttentionFusion(ahead, ahead, **sizes)) == 800
+    assert additional_lookahead(AttentionFusion(None, ahead, **sizes)) == 400
+    assert additional_lookahead(LateFusion(ahead)) == 400
 
 
 def test_a_network_of_another_sample_rate_is_refused() -> None:

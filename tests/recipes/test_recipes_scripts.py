@@ -134,6 +134,12 @@ def test_folds_over_a_sensor_start_from_another_sensor_or_from_all_kinds(
         tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "any", "speech", "out", ROWS=rows, COUNT="2", NOISE="/noise"
     )
     assert {words[0] for words in commands} == {"calibrate", "evaluate"}, "what is there is not trained again"
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        typed_by(tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "any", "speech", "out", ROWS=rows, COUNT="3")
+    assert b"were trained on other recordings" in ended.value.stderr
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        typed_by(tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "other.jsonl", "speech", "out", ROWS=rows)
+    assert b"start was trained for any, not other.jsonl" in ended.value.stderr
 
 
 @pytest.mark.slow

@@ -175,7 +175,8 @@ class LatentSize(nn.Module):
 def test_a_loss_that_teaches_nothing_is_refused(adversarial: bool) -> None:
     name = "adversarial" if adversarial else r"losses\.l1"
     losses = {"size": LatentSize(), **({} if adversarial else {"l1": L1Loss()})}
-    trained = module(adversarial=adversarial, generator=Sealed(), losses=losses)
+    late = {"start_step": 100}  # it is known from the first step on
+    trained = module(adversarial=adversarial, generator=Sealed(), losses=losses, schedule=late)
     with pytest.raises(ConfigError, match=f"{name}: teaches nothing: no trained parameter of Sealed has an influence"):
         fit(trained, batches(1))
     fit(module(adversarial=False, generator=Sealed(), losses={"size": LatentSize()}), batches(1))
