@@ -62,6 +62,8 @@ class Bridge(WaveformNetwork):
             Schroedinger bridge.
         steps: of the solver; another number may be set later, see :meth:`set_steps`.
         least_time: the earliest time of training; at inference the network gets no earlier one.
+        p_source: share of the items of a training batch at t = 1, where inference starts; the times of the others are
+            uniform. With few steps the network is used there most, and on a uniform time it is rarely trained near it.
         p_condition: share of the items of a training batch whose sensors the network hears.
         guidance: w of classifier-free guidance (Ho & Salimans 2022): prediction without sensors + w times the
             difference that they make; 1 leaves it out. Another needs ``p_condition`` below 1, and twice the passes.
@@ -95,6 +97,7 @@ class Bridge(WaveformNetwork):
         guidance: float = 1.0,
         seed: int = 0,
         source_channel: int = -1,
+        p_source: float = 0.0,
     ) -> None:
         name = type(path).__name__
         require(
@@ -105,6 +108,7 @@ class Bridge(WaveformNetwork):
             one_of(path.solvers, solver=solver),
             (predict == "data" or path.has_velocity, f"predict=velocity: {name} has none; take predict=data"),
             (0 < least_time < 1, f"least_time={least_time} must be above 0 and below 1"),
+            within(0, 1, p_source=p_source),
             (0 < p_condition <= 1, f"p_condition={p_condition} must be above 0 and at most 1"),
             at_least(0, guidance=guidance),
             (guidance == 1 or p_condition < 1, f"guidance={guidance} needs p_condition below 1, to learn both"),
@@ -160,6 +164,7 @@ class Bridge(WaveformNetwork):
         self.only_masks = bool(getattr(built, "only_masks", False))
         self.predict, self.solver = predict, solver
         self.least_time, self.p_condition, self.guidance, self.seed = least_time, p_condition, guidance, seed
+        self.p_source = p_source
         self.set_steps(steps)
 
     def set_steps(self, steps: int) -> None:
@@ -203,6 +208,8 @@ class Bridge(WaveformNetwork):
         target = self.domain.analysis(wanted_late.expand(-1, self.signals, -1))[:, :1]
         source, noise = self._source(sensors), self.domain.noise(torch.randn_like(target))
         time = self.least_time + (1 - self.least_time) * torch.rand(len(inputs), device=inputs.device)
+        if self.p_source > 0:
+            time = torch.where(torch.rand(len(inputs), device=inputs.device) < self.p_source, 1.0, time)
         times = time.view(-1, *[1] * (target.ndim - 1))
         state = self.path.at(target, source, noise, times)
         if self.p_condition < 1:

@@ -270,6 +270,23 @@ def test_a_mask_on_a_path_is_still_a_mask() -> None:
     assert not Bridge(DPCRN_SMALL, SchroedingerBridge()).only_masks
 
 
+def test_a_share_of_the_items_is_at_the_source() -> None:
+    times: list[Tensor] = []
+
+    def record(state: Tensor, time: Tensor) -> Tensor:
+        times.append(time.flatten())
+        return state
+
+    batch: Any = {name: torch.zeros(4000, 1, 4) for name in ("inputs", "target")}
+    for share in (0.0, 0.3, 1.0):
+        bridge = told(record, SchroedingerBridge(), p_source=share)
+        bridge.teach({**batch, "lengths": torch.full((4000,), 4)})
+        at_source = times[-1] == 1
+        assert float(at_source.float().mean()) == pytest.approx(share, abs=0.03)
+        if share < 1:  # the others are uniform
+            assert float(times[-1][~at_source].mean()) == pytest.approx((0.03 + 1) / 2, abs=0.03)
+
+
 def test_sensors_are_left_out_for_a_share_of_the_items() -> None:
     heard: list[Tensor] = []
 
@@ -632,6 +649,7 @@ def test_a_network_without_channels_is_refused() -> None:
         (Flow(), {"guidance": 2.0}, "guidance=2.0 needs p_condition below 1"),
         (Flow(), {"steps": 0}, "steps=0 must be at least 1"),
         (Flow(), {"least_time": 0.0}, "least_time=0.0 must be above 0"),
+        (Flow(), {"p_source": 1.5}, "p_source=1.5 must be from 0 to 1"),
         (Flow(), {"p_condition": 0.0}, "p_condition=0.0 must be above 0"),
         (Flow(), {"source_channel": 1}, "source_channel=1 must be from -1 to 0"),
         (Flow(), {"domain": "mel"}, "domain='mel' must be one of spectrum, waveform"),
