@@ -21,7 +21,7 @@ from bcfusion.adaptation.folds import Fold, folds_of, seconds_of
 from bcfusion.adaptation.pairs import Refused, checked, enough, pieces_of
 from bcfusion.adaptation.plan import Load, Pace, Progress, Timer
 from bcfusion.adaptation.settings import Settings
-from bcfusion.contracts import Row
+from bcfusion.contracts import BuiltFromFiles, Row
 from bcfusion.data.loading.reader import BODY
 from bcfusion.errors import DataError
 from bcfusion.run.bundle import Bundle, bundle_of, load_generator
@@ -127,7 +127,9 @@ def adapt(
     assert bundle is not None  # load_generator attaches it
     if not any(parameter.requires_grad for parameter in start.parameters()):
         raise DataError(f"{model}: {type(start).__name__} has nothing to train")
-    if settings.fresh and not all(parameter.requires_grad for parameter in start.parameters()):
+    # a codec's codebooks are learned by nobody here, and not all are parameters
+    whole = all(parameter.requires_grad for parameter in start.parameters()) and not isinstance(start, BuiltFromFiles)
+    if settings.fresh and not whole:
         raise DataError(f"--fresh: parts of {model} are not trained: random weights of these would remain random")
     sensors = _sensors(bundle, pairs)
     if speech and len(sensors) > 1:

@@ -28,7 +28,7 @@ reported at once, with exit status 2. Without any, files, speakers, hours and sa
 the seconds of a step, how many steps fit into the budget, and the size, cost, receptive field and latency of the
 networks. No run directory is made.
 
-  check.step=false       check the configuration alone: no data is read, no step trained
+  check.step=false       check the configuration and measure the networks: no data is read, no step trained
 
 examples:
   bcfusion check experiment=seanet

@@ -84,8 +84,10 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, delay, skip_channel)
         self.set_frequency_norm(frequency_norm)
         self.least_frame = least_frame_of(built)
+        self.hears_all = bool(getattr(built, "hears_all", True))
         self.only_masks = bool(getattr(built, "only_masks", False))
         self.multiplies = bool(getattr(built, "multiplies", False))
+        self.amplifies = bool(getattr(built, "amplifies", False))
         self.condition_channel = condition_channel
         self.hop_length = hop_length
         self.mel = LogMel(sample_rate, n_fft, hop_length, win_length, bands) if bands else None

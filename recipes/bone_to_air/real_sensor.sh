@@ -47,6 +47,10 @@ score() { # MODEL PAIRS OUTPUT
   bcfusion evaluate "$1" data=manifest data.path="$2" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' trainer.samples=0 output="$3"
 }
 
+if [ -f "$base/start.sensor" ] && [ "$(cat "$base/start.sensor")" != "$other" ]; then
+  echo "$base/start was trained for $(cat "$base/start.sensor"), not $other: choose another OUT" >&2
+  exit 2
+fi
 if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] && [ ! -d "$base/start/bundle" ]; then
   sensor=any
   echo "$other" >"$base/start.sensor"
@@ -55,10 +59,6 @@ if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] 
     bcfusion calibrate --pairs "$other" --out "$sensor"
   fi
   train "$sensor" "$base/start" "$@"
-fi
-if [ -f "$base/start.sensor" ] && [ "$(cat "$base/start.sensor")" != "$other" ]; then
-  echo "$base/start was trained for $(cat "$base/start.sensor"), not $other: choose another OUT" >&2
-  exit 2
 fi
 for fold in $folds; do
   dir=$base/fold$fold
