@@ -128,8 +128,8 @@ def adapt(
     if not any(parameter.requires_grad for parameter in start.parameters()):
         raise DataError(f"{model}: {type(start).__name__} has nothing to train")
     # a codec's codebooks are learned by nobody here, and not all are parameters
-    whole = all(parameter.requires_grad for parameter in start.parameters()) and not isinstance(start, BuiltFromFiles)
-    if settings.fresh and not whole:
+    given = any(isinstance(part, BuiltFromFiles) for part in start.modules())
+    if settings.fresh and (given or not all(parameter.requires_grad for parameter in start.parameters())):
         raise DataError(f"--fresh: parts of {model} are not trained: random weights of these would remain random")
     sensors = _sensors(bundle, pairs)
     if speech and len(sensors) > 1:
