@@ -97,6 +97,7 @@ class SpeechModule(LightningModule):
         # in a tuple, so that the generator's parameter is not registered here a second time
         self._anchor_parameter = (anchor_parameter(generator, getattr(balancer, "anchor", OUTPUT)),)
         self._ahead = additional_lookahead(generator)
+        self._losses_teach = False  # seen in the first step
         self._fields = ExitStack()
         self._check(frozenset(batch_names))
 
@@ -211,8 +212,9 @@ class SpeechModule(LightningModule):
             outputs = outputs_to_learn_from(self.generator, batch)
         batch = heard(batch, self._ahead)
         anchor = OutputAnchor(outputs, *self._anchor_parameter) if "generator" in turn.order else None
-        if anchor is not None:
+        if anchor is not None and not self._losses_teach:
             self._refuse_idle_losses(anchor)
+            self._losses_teach = True
         estimate = without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order
         inside = self._inside(outputs if anchor is None else anchor.outputs, batch["target"]) if judged else NOTHING
@@ -346,7 +348,7 @@ class SpeechModule(LightningModule):
     def _refuse_idle_losses(self, anchor: OutputAnchor) -> None:
         """Refuse losses that depend on nothing that is trained: their gradient would be 0, and their share a lie.
 
-        All are looked at in every step, those that have no weight yet as well.
+        All are looked at in the first step, those that have no weight yet as well.
 
         Raises:
             ConfigError: with a line for each of them.
