@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,12 +17,16 @@ from bcfusion.configuration.targets import UnknownTarget, argument_problems, loc
 from bcfusion.configuration.values import UNRESOLVED, at, group, nodes, resolved, shown, without_refused
 from bcfusion.errors import ConfigError
 
-#: groups that an evaluation does not build
+#: groups that an evaluation does not build: the network is that of the bundle, which may need no file it was built from
 TRAINING_GROUPS = frozenset(
-    {"losses", "discriminators", "critics", "adversarial", "balancer", "optimizer", "scheduler", "logger", "callbacks"}
+    (
+        *("generator", "objective", "losses", "discriminators", "critics", "adversarial", "balancer"),
+        *("optimizer", "scheduler", "logger", "callbacks"),
+    )
 )
 #: arguments that the program adds when it builds a node of these groups
 GIVEN_WHEN_BUILT = {"logger": ("run_dir", "first_step"), "objective": ("network",)}
+_SECTION = re.compile(r"[.:]")  # ends the name of a group, with which a problem begins
 
 
 def verify_or_raise(cfg: DictConfig, training: bool = True) -> None:
@@ -42,7 +47,7 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
 
     Args:
         cfg: the composed configuration.
-        training: false skips what an evaluation does not use: losses, discriminators, selection.
+        training: false skips what an evaluation does not use: network, losses, discriminators, selection.
     """
     tree, problems = resolved(cfg)
     removed = removed_keys(tree, () if training else TRAINING_GROUPS)
@@ -63,6 +68,8 @@ def verify(cfg: DictConfig, training: bool = True) -> list[str]:
         problems += [*_endless(tree), *learning_problems(tree, targets)]
     problems += selection_problems(tree, problems, training)
     problems += _sensors(tree, targets)
+    if not training:
+        problems = [problem for problem in problems if _SECTION.split(problem)[0] not in TRAINING_GROUPS]
     return list(dict.fromkeys(problems))
 
 

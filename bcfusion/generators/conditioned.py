@@ -86,7 +86,7 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         self.least_frame = least_frame_of(built)
         self.hears_all = bool(getattr(built, "hears_all", True))
         self.only_masks = bool(getattr(built, "only_masks", False))
-        self.multiplies = bool(getattr(built, "multiplies", False))
+        self.keeps_noise = bool(getattr(built, "keeps_noise", False))
         self.amplifies = bool(getattr(built, "amplifies", False))
         self.condition_channel = condition_channel
         self.hop_length = hop_length

@@ -227,7 +227,7 @@ class ConvTasNet(WaveformNetwork):
         self.filters, self.skip_path, self.edge_segments = filters, skip_path, edge_segments
         self.activate = torch.relu if encoder_activation == "relu" else nn.Identity()
         self.head = EncodingHead(head, mask_activation, speech_level * min(1.0, filter_length / filters) ** 0.5)
-        self.multiplies = head == "mask"
+        self.keeps_noise = head == "mask"
         # causal even in a network that is not: looking ahead of a segment is left to the separator
         self.encoder = Conv1d(self.signals, features, filter_length, hop, groups=self.signals, bias=False, causal=True)
         self.bottleneck = nn.Sequential(

@@ -263,6 +263,7 @@ class HifiGan(WaveformNetwork):
         lookahead = 0 if published_mel else late  # a mirrored file has all samples of its first frame
         super().__init__(sample_rate, in_channels, hop, False, lookahead, skip_channel=fallback)
         self.hears_all = sensor is None
+        self.keeps_noise = True  # it hears no phase
         self.published_mel, self.late = published_mel, late
         self.used = slice(None) if sensor is None else slice(sensor % in_channels, sensor % in_channels + 1)
         self.mel = LogMel(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)

@@ -74,7 +74,7 @@ class SpectrogramVAE(SpectralNetwork):
     """
 
     provides = ("mu", "log_var")
-    multiplies = True
+    keeps_noise = True
 
     def __init__(
         self,

@@ -119,7 +119,7 @@ class TasNet(WaveformNetwork):
         # half of the filters are positive at a time, and the gate is half open
         level = 0.5 * (0.5 * min(2 / filters, 1 / filter_length)) ** 0.5
         self.head = EncodingHead(head, mask_activation, level)
-        self.multiplies = head == "mask"
+        self.keeps_noise = head == "mask"
         self.segment_norm = SegmentNorm(hop, overlap)
 
         def encoder() -> Conv1d:

@@ -109,6 +109,7 @@ class TwoBranch(SpectralNetwork):
     """
 
     provides = ("mask",)
+    hears_all = False
 
     def __init__(
         self,
@@ -168,7 +169,7 @@ class TwoBranch(SpectralNetwork):
         self.confidence = Decoder(self.air_encoder, 1)
         self.mapping = Decoder(self.body_encoder, 2)
         self.head = SpectralHead(head)
-        self.multiplies = self.head.masks
+        self.keeps_noise = self.head.masks
         last = self.mapping.layers[-1]
         assert isinstance(last, ConvTranspose2d)
         assert last.bias is not None

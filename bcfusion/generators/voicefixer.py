@@ -70,7 +70,7 @@ class VoiceFixerMel(ResUNetGenerator):
     """
 
     provides = ("log_mel",)
-    multiplies = True
+    keeps_noise = True
     inverse: Tensor
 
     def __init__(

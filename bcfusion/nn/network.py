@@ -62,8 +62,11 @@ class WaveformNetwork(StreamingModule):
         hears_all: whether every channel of the input is heard, and in the same way. It is false of one with a part for
             each sensor, or that hears each relative to its own level: it takes no signals and times on a path beside
             the sensors.
-        multiplies: whether the output is a product with the sensor, silent where that is; it cannot be the velocity of
+        keeps_noise: whether noise of the input stays in the output whatever is learned, because that is a product with
+            the sensor, or because a part of the band, or the phase, is not heard: the output cannot be the velocity of
             a path with noise.
+        early: the first so many channels of the body's input arrive earlier than the output belongs to, by additional
+            look-ahead: its own or, on a path, that of the generator around it.
         least_frame: seconds that a stream's frame lasts at least if its length is not given, see :func:`usual_frame`.
         position: sample of the file, a multiple of ``hop``, with which the input of a whole pass starts; see
             :func:`from_position`.
@@ -76,7 +79,7 @@ class WaveformNetwork(StreamingModule):
     provides: tuple[str, ...] = ()
     learns_from: tuple[str, ...] = ()
     hears_all: bool = True
-    multiplies: bool = False
+    keeps_noise: bool = False
     least_frame: float = LEAST_FRAME
     position: int = 0
 
@@ -102,6 +105,7 @@ class WaveformNetwork(StreamingModule):
         self.causal = causal
         self.future = hop * hops_ahead(lookahead_ms, sample_rate / hop)
         self.signals = signals_of(in_channels, lookahead_ms)
+        self.early = self.signals - in_channels
         self.lookahead = lookahead + self.future
         self.delay: int | None = self.lookahead + hop - 1 if causal else delay
         self.skip_channel = skip_channel
@@ -131,8 +135,8 @@ class WaveformNetwork(StreamingModule):
         return torch.cat([inputs, self.wait(inputs)], dim=1) if self.future else inputs
 
     def in_time(self, channels: Tensor) -> Tensor:
-        """Return those of ``channels (B, signals, ...)`` that are as late as the output, ``(B, in_channels, ...)``."""
-        return channels[:, -self.in_channels :] if self.future else channels
+        """Return those of ``channels (B, signals, ...)`` that are as late as the output, without the ``early`` ones."""
+        return channels[:, self.early :]
 
     def padded(self, waveform: Tensor) -> Tensor:
         """Append zeros to a file ``(B, channels, T)``, by the look-ahead and to whole frames."""

@@ -288,6 +288,6 @@ class SpectralNetwork(FrequencyNormalised, WaveformNetwork):
     def parts_in_time(self, parts: Tensor) -> Tensor:
         """Return what :meth:`in_time` does of the real parts of all signals, then the imaginary ones, ``(B, 2 signals,
         F, N)``."""
-        if not self.future:
+        if not self.early:
             return parts
-        return parts.unflatten(1, (2, -1))[:, :, -self.in_channels :].flatten(1, 2)
+        return parts.unflatten(1, (2, -1))[:, :, self.early :].flatten(1, 2)

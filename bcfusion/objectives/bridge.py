@@ -127,6 +127,8 @@ class Bridge(WaveformNetwork):
             same = own == -1 or own % in_channels == source_channel % in_channels
             require(self, (same, f"skip_channel={own} of the network is source_channel on a path: set that to {own}"))
             arguments["skip_channel"] = signals - in_channels + source_channel % in_channels
+        if takes(network, "condition_channel"):  # a sensor, which may be counted from the last one
+            arguments["condition_channel"] = given.get("condition_channel", 0) % in_channels
         if lookahead_ms:
             arguments["lookahead_ms"] = 0.0
         # what a network leaves open, to be right here too
@@ -136,16 +138,19 @@ class Bridge(WaveformNetwork):
             arguments["compression"] = 1.0
         built = network(**arguments)
         apart = f"{type(built).__name__} does not hear all channels of its input alike: it cannot lie on a path"
-        product = getattr(built, "only_masks", False) or getattr(built, "multiplies", False)
+        keeps = getattr(built, "only_masks", False) or getattr(built, "keeps_noise", False)
         require(
             self,
             (getattr(built, "hears_all", True), apart),
             (
-                predict == "data" or not product or not path.noisy_source,
-                f"predict=velocity: {type(built).__name__} multiplies the sensor, which takes no noise of the path "
-                "away: take predict=data, or another head of the network",
+                predict == "data" or not keeps or not path.noisy_source,
+                f"predict=velocity: {type(built).__name__} takes no noise of the path away, since it multiplies the "
+                "sensor or does not hear all of it: take predict=data, or another head of the network",
             ),
         )
+        for part in built.modules():  # networks inside others get the same first channels
+            if isinstance(part, WaveformNetwork):
+                part.early = signals - in_channels
         place: Domain = (
             WaveformDomain(built, sample_rate)
             if domain == "waveform"

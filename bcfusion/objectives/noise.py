@@ -23,7 +23,8 @@ def normal_at(seed: int, draw: int, places: Tensor, values: int) -> Tensor:
         places: ``(..., N)`` int64, such as the absolute numbers of frames.
         values: at each place.
     """
-    key = _mix(_mix(torch.tensor(_signed(seed), device=places.device)) + draw)
+    # the generator mixes 0 to 0: the seed 0 is mixed as the number after it in its sequence
+    key = _mix(_mix(torch.tensor(_signed(seed + _GOLDEN), device=places.device)) + draw)
     counter = places[..., None, :] * values + torch.arange(values, device=places.device)[:, None]
     bits = _mix(counter * _signed(_GOLDEN) + key)
     radius = ((_shifted(bits, 32).double() + 0.5) / 2**32).log().mul(-2).sqrt()

@@ -9,12 +9,21 @@ from typing import Any
 
 from bcfusion.configuration.locations import is_path_key
 from bcfusion.configuration.paths import group_members
-from bcfusion.run.trust import own_training
+from bcfusion.run.trust import is_part, own_training
 
 __all__ = ["portable_overrides", "portable_training", "without_paths"]
 
 #: what a configuration says of the task and the network; everything else concerns the machine or the training
-OF_THE_TASK = ("recipe", "experiment", "generator", "task", "sample_rate", "narrow_rate", "cutoff_frequency")
+OF_THE_TASK = (
+    "recipe",
+    "experiment",
+    "generator",
+    "objective",
+    "task",
+    "sample_rate",
+    "narrow_rate",
+    "cutoff_frequency",
+)
 _PLAIN = re.compile(r"[+~]{0,2}[\w.]+(=[\w.,:+\-\[\] ]*)?", re.ASCII)  # no interpolation, place or class
 
 
@@ -37,7 +46,7 @@ def portable_training(recorded: Mapping[str, Any]) -> dict[str, Any]:
 def portable_overrides(recorded: Iterable[str]) -> list[str]:
     """Return the overrides that say what the task and the network are, in plain values and by shipped members."""
     typed = [(override, *override.lstrip("+~").partition("=")[::2]) for override in recorded]
-    groups = ("recipe", "experiment", "generator")
+    groups = ("recipe", "experiment", "generator", "objective")
     own = {key for _, key, value in typed if key in groups and value not in group_members(key)}
     if own:  # members of the trainer's own: their arguments mean nothing without them
         own |= {"experiment", "generator"}
@@ -54,7 +63,10 @@ def portable_overrides(recorded: Iterable[str]) -> list[str]:
 
 def without_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments without places, such as files that a network was built from: it holds their weights."""
-    return {key: None if is_path_key(str(key)) else _without_path(value) for key, value in arguments.items()}
+    return {
+        key: None if is_path_key(str(key)) and not is_part(value) else _without_path(value)
+        for key, value in arguments.items()
+    }
 
 
 def _without_path(value: Any) -> Any:

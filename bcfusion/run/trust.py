@@ -32,6 +32,7 @@ __all__ = [
     "PARTS",
     "VARIABLE",
     "foreign_class",
+    "is_part",
     "is_sensor_name",
     "may_be_built",
     "may_be_imported",
@@ -99,11 +100,16 @@ def require_own_code(folder: Path, origin: str) -> None:
             raise CheckpointError(f"{origin}: its {BUNDLE_CONFIG} holds _args_: arguments without names\n{_CONSENT}")
         if key == "_target_":
             require_own(value, NETWORKS if of_network else PARTS, origin)
-        elif of_network and value is not None and is_path_key(str(key)):
+        elif of_network and value is not None and is_path_key(str(key)) and not is_part(value):
             raise CheckpointError(
                 f"{origin}: the argument {key} of its network is a place on this machine or another model: "
                 f"{short(value)}\n{_CONSENT}"
             )
+
+
+def is_part(value: Any) -> bool:
+    """Return whether an argument is a part of a network, as the path of a flow is, not a place that is named so."""
+    return isinstance(value, Mapping) and "_target_" in value
 
 
 def is_sensor_name(text: str) -> bool:

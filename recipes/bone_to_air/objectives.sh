@@ -17,6 +17,9 @@
 # WAYS="regression flow" selects some. MINUTES=30 of training each, STEPS a number of steps instead; a validation EVERY=500, which
 # chooses the checkpoint, with 5 steps of flow and 1 of the bridge. The adversary of gan joins at START_STEP=1000: well before the end.
 # METRICS score the test split; dnsmos needs bcfusion[metrics].
+#
+# Call it again on the same OUT to add ways, to go on after an interruption, or, with more MINUTES or STEPS, to train each way that much
+# longer and score it anew.
 set -euo pipefail
 speech=$1 out=$2 experiment=${3:-unet_causal}
 shift $(($# < 3 ? $# : 3))
@@ -27,12 +30,18 @@ length=(trainer.max_steps=null "budget.minutes=${MINUTES:-30}")
 [ -z "${STEPS:-}" ] || length=("trainer.max_steps=$STEPS" budget.minutes=600)
 
 train() { # WAY key=value ...
-  local way=$1
+  local way=$1 run=$out/$1
   shift
-  [ -d "$out/$way/bundle" ] ||
+  [ "$(cat "$run/length.txt" 2>/dev/null)" != "${length[*]}" ] || return 0 # trained
+  if [ -f "$run/checkpoints/last.ckpt" ]; then # interrupted, or for a shorter time
+    rm -rf "$run"/steps-*
+    bcfusion train resume="$run" "${length[@]}"
+  else
     bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" trainer.validate_every="${EVERY:-500}" \
       'critics=[]' trainer.max_valid_items=8 trainer.max_test_items=1 trainer.samples=0 trainer.ema_decay=0.999 "${length[@]}" \
-      hydra.run.dir="$out/$way" "${own[@]}" "$@"
+      hydra.run.dir="$run" "${own[@]}" "$@"
+  fi
+  echo "${length[*]}" >"$run/length.txt"
 }
 tables=()
 score() { # WAY [STEPS]

@@ -569,8 +569,12 @@ def test_a_check_draws_no_random_numbers() -> None:
 
 
 def test_an_evaluation_checks_only_what_it_builds() -> None:
-    cfg = composed("balancer.decay=2", "losses.l1.weight=-1", "generator.channels=0")
-    assert [problem.partition(":")[0] for problem in verify(cfg, training=False)] == ["generator"]
+    """The network is the bundle's: what it was built from may be gone."""
+    cfg = composed("balancer.decay=2", "losses.l1.weight=-1", "generator.channels=0", "data.batch_size=0")
+    assert [problem.partition(":")[0] for problem in verify(cfg, training=False)] == ["data.batch_size"]
+    for missing in (["generator=codec"], ["generator=codec", "generator.model=/nowhere"], ["generator=voicefixer"]):
+        assert verify(composed(*missing)) != []
+        assert verify(composed(*missing), training=False) == []
 
 
 def test_all_problems_come_at_once() -> None:

@@ -15,9 +15,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fake_hub import FakeHub
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from bcfusion import cli
 from bcfusion.configuration.check import verify
 from bcfusion.configuration.compose import drop_unchosen
 from bcfusion.errors import AudioError, ConfigError
@@ -449,6 +451,10 @@ def test_a_run_ships_a_bundle_that_restores_without_the_model(
     generator = load_generator(run)
     with torch.inference_mode():
         assert generator(sensor(5000, batch=1)).shape == (1, 1, 5000)
+    GlobalHydra.instance().clear()  # of `composed`
+    scores = tmp_path / "scores"
+    assert cli.main(["evaluate", str(run), "metrics=[stoi]", "trainer.max_test_items=1", f"output={scores}"]) == 0
+    assert (scores / "scores.csv").is_file()
 
 
 def test_a_loss_of_the_latent_needs_a_teacher(

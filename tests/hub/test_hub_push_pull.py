@@ -25,6 +25,7 @@ from bcfusion import cli
 from bcfusion.commands.shared.recorded import recorded_for_evaluation
 from bcfusion.generators.seanet import SEANet
 from bcfusion.nn.network import estimate_of
+from bcfusion.run.building import build_generator
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 from bcfusion.run.card import read_card
 from bcfusion.run.description import read_description
@@ -150,6 +151,25 @@ def test_a_run_is_pushed_pulled_and_loaded(hub: FakeHub, place: Path, capsys: py
     report = ["--report", "report.csv"]
     assert run("enhance", "hf:me/throat", "recording.wav", "--output", "reported", *report) == 0
     assert f"hf:me/throat@{commit}" in Path("report.csv").read_text()
+
+
+def test_a_flow_keeps_its_path(hub: FakeHub, place: Path, tmp_path: Path) -> None:
+    config = {
+        "_target_": "bcfusion.objectives.bridge.Bridge",
+        "path": {"_target_": "bcfusion.objectives.paths.Flow", "sigma": 0.3},
+        "domain": "waveform",
+        "network": {**CONFIG, "_partial_": True},
+    }
+    training = {"overrides": ["experiment=seanet", "objective=flow", "objective.domain=waveform"]}
+    generator = build_generator(config, place)
+    save_bundle(place / "flow", generator, config, ["body"], training)
+    assert run("push", "flow", "me/flow", "--no-onnx", "--licence", "cc-by-4.0") == 0
+    model = bcfusion.load_generator("hf:me/flow")
+    x = torch.randn(1, 1, 1000)
+    assert torch.equal(model(x), generator.eval()(x))
+    bundle = bundle_of(model)
+    assert bundle is not None
+    assert "objective=flow" in bundle.training["overrides"]
 
 
 def test_nothing_that_is_uploaded_tells_where_it_was_made(hub: FakeHub, place: Path) -> None:

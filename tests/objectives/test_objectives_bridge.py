@@ -18,22 +18,27 @@ from bcfusion.export.onnx_export import export_step
 from bcfusion.export.onnx_stepper import OnnxStepper
 from bcfusion.generators.attention_fusion import AttentionFusion
 from bcfusion.generators.band_gain import BandGain
+from bcfusion.generators.bsrnn import BSRNN
 from bcfusion.generators.conditioned import Conditioned
 from bcfusion.generators.conv_tasnet import ConvTasNet
 from bcfusion.generators.dccrn import DCCRN
 from bcfusion.generators.dpcrn import DPCRN
+from bcfusion.generators.eben import EBEN
 from bcfusion.generators.hifigan import HifiGan
 from bcfusion.generators.identity import Identity
 from bcfusion.generators.laco_senet import LaCoSENet
 from bcfusion.generators.late_fusion import LateFusion
 from bcfusion.generators.resunet_mask import ResUNetMask
 from bcfusion.generators.seanet import SEANet
+from bcfusion.generators.spectrogram_transformer import SpectrogramTransformer
 from bcfusion.generators.spectrogram_vae import SpectrogramVAE
+from bcfusion.generators.two_branch import TwoBranch
 from bcfusion.generators.unet_causal import UNetCausal
 from bcfusion.generators.voicefixer import VoiceFixer
 from bcfusion.inference.enhance import enhance_signal
 from bcfusion.losses.prediction import PredictionMseLoss
 from bcfusion.nn.network import WaveformNetwork, additional_lookahead, usual_frame
+from bcfusion.nn.spectral import SpectralNetwork
 from bcfusion.nn.time import TimeConditioned, TimeEmbedding
 from bcfusion.objectives.bridge import Bridge
 from bcfusion.objectives.noise import normal_at
@@ -392,6 +397,40 @@ def test_with_additional_look_ahead_the_declared_delay_is_exact(steps: int, doma
         assert bool(finite[sample]) == bool(offset)
 
 
+CAUSAL_SMALL = {
+    "unet_causal": partial(UNetCausal, channels=(8, 8, 8)),
+    "dpcrn": DPCRN_SMALL,
+    "bsrnn": partial(BSRNN, causal=True, channels=4, layers=1, rnn_channels=4, mlp_channels=4),
+    "spectrogram_transformer": partial(
+        SpectrogramTransformer, causal=True, attention_frames=10, dim=16, heads=2, depth=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAUSAL_SMALL)
+def test_a_frame_gets_back_the_loudness_of_its_own_time(name: str) -> None:
+    """Not that of the future, which the sensors that arrive early have: a pause before an onset stays one."""
+    bridge = Bridge(
+        partial(CAUSAL_SMALL[name], lookahead_ms=100), SchroedingerBridge(), domain="waveform", in_channels=2, steps=1
+    )
+    [network] = [part for part in bridge.domain.network.modules() if isinstance(part, SpectralNetwork)]
+    real, imag = torch.randn(2, 1, 2 * 2 + 2, 5, 3)  # early, late, signal and perhaps time: the networks do not care
+    parts = network.parts_in_time(torch.cat([real, imag], dim=1))
+    assert torch.equal(parts, torch.cat([real[:, 2:], imag[:, 2:]], dim=1))
+
+
+def test_conditions_are_of_the_sensor_that_is_counted_from_the_last() -> None:
+    network = partial(Conditioned, network=DPCRN_SMALL, condition_channel=-1)
+    for lookahead in ({}, {"lookahead_ms": 25.0}):
+        bridge = Bridge(partial(network, **lookahead), Flow(), in_channels=2, domain="waveform")
+        conditioned = bridge.domain.network
+        assert isinstance(conditioned, Conditioned)
+        assert conditioned.condition_channel == 1
+        assert {part.early for part in conditioned.modules() if isinstance(part, WaveformNetwork)} == {
+            2 if lookahead else 0
+        }
+
+
 def test_the_path_starts_from_the_sensor_at_the_outputs_own_time() -> None:
     """At t = 1 the state is the sensor, and an output that is the state is the sensor, aligned."""
 
@@ -583,11 +622,15 @@ def test_all_noise_of_a_spectrum_can_be_taken_away(
         (partial(ConvTasNet, filters=8, bottleneck_channels=4, hidden_channels=4, repeats=1, blocks=1), "waveform"),
         (SpectrogramVAE, "spectrum"),
         (partial(Conditioned, network=partial(DPCRN_SMALL, head="mask")), "waveform"),
+        (partial(EBEN, channels=2, latent_channels=4, input_bands=1), "waveform"),
+        (partial(HifiGan, channels=16, sensor=None), "waveform"),
     ],
-    ids=["dpcrn", "resunet_mask", "conv_tasnet", "spectrogram_vae", "conditioned"],
+    ids=["dpcrn", "resunet_mask", "conv_tasnet", "spectrogram_vae", "conditioned", "eben", "hifigan"],
 )
-def test_a_product_with_the_sensor_is_no_velocity(network: Callable[..., nn.Module], domain: Any) -> None:
-    with pytest.raises(ConfigError, match="multiplies the sensor, which takes no noise of the path away"):
+def test_a_network_that_cannot_take_the_noise_away_learns_no_velocity(
+    network: Callable[..., nn.Module], domain: Any
+) -> None:
+    with pytest.raises(ConfigError, match="takes no noise of the path away"):
         Bridge(network, Flow(), domain=domain, predict="velocity")
 
 
@@ -627,8 +670,9 @@ def test_a_network_of_another_sample_rate_is_refused() -> None:
         partial(AttentionFusion, branch=None, network=partial(SEANet, **SEANET)),
         partial(HifiGan, channels=32, rates=(8, 8), kernel_sizes=(16, 16), sensor=-1),
         BandGain,
+        TwoBranch,
     ],
-    ids=["late_fusion", "attention_fusion", "vocoder", "band_gain"],
+    ids=["late_fusion", "attention_fusion", "vocoder", "band_gain", "two_branch"],
 )
 def test_a_network_that_does_not_hear_signal_and_time_is_refused(network: Callable[..., nn.Module]) -> None:
     with pytest.raises(ConfigError, match="does not hear all channels of its input alike: it cannot lie on a path"):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from bcfusion.objectives.noise import normal_at
 
 
-def test_it_has_the_moments_of_a_standard_normal_distribution() -> None:
-    noise = normal_at(3, 0, torch.arange(100_000), 10).double()
+@pytest.mark.parametrize("seed", [0, 1, 3, -1, 2**63])
+def test_it_has_the_moments_of_a_standard_normal_distribution(seed: int) -> None:
+    noise = normal_at(seed, 0, torch.arange(100_000), 10).double()
     assert abs(noise.mean()) < 0.004  # four deviations of the mean of 1e6 values
     assert abs(noise.var() - 1) < 0.006
     assert abs((noise**3).mean()) < 0.016
     assert abs((noise**4).mean() - 3) < 0.04
     assert noise.abs().max() < 6.5
+    assert noise[0, 0].abs() < 4  # the first number of a file is like all others
 
 
 def test_places_values_draws_and_seeds_are_independent() -> None:
@@ -50,7 +53,7 @@ def test_the_numbers_do_not_change_between_versions() -> None:
         x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
         return x ^ (x >> 31)
 
-    key = mix((mix(11) + 1) & mask)
+    key = mix((mix((11 + 0x9E3779B97F4A7C15) & mask) + 1) & mask)
     expected = []
     for counter in range(6, 12):  # places 3 to 5 of two values
         bits = mix((counter * 0x9E3779B97F4A7C15 + key) & mask)

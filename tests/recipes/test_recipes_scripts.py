@@ -22,7 +22,10 @@ STANDS_IN = """\
 printf '%s\\n' "$@" | python3 -c 'import json, sys; print(json.dumps(sys.stdin.read().splitlines()))' >>"$TYPED"
 for word in "$@"; do
   case $word in
-    hydra.run.dir=*) mkdir -p "${word#*=}/bundle" ;;
+    hydra.run.dir=*)
+      mkdir -p "${word#*=}/bundle" "${word#*=}/checkpoints"
+      touch "${word#*=}/checkpoints/last.ckpt"
+      ;;
     output=*) mkdir -p "${word#*=}" && echo id >"${word#*=}/scores.csv" ;;
   esac
   [ "${before:-}" != --out ] || echo '{}' >"$word"
@@ -77,9 +80,15 @@ def pairs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [[], ["recipe=bandwidth_extension"], ["degradation=any_sensor", "seed=3"]])
-@pytest.mark.parametrize("network", ["unet_causal", "dpcrn"])
-def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: list[str], network: str) -> None:
+@pytest.mark.parametrize(
+    ("network", "task"),
+    [
+        ("unet_causal", []),
+        ("dpcrn", ["recipe=bandwidth_extension"]),
+        ("dpcrn", ["degradation=any_sensor", "seed=3"]),
+    ],
+)
+def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], network: str, task: list[str]) -> None:
     commands = typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", network, *task, MINUTES="7")
     trained = check_trainings(commands, composed)
     folders = [word for words in commands for word in words if word.startswith("hydra.run.dir=")]
@@ -109,6 +118,15 @@ def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], task: l
     assert steps == ["", "", "", *(f"steps={n}" for n in (5, 1, 1, 5, 1, 5))]
     assert commands[-1][:2] == ["evaluate", "--scores"]
     assert len([word for word in commands[-1] if word.endswith("scores.csv")]) == 9
+    (tmp_path / "typed").unlink()
+    again = typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", network, *task, MINUTES="7")
+    assert again == commands[-1:], "what is there is neither trained nor scored again"
+    (tmp_path / "typed").unlink()
+    longer = typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", network, *task, MINUTES="9")
+    assert [words[1:] for words in longer if words[0] == "train"] == [
+        [f"resume=out/{way}", "trainer.max_steps=null", "budget.minutes=9"] for way in WAYS
+    ]
+    assert [words for words in longer if words[0] == "evaluate"] == [*scored, commands[-1]]
 
 
 @pytest.mark.slow
