@@ -86,8 +86,8 @@ def table(points: list[Point], metrics: list[str]) -> str:
             cells.append(_mean(own, metric) + change)
         lines.append(f"| {each.lookahead:g} ms | {each.latency:.4g} ms | " + " | ".join(cells) + " |")
     counted = len(next(iter(first["enhanced"].values())))
-    what = f"means over {counted} files with 95 % bootstrap intervals; differences to the first row, paired by file"
-    return "\n".join([*lines, "", f"{what[0].upper()}{what[1:]}."])
+    what = f"Means over {counted} files with 95 % bootstrap intervals"
+    return "\n".join([*lines, "", f"{what}; differences to {points[0].lookahead:g} ms, paired by file."])
 
 
 def _mean(values: dict[str, float], metric: str) -> str:

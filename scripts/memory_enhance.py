@@ -76,6 +76,8 @@ def untrained(name: str, folder: Path, rate: int = 16000) -> Path:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         sizes = [f"sample_rate={rate}", f"cutoff_frequency={rate // 4}"]
         cfg = compose("train", [f"generator={name}", f"task.sensors=[{','.join(SENSORS)}]", *sizes])
+    for key in OmegaConf.missing_keys(cfg.generator):  # what weights are taken from, not needed here
+        OmegaConf.update(cfg.generator, key, None)
     torch.manual_seed(0)
     settings = OmegaConf.to_container(cfg.generator, resolve=True)
     assert isinstance(settings, dict)

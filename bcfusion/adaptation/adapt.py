@@ -130,7 +130,10 @@ def adapt(
     # a codec's codebooks are learned by nobody here, and not all are parameters
     given = any(isinstance(part, BuiltFromFiles) for part in start.modules())
     if settings.fresh and (given or not all(parameter.requires_grad for parameter in start.parameters())):
-        raise DataError(f"--fresh: parts of {model} are not trained: random weights of these would remain random")
+        raise DataError(
+            f"--fresh: parts of {model} are not trained, such as the codebooks of a codec: random weights "
+            "of these would remain random"
+        )
     sensors = _sensors(bundle, pairs)
     if speech and len(sensors) > 1:
         raise DataError(f"speech: simulated for networks of one sensor; {model} has {', '.join(sensors)}")

@@ -97,7 +97,8 @@ class BafNet(SpectralNetwork):
 
     The published network normalises both spectra by their energy over the file first, which is not causal; here and in
     BAFNet-plus they are added as they are, or after calibration. The mask compares magnitudes as they are, as that of
-    BAF-Net; in BAFNet-plus it compares compressed ones.
+    BAF-Net; in BAFNet-plus it compares compressed ones. Number and kinds of the convolutions that compute the weights
+    are those of BAFNet-plus, here causal; BAF-Net has three of them before the last, centred in time.
 
     Args:
         body_branch: builds the generator of the body sensors, all but the last (a ``_target_`` with ``_partial_:

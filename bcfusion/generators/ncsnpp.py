@@ -127,6 +127,10 @@ class NCSNpp(TimeConditioned, SpectralNetwork):
     ``attention_bins`` bins. The spectrum of a signal is real at both ends; so that the bins are a power of two, the one
     at half the sample rate takes the place of the imaginary part at 0 Hz.
 
+    Departures from the public code: the input is divided by its loudness over the file and the output multiplied by it;
+    the levels add up to the two parts of the spectrum at once, without a last convolution of as many channels as the
+    input has; and the output is not divided by the time, as FlowSE's is.
+
     The published network, ``channels=128, multipliers=(1, 1, 2, 2, 2, 2, 2), blocks=2``, has 65.6 M parameters with
     one sensor and a state; the defaults have 1.08 M with one sensor.
 

@@ -125,7 +125,7 @@ def compressed(real: Tensor, imag: Tensor, exponent: float, scale: float = 1.0) 
 
 
 def expanded(real: Tensor, imag: Tensor, exponent: float, scale: float = 1.0) -> Complex:
-    """Return the spectra that :func:`compressed` gives these for."""
+    """Return the spectra that :func:`compressed` gives these for; those below 1e-5 become smaller, down to 0."""
     if exponent == 1 and scale == 1:
         return real, imag
     power = (real.square() + imag.square()) / scale**2 + _FLOOR

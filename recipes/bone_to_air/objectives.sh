@@ -29,24 +29,28 @@ metrics=${METRICS:-pesq_wb,stoi,estoi,si_sdr,lsd,dnsmos}
 length=(trainer.max_steps=null "budget.minutes=${MINUTES:-30}")
 [ -z "${STEPS:-}" ] || length=("trainer.max_steps=$STEPS" budget.minutes=600)
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=recipes/going_on.sh
+source "$here/../going_on.sh"
+made_with "$out" "speech=$speech" "experiment=$experiment" "${own[@]}" "EVERY=${EVERY:-500}" "START_STEP=${START_STEP:-1000}" \
+  "DISCRIMINATORS=${DISCRIMINATORS:-pqmf_bands}"
+
 train() { # WAY key=value ...
-  local way=$1 run=$out/$1
+  local run=$out/$1 same=yes each
   shift
-  [ "$(cat "$run/length.txt" 2>/dev/null)" != "${length[*]}" ] || return 0 # trained
-  if [ -f "$run/checkpoints/last.ckpt" ]; then # interrupted, or for a shorter time
-    rm -rf "$run"/steps-*
+  for each in "${length[@]}"; do grep -qxF -- "- $each" "$run/overrides.yaml" 2>/dev/null || same=no; done
+  if [ "$same" = no ] && [ -f "$run/checkpoints/last.ckpt" ]; then # it had less time
     bcfusion train resume="$run" "${length[@]}"
-  else
-    bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" trainer.validate_every="${EVERY:-500}" \
-      'critics=[]' trainer.max_valid_items=8 trainer.max_test_items=1 trainer.samples=0 trainer.ema_decay=0.999 "${length[@]}" \
-      hydra.run.dir="$run" "${own[@]}" "$@"
+    return
   fi
-  echo "${length[*]}" >"$run/length.txt"
+  train_run "$run" machine=cpu experiment="$experiment" data=folder data.root="$speech" trainer.validate_every="${EVERY:-500}" \
+    'critics=[]' trainer.max_valid_items=8 trainer.max_test_items=1 trainer.samples=0 trainer.ema_decay=0.999 "${length[@]}" \
+    "${own[@]}" "$@"
 }
 tables=()
 score() { # WAY [STEPS]
   local steps=${2:-} scores=$out/$1/steps-${2:-1}
-  [ -f "$scores/scores.csv" ] ||
+  [ "$scores/scores.csv" -nt "$out/$1/bundle" ] ||
     bcfusion evaluate "$out/$1" ${steps:+steps=$steps} "metrics=[$metrics]" trainer.max_test_items=null \
       trainer.samples=0 output="$scores"
   tables+=("$1${steps:+-$steps}=$scores/scores.csv")

@@ -16,6 +16,7 @@
 # ARMS="regression adversarial" selects some. START_STEPS=1500 and STEPS=1000 are lengths, EVERY=250 the steps between validations.
 # MINUTES=8 continues the arms until they have used as many minutes each, and scores them a second time. METRICS score the test split;
 # those that are set need bcfusion[metrics].
+# What is in OUT is not done again: another call adds arms or seeds, or goes on. It refuses an OUT of other settings.
 set -euo pipefail
 speech=$1 out=$2 seed=${3:-0} experiment=${4:-eben}
 shift $(($# < 4 ? $# : 4))
@@ -24,12 +25,15 @@ discriminators=${DISCRIMINATORS:-pqmf_bands}
 metrics=${METRICS:-pesq_wb,stoi,estoi,si_sdr,lsd,dnsmos,visqol}
 base=$out/$experiment
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=recipes/going_on.sh
+source "$here/../going_on.sh"
+made_with "$base" "speech=$speech" "$@" "START_STEPS=${START_STEPS:-1500}" "STEPS=${STEPS:-1000}" "EVERY=${EVERY:-250}" "DISCRIMINATORS=$discriminators"
+
 train() { # RUN [key=value ...]
-  local run=$1
-  shift
-  bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" balancer=gradient losses.l1.weight=1 losses.mr_stft.weight=1 \
+  train_run "$1" machine=cpu experiment="$experiment" data=folder data.root="$speech" balancer=gradient losses.l1.weight=1 losses.mr_stft.weight=1 \
     trainer.validate_every="${EVERY:-250}" trainer.max_valid_items=8 trainer.max_test_items=1 trainer.samples=0 trainer.ema_decay=0.995 \
-    budget.minutes=600 hydra.run.dir="$run" "$@"
+    budget.minutes=600 "${@:2}"
 }
 score() { # RUN OUTPUT
   [ -f "$2/scores.csv" ] ||
@@ -41,9 +45,7 @@ table() { # NAME
   bcfusion evaluate --scores "${tables[@]}" "metrics=[$metrics]" output="$base/seed$seed/$1"
 }
 
-if [ ! -d "$base/start/bundle" ]; then
-  train "$base/start" 'losses=[l1,mr_stft]' 'discriminators=[]' seed=0 trainer.max_steps="${START_STEPS:-1500}" "$@"
-fi
+train "$base/start" 'losses=[l1,mr_stft]' 'discriminators=[]' seed=0 trainer.max_steps="${START_STEPS:-1500}" "$@"
 for arm in $arms; do
   run=$base/seed$seed/$arm
   losses=l1,mr_stft
@@ -63,9 +65,11 @@ for arm in $arms; do
     settings+=('discriminators=[]')
   fi
   settings+=("losses=[$losses]")
-  [ -d "$run/bundle" ] || train "$run" "${settings[@]}" trainer.max_steps="${STEPS:-1000}"
-  score "$run" "$run/equal_steps"
-  if [ -n "${MINUTES:-}" ] && [ ! -d "$run/equal_minutes" ]; then
+  if [ ! -f "$run/equal_steps/scores.csv" ]; then
+    train "$run" "${settings[@]}" trainer.max_steps="${STEPS:-1000}"
+    score "$run" "$run/equal_steps"
+  fi
+  if [ -n "${MINUTES:-}" ] && [ ! -f "$run/equal_minutes/scores.csv" ]; then
     if ! bcfusion train resume="$run" trainer.max_steps=null budget.minutes="$MINUTES" 2>"$run/continued.txt"; then
       cat "$run/continued.txt" >&2
       grep -q "is finished" "$run/continued.txt" # it has used its minutes

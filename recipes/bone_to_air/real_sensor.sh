@@ -14,7 +14,7 @@
 # adapted      the start, adapted by `bcfusion adapt` on the pairs of the other folds, scored on this one
 # fresh        the same from random weights: without the training on air speech
 #
-# What is in OUT is not trained again: another call adds rows, or continues. It refuses an OUT of another division into folds.
+# What is in OUT is not trained again: another call adds rows, or goes on. It refuses an OUT of other settings or of another division into folds.
 #
 # Whatever is chosen (calibration, checkpoint, number of steps) is chosen without this fold. ROWS="simulation start adapted" selects
 # rows, COUNT=4 is the number of folds, FOLDS="0 1 2 3" selects some, STEPS=300 is the length of a training, MINUTES=5 the bound of an
@@ -29,36 +29,36 @@ base=$out/$experiment/seed$seed
 length=(--minutes "${MINUTES:-5}")
 [ -z "${ADAPT_STEPS:-}" ] || length=(--steps "$ADAPT_STEPS")
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=recipes/going_on.sh
+source "$here/../going_on.sh"
 lines() { python "$here/../../scripts/manifest_fold.py" "$pairs" "$@"; } # OUT.jsonl: with paths that hold there
-mkdir -p "$base"
+made_with "$base" "speech=$speech" "$@" "STEPS=${STEPS:-300}" "NOISE=${NOISE:-}" "${length[*]}"
 
 train() { # CALIBRATION|any RUN [key=value ...]
   local run=$2 sensor=(degradation=transfer_function "degradation.body.calibration=$1")
   [ "$1" != any ] || sensor=(degradation=any_sensor "data.noise_root=${NOISE:-null}")
   shift 2
-  if [ -f "$run/checkpoints/last.ckpt" ]; then # it was interrupted
-    bcfusion train resume="$run"
-    return
-  fi
-  bcfusion train machine=cpu experiment="$experiment" data=folder data.root="$speech" seed="$seed" "${sensor[@]}" trainer.max_steps="${STEPS:-300}" trainer.validate_every=100 budget.minutes=600 \
-    trainer.max_test_items=1 trainer.samples=0 hydra.run.dir="$run" "$@"
+  train_run "$run" machine=cpu experiment="$experiment" data=folder data.root="$speech" seed="$seed" "${sensor[@]}" trainer.max_steps="${STEPS:-300}" trainer.validate_every=100 budget.minutes=600 \
+    trainer.max_test_items=1 trainer.samples=0 "$@"
 }
 score() { # MODEL PAIRS OUTPUT
   bcfusion evaluate "$1" data=manifest data.path="$2" degradation=none 'metrics=[pesq_wb,stoi,estoi,lsd]' trainer.samples=0 output="$3"
 }
 
-if [ -f "$base/start.sensor" ] && [ "$(cat "$base/start.sensor")" != "$other" ]; then
-  echo "$base/start was trained for $(cat "$base/start.sensor"), not $other: choose another OUT" >&2
-  exit 2
-fi
-if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]] && [ ! -d "$base/start/bundle" ]; then
-  sensor=any
-  echo "$other" >"$base/start.sensor"
+if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]]; then
+  sensor=any place=any
   if [ "$other" != any ]; then
-    sensor=$base/other.json
-    bcfusion calibrate --pairs "$other" --out "$sensor"
+    sensor=$base/other.json place=$(realpath -m "$other")
   fi
-  train "$sensor" "$base/start" "$@"
+  if [ -f "$base/start.sensor" ] && [ "$(cat "$base/start.sensor")" != "$place" ]; then
+    echo "$base/start was trained for $(cat "$base/start.sensor"), not $other: choose another OUT" >&2
+    exit 2
+  fi
+  if [ ! -d "$base/start/bundle" ]; then
+    [ "$other" = any ] || bcfusion calibrate --pairs "$other" --out "$sensor"
+    echo "$place" >"$base/start.sensor"
+    train "$sensor" "$base/start" "$@"
+  fi
 fi
 for fold in $folds; do
   dir=$base/fold$fold
@@ -71,7 +71,7 @@ for fold in $folds; do
   lines "$dir/held.jsonl" --count "$count" --fold "$fold" --split test
   if [[ $rows == *" simulation "* ]]; then
     bcfusion calibrate --pairs "$dir/others.jsonl" --out "$dir/sensor.json"
-    [ -d "$dir/run/bundle" ] || train "$dir/sensor.json" "$dir/run" "$@"
+    train "$dir/sensor.json" "$dir/run" "$@"
     score "$dir/run" "$dir/held.jsonl" "$dir/simulation"
   fi
   if [[ $rows == *" adapted "* ]]; then

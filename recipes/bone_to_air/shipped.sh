@@ -14,6 +14,9 @@ pairs=$1 speech=$2 out=$3 experiment=${4:-band_gain}
 shift $(($# < 4 ? $# : 4))
 count=4
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=recipes/going_on.sh
+source "$here/../going_on.sh"
+made_with "$out/$experiment" "pairs=$pairs" "speech=$speech" "$@" "STEPS=${STEPS:-600}"
 declare -A names=([band_gain]=throat [band_gain_causal]=throat_causal)
 name=${names[$experiment]}
 
@@ -22,10 +25,10 @@ train() { # FOLDER with train.jsonl [key=value ...]
   local dir=$1
   shift
   bcfusion calibrate --pairs "$dir/train.jsonl" --out "$dir/sensor.json"
-  bcfusion train machine=cpu experiment="$experiment" seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
+  train_run "$dir/run" machine=cpu experiment="$experiment" seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
     data.shares.pairs=0.5 'data.evaluate_on=[speech]' degradation=transfer_function degradation.body.calibration="$dir/sensor.json" \
     trainer.max_steps="${STEPS:-600}" trainer.validate_every=100 budget.minutes=600 trainer.max_test_items=1 trainer.samples=0 \
-    hydra.run.dir="$dir/run" "$@"
+    "$@"
 }
 
 scores=()

@@ -8,7 +8,7 @@
 # key=value    settings of the training, after those of this recipe
 #
 # EPOCHS=200 is the length of the training, BATCH=32 its batch, MEASURE=1 corrects lag and polarity of the sensor, LIMIT=500 is the
-# number of recordings that are inspected, METRICS=[pesq_wb,stoi] scores. The table is OUT/table/sets.md and sets.csv.
+# number of recordings that are inspected, METRICS=[pesq_wb,stoi] scores (stoi chooses the checkpoint). The table is OUT/table/sets.md and sets.csv.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 corpus=$1 out=$2 base=$2

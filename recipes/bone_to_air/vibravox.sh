@@ -9,7 +9,7 @@
 #
 # SENSORS="throat_microphone forehead_accelerometer" selects some, SUBSET=speech_clean is the part of the corpus, EPOCHS=500 the
 # length of a training, BATCH=32 its batch, MEASURE=1 corrects lag and polarity of each sensor, LIMIT=500 is the number of
-# recordings that are inspected, METRICS=[pesq_wb,stoi] scores. The table is OUT/SUBSET/table/sets.md and sets.csv.
+# recordings that are inspected, METRICS=[pesq_wb,stoi] scores (stoi chooses the checkpoint). The table is OUT/SUBSET/table/sets.md and sets.csv.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 corpus=$1 out=$2

@@ -13,16 +13,19 @@ pairs=$1 speech=$2 noise=$3 out=$4
 shift 4
 count=4
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=recipes/going_on.sh
+source "$here/../going_on.sh"
+made_with "$out" "pairs=$pairs" "speech=$speech" "noise=$noise" "$@" "STEPS=${STEPS:-400}"
 
 lines() { python "$here/../../scripts/manifest_fold.py" "$pairs" "$@"; } # OUT.jsonl: with paths that hold there
 train() { # FOLDER with train.jsonl [key=value ...]
   local dir=$1
   shift
   bcfusion calibrate --pairs "$dir/train.jsonl" --out "$dir/sensor.json"
-  bcfusion train machine=cpu recipe=fusion experiment=band_gain seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
+  train_run "$dir/run" machine=cpu recipe=fusion experiment=band_gain seed=0 data=mixture data.parts.pairs="$dir/train.jsonl" data.parts.speech="$speech" \
     data.shares.pairs=0.5 'data.evaluate_on=[speech]' data.noise_root="$noise" data.sensor_dropout=0.1 degradation=fusion_measured \
     degradation.body.calibration="$dir/sensor.json" trainer.max_steps="${STEPS:-400}" trainer.validate_every=100 budget.minutes=600 \
-    trainer.max_test_items=1 trainer.samples=0 hydra.run.dir="$dir/run" "$@"
+    trainer.max_test_items=1 trainer.samples=0 "$@"
 }
 
 for ((fold = 0; fold < count; fold++)); do

@@ -303,7 +303,9 @@ def test_random_weights_of_what_is_not_trained_are_refused(
     start = load_generator(save_hum(tmp_path / "start", losses=L1))
     start.get_parameter("level").requires_grad_(False)
     monkeypatch.setattr("bcfusion.adaptation.adapt.load_generator", lambda *_, **__: start)
-    with pytest.raises(DataError, match=r"--fresh: parts of .* are not trained: random weights of these would remain"):
+    with pytest.raises(
+        DataError, match=r"--fresh: parts of .* are not trained, such as the codebooks of a codec: random"
+    ):
         adapt(tmp_path / "start", pairs, replace(SHORT, fresh=True), say=str)
 
 

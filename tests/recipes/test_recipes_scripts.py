@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,9 +23,10 @@ STANDS_IN = """\
 printf '%s\\n' "$@" | python3 -c 'import json, sys; print(json.dumps(sys.stdin.read().splitlines()))' >>"$TYPED"
 for word in "$@"; do
   case $word in
-    hydra.run.dir=*)
+    hydra.run.dir=* | resume=*)
       mkdir -p "${word#*=}/bundle" "${word#*=}/checkpoints"
-      touch "${word#*=}/checkpoints/last.ckpt"
+      touch "${word#*=}/checkpoints/last.ckpt" "${word#*=}/bundle"
+      printf -- '- %s\\n' "$@" >"${word#*=}/overrides.yaml"
       ;;
     output=*) mkdir -p "${word#*=}" && echo id >"${word#*=}/scores.csv" ;;
   esac
@@ -127,6 +129,14 @@ def test_objectives(tmp_path: Path, composed: Callable[..., DictConfig], network
         [f"resume=out/{way}", "trainer.max_steps=null", "budget.minutes=9"] for way in WAYS
     ]
     assert [words for words in longer if words[0] == "evaluate"] == [*scored, commands[-1]]
+    shutil.rmtree(tmp_path / "out" / "gan" / "bundle")  # as while a training goes on
+    (tmp_path / "typed").unlink()
+    interrupted = typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", network, *task, MINUTES="9")
+    assert [words[1] for words in interrupted if words[0] == "train"] == ["resume=out/gan"]
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        typed_by(tmp_path, "bone_to_air/objectives.sh", "speech", "out", network, *task, "seed=7", MINUTES="9")
+    assert b"out holds results of other settings: choose another OUT. What differs:" in ended.value.stderr
+    assert b"> seed=7" in ended.value.stderr
 
 
 @pytest.mark.slow
@@ -153,11 +163,31 @@ def test_folds_over_a_sensor_start_from_another_sensor_or_from_all_kinds(
     )
     assert {words[0] for words in commands} == {"calibrate", "evaluate"}, "what is there is not trained again"
     with pytest.raises(subprocess.CalledProcessError) as ended:
-        typed_by(tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "any", "speech", "out", ROWS=rows, COUNT="3")
+        typed_by(
+            tmp_path,
+            "bone_to_air/real_sensor.sh",
+            str(pairs),
+            "any",
+            "speech",
+            "out",
+            ROWS=rows,
+            COUNT="3",
+            NOISE="/noise",
+        )
     assert b"were trained on other recordings" in ended.value.stderr
     with pytest.raises(subprocess.CalledProcessError) as ended:
-        typed_by(tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "other.jsonl", "speech", "out", ROWS=rows)
-    assert b"start was trained for any, not other.jsonl" in ended.value.stderr
+        typed_by(
+            tmp_path,
+            "bone_to_air/real_sensor.sh",
+            str(pairs),
+            "other.jsonl",
+            "speech",
+            "out",
+            ROWS=rows,
+            COUNT="2",
+            NOISE="/noise",
+        )
+    assert b"start was trained for any, not other.jsonl: choose another OUT" in ended.value.stderr
 
 
 @pytest.mark.slow

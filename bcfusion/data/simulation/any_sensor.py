@@ -19,7 +19,7 @@ class AnySensor(Batched):
 
     For networks that shall restore sensors that nobody has measured, and as a start for ``bcfusion adapt``. The kind is
     the first number drawn from ``draw.body``; the simulator draws from what follows, so that a speaker has one sensor
-    in all utterances.
+    in all utterances, as far as it models the wearer: ``low_pass`` draws its filter for each utterance.
 
     Args:
         kinds: simulators by name.
