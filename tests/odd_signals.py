@@ -9,7 +9,7 @@ from torch import Tensor
 
 RATE = 16000
 SHORT = 2400  # samples, shorter than some windows and longer than others
-MINUTE = 60 * RATE
+LONG = 21 * RATE  # longer than any receptive field: what grows with time shows by then
 
 
 def _noise(samples: int) -> Tensor:

@@ -22,7 +22,7 @@ from conftest import SMALL_DISCRIMINATORS
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_class, instantiate
-from odd_signals import BROKEN, FINITE, MINUTE, RATE, SHORT, batch
+from odd_signals import BROKEN, FINITE, LONG, RATE, SHORT, batch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
@@ -167,16 +167,16 @@ def test_a_loss_of_what_is_not_finite_is_not_finite(name: str, broken: str) -> N
 
 @pytest.mark.slow
 @every("losses")
-def test_losses_of_a_minute_are_finite(name: str) -> None:
+def test_losses_of_a_long_file_are_finite(name: str) -> None:
     loss = made_loss(name)
     if not asks_for_a_waveform_only(loss):
         pytest.skip("tested with its generator")
-    assert is_finite(*of_waveforms(loss, batch(["noise"], MINUTE), minute()))
+    assert is_finite(*of_waveforms(loss, batch(["noise"], LONG), long_file()))
 
 
-def minute(channels: int = 1) -> Tensor:
-    """Return 20 s each of full scale, silence and noise, as ``(1, channels, T)``."""
-    return torch.cat([batch([name], MINUTE // 3, channels) for name in ("square", "silence", "noise")], dim=-1)
+def long_file(channels: int = 1) -> Tensor:
+    """Return 7 s each of full scale, silence and noise, as ``(1, channels, T)``."""
+    return torch.cat([batch([name], LONG // 3, channels) for name in ("square", "silence", "noise")], dim=-1)
 
 
 def provider(names: set[str], settings: set[str]) -> tuple[str, Any]:
@@ -320,12 +320,12 @@ def test_generators_show_what_is_not_finite_in_its_own_item_alone(name: str) -> 
 
 @pytest.mark.slow
 @every("generator")
-def test_generators_restore_a_minute(name: str) -> None:
+def test_generators_restore_a_long_file(name: str) -> None:
     model = made_generator(name).eval()
     with torch.inference_mode():
-        output = model(minute(model.in_channels))
+        output = model(long_file(model.in_channels))
     output = output["estimate"] if isinstance(output, dict) else output
-    assert output.shape == (1, 1, MINUTE)
+    assert output.shape == (1, 1, LONG)
     assert is_finite(output)
 
 
@@ -354,9 +354,9 @@ def test_discriminators_and_their_gradients_are_finite(discriminator: nn.Module)
 
 
 @pytest.mark.slow
-def test_discriminators_judge_a_minute(discriminator: nn.Module) -> None:
+def test_discriminators_judge_a_long_file(discriminator: nn.Module) -> None:
     with torch.inference_mode():
-        assert is_finite(*judged(discriminator, minute()))
+        assert is_finite(*judged(discriminator, long_file()))
 
 
 @pytest.mark.parametrize("broken", BROKEN)
@@ -413,7 +413,7 @@ def balanced(name: str, estimate: Tensor, losses: dict[str, Callable[[Tensor], T
 
 @every("balancer")
 @pytest.mark.parametrize("signal", FINITE)
-@pytest.mark.parametrize("samples", [1, SHORT, MINUTE])
+@pytest.mark.parametrize("samples", [1, SHORT, LONG])
 def test_balancers_pass_on_finite_gradients(name: str, signal: str, samples: int) -> None:
     losses: dict[str, Callable[[Tensor], Tensor]] = {
         "l1": lambda estimate: estimate.abs().mean(),
@@ -525,7 +525,7 @@ def test_simulators_are_finite_and_keep_what_is_not(name: str, simulators: dict[
         for broken, seed in product(BROKEN, range(6)):
             kept, refusal = simulated(simulate, broken, draw(seed, training))
             assert kept or "finite" in refusal or "NaN" in refusal, (broken, seed, training, refusal)
-        made = simulate(minute()[0], draw(0, training))
+        made = simulate(long_file()[0], draw(0, training))
         assert is_finite(*made.values())
 
 
@@ -576,6 +576,6 @@ def test_augmented_crops_are_finite_and_keep_what_is_not(signal: str, samples: i
 
 
 @pytest.mark.slow
-def test_an_augmented_minute_is_finite() -> None:
-    item = augmented("square", MINUTE, 0)
+def test_an_augmented_long_file_is_finite() -> None:
+    item = augmented("square", LONG, 0)
     assert is_finite(item["inputs"], item["target"], item["noise"])

@@ -499,8 +499,11 @@ def test_results_repeat_whatever_else_is_in_the_batch_and_change_with_the_seed()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("path", "settings"), FOLLOWED, ids=str)
-@pytest.mark.parametrize("network", [DPCRN_SMALL, AHEAD_SMALL], ids=["plain", "ahead"])
+@pytest.mark.parametrize(
+    ("network", "path", "settings"),
+    [*((DPCRN_SMALL, *each) for each in FOLLOWED), *((AHEAD_SMALL, *each) for each in FOLLOWED[1::3])],
+    ids=[*(str(each) for each in FOLLOWED), *(f"ahead-{each}" for each in FOLLOWED[1::3])],
+)
 def test_an_exported_step_with_its_noise_equals_the_whole_file(
     network: Any, path: Path, settings: dict[str, Any]
 ) -> None:
