@@ -282,7 +282,7 @@ class Discriminator(Protocol):
 
     One with an attribute ``takes``, names of a generator's ``provides``, is given these signals from inside the
     generator too, by name (EBEN's bands). The generator then has a method ``inside(waveform)``, which returns them for
-    the target.
+    the target; with an attribute ``inside_hop``, the samples of one of their frames, they end where an item does.
 
     >>> import torch
     >>> class Power(torch.nn.Module):

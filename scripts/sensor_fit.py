@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bcfusion.commands.calibrate import read_pairs
+from bcfusion.commands.calibrate import read_pairs, rests
 from bcfusion.contracts import SPLITS, Draw
 from bcfusion.data.corpora.pairs import PairsCorpus
 from bcfusion.data.seeding import generator_for
@@ -95,7 +95,9 @@ def recordings(folders: list[tuple[str, str]]) -> list[Pair]:
     for body, air in folders:
         corpus = PairsCorpus(body, air)
         rows = sorted((row for split in SPLITS for row in corpus.rows(split)), key=lambda row: row.id)
-        pairs += [Pair(f"{body}/{one.id}", one.body, one.air) for one in read_pairs(rows, "body", RATE)]
+        found = rests(rows, "body", RATE)
+        readable = [row for row in rows if row.id in found]
+        pairs += [Pair(f"{body}/{one.id}", one.body, one.air) for one in read_pairs(readable, found, "body", RATE)]
     return pairs
 
 

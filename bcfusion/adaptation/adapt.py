@@ -24,6 +24,7 @@ from bcfusion.adaptation.settings import Settings
 from bcfusion.contracts import BuiltFromFiles, Row
 from bcfusion.data.loading.reader import BODY
 from bcfusion.errors import DataError
+from bcfusion.evaluation.statistics import finite_mean
 from bcfusion.run.bundle import Bundle, bundle_of, load_generator
 from bcfusion.run.models import resolve_model
 
@@ -307,6 +308,6 @@ def _means(values: Mapping[str, Mapping[str, float]]) -> str:
 
     names = dict.fromkeys(name for each in values.values() for name in each)
     return ", ".join(
-        f"{metric_name(name).text} {number(name, statistics.fmean(each[name] for each in values.values()))}"
+        f"{metric_name(name).text} {number(name, finite_mean(each[name] for each in values.values()))}"
         for name in names
     )

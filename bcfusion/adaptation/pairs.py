@@ -10,7 +10,7 @@ import numpy as np
 
 from bcfusion.contracts import UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.manifest_line import ManifestEntry
-from bcfusion.data.inspect.certainty import session_alignments, session_of, with_common_polarity
+from bcfusion.data.inspect.certainty import session_alignments, session_of, settled
 from bcfusion.data.inspect.checks import FILES, PAIRS, SIGNALS, Severity
 from bcfusion.data.inspect.criteria import BANDWIDTH_ERROR
 from bcfusion.data.inspect.inspection import Inspected
@@ -84,7 +84,7 @@ def checked(rows: Sequence[Row], sensors: Sequence[str], sample_rate: int) -> tu
             continue
         entry = _entry(row, sensors)
         lines.append((row, Inspected(entry, measure(entry))))
-    alone = with_common_polarity([line.measured.alignment for _, line in lines])
+    alone = settled([row for row, _ in lines], [line.measured.alignment for _, line in lines])
     sessions = session_alignments([row for row, _ in lines], alone)
     kept = []
     for (row, line), own in zip(lines, alone, strict=True):
@@ -163,6 +163,9 @@ def enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], Non
         )
     if seconds <= MOST_SECONDS:
         return rows
+    if len(rows) == 1:
+        say(f"the first {MOST_SECONDS / 60:g} minutes of the recording are used: they are enough")
+        return [replace(rows[0], duration=MOST_SECONDS)]
     count = max(1, int(len(rows) * MOST_SECONDS / seconds))
     say(f"{count} of {len(rows)} recordings are used, evenly spread: about {MOST_SECONDS / 60:g} minutes are enough")
     return [rows[place * len(rows) // count] for place in range(count)]

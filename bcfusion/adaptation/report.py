@@ -15,7 +15,7 @@ from bcfusion import __version__
 from bcfusion.adaptation.adapt import Adaptation
 from bcfusion.adaptation.folds import FOR_INTERVAL, seconds_of
 from bcfusion.errors import DataError
-from bcfusion.evaluation.statistics import PairedDifference
+from bcfusion.evaluation.statistics import PairedDifference, finite_mean
 from bcfusion.files import appearing_folder, read_object, write_text
 from bcfusion.report.table import markdown_rows, metric_name, number
 from bcfusion.run.bundle import save_bundle
@@ -169,15 +169,18 @@ def report_text(adaptation: Adaptation, markdown: bool = False) -> str:
         ]
         for item in scored
     ]
+    common = [item for item in scored if item in choice.out_of_fold] or scored  # the same recordings in all means
     means = [
-        number(name, _mean([of[item][name] for item in scored if item in of])) for name in names for _, of in systems
+        number(name, finite_mean(of[item][name] for item in common if item in of))
+        for name in names
+        for _, of in systems
     ]
     parts = [_verdict(adaptation), table(head, [*rows, ["mean", "", *means]])]
     parts.append("\n".join(_gain_lines(adaptation, names)))
     curve_rows = [
         [
             "start" if step == 0 else str(step),
-            *(number(n, _mean([v[n] for v in of.values()]), decimals=3) for n in names),
+            *(number(n, finite_mean([v[n] for v in of.values()]), decimals=3) for n in names),
         ]
         for step, of in sorted(curve.steps.items())
         if step <= adaptation.tried
@@ -261,11 +264,6 @@ def _rounded(values: Mapping[str, float]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else round(value, _DECIMALS)
         for name, value in values.items()
     }
-
-
-def _mean(values: list[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

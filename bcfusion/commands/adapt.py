@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -102,7 +103,7 @@ def main(argv: list[str]) -> int:
         print(f"{error}\nthis adaptation is in {output}", file=sys.stderr)
     write_adaptation(adaptation, output)
     print(f"\n{report_text(adaptation)}")
-    print(f"{output}: bcfusion enhance {output} RECORDINGS --output restored")
+    print(f"{output}: bcfusion enhance {shlex.quote(str(output))} RECORDINGS --output restored")
     if settings.steps is None:
         print(f"the same again: --steps {adaptation.tried} --seed {settings.seed} in place of --minutes")
     return 0

@@ -6,7 +6,7 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,10 @@ from bcfusion.contracts import SPLITS
 from bcfusion.errors import DataError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from bcfusion.contracts import Row
+    from bcfusion.data.inspect.alignment import Alignment
     from bcfusion.data.simulation.calibration import Calibration
     from bcfusion.data.simulation.estimation import Pair
 
@@ -112,14 +115,16 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
     from bcfusion.data.corpora.speakers import wearer
     from bcfusion.data.simulation.estimation import calibrate
 
-    wearers: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        wearers.setdefault(wearer(row.speaker, row.id), []).append(row)
-    with tqdm(total=len(rows), unit="recording", disable=None, file=sys.stderr) as bar:
+    with tqdm(total=2 * len(rows), unit="recording", disable=None, file=sys.stderr) as bar:
+        found = rests(rows, sensor, sample_rate, bar.update)
+        wearers: dict[tuple[str, str], list[Row]] = {}
+        for row in rows:
+            if row.id in found:
+                wearers.setdefault(wearer(row.speaker, row.id), []).append(row)
 
         def read() -> Iterator[tuple[str, Iterator[Pair]]]:
             for (_, identity), recordings in wearers.items():
-                yield identity, read_pairs(recordings, sensor, sample_rate)
+                yield identity, read_pairs(recordings, found, sensor, sample_rate)
                 bar.update(len(recordings))
 
         try:
@@ -128,23 +133,73 @@ def _calibrated(rows: Sequence[Row], sensor: str, sample_rate: int) -> Calibrati
             raise DataError(f"none of {len(rows)} recordings could be measured; see the warnings") from error
 
 
-def read_pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[Pair]:
-    """Read a wearer's pairs; undo lag, polarity and gain of the rows, then the rest of lag and polarity as measured.
-
-    The rest is believed by the rule of ``inspect``. Recordings are read twice, so that only one is in memory at a time.
+def rests(
+    rows: Sequence[Row], sensor: str, sample_rate: int, done: Callable[[int], object] = lambda count: None
+) -> dict[str, Alignment | None]:
+    """Return what is left of lag and polarity once those of the rows are undone, by the rule of ``inspect``.
 
     Args:
-        rows: of one wearer.
+        rows: all recordings, since those of a sensor decide together what is believed of each.
+        sensor: column of the sensor.
+        sample_rate: to which they are resampled, in Hz.
+        done: is called with 1 after each recording.
+
+    Returns:
+        By id; None where it is uncertain. Recordings that cannot be read are left out with a warning.
+    """
+    from bcfusion.audio import UnreadableAudio
+    from bcfusion.data.inspect.alignment import alignment
+    from bcfusion.data.inspect.certainty import all_believed
+
+    read = _reader(sensor, sample_rate)
+    readable, measured = [], []
+    for row in rows:
+        try:
+            measured.append(alignment(*read(row), sample_rate))
+            readable.append(row)
+        except UnreadableAudio as error:
+            logger.warning("%s is left out: %s", row.id, error)
+        done(1)
+    return {row.id: found for row, found in zip(readable, all_believed(readable, measured), strict=True)}
+
+
+def read_pairs(
+    rows: Sequence[Row], found: Mapping[str, Alignment | None], sensor: str, sample_rate: int
+) -> Iterator[Pair]:
+    """Read pairs; undo lag, polarity and gain of the rows, then the rest of lag and polarity.
+
+    Recordings are read a second time, so that only one is in memory at a time.
+
+    Args:
+        rows: to read.
+        found: of :func:`rests`.
         sensor: column of the sensor.
         sample_rate: to which they are resampled, in Hz.
     """
     import numpy as np
 
-    from bcfusion.audio import UnreadableAudio
-    from bcfusion.data.inspect.alignment import alignment
-    from bcfusion.data.inspect.certainty import all_believed
-    from bcfusion.data.loading.reader import SensorReader
+    from bcfusion.data.loading.reader import BODY
     from bcfusion.data.simulation.estimation import Pair
+
+    read = _reader(sensor, sample_rate)
+    for row in rows:
+        body, air = read(row)
+        lag, polarity = (round(row.lag * sample_rate) / sample_rate, row.polarity) if sensor == BODY else (0.0, 1)
+        rest = found[row.id]
+        if rest is None:
+            logger.warning("%s: lag and polarity are uncertain and left unchanged", row.id)
+            yield Pair(row.id, body, air, lag, polarity)
+            continue
+        shift = round(rest.lag_seconds * sample_rate)
+        size = len(air) - abs(shift)
+        late, early = max(shift, 0), max(-shift, 0)
+        aligned = np.ascontiguousarray(rest.polarity * body[late : late + size])
+        yield Pair(row.id, aligned, air[early : early + size], lag + rest.lag_seconds, polarity * rest.polarity)
+
+
+def _reader(sensor: str, sample_rate: int) -> Callable[[Row], tuple[np.ndarray, np.ndarray]]:
+    """Return a function that reads the sensor and air of a whole row."""
+    from bcfusion.data.loading.reader import SensorReader
 
     reader = SensorReader((sensor,), {}, sample_rate)
 
@@ -152,25 +207,7 @@ def read_pairs(rows: Sequence[Row], sensor: str, sample_rate: int) -> Iterator[P
         item = reader.read(row, 0, reader.total(row), ("calibrate", row.id), training=False)
         return item["inputs"][0].numpy(), item["target"][0].numpy()
 
-    readable, measured = [], []
-    for row in rows:
-        try:
-            measured.append(alignment(*read(row), sample_rate))
-        except UnreadableAudio as error:
-            logger.warning("%s is left out: %s", row.id, error)
-            continue
-        readable.append(row)
-    for row, found in zip(readable, all_believed(readable, measured), strict=True):
-        body, air = read(row)
-        if found is None:
-            logger.warning("%s: lag and polarity are uncertain and left unchanged", row.id)
-            yield Pair(row.id, body, air)
-            continue
-        shift = round(found.lag_seconds * sample_rate)
-        size = len(air) - abs(shift)
-        late, early = max(shift, 0), max(-shift, 0)
-        aligned = np.ascontiguousarray(found.polarity * body[late : late + size])
-        yield Pair(row.id, aligned, air[early : early + size], found.lag_seconds, found.polarity)
+    return read
 
 
 def table(calibration: Calibration) -> str:

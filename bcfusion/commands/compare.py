@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,7 +149,7 @@ def _chosen(arguments: argparse.Namespace) -> list[Run]:
         _warn(line)
     runs = [run for run in found if run.problem != NEVER_BEGAN]
     if len(runs) < len(found):
-        folders = " ".join(map(str, arguments.runs))
+        folders = shlex.join(map(str, arguments.runs))
         left_out = (
             f"{len(found) - len(runs)} of {len(found)} runs ended before they began and are left out: "
             f"bcfusion compare {folders} --dead lists them"

@@ -141,7 +141,7 @@ def _enhance(arguments: argparse.Namespace, sink: BinaryIO | None = None) -> int
         "strength": round(1 - share, 6),
         "precision": arguments.precision,
     }
-    together = batches_of(generator, [job.sources for job in plan.jobs], arguments.batch, arguments.chunk)
+    together = batches_of(generator, [job.sources for job in plan.jobs], arguments.batch or 1, arguments.chunk)
     batches = [[plan.jobs[position] for position in batch] for batch in together]
 
     def restore(jobs: Sequence[Job]) -> Iterator[Enhanced | BcfusionError | OSError]:

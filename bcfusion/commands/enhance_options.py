@@ -81,7 +81,6 @@ def enhance_parser(text: str) -> VerbParser:
         "--batch",
         metavar="N",
         type=positive_int,
-        default=1,
         help="recordings shorter than --chunk that are computed at once; default: 1; a GPU is faster with more",
     )
     parser.add_argument(
@@ -95,14 +94,16 @@ def enhance_parser(text: str) -> VerbParser:
     pipe.add_argument(
         "--raw-format",
         choices=RAW_FORMATS,
-        default="s16le",
         help="of both sides; wav has a header, which gives rate and channels; default: s16le",
     )
     pipe.add_argument(
         "--raw-rate", metavar="HZ", type=positive_int, help="of the input; default: the network's, which the output has"
     )
     pipe.add_argument(
-        "--raw-channels", metavar="N", type=positive_int, help="interleaved in the input; default: one for each sensor"
+        "--raw-channels",
+        metavar="N",
+        type=positive_int,
+        help="interleaved in the input; default: one for each sensor, or as many as --channels names",
     )
     return parser
 
@@ -115,18 +116,19 @@ def is_piped(arguments: argparse.Namespace) -> bool:
     """
     reads, writes = STANDARD in arguments.inputs, str(arguments.output) == STANDARD
     if not reads and not writes:
+        for option in ("raw_format", "raw_rate", "raw_channels"):
+            if getattr(arguments, option):
+                raise AudioError(f"--{option.replace('_', '-')} is for raw PCM in a pipe, - --output -: leave it out")
         return False
     if not (reads and writes and len(arguments.inputs) == 1):
         raise AudioError("raw PCM goes from the standard input to the standard output, by itself: give - --output -")
-    for option in ("sensor", "suffix", "dry_run", "report", "subtype", "format"):
+    for option in ("sensor", "suffix", "dry_run", "report", "subtype", "format", "batch", "overwrite", "no_resample"):
         if getattr(arguments, option):
             raise AudioError(f"--{option.replace('_', '-')} is for files, not for raw PCM in a pipe: leave it out")
     if arguments.raw_format == "wav" and (arguments.raw_rate or arguments.raw_channels):
         raise AudioError(
             "--raw-format wav: its header gives rate and channels; leave out --raw-rate and --raw-channels"
         )
-    if arguments.no_resample and arguments.raw_rate:
-        raise AudioError("--no-resample is for files: leave it out, or --raw-rate")
     return True
 
 

@@ -59,7 +59,7 @@ def restore_pipe(
         wav = opened_wav(receive, NAME)
         how, count, rate, receive, missing = wav.how, wav.channels, wav.rate, wav.receive, wav.missing
     else:
-        how = RAW_FORMATS[arguments.raw_format]
+        how = RAW_FORMATS[arguments.raw_format or "s16le"]
         count, rate = arguments.raw_channels or needed, arguments.raw_rate or spec.sample_rate
     peak = arguments.peak or ("keep" if how.is_float else "limit")
     if peak == "keep" and not how.is_float:
@@ -68,6 +68,8 @@ def restore_pipe(
         given = (
             f"--raw-channels {count}" if arguments.raw_channels else f"{NAME} has {count} channel{'s' * (count > 1)}"
         )
+        if channels:
+            raise AudioError(f"{given}, and no channel {needed}")
         more = "; --channels NAME=N,... chooses among more" if count > needed else ""
         raise AudioError(f"{given}: the network takes {needed} channel{'s' * (needed > 1)}{more}")
     begun = time.perf_counter()

@@ -188,7 +188,9 @@ def _task(
     record_composition(cfg, output)
     record = {"model": label, "step": step, "split": split, "steps": steps, "overrides": list(overrides)}
     write_text(RunDir(output).evaluation_record, json.dumps(record, indent=2) + "\n")
-    if cfg.trainer.samples:
+    for item in samples.left_out:
+        print(f"warning: no sample of {item}: its output is no sound (NaN or infinity)")
+    if samples.pictures:
         print(f"samples:       {samples.directory}")
 
 

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         [f"split: folders have none, every file of {folders.reference} counts"] if settings.split is not None else []
     )
     problems += [] if settings.steps is None else ["steps: has no effect on enhanced files"]
-    typed = [argument for argument in overrides if "=" in argument and not argument.startswith("-")]
+    typed = [each for each in overrides if each.startswith("~") or ("=" in each and not each.startswith("-"))]
     keys = [argument.lstrip("+~").partition("=")[0].partition(".")[0] for argument in typed]
     for key in keys:
         if key not in USED:
@@ -112,7 +112,7 @@ def _parse(argv: list[str]) -> tuple[Folders, list[str]]:
         raise ConfigError(["evaluate: give both folders, as in --enhanced theirs/ --reference clean/ [--input noisy/]"])
     if not 0 <= arguments.tolerance < float("inf"):
         raise ConfigError([f"--tolerance: must be a number of seconds, 0 or more, not {arguments.tolerance:g}"])
-    models = [argument for argument in rest if "=" not in argument and not argument.startswith("-")]
+    models = [argument for argument in rest if "=" not in argument and not argument.startswith(("-", "~"))]
     options = [argument for argument in rest if argument.startswith("-")]
     if models and not options:  # the value of one of Hydra's options looks the same
         raise ConfigError([f"evaluate: {models[0]} and --enhanced are both given: score a model or folders, not both"])

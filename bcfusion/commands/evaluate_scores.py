@@ -103,9 +103,10 @@ def useless_words(option: str, settings: Settings, overrides: Sequence[str]) -> 
     problems = [f"{key}: has no effect on scores" for key, value in given.items() if value is not None]
     for argument in overrides:
         key = argument.lstrip("+~").partition("=")[0].partition(".")[0]
-        if "=" in argument and not argument.startswith("-") and key not in USED:
+        setting = "=" in argument or argument.startswith("~")  # ~metrics.NAME leaves one out
+        if setting and not argument.startswith("-") and key not in USED:
             problems.append(f"{key}: has no effect on scores; these have: {', '.join(USED)}, group_by, output")
-        elif "=" not in argument and not argument.startswith("-"):
+        elif not setting and not argument.startswith("-"):
             problems.append(f"evaluate: {argument} and {option} are both given: write {option} before each NAME=CSV")
     return problems
 
@@ -113,7 +114,8 @@ def useless_words(option: str, settings: Settings, overrides: Sequence[str]) -> 
 def settings_first(argv: Sequence[str]) -> list[str]:
     """Put other ``key=value`` arguments first: the option takes all words that follow it up to the next option."""
     words = list(argv)
-    own = [each for each in words if each.partition("=")[0].partition(".")[0] in (*Settings._fields, *USED)]
+    known = (*Settings._fields, *USED)
+    own = [each for each in words if each.lstrip("+~").partition("=")[0].partition(".")[0] in known]
     return [*own, *(each for each in words if each not in own)]
 
 

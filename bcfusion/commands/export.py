@@ -125,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
         "--frame",
         metavar="SAMPLES",
         type=positive_int,
-        help="of a step, a multiple of the network's hop; default: the shortest of at least 8 ms",
+        help="of a step, a multiple of the network's hop; default: the shortest of at least 8 ms (sherpa-onnx: 5), or "
+        "what the network declares",
     )
     parser.add_argument("--pack", action="store_true", help="the whole state as one vector, state and state.next")
     add_blend_options(parser)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     source = _shipped(arguments.experiment)
     target = arguments.to or Path("conf", "experiment", f"my_{arguments.experiment}.yaml")
     _check_target(target, arguments.force)
-    command = f"bcfusion train experiment={target.stem}{_config_dir_option(target)}"
+    command = f"bcfusion train {shlex.quote(f'experiment={target.stem}')}{_config_dir_option(target)}"
     write_text(target, _with_command(source.read_text(encoding="utf-8"), command))
     print(f"{target}: edit it, then run\n  {command}")
     for name, text in _for_cpu(source.stem, target.stem):
@@ -88,7 +89,7 @@ def _check_target(target: Path, force: bool) -> None:
 def _config_dir_option(target: Path) -> str:
     """Return the option that a file outside ``./conf`` needs; members of ``./conf`` are found without one."""
     folder = target.absolute().parent.parent
-    return "" if folder == Path("conf").absolute() else f" --config-dir {target.parent.parent}"
+    return "" if folder == Path("conf").absolute() else f" --config-dir {shlex.quote(str(target.parent.parent))}"
 
 
 def _with_command(text: str, command: str) -> str:

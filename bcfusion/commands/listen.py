@@ -98,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"most utterances on the page; default: {DEFAULT_UTTERANCES}",
     )
     parser.add_argument("--enhance", action="store_true", help="let the models enhance even if the runs wrote sounds")
-    parser.add_argument("--split", choices=("test", "valid"), default="test", help="split to enhance; default: test")
+    parser.add_argument(
+        "--split", choices=("test", "valid"), default="test", help="split to enhance; with valid the models do enhance"
+    )
     parser.add_argument(
         "--seconds", metavar="S", type=positive_number, default=12.0, help="length that sounds are cut to; default: 12"
     )
@@ -131,7 +133,7 @@ def _sources(candidates: Sequence[Candidate], overrides: Sequence[str], argument
     from bcfusion.report.listening.sounds import common_items, read_samples
 
     wanted = arguments.utterances
-    if not (arguments.enhance or overrides):
+    if not (arguments.enhance or overrides or arguments.split != "test"):
         sources = [read_samples(candidate.name, candidate.samples) for candidate in candidates]
         for problem in (problem for source in sources for problem in source.problems):
             _left_out(problem)

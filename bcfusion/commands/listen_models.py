@@ -99,12 +99,15 @@ def _enhanced(name: str, model: Path, task: _Task, ids: Sequence[str], trust_cod
     generator = load_task_model(task.cfg, model, trust_code=trust_code)
     rows = [task.utterances.rows[item] for item in ids]
     signals: dict[str, Mapping[str, np.ndarray]] = {}
-    scores = evaluate_model(
-        task.cfg,
-        generator,
-        Utterances.of_rows(task.datamodule, rows, task.utterances.split),
-        lambda _, item, of_item: signals.update({item: of_item}),
-    )
+
+    def keep(_: int, item: str, of_item: Mapping[str, np.ndarray]) -> None:
+        if all(np.isfinite(signal).all() for signal in of_item.values()):
+            signals[item] = of_item
+        else:
+            print(f"warning: {name}: {item} is left out: its output is no sound (NaN or infinity)", flush=True)
+
+    utterances = Utterances.of_rows(task.datamodule, rows, task.utterances.split)
+    scores = evaluate_model(task.cfg, generator, utterances, keep)
     values: dict[str, dict[str, dict[str, float]]] = {}
     for row in scores.rows:
         values.setdefault(row.id, {})[row.system] = row.values

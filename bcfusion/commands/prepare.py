@@ -195,7 +195,8 @@ def _work(job: Job, arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\ninterrupted: the same command resumes from {job.partial}", file=sys.stderr)
             raise
-        rows = prepared.rows
+        # as a repeated command reads them: what shards were made of is compared
+        rows = prepared.rows if arguments.shards is None else rows_of(job)
         for line in prepared.left_out.lines(prepared.total):
             print(line, file=sys.stderr)
         for line in prepared.lengths:

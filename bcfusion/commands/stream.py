@@ -90,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     add_channels_option(parser)
     card.add_argument("--record", metavar="DIR", type=path, help="write heard-TIME.wav and played-TIME.wav there")
     card.add_argument("--seconds", metavar="N", type=positive_number, help="end after N seconds; default: at Ctrl-C")
-    card.add_argument(
-        "--latency", choices=("low", "high"), default="low", help="of the sound card's own buffers; default: low"
-    )
+    card.add_argument("--latency", choices=("low", "high"), help="of the sound card's own buffers; default: low")
     file = parser.add_argument_group("file")
     file.add_argument(
         "--file", metavar="IN", help="in place of a sound card: a file with a channel for each sensor, or FILE,FILE"
@@ -142,7 +140,9 @@ def _check_usage(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
         parser.error(f"{options} {'are' if len(given) > 1 else 'is'} for --file IN, which is not given")
     if arguments.file is not None and arguments.output is None:
         parser.error("--file IN needs --output OUT")
-    live = [name for name in ("input_device", "output_device", "record", "seconds") if getattr(arguments, name)]
+    live = [
+        name for name in ("input_device", "output_device", "latency", "record", "seconds") if getattr(arguments, name)
+    ]
     if arguments.file is not None and live:
         parser.error(f"--{live[0].replace('_', '-')} is for a sound card, and --file takes its place: give one of them")
 
@@ -213,7 +213,7 @@ def _play_card(stepper: Stepper, arguments: argparse.Namespace) -> int:
         tape = stack.enter_context(Tape(arguments.record, rate, columns)) if arguments.record else None
         engine = stack.enter_context(Engine(stepper, rate, arguments.buffers, columns, tape=tape))
         line = stack.enter_context(_status())
-        card = stack.enter_context(SoundCard(engine, source, sink, arguments.latency))
+        card = stack.enter_context(SoundCard(engine, source, sink, arguments.latency or "low"))
         heard = ", ".join(f"{name} {column + 1}" for name, column in zip(stepper.sensors, columns, strict=True))
         resampled = "" if rate == stepper.sample_rate else f", resampled from and to {rate} Hz"
         print(

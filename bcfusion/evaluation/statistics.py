@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-__all__ = ["PairedDifference", "Summary", "bootstrap_interval", "paired_difference", "summary"]
+__all__ = ["PairedDifference", "Summary", "bootstrap_interval", "finite_mean", "paired_difference", "summary"]
 
 _DRAWN_AT_ONCE = 4_000_000  # numbers in memory while resampling: 64 MB with their indices
 
@@ -54,6 +54,12 @@ class PairedDifference:
     low: float
     high: float
     count: int
+
+
+def finite_mean(values: Iterable[float]) -> float:
+    """Return the mean of the numbers that could be computed; NaN if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def bootstrap_interval(

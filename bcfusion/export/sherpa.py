@@ -29,7 +29,7 @@ from bcfusion.export.metadata import NEXT, StateTensor
 from bcfusion.export.onnx_export import OPSET, convert, stamp, traced
 from bcfusion.export.step import StreamingStep, ready
 from bcfusion.inference.blend import Blend
-from bcfusion.nn.network import estimate_of
+from bcfusion.nn.network import LEAST_FRAME, estimate_of, least_frame_of
 from bcfusion.nn.spectral import SpectralNetwork
 from bcfusion.nn.streaming import StreamingModule
 from bcfusion.run.card import Card
@@ -46,17 +46,22 @@ INPUTS = ("spectrum", "conv_cache", "tra_cache", "inter_cache")  #: inputs of th
 def takes_spectra(generator: nn.Module) -> bool:
     """Return whether the frames of a network's own STFT are those of sherpa-onnx: ``sqrt_hann``, half overlapped."""
     network = generator.generator if isinstance(generator, Blend) else generator
-    if not isinstance(network, SpectralNetwork) or not network.maps_spectra:
-        return False
+    if not isinstance(network, SpectralNetwork) or not network.maps_spectra or network.future:
+        return False  # with additional look-ahead it takes every sensor twice, which only waveforms give it
     stft = network.stft
     return stft.window == "sqrt_hann" and stft.n_fft == stft.win_length == 2 * stft.hop_length
 
 
 def default_frame(generator: nn.Module) -> int:
-    """Return the shortest frame of at least 5 ms that is an even multiple of the network's hop, in samples."""
+    """Return the shortest frame that is an even multiple of the network's hop, in samples.
+
+    It lasts at least 5 ms, or what a network declares whose hops are cheaper together (``least_frame``).
+    """
     spec = cast("Generator", generator)
     step = spec.hop * (1 + spec.hop % 2)
-    return step * max(1, -(-int(SHORTEST_FRAME * spec.sample_rate) // step))
+    declared = least_frame_of(generator)
+    least = declared if declared > LEAST_FRAME else SHORTEST_FRAME
+    return step * max(1, -(-int(least * spec.sample_rate) // step))
 
 
 def _frame_that_fits(generator: nn.Module, frame: int | None) -> int:

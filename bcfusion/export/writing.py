@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,7 +24,7 @@ from bcfusion.export.sherpa_stepper import SherpaStepper
 from bcfusion.export.step import ready
 from bcfusion.export.torch_program import ProgramStepper, load_program, program_of, save_program
 from bcfusion.export.verification import TOLERANCE, Verified, real_time_factor, speech_of, verify_step, verify_whole
-from bcfusion.files import appearing, write_text
+from bcfusion.files import appearing, read_object, write_text
 from bcfusion.inference.blend import Blend
 from bcfusion.inference.stepping import Frames, Stepper, stream_signal
 from bcfusion.run.card import Card
@@ -121,7 +122,7 @@ def export_file(
 
     Args:
         generator: from :func:`bcfusion.run.bundle.load_generator`; it is left unchanged.
-        file: to write; an existing one is replaced, and so is its sidecar.
+        file: to write; an existing one is replaced, and its sidecar too, or removed.
         wishes: None for the defaults.
         signal: ``(S, T)``, the utterance of the comparison; None for synthetic speech.
         clean: ``(T,)``, what it should become, the reference of PESQ and STOI; None for the network's own output, or
@@ -143,7 +144,11 @@ def export_file(
     if signal is None:
         signal, clean = speech_of(network)
     threads = torch.get_num_threads()
-    with appearing(target) as part:
+    side = sidecar_of(target)
+    with ExitStack() as both:
+        # in this order: what is left of an earlier model would describe another one, and the model appears first
+        beside = both.enter_context(appearing(side)) if sidecar else None
+        part = both.enter_context(appearing(target))
         try:
             torch.set_num_threads(1)  # the speed of one thread is what is reported
             write = _write_onnx if wishes.format == "onnx" else _write_program
@@ -152,10 +157,17 @@ def export_file(
             torch.set_num_threads(threads)
         verified.require(TOLERANCE if wishes.precision == "fp32" else np.inf)
         size = part.stat().st_size
-        if sidecar:
+        if beside is not None:
             text = json.dumps(metadata.plain(), indent=2, ensure_ascii=False) + "\n"
-            write_text(sidecar_of(target), text)
+            write_text(beside, text)
+    if not sidecar and _is_sidecar(side):
+        side.unlink()  # it describes an earlier model
     return Exported(target, size, metadata, verified, float32)
+
+
+def _is_sidecar(file: Path) -> bool:
+    """Return whether a JSON file is one that an export wrote, not a file of the user's with the same name."""
+    return {"kind", "sample_rate", "sensors", "states"} <= read_object(file).keys()
 
 
 _Done = tuple[Metadata, Verified, tuple[int, float] | None]

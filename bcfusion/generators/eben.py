@@ -190,6 +190,7 @@ class EBEN(Revised, WaveformNetwork):
         act = nn.LeakyReLU(negative_slope)
 
         self.pqmf = pqmf
+        self.inside_hop = bands  # samples of a frame of the bands
         self.keeps_noise = input_bands < bands
         widths = [channels * 2**level for level in range(len(strides) + 1)]
         blocks = list(zip(widths, strides, strict=False))

@@ -159,9 +159,15 @@ def _card_of(model: Path) -> Card | None:
 def _run_of(model: Path) -> Run | None:
     """Return the run that a model belongs to, or an evaluated bundle as one; None of any other bundle."""
     around = RunDir.around(model)
-    if around is not None and around.record.is_file():
+    if around is not None and around.record.is_file() and _is_part(model.resolve(), around):
         return read_run(around.path)
     return read_run(model) if model.is_dir() and is_evaluated_bundle(model) else None
+
+
+def _is_part(model: Path, run: RunDir) -> bool:
+    """Return whether a model is what a run trained, not another one in its folder, as one that was adapted from it."""
+    own = (run.path.resolve(), run.bundle.resolve(), run.checkpoints.resolve())
+    return model in own or model.parent in own[1:]
 
 
 def _scores_of(model: Path, run: Run) -> ScoreFacts | None:

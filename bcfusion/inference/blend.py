@@ -72,7 +72,8 @@ class Blend(StreamingModule):
         spec = cast("Generator", generator)
         self.generator, self.share = generator, share
         self.sample_rate, self.in_channels, self.hop = spec.sample_rate, spec.in_channels, spec.hop
-        self.causal, self.delay = spec.causal, spec.delay
+        self.causal = spec.causal and isinstance(generator, StreamingModule)  # another one keeps no state
+        self.delay = spec.delay
         self.skip_channel = int(getattr(generator, "skip_channel", -1)) % spec.in_channels
         self.lookahead = lookahead_of(spec)
         self.least_frame = least_frame_of(generator)

@@ -9,6 +9,7 @@ one pass, but not equal to it. The length of the signal need not be known before
 
 from __future__ import annotations
 
+import collections.abc
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ __all__ = [
     "measured_once",
     "streamed_blocks",
 ]
+
+Blocks = collections.abc.Generator[Tensor, None, None]
 
 UNBOUNDED_CONTEXT_SECONDS = 1.0  # on either side, if the receptive field has no bound
 CROSS_FADE_SECONDS = 0.25
@@ -64,7 +67,7 @@ def enhanced_chunks(
     total: int | Callable[[int], int],
     chunk_seconds: float,
     precision: str = "fp32",
-) -> Iterator[Tensor]:
+) -> Blocks:
     """Yield the output ``(1, total)`` of a generator in eval mode, in consecutive blocks ``(1, n)`` on the CPU.
 
     Args:
@@ -115,12 +118,12 @@ def streamed_blocks(generator: nn.Module, blocks: Iterable[Tensor], precision: s
     """
     spec = cast("Generator", generator)
     late = lookahead_of(spec)
-    waiting = torch.zeros(spec.in_channels, 0)
+    waiting: Tensor | None = None  # on the device of the blocks
     taken, given, early = 0, 0, late  # samples; the last of what is still to be cut off
     with cast("StreamingModule", generator).streaming(1):
         for block in blocks:
             taken += block.shape[1]
-            waiting = torch.cat([waiting, block], dim=1)
+            waiting = block if waiting is None else torch.cat([waiting, block], dim=1)
             whole = waiting.shape[1] // spec.hop * spec.hop
             if not whole:
                 continue
@@ -130,7 +133,7 @@ def streamed_blocks(generator: nn.Module, blocks: Iterable[Tensor], precision: s
             given += estimate.shape[1]
             if estimate.shape[1]:
                 yield estimate
-        if given < taken:
+        if waiting is not None and given < taken:
             frames = torch.nn.functional.pad(waiting, (0, late + -(taken + late) % spec.hop))
             yield computed(generator, frames[None], precision)[0, :, early : early + taken - given]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -176,7 +177,8 @@ def enhance_recording(generator: nn.Module, sources: Sequence[Path], target: Pat
     check_possible(generator, target, manner)
     with opened(generator, sources, manner.resample, manner.channels) as signal, evaluating(generator):
         blocks = enhanced_chunks(generator, signal.read, signal.total, manner.chunk_seconds, manner.precision)
-        return written(generator, signal, blocks, target, manner)
+        with closing(blocks):  # a stream ends even if what it gives cannot be written
+            return written(generator, signal, blocks, target, manner)
 
 
 def check_possible(generator: nn.Module, target: Path, manner: Manner) -> None:

@@ -18,7 +18,7 @@ from bcfusion.contracts import Generator
 from bcfusion.errors import ConfigError
 from bcfusion.nn.cpu import denormals_as_zero
 from bcfusion.nn.network import estimate_of, lookahead_of, usual_frame
-from bcfusion.nn.streaming import StreamingModule
+from bcfusion.nn.streaming import StreamingError, StreamingModule
 from bcfusion.run.bundle import bundle_of
 
 __all__ = ["Frames", "Stepper", "TorchStepper", "sensors_of", "stream_signal"]
@@ -72,7 +72,7 @@ class TorchStepper:
 
     Raises:
         ConfigError: ``frame`` is no multiple of the hop.
-        StreamingError: a layer is not causal; it is named.
+        StreamingError: a layer is not causal; it is named. Or the network keeps no state.
     """
 
     def __init__(self, generator: nn.Module, frame: int | None = None) -> None:
@@ -81,8 +81,13 @@ class TorchStepper:
         if self.frame < 1 or self.frame % spec.hop:
             hop = f"the network's hop, {spec.hop} samples"
             raise ConfigError([f"a frame of {self.frame} samples is not a multiple of {hop}"])
+        if not isinstance(generator, StreamingModule):
+            raise StreamingError(
+                f"{type(generator).__name__} keeps no state from frame to frame: it is no StreamingModule, as "
+                "docs/extending.md describes"
+            )
         self.sensors = sensors_of(generator)
-        self._generator = cast("StreamingModule", generator)
+        self._generator = generator
         self._device = next((parameter.device for parameter in generator.parameters()), torch.device("cpu"))
         self._open = ExitStack()
         self._open.enter_context(self._generator.streaming(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import numpy as np
@@ -11,7 +12,8 @@ from bcfusion.inference.stepping import Frames
 
 __all__ = ["StreamResampler", "least_reserve"]
 
-_BLOCKS = 200  # of a rehearsal; the pattern of 44.1 and 16 kHz repeats after fewer
+_BLOCKS = 200  # of a rehearsal, before the pattern is one that repeats
+_MOST_BLOCKS = 20_000  # of a rehearsal: a second of computing
 
 
 class StreamResampler:
@@ -59,9 +61,10 @@ def least_reserve(frame: int, rate: int, device_rate: int, block: int) -> int:
         spans = range(block, block * (frame + 1), block)
         return max(span - (span - block) // frame * frame for span in spans)
     inward, outward = StreamResampler(device_rate, rate, 1), StreamResampler(rate, device_rate, 1)
+    period = device_rate * frame // math.gcd(block * rate, device_rate * frame)  # blocks after which all repeats
     silence = np.zeros((max(block, frame), 1), dtype=np.float32)
     pending = made = reserve = 0
-    for number in range(1, _BLOCKS + 1):
+    for number in range(1, min(_BLOCKS + period, _MOST_BLOCKS) + 1):
         reserve = max(reserve, number * block - made)
         pending += len(inward(silence[:block]))
         while pending >= frame:

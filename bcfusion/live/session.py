@@ -12,7 +12,7 @@ import numpy as np
 from bcfusion import audio
 from bcfusion.contracts import SPLITS, Row
 from bcfusion.data.corpora.listing import ManifestCorpus
-from bcfusion.data.corpora.manifest import write_manifest
+from bcfusion.data.corpora.manifest import read_manifest, write_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import ENOUGH, Alignment, session_alignment
 from bcfusion.data.inspect.certainty import with_common_polarity
@@ -60,6 +60,12 @@ class Session:
             if self.manifest.stat().st_size:
                 corpus = ManifestCorpus(str(self.manifest), 1.0)
                 self.rows = [row for split in SPLITS for row in corpus.rows(split)]
+                readable = {row.id for row in self.rows}
+                if lost := [entry.id for entry in read_manifest(self.manifest) if entry.id not in readable]:
+                    raise DataError(
+                        f"{self.manifest}: the recordings of {lost[0]} cannot be read ({len(lost)} in all): restore "
+                        "the files, or remove their lines, before new sentences are added"
+                    )
             self._require_same()
         elif folder.exists() and not (folder.is_dir() and all(map(_is_unfinished, folder.iterdir()))):
             raise DataError(f"{folder} holds something else than recordings with {MANIFEST}: give another --output")

@@ -37,7 +37,7 @@ class PhaseLoss(nn.Module):
         group_delay_weight: 0 leaves the term out.
         angular_frequency_weight: 0 leaves the term out.
         floor: magnitude of a bin at or below which it is empty, of a signal in [-1, 1] and a window that is not
-            normalised; 1e-4 is half that of the quantisation noise of 16-bit audio under a window of 320 samples.
+            normalised; 1e-4 is about that of the quantisation noise of 16-bit audio under a window of 320 samples.
 
     Raises:
         ConfigError: an impossible STFT, a negative weight or none above 0, or a floor that is not above 0.

@@ -361,5 +361,7 @@ class MultiResolutionStftLoss(nn.Module):
                     F.conv1d(signal.unsqueeze(1), taps, padding=taps.shape[-1] // 2).squeeze(1)
                     for signal in (estimate, target)
                 )
+                # the filter goes on after the end of an item, which is where its loss ends
+                estimate, target, _ = valid_samples(estimate.unsqueeze(1), target.unsqueeze(1), lengths)
             per_resolution = [resolution(estimate, target, lengths) for resolution in self.resolutions]
             return torch.stack(per_resolution).mean()

@@ -129,7 +129,7 @@ class SiSnrLoss(nn.Module):
 
     Args:
         zero_mean: remove each signal's own mean first (SI-SNR); without it a constant offset counts as noise (SI-SDR).
-        eps: regularising power, relative to full scale. It bounds the loss at the power of the target over ``eps`` (-74
+        eps: regularising power, relative to full scale. It bounds the loss at the power of the target over ``eps`` (-54
             dB for speech at -26 dBFS) and the gradient of a nearly perfect or nearly silent estimate.
         silence_db: RMS level in dBFS at or below which a target is silence.
 

@@ -71,10 +71,14 @@ def _identity(record: Mapping[str, Any]) -> str:
 
 
 def words_of(text: str, normalise: bool = True) -> list[str]:
-    """Return the words of a transcript; ``normalise`` folds case and drops punctuation except inner apostrophes."""
+    """Return the words of a transcript; ``normalise`` folds case and drops punctuation except inner apostrophes.
+
+    Letters, marks (vowel signs and points of many scripts) and numbers are kept.
+    """
     if normalise:
         text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-        text = re.sub(r"[^\w\s']|_|(?<!\w)'|'(?!\w)", " ", text)
+        text = "".join(char if char == "'" or unicodedata.category(char)[0] in "LMN" else " " for char in text)
+        text = re.sub(r"(?<!\S)'+|'+(?!\S)", " ", text)
     return text.split()
 
 

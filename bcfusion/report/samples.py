@@ -17,6 +17,8 @@ __all__ = ["SampleWriter"]
 class SampleWriter:
     """Writes the first utterances of an evaluation; see ``on_item`` of :func:`bcfusion.evaluation.evaluate.evaluate`.
 
+    An utterance with NaN or infinity in a signal is left out: files hold none, and no metric scores it.
+
     Args:
         directory: where the files go.
         count: number of utterances to write.
@@ -28,10 +30,14 @@ class SampleWriter:
         self.count = count
         self.sample_rate = sample_rate
         self.pictures: list[Path] = []
+        self.left_out: list[str] = []
 
     def __call__(self, index: int, item: str, signals: Mapping[str, np.ndarray]) -> None:
         """Write the signals ``(T,)`` of the utterance at ``index``, if it is one of the first."""
         if index >= self.count:
+            return
+        if not all(np.isfinite(signal).all() for signal in signals.values()):
+            self.left_out.append(item)
             return
         # Loud noise may exceed full scale: all signals of an utterance are scaled down together instead of clipped.
         peak = max(1.0, *(float(np.abs(signal).max()) for signal in signals.values()))

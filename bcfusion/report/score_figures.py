@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 
@@ -15,6 +16,8 @@ from bcfusion.report.level_curves import level_figure
 from bcfusion.report.table import heading
 
 __all__ = ["score_figures"]
+
+_NONE = Summary(0, *[math.nan] * 6)  # of a system without scores in a group
 
 
 def score_figures(scores: Scores, summary: ScoreSummary, title: str) -> dict[str, Figure]:
@@ -50,7 +53,7 @@ def _over_ratio(
     groups = grouped(scores, "snr")
     ratios = [round(statistics.fmean(float(row.info["snr"]) for row in groups[label].rows), 1) for label in parts]
     curves = {
-        system: {metric: [part[system][metric] for part in parts.values()] for metric in metrics}
+        system: {metric: [part.get(system, {}).get(metric, _NONE) for part in parts.values()] for metric in metrics}
         for system in scores.systems
     }
     return level_figure(ratios, curves, title)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,8 +103,9 @@ def restore(
         manner = Manner(BLOCK_SECONDS, container="WAV", subtype="PCM_16")
         with _opened(model, files) as signal, evaluating(generator):
             blocks = enhanced_chunks(generator, signal.read, signal.total, manner.chunk_seconds)
-            counted = _counted(_finite(blocks), signal.total, progress)
-            written(generator, signal, counted, folder / "output.wav", manner)
+            with closing(blocks):
+                counted = _counted(_finite(blocks), signal.total, progress)
+                written(generator, signal, counted, folder / "output.wav", manner)
     except BcfusionError as error:
         raise BcfusionError(_plain(error, files)) from error
 

@@ -168,5 +168,6 @@ def _strategy(settings: DictConfig, watch: Watch) -> str | Strategy:
     if settings.strategy not in ("auto", "ddp"):
         return str(settings.strategy)
     several = settings.strategy == "ddp" or settings.num_nodes > 1 or settings.devices not in ("auto", 1, "1")
-    several = several or (settings.devices == "auto" and torch.cuda.device_count() > 1)
+    on_gpus = settings.devices == "auto" and device.on_gpu(settings.accelerator)
+    several = several or (on_gpus and torch.cuda.device_count() > 1)
     return DataParallel(watch) if several else "auto"

@@ -64,8 +64,8 @@ def below_input(
         about = "" if further is None else f", about {rounded(module.step + further)} steps at this rate"
         done = f"{module.step} {'step' if module.step == 1 else 'steps'} in {minutes:.1f} minutes"
         yield f"  The run was short: {done}; usual are {usual:g} minutes{about}."
-    start = 0 if module.adversary is None else module.adversary.schedule.start_step
-    if module.step // module.optimization.accumulate < start:
+    start = 0 if module.adversary is None else module.adversary.schedule.start_step * module.optimization.accumulate
+    if module.step < start:
         yield f"  The discriminators have not joined: they do so at step {start} (adversarial.start_step)."
 
 

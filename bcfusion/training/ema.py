@@ -11,6 +11,10 @@ from bcfusion.configuration.keys import key_rules
 from bcfusion.requirements import require
 
 
+def _is_averaged(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point() or parameter.is_complex()
+
+
 class EmaGenerator(nn.Module):
     """Keeps an averaged copy of the network that is trained.
 
@@ -38,8 +42,8 @@ class EmaGenerator(nn.Module):
         """Move the average towards ``network``; copy its buffers."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged: list[Tensor] = [p for p in self.network.parameters() if p.is_floating_point()]
-        trained = [p.detach() for p in network.parameters() if p.is_floating_point()]
+        averaged: list[Tensor] = [p for p in self.network.parameters() if _is_averaged(p)]
+        trained = [p.detach() for p in network.parameters() if _is_averaged(p)]
         torch._foreach_lerp_(averaged, trained, 1.0 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)

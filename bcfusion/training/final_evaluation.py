@@ -23,7 +23,7 @@ from bcfusion.evaluation.pool import Scorer
 from bcfusion.evaluation.scores import Scores
 from bcfusion.evaluation.systems import ENHANCED
 from bcfusion.evaluation.utterances import Utterances
-from bcfusion.files import write_text
+from bcfusion.files import remove_folder, write_text
 from bcfusion.report.samples import SampleWriter
 from bcfusion.report.score_tables import print_tables
 from bcfusion.report.table import markdown_table, quality_tables
@@ -91,6 +91,7 @@ def evaluate_best(
     step = int(description.training.get("step", -1))
     utterances = Utterances.of_split(datamodule, "test", cfg.trainer.max_test_items)
     split = utterances.split
+    remove_folder(run.samples)  # of a closing evaluation that was interrupted
     samples = SampleWriter(run.samples, cfg.trainer.samples, cfg.sample_rate)
     outputs = _Outputs(samples, ClosingProgress(len(utterances.rows), split), step, what_now)
     try:

@@ -116,3 +116,5 @@ def restore_session(module: SpeechModule, trainer: Trainer, content: Mapping[str
         checkpoint.restore_random_states(content["random"][trainer.global_rank])
         if module.critics:
             module.load_critic_states(content["critic_states"][trainer.global_rank])
+        if "log" in content:  # checkpoints of older versions have none
+            module.load_log_state(content["log"][trainer.global_rank])

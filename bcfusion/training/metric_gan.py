@@ -48,7 +48,7 @@ class MetricGan:
     Fu et al. 2019, "MetricGAN: generative adversarial networks based black-box metric scores optimization for speech
     enhancement", and 2021, "MetricGAN+", with the pairs that have been scored before. With the normalised score
     :math:`Q \in [0, 1]` of a pair, the critic D minimises the mean of :math:`(D(y, y) - 1)^2` over targets y, of
-    :math:`(D(\hat y, y) - Q)^2` over the estimates of one batch, and of the same over as many older pairs; the
+    :math:`(D(\hat y, y) - Q)^2` over the estimates of one batch, and of the same over ``replayed`` older pairs; the
     generator minimises :math:`(D(\hat y, y) - 1)^2`.
 
     PESQ takes milliseconds of a processor. Worker processes compute it while training goes on, and at each batch the

@@ -7,7 +7,7 @@ Optimisation is manual. ``step`` counts batches; schedules, checkpoints, logs an
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -217,7 +217,7 @@ class SpeechModule(LightningModule):
             self._losses_teach = True
         estimate = without_padding((outputs if anchor is None else anchor.outputs)["estimate"], batch["lengths"])
         judged = turn.adversarial or "discriminator" in turn.order
-        inside = self._inside(outputs if anchor is None else anchor.outputs, batch["target"]) if judged else NOTHING
+        inside = self._inside(outputs if anchor is None else anchor.outputs, batch) if judged else NOTHING
         shared = None
         if self.adversary is not None and turn.shared_passes:
             shared = self.adversary.judge_for_both(estimate, batch["target"], inside)
@@ -243,14 +243,27 @@ class SpeechModule(LightningModule):
             self.kept = None
         self.step += 1
 
-    def _inside(self, outputs: dict[str, Any], target: Tensor) -> Inside:
-        """Return the signals from inside the generator that the discriminators judge; mostly there are none."""
+    def _inside(self, outputs: dict[str, Any], batch: Batch) -> Inside:
+        """Return the signals from inside the generator that the discriminators judge; mostly there are none.
+
+        Like waveforms they are 0 after the end of each item, in estimate and target, if the generator says how many
+        samples a frame of them is.
+        """
         takes = () if self.adversary is None else self.adversary.takes
         if not takes:
             return NOTHING
         with torch.no_grad():
-            of_target = self.generator.inside(target)  # type: ignore[operator]
-        return Inside({name: outputs[name] for name in takes}, {name: of_target[name] for name in takes})
+            of_target = self.generator.inside(batch["target"])  # type: ignore[operator]
+        hop, total = getattr(self.generator, "inside_hop", None), batch["target"].shape[-1]
+
+        def ended(value: Tensor) -> Tensor:
+            if hop is None:
+                return value
+            # items as long as the batch keep what a network makes of its last frame
+            frames = torch.where(batch["lengths"] < total, -(-batch["lengths"] // hop), value.shape[-1])
+            return without_padding(value, frames)
+
+        return Inside({name: ended(outputs[name]) for name in takes}, {name: ended(of_target[name]) for name in takes})
 
     def _discriminators_learn(
         self, batch: Batch, estimate: Tensor, inside: Inside, shared: Pair | None, first: bool
@@ -383,13 +396,22 @@ class SpeechModule(LightningModule):
         self._sums[tag] = self._sums[tag] + value if tag in self._sums else value
         self._counts[tag] += 1
 
+    def log_state(self) -> dict[str, tuple[float, int]]:
+        """Return sum and number of this rank's values since the last call of :meth:`take_log`, by tag."""
+        return {tag: (float(total), self._counts[tag]) for tag, total in self._sums.items()}
+
+    def load_log_state(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Restore what :meth:`log_state` returned."""
+        for tag, (total, count) in state.items():
+            self._sums[tag], self._counts[tag] = torch.tensor(total, device=self.device), int(count)
+
     def take_log(self) -> dict[str, float]:
         """Return the means of all values since the last call, learning rates, and counts of skipped steps and losses.
 
         The tags are those of ``docs/curves.md``. The means are over all ranks, which must call it together: each has
         seen other items.
         """
-        ranks = gathered({tag: (float(total), self._counts[tag]) for tag, total in self._sums.items()})
+        ranks = gathered(self.log_state())
         found = {tag: [rank[tag] for rank in ranks if tag in rank] for rank in ranks for tag in rank}
         values = {tag: sum(total for total, _ in parts) / sum(n for _, n in parts) for tag, parts in found.items()}
         self._sums.clear()

@@ -179,7 +179,7 @@ def _device_name(cfg: DictConfig) -> str:
 
 def _try_training(cfg: DictConfig, datamodule: SpeechDataModule, module: SpeechModule, rehearsal: Rehearsal) -> Steps:
     """Train on one crop, then on whole batches before and after the discriminators have joined."""
-    joins = int(cfg.adversarial.start_step) if cfg.discriminators else 0
+    joins = int(cfg.adversarial.start_step) * module.optimization.accumulate if cfg.discriminators else 0
     one, read_one = timed(lambda: datamodule.sample_batch(1))
     alone = _fit(cfg, module, one, 0)
     read = read_one * datamodule.batch_size

@@ -180,8 +180,9 @@ def train(
         fitting = Fitting(datamodule, later(cfg, "trainer.statistics_batches"))
         callbacks: list[Callback] = [fitting] if resumed is None and cfg.init_from is None else []
         watch = Watch(60.0 * later(cfg, "trainer.hang_minutes"), checkpointing.what_next)
-        callbacks += [Whereabouts(watch), step_log, quality, ScheduleLength(clock), checkpointing]
-        callbacks += [Interrupt(checkpointing), clock, Progress(clock, step_log, quality), *own_callbacks]
+        # those of the user before what saves their state
+        callbacks += [Whereabouts(watch), step_log, quality, ScheduleLength(clock), *own_callbacks, checkpointing]
+        callbacks += [Interrupt(checkpointing), clock, Progress(clock, step_log, quality)]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
         trainer = build_trainer(cfg, run_dir, module.step - (again is not None), callbacks, watch)
         datamodule.trainer = trainer  # it divides the data among the ranks
@@ -190,7 +191,8 @@ def train(
             on_begin(trainer.global_rank)
         if trainer.is_global_zero:
             with writing(run_dir, checkpointing.what_now):
-                remove_folder(run.bundle)  # an earlier session's; this one writes its own
+                for folder in (run.bundle, run.samples):  # an earlier session's; this one writes its own
+                    remove_folder(folder)
                 if resumed is None:
                     _clear(run)
                 write_record(run_dir, config, provenance, None if resumed is None else module.step, relative_paths(cfg))
@@ -227,8 +229,10 @@ def _clear(run: RunDir) -> None:
     """
     for file in (*run.checkpoints.glob("*.ckpt"), *run.path.glob("events.out.tfevents.*"), run.metrics):
         file.unlink(missing_ok=True)
-    for folder in (run.quality, run.samples):
+    for folder in (run.quality, run.samples, run.diverged().parent):
         remove_folder(folder)
+    for file in run.path.glob(run.non_finite_batches(0).name.replace("0", "*")):
+        file.unlink()
 
 
 def _module(

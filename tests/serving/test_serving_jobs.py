@@ -175,7 +175,7 @@ def test_a_network_that_is_broken_fails_in_a_sentence(
 
 def test_a_network_that_overflows_fails_in_a_sentence(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "bcfusion.inference.chunks.enhanced_chunks", lambda *arguments: iter([torch.full((1, 100), torch.nan)])
+        "bcfusion.inference.chunks.enhanced_chunks", lambda *arguments: (torch.full((1, 100), torch.nan) for _ in "1")
     )
     state = client.restored([("a.wav", wav(noise(100)))], model="one")
     assert state["error"] == "the model gives no finite samples for this recording: choose another model"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bcfusion import audio
-from bcfusion.contracts import SPLITS, Row
+from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, read_headers
 from bcfusion.errors import DataError
 from bcfusion.files import name_below, normal_name, on_disk
@@ -55,12 +55,13 @@ class FolderCorpus:
         """
         if split not in self._rows:
             files = self._files(split)
+            folder = self.root / self.splits.get(split, split)  # a file in it has no speaker, not one named "train"
             headers = read_headers(files, self.max_unreadable_share, f"{self.root}/{self.splits.get(split, split)}")
             self._rows[split] = [
                 Row(
                     id=name_below(self.root, file),
                     paths={"air": os.fspath(file)},
-                    speaker=normal_name(file.parent.name),
+                    speaker=UNKNOWN_SPEAKER if file.parent == folder else normal_name(file.parent.name),
                     split=split,
                     sample_rate=headers[file].sample_rate,
                     duration=headers[file].duration,

@@ -21,6 +21,7 @@ __all__ = [
     "believed",
     "session_alignments",
     "session_of",
+    "settled",
     "summary",
     "with_common_polarity",
 ]
@@ -73,6 +74,23 @@ def with_common_polarity(found: Sequence[Alignment | None]) -> list[Alignment | 
     return [None if own is None else settled(own) for own in found]
 
 
+def settled(takes: Sequence[Take], found: Sequence[Alignment | None]) -> list[Alignment | None]:
+    """Return :func:`with_common_polarity` of the recordings of each sensor: by the columns ``corpus`` and ``sensor``.
+
+    Args:
+        takes: the recordings.
+        found: what was measured on each of them alone; None: nothing.
+    """
+    groups: dict[tuple[Any, Any], list[int]] = {}
+    for place, take in enumerate(takes):
+        groups.setdefault((take.extra.get("corpus"), take.extra.get("sensor")), []).append(place)
+    made = list(found)
+    for places in groups.values():
+        for place, own in zip(places, with_common_polarity([found[place] for place in places]), strict=True):
+            made[place] = own
+    return made
+
+
 def session_alignments(takes: Sequence[Take], found: Sequence[Alignment | None]) -> dict[str, Alignment]:
     """Return lag and polarity of each session that has measured recordings.
 
@@ -104,7 +122,7 @@ def all_believed(takes: Sequence[Take], found: Sequence[Alignment | None]) -> li
         takes: the recordings.
         found: what was measured on each of them alone; None: nothing.
     """
-    found = with_common_polarity(found)
+    found = settled(takes, found)
     sessions = session_alignments(takes, found)
     return [believed(own, sessions.get(session_of(take))) for take, own in zip(takes, found, strict=True)]
 

@@ -125,8 +125,10 @@ def swapped(line: Inspected) -> str | None:
 
 
 def level_ratio(line: Inspected) -> str | None:
-    """Test for levels of body and air that are far apart."""
+    """Test for levels of body and air that are far apart, with the gain of the manifest."""
     ratio = line.measured.level_ratio
+    if ratio is not None:
+        ratio += line.entry.gain
     silent = any(found.levels.level <= SILENT for found in line.measured.sensors.values())
     return f"{ratio:+.1f} dB" if ratio is not None and abs(ratio) > LEVEL_RATIO and not silent else None
 

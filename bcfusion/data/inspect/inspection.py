@@ -17,7 +17,7 @@ from bcfusion import system
 from bcfusion.data.corpora.manifest import read_manifest
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import MAX_LAG, Alignment
-from bcfusion.data.inspect.certainty import believed, session_alignments, session_of, with_common_polarity
+from bcfusion.data.inspect.certainty import believed, session_alignments, session_of, settled
 from bcfusion.data.inspect.measure import Measured, measure
 from bcfusion.data.parallel import in_batches
 from bcfusion.files import from_json, on_disk
@@ -140,7 +140,7 @@ def inspect_manifest(
             for batch in batches:
                 found += [_summed(measured, spectra) for measured in batch]
                 bar.update(len(batch))
-    alone = with_common_polarity([measured.alignment for measured in found])
+    alone = settled(chosen, [measured.alignment for measured in found])
     found = [replace(measured, alignment=own) for measured, own in zip(found, alone, strict=True)]
     sessions = session_alignments(chosen, alone)
     lines = [

@@ -217,7 +217,7 @@ class StepLoader(TrainLoader):
         self.schedule.start_batch = self.start_batch
         generator = generator_for(self.schedule.seed, "workers")
         batches = _Reported(self.segments, memory_for(self.segments, self.schedule.batch_size, self.workers))
-        return _started(batch_loader(batches, self.workers, self.pin_memory, generator, self.schedule))
+        return started(batch_loader(batches, self.workers, self.pin_memory, generator, self.schedule))
 
 
 class EvalLoader:
@@ -243,7 +243,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         one_by_one = [[index] for index in range(len(self.items))]
         generator = generator_for("evaluation", "workers")
-        batches = _started(batch_loader(_Reported(self.items), self.workers, self.pin_memory, generator, one_by_one))
+        batches = started(batch_loader(_Reported(self.items), self.workers, self.pin_memory, generator, one_by_one))
         _end_at_exit(batches)
         try:
             for batch in batches:
@@ -313,7 +313,7 @@ def batch_loader(
     )
 
 
-def _started(loader: DataLoader[Batch | BcfusionError]) -> Iterator[Batch | BcfusionError]:
+def started(loader: DataLoader[Batch | BcfusionError]) -> Iterator[Batch | BcfusionError]:
     """Return the iterator of a loader, whose workers never get the signals of the process group.
 
     A worker ignores them itself (:func:`_belong_to_the_trainer`), but not before PyTorch has prepared it, and for some

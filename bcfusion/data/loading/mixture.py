@@ -113,7 +113,9 @@ class Mixture:
         """
         names = [name for name, share in self.shares.items() if share != 0]
         columns, part = columns_of(rows), _numbers(rows, names)
-        amounts = dict(zip(names, _sums(visits(columns) * columns.weight, part, len(names)), strict=True))
+        natural = visits(columns)
+        own = np.maximum(columns.weight, 1 / natural)  # an epoch visits each row at least once
+        amounts = dict(zip(names, _sums(natural * own, part, len(names)), strict=True))
         if empty := [name for name, amount in amounts.items() if not amount]:
             raise DataError(
                 f"data.parts.{empty[0]}: no training utterance is left by data.speakers, data.min_bandwidth and "
@@ -127,7 +129,7 @@ class Mixture:
         }
         total = max(amount / wanted[name] for name, amount in amounts.items())
         factors = np.array([total * wanted[name] / amount for name, amount in amounts.items()])
-        weights = columns.weight * factors[part]
+        weights = own * factors[part]
         if isinstance(rows, RowTable):
             return RowTable(rows.source, columns, rows.places, weights)
         return [replace(row, weight=weight) for row, weight in zip(rows, weights.tolist(), strict=True)]

@@ -20,7 +20,7 @@ from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, THREADS, first_few
 from bcfusion.data.corpora.manifest import read_manifest, write_manifest
 from bcfusion.data.inspect.alignment import Alignment
-from bcfusion.data.inspect.certainty import all_believed
+from bcfusion.data.inspect.certainty import all_believed, settled
 from bcfusion.data.parallel import in_batches
 from bcfusion.data.preparation.adapters import NEEDED, Adapter, Recording
 from bcfusion.data.preparation.journal import Journal
@@ -265,7 +265,7 @@ def _speaker_disjoint(recordings: Sequence[Recording], left_out: LeftOut) -> lis
 def _rows(recordings: Sequence[Recording], known: Mapping[str, Mapping[str, Any]], corpus: str) -> list[Row]:
     """Return the rows of recordings; lag and polarity are measured if they are certain, by the rule of ``inspect``."""
     measured = [known[recording.id].get("alignment") for recording in recordings]
-    found = [None if each is None else _alignment(*each) for each in measured]
+    found = settled(recordings, [None if each is None else _alignment(*each) for each in measured])
     return [
         _row(recording, known[recording.id], corpus, own, sure)
         for recording, own, sure in zip(recordings, found, all_believed(recordings, found), strict=True)

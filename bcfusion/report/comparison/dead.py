@@ -12,6 +12,7 @@ from bcfusion.errors import CheckpointError
 from bcfusion.report.comparison.run import read_run
 from bcfusion.report.comparison.runs import run_folders
 from bcfusion.run.alive import changed_within, is_alive, last_change
+from bcfusion.run.description import find_bundle
 from bcfusion.run.layout import RunDir
 
 __all__ = ["DeadRun", "dead_runs"]
@@ -61,7 +62,7 @@ def _why_dead(run: RunDir, checkpoints: bool) -> str:
     """Return what became of a dead run; an empty text for any other."""
     if run.path.is_symlink() or is_alive(run) or any(_runs_below(run.path)):
         return ""
-    usable = run.bundle.is_dir() or any(run.checkpoints.glob("*.ckpt"))
+    usable = run.bundle.is_dir() or any(run.checkpoints.glob("*.ckpt")) or find_bundle(run.path) is not None
     if usable and not checkpoints:
         return ""
     try:

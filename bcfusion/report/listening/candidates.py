@@ -22,7 +22,7 @@ from bcfusion.run.models import named_models
 
 __all__ = ["Candidate", "find_candidates"]
 
-_How = tuple[object, bool, frozenset[str]]  # steps, whether a checkpoint was named, and what was typed
+_How = tuple[object, bool, str, frozenset[str]]  # steps, whether a checkpoint was named, the split, and what was typed
 
 #: settings of an evaluation with which the sounds are those of one without
 SAME_SOUNDS = (
@@ -104,6 +104,7 @@ def _samples(run: Run | None, path: Path) -> tuple[Path, ...]:
 _CLOSING: _How | None = (
     None,
     False,
+    "test",
     frozenset[str](),
 )  # what `_how` says of an evaluation that is like the closing one of a run
 
@@ -113,13 +114,14 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _how(record: Mapping[str, Any]) -> _How | None:
-    """Return what makes an evaluation that of another system: steps, a checkpoint, data, levels; None: not recorded."""
+    """Return what makes an evaluation another one: steps, a checkpoint, split, data, levels; None: not recorded."""
     if not record:
         return None
     overrides = {str(override) for override in record.get("overrides") or ()}
     keys = {override: key_of(override) for override in overrides}
     others = {o for o, key in keys.items() if key not in SAME_SOUNDS and not key.startswith("metrics.")}
-    return record.get("steps"), str(record.get("model", "")).endswith(".ckpt"), frozenset(others)
+    is_checkpoint = str(record.get("model", "")).endswith(".ckpt")
+    return record.get("steps"), is_checkpoint, str(record.get("split") or "test"), frozenset(others)
 
 
 def _is_step(record: Mapping[str, Any], step: object) -> bool:

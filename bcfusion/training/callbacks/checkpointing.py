@@ -89,6 +89,7 @@ class Checkpointing(Callback):
         if self._saved_step == module.step:
             return
         critics = gathered(module.critic_states()) if module.critics else []
+        log = gathered(module.log_state())
 
         def write() -> None:
             content = {
@@ -99,6 +100,7 @@ class Checkpointing(Callback):
                 "callbacks": self._callback_states(),
                 "random": states,
                 "critic_states": critics,
+                "log": log,
                 "clock": self._clock(),
             }
             for logger in module.trainer.loggers:  # those who wrote later would leave a gap in the curves, if killed

@@ -130,7 +130,9 @@ class Clock(Callback):
         assert isinstance(module, SpeechModule)
         done = self.max_steps is not None and module.step >= self.max_steps
         spent = self.spent(validation_follows=module.step % self.validate_every == 0)
-        if trainer.strategy.reduce_boolean_decision(done or spent, all=False):
+        # gradients that are added up are in no checkpoint: the run ends with an optimiser step
+        whole = module.step % module.optimization.accumulate == 0
+        if trainer.strategy.reduce_boolean_decision((done or spent) and whole, all=False):
             trainer.should_stop = True
             self.reason = "trainer.max_steps is reached" if done else "the time budget is used up"
 

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from bcfusion.audio import EncodedAudio, UnreadableAudio
 from bcfusion.contracts import Batch, Row
 from bcfusion.data.loading.collate import Filled, Item, fill
-from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader, memory_for
+from bcfusion.data.loading.loaders import TrainLoader, UnreadableTally, batch_loader, memory_for, started
 from bcfusion.data.loading.memory import BatchMemory
 from bcfusion.data.loading.rows import reaches
 from bcfusion.data.loading.segments import ATTEMPTS, TrainSegments
@@ -113,7 +113,8 @@ class StreamLoader(TrainLoader):
         batches = _Batches(
             self.segments, self.streaming, self.batch_size, self.rank, self.world_size, self.start_batch, memory
         )
-        return iter(batch_loader(batches, self.workers, self.pin_memory, generator_for(self.segments.seed, "workers")))
+        generator = generator_for(self.segments.seed, "workers")
+        return started(batch_loader(batches, self.workers, self.pin_memory, generator))
 
 
 class _Batches(IterableDataset[Any]):
