@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bcfusion.errors import ConfigError
+from bcfusion.errors import ConfigError, WriteError
 from bcfusion.export.metadata import INPUT, OPSET, OUTPUT, Metadata, Precision, parse_metadata, sidecar_of
 from bcfusion.export.onnx_export import export_step, export_whole, newest_opset, stamp
 from bcfusion.export.onnx_stepper import OnnxStepper, open_session
@@ -145,6 +146,9 @@ def export_file(
         signal, clean = speech_of(network)
     threads = torch.get_num_threads()
     side = sidecar_of(target)
+    for each in (target, side) if sidecar else (target,):
+        if each.is_dir():  # now, since one of two files could not appear
+            raise WriteError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(each))
     with ExitStack() as both:
         # in this order: what is left of an earlier model would describe another one, and the model appears first
         beside = both.enter_context(appearing(side)) if sidecar else None

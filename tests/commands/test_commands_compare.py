@@ -157,6 +157,18 @@ def debris(runs: Path) -> Path:
     return runs
 
 
+def test_an_evaluated_bundle_with_a_mistake_in_its_description_is_not_dead(debris: Path) -> None:
+    bundle = debris / "eben"
+    (bundle / "evaluation" / "2026-01-01_10-00-00").mkdir(parents=True)
+    (bundle / "evaluation" / "2026-01-01_10-00-00" / "scores.csv").write_text("id,system,stoi\n")
+    (bundle / "config.yaml").write_text("sensors: [body\n")
+    (bundle / "generator.safetensors").write_bytes(b"weights")
+    yesterday = time.time() - 90_000
+    for path in (bundle, *bundle.rglob("*")):
+        os.utime(path, (yesterday, yesterday))
+    assert bundle not in {each.path for each in dead_runs([debris])}
+
+
 def dead(output: str) -> set[str]:
     return {Path(line.split("  ")[0]).name for line in output.splitlines() if "  " in line}
 

@@ -212,6 +212,10 @@ def test_peaks_are_counted_and_never_wrap(pipe: Any, models: Path, options: list
         (["--subtype", "FLOAT"], "--subtype is for files"),
         (["--format", "flac"], "--format is for files"),
         (["--report", "x.csv"], "--report is for files"),
+        (["--no-resample"], "--no-resample is for files"),
+        (["--batch", "4"], "--batch is for files"),
+        (["--overwrite"], "--overwrite is for files"),
+        (["--channels", "body=3", "--raw-channels", "2"], "--raw-channels 2, and no channel 3"),
         (["a.wav"], "by itself: give - --output -"),
     ],
 )

@@ -274,6 +274,11 @@ def test_both_files_appear_or_none(workplace: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(commands_export, "_lines", lambda *_: [])
     assert run("model", "--sidecar") == 0
     assert json.loads(Path("model.json").read_text())["hop"] == HOP
+    assert run("model", "--overwrite") == 0
+    assert not Path("model.json").exists(), "it would describe an earlier model"
+    Path("model.json").write_text('{"mine": 1}')
+    assert run("model", "--overwrite") == 0
+    assert Path("model.json").read_text() == '{"mine": 1}'
     save_bundle(workplace / "run.v2", Gains(), {"_target_": f"{__name__}.Gains"}, ["body"], {})
     assert run("run.v2") == 0
     assert Path("run.v2.onnx").is_file(), "the name is cut at a dot"

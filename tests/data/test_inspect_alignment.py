@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import soundfile
 from scipy import signal
 
 from bcfusion.data.inspect.alignment import ENOUGH, Alignment, alignment, session_alignment
-from bcfusion.data.inspect.certainty import with_common_polarity
+from bcfusion.data.inspect.certainty import all_believed, settled, with_common_polarity
 
 RATE = 16000
 # Responses of sensors, all of minimum phase: sections of second order.
@@ -228,3 +229,18 @@ def test_parts_are_measured_separately(voices: list[np.ndarray]) -> None:
     steady, broken = alignment(air.copy(), air, RATE), alignment(body, air, RATE)
     assert steady.confidence == 1.0
     assert broken.confidence <= 0.6
+
+
+def test_the_sensors_of_a_corpus_have_their_own_polarity() -> None:
+    """Four are wired the other way round: they say nothing about the fifth."""
+
+    def take(number: int, sensor: str, polarity: int, confidence: float) -> tuple[SimpleNamespace, Alignment]:
+        known = (Alignment(0.0, polarity, confidence), Alignment(0.0, -polarity, confidence - 0.1))
+        about = SimpleNamespace(id=str(number), speaker=f"s{number}", extra={"sensor": sensor})
+        return about, Alignment(0.0, polarity, confidence, known)
+
+    inverted = [take(number, "throat", -1, 0.9) for number in range(20)]
+    upright = [take(number, "temple", 1, 0.6) for number in range(20, 25)]
+    takes, found = zip(*inverted, *upright, strict=True)
+    assert settled(takes, found) == list(found)
+    assert [each.polarity for each in all_believed(takes, found) if each is not None] == [-1] * 20 + [1] * 5

@@ -201,3 +201,13 @@ def test_the_weight_of_a_line_says_how_often_it_is_visited(tmp_path: Path) -> No
     (tmp_path / "c.csv").write_text("air,split,weight\ns/s0.wav,train,0\ns/s1.wav,train,many\n")
     with pytest.raises(DataError, match=r"weight: 0 is not above 0(.|\n)*weight: 'many' is not a number"):
         Mixture({"a": str(tmp_path / "c.csv"), "b": str(tmp_path / "b.jsonl")}).rows("train")
+
+
+def test_rows_of_little_weight_are_visited_once_and_count_as_that(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path / "s", "s", [1.0] * 20)
+    write_manifest(tmp_path / "a.jsonl", [replace(row, weight=0.1) for row in rows])
+    write_manifest(tmp_path / "b.jsonl", rows)
+    both = Mixture({"a": str(tmp_path / "a.jsonl"), "b": str(tmp_path / "b.jsonl")}, {"a": 0.2})
+    counts = epoch_counts(data(both))[1]
+    share = sum(count for item, count in counts.items() if item.startswith("a/")) / sum(counts.values())
+    assert share == pytest.approx(0.2, abs=0.01)

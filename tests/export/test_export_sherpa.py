@@ -188,3 +188,15 @@ def test_a_frame_that_does_not_fit_is_refused_with_the_nearest_that_does() -> No
     spectral = BSRNN(**BANDS).eval()
     assert SherpaStep(spectral).kind == SherpaStep(spectral, 256).kind == "spectrum"
     assert SherpaStep(spectral, 512).kind == "waveform"
+
+
+def test_additional_look_ahead_needs_waveforms() -> None:
+    ahead = BSRNN(**BANDS, lookahead_ms=40).eval()
+    assert not takes_spectra(ahead)
+    assert SherpaStep(ahead).kind == "waveform"
+
+
+def test_a_network_whose_hops_are_cheaper_together_gets_the_frame_that_it_declares() -> None:
+    network = seanet(strides=[5, 5]).eval()
+    network.least_frame = 0.02
+    assert default_frame(network) == 350  # of 25, even

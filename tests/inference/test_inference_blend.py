@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from bcfusion.errors import ConfigError
 from bcfusion.generators.seanet import SEANet
 from bcfusion.inference.blend import Blend, blended, input_share
+from bcfusion.inference.chunks import is_streamable
 from bcfusion.inference.enhance import enhance_signal
+from bcfusion.inference.stepping import TorchStepper
 from bcfusion.nn.delay import Delay
 from bcfusion.nn.network import WaveformNetwork
 from bcfusion.nn.recurrent import GRU
+from bcfusion.nn.streaming import StreamingError
 from bcfusion.run.bundle import bundle_of, load_generator, save_bundle
 
 
@@ -116,3 +119,21 @@ def test_the_mixture_has_what_a_generator_has(tmp_path: Path) -> None:
         assert getattr(mixture, name) == getattr(loaded, name)
     late = blended(Late(), 0.5)
     assert (late.lookahead, late.delay, late.skip_channel) == (7, 11, 1)
+
+
+def test_a_network_that_keeps_no_state_is_no_stream_in_a_mixture_either() -> None:
+    class Plain(nn.Module):
+        sample_rate, in_channels, hop, causal, delay, provides = 1000, 1, 1, True, 0, ()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(1, 1, batch_first=True)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            output: Tensor = self.layer(inputs.transpose(1, 2))[0].transpose(1, 2)
+            return output
+
+    mixture = blended(Plain().eval(), 0.5)
+    assert not is_streamable(mixture)
+    with pytest.raises(StreamingError, match="Plain keeps no state from frame to frame"):
+        TorchStepper(Plain().eval())

@@ -10,10 +10,11 @@ import torch
 from bcfusion.doctor.computing import precision
 from bcfusion.doctor.finding import OK
 from bcfusion.errors import BcfusionError
+from bcfusion.generators.dpcrn import DPCRN
 from bcfusion.generators.seanet import SEANet
 from bcfusion.inference.batches import batches_of
 from bcfusion.inference.computing import check_precision, computed
-from bcfusion.inference.enhance import enhance_file
+from bcfusion.inference.enhance import enhance_file, enhance_signal
 
 TINY: dict[str, Any] = {"channels": 4, "strides": (2, 4), "dilations": (1, 3), "bottleneck_channels": 8}
 
@@ -70,3 +71,14 @@ def test_files_are_restored_on_a_gpu_as_on_a_cpu(tmp_path: Path, precision: str)
     enhance_file(model.cuda(), tmp_path / "a.wav", tmp_path / "gpu.wav", precision=precision, **options)
     expected, got = (torch.from_numpy(soundfile.read(tmp_path / f"{name}.wav")[0]) for name in ("cpu", "gpu"))
     assert snr(expected, got) > (50 if precision == "fp32" else 20)
+
+
+@pytest.mark.gpu
+def test_a_long_signal_on_a_gpu_streams_there() -> None:
+    torch.manual_seed(0)
+    model = DPCRN(channels=(8, 8, 8, 8, 8), blocks=1).eval()
+    x = 0.1 * torch.randn(1, 40_000)
+    expected = enhance_signal(model, x, chunk_seconds=0.5)
+    got = enhance_signal(model.cuda(), x.cuda(), chunk_seconds=0.5)
+    assert got.device.type == "cuda"
+    assert snr(expected, got.cpu()) > 50

@@ -220,6 +220,7 @@ def test_the_reserve_is_what_a_device_needs_and_no_more() -> None:
     for rate, block in ((48000, 768), (44100, 706)):
         reserve = least_reserve(256, 16000, rate, block)
         assert block < reserve < 6 * block
+    assert least_reserve(256, 16000, 44100, 706) > 2600  # a block is 0.4 samples longer than a frame: it repeats late
 
 
 def test_silence_is_played_and_input_given_up_where_computing_is_too_slow() -> None:

@@ -162,3 +162,8 @@ def test_edit_distance_has_its_known_values() -> None:
     assert edit_distance("kitten", "sitting") == 3
     assert edit_distance("", "abc") == edit_distance("abc", "") == 3
     assert edit_distance("flaw", "lawn") == edit_distance("lawn", "flaw") == 2
+
+
+def test_vowel_signs_and_points_belong_to_their_words() -> None:
+    assert words_of("नमस्ते, दुनिया!") == ["नमस्ते", "दुनिया"]
+    assert words_of("שָׁלוֹם עוֹלָם") == ["שָׁלוֹם", "עוֹלָם"]

@@ -76,3 +76,11 @@ def test_one_group_is_no_curve_and_no_scores_are_no_picture() -> None:
     assert list(score_figures(found, summarise(found, ["snr"]), "title")) == ["spread"]
     nothing = Scores([ItemScore("u", "enhanced", {}, {"stoi": "silent"})], {"stoi": True})
     assert score_figures(nothing, summarise(nothing), "title") == {}
+
+
+def test_a_system_without_scores_in_a_group_has_a_gap_there() -> None:
+    found = scores([-5.0, 0.0, 10.0])
+    found = Scores([row for row in found.rows if row.system != "enhanced" or row.id in ("u0", "u1")], DIRECTIONS)
+    figure = score_figures(found, summarise(found, ["snr"]), "title")["snr"]
+    enhanced = figure.axes[0].containers[1][0]
+    assert np.isnan(list(enhanced.get_ydata())).tolist() == [False, True, True]

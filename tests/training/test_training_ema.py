@@ -40,3 +40,13 @@ def test_buffers_are_copied_not_averaged() -> None:
 def test_decay_outside_of_zero_to_one_is_refused(decay: float) -> None:
     with pytest.raises(ConfigError, match="decay"):
         EmaGenerator(nn.Linear(1, 1), decay)
+
+
+def test_complex_parameters_are_averaged_too() -> None:
+    network = nn.Module()
+    network.phase = nn.Parameter(torch.tensor([1 + 1j]))
+    average = EmaGenerator(network, 0.5)
+    with torch.no_grad():
+        network.phase += 1j
+    average.update(network)
+    assert average.network.phase.item() == pytest.approx(1 + (1 + 9 / 11) * 1j)

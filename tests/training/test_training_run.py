@@ -125,8 +125,14 @@ def test_a_resumed_run_is_bit_exact(tiny: Compose, tmp_path: Path, workers: int,
     torch.manual_seed(1234)  # another session starts with other random states
     run(tiny(*settings, "trainer.max_steps=7", f"resume={tmp_path / 'parts'}"), tmp_path / "parts")
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    for key in ("step", "generator", "generator_ema", "ema_updates", "discriminators", "optimizers", "state", "random"):
+    networks = ("generator", "generator_ema", "ema_updates", "discriminators")
+    for key in ("step", *networks, "optimizers", "state", "random", "log"):
         assert_equal_states(whole[key], parts[key], key)
+    points = [
+        [row["loss/l1"] for row in csv.DictReader((tmp_path / name / "metrics.csv").open()) if row["step"] == "6"]
+        for name in ("whole", "parts")
+    ]
+    assert points[0] == points[1] != [], "a point is the mean of all steps since the last one, in whichever session"
 
 
 def test_the_averages_of_a_balancer_and_the_vectors_of_a_spectral_norm_are_resumed_bit_exactly(
@@ -372,10 +378,43 @@ def test_regression_leaves_feature_matching_out(
     assert weights(tmp_path / "r")["discriminators"] is None
 
 
-def test_the_budget_ends_a_run(tiny: Compose, tmp_path: Path) -> None:
-    result = run(tiny("budget.minutes=0.03", "trainer.validate_every=1000000"), tmp_path / "run")
+@pytest.mark.parametrize("accumulate", [1, 5])
+def test_the_budget_ends_a_run_whose_last_step_is_saved(tiny: Compose, tmp_path: Path, accumulate: int) -> None:
+    settings = ["trainer.validate_every=1000000", f"trainer.accumulate={accumulate}"]
+    result = run(tiny("budget.minutes=0.03", *settings), tmp_path / "run")
     assert result.step > 0
+    assert result.step % accumulate == 0
+    assert weights(tmp_path / "run")["step"] == result.step
     assert result.closing is not None
+
+
+class Counts(Callback):
+    """Counts batches and validations, and saves both."""
+
+    def __init__(self) -> None:
+        self.batches = self.validations = 0
+
+    def on_train_batch_end(self, *_: object) -> None:
+        self.batches += 1
+
+    def on_validation_end(self, *_: object) -> None:
+        self.validations += 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self.batches, "validations": self.validations}
+
+
+def test_the_saved_state_of_a_callback_is_that_after_the_step(tiny: Compose, tmp_path: Path) -> None:
+    cfg = tiny("trainer.max_steps=5", "trainer.validate_every=4", "trainer.checkpoint_every=3")
+    with open_dict(cfg):
+        cfg.callbacks = {
+            "counts": {"_target_": "test_training_run.Counts"},
+            "stop": {"_target_": "test_training_run.SignalAt", "step": 5, "signum": int(signal.SIGTERM)},
+        }
+    with pytest.raises(RunInterrupted, match="at step 5"):
+        run(cfg, tmp_path / "run")
+    [counted] = [state for state in weights(tmp_path / "run")["callbacks"].values() if "validations" in state]
+    assert counted == {"batches": 5, "validations": 1}
 
 
 def test_the_batches_of_non_finite_steps_are_listed_in_the_run_directory(tiny: Compose, tmp_path: Path) -> None:
