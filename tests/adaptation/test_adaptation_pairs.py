@@ -11,7 +11,7 @@ from made_up_pairs import LAG, RATE, five_pairs, speech_like, through_the_sensor
 
 from bcfusion.adaptation import pairs as adaptation_pairs
 from bcfusion.adaptation.folds import FOLDS, folds_of, seconds_of
-from bcfusion.adaptation.pairs import checked, envelope_match, pieces_of
+from bcfusion.adaptation.pairs import checked, enough, envelope_match, pieces_of
 from bcfusion.contracts import Row
 from bcfusion.data.corpora.manifest_line import ManifestEntry
 from bcfusion.data.inspect.alignment import Alignment
@@ -108,6 +108,15 @@ def test_real_takes_match_and_wrong_combinations_do_not(corpora: Path) -> None:
 
 def row(name: str, seconds: float, speaker: str = "unknown") -> Row:
     return Row(name, {"air": "a", "body": "b"}, speaker, "train", RATE, seconds)
+
+
+def test_ten_minutes_are_used_of_many_recordings_and_of_one() -> None:
+    said: list[str] = []
+    many = enough([row(f"r{n}", 60.0) for n in range(20)], [], said.append)
+    assert sum(each.duration for each in many) == 600
+    [one] = enough([row("one", 1800.0)], [], said.append)
+    assert one.duration == 600
+    assert said[1] == "the first 10 minutes of the recording are used: they are enough"
 
 
 def test_long_recordings_are_cut_and_a_single_one_always() -> None:

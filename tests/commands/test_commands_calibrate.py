@@ -151,3 +151,14 @@ def test_missing_recordings_and_files_are_reported(
     arguments = ["calibrate", "--pairs", str(pairs / "pairs.jsonl"), "--out", str(tmp_path / "s.json"), *chosen]
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_a_manifest_corrects_is_part_of_the_lag_and_polarity_that_are_stated(pairs: Path, tmp_path: Path) -> None:
+    stated = pairs / "corrected.jsonl"
+    lines = [json.loads(line) for line in (pairs / "pairs.jsonl").read_text().splitlines()]
+    stated.write_text("".join(json.dumps({**line, "lag": 0.001, "polarity": -1}) + "\n" for line in lines))
+    out = tmp_path / "sensor.json"
+    assert main(["calibrate", "--pairs", str(stated), "--out", str(out)]) == 0
+    for one in Calibration.load(out).responses:
+        assert one.polarity == -1
+        assert one.lag == pytest.approx(LAG / RATE, abs=2e-4)

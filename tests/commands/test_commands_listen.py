@@ -108,8 +108,14 @@ def test_a_single_evaluation_and_given_names() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 1}, {"model": "runs/a/checkpoints/last.ckpt"}, {"overrides": ["data.evaluation_body_gain=-10"]}, None],
-    ids=["steps", "checkpoint", "level", "not-recorded"],
+    [
+        {"steps": 1},
+        {"model": "runs/a/checkpoints/last.ckpt"},
+        {"overrides": ["data.evaluation_body_gain=-10"]},
+        {"split": "valid"},
+        None,
+    ],
+    ids=["steps", "checkpoint", "level", "split", "not-recorded"],
 )
 def test_sounds_of_an_evaluation_with_other_settings_are_not_those_of_the_run(settings: dict[str, Any] | None) -> None:
     record("runs/a", "eben", ["u0"], 300)

@@ -12,7 +12,7 @@ import pytest
 
 from bcfusion import audio
 from bcfusion.audio import AudioFormatError
-from bcfusion.contracts import Corpus
+from bcfusion.contracts import UNKNOWN_SPEAKER, Corpus
 from bcfusion.data.corpora.folder import FolderCorpus
 from bcfusion.data.corpora.listing import ManifestCorpus
 from bcfusion.data.corpora.pairs import PairsCorpus
@@ -39,6 +39,14 @@ def test_a_folder_gives_speakers_splits_and_ids_that_do_not_depend_on_its_place(
     assert rows[0].paths == {"air": str(tmp_path / "train/bob/1.wav")}
     assert [row.id for row in corpus.rows("valid")] == ["valid/eve/1"]
     assert corpus.rows("test") == []
+
+
+def test_a_file_in_the_folder_of_a_split_has_no_speaker(tmp_path: Path) -> None:
+    """Not one named "train", who would be the only wearer of a whole corpus."""
+    make(tmp_path / "train/1.wav")
+    make(tmp_path / "train/anna/2.wav")
+    rows = FolderCorpus(str(tmp_path)).rows("train")
+    assert {row.id: row.speaker for row in rows} == {"train/1": UNKNOWN_SPEAKER, "train/anna/2": "anna"}
 
 
 def test_split_folders_may_have_other_names(tmp_path: Path) -> None:

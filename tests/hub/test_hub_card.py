@@ -107,6 +107,9 @@ def test_another_checkpoint_than_the_best_does_not_get_the_scores_of_the_best(ru
         return facts_of(file, generator, bundle, run / "bundle" / "generator.safetensors")
 
     assert of(run / "checkpoints" / "best.ckpt").scores is not None
+    adapted = save_bundle(run / "adapted", network, CONFIG, ["body"], {})  # another model, in the folder of the run
+    assert of(adapted).scores is None
+    assert of(adapted).session == {}
     text = card_text(of(run / "checkpoints" / "step-100.ckpt"), "me/x")
     assert "It has no scores: how well it does is not recorded." in text
     assert "model-index" not in front(text)

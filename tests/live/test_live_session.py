@@ -96,6 +96,12 @@ def test_a_folder_grows_and_is_continued(tmp_path: Path, sentence: dict[str, np.
     assert again.recorded == 1
     other = Session(folder, ["body", "air"], RATE, "ben", "train")
     assert other.done == set()
+    kept = (folder / "pairs.jsonl").read_bytes()
+    (folder / "air" / "anna" / "004.wav").rename(folder / "away.wav")
+    with pytest.raises(DataError, match=r"the recordings of anna/004 cannot be read \(1 in all\): restore the files"):
+        Session(folder, ["body", "air"], RATE, "anna", "train")
+    assert (folder / "pairs.jsonl").read_bytes() == kept
+    (folder / "away.wav").rename(folder / "air" / "anna" / "004.wav")
     other.add("One.", sentence, judged)
     lines = read_manifest(folder / "pairs.jsonl")
     assert [(line.id, line.polarity) for line in lines][-2:] == [("anna/004", 1), ("ben/001", -1)]

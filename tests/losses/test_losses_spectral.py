@@ -308,3 +308,13 @@ def test_a_signal_that_is_too_short_to_be_mirrored_is_named_with_what_to_do() ->
     with pytest.raises(AudioError, match=r"needs signals of more than 600 samples, not 600; use longer crops"):
         loss(torch.zeros(1, 1, 600), torch.zeros(1, 1, 600), torch.tensor([600]))
     assert loss(torch.zeros(1, 1, 601), torch.zeros(1, 1, 601), torch.tensor([601])).isfinite()
+
+
+def test_the_tail_of_the_weighting_filter_is_not_heard_after_the_end_of_an_item() -> None:
+    loss = MultiResolutionStftLoss(a_weighting=True, a_weighting_taps=101, sample_rate=16000)
+    generator = torch.Generator().manual_seed(0)
+    estimate, target = (0.1 * torch.randn(1, 1, 8000, generator=generator) for _ in range(2))
+    lengths = torch.tensor([8000])
+    alone = loss(estimate, target, lengths)
+    padded = loss(*(torch.nn.functional.pad(signal, (0, 8000)) for signal in (estimate, target)), lengths)
+    torch.testing.assert_close(padded, alone)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bcfusion.balancers.fixed import FixedBalancer
 from bcfusion.contracts import Judgement
 from bcfusion.errors import ConfigError
+from bcfusion.generators.eben import EBEN
 from bcfusion.losses.adversarial import HingeLoss
 from bcfusion.losses.feature_matching import FeatureMatchingLoss
 from bcfusion.losses.waveform import L1Loss
@@ -419,3 +420,18 @@ def test_warm_up_losses_hand_over_to_the_adversary() -> None:
         {"adversarial": 1.0, "feature_matching": 4.0},
     ]
     assert all("loss/l1" in values for values in logged)
+
+
+def test_signals_from_inside_the_generator_end_where_an_item_does() -> None:
+    sizes: dict[str, Any] = {"channels": 4, "strides": (2, 4), "dilations": (1, 3), "latent_channels": 8}
+    eben = EBEN(provide_bands=True, **sizes)
+    discriminator = TinyDiscriminator()
+    vars(discriminator)["takes"] = ("bands",)
+    judged = module(generator=eben, discriminator=discriminator)
+    batch: Any = {"target": torch.randn(2, 1, 4000), "lengths": torch.tensor([4000, 1001])}
+    outputs = {"bands": torch.ones_like(eben.inside(batch["target"])["bands"])}
+    inside = judged._inside(outputs, batch)
+    for bands in (inside.estimate["bands"], inside.target["bands"]):
+        assert bands[0, :, -1].any()
+        assert not bands[1, :, 251:].any()
+        assert bands[1, :, :251].abs().sum(0).all()
