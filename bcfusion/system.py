@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -82,6 +83,14 @@ def open_folder(path: Path, *, follow: bool = True) -> int | None:
     if _WINDOWS or not hasattr(os, "O_DIRECTORY"):  # it opens files alone
         return None
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | (0 if follow else os.O_NOFOLLOW))
+
+
+def unnamed_file() -> int:
+    """Return the descriptor of a new file without a name, in memory if the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("bcfusion")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def own_user() -> int | None:

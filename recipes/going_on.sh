@@ -4,7 +4,8 @@
 made_with() { # FOLDER word ...: refuse a folder that an earlier call filled with other words
   local file=$1/settings.txt now
   now=$(printf '%s\n' "${@:2}")
-  if [ -f "$file" ] && [ "$(cat "$file")" != "$now" ]; then
+  # what ended before it had made anything, as with a misspelt word, is no reason to refuse another call
+  if [ -f "$file" ] && [ "$(cat "$file")" != "$now" ] && [ -n "$(find "$1" \( -name '*.ckpt' -o -name scores.csv \) -print -quit)" ]; then
     echo "$1 holds results of other settings: choose another OUT. What differs:" >&2
     diff "$file" <(printf '%s\n' "$now") >&2 || true
     exit 2

@@ -26,6 +26,7 @@ OF_OS = (
     *("sched_getaffinity", "sched_setaffinity", "fork", "forkpty", "killpg", "getuid", "geteuid", "getgid", "getpgid"),
     *("setsid", "setpgid", "nice", "statvfs", "fstatvfs", "mkfifo", "mknod", "chown", "getloadavg", "wait3", "wait4"),
     *(
+        "memfd_create",
         "O_DIRECTORY",
         "O_NOFOLLOW",
         "O_NONBLOCK",

@@ -163,12 +163,14 @@ def enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], Non
         )
     if seconds <= MOST_SECONDS:
         return rows
-    if len(rows) == 1:
-        say(f"the first {MOST_SECONDS / 60:g} minutes of the recording are used: they are enough")
-        return [replace(rows[0], duration=MOST_SECONDS)]
     count = max(1, int(len(rows) * MOST_SECONDS / seconds))
-    say(f"{count} of {len(rows)} recordings are used, evenly spread: about {MOST_SECONDS / 60:g} minutes are enough")
-    return [rows[place * len(rows) // count] for place in range(count)]
+    chosen = [rows[place * len(rows) // count] for place in range(count)]
+    enough = f"about {MOST_SECONDS / 60:g} minutes are enough"
+    if count == 1 and chosen[0].duration > MOST_SECONDS:
+        say(f"the first {MOST_SECONDS / 60:g} minutes of {chosen[0].id} are used: {enough}")
+        return [replace(chosen[0], duration=MOST_SECONDS)]
+    say(f"{count} of {len(rows)} recordings are used, evenly spread: {enough}")
+    return chosen
 
 
 def pieces_of(rows: Sequence[Row]) -> list[Piece]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bcfusion.system import pread
+from bcfusion.system import pread, unnamed_file
 
 __all__ = ["without_decoder_messages"]
 
@@ -44,12 +44,13 @@ def without_decoder_messages(path: str | os.PathLike[str], report: bool) -> Iter
         report: whether to log; otherwise what the decoder writes is dropped.
     """
     with _lock:
+        sink = unnamed_file()
         try:
             kept = os.dup(2)
         except OSError:  # the process has no standard error
+            os.close(sink)
             yield
             return
-        sink = os.memfd_create("messages")
         sys.stderr.flush()
         os.dup2(sink, 2)
         try:

@@ -195,8 +195,7 @@ def _work(job: Job, arguments: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\ninterrupted: the same command resumes from {job.partial}", file=sys.stderr)
             raise
-        # as a repeated command reads them: what shards were made of is compared
-        rows = prepared.rows if arguments.shards is None else rows_of(job)
+        rows = prepared.rows
         for line in prepared.left_out.lines(prepared.total):
             print(line, file=sys.stderr)
         for line in prepared.lengths:
@@ -209,6 +208,7 @@ def _work(job: Job, arguments: argparse.Namespace) -> int:
     if arguments.shards is not None:
         from bcfusion.data.loading.shards.write import write_shards
 
+        rows = rows_of(job)  # as a repeated command reads them, which compares what the shards were made of
         shards = write_shards(
             rows, arguments.shards, workers=arguments.workers or 4, max_unreadable_share=arguments.max_unreadable_share
         )

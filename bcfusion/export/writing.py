@@ -145,7 +145,7 @@ def export_file(
     if signal is None:
         signal, clean = speech_of(network)
     threads = torch.get_num_threads()
-    side = sidecar_of(target)
+    side, replaced = sidecar_of(target), target.exists()
     for each in (target, side) if sidecar else (target,):
         if each.is_dir():  # now, since one of two files could not appear
             raise WriteError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(each))
@@ -164,8 +164,8 @@ def export_file(
         if beside is not None:
             text = json.dumps(metadata.plain(), indent=2, ensure_ascii=False) + "\n"
             write_text(beside, text)
-    if not sidecar and _is_sidecar(side):
-        side.unlink()  # it describes an earlier model
+    if replaced and not sidecar and _is_sidecar(side):
+        side.unlink()  # it describes the earlier model
     return Exported(target, size, metadata, verified, float32)
 
 

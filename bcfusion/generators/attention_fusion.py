@@ -115,6 +115,10 @@ class AttentionFusion(FrequencyNormalised, WaveformNetwork):
         require(
             self,
             (branch is not None or network is not None, "give a branch before the fusion, a network after it, or both"),
+            (
+                branch is not None or air_branch is None,
+                "air_branch is the air microphone's in place of branch: give both",
+            ),
             at_least(1, layers=layers),
         )
         of_branches = lookahead_ms if network is None else 0.0

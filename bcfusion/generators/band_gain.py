@@ -50,8 +50,8 @@ class BandGain(SpectralNetwork):
       ``skip_channel``, before the gain.
     - ``residual_frequency``: up to there a linear layer also gives complex numbers in units of the sensor's own
       magnitude, which are added to its spectrum. They change the phase, too.
-    - ``excitation=noise``: noise with the energy that the sensor has in each band, or that of the floor of the log
-      energies if this is higher, with the same gain, in place of a share of the sensor's spectrum. The share of each
+    - ``excitation=noise``: noise with the energy that the sensor has in each band, plus that of the floor of the log
+      energies, with the same gain, in place of a share of the sensor's spectrum. The share of each
       band is an output too and starts at 0.001. It fills bands in which the sensor holds nothing to amplify.
     - ``excitation=folding``: copies of the band below ``cutoff_frequency`` above it
       (:class:`bcfusion.nn.excitation.FoldedSpectrum`), with gains of their own that start at half of

@@ -77,6 +77,8 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         )
         build = looking_ahead(network, lookahead_ms)
         built = build(in_channels=in_channels + channels, skip_channel=skip_channel % in_channels)
+        apart = f"{type(built).__name__} does not hear all channels of its input alike: it takes no conditions"
+        require(self, (getattr(built, "hears_all", True), apart))
         inner = Inner(built, sample_rate)
         hop = math.lcm(hop_length, inner.hop)
         # a condition is known at the end of its frame, so that a network that looks ahead looks as much further
@@ -84,7 +86,6 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         super().__init__(sample_rate, in_channels, hop, inner.causal, inner.lookahead, delay, skip_channel)
         self.set_frequency_norm(frequency_norm)
         self.least_frame = least_frame_of(built)
-        self.hears_all = bool(getattr(built, "hears_all", True))
         self.only_masks = bool(getattr(built, "only_masks", False))
         self.keeps_noise = bool(getattr(built, "keeps_noise", False))
         self.amplifies = bool(getattr(built, "amplifies", False))
@@ -98,6 +99,8 @@ class Conditioned(FrequencyNormalised, WaveformNetwork):
         self.join = nn.Conv1d(features, channels, 1)
         with torch.no_grad():
             self.join.weight.mul_(level)
+            assert self.join.bias is not None
+            self.join.bias.zero_()  # it would be louder than the conditions
         self.network = inner
 
     def features(self, waveform: Tensor) -> Tensor:

@@ -137,8 +137,9 @@ class ConvTasNet(WaveformNetwork):
     map of the last convolution, 66,048, and include a residual convolution in the last block, 65,664, whose output is
     not used. Without the skip path there are 3,408,561.
 
-    The decoder starts as the inverse of the encoder, so that the untrained network returns its input or, with a mask, a
-    slightly disturbed version of it: training starts at the sensor's own quality, and aligned with it.
+    The decoder starts as the inverse of the encoder, so that with ``head=additive`` the untrained network returns its
+    input and with a mask, by sigmoid or softmax of an encoding that is not rectified, a slightly disturbed version of
+    it: training starts at the sensor's own quality, and aligned with it.
 
     Args:
         sample_rate: of input and output, in Hz.

@@ -268,7 +268,7 @@ class HifiGan(WaveformNetwork):
         self.used = slice(None) if sensor is None else slice(sensor % in_channels, sensor % in_channels + 1)
         self.mel = LogMel(sample_rate, n_fft, hop, win_length, n_mels, f_min, f_max, floor)
         steps = {"rates": list(rates), "dilations": [list(d) for d in dilations], "negative_slope": negative_slope}
-        self.settings = {**self.mel.settings, **steps}
+        self.settings = {**self.mel.settings, **steps, "published_mel": published_mel}
         # what the vocoder sees as 0, like the zeros around the file
         self.silence = 0.0 if published_mel else math.log(floor)
         self.vocoder = Vocoder(

@@ -55,7 +55,8 @@ class TasNet(WaveformNetwork):
     Parameters for one sensor: 23,154,000 (both ways, 500 cells per direction: the defaults), 31,154,000 (causal, 1000
     cells). At 16 kHz segments of 80 samples are the paper's 5 ms; with its 40, at 8 kHz, there are 60,000 fewer.
 
-    The decoder starts as the inverse of the encoder: the untrained network returns approximately its input.
+    The decoder starts as the inverse of the encoder: but for ``head=mapping`` the untrained network returns
+    approximately its input.
 
     Args:
         sample_rate: of input and output, in Hz.

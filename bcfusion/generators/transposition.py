@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bcfusion.nn.cpu import without_onednn
 from bcfusion.nn.network import WaveformNetwork
-from bcfusion.nn.precision import filter_tensor
+from bcfusion.nn.precision import filter_tensor, full_precision
 from bcfusion.requirements import above, at_least, one_of, require
 
 Method = Literal["folding", "translation"]
@@ -120,7 +120,7 @@ class Transposition(WaveformNetwork):
     def body(self, inputs: Tensor) -> Tensor:
         sensor = inputs[:, self.skip_channel].unsqueeze(1)
         # the filters follow the signal: callers find a network's device by its parameters, of which there are none
-        with without_onednn():
+        with without_onednn(), full_precision(sensor):
             parts = F.conv1d(sensor, self.kernel.to(sensor), padding=self.kernel.shape[-1] // 2)  # (B, 2 bands, T)
         moved = parts.unflatten(-1, (-1, self.hop)) * self.carriers.to(sensor)
         return sensor + moved.flatten(-2).sum(1, keepdim=True)

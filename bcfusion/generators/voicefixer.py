@@ -157,7 +157,8 @@ class VoiceFixer(WaveformNetwork):
             for name, value in mel.settings.items()
             if value != vocoder.settings[name]
         ]
-        require(self, differing)
+        at_all = "vocoder.published_mel=true: stage one gives the log mel spectrogram of this package: set it to false"
+        require(self, differing, (not vocoder.published_mel, at_all))
         delay = vocoder.lookahead + future_reach(mel.hop, mel.stft, mel.unet, vocoder.vocoder)
         super().__init__(mel.sample_rate, mel.in_channels, mel.hop, False, vocoder.lookahead, delay, mel.skip_channel)
         self.mel, self.vocoder = mel, vocoder

@@ -79,7 +79,10 @@ def words_of(text: str, normalise: bool = True) -> list[str]:
         text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
         text = "".join(char if char == "'" or unicodedata.category(char)[0] in "LMN" else " " for char in text)
         text = re.sub(r"(?<!\S)'+|'+(?!\S)", " ", text)
-    return text.split()
+    # a word has a letter or a number: not a mark alone, as of an emoji
+    return [
+        word for word in text.split() if not normalise or any(unicodedata.category(char)[0] in "LN" for char in word)
+    ]
 
 
 def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:

@@ -18,9 +18,9 @@ class Pitch(StreamingModule):
     """F0 and voicing from the autocorrelation of each frame, divided by that of its window.
 
     Boersma, "Accurate short-term analysis of the fundamental frequency and the harmonics-to-noise ratio of a sampled
-    sound", IFA Proceedings 17, 1993. Voicing is the height of the highest peak: 1 for a periodic frame, r for a frame
-    whose periodic part has the share r of the power. Each frame is judged on its own, so that nothing of the future is
-    needed; there is no gradient.
+    sound", IFA Proceedings 17, 1993. Voicing is the height of the highest peak, 0 without any: 1 for a periodic frame,
+    r for a frame whose periodic part has the share r of the power. What lies below the voice does not count. Each frame
+    is judged on its own, so that nothing of the future is needed; there is no gradient.
 
     Args:
         sample_rate: in Hz.
@@ -38,6 +38,7 @@ class Pitch(StreamingModule):
 
     window_correlation: Tensor
     to_correlation: Tensor
+    audible: Tensor
     cost: Tensor
 
     def __init__(
@@ -76,6 +77,9 @@ class Pitch(StreamingModule):
         window = window_samples("hann", win_length)
         correlation = np.array([window[lag:] @ window[: win_length - lag] for lag in lags]) / (window @ window)
         cost = octave_cost * np.log2(lags * f_min / sample_rate)
+        # an offset and rumble are no voice, though the shortest lag is like the signal there
+        audible = (bins * sample_rate / n_fft >= 0.75 * f_min).astype(float)
+        self.register_buffer("audible", filter_tensor(audible[:, None]), persistent=False)
         self.register_buffer("to_correlation", filter_tensor(cosine), persistent=False)
         self.register_buffer("window_correlation", filter_tensor(correlation[:, None]), persistent=False)
         self.register_buffer("cost", filter_tensor(cost[:, None]), persistent=False)
@@ -85,7 +89,7 @@ class Pitch(StreamingModule):
         """Return F0 in Hz and voicing in [0, 1], each ``(B, 1, N)``, of ``(B, 1, T)``; N = T / hop_length, frames as in
         Stft."""
         real, imag = self.stft(waveform)
-        power = (real.square() + imag.square())[:, 0]  # (B, F, N)
+        power = (real.square() + imag.square())[:, 0] * self.audible  # (B, F, N)
         with full_precision(power):
             correlation = self.to_correlation @ power  # (B, 1 + lags, N)
         energy = correlation[:, :1]
@@ -99,4 +103,5 @@ class Pitch(StreamingModule):
         bend = (left + right - 2 * middle).clamp_max(-1e-6)
         shift = (0.5 * (left - right) / bend).clamp(-0.5, 0.5)  # vertex of the parabola through the three
         f0 = self.sample_rate / (self.first_lag + best + shift)
-        return f0, (middle - 0.25 * (left - right) * shift).clamp(0, 1)
+        voicing = (middle - 0.25 * (left - right) * shift).clamp(0, 1)
+        return f0, voicing * is_peak.any(1, keepdim=True)

@@ -128,7 +128,9 @@ class Bridge(WaveformNetwork):
             require(self, (same, f"skip_channel={own} of the network is source_channel on a path: set that to {own}"))
             arguments["skip_channel"] = signals - in_channels + source_channel % in_channels
         if takes(network, "condition_channel"):  # a sensor, which may be counted from the last one
-            arguments["condition_channel"] = given.get("condition_channel", 0) % in_channels
+            own = given.get("condition_channel", 0)
+            require(self, within(-in_channels, in_channels - 1, condition_channel=own))
+            arguments["condition_channel"] = own % in_channels
         if lookahead_ms:
             arguments["lookahead_ms"] = 0.0
         # what a network leaves open, to be right here too
@@ -149,7 +151,7 @@ class Bridge(WaveformNetwork):
             ),
         )
         for part in built.modules():  # networks inside others get the same first channels
-            if isinstance(part, WaveformNetwork):
+            if isinstance(part, WaveformNetwork) and not part.future:
                 part.early = signals - in_channels
         place: Domain = (
             WaveformDomain(built, sample_rate)

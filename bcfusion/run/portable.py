@@ -49,7 +49,7 @@ def portable_overrides(recorded: Iterable[str]) -> list[str]:
     groups = ("recipe", "experiment", "generator", "objective")
     own = {key for _, key, value in typed if key in groups and value not in group_members(key)}
     if own:  # members of the trainer's own: their arguments mean nothing without them
-        own |= {"experiment", "generator"}
+        own |= {"experiment", "generator", "objective"}
     return [
         override
         for override, key, _ in typed

@@ -30,7 +30,7 @@ from bcfusion.run.models import Resolved, hub_name
 from bcfusion.run.record import Provenance, hyperparameters, write_record
 from bcfusion.training import device
 from bcfusion.training.assemble import build_datamodule, build_module, build_trainer
-from bcfusion.training.callbacks.checkpointing import Checkpointing
+from bcfusion.training.callbacks.checkpointing import Checkpointing, Restoring
 from bcfusion.training.callbacks.clock import Clock
 from bcfusion.training.callbacks.early_stopping import EarlyStopping
 from bcfusion.training.callbacks.interrupt import Interrupt, RunInterrupted
@@ -180,8 +180,9 @@ def train(
         fitting = Fitting(datamodule, later(cfg, "trainer.statistics_batches"))
         callbacks: list[Callback] = [fitting] if resumed is None and cfg.init_from is None else []
         watch = Watch(60.0 * later(cfg, "trainer.hang_minutes"), checkpointing.what_next)
-        # those of the user before what saves their state
-        callbacks += [Whereabouts(watch), step_log, quality, ScheduleLength(clock), *own_callbacks, checkpointing]
+        callbacks += [Whereabouts(watch), step_log, quality, ScheduleLength(clock)]
+        # those of the user after what restores their state, and before what saves it
+        callbacks += [Restoring(checkpointing), *own_callbacks, checkpointing]
         callbacks += [Interrupt(checkpointing), clock, Progress(clock, step_log, quality)]
         callbacks += [Pruning(prune, quality, selection)] if prune is not None else []
         trainer = build_trainer(cfg, run_dir, module.step - (again is not None), callbacks, watch)

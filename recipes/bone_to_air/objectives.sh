@@ -40,7 +40,10 @@ train() { # WAY key=value ...
   shift
   for each in "${length[@]}"; do grep -qxF -- "- $each" "$run/overrides.yaml" 2>/dev/null || same=no; done
   if [ "$same" = no ] && [ -f "$run/checkpoints/last.ckpt" ]; then # it had less time
-    bcfusion train resume="$run" "${length[@]}"
+    if ! bcfusion train resume="$run" "${length[@]}" 2>"$run/continued.txt"; then
+      cat "$run/continued.txt" >&2
+      grep -q "is finished" "$run/continued.txt" # it has had as much, or more
+    fi
     return
   fi
   train_run "$run" machine=cpu experiment="$experiment" data=folder data.root="$speech" trainer.validate_every="${EVERY:-500}" \

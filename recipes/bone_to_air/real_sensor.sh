@@ -48,9 +48,9 @@ score() { # MODEL PAIRS OUTPUT
 if [[ $rows == *" start "* || $rows == *" adapted "* || $rows == *" fresh "* ]]; then
   sensor=any place=any
   if [ "$other" != any ]; then
-    sensor=$base/other.json place=$(realpath -m "$other")
+    sensor=$base/other.json place=$(cd "$(dirname "$other")" && pwd)/$(basename "$other")
   fi
-  if [ -f "$base/start.sensor" ] && [ "$(cat "$base/start.sensor")" != "$place" ]; then
+  if [ -f "$base/start.sensor" ] && [[ $(cat "$base/start.sensor") != "$place" && $(cat "$base/start.sensor") != "$other" ]]; then
     echo "$base/start was trained for $(cat "$base/start.sensor"), not $other: choose another OUT" >&2
     exit 2
   fi

@@ -48,7 +48,7 @@ train_and_score() { # SENSOR INPUT-BANDWIDTH MANIFEST [key=value ...]
   else
     say "$sensor: $rows utterances, $steps steps per epoch, $((epochs * steps)) steps"
     bcfusion train experiment=eben data=manifest data.path="$manifest" degradation=none input_bandwidth="$bandwidth" machine=gpu \
-      data.batch_size="$batch" metrics="$metrics" trainer.keep_best="$metrics" selection=stoi trainer.max_steps=$((epochs * steps)) \
+      data.batch_size="$batch" metrics="$metrics" trainer.keep_best=[stoi] selection=stoi trainer.max_steps=$((epochs * steps)) \
       trainer.validate_every=$((15 * steps)) trainer.max_test_items=1 hydra.run.dir="$run" "$@"
   fi
   if [ ! -f "$scores/scores.csv" ]; then

@@ -211,3 +211,10 @@ def test_rows_of_little_weight_are_visited_once_and_count_as_that(tmp_path: Path
     counts = epoch_counts(data(both))[1]
     share = sum(count for item, count in counts.items() if item.startswith("a/")) / sum(counts.values())
     assert share == pytest.approx(0.2, abs=0.01)
+    weighed = [replace(row, weight=1.0 if number < 10 else 0.1) for number, row in enumerate(rows)]
+    write_manifest(tmp_path / "a.jsonl", weighed)
+    both = Mixture({"a": str(tmp_path / "a.jsonl"), "b": str(tmp_path / "b.jsonl")}, {"a": 0.9})
+    counts = epoch_counts(data(both))[1]
+    often, seldom = ([counts[f"a/{number}"] for number in numbers] for numbers in (range(10), range(10, 20)))
+    assert (sum(often) + sum(seldom)) / sum(counts.values()) == pytest.approx(0.9, abs=0.01)
+    assert sum(often) / sum(seldom) == pytest.approx(10, rel=0.1), "a part that is repeated keeps its weights"

@@ -181,6 +181,11 @@ def test_conditions_are_bands_pitch_and_voicing_of_the_given_sensor() -> None:
         assert not torch.allclose(network(x), plain)
     assert network.hop == 256
     assert not Conditioned(SMALL, bands=0).join.in_channels - 2
+    assert not network.join.bias.any(), "louder than the conditions"
+    with pytest.raises(ConfigError, match="TwoBranch does not hear all channels of its input alike: it takes no cond"):
+        Conditioned(TwoBranch, in_channels=2)
+    with pytest.raises(ConfigError, match="air_branch is the air microphone's in place of branch: give both"):
+        AttentionFusion(None, SMALL, air_branch=SMALL)
     with pytest.raises(ConfigError, match="leave no condition"):
         Conditioned(SMALL, bands=0, pitch=False)
     ahead = Conditioned(Ahead, hop_length=12, win_length=1024, bands=8, n_fft=1024)

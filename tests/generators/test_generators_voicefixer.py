@@ -185,6 +185,17 @@ def test_a_source_that_does_not_fit_is_reported_when_the_network_is_used(
     joined(speech())
 
 
+def test_a_vocoder_of_the_published_mel_is_no_second_stage(tmp_path: Path) -> None:
+    """Its log mel spectrogram is another one: it would give noise."""
+    with pytest.raises(ConfigError, match=r"vocoder\.published_mel=true"):
+        VoiceFixer(VoiceFixerMel(**MEL), HifiGan(**VOCODER, published_mel=True))
+    node = {"_target_": "bcfusion.generators.hifigan.HifiGan", **VOCODER, "published_mel": True}
+    bundle = save_bundle(tmp_path / "published", HifiGan(**VOCODER, published_mel=True), node, ["body"], {})
+    joined = VoiceFixer(VoiceFixerMel(**MEL), HifiGan(**VOCODER), vocoder_from=str(bundle))
+    with pytest.raises(CheckpointError, match="published_mel is True, not False"):
+        joined(speech())
+
+
 def test_stages_with_different_mel_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"floor is 1e-05 in mel and 0\.001 in vocoder"):
         VoiceFixer(VoiceFixerMel(**MEL), HifiGan(**{**VOCODER, "floor": 1e-3}))

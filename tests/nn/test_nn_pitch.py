@@ -63,3 +63,19 @@ def test_windows_too_short_for_the_lowest_voice_are_refused() -> None:
         Pitch(RATE, 256, 512)
     with pytest.raises(ConfigError, match="f_min=500"):
         Pitch(RATE, 256, 1024, f_min=500)
+
+
+@pytest.mark.parametrize("sound", ["20 Hz", "50 Hz", "offset", "Brownian", "rumble in noise"])
+def test_rumble_hum_and_an_offset_are_no_voice(sound: str) -> None:
+    """Body sensors have them in pauses. The signal is like itself at the shortest lag, which is no period."""
+    noise = torch.randn(RATE, generator=torch.Generator().manual_seed(0))
+    t = torch.arange(RATE) / RATE
+    sounds = {
+        "20 Hz": 0.1 * torch.sin(2 * math.pi * 20 * t),
+        "50 Hz": 0.1 * torch.sin(2 * math.pi * 50 * t),
+        "offset": 0.1 + 0.01 * noise,
+        "Brownian": 0.001 * noise.cumsum(0),
+        "rumble in noise": 0.003 * noise + 0.1 * torch.sin(2 * math.pi * 20 * t),
+    }
+    _, voicing = pitch()(sounds[sound][None, None, : RATE // 256 * 256])
+    assert voicing[..., 5:].median() < 0.3

@@ -10,6 +10,7 @@ from pathlib import Path
 from bcfusion import audio
 from bcfusion.contracts import SPLITS, UNKNOWN_SPEAKER, Row
 from bcfusion.data.corpora.headers import NAMED, read_headers
+from bcfusion.data.corpora.speakers import known_speakers
 from bcfusion.errors import DataError
 from bcfusion.files import name_below, normal_name, on_disk
 from bcfusion.nearest import nearest_path
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 class FolderCorpus:
     """Clean air-conducted speech in folders; sensors are simulated from it.
 
-    The speaker of a file is the name of the folder it lies in. The id is its path below ``root`` without the suffix.
-    The headers of a split are read once, at the first call of :meth:`rows`.
+    The speaker of a file is the name of the folder it lies in, unknown if that is the folder of the split. The id is
+    its path below ``root`` without the suffix. The headers of a split are read once, at the first call of :meth:`rows`.
 
     Args:
         root: the folder.
@@ -85,7 +86,7 @@ class FolderCorpus:
         return files
 
     def _warn_of_shared_speakers(self, split: str) -> None:
-        mine = {row.speaker for row in self._rows[split]}
+        mine = known_speakers(self._rows[split])
         for other, theirs in self._speakers.items():
             if shared := sorted(mine & theirs):
                 first = ", ".join(shared[:NAMED])

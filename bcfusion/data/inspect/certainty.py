@@ -81,9 +81,9 @@ def settled(takes: Sequence[Take], found: Sequence[Alignment | None]) -> list[Al
         takes: the recordings.
         found: what was measured on each of them alone; None: nothing.
     """
-    groups: dict[tuple[Any, Any], list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for place, take in enumerate(takes):
-        groups.setdefault((take.extra.get("corpus"), take.extra.get("sensor")), []).append(place)
+        groups.setdefault(tuple(str(take.extra.get(column)) for column in ("corpus", "sensor")), []).append(place)
     made = list(found)
     for places in groups.values():
         for place, own in zip(places, with_common_polarity([found[place] for place in places]), strict=True):

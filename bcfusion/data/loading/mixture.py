@@ -114,8 +114,8 @@ class Mixture:
         names = [name for name, share in self.shares.items() if share != 0]
         columns, part = columns_of(rows), _numbers(rows, names)
         natural = visits(columns)
-        own = np.maximum(columns.weight, 1 / natural)  # an epoch visits each row at least once
-        amounts = dict(zip(names, _sums(natural * own, part, len(names)), strict=True))
+        own = natural * columns.weight
+        amounts = dict(zip(names, _sums(np.maximum(own, 1), part, len(names)), strict=True))  # each at least once
         if empty := [name for name, amount in amounts.items() if not amount]:
             raise DataError(
                 f"data.parts.{empty[0]}: no training utterance is left by data.speakers, data.min_bandwidth and "
@@ -128,8 +128,8 @@ class Mixture:
             for name, amount in amounts.items()
         }
         total = max(amount / wanted[name] for name, amount in amounts.items())
-        factors = np.array([total * wanted[name] / amount for name, amount in amounts.items()])
-        weights = own * factors[part]
+        factors = np.array([_factor(own[part == number], total * wanted[name]) for number, name in enumerate(names)])
+        weights = np.maximum(columns.weight * factors[part], 1 / natural)
         if isinstance(rows, RowTable):
             return RowTable(rows.source, columns, rows.places, weights)
         return [replace(row, weight=weight) for row, weight in zip(rows, weights.tolist(), strict=True)]
@@ -176,6 +176,15 @@ def _numbers(rows: Sequence[Row], names: Sequence[str]) -> NDArray[np.int64]:
 def _sums(values: NDArray[np.float64], part: NDArray[np.int64], parts: int) -> list[float]:
     """Return the sum of the values of each part."""
     return [float(number) for number in np.bincount(part, weights=values, minlength=parts)]
+
+
+def _factor(visits: NDArray[np.float64], wanted: float) -> float:
+    """Return the factor with which rows are visited ``wanted`` times in all, each of them at least once."""
+    low, high = 1.0, max(1.0, wanted / visits.sum())
+    for _ in range(60):  # the number of visits rises with the factor
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(middle * visits, 1).sum() < wanted else (low, middle)
+    return high
 
 
 def _shares_fit(given: Mapping[str, float], without: Sequence[str]) -> list[str]:

@@ -208,6 +208,25 @@ class Checkpointing(Callback):
             self.save_last()
 
 
+class Restoring(Callback):
+    """Restores a resumed run before the callbacks of the user, which save their states before it is saved.
+
+    Args:
+        checkpointing: of the run.
+    """
+
+    def __init__(self, checkpointing: Checkpointing) -> None:
+        self._checkpointing = checkpointing
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """See :meth:`Checkpointing.on_validation_start`, which has then nothing left to do."""
+        self._checkpointing.on_validation_start(trainer, module)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """See :meth:`Checkpointing.on_train_start`, which has then nothing left to do."""
+        self._checkpointing.on_train_start(trainer, module)
+
+
 def _is_plain(value: Any) -> bool:
     """Return whether a value can be read from a checkpoint, which holds no objects of other classes."""
     if isinstance(value, dict):
