@@ -217,4 +217,4 @@ def test_rows_of_little_weight_are_visited_once_and_count_as_that(tmp_path: Path
     counts = epoch_counts(data(both))[1]
     often, seldom = ([counts[f"a/{number}"] for number in numbers] for numbers in (range(10), range(10, 20)))
     assert (sum(often) + sum(seldom)) / sum(counts.values()) == pytest.approx(0.9, abs=0.01)
-    assert sum(often) / sum(seldom) == pytest.approx(10, rel=0.1), "a part that is repeated keeps its weights"
+    assert sum(often) / sum(seldom) == pytest.approx(10, rel=0.2), "a part that is repeated keeps its weights"
