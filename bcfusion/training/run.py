@@ -233,7 +233,8 @@ def _clear(run: RunDir) -> None:
     for folder in (run.quality, run.samples, run.diverged().parent):
         remove_folder(folder)
     for file in run.path.glob(run.non_finite_batches(0).name.replace("0", "*")):
-        file.unlink()
+        if file.is_file():
+            file.unlink()
 
 
 def _module(

@@ -106,7 +106,10 @@ def test_the_objective_is_built_around_the_generator(composed: Callable[..., Dic
     [
         (["objective=flow", "objective.steps=0"], "objective: Bridge: steps=0 must be at least 1"),
         (["objective=bridge", "objective.predict=velocity"], "objective: Bridge: predict=velocity: SchroedingerBridge"),
-        (["objective=flow", "experiment=eben", "losses=[l1]"], "objective: domain=spectrum: EBEN does not map"),
+        (
+            ["objective=flow", "objective.predict=data", "experiment=eben", "losses=[l1]"],
+            "objective: domain=spectrum: EBEN does not map",
+        ),
         (["objective=flow", "objective.path.sigma=-1"], "objective: Flow: sigma=-1 must be at least 0"),
         (["losses=[prediction_mse]"], "losses.prediction_mse: asks for prediction, prediction_target"),
         (["objective=flow", "generator.blocks=0"], "generator: DPCRN: blocks=0 must be at least 1"),

@@ -50,7 +50,7 @@ def test_all_phases_are_trained_with_accumulation_and_intervals(tiny: Compose) -
     cfg.adversarial.merge_with({"start_step": 2, "ramp_steps": 5, "generator_interval": 2})
     rehearsal = rehearse(cfg)
     assert rehearsal.problems == []
-    assert "before step 2, then" in rehearsal.facts["step"]
+    assert "before step 6, then" in rehearsal.facts["step"]
 
 
 @pytest.mark.slow

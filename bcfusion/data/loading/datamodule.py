@@ -285,7 +285,7 @@ class SpeechDataModule(lightning.LightningDataModule):
     def _eval_loader(self, split: str, rows: Sequence[Row]) -> EvalLoader:
         return EvalLoader(
             EvalItems(rows, self.reader),
-            UnreadableTally(len(rows), self.max_unreadable_share, split),
+            UnreadableTally(len(self.rows(split)), self.max_unreadable_share, split),
             min(1, self.workers),
             pin_memory=torch.cuda.is_available(),
         )
