@@ -165,11 +165,11 @@ def enough(rows: list[Row], refused: Sequence[Refused], say: Callable[[str], Non
         return rows
     count = max(1, int(len(rows) * MOST_SECONDS / seconds))
     chosen = [rows[place * len(rows) // count] for place in range(count)]
-    enough = f"about {MOST_SECONDS / 60:g} minutes are enough"
+    reason = f"about {MOST_SECONDS / 60:g} minutes are enough"
     if count == 1 and chosen[0].duration > MOST_SECONDS:
-        say(f"the first {MOST_SECONDS / 60:g} minutes of {chosen[0].id} are used: {enough}")
+        say(f"the first {MOST_SECONDS / 60:g} minutes of {chosen[0].id} are used: {reason}")
         return [replace(chosen[0], duration=MOST_SECONDS)]
-    say(f"{count} of {len(rows)} recordings are used, evenly spread: {enough}")
+    say(f"{count} of {len(rows)} recordings are used, evenly spread: {reason}")
     return chosen
 
 

@@ -161,6 +161,10 @@ class RunDir:
         """Return the list of the batches with which non-finite gradients ended the run on one rank."""
         return self.path / f"non_finite_batches-{rank}.txt"
 
+    def all_non_finite_batches(self) -> list[Path]:
+        """Return the lists of all ranks."""
+        return [path for path in self.path.glob("non_finite_batches-*.txt") if path.is_file()]
+
     def diverged(self, rank: int = 0) -> Path:
         """Return the file with the last of the steps that ended the run, of one rank."""
         return self.path / "diverged" / f"rank-{rank}.ckpt"

@@ -230,11 +230,10 @@ def _clear(run: RunDir) -> None:
     """
     for file in (*run.checkpoints.glob("*.ckpt"), *run.path.glob("events.out.tfevents.*"), run.metrics):
         file.unlink(missing_ok=True)
+    for file in run.all_non_finite_batches():
+        file.unlink()
     for folder in (run.quality, run.samples, run.diverged().parent):
         remove_folder(folder)
-    for file in run.path.glob(run.non_finite_batches(0).name.replace("0", "*")):
-        if file.is_file():
-            file.unlink()
 
 
 def _module(

@@ -162,32 +162,14 @@ def test_folds_over_a_sensor_start_from_another_sensor_or_from_all_kinds(
         tmp_path, "bone_to_air/real_sensor.sh", str(pairs), "any", "speech", "out", ROWS=rows, COUNT="2", NOISE="/noise"
     )
     assert {words[0] for words in commands} == {"calibrate", "evaluate"}, "what is there is not trained again"
-    with pytest.raises(subprocess.CalledProcessError) as ended:
-        typed_by(
-            tmp_path,
-            "bone_to_air/real_sensor.sh",
-            str(pairs),
-            "any",
-            "speech",
-            "out",
-            ROWS=rows,
-            COUNT="3",
-            NOISE="/noise",
-        )
-    assert b"were trained on other recordings" in ended.value.stderr
-    with pytest.raises(subprocess.CalledProcessError) as ended:
-        typed_by(
-            tmp_path,
-            "bone_to_air/real_sensor.sh",
-            str(pairs),
-            "other.jsonl",
-            "speech",
-            "out",
-            ROWS=rows,
-            COUNT="2",
-            NOISE="/noise",
-        )
-    assert b"start was trained for any, not other.jsonl: choose another OUT" in ended.value.stderr
+    for other, count, says in (
+        ("any", "3", b"were trained on other recordings"),
+        ("other.jsonl", "2", b"start was trained for any, not other.jsonl: choose another OUT"),
+    ):
+        words = [str(pairs), other, "speech", "out"]
+        with pytest.raises(subprocess.CalledProcessError) as ended:
+            typed_by(tmp_path, "bone_to_air/real_sensor.sh", *words, ROWS=rows, COUNT=count, NOISE="/noise")
+        assert says in ended.value.stderr
 
 
 @pytest.mark.slow

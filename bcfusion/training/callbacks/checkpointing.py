@@ -171,27 +171,23 @@ class Checkpointing(Callback):
         states = {callback.state_key: callback.state_dict() for callback in self._stateful()}
         return {key: state for key, state in states.items() if _is_plain(state)}
 
-    def _restore_callbacks(self) -> None:
+    def restore_callbacks(self) -> None:
         """Restore the states of a resumed run, once: its first hook may be that of a validation or that of training."""
         states, self._restored_states = self._restored_states, {}
         for callback in self._stateful() if states else ():
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])
 
-    # ---------------------------------------------------------------- hooks
-
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Restore the callbacks of a run that was stopped during this validation, which is repeated first."""
-        self._restore_callbacks()
-
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Restore the state of a resumed run, now that networks are on their device and optimisers exist."""
+    def restore(self, trainer: Trainer) -> None:
+        """Restore the state of a resumed run, when networks are on their device and optimisers exist."""
         if self._resumed is None:
             return
-        self._restore_callbacks()
+        self.restore_callbacks()
         content, self._resumed = self._resumed, None
         restore_session(self.module, trainer, content)
         self._saved_step = self.module.step
+
+    # ---------------------------------------------------------------- hooks
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
         """Write ``last.ckpt`` at the interval, unless a validation follows, which writes it itself."""
@@ -219,12 +215,12 @@ class Restoring(Callback):
         self._checkpointing = checkpointing
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """See :meth:`Checkpointing.on_validation_start`, which has then nothing left to do."""
-        self._checkpointing.on_validation_start(trainer, module)
+        """Restore the callbacks of a run that was stopped during this validation, which is repeated first."""
+        self._checkpointing.restore_callbacks()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """See :meth:`Checkpointing.on_train_start`, which has then nothing left to do."""
-        self._checkpointing.on_train_start(trainer, module)
+        """Restore everything else, before the first step."""
+        self._checkpointing.restore(trainer)
 
 
 def _is_plain(value: Any) -> bool:
